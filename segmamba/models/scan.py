@@ -7,6 +7,8 @@ with delta = softplus(raw delta + bias): the zero-order hold of A and the Euler 
 Legend: b batch, l tokens, c channels, n states (N). x, delta (b, l, c); A (c, n), negative; B, C (b, l, n); D, bias (c).
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 
@@ -31,5 +33,6 @@ IMPLEMENTATIONS = {"sequential": sequential_scan, "portable": portable_scan}
 def selective_scan(x, delta, A, B, C, D, bias, *, implementation="auto"):
     """y (b, l, c) in the dtype of x. State and softplus are at least fp32, whatever autocast says."""
     scan = IMPLEMENTATIONS["portable" if implementation == "auto" else implementation]
-    with torch.autocast(x.device.type, enabled=False):
+    has_autocast = torch.amp.is_autocast_available(x.device.type)  # a meta tensor has none
+    with torch.autocast(x.device.type, enabled=False) if has_autocast else nullcontext():
         return scan(x, delta, A, B, C, D, bias).to(x.dtype)
