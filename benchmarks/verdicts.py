@@ -1,0 +1,114 @@
+"""How often do the verdicts' statistics raise a false alarm, and which effects do they find?
+
+python benchmarks/verdicts.py [--studies 1000] [--json FILE]      about a minute on one core
+
+Each cell simulates whole studies: a baseline and three arms that share cases and seeds. Dice of arm a, seed s, case c =
+effect[a] + run[a, s] + patient[c] + taste[a, c] + rest[a, s, c]. `--case-sd` and `--rest-sd` are those of the *paired*
+difference, in Dice points; the seed sd is that of one run's mean Dice, so a paired difference has it times sqrt(2).
+The same tables with t-distributed (3 degrees of freedom) taste and rest follow: Dice has outliers, such as missed lesions.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+from segmamba.orchestration.statistics import LEVEL, crossed, holm
+
+SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
+ARMS, MARGIN = 3, 0.5  # arms beside the baseline; Dice points
+GOAL_PERCENT = 6.5
+
+
+def simulate(rng, draw, *, studies, seed_sd, cases, seeds, case_sd, rest_sd):
+    """Differences from the baseline without a true effect, (studies, ARMS, seeds, cases), in Dice points."""
+    run = rng.standard_normal((studies, ARMS + 1, seeds, 1), np.float32) * seed_sd
+    taste = draw((studies, ARMS + 1, 1, cases)) * (case_sd / 2**0.5)
+    rest = draw((studies, ARMS + 1, seeds, cases)) * (rest_sd / 2**0.5)
+    dice = run + taste + rest
+    return dice[:, 1:] - dice[:, :1]
+
+
+def cell(d):
+    """Rates of one cell, from differences d (studies, ARMS, seeds, cases) without a true effect."""
+    alpha, layout = 1 - LEVEL, crossed(d)
+    p, half = layout.p_value(), layout.half_width()
+    rates = {
+        "one": np.mean(p < alpha),
+        "family": np.mean([min(holm(row)) < alpha for row in p]),
+        "supported": np.mean(((layout.mean - half > 0) & (layout.mean >= MARGIN)).any(-1)),
+        "cases alone": np.mean(_p_over_cases(d) < alpha),
+    }
+    for effect in EFFECTS:  # a true effect moves the mean and leaves every mean square alone
+        mean = layout.mean + effect
+        rates[f"power {effect:g}"] = np.mean((mean - half > 0) & (mean >= MARGIN))
+    return {name: 100 * float(rate) for name, rate in rates.items()}
+
+
+def _p_over_cases(d):
+    """What most papers do: a paired t test over cases on the seed means, as if other seeds would give the same."""
+    from scipy.stats import ttest_1samp
+
+    return ttest_1samp(d.mean(-2), 0, axis=-1).pvalue
+
+
+def table(draw, rng, options):
+    grid = itertools.product(SEED_SDS, CASES, SEEDS)
+    spread = dict(studies=options.studies, case_sd=options.case_sd, rest_sd=options.rest_sd)
+    return {at: cell(simulate(rng, draw, seed_sd=at[0], cases=at[1], seeds=at[2], **spread)) for at in grid}
+
+
+def print_table(title, rows):
+    columns = list(next(iter(rows.values())))
+    print(f"\n{title}\n")
+    print("| seed sd | cases | seeds | " + " | ".join(columns) + " |")
+    print("|" + "--:|" * (3 + len(columns)))
+    for (sd, cases, seeds), rates in rows.items():
+        print(f"| {sd:g} | {cases} | {seeds} | " + " | ".join(f"{rates[name]:.1f}" for name in columns) + " |")
+
+
+def figures(normal, heavy):
+    found = {}
+    for noise, rows in (("normal", normal), ("heavy_tails", heavy)):
+        for name in ("one", "family", "supported"):
+            worst = max(rates[name] for rates in rows.values())
+            found[f"false_alarms_{name}_{noise}"] = {"value": worst, "unit": "%", "goal": f"<= {GOAL_PERCENT}", "holds": worst <= GOAL_PERCENT}
+    for effect in EFFECTS:
+        power = normal[0.5, 100, 5][f"power {effect:g}"]
+        found[f"power_{effect:g}_points_5_seeds_100_cases_sd_0.5"] = {"value": power, "unit": "%", "goal": None, "holds": None}
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=1000, help="simulated studies per cell")
+    parser.add_argument("--case-sd", type=float, default=5.0, help="how much arms differ from patient to patient, Dice points")
+    parser.add_argument("--rest-sd", type=float, default=5.0, help="what varies from case to case within a seed, Dice points")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    options = parser.parse_args()
+    start, rng = time.perf_counter(), np.random.default_rng(options.seed)
+
+    normal = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options)
+    heavy = table(lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options)  # unit variance
+    print("All rates in %. one: any one arm called different, no adjustment. family: at least one of three arms, after Holm.")
+    print("supported: at least one of three arms by the verdict's rule. cases alone: t test over cases. power n: supported at n points.")
+    print_table("Normal taste and rest", normal)
+    print_table("Heavy tails (t with 3 degrees of freedom)", heavy)
+    found = figures(normal, heavy)
+    print()
+    for name, figure in found.items():
+        print(f"{name:48s} {figure['value']:5.1f} %  goal {figure['goal'] or '-':7s} {figure['holds'] if figure['goal'] else ''}")
+    print(f"{time.perf_counter() - start:.0f} s")
+    if options.json:
+        machine = {"platform": platform.platform(), "python": platform.python_version(), "numpy": np.__version__, "cpus": os.cpu_count()}
+        options.json.write_text(json.dumps({"figures": found, "machine": machine}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

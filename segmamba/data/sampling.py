@@ -1,0 +1,45 @@
+"""Which patch is drawn: a pure function of (seed, epoch, index), so any worker count and any resumed run draws the same."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Streams of random numbers that never meet, whatever (seed, epoch, index) is.
+CASE_ORDER, CENTRE, AUGMENTATION = range(3)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The case (its place in the list), the centre voxel (x, y, z) and whether it was drawn from the tumour."""
+
+    case: int
+    centre: tuple
+    on_tumour: bool
+
+
+def generator(seed, epoch, index, stream):
+    """A NumPy generator for one patch and one purpose."""
+    return np.random.default_rng([seed, epoch, index, stream])
+
+
+def draw(cases, seed, epoch, index, per_epoch, tumour_centre_share):
+    """The Draw number `index` of `per_epoch` in epoch `epoch` (from 1).
+
+    Cases come in shuffled passes, so each is seen equally often. A case without tumour gives a brain voxel.
+    """
+    turn, place = divmod((epoch - 1) * per_epoch + index, len(cases))
+    case = int(np.random.default_rng([seed, turn, CASE_ORDER]).permutation(len(cases))[place])
+    rng = generator(seed, epoch, index, CENTRE)
+    on_tumour = bool(rng.random() < tumour_centre_share)
+    voxels = cases[case].voxels("tumour" if on_tumour else "brain")
+    if len(voxels) == 0:
+        on_tumour = not on_tumour
+        voxels = cases[case].voxels("tumour" if on_tumour else "brain")
+    flat = int(voxels[rng.integers(len(voxels))])
+    return Draw(case, tuple(int(v) for v in np.unravel_index(flat, cases[case].shape)), on_tumour)
+
+
+def patch_slices(shape, centre, size):
+    """Slices of the window of `size` voxels nearest to `centre` that lies inside `shape`; an axis shorter than `size` is taken whole."""
+    starts = [min(max(c - s // 2, 0), max(n - s, 0)) for c, s, n in zip(centre, size, shape, strict=True)]
+    return tuple(slice(start, start + s) for start, s in zip(starts, size, strict=True))
