@@ -17,6 +17,16 @@ def norm_layer(kind, channels):
     return {"batch": nn.BatchNorm3d, "instance": nn.InstanceNorm3d}[kind](channels, affine=True)
 
 
+class PointwiseConv(nn.Conv3d):
+    """A 1x1x1 convolution, run as the matrix product that it is on channels-last volumes: torch's CPU kernel for it is 3 times slower."""
+
+    def __init__(self, in_channels, out_channels, *, bias=True):
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x):
+        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
 class ConvBlock(nn.Module):
     """Twice (3x3x3 convolution, norm, ReLU), plus the input; a 1x1x1 convolution fits the input's channels where they differ."""
 
@@ -26,7 +36,7 @@ class ConvBlock(nn.Module):
         self.norm1 = norm_layer(norm, out_channels)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = norm_layer(norm, out_channels)
-        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1, bias=False)
+        self.shortcut = nn.Identity() if in_channels == out_channels else PointwiseConv(in_channels, out_channels, bias=False)
 
     def forward(self, x):
         inner = F.relu(self.norm1(self.conv1(x)), inplace=True)

@@ -15,7 +15,7 @@ Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z). Every lev
 import torch
 from torch import nn
 
-from segmamba.models.blocks import ConvBlock, Downsample, MambaBlock
+from segmamba.models.blocks import ConvBlock, Downsample, MambaBlock, PointwiseConv
 
 MODALITIES, CLASSES = 4, 4  # T1, T1ce, T2, FLAIR; background and the three labels
 
@@ -41,7 +41,7 @@ class SegMamba(nn.Module):
             self.stages.append(nn.Sequential(*down, *convs, *mambas))
         self.ups = nn.ModuleList(nn.ConvTranspose3d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
         self.decoders = nn.ModuleList(ConvBlock(2 * w, w, config.norm) for w in reversed(widths[:-1]))
-        self.head = nn.Conv3d(widths[0], CLASSES, 1)
+        self.head = PointwiseConv(widths[0], CLASSES)
 
     def forward(self, x):
         x, skips = self.stem(x.contiguous(memory_format=torch.channels_last_3d)), []
