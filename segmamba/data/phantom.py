@@ -39,9 +39,9 @@ TISSUES = {
     "vessel":  (  85,  165,   70,   80, 0.10),
     "plexus":  (  75,  145,  130,   95, 0.10),
     "WMH":     (  84,   86,  122,  135, 0.08),
-    "ED":      (  76,   78,  132,  138, 0.08),
-    "NCR":     (  52,   54,  165,   85, 0.12),
-    "ET":      (  74,  150,  122,  122, 0.12),
+    "ED":      (  76,   78,  145,  150, 0.06),
+    "NCR":     (  52,   56,  165,   90, 0.08),
+    "ET":      (  74,  165,  122,  125, 0.08),
 }  # fmt: skip
 
 
@@ -202,8 +202,8 @@ def _plan_tumour(rng, spacing_mm):
     count = 1 if rng.random() < 0.8 else int(rng.integers(2, 4))
     foci = []
     for number in range(count):
-        shrink = 1 if number == 0 else rng.uniform(0.5, 0.75)
-        radius = shrink * rng.uniform(10, 22)
+        shrink = 1 if number == 0 else rng.uniform(0.55, 0.8)
+        radius = shrink * rng.uniform(13, 22)
         stretch = np.linalg.qr(rng.standard_normal((3, 3)))[0] * np.exp(rng.normal(0, 0.15, 3))
         foci.append(Focus(
             centre_mm=_site(rng, foci),
@@ -236,7 +236,7 @@ def _head(rng, grid, foci):
     maps = _templates(grid.spacing_mm)
     scale = BRAIN_SCALE * rng.normal(1, 0.02, 3).clip(0.95, 1.04)
     angles = rng.normal(0, math.radians(2.5), 3)
-    shifts = [4.0 * _smooth_field(rng, grid, 70) + 1.2 * _smooth_field(rng, grid, 22) for _ in range(3)]
+    shifts = [3.0 * _smooth_field(rng, grid, 80) + 0.8 * _smooth_field(rng, grid, 30) for _ in range(3)]
     at = [grid.axis_mm(a) + shifts[a] for a in range(3)]
     for focus in foci:
         offset = grid.offset_mm(focus.centre_mm)
@@ -260,7 +260,7 @@ def _head(rng, grid, foci):
 
 def _confounders(rng, grid, tissue, brain, depth):
     """Harmless things that look like tumour: enhancing vessels and choroid plexus, hyperintense white matter. Soft maps in [0, 1]."""
-    thin = max(0.11, 0.07 * grid.spacing_mm)
+    thin = 0.04 + 0.03 * grid.spacing_mm
     tubes = np.exp(-sum(_smooth_field(rng, grid, 30) ** 2 for _ in range(2)) / thin)
     near_surface = np.exp(-((depth / 14) ** 2))
     vessel = tubes * np.clip(tissue["csf"] + tissue["gm"] + near_surface, 0, 1)
@@ -287,7 +287,7 @@ def _grow_tumour(rng, grid, head, foci, enhancing):
     bumps = _smooth_field(rng, grid, 10)
     uneven = _smooth_field(rng, grid, 28)
     solid = head["brain"] & (head["csf"] < 0.6)
-    speed = 0.25 + 0.95 * head["wm"]
+    speed = 0.3 + 0.9 * ndimage.gaussian_filter(head["wm"], 2 / grid.spacing_mm, truncate=2)
     classes = np.zeros(grid.shape, np.uint8)
     core, rim, oedema = (np.zeros(grid.shape, bool) for _ in range(3))
     for focus in foci:
@@ -321,10 +321,10 @@ def _scan(rng, grid, head, classes):
         for number, (name, fraction) in enumerate(fractions.items()):
             *means, sd = TISSUES[name]
             mean = means[column] * math.exp(rng.normal(0, sd))
-            grain = 0.05 if name in ("GM", "WM", "CSF") else 0.10
+            grain = 0.03 if name in ("GM", "WM", "CSF") else 0.08
             image += fraction * np.float32(mean) * (1 + np.float32(grain) * textures[number % 3])
         image *= np.exp(0.08 * _smooth_field(rng, grid, 120))
-        noise_sd = rng.uniform(3, 6)
+        noise_sd = rng.uniform(2, 4.5)
         real, imaginary = (rng.standard_normal(grid.shape, np.float32) * np.float32(noise_sd) for _ in range(2))
         image = np.sqrt((image + real) ** 2 + imaginary**2) * rng.uniform(3, 8)
         images[modality] = np.where(head["brain"], np.clip(np.rint(image), 1, 32000), 0).astype(np.int16)
