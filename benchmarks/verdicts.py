@@ -1,6 +1,6 @@
 """How often do the verdicts' statistics raise a false alarm, and which effects do they find?
 
-python benchmarks/verdicts.py [--studies 1000] [--json FILE]      about a minute on one core
+python benchmarks/verdicts.py [--studies 2000] [--json FILE]      half a minute on one core
 
 Each cell simulates whole studies: a baseline and three arms that share cases and seeds. Dice of arm a, seed s, case c =
 effect[a] + run[a, s] + patient[c] + taste[a, c] + rest[a, s, c]. `--case-sd` and `--rest-sd` are those of the *paired*
@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from segmamba.orchestration.statistics import LEVEL, crossed, holm
+from segmamba.orchestration.crossed import LEVEL, crossed, holm
 
 SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
 ARMS, MARGIN = 3, 0.5  # arms beside the baseline; Dice points
+BATCH = 1000  # studies simulated at once: 120 MB of differences in the largest cell
 GOAL_PERCENT = 6.5
 
 
@@ -38,10 +39,12 @@ def cell(d):
     """Rates of one cell, from differences d (studies, ARMS, seeds, cases) without a true effect."""
     alpha, layout = 1 - LEVEL, crossed(d)
     p, half = layout.p_value(), layout.half_width()
+    adjusted = np.array([holm(row) for row in p])
     rates = {
         "one": np.mean(p < alpha),
-        "family": np.mean([min(holm(row)) < alpha for row in p]),
-        "supported": np.mean(((layout.mean - half > 0) & (layout.mean >= MARGIN)).any(-1)),
+        "family": np.mean((adjusted < alpha).any(-1)),
+        "supported": np.mean((layout.mean - half > 0) & (layout.mean >= MARGIN)),
+        "family supported": np.mean(((adjusted < alpha) & (layout.mean >= MARGIN)).any(-1)),
         "cases alone": np.mean(_p_over_cases(d) < alpha),
     }
     for effect in EFFECTS:  # a true effect moves the mean and leaves every mean square alone
@@ -58,9 +61,14 @@ def _p_over_cases(d):
 
 
 def table(draw, rng, options):
-    grid = itertools.product(SEED_SDS, CASES, SEEDS)
-    spread = dict(studies=options.studies, case_sd=options.case_sd, rest_sd=options.rest_sd)
-    return {at: cell(simulate(rng, draw, seed_sd=at[0], cases=at[1], seeds=at[2], **spread)) for at in grid}
+    """{(seed sd, cases, seeds): rates}, each averaged over batches of studies."""
+    found, spread = {}, {"studies": BATCH, "case_sd": options.case_sd, "rest_sd": options.rest_sd}
+    for seed_sd, cases, seeds in itertools.product(SEED_SDS, CASES, SEEDS):
+        batches = [
+            cell(simulate(rng, draw, seed_sd=seed_sd, cases=cases, seeds=seeds, **spread)) for _ in range(-(-options.studies // BATCH))
+        ]
+        found[seed_sd, cases, seeds] = {name: np.mean([batch[name] for batch in batches]) for name in batches[0]}
+    return found
 
 
 def print_table(title, rows):
@@ -75,18 +83,19 @@ def print_table(title, rows):
 def figures(normal, heavy):
     found = {}
     for noise, rows in (("normal", normal), ("heavy_tails", heavy)):
-        for name in ("one", "family", "supported"):
-            worst = max(rates[name] for rates in rows.values())
-            found[f"false_alarms_{name}_{noise}"] = {"value": worst, "unit": "%", "goal": f"<= {GOAL_PERCENT}", "holds": worst <= GOAL_PERCENT}
+        for name in ("one", "family", "supported", "family supported"):
+            worst = float(max(rates[name] for rates in rows.values()))
+            figure = {"value": worst, "unit": "%", "goal": f"<= {GOAL_PERCENT}", "holds": worst <= GOAL_PERCENT}
+            found[f"false_alarms_{name.replace(' ', '_')}_{noise}"] = figure
     for effect in EFFECTS:
-        power = normal[0.5, 100, 5][f"power {effect:g}"]
+        power = float(normal[0.5, 100, 5][f"power {effect:g}"])
         found[f"power_{effect:g}_points_5_seeds_100_cases_sd_0.5"] = {"value": power, "unit": "%", "goal": None, "holds": None}
     return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=1000, help="simulated studies per cell")
+    parser.add_argument("--studies", type=int, default=2000, help=f"simulated studies per cell, a multiple of {BATCH}")
     parser.add_argument("--case-sd", type=float, default=5.0, help="how much arms differ from patient to patient, Dice points")
     parser.add_argument("--rest-sd", type=float, default=5.0, help="what varies from case to case within a seed, Dice points")
     parser.add_argument("--seed", type=int, default=0)
@@ -96,8 +105,9 @@ def main():
 
     normal = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options)
     heavy = table(lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options)  # unit variance
-    print("All rates in %. one: any one arm called different, no adjustment. family: at least one of three arms, after Holm.")
-    print("supported: at least one of three arms by the verdict's rule. cases alone: t test over cases. power n: supported at n points.")
+    print("Rates in %, without a true effect: one = a given arm is called different; family = at least one of three arms is, after Holm;")
+    print("supported = the verdict on one declared contrast; family supported = at least one of three after Holm; cases alone = t test")
+    print("over cases. power n = the verdict is supported at a true effect of n Dice points.")
     print_table("Normal taste and rest", normal)
     print_table("Heavy tails (t with 3 degrees of freedom)", heavy)
     found = figures(normal, heavy)
