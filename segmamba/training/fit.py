@@ -34,8 +34,6 @@ class Epoch:
     """train/..., time/... and, where minival was evaluated, val/... ."""
     is_best: bool
     """Whether minival's mean Dice is the best so far."""
-    early_stop: bool
-    """Whether this epoch is the last because minival stopped improving."""
     checkpoint: dict
     """All that `resume_from` needs, "model" being the weights. Holds live tensors: save it before the next epoch is asked for."""
 
@@ -43,6 +41,7 @@ class Epoch:
 def fit(config, data, device, resume_from=None):
     """Train on data.train and choose on data.minival (PreparedCases); yields one Epoch after another.
 
+    Ends after `train.epochs`, or after `train.early_stop_epochs` without a better minival Dice.
     `resume_from` is an Epoch's checkpoint, as loaded from a file. Raises NonFiniteLoss.
     """
     seed_everything(config.seed, config.train.deterministic)
@@ -62,6 +61,8 @@ def fit(config, data, device, resume_from=None):
     stream = batches(data.train, config, first_epoch=done + 1, pin_memory=device.type == "cuda")
     step = partial(_train_step, model, optimizer, scaler, config, device, dtype)
     for number in range(done + 1, config.train.epochs + 1):
+        if config.train.early_stop_epochs and number - 1 - best_epoch >= config.train.early_stop_epochs:
+            return
         started = time.perf_counter()
         metrics = _train_epoch(step, stream, number, config, device)
         trained = time.perf_counter()
@@ -79,11 +80,7 @@ def fit(config, data, device, resume_from=None):
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
             "epoch": number, "best": best, "best_epoch": best_epoch,
         }  # fmt: skip
-        patience = config.train.early_stop_epochs
-        early_stop = bool(patience) and number - best_epoch >= patience
-        yield Epoch(number, metrics, is_best, early_stop, checkpoint)
-        if early_stop:
-            return
+        yield Epoch(number, metrics, is_best, checkpoint)
 
 
 def _train_epoch(step, stream, number, config, device):

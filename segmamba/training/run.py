@@ -4,8 +4,6 @@ import functools
 import os
 import time
 
-import torch
-
 from segmamba.evaluation.cases import judge, means, predict_classes
 from segmamba.files import write_json
 from segmamba.models import build_model
@@ -22,8 +20,6 @@ def train_run(config, data, folder, device):
     folder.write_config(config)
     resume_from = load_checkpoint(folder.last, device) if folder.last.exists() else None
     done = resume_from["epoch"] if resume_from else 0
-    if done >= config.train.epochs:
-        return
     history = folder.read_history(done)
     with _tensorboard(folder.logs, purge_step=done + 1) as events:
         for epoch in fit(config, data, device, resume_from):

@@ -1,0 +1,13 @@
+"""The Mamba-depth ablation. With no option: embedded phantom data, two CPU cores, minutes.
+
+    python experiments/ablate_depth.py
+    python experiments/ablate_depth.py --data DIR --preset paper --seeds 3 --gpus-per-trial 0.5
+
+The question, the arms and the claim stand in search_spaces/mamba_depth.py.
+"""
+
+from search_spaces.mamba_depth import STUDY
+from segmamba.orchestration.command import study_command
+
+if __name__ == "__main__":
+    study_command(STUDY)

@@ -1,0 +1,183 @@
+"""MLflow: one parent run for a study, one child run for each trial, written by the trial and read back for the report.
+
+The driver makes the store, the experiment and the parent; a trial finds or makes its own child by the tag `trial`, so that a
+restarted trial goes on in the same run; the driver alone gives final statuses.
+"""
+
+import json
+import logging
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from segmamba.orchestration.results import Hypothesis, Study, Trial
+
+EXPERIMENT = "segmamba"
+STUDY_FILE, JUDGE_TABLE = "study.json", "judge_cases.json"
+PARENT_TAG, TRIAL_TAG, REASON_TAG, FOLDER_TAG = "mlflow.parentRunId", "trial", "reason", "folder"
+PARAM_LIMIT = 100  # MLflow's largest number of parameters in one log_batch
+
+
+def quiet():
+    """Keep what MLflow and its migrations say about themselves out of the terminal; warnings stay."""
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def store_uri(results):
+    """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `results`; absolute, since Ray's workers run elsewhere."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
+
+
+def open_store(uri, results):
+    """Create database and experiment where they are missing; returns the experiment's id.
+
+    Behind a lock: SQLite migrations of two processes at once destroy each other.
+    """
+    quiet()
+    results = Path(results).resolve()
+    results.mkdir(parents=True, exist_ok=True)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    with FileLock(results / ".mlflow.lock"):
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(name)
+        if found:
+            return found.experiment_id
+        location = (results / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        return client.create_experiment(name, artifact_location=location)
+
+
+def start_study(uri, experiment_id, study):
+    """The parent run's id. `study` is a Study without trials; all of it but the trials is kept as an artifact of the parent."""
+    client = MlflowClient(uri)
+    tags = {
+        "kind": "study",
+        "study": study.name,
+        "preset": study.preset,
+        "dataset": study.data["source"],
+        "labels_convention": study.data["convention"],
+        "git_commit": study.environment["git commit"],
+        "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
+    }
+    run_id = client.create_run(experiment_id, run_name=study.name, tags=tags).info.run_id
+    params = {"question": study.question, "arms": ", ".join(study.arms), "seeds": len(study.seeds), "preset": study.preset}
+    client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+    stored = asdict(study)
+    del stored["trials"]
+    client.log_dict(run_id, stored, STUDY_FILE)
+    return run_id
+
+
+def child_run(client, experiment_id, parent_id, key, tags):
+    """The id of the trial's run below the parent: the one that carries the tag, set RUNNING again, or a new one."""
+    found = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}' and tags.{TRIAL_TAG} = '{key}'")
+    if found:
+        client.update_run(found[0].info.run_id, status="RUNNING")
+        return found[0].info.run_id
+    tags = {**tags, PARENT_TAG: parent_id, TRIAL_TAG: key, "kind": "trial"}
+    return client.create_run(experiment_id, run_name=key, tags=tags).info.run_id
+
+
+class TrialTracker:
+    """Writes one trial's child run, in the trial's own process; holds no active run, so nothing ends it but the driver."""
+
+    def __init__(self, uri, experiment_id, parent_id, key, tags):
+        quiet()
+        self.client = MlflowClient(uri)
+        self.run_id = child_run(self.client, experiment_id, parent_id, key, tags)
+
+    def log_config(self, flat):
+        """The full flat configuration as parameters; logging the same values again is harmless."""
+        params = [Param(name, str(value)) for name, value in flat.items()]
+        for at in range(0, len(params), PARAM_LIMIT):
+            self.client.log_batch(self.run_id, params=params[at : at + PARAM_LIMIT])
+
+    def log_metrics(self, metrics, step):
+        """One request, whatever the number of metrics."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+    def log_judge_cases(self, rows):
+        """The per-case table, once: a second call would append to it."""
+        if not any(file.path == JUDGE_TABLE for file in self.client.list_artifacts(self.run_id)):
+            self.client.log_table(self.run_id, {name: [row[name] for row in rows] for name in rows[0]}, JUDGE_TABLE)
+
+    def log_files(self, paths, folder):
+        for path in paths:
+            self.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_reason(self, reason):
+        """Why the trial did not finish."""
+        self.client.log_batch(self.run_id, tags=[RunTag(REASON_TAG, reason[:5000])])
+
+
+def log_report(uri, study, report):
+    """The report, its pictures and the figures of the trial that minival likes best, in the parent run. `report`: path of report.html."""
+    client, folder = MlflowClient(uri), Path(report).parent
+    for name in ("report.md", "report.html"):
+        client.log_artifact(study.parent_run_id, str(folder / name))
+    if (folder / "plots").is_dir():
+        client.log_artifacts(study.parent_run_id, str(folder / "plots"), "plots")
+    judged = [trial for trial in study.trials if "judge/dice_mean" in trial.metrics]
+    if judged:
+        best = max(judged, key=lambda trial: trial.metrics["val/best_dice_mean"])  # never chosen by the judge set
+        figures = {f"best/{name}": value for name, value in best.metrics.items() if name.startswith("judge/")}
+        now = int(time.time() * 1000)
+        client.log_batch(
+            study.parent_run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in figures.items()],
+            params=[Param("best_arm", best.arm), Param("best_seed", str(best.seed))],
+        )
+
+
+def end_run(uri, run_id, status):
+    """FINISHED, FAILED or KILLED."""
+    MlflowClient(uri).set_terminated(run_id, status)
+
+
+def end_trial(uri, experiment_id, parent_id, key, status, reason=""):
+    """Give the trial's run its final status, and `reason` unless the trial itself gave one."""
+    client = MlflowClient(uri)
+    run_id = child_run(client, experiment_id, parent_id, key, {})
+    if reason and REASON_TAG not in client.get_run(run_id).data.tags:
+        client.set_tag(run_id, REASON_TAG, reason[:5000])
+    client.set_terminated(run_id, status)
+
+
+def read_study(uri, parent_id, *, seconds):
+    """The Study as MLflow holds it: every planned trial, in the order arm, seed; one that never started is NOT STARTED."""
+    client = MlflowClient(uri)
+    parent = client.get_run(parent_id)
+    stored = json.loads(_artifact_text(client, parent_id, STUDY_FILE))
+    children = client.search_runs([parent.info.experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}'", max_results=5000)
+    by_key = {run.data.tags[TRIAL_TAG]: run for run in children}
+    trials = []
+    for arm in stored["arms"]:
+        for seed in stored["seeds"]:
+            run = by_key.get(f"{arm}, seed {seed}")
+            trials.append(_trial(client, run, arm, seed) if run else Trial(run_id="", arm=arm, seed=seed, status="NOT STARTED", reason="never started"))
+    stored |= {"hypothesis": Hypothesis(**stored["hypothesis"]), "seeds": tuple(stored["seeds"]), "trials": tuple(trials)}
+    return Study(**stored | {"seconds": seconds, "parent_run_id": parent_id})
+
+
+def _trial(client, run, arm, seed):
+    run_id, data = run.info.run_id, run.data
+    series = [name for name in data.metrics if name.startswith(("train/", "val/"))]
+    history = {name: [(m.step, m.value) for m in sorted(client.get_metric_history(run_id, name), key=lambda m: m.step)] for name in series}
+    judged = any(file.path == JUDGE_TABLE for file in client.list_artifacts(run_id))
+    table = json.loads(_artifact_text(client, run_id, JUDGE_TABLE)) if judged else {"columns": [], "data": []}
+    return Trial(
+        run_id=run_id, arm=arm, seed=seed, status=run.info.status, reason=data.tags.get(REASON_TAG, ""),
+        folder=data.tags.get(FOLDER_TAG, ""), params=data.params, metrics=data.metrics, history=history,
+        judge_cases=[dict(zip(table["columns"], row, strict=True)) for row in table["data"]],
+    )  # fmt: skip
+
+
+def _artifact_text(client, run_id, name):
+    return Path(client.download_artifacts(run_id, name)).read_text()
