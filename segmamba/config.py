@@ -297,8 +297,9 @@ def load_config(path):
 def _known(changes, fields):
     for name in changes:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=3, cutoff=0.4)
-            near += [f for f in fields if f.rpartition(".")[2] == name.rpartition(".")[2] and f not in near]
+            leaves = difflib.get_close_matches(name.rpartition(".")[2], {f.rpartition(".")[2] for f in fields}, n=2, cutoff=0.7)
+            near = [f for f in fields if f.rpartition(".")[2] in leaves]
+            near += [f for f in difflib.get_close_matches(name, fields, n=3, cutoff=0.7) if f not in near]
             hint = f"did you mean {', '.join(near)}?" if near else f"the sections are {', '.join(sorted({f.partition('.')[0] for f in fields}))}"
             raise UserError(f"unknown setting {name!r}: {hint}")
     return changes
@@ -328,7 +329,7 @@ def _typed(value, hint, name):
         value = float(value)
     right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     _require(right, name, value, f"must be {'an' if hint is int else 'a'} {hint.__name__}, not {type(value).__name__}")
-    _require(hint is not float or value == value and abs(value) != float("inf"), name, value, "must be finite")
+    _require(hint is not float or (value == value and abs(value) != float("inf")), name, value, "must be finite")
     return value
 
 

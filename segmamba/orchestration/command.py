@@ -25,6 +25,8 @@ def study_command(spec):
         seeds: Annotated[int, typer.Option(help="Training runs per arm. With one, the verdict is always undecided.")] = 2,
         set: Annotated[list[str] | None, typer.Option(help="Change a setting, name=value, e.g. optim.lr=3e-4; may be repeated. "
                                                       "--list-settings shows all.", show_default=False)] = None,
+        arms: Annotated[list[str] | None, typer.Option(help="Run only this arm; may be repeated. Default: all of " + ", ".join(spec.arms) + ".",
+                                                       show_default=False)] = None,
         gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs for one trial; 0.5 runs two on one GPU. Default: 1 where there is "
                                                              "a GPU, else the CPU.", show_default=False)] = None,
         cpus: Annotated[int, typer.Option(help="CPU cores for the whole study; 0 takes all.")] = 0,
@@ -35,13 +37,14 @@ def study_command(spec):
         if list_settings:
             _print_settings(preset)
             return
+
         from segmamba.orchestration.study import StudyOptions
 
         changes = parse_assignments(set or [])
         options = StudyOptions(
             data=data, labels=labels, preset=preset, seeds=seeds, gpus_per_trial=gpus_per_trial, cpus=cpus, output=output, changes=changes
         )
-        raise typer.Exit(_run(spec, options, as_json))
+        raise typer.Exit(_run(spec.only(arms or []), options, as_json))
 
     try:
         app(standalone_mode=True)

@@ -1,5 +1,6 @@
 """How a study is declared: one question, its arms, and the claim that decides it. Files in `search_spaces/` build one each."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from segmamba.errors import UserError
@@ -34,9 +35,18 @@ class StudySpec:
     """What was left out and why; printed in the report."""
 
     def __post_init__(self):
-        for role, arm in (("baseline", self.baseline), ("hypothesis.better", self.hypothesis.better), ("hypothesis.than", self.hypothesis.than)):
-            if arm not in self.arms:
-                raise UserError(f"study {self.name}: {role} is {arm!r}, which is no arm; the arms are {', '.join(self.arms)}")
+        if self.baseline not in self.arms:
+            raise UserError(f"study {self.name}: the baseline {self.baseline!r} is no arm; the arms are {', '.join(self.arms)}")
+
+    def only(self, names):
+        """The study with just these arms; the baseline must be among them. No name keeps all."""
+        for name in names:
+            if name not in self.arms:
+                raise UserError(f"--arms {name!r}: the study {self.name} has no such arm; it has {', '.join(map(repr, self.arms))}")
+        if names and self.baseline not in names:
+            raise UserError(f"--arms: the baseline {self.baseline!r} must be among them, since every arm is compared with it")
+        kept = {name: changes for name, changes in self.arms.items() if not names or name in names}
+        return dataclasses.replace(self, arms=kept)
 
     def trials(self, seeds):
         """Every arm with every seed, seed by seed, so that an interrupted study has whole comparisons."""

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from segmamba.orchestration.results import Hypothesis, Study, Trial
+from segmamba.orchestration.spec import TrialPlan
 
 EXPERIMENT = "segmamba"
 STUDY_FILE, JUDGE_TABLE = "study.json", "judge_cases.json"
@@ -160,8 +161,9 @@ def read_study(uri, parent_id, *, seconds):
     trials = []
     for arm in stored["arms"]:
         for seed in stored["seeds"]:
-            run = by_key.get(f"{arm}, seed {seed}")
-            trials.append(_trial(client, run, arm, seed) if run else Trial(run_id="", arm=arm, seed=seed, status="NOT STARTED", reason="never started"))
+            run = by_key.get(TrialPlan(arm=arm, seed=seed).key)
+            missing = Trial(run_id="", arm=arm, seed=seed, status="NOT STARTED", reason="never started")
+            trials.append(_trial(client, run, arm, seed) if run else missing)
     stored |= {"hypothesis": Hypothesis(**stored["hypothesis"]), "seeds": tuple(stored["seeds"]), "trials": tuple(trials)}
     return Study(**stored | {"seconds": seconds, "parent_run_id": parent_id})
 

@@ -1,0 +1,49 @@
+"""Small real NIfTI cases, made afresh for each test."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits, for minutes where the cores are busy
+
+BRATS_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+OLD_NAMES = {"T1": "_t1", "T1ce": "_t1ce", "T2": "_t2", "FLAIR": "_flair", "label": "_seg"}
+NEW_NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label": "-seg"}
+
+
+def tumour_case(shape, seed, et_value=4):
+    """(four images, labels): a noisy box brain with a nested box tumour; small, quick and no phantom."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((4, *shape), np.int16)
+    brain = tuple(slice(2, n - 2) for n in shape)
+    images[(slice(None), *brain)] = rng.integers(200, 400, (4, *(n - 4 for n in shape)))
+    label = np.zeros(shape, np.uint8)
+    for value, margin in ((2, 0), (et_value, 2), (1, 4)):
+        low = [n // 2 - 6 + margin for n in shape]
+        label[tuple(slice(at, at + 12 - 2 * margin) for at in low)] = value
+    for channel, gain in enumerate((-60, 150, 120, 180)):
+        images[channel][label > 0] += gain
+    return images, label
+
+
+def write_case(folder, case_id, *, shape=(48, 48, 32), seed=0, names=OLD_NAMES, et_value=4, ending=".nii.gz", affine=BRATS_AFFINE, label=True):
+    """One case below `folder`; returns its folder."""
+    images, classes = tumour_case(shape, seed, et_value)
+    target = Path(folder) / case_id
+    target.mkdir(parents=True, exist_ok=True)
+    for image, name in zip(images, list(names.values())[:4], strict=True):
+        nibabel.save(nibabel.Nifti1Image(image, affine), target / f"{case_id}{name}{ending}")
+    if label:
+        nibabel.save(nibabel.Nifti1Image(classes, affine), target / f"{case_id}{names['label']}{ending}")
+    return target
+
+
+@pytest.fixture
+def cases_folder(tmp_path):
+    """Three good cases in the 2018-2021 naming, 48x48x32 at 1 mm."""
+    for number in range(3):
+        write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    return tmp_path / "data"

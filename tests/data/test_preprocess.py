@@ -1,0 +1,133 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel
+import numpy as np
+import pytest
+
+from segmamba.config import DataConfig
+from segmamba.data.cases import find_cases
+from segmamba.data.preprocess import check_patch_fits, prepare_cases, zscore
+from segmamba.data.volumes import read_scan
+from segmamba.errors import UserError
+from tests.conftest import write_case
+
+
+def test_zscore_uses_non_zero_voxels_and_leaves_the_background_at_zero():
+    image = np.zeros((4, 4, 4, 4), np.float32)
+    image[:, 1:3] = np.random.default_rng(0).uniform(50, 200, (4, 2, 4, 4))
+    out = zscore(image)
+    assert (out[image == 0] == 0).all()
+    for channel, source in zip(out, image, strict=True):
+        assert abs(channel[source != 0].mean()) < 1e-6 and abs(channel[source != 0].std() - 1) < 1e-6
+
+
+def test_a_case_at_the_wanted_spacing_is_not_resampled(cases_folder, tmp_path):
+    case = find_cases(cases_folder)[0]
+    (prepared,) = prepare_cases([case], tmp_path / "cache", DataConfig())
+    scan = read_scan(case)
+    assert prepared.shape == prepared.source_shape == scan.label.shape
+    assert np.allclose(prepared.image(), zscore(scan.image), atol=2e-3), "float16 keeps z-scores to 0.05 %"
+    assert (prepared.label() == scan.label).all() and (prepared.source_label() == scan.label).all()
+
+
+def test_resampling_keeps_the_tumour_in_place_and_the_source_label(tmp_path):
+    write_case(tmp_path / "data", "X", shape=(48, 56, 64))
+    (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig(spacing_mm=2.0, patch_size=(16, 16, 16)))
+    assert prepared.shape == (24, 28, 32) and prepared.source_shape == (48, 56, 64)
+    coarse, fine = (np.argwhere(label() > 0).mean(0) for label in (prepared.label, prepared.source_label))
+    assert np.allclose((coarse + 0.5) * 2, fine + 0.5, atol=0.6)
+    assert set(np.unique(prepared.label())) <= {0, 1, 2, 3}
+
+
+def test_anisotropic_voxels_become_isotropic(tmp_path):
+    write_case(tmp_path / "data", "X", shape=(32, 32, 16), affine=np.diag([-1.0, -1.0, 3.0, 1.0]))
+    (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    assert prepared.shape == (32, 32, 48) and prepared.source_spacing_mm == (1.0, 1.0, 3.0)
+
+
+def test_centres_are_tumour_and_brain_voxels(cases_folder, tmp_path):
+    (prepared, *_) = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    label, brain = prepared.label().ravel(), prepared.image().any(0).ravel()
+    assert (label[prepared.voxels("tumour")] > 0).all()
+    assert (label[prepared.voxels("brain")] == 0).all() and brain[prepared.voxels("brain")].all()
+
+
+def test_the_second_start_reads_nothing_again(cases_folder, tmp_path):
+    cases = find_cases(cases_folder)
+    first = prepare_cases(cases, tmp_path / "cache", DataConfig())
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/image.npy")}
+    steps = []
+    assert prepare_cases(cases, tmp_path / "cache", DataConfig(), progress=lambda *a: steps.append(a)) == first
+    assert steps == [] and written == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/image.npy")}
+
+
+def test_a_changed_file_or_setting_is_never_served_stale(cases_folder, tmp_path):
+    before = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    path = find_cases(cases_folder)[0].label
+    image = nibabel.load(path)
+    array = image.get_fdata().astype(np.uint8)
+    array[5, 5, 5] = 4
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
+    after = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    assert after[0].folder != before[0].folder and after[1:] == before[1:]
+    assert after[0].label().sum() != before[0].label().sum()
+    other_convention = prepare_cases(find_cases(cases_folder, "brats2018")[1:], tmp_path / "cache", DataConfig(spacing_mm=2.0))
+    assert {c.folder for c in other_convention}.isdisjoint({c.folder for c in after})
+
+
+def test_bad_cases_are_counted_and_good_ones_kept(cases_folder, tmp_path):
+    for number in (0, 2):
+        path = cases_folder / f"BraTS20_Training_{number:03d}" / f"BraTS20_Training_{number:03d}_t1.nii.gz"
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"BraTS20_Training_000_t1\.nii\.gz: damaged.*and 1 more cases fail"):
+        prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    assert [p.name.split("-")[0] for p in (tmp_path / "cache").iterdir()] == ["BraTS20_Training_001"]
+
+
+def test_two_builders_at_once_leave_one_good_cache(cases_folder, tmp_path):
+    cases = find_cases(cases_folder)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: prepare_cases(cases, tmp_path / "cache", DataConfig()), range(4)))
+    assert all(result == results[0] for result in results)
+    assert len(list((tmp_path / "cache").iterdir())) == len(cases), "no unfinished folder is left"
+
+
+BUILD = """
+import sys
+from segmamba.config import DataConfig
+from segmamba.data import preprocess
+from segmamba.data.cases import find_cases
+save = preprocess.np.save
+def slow_save(path, array):
+    print("saving", flush=True)
+    __import__("time").sleep(0.3)
+    save(path, array)
+preprocess.np.save = slow_save
+preprocess.prepare_cases(find_cases(sys.argv[1]), sys.argv[2], DataConfig())
+"""
+
+
+def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(cases_folder, tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", BUILD, cases_folder, tmp_path / "cache"], stdout=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    time.sleep(0.1)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    finished = [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")]
+    assert all((p / "brain_voxels.npy").exists() and json.loads((p / "case.json").read_text()) for p in finished)
+    assert len(prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())) == 3
+
+
+def test_a_patch_larger_than_a_volume_is_refused_unless_padded(cases_folder, tmp_path):
+    prepared = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    with pytest.raises(UserError, match=r"BraTS20_Training_000: 32 voxels along z at 1 mm are fewer than the patch's 64.*pad_to_patch=true"):
+        check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64)))
+    check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64), pad_to_patch=True))
+    check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 32)))

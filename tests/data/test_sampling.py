@@ -1,0 +1,73 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segmamba.config import preset
+from segmamba.data.cases import find_cases
+from segmamba.data.loader import batches
+from segmamba.data.preprocess import prepare_cases
+from segmamba.data.sampling import draw, patch_slices
+
+
+@pytest.fixture
+def prepared(cases_folder, tmp_path):
+    config = preset("demo").changed({"data.spacing_mm": 1.0, "data.patch_size": (32, 32, 16), "train.steps_per_epoch": 6, "train.epochs": 4})
+    return prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config
+
+
+def test_a_draw_depends_on_nothing_but_seed_epoch_and_index(prepared):
+    cases, _ = prepared
+    first = [draw(cases, 3, 2, i, 12, 0.5) for i in range(12)]
+    assert first == [draw(cases, 3, 2, i, 12, 0.5) for i in reversed(range(12))][::-1]
+    assert first != [draw(cases, 4, 2, i, 12, 0.5) for i in range(12)]
+    assert first != [draw(cases, 3, 3, i, 12, 0.5) for i in range(12)]
+
+
+def test_every_case_is_seen_equally_often(prepared):
+    cases, _ = prepared
+    seen = [draw(cases, 0, epoch, i, 12, 0.5).case for epoch in (1, 2) for i in range(12)]
+    assert sorted(seen) == [0] * 8 + [1] * 8 + [2] * 8
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_share_of_tumour_centres_is_the_configured_one(prepared, share):
+    cases, _ = prepared
+    draws = [draw(cases, 0, 1, i, 1000, share) for i in range(1000)]
+    assert abs(np.mean([d.on_tumour for d in draws]) - share) < 0.05
+    for d in draws[:50]:
+        assert (cases[d.case].label()[d.centre] > 0) == d.on_tumour
+
+
+@given(st.tuples(*[st.integers(1, 80)] * 3), st.tuples(*[st.integers(1, 64)] * 3), st.data())
+def test_a_patch_lies_inside_the_volume_and_holds_its_centre(shape, size, data):
+    centre = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+    for window, n, s, c in zip(patch_slices(shape, centre, size), shape, size, centre, strict=True):
+        assert 0 <= window.start <= c < window.stop and window.stop - window.start == s
+        assert window.stop <= max(n, s)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_number_of_workers_and_a_resumed_start_give_the_same_patches(prepared, workers):
+    cases, config = prepared
+    with_workers = config.changed({"data.workers": workers})
+    stream = list(batches(cases, with_workers, first_epoch=3, pin_memory=False))
+    whole = list(batches(cases, config, first_epoch=1, pin_memory=False))
+    assert len(whole) == 24 and len(stream) == 12
+    for a, b in zip(stream, whole[12:], strict=True):
+        assert a.cases == b.cases and (a.image == b.image).all() and (a.label == b.label).all() and (a.index == b.index).all()
+
+
+def test_a_volume_smaller_than_the_patch_is_zero_padded_behind(prepared):
+    cases, config = prepared
+    batch = next(batches(cases, config.changed({"data.patch_size": (64, 64, 48)}), first_epoch=1, pin_memory=False))
+    assert batch.image.shape == (2, 4, 64, 64, 48)
+    assert batch.image[..., 48:, :, :].abs().sum() == 0 and batch.image[..., 32:].abs().sum() == 0 and batch.image.abs().sum() > 0
+
+
+def test_arms_with_other_patch_sizes_share_their_centres(prepared):
+    cases, config = prepared
+    small = dataclasses.replace(config.data, patch_size=(16, 16, 16))
+    assert [draw(cases, 0, 1, i, 12, small.tumour_centre_share) for i in range(12)] == [draw(cases, 0, 1, i, 12, 0.5) for i in range(12)]

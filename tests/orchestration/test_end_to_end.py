@@ -1,0 +1,127 @@
+"""The depth ablation itself, tiny, as a user runs it; then its MLflow store is read back."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from segmamba.config import load_config, preset
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "train.epochs": "1", "train.steps_per_epoch": "2", "optim.warmup_epochs": "0", "phantom.cases": "6", "phantom.size": "48,48,48",
+    "data.spacing_mm": "4", "data.patch_size": "32,32,32", "model.base_channels": "4",
+}  # fmt: skip
+ARMS = ("depth 0", "depth 2")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(working folder, finished process) of a study of two arms, one seed, one epoch."""
+    cwd = tmp_path_factory.mktemp("study")
+    settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
+    arms = [part for arm in ARMS for part in ("--arms", arm)]
+    command = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--seeds", "1", *arms, *settings]
+    return cwd, subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def runs(study):
+    """(client, parent run, {arm: child run})."""
+    client = MlflowClient(f"sqlite:///{study[0]}/Results/mlflow.db")
+    experiment = client.get_experiment_by_name("segmamba")
+    found = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in found if run.data.tags["kind"] == "study"]
+    children = [run for run in found if run.data.tags["kind"] == "trial"]
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children)
+    return client, parent, {run.data.tags["arm"]: run for run in children}
+
+
+def test_it_ends_well_and_tells_where_to_look(study):
+    cwd, process = study
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert process.stderr == "", "nothing but the study itself speaks"
+    assert "mlflow ui --backend-store-uri sqlite:///Results/mlflow.db" in process.stdout
+    assert str(cwd / "Results" / "ablate_depth_Run01" / "report.html") in process.stdout
+    assert "undecided" in process.stdout.lower(), "one seed decides nothing"
+    assert "phantom data: no evidence about BraTS" in process.stdout
+
+
+def test_one_parent_and_a_finished_child_for_each_trial(runs):
+    _, parent, children = runs
+    assert set(children) == set(ARMS)
+    assert parent.info.status == "FINISHED" and parent.info.run_name == "ablate_depth_Run01"
+    assert all(run.info.status == "FINISHED" for run in children.values())
+    assert {run.info.run_name for run in children.values()} == {f"{arm}, seed 0" for arm in ARMS}
+
+
+def test_children_carry_the_full_configuration_and_differ_only_by_their_arm(runs):
+    _, _, children = runs
+    zero, two = (children[arm].data.params for arm in ARMS)
+    assert set(zero) == set(preset("demo").to_flat_dict())
+    assert {name for name in zero if zero[name] != two[name]} == {"model.mamba_depths"}
+    assert zero["model.mamba_depths"] == "(0, 0, 0)" and zero["train.early_stop_epochs"] == "0"
+
+
+def test_children_carry_train_val_judge_and_time_metrics(runs):
+    client, _, children = runs
+    for run in children.values():
+        for name in ("train/loss", "val/dice_mean", "judge/dice_mean", "judge/dice_ET", "judge/dice_TC", "judge/dice_WT", "model/parameters"):
+            assert name in run.data.metrics
+        assert 0 <= run.data.metrics["judge/dice_mean"] <= 1
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "val/dice_mean")] == [1]
+        assert {name.split("/")[0] for name in run.data.metrics} == {"train", "val", "judge", "time", "model"}
+
+
+def test_tags_to_filter_by_are_there(runs):
+    _, parent, children = runs
+    for run in (parent, *children.values()):
+        assert run.data.tags["preset"] == "demo" and run.data.tags["labels_convention"] == "brats2018"
+        assert run.data.tags["dataset"].startswith("phantom") and run.data.tags["git_commit"]
+    assert all(run.data.tags["seed"] == "0" for run in children.values())
+
+
+def test_artifacts_are_absolute_below_results_and_hold_no_checkpoint(study, runs):
+    cwd, _ = study
+    client, parent, children = runs
+    for run in children.values():
+        assert run.info.artifact_uri.startswith((cwd / "Results" / "mlartifacts").as_uri())
+        assert {"config.json", "final_metrics.json", "judge_cases.json", "plots"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert {"report.md", "report.html", "study.json", "plots"} <= {f.path for f in client.list_artifacts(parent.info.run_id)}
+    assert not list((cwd / "Results" / "mlartifacts").rglob("*.pth"))
+
+
+def test_the_per_case_table_holds_the_judge_set(study, runs):
+    client, parent, children = runs
+    planned = json.loads(Path(client.download_artifacts(parent.info.run_id, "study.json")).read_text())
+    assert not set(planned["data"]["judge"]) & set(planned["data"]["train"] + planned["data"]["minival"])
+    for run in children.values():
+        table = json.loads(Path(client.download_artifacts(run.info.run_id, "judge_cases.json")).read_text())
+        assert [row[table["columns"].index("case")] for row in table["data"]] == planned["data"]["judge"]
+
+
+def test_every_trial_has_the_run_folder_that_the_mission_describes(study, runs):
+    folder = study[0] / "Results" / "ablate_depth_Run01"
+    for arm, run in runs[2].items():
+        trial = folder / "trials" / f"{arm.replace(' ', '-')}_seed0"
+        assert run.data.tags["folder"] == str(trial)
+        for name in (
+            "checkpoints/best_metric_model.pth", "checkpoints/last.pth", "plots/training_curves.png", "plots/val_predictions_epoch_0001.png",
+            "metrics/final_metrics.json", "config.json",
+        ):  # fmt: skip
+            assert (trial / name).stat().st_size > 0
+        assert list((trial / "logs").glob("events.out.tfevents*"))
+        assert str(load_config(trial / "config.json").model.mamba_depths) == run.data.params["model.mamba_depths"]
+
+
+def test_the_report_opens_with_the_answer_and_lists_every_trial(study, runs):
+    folder = study[0] / "Results" / "ablate_depth_Run01"
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        assert "phantom data: no evidence about BraTS" in text
+        assert text.lower().index("undecided") < text.index("depth 0", text.lower().index("undecided"))
+        for arm, run in runs[2].items():
+            assert arm in text and run.info.run_id in text

@@ -1,0 +1,94 @@
+import dataclasses
+
+import pytest
+
+from segmamba.config import PRESETS, Config, field_docs, from_flat_dict, load_config, parse_assignments, preset
+from segmamba.errors import UserError
+
+
+def test_paper_preset_is_the_missions_table():
+    flat = preset("paper").to_flat_dict()
+    mission = {
+        "model.base_channels": 32, "model.conv_depths": (2, 2, 2), "model.mamba_depths": (2, 2, 2),
+        "model.d_state": 16, "model.d_conv": 4, "model.expand": 2, "model.norm": "batch",
+        "data.patch_size": (128, 128, 64), "data.spacing_mm": 1.0, "data.tumour_centre_share": 0.5,
+        "train.batch_size": 2, "train.accumulation": 2, "train.epochs": 300, "train.steps_per_epoch": 250,
+        "train.validate_every_epochs": 2, "train.early_stop_epochs": 50, "train.keep_every_epochs": 10, "train.precision": "mixed",
+        "optim.lr": 1e-4, "optim.min_lr": 1e-6, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 10, "optim.clip_norm": 0.0,
+        "loss.dice_weight": 1.0, "loss.ce_weight": 1.0,
+        "augment.flip_probability": 0.5, "augment.rotate90_probability": 0.5, "augment.scale_range": (0.9, 1.1),
+        "augment.brightness": 0.1, "augment.contrast_range": (0.9, 1.1),
+    }  # fmt: skip
+    assert {name: flat[name] for name in mission} == mission
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_round_trips_through_flat_dict_and_json(name, tmp_path):
+    config = preset(name)
+    assert from_flat_dict(config.to_flat_dict()) == config
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert load_config(tmp_path / "config.json") == config
+
+
+def test_every_field_has_a_docstring():
+    assert set(field_docs()) == set(Config().to_flat_dict())
+    assert all(len(text) > 10 for text in field_docs().values())
+
+
+def test_a_change_touches_only_what_it_names():
+    changed = Config().changed({"model.mamba_depths": (0, 0, 0)})
+    assert changed.model.mamba_depths == (0, 0, 0)
+    assert changed.changed({"model.mamba_depths": (2, 2, 2)}) == Config()
+
+
+def test_configuration_cannot_be_edited_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().optim.lr = 1.0
+
+
+def test_assignments_are_parsed_as_literals_or_words():
+    parsed = parse_assignments(["optim.lr=3e-4", "data.patch_size=96,96,96", "model.norm=instance", "data.pad_to_patch=true"])
+    config = Config().changed(parsed)
+    assert config.optim.lr == 3e-4 and config.data.patch_size == (96, 96, 96)
+    assert config.model.norm == "instance" and config.data.pad_to_patch is True
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("optm.lr=1", "did you mean optim.lr"),
+        ("data.patchsize=1", "did you mean data.patch_size"),
+        ("lr=1", "did you mean optim.lr"),
+        ("nonsense_entirely=1", "the sections are"),
+        ("optim.lr=fast", "optim.lr = 'fast': must be a float"),
+        ("optim.lr=-1", "optim.lr = -1.0: must be above 0"),
+        ("optim.lr=1e999", "must be finite"),
+        ("train.epochs=1.5", "train.epochs = 1.5: must be an int"),
+        ("train.epochs=true", "train.epochs = True: must be an int"),
+        ("train.epochs=5", "must not exceed train.epochs"),
+        ("data.patch_size=100,96,96", "multiple of 16"),
+        ("data.patch_size=96", "must be 3 values"),
+        ("model.norm=layer", "must be one of batch, instance"),
+        ("optim.lr", "write it as name=value"),
+        ("augment.scale_range=1.1,0.9", "0 < low <= high"),
+        ("data.judge_share=0.9", "minival_share is 0.15"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_field_value_and_rule(assignment, told):
+    with pytest.raises(UserError) as error:
+        Config().changed(parse_assignments([assignment]))
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(UserError, match="demo, quick, paper|paper, quick, demo"):
+        preset("huge")
+
+
+def test_a_config_file_with_an_unknown_field_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"optim": {"lrr": 1}}')
+    with pytest.raises(UserError, match=r"optim\.lr"):
+        load_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_config(tmp_path / "config.json")

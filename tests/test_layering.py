@@ -1,0 +1,58 @@
+"""Which room may know what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segmamba
+
+PACKAGE = Path(segmamba.__file__).parent
+FLOW = ("config", "data", "models", "training", "orchestration")  # an import never points back up this list
+
+
+def imports(path, *, top_level_only=False):
+    """Names of all modules that a file imports."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            yield node.module
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_orchestration_and_the_command_line_know_ray_and_mlflow(path):
+    if path.is_relative_to(PACKAGE / "orchestration"):
+        return
+    is_cli = path == PACKAGE / "cli.py"
+    named = {name.partition(".")[0] for name in imports(path, top_level_only=is_cli)}
+    assert not named & {"ray", "mlflow"}
+    if not is_cli:
+        assert not any(name.startswith("segmamba.orchestration") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_never_point_back_up_the_flow(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room not in FLOW:
+        return
+    later = FLOW[FLOW.index(room) + 1 :]
+    assert not [name for name in imports(path) for other in later if name.startswith(f"segmamba.{other}")]
+
+
+def test_the_configuration_and_the_help_need_no_heavy_library():
+    code = (
+        "import sys, segmamba, segmamba.config, segmamba.orchestration.command, search_spaces.mamba_depth\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'monai', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

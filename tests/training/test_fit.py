@@ -1,0 +1,135 @@
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from segmamba.config import preset
+from segmamba.data.cases import find_cases
+from segmamba.data.preprocess import prepare_cases
+from segmamba.data.splits import split_cases
+from segmamba.models import build_model, decay_groups
+from segmamba.training import fit as fit_module
+from segmamba.training.fit import NonFiniteLoss, fit
+from segmamba.training.run import judge_run, train_run
+from segmamba.training.run_folder import RunFolder
+
+CPU = torch.device("cpu")
+TINY = preset("demo").changed(
+    {
+        "data.spacing_mm": 1.0, "data.patch_size": (16, 16, 16), "model.base_channels": 2, "model.conv_depths": (1, 1, 1),
+        "model.mamba_depths": (1, 0, 1), "model.d_state": 2, "train.epochs": 3, "train.steps_per_epoch": 2,
+        "train.validate_every_epochs": 1, "optim.warmup_epochs": 1, "data.workers": 0,
+    }
+)  # fmt: skip
+
+
+@pytest.fixture
+def data(cases_folder, tmp_path):
+    return split_cases(prepare_cases(find_cases(cases_folder), tmp_path / "cache", TINY.data), TINY.data)
+
+
+def weights(epoch):
+    return {name: value.clone() for name, value in epoch.checkpoint["model"].items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_repeats_bit_for_bit_and_another_seed_differs(data):
+    runs = [[weights(e) for e in fit(TINY.changed({"seed": seed}), data, CPU)][-1] for seed in (0, 0, 1)]
+    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+
+
+def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data):
+    whole = [(copy.deepcopy(e.checkpoint), e.metrics) for e in fit(TINY, data, CPU)]
+    rest = list(fit(TINY, data, CPU, resume_from=whole[0][0]))
+    assert [e.number for e in rest] == [2, 3]
+    assert same(weights(rest[-1]), whole[-1][0]["model"])
+    untimed = [{k: v for k, v in m.items() if not k.startswith("time/")} for m in (rest[-1].metrics, whole[-1][1])]
+    assert untimed[0] == untimed[1]
+
+
+def test_the_loss_falls_on_data_that_can_be_learnt(data):
+    config = TINY.changed({"train.epochs": 6, "train.steps_per_epoch": 8, "model.base_channels": 4, "optim.lr": 5e-3})
+    losses = [e.metrics["train/loss"] for e in fit(config, data, CPU)]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_accumulating_two_batches_of_one_equals_one_batch_of_two(data):
+    base = {"train.epochs": 1, "train.steps_per_epoch": 1, "model.norm": "instance", "optim.warmup_epochs": 0, "loss.dice_weight": 0.0}
+    base["data.patch_size"] = (32, 32, 16)
+    epochs = [next(iter(fit(TINY.changed(base | {"train.batch_size": b, "train.accumulation": 2 // b}), data, CPU))) for b in (1, 2)]
+    one, two = ([state["exp_avg"] for state in e.checkpoint["optimizer"]["state"].values()] for e in epochs)  # a tenth of the gradient
+    assert any(g.abs().max() > 1e-3 for g in two)
+    assert all(torch.allclose(g, h, atol=1e-6) for g, h in zip(one, two, strict=True))
+
+
+def test_validation_falls_where_it_is_asked_for_and_always_at_the_end(data):
+    epochs = list(fit(TINY.changed({"train.validate_every_epochs": 2}), data, CPU))
+    assert [("val/dice_mean" in e.metrics) for e in epochs] == [False, True, True]
+
+
+def test_early_stopping_counts_epochs_without_a_better_minival_dice(data, monkeypatch):
+    scores = iter([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
+    monkeypatch.setattr(fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}])
+    epochs = list(fit(TINY.changed({"train.epochs": 6, "train.early_stop_epochs": 2}), data, CPU))
+    assert [e.number for e in epochs] == [1, 2, 3, 4]
+    assert [e.is_best for e in epochs] == [True, True, False, False]
+    assert epochs[-1].metrics["val/best_dice_mean"] == 0.5
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_the_batch(data, monkeypatch):
+    monkeypatch.setattr(fit_module, "dice_ce_loss", lambda logits, *rest: logits.float().mean() * float("nan"))
+    with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+"):
+        list(fit(TINY, data, CPU))
+
+
+def test_weight_decay_spares_norms_biases_and_the_scans_own_parameters(data):
+    model = build_model(TINY.model)
+    decayed, undecayed = (set(map(id, group)) for group in decay_groups(model))
+    named = dict(model.named_parameters())
+    assert decayed | undecayed == set(map(id, named.values())) and not decayed & undecayed
+    for name, parameter in named.items():
+        spared = name.endswith(("A_log", ".D", "bias")) or parameter.ndim == 1
+        assert (id(parameter) in undecayed) == spared, name
+
+
+def test_the_shares_of_tumour_patches_are_reported(data):
+    metrics = next(iter(fit(TINY.changed({"data.tumour_centre_share": 1.0}), data, CPU))).metrics
+    assert metrics["train/tumour_centre_share"] == 1.0 and metrics["train/tumour_patch_share"] > 0.5
+
+
+def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(data, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    config = TINY.changed({"train.keep_every_epochs": 2})
+    stopped = train_run(config, data, folder, CPU)
+    next(stopped)
+    stopped.close()
+    assert [e.number for e in train_run(config, data, folder, CPU)] == [2, 3]
+    metrics, rows = judge_run(config, data, folder, CPU)
+    names = {str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file()}
+    assert {
+        "checkpoints/best_metric_model.pth", "checkpoints/last.pth", "checkpoints/epoch_0002.pth", "config.json",
+        "metrics/history.json", "metrics/final_metrics.json", "plots/training_curves.png", "plots/val_predictions_epoch_0003.png",
+    } <= names  # fmt: skip
+    assert any(name.startswith("logs/events.out.tfevents") for name in names)
+    assert {"judge/dice_mean", "judge/dice_ET", "judge/hd95_mm_WT", "model/parameters"} <= metrics.keys()
+    assert [row["case"] for row in rows] == [case.id for case in data.judge]
+    assert [entry["epoch"] for entry in folder.read_history(3)] == [1, 2, 3]
+    assert list(train_run(config, data, folder, CPU)) == [], "a finished run has nothing left to train"
+
+
+def test_with_a_separate_judge_set_the_best_checkpoint_is_judged(data, tmp_path, monkeypatch):
+    for own_minival, judged, epoch in ((True, "best", 1), (False, "last", 3)):
+        scores = iter([0.9, 0.1, 0.1])
+        rows = lambda *args, scores=scores: [{"case": "x"} | dict.fromkeys(("dice_mean", "dice_ET", "dice_TC", "dice_WT"), next(scores))]
+        monkeypatch.setattr(fit_module, "validate", rows)
+        folder = RunFolder(tmp_path / judged)
+        split = dataclasses.replace(data, judge_is_minival=not own_minival)
+        list(train_run(TINY, split, folder, CPU))
+        judge_run(TINY, split, folder, CPU)
+        final = json.loads(folder.final_metrics.read_text())
+        assert (final["judged_checkpoint"], final["judged_epoch"]) == (judged, epoch)
