@@ -27,14 +27,14 @@ class Trial:
     arm: str
     seed: int
     status: str
-    """MLflow's: FINISHED, FAILED, KILLED or RUNNING."""
+    """MLflow's: FINISHED, FAILED, KILLED or RUNNING; NOT STARTED where the trial has no run."""
     reason: str = ""
     """Why it did not finish; empty when it did."""
     folder: str = ""
     params: dict = field(default_factory=dict)
     """The full flat configuration, as MLflow's strings."""
     metrics: dict = field(default_factory=dict)
-    """Last values: judge/dice_mean, judge/dice_ET, ..., last/judge_..., model/parameters, time/train_s, time/total_s ..."""
+    """Last values: judge/dice_mean, judge/dice_ET, ..., last/judge_..., model/parameters, time/train_total_s, time/judge_s ..."""
     history: dict = field(default_factory=dict)
     """Metric name to a list of (step, value): train/loss, val/dice_mean, val/dice_ET ..."""
     judge_cases: list = field(default_factory=list)

@@ -94,27 +94,38 @@ def _missing_seeds(study, arms, scores):
     for arm, found in zip(arms, scores, strict=True):
         missing = [seed for seed in study.seeds if seed not in found]
         if missing:
-            notes += (f"{arm}: no judged trial of seed{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}, left out of the pairs",)
+            notes += (f"{arm} has no judged trial of seed{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}",)
     return notes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One arm against the baseline."""
+    """`arm` against `versus`, on every region."""
 
     arm: str
+    versus: str
     regions: dict
     """Region to Difference."""
-    p_holm: float
-    """p of the decision region, adjusted over all arms; the other regions are descriptive and get no p."""
+    p_holm: float = math.nan
+    """p on the decision region, adjusted over all arms; the other regions are descriptive and get none."""
 
 
 def compare_arms(study):
-    """A Comparison of every arm but the baseline, in the study's order."""
-    arms = [arm for arm in study.arms if arm != study.baseline]
-    found = [{region: difference(study, arm, study.baseline, region) for region in REGIONS} for arm in arms]
-    adjusted = holm([regions[study.hypothesis.region].p_value for regions in found])
-    return tuple(Comparison(arm=a, regions=r, p_holm=p) for a, r, p in zip(arms, found, adjusted, strict=True))
+    """A Comparison of every arm with the baseline, in the study's order, Holm-adjusted.
+
+    Where the hypothesis' contrast is not one of them it comes first, on its own: one test, declared beforehand, needs no adjustment.
+    """
+
+    def compare(arm, versus):
+        return {region: difference(study, arm, versus, region) for region in REGIONS}
+
+    claim = study.hypothesis
+    found = [(arm, compare(arm, study.baseline)) for arm in study.arms if arm != study.baseline]
+    adjusted = holm([regions[claim.region].p_value for _, regions in found])
+    rows = [Comparison(arm=arm, versus=study.baseline, regions=r, p_holm=p) for (arm, r), p in zip(found, adjusted, strict=True)]
+    if claim.than != study.baseline:
+        rows.insert(0, Comparison(arm=claim.better, versus=claim.than, regions=compare(claim.better, claim.than)))
+    return tuple(rows)
 
 
 @dataclass(frozen=True, kw_only=True)

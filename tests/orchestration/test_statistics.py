@@ -95,7 +95,7 @@ def test_a_failed_trial_leaves_its_seed_out_of_the_pairs_and_says_so(make_study)
     study = make_study({"a": 0.0, "b": 0.03}, failed={("b", 2)})
     found = difference(study, "b", "a", "WT")
     assert found.seeds == (0, 1, 3, 4)
-    assert found.notes == ("b: no judged trial of seed 2, left out of the pairs",)
+    assert found.notes == ("b has no judged trial of seed 2",)
     assert "Only 4 of 5 planned seeds could be paired." in verdict(study).sentence
 
 
@@ -107,10 +107,16 @@ def test_a_case_that_one_trial_did_not_score_is_left_out_everywhere(make_study):
     assert "1 judge case left out" in found.notes[0]
 
 
-def test_only_the_decision_region_is_tested_and_adjusted(make_study):
+def test_every_arm_is_compared_with_the_baseline_and_adjusted(make_study):
     rows = compare_arms(make_study())
-    assert [row.arm for row in rows] == ["depth 1", "depth 2", "depth 4"]
+    assert [(row.arm, row.versus) for row in rows] == [("depth 1", "depth 0"), ("depth 2", "depth 0"), ("depth 4", "depth 0")]
     assert [row.p_holm for row in rows] == pytest.approx(holm([row.regions["WT"].p_value for row in rows]))
+
+
+def test_a_question_that_leaves_the_baseline_out_comes_first_and_unadjusted(make_study):
+    question, *others = compare_arms(make_study(baseline="depth 2", than="depth 0"))
+    assert (question.arm, question.versus) == ("depth 4", "depth 0") and math.isnan(question.p_holm)
+    assert [row.versus for row in others] == ["depth 2"] * 3
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def test_one_judge_case_is_undecided_and_says_why(make_study):
 def test_an_arm_without_finished_trials_is_undecided_and_named(make_study):
     found = verdict(make_study({"a": 0.0, "b": 0.2}, failed={("b", seed) for seed in range(5)}))
     assert found.answer == "undecided"
-    assert "b: no judged trial of seeds 0, 1, 2, 3, 4" in found.sentence
+    assert "b has no judged trial of seeds 0, 1, 2, 3, 4" in found.sentence
 
 
 def test_a_hypothesis_about_an_unknown_arm_is_undecided(make_study):
