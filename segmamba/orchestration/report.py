@@ -109,13 +109,12 @@ def render_terminal(study, console):
     from rich.text import Text
 
     headers, rows = arm_table(study)
-    table = Table(
-        title="Dice in points, mean ± sd over seeds, on the judge set", title_justify="left", title_style="", box=None, pad_edge=False
-    )
+    title = "Dice in points, mean±sd over seeds, on the judge set; * is the baseline"
+    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, collapse_padding=True)
     for header in headers:
-        table.add_column(header, justify="left" if header == "arm" else "right")
+        table.add_column(_compact(header), justify="left" if header == "arm" else "right", no_wrap=header != "arm")
     for row in rows:
-        table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
+        table.add_row(*(Text(_compact(text), style="bold" if best else "") for text, best in row))
     found = verdict(study)
     colour = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}[found.answer]
     console.print()
@@ -124,6 +123,14 @@ def render_terminal(study, console):
     console.print(Text(found.sentence, style=colour))
     if study.data.get("phantom"):
         console.print(Text(PHANTOM_NOTICE, style="bold"))
+
+
+def _compact(text):
+    """Cells and headers of the page, short enough for a terminal of 80 columns."""
+    for long, short in ((" (baseline)", " *"), (" \N{PLUS-MINUS SIGN} ", "\N{PLUS-MINUS SIGN}"), (" of ", "/"), ("mean Dice", "mean"),
+                        ("HD95 (mm)", "HD95"), ("parameters", "params"), ("training", "time"), ("last checkpoint", "last")):  # fmt: skip
+        text = text.replace(long, short)
+    return text
 
 
 def _content(study, folder):

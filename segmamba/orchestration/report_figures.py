@@ -52,6 +52,7 @@ def draw_differences(study):
         title = "mean of regions" if region == "mean" else region
         panel.set_title(f"{title} (decides)" if region == decides else title, fontweight="bold" if region == decides else "normal")
         panel.tick_params(axis="y", length=0, pad=7)
+        panel.xaxis.get_major_locator().set_params(nbins=4)
         panel.set(xlim=limits, ylim=(0.55 - len(rows), 0.5))
     panels[0].set_yticks([-y for y in range(len(rows))], labels)
     for tick, row in zip(panels[0].get_yticklabels(), rows, strict=True):
@@ -111,7 +112,7 @@ def draw_curves(study):
         for arm, colour in arm_colours(study).items():
             _draw_arm_curves(panel, [t for t in study.trials if t.arm == arm], name, scale, colour, _line_style(study, arm))
         panel.set(xlabel="epoch", title=label)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         panel.grid(axis="y", color=RULE, lw=0.6)
     _arm_legend(figure, study)
     return figure
@@ -123,7 +124,7 @@ def _draw_arm_curves(panel, trials, name, scale, colour, style):
         curve = [(step, scale * value) for step, value in trial.history.get(name, []) if math.isfinite(value)]
         if not curve:
             continue
-        panel.plot(*zip(*curve, strict=True), color=colour, lw=0.7, alpha=0.45, ls=style)
+        panel.plot(*zip(*curve, strict=True), color=colour, lw=0.7, alpha=0.45, ls=style, marker=_dot(curve), ms=3)
         if trial.status == "FINISHED":
             for step, value in curve:
                 values.setdefault(step, []).append(value)
@@ -131,7 +132,12 @@ def _draw_arm_curves(panel, trials, name, scale, colour, style):
             panel.plot(*curve[-1], "x", color=colour, ms=5)  # where it broke off
     if values:
         steps = sorted(values)
-        panel.plot(steps, [np.mean(values[step]) for step in steps], color=colour, lw=1.8, ls=style)
+        panel.plot(steps, [np.mean(values[step]) for step in steps], color=colour, lw=1.8, ls=style, marker=_dot(steps), ms=5)
+
+
+def _dot(curve):
+    """A short curve needs its points marked; one of a single point is nothing but its point."""
+    return "o" if len(curve) <= 5 else ""
 
 
 def draw_cost(study):
@@ -171,7 +177,7 @@ def draw_cases(study):
     """The hypothesis' contrast patient by patient: the mean over seeds of each judge case, sorted."""
     claim = study.hypothesis
     found = difference(study, claim.better, claim.than, claim.region)
-    if len(found.case_differences) < 2:
+    if len(found.case_differences) < 5:  # fewer are better read in the per-case table
         return None
     heights = 100 * np.sort(found.case_differences)
     figure = _figure(height_in=2.3)
@@ -222,7 +228,7 @@ def draw_all(study):
         figures = {name: draw(study) for name, draw in FIGURES.items()}
         figures = {name: figure for name, figure in figures.items() if figure}
         for figure in figures.values():
-            figure.draw_without_rendering()  # settles the layout while the style holds
+            figure.draw_without_rendering()  # makes the ticks while the style holds
         return figures
 
 
@@ -251,7 +257,8 @@ def to_svg(figure, name):
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # the HTML parser knows both namespaces
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    ids = {}  # numbered, since matplotlib derives some from positions whose last digit varies from run to run
+    svg = re.sub(r'(\bid="|url\(#|href="#)([^")]+)', lambda m: f"{m[1]}{name}-{ids.setdefault(m[2], len(ids))}", svg)
     svg = re.sub(r'<svg width="[^"]*" height="[^"]*"|<svg height="[^"]*"', "<svg", svg, count=1)
     for colour, variable in PAGE_COLOURS.items():
         svg = svg.replace(colour, f"var({variable})")

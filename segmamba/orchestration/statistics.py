@@ -12,7 +12,7 @@ import numpy as np
 from segmamba.orchestration.crossed import Crossed, crossed, holm
 
 REGIONS = ("mean", "ET", "TC", "WT")
-MOST_SEEDS, MOST_CASES = 100, 10_000
+MOST_SEEDS, MOST_CASES = 30, 2000
 """Beyond these, "run more" is no advice; the verdict says so instead of naming a number."""
 
 
@@ -229,7 +229,10 @@ def _advice(further_seeds, further_cases):
         ways.append(f"about {count(further_cases, 'further judge case')}")
     if ways:
         return f"{' or '.join(ways)} would decide it if estimate and spread stay as they are"
-    return "neither more seeds nor more judge cases alone would decide it: the estimate lies too close to the limit, or the spread is too large"
+    return (
+        f"neither {MOST_SEEDS} further seeds nor {MOST_CASES} further judge cases alone would decide it: "
+        "the estimate lies too close to the limit, or the spread is too large"
+    )
 
 
 def _caveats(study, found):

@@ -40,7 +40,7 @@ def text(request, folder):
 
 def test_the_answer_stands_right_below_the_question(study, text):
     body = re.sub(r"<[^>]+>", "", text[text.index("<body>") :] if "<body>" in text else text)
-    body = body.replace("*", "")
+    body = body.replace("*", "").replace("\N{NO-BREAK SPACE}", " ")
     sentence = verdict(study).sentence
     assert body.index(study.question) < body.index(sentence) < body.index(PHANTOM_NOTICE) < body.index(study.hypothesis.claim)
 
@@ -164,10 +164,20 @@ def test_terminal_shows_every_arm_the_verdict_and_the_notice(study):
     assert verdict(study).sentence in shown and PHANTOM_NOTICE in shown
 
 
+def test_the_terminal_table_fits_into_eighty_columns():
+    screen, study = io.StringIO(), synthetic_study(seeds=2, cases=3)
+    distances = {f"judge/hd95_mm_{region}": 120.0 + 20 * seed for seed in (0, 1) for region in ("ET", "TC", "WT")}
+    study = dataclasses.replace(study, trials=tuple(dataclasses.replace(t, metrics=t.metrics | distances) for t in study.trials))
+    render_terminal(study, Console(file=screen, width=80))
+    rows = [line for line in screen.getvalue().splitlines() if line.startswith("depth ") and line.rstrip().endswith("2/2")]
+    assert len(rows) == len(study.arms)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in screen.getvalue()
+
+
 def test_terminal_prints_names_in_brackets_as_they_are():
     screen = io.StringIO()
     render_terminal(synthetic_study({"[2, 2, 2]": 0.0, "[red]": 0.02}, seeds=2, cases=3), Console(file=screen, width=200))
-    assert "[2, 2, 2] (baseline)" in screen.getvalue() and "[red]" in screen.getvalue()
+    assert "[2, 2, 2] *" in screen.getvalue() and "[red]" in screen.getvalue()
 
 
 def test_an_arm_keeps_its_colour_and_the_baseline_is_grey(study):

@@ -137,8 +137,8 @@ def test_a_sure_effect_below_the_margin_is_not_supported(make_study):
 
 
 def test_undecided_names_further_seeds_that_mostly_decide(make_study):
-    truth = {"cases": 100, "seed_sd": 0.02, "case_sd": 0.005}
-    study = make_study({"a": 0.0, "b": 0.02}, seeds=4, **truth)
+    truth = {"cases": 100, "seed_sd": 0.015, "case_sd": 0.005}
+    study = make_study({"a": 0.0, "b": 0.02}, seeds=4, draw_seed=5, **truth)
     found = verdict(study)
     assert found.answer == "undecided" and f"about {found.further_seeds} further seeds" in found.sentence
     more = [make_study({"a": 0.0, "b": found.difference.mean}, seeds=4 + found.further_seeds, draw_seed=i, **truth) for i in range(20)]
