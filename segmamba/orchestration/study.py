@@ -14,8 +14,6 @@ from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.orchestration.results import Study
 
-PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
