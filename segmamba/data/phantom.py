@@ -23,7 +23,7 @@ from segmamba.data.phantom_head import HEAD_BOX_MM, Grid, is_deep_white_matter, 
 from segmamba.errors import UserError
 from segmamba.files import write_json
 
-GENERATOR_VERSION = 1  # raise it whenever the voxels of a case change
+GENERATOR_VERSION = 2  # raise it whenever the voxels of a case change
 SMALLEST_SIZE, LARGEST_SIZE = (48, 48, 48), (240, 240, 155)
 CONVENTION = "brats2018"
 SUFFIXES = dict(zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True))
@@ -34,12 +34,12 @@ SUFFIXES = dict(zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True))
 TISSUES = {
     "gm":     (  80,   84,  106,  104, 0.06),
     "wm":     ( 100,  100,   82,   86, 0.04),
-    "csf":    (  40,   42,  185,   46, 0.10),
+    "csf":    (  40,   42,  210,   46, 0.10),
     "wmh":    (  76,   78,  142,  148, 0.08),
-    "vessel": (  80,  165,  115,  112, 0.12),
-    "plexus": (  75,  155,  130,  112, 0.12),
+    "vessel": (  76,  160,  120,  120, 0.12),
+    "plexus": (  76,  158,  125,  118, 0.12),
     ED:       (  75,   77,  142,  148, 0.08),
-    NCR:      (  46,   50,  175,   68, 0.15),
+    NCR:      (  46,   50,  190,   68, 0.15),
     ET:       (  76,  160,  120,  120, 0.12),
 }  # fmt: skip
 LOOK_ALIKES = ("wmh", "vessel", "plexus")

@@ -118,7 +118,7 @@ def _template_voxels(rng, grid, foci):
     """Where in the template each voxel comes from, (3, x, y, z): growth of the foci, size, tilt and a smooth deformation."""
     scale = BRAIN_SCALE * rng.normal(1, 0.02, 3).clip(0.95, 1.04)
     tilt = rng.normal(0, math.radians(2.5), 3)
-    at = [grid.axis_mm(axis) + 3.0 * smooth_field(rng, grid, 80) + 0.8 * smooth_field(rng, grid, 30) for axis in range(3)]
+    at = [grid.axis_mm(axis) + 2.2 * smooth_field(rng, grid, 80) + 0.8 * smooth_field(rng, grid, 30) for axis in range(3)]
     for focus in foci:
         offset = grid.offset_mm(focus.centre_mm)
         push = 0.35 * np.exp(-sum(o**2 for o in offset) / (1.6 * focus.radius_mm) ** 2)
@@ -131,7 +131,7 @@ def _template_voxels(rng, grid, foci):
 
 def _look_alikes(rng, grid, tissue, brain, depth):
     # Two random fields are both near 0 along winding curves: vessels, densest in the sulci and at the surface.
-    winding = np.exp(-sum(smooth_field(rng, grid, 26) ** 2 for _ in range(2)) / (0.04 + 0.03 * grid.spacing_mm))
+    winding = np.exp(-sum(smooth_field(rng, grid, 26) ** 2 for _ in range(2)) / (0.05 + 0.03 * grid.spacing_mm))
     vessel = winding * np.clip(tissue["csf"] + tissue["gm"] + np.exp(-((depth / 14) ** 2)), 0, 1)
     ventricle = tissue["csf"] * (depth > 22)
     plexus = ventricle * soft_step(smooth_field(rng, grid, 12) - 0.7, 0.3)

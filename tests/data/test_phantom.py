@@ -15,7 +15,7 @@ from segmamba.errors import UserError
 
 SMALL = (48, 48, 48)
 DEMO = (64, 64, 48)
-MANY = range(32)
+MANY = range(24)
 
 
 @functools.cache
