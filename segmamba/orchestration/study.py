@@ -76,6 +76,7 @@ def run_study(spec, options, progress):
     experiment = tracking.open_store(uri, options.output)
     folder = next_run_folder(Path(options.output).resolve(), spec.name)
     study = _planned(spec, options, base, cases, source, data, environment, folder, uri)
+    _announce(study, options, resources, progress)
     parent = tracking.start_study(uri, experiment, study)
     status = "FAILED"
     try:
@@ -93,11 +94,11 @@ def run_study(spec, options, progress):
 def _cases(options, base, progress):
     """(labelled cases, what they are)."""
     if options.data is None:
-        from segmamba.data.phantom import write_phantom
+        from segmamba.data.phantom import GENERATOR_VERSION, write_phantom
 
         phantom = base.phantom
         size = "x".join(map(str, phantom.size))
-        folder = Path(options.output).resolve() / "phantom" / f"{phantom.cases}_cases_{size}_seed{phantom.seed}"
+        folder = Path(options.output).resolve() / "phantom" / f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
         write_phantom(folder, cases=phantom.cases, size=phantom.size, seed=phantom.seed, progress=progress.steps("making phantom cases"))
         return find_cases(folder, options.labels), f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
     found = find_cases(options.data, options.labels)
@@ -139,6 +140,18 @@ def _planned(spec, options, base, cases, source, data, environment, folder, uri)
         environment=environment, command=shlex.join([Path(sys.executable).name, *sys.argv]), mlflow_uri=uri, parent_run_id="",
         seconds=0.0, trials=(),
     )  # fmt: skip
+
+
+def _announce(study, options, resources, progress):
+    """What is about to happen, before it takes hours."""
+    data = study.data
+    origin = "from the files' naming" if options.labels == "auto" else "stated"
+    where = f"GPU, {resources.gpus:g} a trial" if resources.gpus else "CPU"
+    progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
+    progress.say(f"cases    {len(data['train'])} train, {len(data['minival'])} minival, {len(data['judge'])} judge")
+    for note in data["notes"]:
+        progress.say(f"note     {note}")
+    progress.say(f"trials   {len(study.arms)} arms x {len(study.seeds)} seeds, {resources.at_once} at once ({where}), preset {study.preset}")
 
 
 def _context(configs, data, folder, uri, experiment, parent, study, resources):

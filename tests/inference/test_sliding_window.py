@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from segmamba.inference.sliding_window import gaussian_weights, predict_probabil
 def test_windows_cover_every_voxel_with_the_overlap_asked_for(side, window, overlap):
     starts = window_starts(side, window, overlap)
     assert starts[0] == 0 and (side <= window or starts[-1] == side - window)
-    steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(starts)]
     assert all(0 < s <= max(1, int(window * (1 - overlap))) for s in steps)
 
 

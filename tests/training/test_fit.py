@@ -15,6 +15,7 @@ from segmamba.training.fit import NonFiniteLoss, fit
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder
 
+SCORE_NAMES = ("dice_ET", "dice_TC", "dice_WT", "dice_mean")
 CPU = torch.device("cpu")
 TINY = preset("demo").changed(
     {
@@ -125,8 +126,7 @@ def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(d
 def test_with_a_separate_judge_set_the_best_checkpoint_is_judged(data, tmp_path, monkeypatch):
     for own_minival, judged, epoch in ((True, "best", 1), (False, "last", 3)):
         scores = iter([0.9, 0.1, 0.1])
-        rows = lambda *args, scores=scores: [{"case": "x"} | dict.fromkeys(("dice_mean", "dice_ET", "dice_TC", "dice_WT"), next(scores))]
-        monkeypatch.setattr(fit_module, "validate", rows)
+        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [{"case": "x"} | dict.fromkeys(SCORE_NAMES, next(scores))])
         folder = RunFolder(tmp_path / judged)
         split = dataclasses.replace(data, judge_is_minival=not own_minival)
         list(train_run(TINY, split, folder, CPU))
