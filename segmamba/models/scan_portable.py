@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 CHUNK_TOKENS = 32
-SEGMENT_ELEMENTS = 2**20  # b * l * n * c of one segment: 4 MiB of fp32, which the caches of a CPU core hold
+SEGMENT_ELEMENTS = 2**18  # b * l * n * c of one segment: 1 MiB of fp32. The backward holds five such tensors, as many as caches like
 
 
 def portable_scan(x, delta, A, B, C, D, bias):
@@ -28,13 +28,12 @@ def portable_scan(x, delta, A, B, C, D, bias):
 class _PortableScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, delta, A, B, C, D, bias):
-        step = F.softplus(delta + bias)
-        segments = _segments(x, A)
         state = x.new_zeros(x.shape[0], A.shape[1], A.shape[0])
         y, borders, At = torch.empty_like(x), [], A.t().contiguous()
-        for span in segments:
+        for span in _segments(x, A):
             borders.append(state)
-            decay, u, chunk_decay, _ = _terms(x[:, span], step[:, span], At, B[:, span])
+            step = F.softplus(delta[:, span] + bias)
+            decay, u, chunk_decay, _ = _terms(x[:, span], step, At, B[:, span])
             states, state = _run(decay, u, chunk_decay, state)
             y[:, span] = _tokens(_chunks(C[:, span], len(states)).unsqueeze(-2) @ states, span)
         ctx.save_for_backward(x, delta, A, B, C, D, bias, *borders)
@@ -44,27 +43,28 @@ class _PortableScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x, delta, A, B, C, D, bias, *borders = ctx.saved_tensors
-        step, At = F.softplus(delta + bias), A.t().contiguous()
-        dx, dstep, dB, dC = (torch.empty_like(t) for t in (x, step, B, C))
+        At = A.t().contiguous()
+        dx, ddelta, dB, dC = (torch.empty_like(t) for t in (x, delta, B, C))
         dAt, carry = torch.zeros_like(At), torch.zeros_like(borders[0])
         for span, border in reversed(list(zip(_segments(x, A), borders, strict=True))):
-            decay, u, chunk_decay, scaled = _terms(x[:, span], step[:, span], At, B[:, span])
+            raw = delta[:, span] + bias
+            step = F.softplus(raw)
+            decay, u, chunk_decay, scaled = _terms(x[:, span], step, At, B[:, span])
             states, _ = _run(decay, u, chunk_decay, border)
-            length = len(states)
-            dy_chunks, step_chunks, B_chunks = (_chunks(t[:, span], length) for t in (dy, step, B))
+            dy_chunks, step_chunks, B_chunks, C_chunks = (_chunks(t, len(states)) for t in (dy[:, span], step, B[:, span], C[:, span]))
             dC[:, span] = _tokens(states @ dy_chunks.unsqueeze(-1), span)
-            dstates = _chunks(C[:, span], length).unsqueeze(-1) * dy_chunks.unsqueeze(-2)
+            dstates = C_chunks.unsqueeze(-1) * dy_chunks.unsqueeze(-2)
             carry = _run_back(decay, dstates, chunk_decay, carry)
             dB[:, span] = _tokens(dstates @ scaled.unsqueeze(-1), span)
             dscaled = _tokens(B_chunks.unsqueeze(-2) @ dstates, span)
-            # d/d(delta A) = dh_t * h_{t-1} * a_t
+            dx[:, span] = dscaled * step
+            # d loss / d (delta A) = dh_t * h_{t-1} * a_t
             dexponent = dstates.mul_(decay)
             dexponent[1:].mul_(states[:-1])
             dexponent[0].mul_(_first_states(states, border))
-            dstep[:, span] = _tokens((dexponent * At).sum(-2, keepdim=True), span) + dscaled * x[:, span]
-            dAt += torch.mul(dexponent, step_chunks.unsqueeze(-2), out=states).sum((0, 1, 2))
-            dx[:, span] = dscaled * step[:, span]
-        ddelta = dstep * torch.sigmoid(delta + bias)
+            dAt += torch.mul(dexponent, step_chunks.unsqueeze(-2), out=decay).sum((0, 1, 2))
+            dstep = _tokens(dexponent.mul_(At).sum(-2, keepdim=True), span)
+            ddelta[:, span] = dstep.addcmul_(dscaled, x[:, span]).mul_(torch.sigmoid(raw))
         dD = torch.einsum("blc,blc->c", dy, x)
         return dx.addcmul_(dy, D), ddelta, dAt.t(), dB, dC, dD, ddelta.sum((0, 1))
 
@@ -72,7 +72,7 @@ class _PortableScan(torch.autograd.Function):
 def _segments(x, A):
     """Slices of tokens, each a whole number of chunks long, except the last."""
     batch, length, _ = x.shape
-    tokens = max(SEGMENT_ELEMENTS // (batch * A.numel()) // CHUNK_TOKENS, 1) * CHUNK_TOKENS
+    tokens = max(SEGMENT_ELEMENTS // (batch * A.numel()) // CHUNK_TOKENS, 2) * CHUNK_TOKENS
     return [slice(start, min(start + tokens, length)) for start in range(0, length, tokens)]
 
 
