@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segmamba.models.scan import selective_scan
+from segmamba.models.scan import causal_conv_silu, selective_scan
 
 
 def norm_layer(kind, channels):
@@ -78,17 +78,11 @@ class Mamba(nn.Module):
 
     def forward(self, tokens):
         x, gate = self.in_proj(tokens).chunk(2, dim=-1)
-        x = F.silu(causal_conv(x, self.conv1d.weight, self.conv1d.bias))
+        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.bias, implementation=self.scan)
         delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)
         y = selective_scan(x, delta, -torch.exp(self.A_log.float()), B, C, self.D, self.dt_proj.bias, implementation=self.scan)
         return self.out_proj(y * F.silu(gate))
-
-
-def causal_conv(x, weight, bias):
-    """Depthwise convolution along the tokens that sees no later token. x (B, L, C), weight (C, 1, width), bias (C)."""
-    width = weight.shape[-1]
-    return F.conv1d(F.pad(x.transpose(1, 2), (width - 1, 0)), weight, bias, groups=x.shape[-1]).transpose(1, 2)
 
 
 class MambaBlock(nn.Module):

@@ -14,59 +14,60 @@ Channels are innermost: every operation then runs over whole vectors, and channe
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 CHUNK_TOKENS = 32
 SEGMENT_ELEMENTS = 2**18  # b * l * n * c of one segment: 1 MiB of fp32. The backward holds five such tensors, as many as caches like
 
 
-def portable_scan(x, delta, A, B, C, D, bias):
-    """The recurrence of `segmamba.models.scan`; y has the dtype of A (fp32, or float64 for tests)."""
-    return _PortableScan.apply(*(t.to(A.dtype) for t in (x, delta)), A, *(t.to(A.dtype) for t in (B, C)), D, bias)
+def scan_forward(x, delta, A, B, C, D, bias):
+    """y in the dtype of x, and the states (segment, b, n, c) in front of every segment, which the backward starts from.
+
+    Computes in the dtype of A: fp32, or float64 for tests.
+    """
+    y_dtype, (x, delta, B, C) = x.dtype, (t.to(A.dtype) for t in (x, delta, B, C))
+    state = x.new_zeros(x.shape[0], A.shape[1], A.shape[0])
+    y, borders, At = torch.empty_like(x), [], A.t().contiguous()
+    for span in _segments(x, A):
+        borders.append(state)
+        step = F.softplus(delta[:, span] + bias)
+        decay, u, chunk_decay, _ = _terms(x[:, span], step, At, B[:, span])
+        states, state = _run(decay, u, chunk_decay, state)
+        y[:, span] = _tokens(_chunks(C[:, span], len(states)).unsqueeze(-2) @ states, span)
+    return y.addcmul_(x, D).to(y_dtype), torch.stack(borders)
 
 
-class _PortableScan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, delta, A, B, C, D, bias):
-        state = x.new_zeros(x.shape[0], A.shape[1], A.shape[0])
-        y, borders, At = torch.empty_like(x), [], A.t().contiguous()
-        for span in _segments(x, A):
-            borders.append(state)
-            step = F.softplus(delta[:, span] + bias)
-            decay, u, chunk_decay, _ = _terms(x[:, span], step, At, B[:, span])
-            states, state = _run(decay, u, chunk_decay, state)
-            y[:, span] = _tokens(_chunks(C[:, span], len(states)).unsqueeze(-2) @ states, span)
-        ctx.save_for_backward(x, delta, A, B, C, D, bias, *borders)
-        return y.addcmul_(x, D)
+def scan_backward(dy, x, delta, A, B, C, D, bias, borders):
+    """dx, d raw delta, dA, dB, dC, dD, d bias, each in the dtype of its input."""
+    dtypes, (dy, x, delta, B, C) = [t.dtype for t in (x, delta, A, B, C, D, bias)], (t.to(A.dtype) for t in (dy, x, delta, B, C))
+    At = A.t().contiguous()
+    dx, ddelta, dB, dC = (torch.empty_like(t) for t in (x, delta, B, C))
+    dAt, carry = torch.zeros_like(At), torch.zeros_like(borders[0])
+    for span, border in reversed(list(zip(_segments(x, A), borders, strict=True))):
+        raw = delta[:, span] + bias
+        step = F.softplus(raw)
+        decay, u, chunk_decay, scaled = _terms(x[:, span], step, At, B[:, span])
+        states, _ = _run(decay, u, chunk_decay, border)
+        dy_chunks, step_chunks, B_chunks, C_chunks = (_chunks(t, len(states)) for t in (dy[:, span], step, B[:, span], C[:, span]))
+        dC[:, span] = _tokens(states @ dy_chunks.unsqueeze(-1), span)
+        dstates = C_chunks.unsqueeze(-1) * dy_chunks.unsqueeze(-2)
+        carry = _run_back(decay, dstates, chunk_decay, carry)
+        dB[:, span] = _tokens(dstates @ scaled.unsqueeze(-1), span)
+        dscaled = _tokens(B_chunks.unsqueeze(-2) @ dstates, span)
+        dx[:, span] = dscaled * step
+        # d loss / d (delta A) = dh_t * h_{t-1} * a_t
+        dexponent = dstates.mul_(decay)
+        dexponent[1:].mul_(states[:-1])
+        dexponent[0].mul_(_first_states(states, border))
+        dAt += torch.mul(dexponent, step_chunks.unsqueeze(-2), out=decay).sum((0, 1, 2))
+        dstep = _tokens(dexponent.mul_(At).sum(-2, keepdim=True), span)
+        ddelta[:, span] = dstep.addcmul_(dscaled, x[:, span]).mul_(torch.sigmoid(raw))
+    dD = torch.einsum("blc,blc->c", dy, x)
+    gradients = dx.addcmul_(dy, D), ddelta, dAt.t(), dB, dC, dD, ddelta.sum((0, 1))
+    return tuple(gradient.to(dtype) for gradient, dtype in zip(gradients, dtypes, strict=True))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, delta, A, B, C, D, bias, *borders = ctx.saved_tensors
-        At = A.t().contiguous()
-        dx, ddelta, dB, dC = (torch.empty_like(t) for t in (x, delta, B, C))
-        dAt, carry = torch.zeros_like(At), torch.zeros_like(borders[0])
-        for span, border in reversed(list(zip(_segments(x, A), borders, strict=True))):
-            raw = delta[:, span] + bias
-            step = F.softplus(raw)
-            decay, u, chunk_decay, scaled = _terms(x[:, span], step, At, B[:, span])
-            states, _ = _run(decay, u, chunk_decay, border)
-            dy_chunks, step_chunks, B_chunks, C_chunks = (_chunks(t, len(states)) for t in (dy[:, span], step, B[:, span], C[:, span]))
-            dC[:, span] = _tokens(states @ dy_chunks.unsqueeze(-1), span)
-            dstates = C_chunks.unsqueeze(-1) * dy_chunks.unsqueeze(-2)
-            carry = _run_back(decay, dstates, chunk_decay, carry)
-            dB[:, span] = _tokens(dstates @ scaled.unsqueeze(-1), span)
-            dscaled = _tokens(B_chunks.unsqueeze(-2) @ dstates, span)
-            dx[:, span] = dscaled * step
-            # d loss / d (delta A) = dh_t * h_{t-1} * a_t
-            dexponent = dstates.mul_(decay)
-            dexponent[1:].mul_(states[:-1])
-            dexponent[0].mul_(_first_states(states, border))
-            dAt += torch.mul(dexponent, step_chunks.unsqueeze(-2), out=decay).sum((0, 1, 2))
-            dstep = _tokens(dexponent.mul_(At).sum(-2, keepdim=True), span)
-            ddelta[:, span] = dstep.addcmul_(dscaled, x[:, span]).mul_(torch.sigmoid(raw))
-        dD = torch.einsum("blc,blc->c", dy, x)
-        return dx.addcmul_(dy, D), ddelta, dAt.t(), dB, dC, dD, ddelta.sum((0, 1))
+
+def states_shape(x, A):
+    return len(_segments(x, A)), x.shape[0], A.shape[1], A.shape[0]
 
 
 def _segments(x, A):

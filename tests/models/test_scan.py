@@ -1,11 +1,17 @@
 """Every implementation of the selective scan computes the oracle's recurrence, exactly, in bounded memory."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segmamba.errors import UserError
 from segmamba.models import scan_portable
-from segmamba.models.scan import selective_scan
+from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 
 NAMES = ("x", "delta", "A", "B", "C", "D", "bias")
 
@@ -54,8 +60,8 @@ def test_large_steps_forget_without_nan(short_segments):
 
 def test_portable_gradients_pass_gradcheck(short_segments):
     inputs = random_inputs(batch=1, length=70, channels=2, states=2)
-    assert torch.autograd.gradcheck(scan_portable.portable_scan, inputs, fast_mode=True)
-    assert torch.autograd.gradcheck(scan_portable.portable_scan, random_inputs(batch=1, length=7, channels=2, states=2))
+    assert torch.autograd.gradcheck(selective_scan, inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(selective_scan, random_inputs(batch=1, length=7, channels=2, states=2))
 
 
 @pytest.mark.parametrize("implementation", ["portable", "sequential"])
@@ -67,6 +73,58 @@ def test_state_stays_fp32_inside_autocast(implementation):
         y = selective_scan(*inputs, implementation=implementation)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, selective_scan(*low, implementation=implementation).bfloat16())
+
+
+def test_gradients_stay_fp32_when_the_backward_runs_inside_autocast():
+    inputs = random_inputs(length=100, dtype=torch.float32)
+    want = output_and_gradients("portable", inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = output_and_gradients("portable", inputs)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_operator_keeps_torchs_rules_for_fake_tensors_and_autograd():
+    torch.library.opcheck(torch.ops.segmamba.portable_scan.default, tuple(random_inputs(dtype=torch.float32)))
+
+
+def test_scan_gives_shapes_of_meta_tensors():
+    inputs = [t.detach().to("meta").requires_grad_() for t in random_inputs(length=5000, dtype=torch.float32)]
+    got = output_and_gradients("auto", inputs)
+    assert got["y"].shape == inputs[0].shape and got["A"].shape == inputs[2].shape
+
+
+def test_a_cpu_takes_the_portable_scan_and_says_why_not_the_others():
+    name, why = choose_scan("auto", "cpu")
+    assert name == "portable" and "mamba_ssm" in why and "triton" in why
+
+
+@pytest.mark.parametrize("requested", ["mamba_ssm", "triton"])
+def test_a_scan_that_cannot_run_is_refused_with_the_setting_to_change(requested, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(UserError, match=f"model.scan = '{requested}'.*model.scan=auto"):
+        choose_scan(requested, "cpu")
+
+
+@pytest.mark.parametrize("width", [1, 4, 7])
+def test_causal_convolution_sees_no_later_token(width):
+    x, weight, bias = torch.randn(2, 9, 3), torch.randn(3, 1, width), torch.randn(3)
+    y = causal_conv_silu(x, weight, bias)
+    padded = torch.nn.functional.pad(x.transpose(1, 2), (width - 1, 0))
+    assert torch.allclose(y, torch.nn.functional.silu(torch.nn.functional.conv1d(padded, weight, bias, groups=3)).transpose(1, 2), atol=1e-5)
+    x[:, 5:] = 0
+    assert torch.equal(causal_conv_silu(x, weight, bias)[:, :5], y[:, :5])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("shape", [(1, 5, 3, 4), (2, 37, 40, 3), (1, 600, 8, 2)])
+def test_triton_kernels_equal_the_oracle_in_tritons_interpreter(shape):
+    script = f"""
+import torch
+from tests.models.test_scan import assert_matches_oracle, random_inputs
+assert_matches_oracle(random_inputs(*{shape}, dtype=torch.float32), implementation="triton", tolerance=1e-5)
+"""
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=300)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -86,8 +144,10 @@ class LargestTensor(TorchDispatchMode):
 def test_no_tensor_holds_a_state_for_every_token_and_no_loop_visits_every_token():
     length, channels, states = 2048, 64, 16
     inputs = random_inputs(batch=1, length=length, channels=channels, states=states, dtype=torch.float32)
+    inputs = [t.detach() for t in inputs]
     with LargestTensor() as seen:
-        output_and_gradients("portable", inputs)
+        y, borders = scan_portable.scan_forward(*inputs)
+        scan_portable.scan_backward(y, *inputs, borders)
     assert seen.elements <= length * channels * states / 8
     assert 0 < seen.steps < length  # forward, recomputation and backward together; a loop over tokens would take 3 * length
 
