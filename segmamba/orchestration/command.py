@@ -1,15 +1,14 @@
 """The command line that every study's script shares. Imports nothing slow: `--help` answers at once."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from segmamba.config import PRESETS, field_docs, parse_assignments
-from segmamba.errors import UserError
+from segmamba.command_line import print_settings, run_app
+from segmamba.config import PRESETS, parse_assignments
 
 
 def study_command(spec):
@@ -35,7 +34,7 @@ def study_command(spec):
         list_settings: Annotated[bool, typer.Option("--list-settings", help="Show every setting with its default and unit, and exit.")] = False,
     ):  # fmt: skip
         if list_settings:
-            _print_settings(preset)
+            print_settings(preset)
             return
 
         from segmamba.orchestration.study import StudyOptions
@@ -46,11 +45,7 @@ def study_command(spec):
         )
         raise typer.Exit(_run(spec.only(arms or []), options, as_json))
 
-    try:
-        app(standalone_mode=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_app(app)
 
 
 def _run(spec, options, as_json):
@@ -75,11 +70,3 @@ def _shown_uri(uri):
     if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
         return f"sqlite:///{path.relative_to(Path.cwd())}"
     return uri
-
-
-def _print_settings(preset_name):
-    from segmamba.config import preset
-
-    docs = field_docs()
-    for name, value in preset(preset_name).to_flat_dict().items():
-        print(f"{name} = {value}\n    {docs[name]}")

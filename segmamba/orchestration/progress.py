@@ -107,7 +107,7 @@ class StudyProgress:
             table.add_column(name, justify=side)
         for key, row in self.rows.items():
             epoch = f"{row.epoch}/{self.epochs}"
-            spent = _clock(row.seconds) if row.began else ""
+            spent = _clock(time.monotonic() - row.began if row.state == RUNNING else row.seconds) if row.began else ""
             table.add_row(key, row.state, epoch, _number(row.dice), _number(row.best), spent, style=STYLES[row.state])
         return table
 

@@ -77,7 +77,7 @@ def run_study(spec, options, progress):
     folder = next_run_folder(Path(options.output).resolve(), spec.name)
     study = _planned(spec, options, base, cases, source, data, environment, folder, uri)
     _announce(study, options, resources, progress)
-    parent = tracking.start_study(uri, experiment, study)
+    parent = tracking.start_study(uri, experiment, study, data)
     status = "FAILED"
     try:
         context = _context(configs, data, folder, uri, experiment, parent, study, resources)
@@ -151,7 +151,8 @@ def _announce(study, options, resources, progress):
     progress.say(f"cases    {len(data['train'])} train, {len(data['minival'])} minival, {len(data['judge'])} judge")
     for note in data["notes"]:
         progress.say(f"note     {note}")
-    progress.say(f"trials   {len(study.arms)} arms x {len(study.seeds)} seeds, {resources.at_once} at once ({where}), preset {study.preset}")
+    arms, seeds = len(study.arms), len(study.seeds)
+    progress.say(f"trials   {arms * seeds} (arms {arms} x seeds {seeds}), {resources.at_once} at once ({where}), preset {study.preset}")
 
 
 def _context(configs, data, folder, uri, experiment, parent, study, resources):
@@ -159,7 +160,7 @@ def _context(configs, data, folder, uri, experiment, parent, study, resources):
 
     tags = {
         "study": study.name, "preset": study.preset, "dataset": study.data["source"],
-        "labels_convention": study.data["convention"], "git_commit": study.environment["git commit"],
+        "labels_convention": study.data["convention"], "git_commit": study.environment["git commit"], "mlflow.source.name": study.command,
     }  # fmt: skip
     return StudyContext(configs, data, folder, uri, experiment, parent, tags, resources.cpus)
 

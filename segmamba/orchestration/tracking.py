@@ -4,6 +4,7 @@ The driver makes the store, the experiment and the parent; a trial finds or make
 restarted trial goes on in the same run; the driver alone gives final statuses.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from segmamba.orchestration.results import Hypothesis, Study, Trial
 from segmamba.orchestration.spec import TrialPlan
@@ -54,8 +55,8 @@ def open_store(uri, results):
         return client.create_experiment(name, artifact_location=location)
 
 
-def start_study(uri, experiment_id, study):
-    """The parent run's id. `study` is a Study without trials; all of it but the trials is kept as an artifact of the parent."""
+def start_study(uri, experiment_id, study, data):
+    """The parent run's id. `study` is a Study without trials, kept as an artifact of the parent; `data` is its Split."""
     client = MlflowClient(uri)
     tags = {
         "kind": "study",
@@ -64,11 +65,13 @@ def start_study(uri, experiment_id, study):
         "dataset": study.data["source"],
         "labels_convention": study.data["convention"],
         "git_commit": study.environment["git commit"],
+        "mlflow.source.name": study.command,
         "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
     }
     run_id = client.create_run(experiment_id, run_name=study.name, tags=tags).info.run_id
     params = {"question": study.question, "arms": ", ".join(study.arms), "seeds": len(study.seeds), "preset": study.preset}
     client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+    client.log_inputs(run_id, dataset_inputs(study.data["source"], data))
     stored = asdict(study)
     del stored["trials"]
     client.log_dict(run_id, stored, STUDY_FILE)
@@ -90,7 +93,7 @@ class TrialTracker:
 
     def __init__(self, uri, experiment_id, parent_id, key, tags):
         quiet()
-        self.client = MlflowClient(uri)
+        self.client, self.source = MlflowClient(uri), tags["dataset"]
         self.run_id = child_run(self.client, experiment_id, parent_id, key, tags)
 
     def log_config(self, flat):
@@ -99,10 +102,18 @@ class TrialTracker:
         for at in range(0, len(params), PARAM_LIMIT):
             self.client.log_batch(self.run_id, params=params[at : at + PARAM_LIMIT])
 
+    def log_data(self, data):
+        """The Split's three sets as dataset inputs; logging the same ones again is harmless."""
+        self.client.log_inputs(self.run_id, dataset_inputs(self.source, data))
+
     def log_metrics(self, metrics, step):
         """One request, whatever the number of metrics."""
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+    def logged_epochs(self):
+        """The epochs that the store has already: not empty where a trial goes on after its process died."""
+        return {metric.step for metric in self.client.get_metric_history(self.run_id, "train/loss")}
 
     def log_judge_cases(self, rows):
         """The per-case table, once: a second call would append to it."""
@@ -116,6 +127,17 @@ class TrialTracker:
     def log_reason(self, reason):
         """Why the trial did not finish."""
         self.client.log_batch(self.run_id, tags=[RunTag(REASON_TAG, reason[:5000])])
+
+
+def dataset_inputs(source, data):
+    """The three sets of a Split as MLflow dataset inputs; the digest changes with any file or preprocessing setting."""
+    inputs = []
+    for context, cases in (("train", data.train), ("minival", data.minival), ("judge", data.judge)):
+        digest = hashlib.sha256("\n".join(sorted(case.folder.name for case in cases)).encode()).hexdigest()[:16]
+        profile = json.dumps({"cases": len(cases), "ids": sorted(case.id for case in cases)})
+        dataset = Dataset(f"{context} ({len(cases)} cases)", digest, "local", json.dumps({"uri": source}), profile=profile[:16_000_000])
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return inputs
 
 
 def log_report(uri, study, report):

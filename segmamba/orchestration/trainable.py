@@ -61,8 +61,15 @@ def run_trial(assignment, context):
 def _train_and_judge(config, data, folder, tracker):
     device = choose_device()
     tracker.log_config(config.to_flat_dict())
+    tracker.log_data(data)
+    logged = tracker.logged_epochs()
+    for entry in folder.read_history(config.train.epochs):  # saved, but the process died before MLflow had it
+        if entry["epoch"] not in logged:
+            tracker.log_metrics({name: value for name, value in entry.items() if name != "epoch"}, entry["epoch"])
+            logged.add(entry["epoch"])
     for epoch in train_run(config, data, folder, device):
-        tracker.log_metrics(epoch.metrics, epoch.number)
+        if epoch.number not in logged:
+            tracker.log_metrics(epoch.metrics, epoch.number)
         tune.report({"epoch": epoch.number, "epochs": config.train.epochs} | epoch.metrics)
     metrics, rows = judge_run(config, data, folder, device)
     tracker.log_metrics(metrics, config.train.epochs)
