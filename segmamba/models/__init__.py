@@ -3,14 +3,24 @@
 import torch
 from torch import nn
 
-from segmamba.models.segmamba import SegMamba
+from segmamba.models.baselines import control_plan, unet_plan
+from segmamba.models.peers import PEERS
+from segmamba.models.segmamba import SegMamba, segmamba_plan
 
 __all__ = ["build_model", "decay_groups"]
 
+PLANS = {"segmamba": segmamba_plan, "unet": unet_plan, "control": control_plan}
+
 
 def build_model(config):
-    """The network of a ModelConfig: (B, 4, D, H, W) float to logits (B, 4, D, H, W). Initial weights follow torch's global seed."""
-    return SegMamba(config).to(memory_format=torch.channels_last_3d)
+    """The network of a ModelConfig: (B, 4, D, H, W) float to logits (B, 4, D, H, W). Initial weights follow torch's global seed.
+
+    With `deep_supervision` it returns a list of logits in training mode, full resolution first.
+    UserError where the network's package is missing, and in its forward where a side of the input does not fit.
+    """
+    if config.name in PEERS:
+        return PEERS[config.name](config)
+    return SegMamba(config, PLANS[config.name](config)).to(memory_format=torch.channels_last_3d)
 
 
 def decay_groups(model):

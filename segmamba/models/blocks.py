@@ -1,20 +1,40 @@
-"""The network's parts: conv block, downsampling, Mamba block.
+"""The convolutional parts: norm, conv block, down- and upsampling, attention gate, activation checkpointing.
 
-Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z), L = D * H * W tokens.
-Volumes (B, C, D, H, W) are kept in the channels-last memory format, in which tokens (B, L, C) are a view of them.
+Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z). Volumes (B, C, D, H, W) are kept in the channels-last
+memory format, in which a 1x1x1 convolution is a matrix product and the tokens of a scan, (B, D * H * W, C), are a view.
 """
 
-import math
+import contextlib
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from segmamba.models.scan import causal_conv_silu, selective_scan
+from torch.utils.checkpoint import checkpoint
 
 
 def norm_layer(kind, channels):
-    return {"batch": nn.BatchNorm3d, "instance": nn.InstanceNorm3d}[kind](channels, affine=True)
+    return {"batch": nn.BatchNorm3d, "instance": InstanceNorm}[kind](channels)
+
+
+class InstanceNorm(nn.InstanceNorm3d):
+    """Affine instance norm as a batch norm of every sample: torch's own leaves the channels-last format, which costs a copy either way."""
+
+    def __init__(self, channels):
+        super().__init__(channels, affine=True)
+
+    def forward(self, x):
+        samples = [F.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps) for sample in x.split(1)]
+        return torch.cat(samples)
+
+
+class Conv(nn.Conv3d):
+    """A 3-D convolution. Of a single sample, torch takes its vectorised CPU kernel only above a size; the other is 17 times slower."""
+
+    def forward(self, x):
+        single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():  # its backward would choose for itself again
+            return super().forward(x)
+        return torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
 
 
 class PointwiseConv(nn.Conv3d):
@@ -32,9 +52,9 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels, out_channels, norm):
         super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Conv(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm1 = norm_layer(norm, out_channels)
-        self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Conv(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = norm_layer(norm, out_channels)
         self.shortcut = nn.Identity() if in_channels == out_channels else PointwiseConv(in_channels, out_channels, bias=False)
 
@@ -47,53 +67,47 @@ class Downsample(nn.Sequential):
     """Halves the resolution: 2x2x2 convolution of stride 2, norm, ReLU."""
 
     def __init__(self, in_channels, out_channels, norm):
-        super().__init__(nn.Conv3d(in_channels, out_channels, 2, stride=2, bias=False), norm_layer(norm, out_channels), nn.ReLU(inplace=True))
+        super().__init__(Conv(in_channels, out_channels, 2, stride=2, bias=False), norm_layer(norm, out_channels), nn.ReLU(inplace=True))
 
 
-class Mamba(nn.Module):
-    """Mamba's selective state-space layer (Gu & Dao 2023, figure 3), tokens (B, L, C) to tokens (B, L, C).
+def upsample_layer(kind, in_channels, out_channels):
+    """Doubles the resolution. Convolution before interpolation: the two commute, and there are 8 times fewer voxels before."""
+    if kind == "transposed":
+        return nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
+    return nn.Sequential(PointwiseConv(in_channels, out_channels), nn.Upsample(scale_factor=2, mode="trilinear"))
 
-    Parameter names, shapes and initialisation are those of mamba-ssm's `Mamba`.
+
+class AttentionGate(nn.Module):
+    """skip * sigmoid(psi(relu(theta(skip) + phi(gating)))): additive attention (Oktay et al. 2018, equations 1 and 2).
+
+    The gating signal is the decoder's, already at the skip's resolution, so that the weights need no interpolation.
     """
 
-    def __init__(self, channels, *, d_state, d_conv, expand, scan):
+    def __init__(self, channels):
         super().__init__()
-        inner = expand * channels
-        self.dt_rank, self.d_state, self.scan = math.ceil(channels / 16), d_state, scan
-        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
-        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
-        self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, channels, bias=False)
-        self._init_step_size()
+        inner = max(channels // 2, 1)
+        self.theta = PointwiseConv(channels, inner, bias=False)
+        self.phi = PointwiseConv(channels, inner)
+        self.psi = PointwiseConv(inner, 1)
 
-    def _init_step_size(self, low=1e-3, high=1e-1, floor=1e-4):
-        """softplus(dt_proj.bias) is log-uniform in [low, high] (Gu & Dao 2023, section 3.6; limits of their code)."""
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        step = torch.exp(torch.rand_like(self.dt_proj.bias) * math.log(high / low) + math.log(low)).clamp_min(floor)
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
-
-    def forward(self, tokens):
-        x, gate = self.in_proj(tokens).chunk(2, dim=-1)
-        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.bias, implementation=self.scan)
-        delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(delta, self.dt_proj.weight)
-        y = selective_scan(x, delta, -torch.exp(self.A_log.float()), B, C, self.D, self.dt_proj.bias, implementation=self.scan)
-        return self.out_proj(y * F.silu(gate))
+    def forward(self, skip, gating):
+        return skip * torch.sigmoid(self.psi(F.relu(self.theta(skip) + self.phi(gating))))
 
 
-class MambaBlock(nn.Module):
-    """x + Mamba(LayerNorm(x)) over the voxels of a volume in C order (W runs fastest)."""
+def checkpointed(module, *inputs):
+    """module(*inputs), whose activations are dropped and computed again in the backward pass; same results, bit for bit."""
+    again = lambda: (contextlib.nullcontext(), _unchanged_statistics(module))  # noqa: E731
+    return checkpoint(module, *inputs, use_reentrant=False, context_fn=again)
 
-    def __init__(self, channels, **mamba):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, **mamba)
 
-    def forward(self, x):
-        tokens = x.flatten(2).transpose(1, 2)  # (B, L, C)
-        mixed = self.mamba(self.norm(tokens)).transpose(1, 2)
-        return x + mixed.unflatten(2, x.shape[2:])
+@contextlib.contextmanager
+def _unchanged_statistics(module):
+    """Batch norms normalise as in training, but a second forward pass does not count a second time in their running statistics."""
+    norms = [(m, m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
+    for norm, _, _ in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, batches in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, batches
