@@ -193,6 +193,8 @@ class TrainConfig:
     """Keep a copy of the weights every so many epochs; 0 is off."""
     overlap: float = 0.5
     """Overlap of neighbouring inference windows, as a share of the patch (nnU-Net's 0.5)."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile network and loss into one graph. auto: on a GPU, where the run is long enough to earn the minute back."""
     deterministic: bool = False
     """Ask torch for deterministic kernels. The CPU path is deterministic either way."""
 

@@ -12,6 +12,7 @@ from segmamba.device import choose_device
 from segmamba.orchestration.tracking import FOLDER_TAG, TrialTracker
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder
+from segmamba.training.step import compile_decision
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,12 @@ def run_trial(assignment, context):
     torch.set_num_threads(context.threads)
     config = context.configs[plan.arm].changed({"seed": plan.seed})
     folder = RunFolder(trial_folder(context.folder, plan.arm, plan.seed))
+    device = choose_device()
     tags = context.tags | {"arm": plan.arm, "seed": str(plan.seed), FOLDER_TAG: str(folder.root)}
+    tags |= {"execution": compile_decision(config, device)[1]}
     tracker = TrialTracker(context.mlflow_uri, context.experiment_id, context.parent_run_id, plan.key, tags)
     try:
-        _train_and_judge(config, context.data, folder, tracker)
+        _train_and_judge(config, context.data, folder, device, tracker)
     except Exception as error:
         log = folder.logs / "error.txt"
         log.write_text(traceback.format_exc())
@@ -58,8 +61,7 @@ def run_trial(assignment, context):
         tune.report({"epoch": 0, "failed": reason, "log": str(log)})
 
 
-def _train_and_judge(config, data, folder, tracker):
-    device = choose_device()
+def _train_and_judge(config, data, folder, device, tracker):
     tracker.log_config(config.to_flat_dict())
     tracker.log_data(data)
     logged = tracker.logged_epochs()

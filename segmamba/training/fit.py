@@ -1,6 +1,6 @@
 """The training loop on one device, as a generator of epochs. It knows nothing of who logs, reports or stops.
 
-Legend: B patches in a batch, C = 4 modalities, K = 4 classes, (D, H, W) the patch = NIfTI (x, y, z).
+Legend: B patches in a batch, C = 4 modalities, (D, H, W) the patch = NIfTI (x, y, z).
 """
 
 import random
@@ -16,8 +16,8 @@ from segmamba.data.loader import batches
 from segmamba.device import autocast, mixed_dtype
 from segmamba.evaluation.cases import means, validate
 from segmamba.models import build_model, decay_groups
-from segmamba.training.losses import dice_ce_loss
 from segmamba.training.schedule import learning_rate
+from segmamba.training.step import forward_loss
 
 
 class NonFiniteLoss(RuntimeError):
@@ -48,7 +48,7 @@ def fit(config, data, device, resume_from=None):
     model = build_model(config.model).to(device)
     decayed, undecayed = decay_groups(model)
     groups = [{"params": decayed, "weight_decay": config.optim.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas)
+    optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=device.type == "cuda")
     dtype = mixed_dtype(device, config.train.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     done, best, best_epoch = 0, -1.0, 0
@@ -59,7 +59,7 @@ def fit(config, data, device, resume_from=None):
         done, best, best_epoch = resume_from["epoch"], resume_from["best"], resume_from["best_epoch"]
 
     stream = batches(data.train, config, first_epoch=done + 1, pin_memory=device.type == "cuda")
-    step = partial(_train_step, model, optimizer, scaler, config, device, dtype)
+    step = partial(_train_step, model, forward_loss(model, config, device), optimizer, scaler, config, device, dtype)
     for number in range(done + 1, config.train.epochs + 1):
         if config.train.early_stop_epochs and number - 1 - best_epoch >= config.train.early_stop_epochs:
             return
@@ -108,7 +108,7 @@ def _train_epoch(step, stream, number, config, device):
     }
 
 
-def _train_step(model, optimizer, scaler, config, device, dtype, micro_batches, rate):
+def _train_step(model, compute, optimizer, scaler, config, device, dtype, micro_batches, rate):
     """One optimiser step over the micro-batches: (mean loss, number of patches that contain tumour), both on the device."""
     model.train()
     for group in optimizer.param_groups:
@@ -120,8 +120,7 @@ def _train_step(model, optimizer, scaler, config, device, dtype, micro_batches, 
         plans = [plan(config.augment, config.seed, int(e), int(i), image.shape[1]) for e, i in zip(batch.epoch, batch.index, strict=True)]
         image, label = augment(image, label, plans)
         with autocast(device, dtype):
-            logits = model(image)  # (B, K, D, H, W)
-        loss = dice_ce_loss(logits, label, config.loss) / len(micro_batches)
+            loss = compute(image, label) / len(micro_batches)
         scaler.scale(loss).backward()
         total += loss.detach()
         with_tumour += label.flatten(1).any(1).sum()
@@ -139,6 +138,5 @@ def seed_everything(seed, deterministic):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    if deterministic:
-        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not deterministic
     torch.use_deterministic_algorithms(deterministic, warn_only=True)

@@ -25,3 +25,21 @@ def dice_ce_loss(logits, label, config):
     if config.ce_weight:
         loss = loss + config.ce_weight * F.cross_entropy(logits.float(), label.long())
     return loss
+
+
+def training_loss(outputs, label, config):
+    """`dice_ce_loss` of logits, or of deep supervision's list of logits, full resolution first.
+
+    Each coarser output weighs half the one before, the weights sum to 1, and its label is the nearest voxel of the full one
+    (nnU-Net's choice; Isensee et al. 2021, supplement).
+    """
+    if torch.is_tensor(outputs):
+        return dice_ce_loss(outputs, label, config)
+    weights = [0.5**level for level in range(len(outputs))]
+    losses = [dice_ce_loss(logits, _nearest(label, logits.shape[2:]), config) for logits in outputs]
+    return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
+
+
+def _nearest(label, shape):
+    """label (B, D, H, W) on a coarser grid."""
+    return label if label.shape[1:] == shape else F.interpolate(label[:, None].float(), size=shape, mode="nearest")[:, 0].to(label.dtype)

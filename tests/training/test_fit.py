@@ -11,6 +11,7 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
+from segmamba.training import step as step_module
 from segmamba.training.fit import NonFiniteLoss, fit
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder
@@ -83,7 +84,7 @@ def test_early_stopping_counts_epochs_without_a_better_minival_dice(data, monkey
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_the_batch(data, monkeypatch):
-    monkeypatch.setattr(fit_module, "dice_ce_loss", lambda logits, *rest: logits.float().mean() * float("nan"))
+    monkeypatch.setattr(step_module, "training_loss", lambda logits, *rest: logits.float().mean() * float("nan"))
     with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+"):
         list(fit(TINY, data, CPU))
 

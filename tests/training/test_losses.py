@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import LossConfig
-from segmamba.training.losses import dice_ce_loss, dice_loss
+from segmamba.training.losses import dice_ce_loss, dice_loss, training_loss
 
 
 def example():
@@ -47,3 +47,13 @@ def test_half_precision_logits_are_summed_in_fp32():
     label = torch.ones(1, 64, 64, 64, dtype=torch.uint8)
     logits = torch.zeros(1, 4, 64, 64, 64, dtype=torch.float16)
     assert dice_ce_loss(logits, label, LossConfig()).isfinite()
+
+
+def test_deep_supervision_halves_the_weight_at_each_level_and_takes_the_nearest_label():
+    torch.manual_seed(0)
+    label = torch.randint(0, 4, (1, 8, 8, 8)).to(torch.uint8)
+    outputs = [torch.randn(1, 4, side, side, side) for side in (8, 4, 2)]
+    parts = [dice_ce_loss(o, label[:, :: 8 // o.shape[-1], :: 8 // o.shape[-1], :: 8 // o.shape[-1]], LossConfig()) for o in outputs]
+    expected = (parts[0] + parts[1] / 2 + parts[2] / 4) / 1.75
+    assert training_loss(outputs, label, LossConfig()).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert training_loss(outputs[0], label, LossConfig()) == parts[0]

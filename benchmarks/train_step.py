@@ -1,0 +1,123 @@
+"""One training step, ours and the peers', on one GPU: batch 2, 4x128x128x64, forward + Dice and CE + backward + AdamW.
+
+    python benchmarks/train_step.py [--only NAME ...] [--modes eager compiled graphs] [--json FILE]
+
+eager: as PyTorch runs it. compiled: torch.compile of network and loss, one graph. graphs: the same, captured as CUDA graphs.
+A figure is the median of 20 steps after warm-up; peers run in the same process, with the same loss, optimiser and precision.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from segmamba.config import preset
+from segmamba.device import autocast
+from segmamba.models import build_model
+from segmamba.training.step import ForwardLoss
+
+PATCH, BATCH = (128, 128, 64), 2
+WARM_UP, STEPS = 4, 20
+MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
+
+
+def ours(**changes):
+    return lambda: build_model(preset("paper").changed({f"model.{k}": v for k, v in changes.items()}).model)
+
+
+NETWORKS = {
+    "segmamba": ours(),
+    "segmamba, triton": ours(scan="triton"),
+    "segmamba, portable": ours(scan="portable"),
+    "segmamba, no mamba": ours(mamba_depths=(0, 0, 0)),
+}
+
+
+def measure(build, mode, dtype):
+    """{"ms", "patches_per_s", "peak_GiB", "parameters_M", "busy", "compile_s", "loss"} of one network in one mode."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    torch.cuda.reset_peak_memory_stats()
+    model = build().cuda().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
+    image = torch.randn(BATCH, 4, *PATCH, device="cuda")
+    label = torch.randint(0, 4, (BATCH, *PATCH), device="cuda", dtype=torch.uint8)
+    compute = ForwardLoss(model, preset("paper").loss)
+    run = torch.compile(compute, mode=MODES[mode], fullgraph=True) if MODES[mode] else compute
+
+    def step():
+        with autocast(image.device, dtype):
+            loss = run(image, label)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    began = time.perf_counter()
+    for _ in range(WARM_UP):
+        loss = step()
+    torch.cuda.synchronize()
+    compile_s = time.perf_counter() - began
+    times = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        loss = step()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    ms = 1000 * statistics.median(times)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    return {
+        "ms": ms, "patches_per_s": 1000 * BATCH / ms, "peak_GiB": peak, "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6,
+        "busy": _busy_share(step), "warm_up_s": compile_s, "loss": float(loss.detach()),
+    }  # fmt: skip
+
+
+def _busy_share(step, steps=5):
+    """Share of the wall time in which the GPU runs a kernel, from the profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+        wall_us = 1e6 * (time.perf_counter() - began)
+    return sum(event.self_device_time_total for event in profile.key_averages()) / wall_us
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}, batch {BATCH}, patch {PATCH}")
+    print(f"{'network':24}{'mode':10}{'ms':>8}{'patches/s':>11}{'peak GiB':>10}{'params M':>10}{'GPU busy':>10}{'warm-up s':>11}", flush=True)
+    rows = {}
+    for name in options.only:
+        for mode in options.modes:
+            try:
+                row = measure(NETWORKS[name], mode, getattr(torch, options.dtype))
+            except Exception as error:  # a peer that cannot run in a mode is a row of the table, not the end of it
+                print(f"{name:24}{mode:10}{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}", flush=True)
+                continue
+            finally:
+                gc.collect()
+                torch.cuda.empty_cache()
+            rows[f"{name}, {mode}"] = row
+            print(f"{name:24}{mode:10}{row['ms']:8.1f}{row['patches_per_s']:11.1f}{row['peak_GiB']:10.2f}{row['parameters_M']:10.2f}"
+                  f"{row['busy']:10.0%}{row['warm_up_s']:11.1f}", flush=True)  # fmt: skip
+    if options.json:
+        machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "python": platform.python_version()}
+        options.json.write_text(json.dumps({"figures": rows, "machine": machine}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

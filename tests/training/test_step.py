@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from segmamba.config import preset
+from segmamba.models import build_model
+from segmamba.training.step import compile_decision, forward_loss
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("preset_name", "changes", "device", "expected"),
+    [
+        ("paper", {}, CPU, False),
+        ("paper", {"train.compile": "always"}, CPU, True),
+        ("paper", {"train.compile": "never"}, GPU, False),
+        ("demo", {}, GPU, False),
+    ],
+)
+def test_only_long_runs_on_a_gpu_are_compiled_unless_it_is_asked_for(preset_name, changes, device, expected):
+    wanted, reason = compile_decision(preset(preset_name).changed(changes), device)
+    assert wanted == expected and reason
+
+
+def test_a_long_run_on_a_gpu_with_triton_is_compiled(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert compile_decision(preset("paper"), GPU)[0]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert compile_decision(preset("paper"), GPU) == (False, "eager: triton is not installed")
+
+
+@pytest.mark.gpu
+def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes():
+    config = preset("demo").changed({"train.compile": "always", "model.norm": "instance"})
+    gradients = []
+    for compiled in ("never", "always"):
+        torch.manual_seed(0)
+        model = build_model(config.model).cuda().train()
+        compute = forward_loss(model, config.changed({"train.compile": compiled}), GPU)
+        for _ in range(3):
+            model.zero_grad(set_to_none=True)
+            torch.manual_seed(1)
+            for _ in range(2):
+                image = torch.randn(2, 4, 48, 48, 32, device="cuda")
+                compute(image, torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8)).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for eager, graph in zip(*gradients, strict=True):
+        assert torch.allclose(eager, graph, rtol=1e-2, atol=1e-4 + 1e-3 * float(eager.abs().max()))
