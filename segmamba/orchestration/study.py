@@ -14,6 +14,8 @@ from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.orchestration.results import Study
 
+OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray's default would take 30 % of the memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
@@ -175,8 +177,9 @@ def _run_trials(trials, context, resources, folder, progress):
     from segmamba.orchestration.trainable import run_trial
 
     ray.init(
-        num_cpus=resources.total_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=True
-    )
+        num_cpus=resources.total_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+    )  # fmt: skip
     try:
         trainable = tune.with_resources(tune.with_parameters(run_trial, context=context), {"cpu": resources.cpus, "gpu": resources.gpus})
         tuner = tune.Tuner(
