@@ -1,9 +1,9 @@
-# make demo | test | test-slow | test-gpu | lint: each sets up .venv first where that is needed.
+# make demo | test | test-slow | test-gpu | setup-gpu | lint: each sets up .venv first where that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow test-gpu lint clean
+.PHONY: demo test test-slow test-gpu setup-gpu lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
@@ -17,6 +17,11 @@ test-slow: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
+
+# Builds mamba-ssm and causal-conv1d for the GPU at hand: needs nvcc of the CUDA version that torch was built with.
+setup-gpu: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check ninja wheel "setuptools>=77" packaging
+	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[cuda]'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
