@@ -2,24 +2,69 @@ import numpy as np
 import pytest
 import torch
 
-from segmamba.data.labels import CONVENTIONS, REGIONS, from_classes, region_masks, to_classes
+from segmamba.data.labels import (
+    CONVENTIONS,
+    classes_from_regions,
+    convention_of,
+    from_classes,
+    modality_of,
+    region_masks,
+    to_classes,
+)
 from segmamba.errors import UserError
 
-
-@pytest.mark.parametrize("name", CONVENTIONS)
-def test_labels_to_classes_and_back_is_the_identity(name):
-    values = np.array(sorted(CONVENTIONS[name].values), np.uint8).reshape(2, 2, 1)
-    assert (from_classes(to_classes(values, name, "x"), name) == values).all()
+EXACT = [name for name, known in CONVENTIONS.items() if not known.merged]
 
 
-@pytest.mark.parametrize("name", CONVENTIONS)
-def test_classes_to_regions_and_back_is_the_identity(name):
-    classes = np.arange(4, dtype=np.uint8).reshape(4, 1, 1)
-    masks = dict(zip(REGIONS, region_masks(classes), strict=True))
-    back = np.zeros_like(classes)
-    for region, value in (("WT", 2), ("TC", 1), ("ET", 3)):
-        back[masks[region]] = value
-    assert (back == classes).all()
+def test_regions_determine_the_labels_of_all_conventions_but_two():
+    assert set(CONVENTIONS) - set(EXACT) == {"brats2024", "brats2024ped"}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_labels_to_regions_and_back_is_the_identity(name):
+    values = np.random.default_rng(0).choice(sorted(CONVENTIONS[name].values), (7, 8, 9)).astype(np.uint8)
+    classes = classes_from_regions(region_masks(to_classes(values, name, "x")))
+    assert (from_classes(classes, name) == values).all()
+
+
+@pytest.mark.parametrize(("name", "merged", "becomes"), [("brats2024", 4, 0), ("brats2024ped", 3, 2)])
+def test_a_merged_value_becomes_what_the_convention_says_and_the_others_stay(name, merged, becomes):
+    values = np.array(sorted(CONVENTIONS[name].values), np.uint8)
+    back = from_classes(classes_from_regions(region_masks(to_classes(values, name, "x"))), name)
+    assert (back == np.where(values == merged, becomes, values)).all()
+    assert f"{merged})" in CONVENTIONS[name].notes[0]
+
+
+def test_regions_of_each_convention_are_those_of_the_challenges():
+    expected = {
+        "brats2018": ({4}, {1, 4}, {1, 2, 4}), "brats2023": ({3}, {1, 3}, {1, 2, 3}), "brats2024": ({3}, {1, 3}, {1, 2, 3}),
+        "brats2024ped": ({1}, {1, 2, 3}, {1, 2, 3, 4}), "msd": ({3}, {2, 3}, {1, 2, 3}),
+    }  # fmt: skip
+    assert {name: tuple(set(known.regions[r]) for r in ("ET", "TC", "WT")) for name, known in CONVENTIONS.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}, "msd"),
+        ({"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3}, "msd"),
+        ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, "brats2023"),
+        ({"background": 0, "whole tumor": [1, 2, 3], "tumor core": [1, 3], "enhancing tumor": [3]}, "brats2023"),
+        ({"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}, "brats2024"),
+        ({"background": 0, "ET": 1, "NET": 2, "CC": 3, "ED": 4}, "brats2024ped"),
+        ({"background": 0, "ET": 1, "ED": 2, "NCR": 3}, None),
+        ({"background": 0, "first": 1, "second": 2, "third": 3}, None),
+        ({"background": 0, "tumor": 1}, None),
+    ],
+)
+def test_a_dataset_json_that_names_its_labels_declares_a_convention_or_none(declared, expected):
+    found = convention_of(declared)
+    assert (found and found.name) == expected
+
+
+@pytest.mark.parametrize(("name", "modality"), [("T1w", "T1"), ("t1gd", "T1ce"), ("T2-FLAIR", "FLAIR"), ("T2w", "T2"), ("CT", None)])
+def test_modalities_are_known_by_the_names_data_sets_give_them(name, modality):
+    assert modality_of(name) == modality
 
 
 def test_enhancing_tumour_is_4_in_2018_and_3_in_2023_and_msd_swaps_oedema_and_core():
@@ -30,8 +75,9 @@ def test_enhancing_tumour_is_4_in_2018_and_3_in_2023_and_msd_swaps_oedema_and_co
 
 def test_float_labels_are_read_as_values_and_fractions_are_refused():
     assert to_classes(np.array([0.0, 3.0], np.float32), "brats2023", "x").tolist() == [0, 3]
-    with pytest.raises(UserError, match=r"a\.nii\.gz: label value 0\.5"):
-        to_classes(np.array([0.5]), "brats2023", "a.nii.gz")
+    for wrong, told in ((0.5, r"0\.5"), (-1.0, "-1"), (257.0, "257"), (float("nan"), "nan")):
+        with pytest.raises(UserError, match=rf"a\.nii\.gz: label value {told}"):
+            to_classes(np.array([wrong]), "brats2023", "a.nii.gz")
 
 
 def test_a_value_outside_the_convention_names_file_value_and_fix():
