@@ -5,9 +5,11 @@
 Forward + backward, fp32, 2 threads, batch 1, 64 channels, 16 states. Relative error is against the oracle in float64, over the
 output and all gradients. Memory is the peak of torch's allocations beyond inputs and incoming gradient, from the profiler.
 Times are the best of several repeats, which other work on the machine disturbs least. About a minute.
+With a CUDA device the GPU's kernels follow, at the paper network's shapes, bf16, as CUDA graphs.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -16,10 +18,12 @@ from pathlib import Path
 
 import torch
 
-from segmamba.models.scan import selective_scan
+from segmamba.errors import UserError
+from segmamba.models.scan import choose_scan, selective_scan
 
 LENGTH, CHANNELS, STATES, THREADS = 4096, 64, 16, 2
 LENGTHS = (1024, 4096, 16384, 65536)
+GPU_SHAPES = ((2, 16384, 256), (2, 2048, 512), (2, 256, 1024))  # stage 3, stage 4 and bottleneck
 
 
 def main():
@@ -28,6 +32,8 @@ def main():
     json_file = parser.parse_args().json
     torch.set_num_threads(THREADS)
     figures = {**against_oracle(), **growth()}
+    if torch.cuda.is_available():
+        gpu_kernels()
     machine = f"{cpu_name()}, {THREADS} threads, torch {torch.__version__}"
     print(f"\n{machine}")
     for name, figure in figures.items():
@@ -65,13 +71,42 @@ def growth():
     return {f"time per token, {LENGTHS[-1]} against {LENGTH}": {"value": ratio, "unit": "x", "goal": "<= 1.25", "holds": ratio <= 1.25}}
 
 
-def random_inputs(length):
+def gpu_kernels():
+    """Prints forward and backward of every kernel that runs here, with what it copies and sums around it."""
+    from triton.testing import do_bench
+
+    def replay_ms(function):
+        function()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            function()
+        return do_bench(graph.replay, return_mode="median")
+
+    print(f"\n{torch.cuda.get_device_name()}, ms at (batch, tokens, channels)   forward backward")
+    for name in ("mamba_ssm", "triton"):
+        try:
+            choose_scan(name, "cuda")
+        except UserError as error:
+            print(error)
+            continue
+        module = importlib.import_module(f"segmamba.models.scan_{name}")
+        for shape in GPU_SHAPES:
+            inputs = [t.detach().cuda() for t in random_inputs(shape[1], channels=shape[2], batch=shape[0])]
+            inputs = [t.bfloat16() if i in (0, 1, 3, 4) else t for i, t in enumerate(inputs)]  # x, delta, B, C
+            y, states = module.scan_forward(*inputs)
+            forward = replay_ms(lambda: module.scan_forward(*inputs))  # noqa: B023
+            backward = replay_ms(lambda: module.scan_backward(y.contiguous(), *inputs, states))  # noqa: B023
+            print(f"{name:12}{shape!s:28}{forward:12.3f}{backward:9.3f}")
+
+
+def random_inputs(length, *, channels=CHANNELS, batch=1):
     """x, raw delta, A, B, C, D, bias as a trained layer would see them: A = -1..-N, step sizes from 0.001 to 0.1 and above."""
     torch.manual_seed(0)
-    x, delta = torch.randn(1, length, CHANNELS), torch.randn(1, length, CHANNELS)
-    A = -torch.arange(1.0, STATES + 1).repeat(CHANNELS, 1)
-    B, C = torch.randn(1, length, STATES), torch.randn(1, length, STATES)
-    return [t.requires_grad_() for t in (x, delta, A, B, C, torch.ones(CHANNELS), torch.linspace(-6, -2, CHANNELS))]
+    x, delta = torch.randn(batch, length, channels), torch.randn(batch, length, channels)
+    A = -torch.arange(1.0, STATES + 1).repeat(channels, 1)
+    B, C = torch.randn(batch, length, STATES), torch.randn(batch, length, STATES)
+    return [t.requires_grad_() for t in (x, delta, A, B, C, torch.ones(channels), torch.linspace(-6, -2, channels))]
 
 
 def run(name, inputs):

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmamba.errors import UserError
-from segmamba.models import scan_portable
+from segmamba.models import scan, scan_portable
 from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 
 NAMES = ("x", "delta", "A", "B", "C", "D", "bias")
@@ -96,6 +96,16 @@ def test_scan_gives_shapes_of_meta_tensors():
 def test_a_cpu_takes_the_portable_scan_and_says_why_not_the_others():
     name, why = choose_scan("auto", "cpu")
     assert name == "portable" and "mamba_ssm" in why and "triton" in why
+
+
+@pytest.mark.parametrize(
+    ("missing", "eager", "compiled"), [((), "mamba_ssm", "triton"), (("mamba_ssm",), "triton", "triton"), (("triton",), "mamba_ssm", "mamba_ssm")]
+)
+def test_a_gpu_takes_triton_when_compiling_and_mamba_ssm_otherwise(monkeypatch, missing, eager, compiled):
+    for name in ("mamba_ssm", "triton"):
+        monkeypatch.setattr(scan, f"_{name}_obstacle", lambda device_type, name=name: "absent" if name in missing else None)
+    assert choose_scan("auto", "cuda")[0] == eager
+    assert choose_scan("auto", "cuda", compiling=True)[0] == compiled
 
 
 @pytest.mark.parametrize("requested", ["mamba_ssm", "triton"])
