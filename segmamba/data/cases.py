@@ -1,101 +1,79 @@
-"""Finding BraTS cases in a folder, by how their files are named.
+"""Finding the cases of a data set, in whichever layout it comes. The layouts themselves are in segmamba.data.layouts."""
 
-    2018-2021   X/X_t1.nii.gz   X_t1ce   X_t2    X_flair   X_seg
-    2023 on     X/X-t1n.nii.gz  X-t1c    X-t2w   X-t2f     X-seg
-
-`.nii` as well as `.nii.gz`; cases may lie flat, in a folder each, or deeper (HGG/, LGG/).
-"""
-
-import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from segmamba.data.labels import MODALITIES, convention
+from segmamba.data.case import ERROR, Finding
+from segmamba.data.labels import convention
+from segmamba.data.layouts import datalist, dataset_json, names
 from segmamba.errors import UserError
 
-LABEL = "label"
+AUTO, MIXED = "auto", "mixed"
 
 
-@dataclass(frozen=True)
-class Naming:
-    """A way to name the files of a case: separator, the suffix of each modality, and the label convention it implies."""
+def find_cases(source, labels=AUTO):
+    """Every case of `source`, sorted by id: all of them whole, or a UserError for the first that is not.
 
-    separator: str
-    suffixes: dict
-    convention: str
-
-
-NAMINGS = (
-    Naming("_", {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR", "seg": LABEL}, "brats2018"),
-    Naming("-", {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR", "seg": LABEL}, "brats2023"),
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One time point of one patient. images: modality to Path, for all of MODALITIES; label is None without a segmentation."""
-
-    id: str
-    patient: str
-    images: dict
-    label: Path | None
-    convention: str
-
-    @property
-    def files(self):
-        return [*(self.images[m] for m in MODALITIES), *([self.label] if self.label else [])]
-
-
-def find_cases(folder, labels="auto"):
-    """Every case below `folder`, sorted by id. `labels` names a label convention, or "auto" takes that of the naming."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder that holds the BraTS cases")
-    if labels != "auto":
-        convention(labels)
-    files = {}
-    for path in sorted(folder.rglob("*.nii*")):
-        if not path.name.startswith("."):
-            _sort_in(path, files)
-    if not files:
-        raise UserError(
-            f"{folder}: no BraTS case found; expected files named like CASE/CASE_t1ce.nii.gz (2018-2021) or CASE/CASE-t1c.nii.gz (2023 and later)"
-        )
-    cases = [_case(case_id, naming, parts, labels) for (case_id, naming), parts in sorted(files.items(), key=lambda item: item[0][0])]
-    used = {c.convention: c.id for c in cases}
-    if len(used) > 1:
-        examples = ", ".join(f"{case_id} is {name}" for name, case_id in used.items())
-        raise UserError(f"{folder}: cases of more than one label convention ({examples}); keep them in separate folders or state one with --labels")
+    source: a folder of BraTS cases, a Decathlon or nnU-Net raw folder, or a MONAI datalist (.json). labels: a label convention,
+    or "auto": the one that naming or dataset.json tells, the same for all; "mixed" lets each case have its own.
+    """
+    cases = list_cases(source, labels)
+    for case in cases:
+        for finding in case.findings:
+            if finding.severity == ERROR:
+                raise UserError(finding.text)
     return cases
 
 
-def _sort_in(path, files):
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
-    for number, naming in enumerate(NAMINGS):
-        case_id, separator, suffix = stem.rpartition(naming.separator)
-        part = naming.suffixes.get(suffix.lower())
-        if separator and part:
-            parts = files.setdefault((case_id, number), {})
-            if part in parts:
-                raise UserError(f"{case_id}: two files for {part}, {parts[part]} and {path}; remove one")
-            parts[part] = path
+def list_cases(source, labels=AUTO):
+    """As `find_cases`, with faulty cases among the others, their errors in `findings`."""
+    source = Path(source)
+    if labels not in (AUTO, MIXED):
+        convention(labels)
+    mixed, labels = labels == MIXED, AUTO if labels == MIXED else labels
+    if source.is_file() and source.suffix == ".json":
+        cases = datalist.list_cases(source, labels)
+    elif not source.is_dir():
+        raise UserError(f"{source}: no such folder; give the folder that holds the BraTS cases, or a datalist (.json)")
+    elif root := dataset_json.root_of(source):
+        cases = dataset_json.list_cases(root, labels)
+    else:
+        cases = names.list_cases(source, labels)
+    if not cases:
+        raise UserError(
+            f"{source}: no BraTS case found; expected files named like CASE/CASE_t1ce.nii.gz (2018-2021) or CASE/CASE-t1c.nii.gz "
+            "(2023 and later), or imagesTr beside a dataset.json"
+        )
+    cases = _with_errors(cases, _same_ids(cases))
+    return cases if mixed else _with_errors(cases, _other_conventions(cases))
 
 
-def _case(case_id, number, parts, labels):
-    naming = NAMINGS[number]
-    for suffix, part in naming.suffixes.items():
-        if part not in parts and part != LABEL:
-            folder = next(iter(parts.values())).parent
-            expected = folder / f"{case_id}{naming.separator}{suffix}.nii.gz"
-            raise UserError(f"{case_id}: modality {part} is missing, expected {expected}; add the file or remove the case")
-    images = {m: parts[m] for m in MODALITIES}
-    return Case(case_id, patient_of(case_id), images, parts.get(LABEL), naming.convention if labels == "auto" else labels)
+def notes_on(cases):
+    """What a study must say about its cases: merged labels, misnamed files, stated conventions; each line once."""
+    notes = [note for name in sorted({case.convention for case in cases}) for note in convention(name).notes]
+    return list(dict.fromkeys(notes + [finding.text for case in cases for finding in case.findings]))
 
 
-def patient_of(case_id):
-    """The patient behind a case id: BraTS-GLI-00005-101 and -100 are one person, as are Brats18_2013_2_1 and _2."""
-    if re.fullmatch(r"BraTS-\w+-\d+-\d{3}", case_id):
-        return case_id.rpartition("-")[0]
-    if re.fullmatch(r"brats1[789]_\w+_\d", case_id, re.IGNORECASE):
-        return case_id.rpartition("_")[0]
-    return case_id
+def _same_ids(cases):
+    count = Counter(case.id for case in cases)
+    return {
+        case.id: Finding(ERROR, "duplicate case", f"{case.id}: {count[case.id]} cases have this id, one with {case.files[0]}; rename or remove one")
+        for case in cases if count[case.id] > 1
+    }  # fmt: skip
+
+
+def _other_conventions(cases):
+    """{case id: Finding} for the cases that have another convention than most."""
+    first = {case.convention: case.id for case in reversed(cases)}
+    if len(first) == 1:
+        return {}
+    usual = Counter(case.convention for case in cases).most_common(1)[0][0]
+    examples = ", ".join(f"{case_id} is {name}" for name, case_id in sorted(first.items(), key=lambda item: item[1]))
+    fix = f"keep them in separate folders, state one with --labels, or mix them with --labels {MIXED}"
+    text = f"cases of more than one label convention ({examples}); {fix}"
+    return {case.id: Finding(ERROR, "mixed conventions", f"{case.id}: {text}") for case in cases if case.convention != usual}
+
+
+def _with_errors(cases, found):
+    return [replace(case, findings=(*case.findings, found[case.id])) if case.id in found else case for case in cases]

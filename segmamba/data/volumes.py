@@ -5,16 +5,21 @@ flips of the file's affine). Oblique affines keep their small rotation in the af
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import nibabel
 import numpy as np
 
+from segmamba.data.case import ERROR, Finding
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.errors import UserError
 
 # Scanners' software rounds affines; a tenth of a voxel is far above that and far below a misregistration.
 AFFINE_TOLERANCE_VOXELS = 0.1
+DAMAGED = (
+    EOFError, OSError, ValueError, OverflowError, MemoryError, zlib.error,
+    nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, nibabel.orientations.OrientationError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,54 +32,126 @@ class Scan:
     spacing_mm: tuple
 
 
+@dataclass
+class Reading:
+    """What could be read of a case. channels: modality to (x, y, z) array as stored, on the grid of the first; the rest is in `findings`."""
+
+    channels: dict = field(default_factory=dict)
+    label: np.ndarray | None = None
+    affine: np.ndarray | None = None
+    spacing_mm: tuple = ()
+    axis_codes: dict = field(default_factory=dict)
+    """{path: ("L", "P", "S")}: the directions of the axes as stored."""
+    findings: list = field(default_factory=list)
+
+
 def read_volume(path):
     """A NIfTI file as (array (x, y, z) in canonical orientation, affine (4, 4), spacing in mm)."""
-    try:
-        nifti = nibabel.as_closest_canonical(nibabel.load(path))
-        array = np.asanyarray(nifti.dataobj)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (EOFError, OSError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise UserError(f"{path}: damaged or not a NIfTI file ({error}); copy or download it again") from error
-    if array.ndim != 3:
-        raise UserError(f"{path}: has {array.ndim} dimensions, expected a 3-D volume")
-    return array, nifti.affine, tuple(float(s) for s in nibabel.affines.voxel_sizes(nifti.affine))
+    array, affine, spacing_mm, _ = _read(path, 3)
+    return array, affine, spacing_mm
 
 
 def read_scan(case):
     """A Case as a Scan, checked: shapes and affines agree, voxels finite, no empty image, labels within the convention."""
-    first = case.images[MODALITIES[0]]
-    channels = []
-    for modality in MODALITIES:
-        path = case.images[modality]
-        array, affine, spacing = read_volume(path)
-        if modality == MODALITIES[0]:
-            shape, reference, spacing_mm = array.shape, affine, spacing
-        _check_grid(case, path, array.shape, affine, first, shape, reference)
-        array = np.asarray(array, np.float32)
-        if not np.isfinite(array).all():
-            raise UserError(f"{case.id}: {path} has {np.count_nonzero(~np.isfinite(array))} voxels that are not finite (NaN or inf); repair the file")
-        if not array.any():
-            raise UserError(f"{case.id}: {path} is empty (every voxel is 0); replace the file or remove the case")
-        channels.append(array)
-    return Scan(np.stack(channels), _read_label(case, first, shape, reference), reference, spacing_mm)
+    reading = read_case(case)
+    for finding in (*case.findings, *reading.findings):
+        if finding.severity == ERROR:
+            raise UserError(finding.text)
+    image = np.stack([np.asarray(reading.channels[m], np.float32) for m in MODALITIES])
+    return Scan(image, reading.label, reading.affine, reading.spacing_mm)
 
 
-def _read_label(case, first, shape, reference):
-    if case.label is None:
-        return None
-    values, affine, _ = read_volume(case.label)
-    _check_grid(case, case.label, values.shape, affine, first, shape, reference)
-    return to_classes(values, case.convention, case.label)
+def read_case(case):
+    """All that can be read of a Case, each file once, as a Reading; a fault is a Finding, never an exception."""
+    reading, first = Reading(), None
+    for path in dict.fromkeys(case.images[m] for m in MODALITIES if m in case.images):
+        try:
+            volume, affine, spacing_mm, codes = _read(path, 4 if case.channels else 3)
+        except UserError as error:
+            reading.findings.append(Finding(ERROR, "unreadable file", f"{case.id}: {error}"))
+            continue
+        reading.axis_codes[path] = codes
+        if first is None:
+            first, reading.affine, reading.spacing_mm, shape = path, affine, spacing_mm, volume.shape[:3]
+        if grid := _grid_finding(case, path, volume.shape[:3], affine, first, shape, reading.affine):
+            reading.findings.append(grid)
+            continue
+        for modality in (m for m in MODALITIES if case.images.get(m) == path):
+            _take_channel(reading, case, path, modality, volume)
+    if case.label:
+        _take_label(reading, case, first, shape if first else None)
+    return reading
 
 
-def _check_grid(case, path, shape, affine, first, first_shape, first_affine):
+def _take_channel(reading, case, path, modality, volume):
+    where = path
+    if case.channels:
+        place = case.channels[modality]
+        where = f"{path}, channel {place} ({modality}),"
+        if place >= volume.shape[3]:
+            text = f"{case.id}: {path} has {volume.shape[3]} channels, expected {modality} as number {place}; correct the channel names or the file"
+            reading.findings.append(Finding(ERROR, "missing modality", text))
+            return
+        volume = volume[..., place]
+    if (bad := volume.size - np.count_nonzero(np.isfinite(volume))) > 0:
+        text = f"{case.id}: {where} has {bad} voxels that are not finite (NaN or inf); repair the file"
+        reading.findings.append(Finding(ERROR, "not finite", text))
+    elif not volume.any():
+        text = f"{case.id}: {where} is empty (every voxel is 0); replace the file or remove the case"
+        reading.findings.append(Finding(ERROR, "empty image", text))
+    reading.channels[modality] = volume
+
+
+def _take_label(reading, case, first, shape):
+    try:
+        values, affine, _, reading.axis_codes[case.label] = _read(case.label, 3)
+    except UserError as error:
+        reading.findings.append(Finding(ERROR, "unreadable file", f"{case.id}: {error}"))
+        return
+    grid = first and _grid_finding(case, case.label, values.shape, affine, first, shape, reading.affine)
+    reading.findings += [grid] if grid else []
+    try:
+        classes = to_classes(values, case.convention, case.label)
+    except UserError as error:
+        reading.findings.append(Finding(ERROR, "unknown label", f"{case.id}: {error}"))
+        return
+    reading.label = None if grid else classes
+
+
+def _read(path, dimensions):
+    """(array in canonical orientation, affine, spacing in mm, directions of the axes as stored)."""
+    try:
+        stored = nibabel.load(path)
+        if not isinstance(stored, nibabel.Nifti1Pair):
+            raise UserError(f"{path}: is {type(stored).__name__}, not a NIfTI file; convert it")
+        nifti = nibabel.as_closest_canonical(stored)
+        array = np.asanyarray(nifti.dataobj)
+        codes = nibabel.aff2axcodes(stored.affine)
+        spacing_mm = tuple(float(s) for s in nibabel.affines.voxel_sizes(nifti.affine))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except DAMAGED as error:
+        raise UserError(f"{path}: damaged or not a NIfTI file ({error}); copy or download it again") from error
+    if array.ndim != dimensions:
+        expected = "a 3-D volume" if dimensions == 3 else "a 4-D file with a channel for each modality"
+        raise UserError(f"{path}: has {array.ndim} dimensions, expected {expected}")
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{path}: its voxels are {array.dtype}, expected numbers; export it as a grey-value image")
+    if not (np.isfinite(nifti.affine).all() and min(spacing_mm) > 0):
+        raise UserError(f"{path}: its affine is no grid in space (spacing {' x '.join(f'{s:g}' for s in spacing_mm)} mm); correct its header")
+    return array, nifti.affine, spacing_mm, codes
+
+
+def _grid_finding(case, path, shape, affine, first, first_shape, first_affine):
+    """The Finding that a file lies on another grid than the first, or None."""
     if shape != first_shape:
-        raise UserError(
-            f"{case.id}: {path} is {'x'.join(map(str, shape))} but {first.name} is {'x'.join(map(str, first_shape))} "
-            "(in canonical orientation); all files of a case must share one grid"
-        )
+        return Finding(
+            ERROR, "shape", f"{case.id}: {path} is {'x'.join(map(str, shape))} but {first.name} is {'x'.join(map(str, first_shape))} "
+            "(in canonical orientation); all files of a case must share one grid",
+        )  # fmt: skip
     corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in shape), 1]], float)
     gap_mm = np.abs((corners @ affine.T - corners @ first_affine.T)[:, :3]).max()
     if gap_mm > AFFINE_TOLERANCE_VOXELS * nibabel.affines.voxel_sizes(first_affine).min():
-        raise UserError(f"{case.id}: {path} lies {gap_mm:.2f} mm away from {first.name} by its affine; register the case or correct its header")
+        text = f"{case.id}: {path} lies {gap_mm:.2f} mm away from {first.name} by its affine; register the case or correct its header"
+        return Finding(ERROR, "affine", text)
+    return None

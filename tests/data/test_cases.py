@@ -3,7 +3,9 @@ import shutil
 
 import pytest
 
-from segmamba.data.cases import find_cases, patient_of
+from segmamba.data.case import patient_of
+from segmamba.data.cases import find_cases, list_cases, notes_on
+from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from tests.conftest import NEW_NAMES, write_case
 
@@ -19,11 +21,61 @@ def test_cases_are_found_nested_flat_and_plain(tmp_path):
     assert found[1].images["T1ce"].name == "Brats18_B_1_t1ce.nii"
 
 
-def test_the_2023_naming_brings_its_own_convention(tmp_path):
-    write_case(tmp_path, "BraTS-GLI-00005-100", names=NEW_NAMES, et_value=3)
+def test_the_hyphenated_naming_is_2023s(tmp_path):
+    write_case(tmp_path, "BraTS-GLI-00005-001", names=NEW_NAMES, et_value=3)
     (case,) = find_cases(tmp_path)
     assert case.convention == "brats2023" and case.patient == "BraTS-GLI-00005"
     assert case.images["FLAIR"].name.endswith("-t2f.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("case_id", "expected"),
+    [
+        ("BraTS-GLI-00005-000", "brats2023"),
+        ("BraTS-GLI-00005-100", "brats2024"),
+        ("BraTS-GLI-00005-101", "brats2024"),
+        ("BraTS-SSA-00002-000", "brats2023"),
+        ("BraTS-MEN-00004-000", "brats2023"),
+        ("BraTS-MET-00001-000", "brats2024"),
+        ("BraTS-PED-00002-000", "brats2024ped"),
+        ("BraTS-GoAT-00010", "brats2023"),
+    ],
+)
+def test_the_collection_and_the_time_point_bring_the_convention(tmp_path, case_id, expected):
+    write_case(tmp_path, case_id, names=NEW_NAMES, et_value=3)
+    assert find_cases(tmp_path)[0].convention == expected
+    assert find_cases(tmp_path, labels="brats2018")[0].convention == "brats2018", "a stated convention wins"
+
+
+def test_a_study_is_told_what_its_labels_merge_and_what_the_naming_cannot_tell(tmp_path):
+    write_case(tmp_path, "BraTS-PED-00002-000", names=NEW_NAMES, et_value=3)
+    merged, warned = notes_on(find_cases(tmp_path))
+    assert "cystic component (CC, 3) counts as non-enhancing core" in merged and "--labels brats2023" in warned
+    assert notes_on(find_cases(tmp_path, "brats2023")) == []
+
+
+def test_conventions_mix_only_where_that_is_asked_for(tmp_path):
+    write_case(tmp_path, "BraTS-GLI-00005-000", names=NEW_NAMES, et_value=3)
+    write_case(tmp_path, "BraTS-GLI-00005-100", names=NEW_NAMES, et_value=3)
+    with pytest.raises(UserError, match=r"more than one label convention \(BraTS-GLI-00005-000 is brats2023, .*--labels mixed"):
+        find_cases(tmp_path)
+    assert [case.convention for case in find_cases(tmp_path, "mixed")] == ["brats2023", "brats2024"]
+    assert {case.convention for case in find_cases(tmp_path, "brats2024")} == {"brats2024"}
+
+
+def test_the_misnamed_segmentation_of_kaggles_2020_copy_is_known_and_told(tmp_path):
+    folder = write_case(tmp_path, "BraTS20_Training_355", ending=".nii")
+    (folder / "BraTS20_Training_355_seg.nii").rename(folder / "W39_1998.09.19_Segm.nii")
+    (case,) = find_cases(tmp_path)
+    assert case.label.name == "W39_1998.09.19_Segm.nii" and read_scan(case).label.any()
+    assert "W39_1998.09.19_Segm.nii is taken as its segmentation" in notes_on([case])[0]
+
+
+def test_any_other_misnamed_segmentation_is_pointed_out(tmp_path):
+    folder = write_case(tmp_path, "BraTS20_Training_001")
+    (folder / "BraTS20_Training_001_seg.nii.gz").rename(folder / "tumour.nii.gz")
+    (case,) = find_cases(tmp_path)
+    assert case.label is None and "rename it BraTS20_Training_001_seg.nii.gz if it is one" in case.findings[0].text
 
 
 def test_the_convention_can_be_stated(tmp_path):
@@ -63,6 +115,17 @@ def test_a_broken_layout_is_named(tmp_path, spoil, told):
     spoil(write_case(tmp_path, "X"))
     with pytest.raises(UserError, match=told):
         find_cases(tmp_path)
+
+
+def test_faulty_cases_are_listed_with_all_their_errors_and_the_others_stay_clean(tmp_path):
+    folder = write_case(tmp_path, "X")
+    write_case(tmp_path, "Y")
+    (folder / "X_t1.nii.gz").unlink()
+    (folder / "X_t2.nii.gz").unlink()
+    shutil.copy(folder / "X_seg.nii.gz", tmp_path)
+    faulty, whole = list_cases(tmp_path)
+    assert [finding.kind for finding in faulty.findings] == ["missing modality", "missing modality", "duplicate segmentation"]
+    assert whole.findings == () and set(faulty.images) == {"T1ce", "FLAIR"}
 
 
 def test_no_folder_and_no_cases_are_told_apart(tmp_path):
