@@ -1,13 +1,19 @@
-"""The preprocessing cache: each case once, z-scored and on one grid, in files that a patch is read from without the volume.
+"""The preprocessing cache: each case once, z-scored, on one grid and cut to the brain, in files that a patch is read from
+without the volume.
 
     <cache>/<case id>-<key>/image.npy           float16 (4, x, y, z), z-scored, 0 outside the brain
                             label.npy           uint8 (x, y, z), internal classes, the grid of image.npy
-                            source_label.npy    uint8, the grid of the source; only where the two grids differ
+                            source_label.npy    uint8, the grid of the source; only where the case was resampled
                             tumour_voxels.npy   int32 flat indices into label.npy, at most CENTRES of them
+                            class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           written first; the folder appears by one rename when all is complete
+                            case.json           grids and offset, written first; the folder appears by one rename when all is complete
 
-The key is a digest of the settings and of each source file's name, size and modification time: nothing stale is ever served.
+Three grids: the source's, in canonical orientation; the working grid, the source's extent at `spacing_mm`; and the box around brain
+and tumour, cut out of the working grid at `offset`, which is what image.npy and label.npy hold. All that was cut away is 0.
+
+The key is a digest of the settings and of each source file's name, size and times: nothing stale is ever served. Why plain .npy
+and not a compressed format: benchmarks/README.md.
 """
 
 import hashlib
@@ -15,6 +21,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,14 +29,16 @@ from pathlib import Path
 
 import numpy as np
 
-from segmamba.data.labels import REGION_CLASSES
+from segmamba.data.labels import REGION_CLASSES, convention
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 
-FORMAT = 1  # raise it when the meaning of a cached file changes
+FORMAT = 2  # raise it when the meaning of a cached file changes
 CENTRES = 50_000  # candidate patch centres kept per kind: more than any training run draws from one case
 SAME_SPACING_MM = 1e-3
 SERIAL_BYTES = 32 * 2**20  # below this, starting worker processes costs more than it saves
+BUILDING = ".building-"
+ABANDONED_S = 3600  # a case takes seconds: what has stood unfinished for so long belongs to a process that was killed
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,21 @@ class PreparedCase:
     patient: str
     folder: Path
     shape: tuple
+    """Of image and label: the box around the brain."""
+    offset: tuple
+    """The box's first voxel in the working grid."""
+    working_shape: tuple
     source_shape: tuple
     source_spacing_mm: tuple
+    source_affine: tuple
+    """Rows of the affine of the source in canonical orientation."""
+    classes: tuple
+    """The internal classes of tumour that the label holds."""
+
+    @property
+    def margins(self):
+        """((before, after), ...) along x, y, z: voxels of the working grid that were cut away, as np.pad takes them."""
+        return tuple((o, w - o - s) for o, w, s in zip(self.offset, self.working_shape, self.shape, strict=True))
 
     def image(self):
         """float16 (4, x, y, z)."""
@@ -51,13 +73,17 @@ class PreparedCase:
         """uint8 (x, y, z), the grid of `image`."""
         return np.load(self.folder / "label.npy", mmap_mode="r")
 
+    def whole(self, array):
+        """`array` (..., x, y, z) on the grid of `image`, put back into the working grid; zeros around it."""
+        return np.pad(array, [(0, 0)] * (array.ndim - 3) + [*self.margins])
+
     def source_label(self):
         """uint8 (x, y, z), the source's own grid in canonical orientation: what a verdict is measured on."""
         path = self.folder / "source_label.npy"
-        return np.load(path if path.exists() else self.folder / "label.npy", mmap_mode="r")
+        return np.load(path, mmap_mode="r") if path.exists() else self.whole(self.label())
 
     def voxels(self, kind):
-        """Flat indices of candidate patch centres: kind is "tumour" or "brain"."""
+        """Flat indices of candidate patch centres: kind is "tumour", "brain" or, for one of `classes`, "class1" and so on."""
         return np.load(self.folder / f"{kind}_voxels.npy", mmap_mode="r")
 
 
@@ -68,6 +94,7 @@ def prepare_cases(cases, cache, config, *, progress=lambda done, total: None):
     """
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(cache)
     folders = {case.id: cache / f"{case.id}-{_key(case, config)}" for case in cases}
     missing = [case for case in cases if not folders[case.id].exists()]
     errors = []
@@ -104,27 +131,48 @@ def _build_one(case, folder, spacing_mm):
         zoom = [s / spacing_mm for s in scan.spacing_mm]
         image = np.stack([resample(channel, zoom, order=1) for channel in image])
         label = None if label is None else resample(label, zoom, order=0)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    box = brain_box(image, label)
+    grids = {
+        "working_shape": image.shape[1:], "offset": [side.start for side in box], "shape": [side.stop - side.start for side in box],
+        "source_shape": scan.image.shape[1:], "source_spacing_mm": scan.spacing_mm, "source_affine": scan.affine.tolist(),
+    }  # fmt: skip
+    image, label = image[(slice(None), *box)].astype(np.float16), None if label is None else np.ascontiguousarray(label[box])
+    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
     try:
-        meta = {
-            "id": case.id, "patient": case.patient, "shape": image.shape[1:],
-            "source_shape": scan.image.shape[1:], "source_spacing_mm": scan.spacing_mm, "source_affine": scan.affine.tolist(),
-        }  # fmt: skip
-        (building / "case.json").write_text(json.dumps(meta, indent=1))
-        np.save(building / "image.npy", image.astype(np.float16))
-        if label is not None:
-            np.save(building / "label.npy", label)
-            if resampled:
-                np.save(building / "source_label.npy", scan.label)
-            tumour = np.isin(label, REGION_CLASSES["WT"])
-            np.save(building / "tumour_voxels.npy", _some(np.flatnonzero(tumour)))
-            np.save(building / "brain_voxels.npy", _some(np.flatnonzero(image.any(axis=0) & ~tumour)))
+        _write(building, case, grids, image, label)
+        if resampled and label is not None:
+            np.save(building / "source_label.npy", scan.label)
         os.rename(building, folder)
-    except OSError:
-        shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
         if not folder.exists():  # otherwise another process finished the same case first, and its result is ours
-            raise
+            return f"{case.id}: cannot be written to the cache in {folder.parent} ({error}); free space or choose another --output"
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return None
+
+
+def _write(building, case, grids, image, label):
+    """All files of a case but source_label.npy. image: float16 (4, x, y, z); label: uint8 (x, y, z), or None: then all brain is "brain"."""
+    tumour = np.zeros(image.shape[1:], bool) if label is None else label > 0
+    classes = [c for c in REGION_CLASSES["WT"] if label is not None and (label == c).any()]
+    meta = {"id": case.id, "patient": case.patient, **grids, "classes": classes}
+    (building / "case.json").write_text(json.dumps(meta, indent=1))
+    np.save(building / "image.npy", image)
+    if label is not None:
+        np.save(building / "label.npy", label)
+    np.save(building / "tumour_voxels.npy", _some(np.flatnonzero(tumour)))
+    np.save(building / "brain_voxels.npy", _some(np.flatnonzero(image.any(axis=0) & ~tumour)))
+    for c in classes:
+        np.save(building / f"class{c}_voxels.npy", _some(np.flatnonzero(label == c)))
+
+
+def brain_box(image, label):
+    """Slices (x, y, z) of the smallest box that holds every non-zero voxel of the image (4, x, y, z) and of the label, if there is one."""
+    inside = image.any(axis=0)
+    if label is not None:
+        inside |= label > 0  # real labels reach a few voxels beyond the brain
+    filled = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in filled)
 
 
 def zscore(image):
@@ -151,24 +199,37 @@ def _some(indices):
 
 
 def _key(case, config):
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in case.files]
-    text = json.dumps([FORMAT, config.spacing_mm, case.convention, stats])
+    # The time of the last status change tells a file that was replaced by one of the same size and with its old modification time.
+    stats = [(path.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in case.files for s in [path.stat()]]
+    values = sorted(convention(case.convention).values.items())
+    text = json.dumps([FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _clear_abandoned(cache):
+    for folder in cache.glob(f"{BUILDING}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:
+            continue  # its builder has just finished
 
 
 def _load(folder):
     meta = json.loads((folder / "case.json").read_text())
-    return PreparedCase(
-        meta["id"], meta["patient"], folder, tuple(meta["shape"]), tuple(meta["source_shape"]), tuple(meta["source_spacing_mm"])
-    )
+    grids = {name: tuple(meta[name]) for name in ("shape", "offset", "working_shape", "source_shape", "source_spacing_mm", "classes")}
+    return PreparedCase(meta["id"], meta["patient"], folder, source_affine=tuple(map(tuple, meta["source_affine"])), **grids)
 
 
 def check_patch_fits(cases, config):
-    """A UserError naming the first case with a side below the patch, unless padding is on. `config` is a DataConfig."""
+    """A UserError naming the first case with a side below the patch, unless padding is on. `config` is a DataConfig.
+
+    What counts is the volume before it was cut to the brain: where only the cut made it too small, the zeros come back as padding.
+    """
     if config.pad_to_patch:
         return
     for case in cases:
-        for axis, side, wanted in zip("xyz", case.shape, config.patch_size, strict=True):
+        for axis, side, wanted in zip("xyz", case.working_shape, config.patch_size, strict=True):
             if side < wanted:
                 raise UserError(
                     f"{case.id}: {side} voxels along {axis} at {config.spacing_mm:g} mm are fewer than the patch's {wanted}; "

@@ -40,19 +40,25 @@ def judge(model, cases, config, device):
 
 def predict_classes(model, case, config, device):
     """Internal classes, uint8 NumPy (x, y, z), on the source's grid in canonical orientation."""
-    probability = probabilities(model, case, config, device)
+    probability = _whole(probabilities(model, case, config, device), case)
     if tuple(probability.shape[1:]) != case.source_shape:
         probability = F.interpolate(probability[None], size=case.source_shape, mode="trilinear", align_corners=False)[0]
     return probability.argmax(0).to(torch.uint8).cpu().numpy()
 
 
 def probabilities(model, case, config, device):
-    """Softmax probabilities, float32 (classes, x, y, z), on the grid that the network works in; the model is put in eval mode."""
+    """Softmax probabilities, float32 (classes, x, y, z), on the grid of `case.image()`; the model is put in eval mode."""
     model.eval()
     image = torch.from_numpy(np.array(case.image())).to(device).float()
     precision = partial(autocast, device, mixed_dtype(device, config.train.precision))
     window, overlap = config.data.patch_size, config.train.overlap
     return predict_probabilities(model, image, window, overlap=overlap, batch_size=config.train.batch_size, autocast=precision)
+
+
+def _whole(probability, case):
+    """(classes, x, y, z) on the case's cached box, put back into the working grid; what was cut away is background."""
+    margins = [voxels for margin in reversed(case.margins) for voxels in margin]
+    return torch.cat([F.pad(probability[:1], margins, value=1.0), F.pad(probability[1:], margins)])
 
 
 def means(rows, prefix):

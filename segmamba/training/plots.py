@@ -46,7 +46,7 @@ def draw_predictions(cases, predict, path):
     figure = _figure(figsize=(9, 6 * len(shown)), layout="constrained")
     grid = figure.subplots(2 * len(shown), 3, squeeze=False)
     for place, (name, (score, case, prediction, truth)) in enumerate(shown):
-        image = _on_grid(np.asarray(case.image(), np.float32), truth.shape)
+        image = _on_grid(case.whole(np.asarray(case.image(), np.float32)), truth.shape)
         tumour = truth > 0 if truth.any() else prediction > 0
         box, centre = _surroundings(tumour), _busiest_slices(tumour)
         for row, modality in enumerate(("T1ce", "FLAIR")):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from segmamba.config import DataConfig
+from segmamba.data import preprocess
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import check_patch_fits, prepare_cases, zscore
 from segmamba.data.volumes import read_scan
@@ -31,16 +33,36 @@ def test_a_case_at_the_wanted_spacing_is_not_resampled(cases_folder, tmp_path):
     case = find_cases(cases_folder)[0]
     (prepared,) = prepare_cases([case], tmp_path / "cache", DataConfig())
     scan = read_scan(case)
-    assert prepared.shape == prepared.source_shape == scan.label.shape
-    assert np.allclose(prepared.image(), zscore(scan.image), atol=2e-3), "float16 keeps z-scores to 0.05 %"
-    assert (prepared.label() == scan.label).all() and (prepared.source_label() == scan.label).all()
+    assert prepared.working_shape == prepared.source_shape == scan.label.shape
+    assert (prepared.whole(prepared.label()) == scan.label).all() and (prepared.source_label() == scan.label).all()
+
+
+def test_the_cache_gives_the_volume_back_in_the_sources_grid(cases_folder, tmp_path):
+    case = find_cases(cases_folder)[0]
+    (prepared,) = prepare_cases([case], tmp_path / "cache", DataConfig())
+    scan = read_scan(case)
+    assert prepared.offset == (2, 2, 2) and prepared.shape == tuple(n - 4 for n in scan.label.shape), "the brain leaves 2 voxels all around"
+    whole = prepared.whole(prepared.image())
+    assert whole.shape == scan.image.shape and np.allclose(whole, zscore(scan.image), atol=2e-3), "float16 keeps z-scores to 0.05 %"
+    assert (np.array(prepared.source_affine) == scan.affine).all()
+
+
+def test_tumour_outside_the_brain_is_kept_by_the_cut(tmp_path):
+    path = write_case(tmp_path / "data", "X") / "X_seg.nii.gz"
+    image = nibabel.load(path)
+    array = image.get_fdata().astype(np.uint8)
+    array[0, 24, 16] = 4
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
+    (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    assert (prepared.source_label() > 0).sum() == (array > 0).sum()
+    assert (prepared.whole(prepared.label()) == read_scan(find_cases(tmp_path / "data")[0]).label).all()
 
 
 def test_resampling_keeps_the_tumour_in_place_and_the_source_label(tmp_path):
     write_case(tmp_path / "data", "X", shape=(48, 56, 64))
     (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig(spacing_mm=2.0, patch_size=(16, 16, 16)))
-    assert prepared.shape == (24, 28, 32) and prepared.source_shape == (48, 56, 64)
-    coarse, fine = (np.argwhere(label() > 0).mean(0) for label in (prepared.label, prepared.source_label))
+    assert prepared.working_shape == (24, 28, 32) and prepared.source_shape == (48, 56, 64)
+    coarse, fine = (np.argwhere(label > 0).mean(0) for label in (prepared.whole(prepared.label()), prepared.source_label()))
     assert np.allclose((coarse + 0.5) * 2, fine + 0.5, atol=0.6)
     assert set(np.unique(prepared.label())) <= {0, 1, 2, 3}
 
@@ -48,13 +70,14 @@ def test_resampling_keeps_the_tumour_in_place_and_the_source_label(tmp_path):
 def test_anisotropic_voxels_become_isotropic(tmp_path):
     write_case(tmp_path / "data", "X", shape=(32, 32, 16), affine=np.diag([-1.0, -1.0, 3.0, 1.0]))
     (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
-    assert prepared.shape == (32, 32, 48) and prepared.source_spacing_mm == (1.0, 1.0, 3.0)
+    assert prepared.working_shape == (32, 32, 48) and prepared.source_spacing_mm == (1.0, 1.0, 3.0)
 
 
 def test_centres_are_tumour_and_brain_voxels(cases_folder, tmp_path):
     (prepared, *_) = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     label, brain = prepared.label().ravel(), prepared.image().any(0).ravel()
-    assert (label[prepared.voxels("tumour")] > 0).all()
+    assert (label[prepared.voxels("tumour")] > 0).all() and prepared.classes == (1, 2, 3)
+    assert all((label[prepared.voxels(f"class{c}")] == c).all() and len(prepared.voxels(f"class{c}")) for c in prepared.classes)
     assert (label[prepared.voxels("brain")] == 0).all() and brain[prepared.voxels("brain")].all()
 
 
@@ -77,6 +100,13 @@ def test_a_changed_file_or_setting_is_never_served_stale(cases_folder, tmp_path)
     after = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     assert after[0].folder != before[0].folder and after[1:] == before[1:]
     assert after[0].label().sum() != before[0].label().sum()
+    array[5, 5, 5] = 0
+    os.makedirs(path.parent / "new", exist_ok=True)
+    times = path.stat()
+    nibabel.save(nibabel.Nifti1Image(np.roll(array, 1), image.affine), path.parent / "new" / path.name)
+    os.replace(path.parent / "new" / path.name, path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())[0].folder not in {before[0].folder, after[0].folder}
     other_convention = prepare_cases(find_cases(cases_folder, "brats2018")[1:], tmp_path / "cache", DataConfig(spacing_mm=2.0))
     assert {c.folder for c in other_convention}.isdisjoint({c.folder for c in after})
 
@@ -125,9 +155,41 @@ def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(cases_fold
     assert len(prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())) == 3
 
 
+def test_what_a_killed_builder_left_is_cleared_and_what_a_running_one_writes_is_not(cases_folder, tmp_path):
+    abandoned, running = tmp_path / "cache" / ".building-old", tmp_path / "cache" / ".building-new"
+    for folder in (abandoned, running):
+        folder.mkdir(parents=True)
+        (folder / "image.npy").write_bytes(b"half")
+    os.utime(abandoned, (time.time() - 7200,) * 2)
+    prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    assert not abandoned.exists() and (running / "image.npy").exists()
+
+
+def test_a_full_disk_is_told_with_the_case_and_leaves_nothing_behind(cases_folder, tmp_path, monkeypatch):
+    def no_space(path, array):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(preprocess.np, "save", no_space)
+    with pytest.raises(UserError, match=r"BraTS20_Training_000: cannot be written to the cache.*No space left.*free space"):
+        prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_case_without_a_segmentation_is_prepared_with_its_brain_voxels(tmp_path):
+    write_case(tmp_path / "data", "X", label=False)
+    (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    assert prepared.classes == () and len(prepared.voxels("tumour")) == 0 and len(prepared.voxels("brain")) == preprocess.CENTRES < 44 * 44 * 28
+
+
 def test_a_patch_larger_than_a_volume_is_refused_unless_padded(cases_folder, tmp_path):
     prepared = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     with pytest.raises(UserError, match=r"BraTS20_Training_000: 32 voxels along z at 1 mm are fewer than the patch's 64.*pad_to_patch=true"):
         check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64)))
     check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64), pad_to_patch=True))
     check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 32)))
+
+
+def test_a_volume_that_only_the_cut_made_smaller_than_the_patch_is_no_error(cases_folder, tmp_path):
+    (prepared, *_) = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    assert prepared.shape[2] < 32 == prepared.working_shape[2]
+    check_patch_fits([prepared], DataConfig(patch_size=(48, 48, 32)))
