@@ -1,6 +1,7 @@
 """The `segmamba` command: a table of contents. Each entry imports what it needs when it runs, so that --help answers at once."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,18 @@ app = typer.Typer(
     help="Mamba U-Nets for brain tumour segmentation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     no_args_is_help=True,
 )  # fmt: skip
+data = typer.Typer(help="Look at a data set: what is wrong with it, what is in it.", no_args_is_help=True)
+app.add_typer(data, name="data")
 COLUMNS = 100
 
 PresetName = Annotated[str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, name=value, e.g. model.norm=instance; may be repeated. "
                                                    "`segmamba settings` shows all.", show_default=False)]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+Source = Annotated[Path, typer.Argument(help="Folder of BraTS cases, Decathlon or nnU-Net raw folder, or a MONAI datalist (.json).", metavar="DIR")]
+Labels = Annotated[str, typer.Option(help="Label convention: brats2018, brats2023, brats2024, brats2024ped, msd; auto takes it from the files' "
+                                     "naming or dataset.json, mixed does so for each case on its own.")]  # fmt: skip
 
 
 def main():
@@ -78,13 +85,9 @@ def phantom(
     """Write the embedded phantom: BraTS-format cases with real anatomy and invented tumours."""
     wanted = preset("paper").changed(parse_assignments([f"phantom.size={size}"]) | {"phantom.cases": cases, "phantom.seed": seed}).phantom
 
-    from rich.progress import Progress
-
     from segmamba.data.phantom import write_phantom
 
-    with Progress(console=_console(stderr=True)) as bar:
-        task = bar.add_task("making cases", total=cases)
-        progress = lambda done, _: bar.update(task, completed=done)  # noqa: E731
+    with _progress("making cases") as progress:
         write_phantom(folder, cases=wanted.cases, size=wanted.size, seed=wanted.seed, progress=progress)
     print(folder)
 
@@ -93,6 +96,39 @@ def phantom(
 def settings(preset_name: PresetName = "paper"):
     """List every setting of a preset with its value and what it means."""
     print_settings(preset_name)
+
+
+@data.command()
+def check(
+    source: Source,
+    labels: Labels = "auto",
+    output: Annotated[Path | None, typer.Option(help="Also write all findings to this CSV file.", metavar="FILE.csv", show_default=False)] = None,
+    as_json: AsJson = False,
+):
+    """Read every header and voxel and say what is wrong, case by case. Exit code 2 if a training run would fail."""
+    from segmamba.data.check import as_rows, render, would_fail, write_csv
+    from segmamba.data.check import check as check_cases
+
+    with _progress("reading cases") as progress:
+        checked = check_cases(source, labels, progress=progress)
+    if output:
+        write_csv(output, checked)
+    if as_json:
+        _print_json({"findings": list(as_rows(checked)), "training_would_fail": would_fail(checked)})
+    else:
+        render(checked, _console())
+    raise typer.Exit(2 if would_fail(checked) else 0)
+
+
+@contextmanager
+def _progress(what):
+    """A progress bar on stderr where that is a terminal; gives a function of (done, in all)."""
+    from rich.progress import Progress
+
+    console = _console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _console(**options):

@@ -1,0 +1,39 @@
+"""One function over many cases, on all cores where that pays, whatever happens to the processes that run it."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+SERIAL_BYTES = 32 * 2**20  # below this, starting worker processes costs more than it saves
+
+
+def map_cases(function, cases, *, lost, progress=lambda done, total: None):
+    """[function(case), ...] in the order of `cases`; function must be importable and must not raise on bad data.
+
+    lost: lost(case) stands for the result of a case whose process was killed. progress: called with (done, in all) after each.
+    """
+    if sum(path.stat().st_size for case in cases for path in case.files if path.is_file()) < SERIAL_BYTES:
+        results = []
+        for case in cases:
+            results.append(function(case))
+            progress(len(results), len(cases))
+        return results
+    results = [None] * len(cases)
+    with ProcessPoolExecutor(min(len(cases), os.cpu_count()), mp_context=get_context("spawn")) as pool:
+        jobs = {pool.submit(function, case): place for place, case in enumerate(cases)}
+        try:
+            for done, job in enumerate(as_completed(jobs), 1):
+                results[jobs[job]] = _result(job, cases[jobs[job]], lost)
+                progress(done, len(cases))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def _result(job, case, lost):
+    try:
+        return job.result()
+    except BrokenProcessPool:
+        return lost(case)

@@ -1,0 +1,276 @@
+"""Every kind of fault, made on purpose in a good case, is named; a good case is silent."""
+
+import csv
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from segmamba.data import check as checking
+from segmamba.data.case import ERROR, WARNING, Case, patient_of
+from segmamba.data.cases import find_cases
+from segmamba.data.check import as_rows, check, check_case, would_fail, write_csv
+from segmamba.data.labels import CONVENTIONS
+from segmamba.data.parallel import map_cases
+from segmamba.data.volumes import read_scan
+from segmamba.errors import UserError
+from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
+
+SHAPE = (48, 48, 32)
+
+
+def save(path, array, affine=BRATS_AFFINE):
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+def voxels(folder, part):
+    return np.asanyarray(nibabel.load(folder / f"X_{part}.nii.gz").dataobj).copy()
+
+
+def edit(part, change):
+    """A spoiler that passes the voxels of one file through `change`."""
+    return lambda folder: save(folder / f"X_{part}.nii.gz", change(voxels(folder, part)))
+
+
+def cut(part, keep):
+    """A spoiler that keeps a share of one file's bytes."""
+
+    def spoil(folder):
+        path = folder / f"X_{part}.nii.gz"
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+
+    return spoil
+
+
+def cut_plain(folder):
+    whole = gzip.decompress((folder / "X_t2.nii.gz").read_bytes())
+    (folder / "X_t2.nii.gz").unlink()
+    (folder / "X_t2.nii").write_bytes(whole[:-1000])
+
+
+def with_affine(affine, *parts):
+    def spoil(folder):
+        for part in parts:
+            save(folder / f"X_{part}.nii.gz", voxels(folder, part), np.asarray(affine, float))
+
+    return spoil
+
+
+def turned(codes, *parts):
+    """Store files along other axes, the content staying where it is in the patient."""
+
+    def spoil(folder):
+        for part in parts:
+            image = nibabel.load(folder / f"X_{part}.nii.gz")
+            now, wanted = nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes)
+            out = image.as_reoriented(nibabel.orientations.ornt_transform(now, wanted))
+            save(folder / f"X_{part}.nii.gz", np.asarray(out.dataobj).copy(), out.affine)
+
+    return spoil
+
+
+def flatten(folder):
+    """Set the z axis of the affine to nothing, in the header's bytes: qform_code at 252, srow_z at 312 (NIfTI-1 standard)."""
+    raw = bytearray(gzip.decompress((folder / "X_t2.nii.gz").read_bytes()))
+    raw[252:254], raw[312:328] = bytes(2), bytes(16)
+    (folder / "X_t2.nii.gz").write_bytes(gzip.compress(raw))
+
+
+def with_nan(array):
+    array = array.astype(np.float32)
+    array[20, 20, 20] = np.nan
+    return array
+
+
+def with_stray_tumour(array):
+    array[0, 0, :5] = 2
+    return array
+
+
+def with_value(value):
+    def change(array):
+        array[4, 4, 4] = value
+        return array
+
+    return change
+
+
+ALL = ("t1", "t1ce", "t2", "flair", "seg")
+ANGLE = np.deg2rad(5)
+OBLIQUE = [[-np.cos(ANGLE), np.sin(ANGLE), 0, 0], [-np.sin(ANGLE), -np.cos(ANGLE), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+FAULTS = {
+    "missing": (lambda f: (f / "X_t2.nii.gz").unlink(), {(ERROR, "missing modality", "X_t2.nii.gz")}),
+    "duplicate": (lambda f: shutil.copy(f / "X_t2.nii.gz", f.parent), {(ERROR, "duplicate modality", "two files for T2")}),
+    "two labels": (lambda f: shutil.copy(f / "X_seg.nii.gz", f.parent), {(ERROR, "duplicate segmentation", "X_seg.nii.gz")}),
+    "truncated": (cut("t2", 0.6), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
+    "truncated in its header": (cut("t2", 0.001), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
+    "no bytes": (cut("t2", 0), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
+    "truncated without compression": (cut_plain, {(ERROR, "unreadable file", "X_t2.nii")}),
+    "no nifti": (lambda f: (f / "X_t2.nii.gz").write_bytes(gzip.compress(b"no header " * 100)), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
+    "truncated label": (cut("seg", 0.6), {(ERROR, "unreadable file", "X_seg.nii.gz")}),
+    "shape": (edit("t2", lambda a: a[:, :, :-1]), {(ERROR, "shape", "48x48x31")}),
+    "label shape": (edit("seg", lambda a: a[:, :, :-1]), {(ERROR, "shape", "X_seg.nii.gz is 48x48x31")}),
+    "affine": (with_affine(np.diag([-1, -1, 2, 1]), "t2"), {(ERROR, "affine", "31.00 mm away")}),
+    "no affine": (flatten, {(ERROR, "unreadable file", "X_t2.nii.gz")}),
+    "4-D": (edit("t2", lambda a: np.stack([a, a], axis=-1)), {(ERROR, "unreadable file", "has 4 dimensions")}),
+    "not finite": (edit("t2", with_nan), {(ERROR, "not finite", "1 voxels that are not finite")}),
+    "empty image": (edit("t2", np.zeros_like), {(ERROR, "empty image", "X_t2.nii.gz is empty")}),
+    "unknown label": (edit("seg", with_value(3)), {(ERROR, "unknown label", "label value 3 is not in convention brats2018")}),
+    "fractional label": (edit("seg", lambda a: with_value(0.5)(a.astype(np.float32))), {(ERROR, "unknown label", "label value 0.5")}),
+    "empty segmentation": (edit("seg", np.zeros_like), {(WARNING, "empty segmentation", "X_seg.nii.gz holds no tumour")}),
+    "outside": (edit("seg", with_stray_tumour), {(WARNING, "tumour outside brain", "5 tumour voxels")}),
+    "spacing": (with_affine(np.diag([-2, -2, 2, 1]), *ALL), {(WARNING, "spacing", "2 x 2 x 2 mm instead of 1 mm")}),
+    "anisotropic": (with_affine(np.diag([-1, -1, 5, 1]), *ALL), {(WARNING, "anisotropic spacing", "1 x 1 x 5 mm")}),
+    "turned": (turned("SRA", *ALL), {(WARNING, "orientation", f"X_{part}.nii.gz is stored along SRA") for part in ALL}),
+    "one flipped": (turned("RAS", "t2"), {(WARNING, "orientation", "X_t2.nii.gz RAS")}),
+    "oblique": (with_affine(OBLIQUE, *ALL), {(WARNING, "orientation", "turned 5.0 degrees")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_found_alone_and_errors_are_what_stops_a_training_run(tmp_path, name):
+    spoil, expected = FAULTS[name]
+    spoil(write_case(tmp_path, "X", shape=SHAPE))
+    (checked,) = check(tmp_path)
+    found = {(f.severity, f.kind): [] for f in checked.findings}
+    for finding in checked.findings:
+        found[finding.severity, finding.kind].append(finding.text)
+    assert set(found) == {(severity, kind) for severity, kind, _ in expected}
+    assert all(any(told in text for text in found[severity, kind]) for severity, kind, told in expected), found
+    assert all(text.startswith("X: ") and "\n" not in text for texts in found.values() for text in texts)
+
+    stops = False
+    try:
+        read_scan(find_cases(tmp_path)[0])
+    except UserError:
+        stops = True
+    assert would_fail([checked]) == stops
+
+
+def test_a_good_case_has_no_findings_and_a_missing_label_is_information(tmp_path):
+    write_case(tmp_path, "X")
+    write_case(tmp_path, "Y", label=False)
+    good, unlabelled = check(tmp_path)
+    assert good.findings == ()
+    assert [(f.severity, f.kind) for f in unlabelled.findings] == [("information", "no segmentation")]
+    assert not would_fail([good, unlabelled])
+
+
+def test_all_faults_of_all_cases_are_told_and_a_good_case_among_them_stays_good(tmp_path):
+    first = write_case(tmp_path, "X")
+    for name in ("missing", "unknown label"):
+        FAULTS[name][0](first)
+    edit("flair", np.zeros_like)(first)
+    write_case(tmp_path, "Y")
+    (write_case(tmp_path, "Z") / "Z_seg.nii.gz").write_bytes(b"")
+    found = {case.id: sorted(f.kind for f in case.findings) for case in check(tmp_path)}
+    assert found == {"X": ["empty image", "missing modality", "unknown label"], "Y": [], "Z": ["unreadable file"]}
+
+
+def test_a_case_of_another_convention_is_an_error_until_mixing_is_asked_for(tmp_path):
+    for name in ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS-GLI-00003-100"):
+        write_case(tmp_path, name, names=NEW_NAMES, et_value=3)
+    assert [[f.kind for f in case.findings] for case in check(tmp_path)] == [[], [], ["mixed conventions"]]
+    assert not any(case.findings for case in check(tmp_path, "mixed"))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_damage_to_a_header_gets_past_as_an_exception(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    folder = write_case(tmp_path, "X", shape=SHAPE, ending=".nii")
+    path = folder / "X_t1ce.nii"
+    whole = bytearray(path.read_bytes())
+    for place in rng.integers(0, 352, 12):
+        whole[place] = rng.integers(256)
+    path.write_bytes(whole)
+    check_case(find_cases(tmp_path)[0])
+
+
+def test_the_csv_has_a_row_for_each_finding_and_each_good_case(tmp_path):
+    FAULTS["unknown label"][0](write_case(tmp_path / "data", "X"))
+    write_case(tmp_path / "data", "Y")
+    checked = check(tmp_path / "data")
+    with open(write_csv(tmp_path / "deep" / "check.csv", checked), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == list(as_rows(checked))
+    assert [(row["case"], row["severity"], row["problem"]) for row in rows] == [("X", "error", "unknown label"), ("Y", "ok", "")]
+
+
+def _die_on_the_second(case):
+    if case.id == "second":
+        os._exit(9)
+    return case.id
+
+
+def test_a_killed_reader_is_an_error_of_its_case_and_not_of_the_program(tmp_path, monkeypatch):
+    monkeypatch.setattr("segmamba.data.parallel.SERIAL_BYTES", -1)
+    cases = [Case(name, name, {}, None, "brats2018") for name in ("first", "second")]
+    results = map_cases(_die_on_the_second, cases, lost=checking._lost)
+    assert results[1].findings[0].kind == "not checked" and results[1].id == "second"
+
+
+def test_processes_and_one_process_find_the_same_in_the_same_order(tmp_path, monkeypatch):
+    for number in range(3):
+        write_case(tmp_path, f"BraTS20_Training_{number:03d}", label=number != 1)
+    alone = check(tmp_path)
+    monkeypatch.setattr("segmamba.data.parallel.SERIAL_BYTES", -1)
+    steps = []
+    assert check(tmp_path, progress=lambda *step: steps.append(step)) == alone
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def segmamba(*arguments, cwd):
+    command = [sys.executable, "-c", "from segmamba.cli import main; main()", "data", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_exits_2_on_errors_and_0_on_warnings_and_writes_what_it_prints(tmp_path):
+    folder = write_case(tmp_path / "data", "X")
+    FAULTS["outside"][0](folder)
+    warned = segmamba("check", "data", "--output", "check.csv", cwd=tmp_path)
+    assert warned.returncode == 0 and "warning  X: 5 tumour voxels" in warned.stdout, warned.stderr
+    assert "tumour outside brain" in (tmp_path / "check.csv").read_text()
+    FAULTS["missing"][0](folder)
+    failed = segmamba("check", "data", "--json", cwd=tmp_path)
+    told = json.loads(failed.stdout)
+    assert failed.returncode == 2 and told["training_would_fail"]
+    assert {row["problem"] for row in told["findings"]} == {"missing modality", "tumour outside brain"}
+
+
+@pytest.mark.parametrize(("arguments", "told"), [(["absent"], "no such folder"), ([".", "--labels", "x"], "choose one of brats2018")])
+def test_a_wrong_folder_or_convention_is_one_line_and_code_2(tmp_path, arguments, told):
+    result = segmamba("check", *arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and told in result.stderr
+
+
+REAL = os.environ.get("SEGMAMBA_BRATS")
+
+
+@pytest.mark.skipif(not REAL, reason="SEGMAMBA_BRATS names no folder of real cases")
+def test_the_real_cases_pass_with_what_is_known_of_them_and_nothing_else():
+    found = {}
+    for folder in ("brats2018", "brats2023", "unlabelled"):
+        checked = check(Path(REAL) / folder)
+        assert not would_fail(checked)
+        found |= {case.id: [f.text.partition(" of ")[0] for f in case.findings] for case in checked}
+    assert found == {
+        "Brats18_2013_21_1": ["Brats18_2013_21_1: 14 tumour voxels"],  # all four images are 0 there; in 20 of its tumour voxels T1 is
+        "Brats18_2013_2_1": [],
+        "Brats18_TCIA05_396_1": [],
+        "BraTS-GLI-00000-000": [],
+        "BraTS-GLI-00001-000": ["BraTS-GLI-00001-000: no segmentation; usable for prediction and pretraining"],
+    }
+
+
+@pytest.mark.skipif(not REAL, reason="SEGMAMBA_BRATS names no folder of real cases")
+def test_real_cases_know_their_patients_and_conventions():
+    cases = [case for folder in ("brats2018", "brats2023") for case in find_cases(Path(REAL) / folder)]
+    assert {case.convention for case in cases} == {"brats2018", "brats2023"} <= set(CONVENTIONS)
+    assert patient_of("Brats18_2013_2_1") in {case.patient for case in cases}
