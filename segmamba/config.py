@@ -45,6 +45,16 @@ class DataConfig:
     """At most this many cases are judged; 0 is no cap."""
     split_seed: int = 0
     """Which patients fall into which set. The same for every arm and every seed of a study."""
+    folds: int = 0
+    """Folds of a cross-validation, stratified by tumour volume and presence of ET; judge is 1 / folds of the patients. 0 is one split."""
+    fold: int = 0
+    """Which of the folds is trained and judged, from 0; they are those of `folds` or of `splits_file`."""
+    splits_file: str = ""
+    """Path of nnU-Net's splits_final.json, or of a MONAI datalist with folds, that says who trains and who is judged. Empty is off."""
+    test_share: float = 0.0
+    """Share of the patients that no study touches, chosen by their ids alone; kept for a final evaluation. 0 is off."""
+    test_file: str = ""
+    """Path of a list of patients or cases, one a line or a JSON list, that no study touches; instead of `test_share`. Empty is off."""
     workers: int = 4
     """Processes that read patches; 0 reads them in the training process."""
 
@@ -52,12 +62,19 @@ class DataConfig:
         _require(self.spacing_mm > 0, "data.spacing_mm", self.spacing_mm, "must be above 0 mm")
         _require(all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size), "data.patch_size", self.patch_size,
                  f"every side must be a positive multiple of {SIDE_MULTIPLE}, because the network halves it four times")
-        for name in ("tumour_centre_share", "minival_share", "judge_share"):
+        for name in ("tumour_centre_share", "minival_share", "judge_share", "test_share"):
             _require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must lie in [0, 1]")
         _require(self.minival_share + self.judge_share < 1, "data.judge_share", self.judge_share,
                  f"minival_share + judge_share must leave patients to train on, below 1 (minival_share is {self.minival_share})")
         _require(self.minival_cases >= 1, "data.minival_cases", self.minival_cases, "at least one case must choose the checkpoint")
         _require(self.judge_cases >= 0, "data.judge_cases", self.judge_cases, "must be 0 (no cap) or more")
+        _require(self.folds == 0 or self.folds >= 2, "data.folds", self.folds, "must be 0 (one split) or at least 2")
+        _require(self.fold >= 0, "data.fold", self.fold, "folds are numbered from 0")
+        _require(not (self.folds and self.splits_file), "data.folds", self.folds, "splits_file brings its own folds; set one of the two")
+        _require(self.splits_file or self.fold < max(self.folds, 1), "data.fold", self.fold,
+                 f"there are {self.folds} folds, numbered from 0; set data.folds or data.splits_file")
+        _require(self.test_share < 1, "data.test_share", self.test_share, "must leave patients to study, below 1")
+        _require(not (self.test_share and self.test_file), "data.test_file", self.test_file, "set test_share or test_file, not both")
         _require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more processes")
 
 

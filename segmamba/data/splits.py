@@ -1,46 +1,220 @@
-"""Three disjoint sets of patients: train; minival, which chooses; judge, which gives the verdict and chooses nothing."""
+"""Three disjoint sets of patients: train; minival, which chooses; judge, which gives the verdict and chooses nothing.
 
+One split (data.folds = 0), k folds whose judges together are everybody (data.folds), or the folds of a file (data.splits_file).
+A fourth set, test, is taken out before all of them and belongs to no study (data.test_share, data.test_file).
+"""
+
+import hashlib
+import itertools
+import json
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+
+from segmamba.data.labels import ET
 from segmamba.errors import UserError
+from segmamba.files import write_json
 
 FEWEST_PATIENTS_FOR_THREE_SETS = 5  # with fewer, train would keep only one or two
 
 
 @dataclass(frozen=True)
 class Split:
-    """Lists of cases. Where `judge_is_minival`, the last checkpoint must be judged, since minival can choose none."""
+    """Lists of cases. Where `judge_is_minival`, the last checkpoint must be judged, since minival can choose none.
+
+    test: what no study may train on, choose by or be judged on; for one final evaluation.
+    """
 
     train: list
     minival: list
     judge: list
     judge_is_minival: bool
     notes: tuple
+    test: tuple = ()
 
 
 def split_cases(cases, config):
-    """Split by patient, the same for every arm and seed. `config` is a DataConfig; cases need .id and .patient."""
-    by_patient = {}
-    for case in sorted(cases, key=lambda c: c.id):
-        by_patient.setdefault(case.patient, []).append(case)
-    patients = sorted(by_patient)
-    random.Random(config.split_seed).shuffle(patients)
-    if len(patients) < 2:
-        raise UserError(f"{len(patients)} labelled patient found: a study needs at least 2, one to train on and one to judge")
-    notes = []
-    judge_is_minival = len(patients) < FEWEST_PATIENTS_FOR_THREE_SETS
-    judged = max(1, round(config.judge_share * len(patients)))
-    held_out = 0 if judge_is_minival else max(1, round(config.minival_share * len(patients)))
-    judge, minival, train = patients[:judged], patients[judged : judged + held_out], patients[judged + held_out :]
+    """Split by patient, the same for every arm and seed. `config` is a DataConfig; cases need .id and .patient.
+
+    With folds, cases also need label(), which gives the internal classes (x, y, z): it is read to stratify.
+    """
+    cases, test, notes = hold_out(sorted(cases, key=lambda c: c.id), config)
+    by_patient = _by_patient(cases)
+    if len(by_patient) < 2:
+        raise UserError(f"{len(by_patient)} labelled patient found: a study needs at least 2, one to train on and one to judge")
+    judge_is_minival = len(by_patient) < FEWEST_PATIENTS_FOR_THREE_SETS
+    held_out = 0 if judge_is_minival else max(1, round(config.minival_share * len(by_patient)))
+    if config.splits_file or config.folds:
+        strata = strata_of(cases)
+        rest, judge = _fold_of_file(cases, test, config, notes) if config.splits_file else _fold(strata, config, notes)
+        minival = _alike(rest, strata, held_out, config.split_seed)
+        train = [patient for patient in rest if patient not in set(minival)]
+    else:
+        patients = sorted(by_patient)
+        random.Random(config.split_seed).shuffle(patients)
+        judged = max(1, round(config.judge_share * len(patients)))
+        judge, minival, train = patients[:judged], patients[judged : judged + held_out], patients[judged + held_out :]
+    if not train:
+        raise UserError(f"no patient is left to train on: {len(judge)} to judge, {len(minival)} for minival; lower data.minival_share")
     judge = _capped([c for p in judge for c in by_patient[p]], config.judge_cases, "judge", notes)
     minival = _capped([c for p in minival for c in by_patient[p]], config.minival_cases, "minival", notes)
     if judge_is_minival:
         minival = judge
         notes.append(
-            f"only {len(patients)} patients: the judge set is also the minival set, so no checkpoint is chosen and the last one is judged"
+            f"only {len(by_patient)} patients: the judge set is also the minival set, so no checkpoint is chosen and the last one is judged"
         )
-    return Split([c for p in train for c in by_patient[p]], minival, judge, judge_is_minival, tuple(notes))
+    return Split([c for p in train for c in by_patient[p]], minival, judge, judge_is_minival, tuple(notes), tuple(test))
+
+
+def hold_out(cases, config):
+    """(cases that studies may use, cases of the test set, notes). `config` is a DataConfig.
+
+    By share, a patient's place depends on nothing but its id: neither a seed nor new cases ever move anyone into a study.
+    """
+    if config.test_file:
+        named = _listed(config.test_file, {name for case in cases for name in (case.id, case.patient)})
+        patients = {case.patient for case in cases if named & {case.id, case.patient}}
+    else:
+        patients = {case.patient for case in cases if _place(case.patient) < config.test_share}
+    if not patients:
+        if config.test_share:
+            count = len(_by_patient(cases))
+            raise UserError(f"data.test_share = {config.test_share:g} holds out none of {count} patients; raise it or name them in data.test_file")
+        return cases, [], []
+    test = [case for case in cases if case.patient in patients]
+    note = f"{len(test)} cases of {len(patients)} patients are held out as test set; no trial reads them"
+    return [case for case in cases if case.patient not in patients], test, [note]
+
+
+def strata_of(cases):
+    """{patient: (has ET, tumour voxels)}: ET in any of the patient's cases, the voxels of the largest tumour."""
+    return {patient: _stratum(group) for patient, group in _by_patient(cases).items()}
+
+
+def fold_judges(strata, folds, seed):
+    """`folds` disjoint lists of patients that together are all of them, alike in tumour volume and presence of ET.
+
+    Patients without ET and then those with it, sorted by volume, are dealt in runs of `folds`, in random order within a run.
+    """
+    if len(strata) < folds:
+        raise UserError(f"data.folds = {folds}: more than the {len(strata)} patients; choose fewer folds")
+    rng, dealt = random.Random(seed), [[] for _ in range(folds)]
+    ordered = sorted(strata, key=lambda patient: (strata[patient], patient))
+    for start in range(0, len(ordered), folds):
+        places = rng.sample(range(folds), folds)
+        for patient, place in zip(ordered[start : start + folds], places, strict=False):
+            dealt[place].append(patient)
+    return [sorted(fold) for fold in dealt]
+
+
+def write_splits(path, cases, judges):
+    """nnU-Net's splits_final.json: {"train": ids, "val": ids} for each fold; `judges` are lists of patients. minival is inside train."""
+    folds = [
+        {"train": [c.id for c in cases if c.patient not in fold], "val": [c.id for c in cases if c.patient in fold]} for fold in map(set, judges)
+    ]
+    return write_json(path, folds)
+
+
+def read_splits(path):
+    """[(ids to train on, ids to judge), ...] of nnU-Net's splits_final.json, or of a MONAI datalist whose entries have folds."""
+    from segmamba.data.layouts.datalist import folds_of
+
+    path = Path(path)
+    told = _json(path)
+    if isinstance(told, dict):
+        fold_of = folds_of(path)
+        if not fold_of:
+            raise UserError(f'{path}: no entry has a "fold"; add them or give nnU-Net\'s splits_final.json')
+        numbers = sorted(set(fold_of.values()))
+        return [({c for c, f in fold_of.items() if f != n}, {c for c, f in fold_of.items() if f == n}) for n in numbers]
+    if not (isinstance(told, list) and told and all(isinstance(f, dict) and {"train", "val"} <= f.keys() for f in told)):
+        raise UserError(f'{path}: expected nnU-Net\'s splits_final.json, a list of {{"train": [ids], "val": [ids]}}')
+    return [(set(fold["train"]), set(fold["val"])) for fold in told]
+
+
+def _fold(strata, config, notes):
+    """(patients to train on, patients to judge) of fold `data.fold`."""
+    notes.append(f"fold {config.fold} of {config.folds}, stratified by tumour volume and presence of ET")
+    judge = fold_judges(strata, config.folds, config.split_seed)[config.fold]
+    return sorted(strata.keys() - set(judge)), judge
+
+
+def _alike(patients, strata, wanted, seed):
+    """`wanted` of the patients, one from each of as many equal runs of their order by stratum; in random order, so that a cap is fair."""
+    rng, ordered = random.Random(seed), sorted(patients, key=lambda patient: (strata[patient], patient))
+    bounds = [round(place * len(ordered) / wanted) for place in range(wanted + 1)] if wanted else []
+    chosen = [rng.choice(ordered[low:high]) for low, high in itertools.pairwise(bounds) if high > low]
+    return rng.sample(chosen, len(chosen))
+
+
+def _fold_of_file(cases, test, config, notes):
+    """(patients to train on, patients to judge) of the fold that the file and data.fold name; who is held out for the test stays so."""
+    path, folds = config.splits_file, read_splits(config.splits_file)
+    if config.fold >= len(folds):
+        raise UserError(f"data.fold = {config.fold}: {path} has {len(folds)} folds, numbered from 0")
+    train, judge = (ids - {case.id for case in test} for ids in folds[config.fold])
+    absent = (train | judge) - {case.id for case in cases}
+    if absent:
+        raise UserError(f"{path}: {len(absent)} of its cases are not in the data, {sorted(absent)[0]} for one; give the data it was made for")
+    patients = [{case.patient for case in cases if case.id in ids} for ids in (train, judge)]
+    if both := patients[0] & patients[1]:
+        raise UserError(f"{path}: fold {config.fold} trains on and judges by patient {min(both)}; put all time points of a patient on one side")
+    if not all(patients):
+        raise UserError(f"{path}: fold {config.fold} has nobody to {'judge' if patients[0] else 'train on'}; correct it or choose another data.fold")
+    unused = sorted(case.id for case in cases if case.id not in train | judge)
+    partly = [case_id for case_id in unused if next(c.patient for c in cases if c.id == case_id) in patients[0] | patients[1]]
+    if partly:
+        raise UserError(f"{path}: names some cases of a patient but not {partly[0]}; name all time points of a patient")
+    notes.append(f"fold {config.fold} of {len(folds)} from {Path(path).name}" + (f"; {len(unused)} cases are in none of its sets" if unused else ""))
+    return sorted(patients[0]), sorted(patients[1])
+
+
+def _stratum(cases):
+    labels = [np.asarray(case.label()) for case in cases]
+    return any((label == ET).any() for label in labels), max(int(np.count_nonzero(label)) for label in labels)
+
+
+def _place(patient):
+    """A number in [0, 1) that belongs to this patient for good."""
+    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
+
+
+def _listed(path, known):
+    """The ids in a text file, one a line, or in a JSON list; an id outside `known` is an error."""
+    path = Path(path)
+    if path.suffix == ".json":
+        listed = _json(path)
+        if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+            raise UserError(f"{path}: expected a JSON list of patient or case ids")
+    else:
+        listed = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    absent = set(listed) - known
+    if absent or not listed:
+        raise UserError(f"{path}: {f'{min(absent)} is no patient or case of the data' if absent else 'names nobody'}; correct the list")
+    return set(listed)
+
+
+def _json(path):
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); repair it") from error
+
+
+def _text(path):
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a file of ids") from error
+
+
+def _by_patient(cases):
+    by_patient = {}
+    for case in cases:
+        by_patient.setdefault(case.patient, []).append(case)
+    return by_patient
 
 
 def _capped(cases, most, name, notes):

@@ -1,9 +1,11 @@
+import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from segmamba.config import DataConfig
-from segmamba.data.splits import split_cases
+from segmamba.data.splits import fold_judges, hold_out, read_splits, split_cases, strata_of, write_splits
 from segmamba.errors import UserError
 
 
@@ -11,15 +13,33 @@ from segmamba.errors import UserError
 class Person:
     id: str
     patient: str
+    tumour_voxels: int = 10
+    has_et: bool = True
+
+    def label(self):
+        label = np.zeros((10, 10, 10), np.uint8)
+        label.ravel()[: self.tumour_voxels] = 2
+        label[0, 0, 0] = 3 if self.has_et else label[0, 0, 0]
+        return label
 
 
 def people(count, scans=1):
     return [Person(f"P{p:03d}-{s}", f"P{p:03d}") for p in range(count) for s in range(scans)]
 
 
+def mixed_people(count, scans=1):
+    """Tumours of 1 to 1000 voxels, every fifth patient without ET."""
+    sizes = np.random.default_rng(0).integers(1, 1000, count)
+    return [Person(f"P{p:03d}-{s}", f"P{p:03d}", int(sizes[p]), p % 5 > 0) for p in range(count) for s in range(scans)]
+
+
+def patients_of(*groups):
+    return [{case.patient for case in group} for group in groups]
+
+
 def test_no_patient_is_in_two_sets():
     data = split_cases(people(30, scans=2), DataConfig())
-    sets = [{case.patient for case in group} for group in (data.train, data.minival, data.judge)]
+    sets = patients_of(data.train, data.minival, data.judge)
     assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
     assert sum(map(len, sets)) == 30 and not data.judge_is_minival
 
@@ -28,6 +48,12 @@ def test_the_split_depends_on_its_seed_and_not_on_the_order_of_cases():
     cases = people(30)
     assert split_cases(cases, DataConfig()) == split_cases(cases[::-1], DataConfig())
     assert split_cases(cases, DataConfig()) != split_cases(cases, DataConfig(split_seed=1))
+
+
+def test_the_single_split_never_changes_so_that_studies_stay_comparable():
+    data = split_cases(people(10), DataConfig())
+    assert [case.patient for case in data.judge] == ["P007", "P008"]
+    assert [case.patient for case in data.minival] == ["P001", "P005"]
 
 
 def test_minival_is_capped_and_says_so():
@@ -43,11 +69,165 @@ def test_with_three_patients_the_judge_set_is_minival_and_says_so():
 
 
 @pytest.mark.parametrize("count", range(2, 12))
-def test_every_set_has_someone(count):
-    data = split_cases(people(count), DataConfig())
+@pytest.mark.parametrize("folds", [0, 2])
+def test_every_set_has_someone(count, folds):
+    data = split_cases(people(count), DataConfig(folds=folds))
     assert data.train and data.minival and data.judge
 
 
 def test_one_patient_is_too_few():
     with pytest.raises(UserError, match="at least 2"):
         split_cases(people(1, scans=4), DataConfig())
+
+
+@pytest.mark.parametrize("scans", [1, 3])
+def test_the_judges_of_all_folds_are_everybody_once_and_no_patient_is_in_two_sets(scans):
+    cases = mixed_people(43, scans)
+    judged = []
+    for fold in range(5):
+        data = split_cases(cases, DataConfig(folds=5, fold=fold))
+        sets = patients_of(data.train, data.minival, data.judge)
+        assert sum(map(len, sets)) == len(set().union(*sets)) == 43
+        judged += sorted(sets[2])
+    assert sorted(judged) == sorted({case.patient for case in cases})
+
+
+def test_folds_and_minivals_are_alike_in_volume_and_in_patients_without_et():
+    cases = mixed_people(100)
+    everyone = np.mean([case.tumour_voxels for case in cases])
+    for fold in range(5):
+        data = split_cases(cases, DataConfig(folds=5, fold=fold))
+        for group, most_off in ((data.judge, 0.1), (data.minival, 0.3)):
+            assert abs(np.mean([case.tumour_voxels for case in group]) / everyone - 1) < most_off
+        assert sum(not case.has_et for case in data.judge) == 4
+        assert sum(not case.has_et for case in data.minival) in (2, 3, 4)
+
+
+def test_a_fold_depends_on_the_seed_and_not_on_the_order_of_cases():
+    cases = mixed_people(30)
+    config = DataConfig(folds=3, fold=1)
+    assert split_cases(cases, config) == split_cases(cases[::-1], config)
+    assert patients_of(split_cases(cases, config).judge) != patients_of(split_cases(cases, DataConfig(folds=3, fold=1, split_seed=1)).judge)
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(UserError, match=r"data\.folds = 5: more than the 4 patients"):
+        split_cases(people(4), DataConfig(folds=5))
+
+
+def test_written_splits_come_back_as_the_same_train_minival_and_judge(tmp_path):
+    cases = mixed_people(30, scans=2)
+    path = write_splits(tmp_path / "splits_final.json", cases, fold_judges(strata_of(cases), 5, 0))
+    told = json.loads(path.read_text())
+    assert len(told) == 5 and set(told[0]) == {"train", "val"} and len(told[0]["train"]) + len(told[0]["val"]) == 60
+    for fold in range(5):
+        ours, theirs = (split_cases(cases, c) for c in (DataConfig(folds=5, fold=fold), DataConfig(splits_file=str(path), fold=fold)))
+        assert (ours.train, ours.minival, ours.judge) == (theirs.train, theirs.minival, theirs.judge)
+
+
+def test_a_datalist_with_folds_is_a_splits_file(tmp_path):
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": [{"image": f"P{p:03d}-0.nii.gz", "fold": p % 3} for p in range(9)]}))
+    data = split_cases(people(9), DataConfig(splits_file=str(path), fold=2))
+    assert patients_of(data.judge) == [{"P002", "P005", "P008"}]
+    assert [sorted(val)[0] for _, val in read_splits(path)] == ["P000-0", "P001-0", "P002-0"]
+
+
+def test_the_test_set_stays_held_out_of_the_folds_of_a_file(tmp_path):
+    cases = mixed_people(60)
+    path = write_splits(tmp_path / "splits_final.json", cases, fold_judges(strata_of(cases), 5, 0))
+    data = split_cases(cases, DataConfig(splits_file=str(path), test_share=0.2))
+    assert len(data.test) > 5 and len(data.train) + len(data.minival) + len(data.judge) + len(data.test) == 60
+
+
+def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_path):
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps([{"train": [f"P{p:03d}-0" for p in range(6)], "val": ["P006-0", "P007-0"]}]))
+    data = split_cases(people(10), DataConfig(splits_file=str(path)))
+    assert len(data.train) + len(data.minival) == 6 and len(data.judge) == 2
+    assert "2 cases are in none of its sets" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("folds", "told"),
+    [
+        ([{"train": ["P000-0", "P000-1"], "val": ["P001-0", "P099-0"]}], "1 of its cases are not in the data, P099-0"),
+        ([{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P000-1"]}], "trains on and judges by patient P000"),
+        ([{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P002-0", "P002-1"]}], "not P000-1; name all time points"),
+        ([{"train": ["P000-0", "P000-1"], "val": []}], "nobody to judge"),
+        ([], "expected nnU-Net's splits_final.json"),
+        ([{"train": []}], "expected nnU-Net's splits_final.json"),
+        ({"training": [{"image": "a.nii.gz"}]}, 'no entry has a "fold"'),
+    ],
+)
+def test_a_splits_file_that_does_not_fit_is_refused_with_the_reason(tmp_path, folds, told):
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps(folds))
+    with pytest.raises(UserError, match=told):
+        split_cases(people(6, scans=2), DataConfig(splits_file=str(path)))
+
+
+@pytest.mark.parametrize("text", [None, "[{"])
+def test_a_splits_file_that_is_absent_or_damaged_is_named(tmp_path, text):
+    path = tmp_path / "splits_final.json"
+    if text:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"splits_final\.json: cannot be read"):
+        split_cases(people(6), DataConfig(splits_file=str(path)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"split_seed": 3}, {"folds": 4, "fold": 2}])
+def test_the_test_set_is_the_same_whatever_the_seed_and_the_folds_and_in_no_other_set(changes):
+    cases = mixed_people(60, scans=2)
+    data = split_cases(cases, DataConfig(test_share=0.2, **changes))
+    (test,) = patients_of(data.test)
+    assert test == patients_of(split_cases(cases, DataConfig(test_share=0.2)).test)[0]
+    assert not test & set().union(*patients_of(data.train, data.minival, data.judge))
+    assert 0.1 < len(test) / 60 < 0.3 and len(data.test) == 2 * len(test)
+    assert f"{len(test)} patients are held out as test set" in data.notes[0]
+
+
+def test_new_cases_never_move_a_test_patient_into_a_study():
+    before = {case.id for case in split_cases(people(60), DataConfig(test_share=0.2)).test}
+    after = {case.id for case in split_cases(people(90), DataConfig(test_share=0.2)).test}
+    assert before == {case_id for case_id in after if case_id < "P060"}
+
+
+@pytest.mark.parametrize(("name", "text"), [("test.txt", "P003\n\nP007-1\n"), ("test.json", '["P003", "P007-1"]')])
+def test_a_list_of_patients_or_cases_is_held_out_by_patient(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    data = split_cases(people(20, scans=2), DataConfig(test_file=str(tmp_path / name)))
+    assert {case.id for case in data.test} == {"P003-0", "P003-1", "P007-0", "P007-1"}
+
+
+@pytest.mark.parametrize(("text", "told"), [("P003\nP333\n", "P333 is no patient or case of the data"), ("\n", "names nobody")])
+def test_a_test_list_that_does_not_fit_is_refused(tmp_path, text, told):
+    (tmp_path / "test.txt").write_text(text)
+    with pytest.raises(UserError, match=told):
+        split_cases(people(20), DataConfig(test_file=str(tmp_path / "test.txt")))
+
+
+def test_a_share_that_holds_out_nobody_is_told_instead_of_ignored():
+    with pytest.raises(UserError, match=r"data\.test_share = 0\.001 holds out none of 5 patients"):
+        split_cases(people(5), DataConfig(test_share=0.001))
+
+
+def test_without_a_test_set_nothing_is_held_out():
+    cases = people(5)
+    assert hold_out(cases, DataConfig()) == (cases, [], [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"folds": 1}, r"data\.folds = 1"),
+        ({"folds": 5, "fold": 5}, r"data\.fold = 5: there are 5 folds"),
+        ({"fold": 1}, r"data\.fold = 1: there are 0 folds"),
+        ({"folds": 5, "splits_file": "a.json"}, "splits_file brings its own folds"),
+        ({"test_share": 0.1, "test_file": "a.txt"}, "not both"),
+        ({"test_share": 1.0}, "below 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        DataConfig(**settings)
