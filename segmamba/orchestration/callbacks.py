@@ -36,5 +36,6 @@ class FinishRuns(tune.Callback):
         self._end(trial, "FAILED", reason)
 
     def _end(self, trial, status, reason=""):
-        c = self.context
-        end_trial(c.mlflow_uri, c.experiment_id, c.parent_run_id, trial.config["trial"].key, status, reason)
+        c, plan = self.context, trial.config["trial"]
+        tags = c.tags | {"arm": plan.arm, "seed": str(plan.seed)}
+        end_trial(c.mlflow_uri, c.experiment_id, c.parent_run_id, plan.key, status, tags, reason)

@@ -1,6 +1,8 @@
 """The command line that every study's script shares. Imports nothing slow: `--help` answers at once."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +32,8 @@ def study_command(spec):
                                                              "a GPU, else the CPU.", show_default=False)] = None,
         cpus: Annotated[int, typer.Option(help="CPU cores for the whole study; 0 takes all.")] = 0,
         output: Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")] = Path("Results"),
+        resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this study; start one where there is "
+                                             "none.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print the result table as JSON instead.")] = False,
         list_settings: Annotated[bool, typer.Option("--list-settings", help="Show every setting with its default and unit, and exit.")] = False,
     ):  # fmt: skip
@@ -41,7 +45,8 @@ def study_command(spec):
 
         changes = parse_assignments(set or [])
         options = StudyOptions(
-            data=data, labels=labels, preset=preset, seeds=seeds, gpus_per_trial=gpus_per_trial, cpus=cpus, output=output, changes=changes
+            data=data, labels=labels, preset=preset, seeds=seeds, gpus_per_trial=gpus_per_trial, cpus=cpus, output=output,
+            resume=resume, changes=changes,
         )
         raise typer.Exit(_run(spec.only(arms or []), options, as_json))
 
@@ -53,6 +58,7 @@ def _run(spec, options, as_json):
     from segmamba.orchestration.report import render_terminal, result_table
     from segmamba.orchestration.study import run_study
 
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))  # a batch system's stop is Ctrl-C to us
     console = Console(stderr=as_json, soft_wrap=False)
     with StudyProgress(console) as progress:
         study, folder = run_study(spec, options, progress)
@@ -61,6 +67,9 @@ def _run(spec, options, as_json):
     render_terminal(study, console)
     progress.say(f"report   {folder / 'report.html'}")
     progress.say(f"runs     mlflow ui --backend-store-uri {_shown_uri(study.mlflow_uri)}")
+    if any(trial.status in ("KILLED", "NOT STARTED") for trial in study.trials):
+        progress.say("stopped  the same command with --resume goes on with it")
+        return 130
     return 0 if all(trial.status == "FINISHED" for trial in study.trials) else 1
 
 

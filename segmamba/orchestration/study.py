@@ -1,6 +1,8 @@
 """The engine: a StudySpec becomes Ray Tune trials, MLflow runs and a report."""
 
-import os
+import contextlib
+import dataclasses
+import json
 import shlex
 import sys
 import time
@@ -13,8 +15,7 @@ from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.orchestration.results import Study
-
-OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray's default would take 30 % of the memory
+from segmamba.orchestration.spec import TrialPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class StudyOptions:
     cpus: int = 0
     """CPU cores for the whole study; 0 is all of the machine's."""
     output: Path = Path("Results")
+    resume: bool = False
+    """Go on with the newest unfinished study of this name, or start one where there is none."""
     changes: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -42,20 +45,11 @@ class StudyOptions:
             raise UserError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be above 0, for example 0.5 for two trials on one GPU")
 
 
-@dataclass(frozen=True)
-class Resources:
-    """How many trials run at once, and with what."""
-
-    gpus: float
-    cpus: int
-    at_once: int
-    total_cpus: int
-
-
 def run_study(spec, options, progress):
     """Run the study to its report: (Study, folder). `progress` is a StudyProgress (or its null object) that watches.
 
-    Whatever the user got wrong is found before the study's folder, its MLflow run and its trials exist.
+    Whatever the user got wrong is found before the study's folder, its MLflow run and its trials exist. A study that is stopped
+    (SIGINT) ends the same way, with the trials it has; `options.resume` goes on with it.
     """
     started = time.time()
     base = preset(options.preset).changed({"train.early_stop_epochs": 0} | options.changes)
@@ -69,28 +63,83 @@ def run_study(spec, options, progress):
     # Only now the slow imports: everything above answers within a second.
     import segmamba.orchestration.tracking as tracking
     from segmamba.environment import describe_environment
+    from segmamba.orchestration.launch import plan_resources, run_trials
     from segmamba.orchestration.report import write_report
-    from segmamba.training.run_folder import next_run_folder
 
     environment = describe_environment()
-    resources = _resources(options, base)
+    resources = plan_resources(options, base)
     uri = tracking.store_uri(options.output)
     experiment = tracking.open_store(uri, options.output)
-    folder = next_run_folder(Path(options.output).resolve(), spec.name)
-    study = _planned(spec, options, base, cases, source, data, environment, folder, uri)
-    _announce(study, options, resources, progress)
-    parent = tracking.start_study(uri, experiment, study, data)
-    status = "FAILED"
+    planned = _planned(spec, options, base, cases, source, data, environment, uri)
+    study, ended = _begun(planned, spec, options, data, experiment, progress)
+    folder, parent = Path(options.output).resolve() / study.name, study.parent_run_id
+    trials = [trial for trial in spec.trials(options.seeds) if trial.key not in ended]
+    with _only_driver(folder):
+        tracking.reopen_run(uri, parent)
+        _announce(study, options, resources, len(trials), progress)
+        status = "FAILED"
+        try:
+            progress.trials(trials, base.train.epochs, resources.at_once)
+            run_trials(trials, _context(configs, data, folder, experiment, study, resources), resources, progress)
+            tracking.close_stopped_trials(uri, experiment, parent)
+            study = tracking.read_study(uri, parent, seconds=time.time() - started)
+            status = _final_status(study)
+            tracking.log_report(uri, study, write_report(study, folder))
+            return study, folder
+        finally:
+            tracking.end_run(uri, parent, status)
+
+
+@contextlib.contextmanager
+def _only_driver(folder):
+    """Holds the study's lock, which the system lets go when this process dies, however it dies."""
+    from filelock import FileLock, Timeout
+
     try:
-        context = _context(configs, data, folder, uri, experiment, parent, study, resources)
-        progress.trials(spec.trials(options.seeds), base.train.epochs, resources.at_once)
-        status = _run_trials(spec.trials(options.seeds), context, resources, folder, progress)
-        study = tracking.read_study(uri, parent, seconds=time.time() - started)
-        report = write_report(study, folder)
-        tracking.log_report(uri, study, report)
-        return study, folder
-    finally:
-        tracking.end_run(uri, parent, status)
+        with FileLock(folder / ".driver.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"--resume: {folder.name} is still running in another process; wait for it, or stop it first") from error
+
+
+def _begun(planned, spec, options, data, experiment, progress):
+    """(the Study with its name and parent run, keys of the trials that are done): a new one, or the one that `--resume` found."""
+    import segmamba.orchestration.tracking as tracking
+    from segmamba.training.run_folder import next_run_folder
+
+    if options.resume:
+        found = tracking.unfinished_study(planned.mlflow_uri, experiment, spec.name)
+        if found:
+            _check_same(found, planned)
+            ended = {TrialPlan(arm=t.arm, seed=t.seed).key for t in found.trials if t.status == "FINISHED"}
+            progress.say(f"resume   {found.name}: {len(ended)} of {len(found.trials)} trials are done")
+            return found, ended
+        progress.say(f"resume   no unfinished {spec.name} found: starting one")
+    folder = next_run_folder(Path(options.output).resolve(), spec.name)
+    study = dataclasses.replace(planned, name=folder.name)
+    return dataclasses.replace(study, parent_run_id=tracking.start_study(study.mlflow_uri, experiment, study, data)), set()
+
+
+def _check_same(found, planned):
+    """A UserError unless the study found asks the same question of the same data with the same settings."""
+    before, now = json.loads(json.dumps(found.config)), json.loads(json.dumps(planned.config))
+    differing = [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items() if before.get(name) != value]
+    differing += [f"{name} differ" for name in ("arms", "seeds") if _plain(getattr(found, name)) != _plain(getattr(planned, name))]
+    differing += [f"the {name} cases differ" for name in ("train", "minival", "judge") if found.data[name] != planned.data[name]]
+    if differing:
+        raise UserError(f"--resume: {found.name} is not the same study ({'; '.join(differing[:3])}); give its options, or leave --resume out")
+
+
+def _plain(value):
+    return json.loads(json.dumps(value))
+
+
+def _final_status(study):
+    """MLflow's status of the parent: KILLED while trials are missing, FAILED where none ended well."""
+    states = {trial.status for trial in study.trials}
+    if states & {"KILLED", "RUNNING", "NOT STARTED"}:
+        return "KILLED"
+    return "FINISHED" if "FINISHED" in states else "FAILED"
 
 
 def _cases(options, base, progress):
@@ -110,28 +159,12 @@ def _cases(options, base, progress):
     return labelled, str(Path(options.data).resolve())
 
 
-def _resources(options, base):
-    """Trials at once: as many as the GPUs, or without one the CPU cores, allow."""
-    import torch
-
-    cores = options.cpus or os.cpu_count()
-    devices = torch.cuda.device_count()
-    if options.gpus_per_trial and not devices:
-        raise UserError(f"--gpus-per-trial {options.gpus_per_trial:g}: torch {torch.__version__} sees no GPU; leave the option out to run on the CPU")
-    if not devices:
-        return Resources(gpus=0, cpus=1, at_once=cores, total_cpus=cores)
-    gpus = options.gpus_per_trial or 1.0
-    cpus = base.data.workers + 1
-    at_once = max(1, min(int(devices / gpus), cores // cpus))
-    return Resources(gpus=gpus, cpus=min(cpus, cores), at_once=at_once, total_cpus=cores)
-
-
-def _planned(spec, options, base, cases, source, data, environment, folder, uri):
+def _planned(spec, options, base, cases, source, data, environment, uri):
     notes = [*data.notes]
     if options.seeds == 1:
         notes.append("one seed: differences between arms cannot be told from luck")
     return Study(
-        name=folder.name, question=spec.question, hypothesis=spec.hypothesis, baseline=spec.baseline,
+        name="", question=spec.question, hypothesis=spec.hypothesis, baseline=spec.baseline,
         arms={arm: dict(changes) for arm, changes in spec.arms.items()}, seeds=tuple(range(options.seeds)), preset=options.preset,
         config=base.to_flat_dict(),
         data={
@@ -144,7 +177,7 @@ def _planned(spec, options, base, cases, source, data, environment, folder, uri)
     )  # fmt: skip
 
 
-def _announce(study, options, resources, progress):
+def _announce(study, options, resources, trials, progress):
     """What is about to happen, before it takes hours."""
     data = study.data
     origin = "from the files' naming" if options.labels == "auto" else "stated"
@@ -154,47 +187,16 @@ def _announce(study, options, resources, progress):
     for note in data["notes"]:
         progress.say(f"note     {note}")
     arms, seeds = len(study.arms), len(study.seeds)
-    progress.say(f"trials   {arms * seeds} (arms {arms} x seeds {seeds}), {resources.at_once} at once ({where}), preset {study.preset}")
+    progress.say(f"trials   {trials} to run (arms {arms} x seeds {seeds}), {resources.at_once} at once ({where}), preset {study.preset}")
 
 
-def _context(configs, data, folder, uri, experiment, parent, study, resources):
+def _context(configs, data, folder, experiment, study, resources):
     from segmamba.orchestration.trainable import StudyContext
 
     tags = {
         "study": study.name, "preset": study.preset, "dataset": study.data["source"],
         "labels_convention": study.data["convention"], "git_commit": study.environment["git commit"], "mlflow.source.name": study.command,
     }  # fmt: skip
-    return StudyContext(configs, data, folder, uri, experiment, parent, tags, resources.cpus)
+    return StudyContext(configs, data, folder, study.mlflow_uri, experiment, study.parent_run_id, tags, resources.cpus)
 
 
-def _run_trials(trials, context, resources, folder, progress):
-    """Run the trials on Ray; returns the parent's final MLflow status."""
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}
-    import ray
-    from ray import tune
-
-    from segmamba.orchestration.callbacks import FinishRuns
-    from segmamba.orchestration.trainable import run_trial
-
-    ray.init(
-        num_cpus=resources.total_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-        object_store_memory=OBJECT_STORE_BYTES,
-    )  # fmt: skip
-    try:
-        trainable = tune.with_resources(tune.with_parameters(run_trial, context=context), {"cpu": resources.cpus, "gpu": resources.gpus})
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"trial": tune.grid_search(trials)},
-            tune_config=tune.TuneConfig(max_concurrent_trials=resources.at_once, trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}"),
-            run_config=tune.RunConfig(
-                name="ray",
-                storage_path=str(folder),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[FinishRuns(context, progress)],
-            ),
-        )
-        tuner.fit()
-    finally:
-        ray.shutdown()
-    return "FINISHED" if progress.finished else "FAILED"

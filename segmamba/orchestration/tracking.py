@@ -78,12 +78,28 @@ def start_study(uri, experiment_id, study, data):
     return run_id
 
 
+def unfinished_study(uri, experiment_id, name):
+    """The newest Study called `name`_RunNN whose parent run is not FINISHED, or None."""
+    client = MlflowClient(uri)
+    wanted = f"tags.kind = 'study' and tags.study LIKE '{name}_Run%' and attributes.status != 'FINISHED'"
+    found = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time DESC"], max_results=1)
+    return read_study(uri, found[0].info.run_id, seconds=0.0) if found else None
+
+
+def reopen_run(uri, run_id):
+    """Set a run RUNNING again."""
+    MlflowClient(uri).update_run(run_id, status="RUNNING")
+
+
 def child_run(client, experiment_id, parent_id, key, tags):
     """The id of the trial's run below the parent: the one that carries the tag, set RUNNING again, or a new one."""
     found = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}' and tags.{TRIAL_TAG} = '{key}'")
     if found:
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return found[0].info.run_id
+        run = found[0]
+        client.update_run(run.info.run_id, status="RUNNING")
+        if REASON_TAG in run.data.tags:
+            client.delete_tag(run.info.run_id, REASON_TAG)  # of an earlier, failed start
+        return run.info.run_id
     tags = {**tags, PARENT_TAG: parent_id, TRIAL_TAG: key, "kind": "trial"}
     return client.create_run(experiment_id, run_name=key, tags=tags).info.run_id
 
@@ -155,7 +171,7 @@ def log_report(uri, study, report):
         client.log_batch(
             study.parent_run_id,
             metrics=[Metric(name, value, now, 0) for name, value in figures.items()],
-            params=[Param("best_arm", best.arm), Param("best_seed", str(best.seed))],
+            tags=[RunTag("best_arm", best.arm), RunTag("best_seed", str(best.seed))],  # a resumed study may change them: no parameters
         )
 
 
@@ -164,13 +180,27 @@ def end_run(uri, run_id, status):
     MlflowClient(uri).set_terminated(run_id, status)
 
 
-def end_trial(uri, experiment_id, parent_id, key, status, reason=""):
-    """Give the trial's run its final status, and `reason` unless the trial itself gave one."""
+def end_trial(uri, experiment_id, parent_id, key, status, tags, reason=""):
+    """Give the trial's run its final status, and `reason` unless the trial itself gave one. `tags` are for a trial that never began."""
     client = MlflowClient(uri)
-    run_id = child_run(client, experiment_id, parent_id, key, {})
-    if reason and REASON_TAG not in client.get_run(run_id).data.tags:
+    found = [run for run in _children(client, experiment_id, parent_id) if run.data.tags[TRIAL_TAG] == key]
+    run_id = found[0].info.run_id if found else child_run(client, experiment_id, parent_id, key, tags)
+    if reason and not (found and REASON_TAG in found[0].data.tags):
         client.set_tag(run_id, REASON_TAG, reason[:5000])
     client.set_terminated(run_id, status)
+
+
+def close_stopped_trials(uri, experiment_id, parent_id):
+    """KILLED for every trial that is still RUNNING although nothing runs any more."""
+    client = MlflowClient(uri)
+    for run in _children(client, experiment_id, parent_id):
+        if run.info.status == "RUNNING":
+            client.set_tag(run.info.run_id, REASON_TAG, "stopped before it ended; --resume goes on with it")
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _children(client, experiment_id, parent_id):
+    return client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}'", max_results=5000)
 
 
 def read_study(uri, parent_id, *, seconds):
@@ -178,8 +208,7 @@ def read_study(uri, parent_id, *, seconds):
     client = MlflowClient(uri)
     parent = client.get_run(parent_id)
     stored = json.loads(_artifact_text(client, parent_id, STUDY_FILE))
-    children = client.search_runs([parent.info.experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}'", max_results=5000)
-    by_key = {run.data.tags[TRIAL_TAG]: run for run in children}
+    by_key = {run.data.tags[TRIAL_TAG]: run for run in _children(client, parent.info.experiment_id, parent_id)}
     trials = []
     for arm in stored["arms"]:
         for seed in stored["seeds"]:
