@@ -35,6 +35,8 @@ class DataConfig:
     """Zero-pad volumes that are smaller than the patch. Off: such a volume is an error."""
     tumour_centre_share: float = 0.5
     """Probability that a patch is centred on a tumour voxel; otherwise on a brain voxel that is none. 0 is off."""
+    balance_classes: bool = False
+    """Draw a tumour centre's class first, all classes of the case alike, so that small ones are seen as often. Off: all tumour voxels alike."""
     minival_cases: int = 20
     """At most this many cases choose checkpoints (minival). More would only make validation slower."""
     minival_share: float = 0.15

@@ -1,17 +1,30 @@
-"""Patches from the cache as an endless stream of batches, in the order that `sampling.draw` gives."""
+"""Patches from the cache as a stream of batches, in the order that `sampling.draw` gives.
 
-from dataclasses import dataclass
+A batch is copied straight from the memory maps into its tensors, once. Workers hold no volume: what they read stays in the page
+cache, which all workers of all trials on a machine share.
+"""
 
-import numpy as np
+import math
+import shutil
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from segmamba.data.labels import MODALITIES
 from segmamba.data.sampling import draw, patch_slices
+from segmamba.errors import UserError
+
+PREFETCH = 2  # batches that a worker has ready beyond the one it is filling
+SHARED_MEMORY = Path("/dev/shm")
+BYTES_PER_VOXEL = 2 * len(MODALITIES) + 1  # float16 images and a uint8 label
 
 
 @dataclass(frozen=True)
 class Batch:
-    """image: float (B, 4, D, H, W); label: uint8 (B, D, H, W); the rest: one value per patch."""
+    """image: float16 (B, 4, D, H, W); label: uint8 (B, D, H, W); the rest: one value per patch."""
 
     image: torch.Tensor
     label: torch.Tensor
@@ -20,39 +33,79 @@ class Batch:
     on_tumour: torch.Tensor
     cases: list
 
+    def pin_memory(self):
+        """The same in page-locked memory; the DataLoader's pinning thread calls it."""
+        return replace(self, image=self.image.pin_memory(), label=self.label.pin_memory())
 
-class Patches(Dataset):
-    """Maps a global patch number to its patch: number n is index n % per_epoch of epoch n // per_epoch + 1."""
+
+class Batches(Dataset):
+    """Maps a global batch number to its Batch. Patch n is index n % per_epoch of epoch n // per_epoch + 1."""
 
     def __init__(self, cases, config, per_epoch):
         self.cases, self.seed, self.config, self.per_epoch = cases, config.seed, config.data, per_epoch
+        self.batch_size = config.train.batch_size
 
     def __getitem__(self, number):
-        epoch, index = number // self.per_epoch + 1, number % self.per_epoch
-        chosen = draw(self.cases, self.seed, epoch, index, self.per_epoch, self.config.tumour_centre_share)
-        case = self.cases[chosen.case]
-        window = patch_slices(case.shape, chosen.centre, self.config.patch_size)
-        image = _padded(case.image()[(slice(None), *window)], self.config.patch_size)
-        label = _padded(case.label()[window], self.config.patch_size)
-        return torch.from_numpy(image), torch.from_numpy(label), epoch, index, chosen.on_tumour, case.id
+        first = number * self.batch_size
+        places = [(n // self.per_epoch + 1, n % self.per_epoch) for n in range(first, first + self.batch_size)]
+        image = torch.empty(self.batch_size, len(MODALITIES), *self.config.patch_size, dtype=torch.float16)
+        label = torch.empty(self.batch_size, *self.config.patch_size, dtype=torch.uint8)
+        draws = [self._draw(*place) for place in places]
+        for chosen, image_row, label_row in zip(draws, image.numpy(), label.numpy(), strict=True):
+            case = self.cases[chosen.case]
+            window = patch_slices(case.shape, chosen.centre, self.config.patch_size)
+            _fill(image_row, case.image()[(slice(None), *window)])
+            _fill(label_row, case.label()[window])
+        epoch, index = torch.tensor(places).unbind(1)
+        on_tumour = torch.tensor([chosen.on_tumour for chosen in draws])
+        return Batch(image, label, epoch, index, on_tumour, [self.cases[chosen.case].id for chosen in draws])
+
+    def _draw(self, epoch, index):
+        share, balance = self.config.tumour_centre_share, self.config.balance_classes
+        return draw(self.cases, self.seed, epoch, index, self.per_epoch, share, balance_classes=balance)
 
 
-def _padded(array, size):
-    """The last three axes zero-padded behind to `size`; always a copy in memory."""
-    missing = [s - n for s, n in zip(size, array.shape[-3:], strict=True)]
-    return np.pad(array, [(0, 0)] * (array.ndim - 3) + [(0, m) for m in missing]) if any(missing) else np.array(array)
+def _fill(target, patch):
+    """`patch` copied to the front of the last three axes of `target`, zeros behind it."""
+    if patch.shape != target.shape:
+        target[...] = 0
+    target[(..., *(slice(n) for n in patch.shape[-3:]))] = patch
 
 
 def batches(cases, config, *, first_epoch, pin_memory):
-    """Batches from the start of `first_epoch` to the end of the last epoch, endlessly prefetched."""
-    train = config.train
+    """Batches from the start of `first_epoch` to the end of the last epoch, prefetched. Closing the generator ends its workers.
+
+    Raises UserError where shared memory cannot hold what the workers prefetch.
+    """
+    train, workers = config.train, config.data.workers
     per_epoch = train.steps_per_epoch * train.accumulation * train.batch_size
+    _check_shared_memory(workers, train.batch_size, config.data.patch_size)
     loader = DataLoader(
-        Patches(cases, config, per_epoch),
-        sampler=range((first_epoch - 1) * per_epoch, train.epochs * per_epoch),
-        batch_size=train.batch_size,
-        num_workers=config.data.workers,
+        Batches(cases, config, per_epoch),
+        sampler=range((first_epoch - 1) * per_epoch // train.batch_size, train.epochs * per_epoch // train.batch_size),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_interrupts_to_the_parent,
     )
-    for image, label, epoch, index, on_tumour, ids in loader:
-        yield Batch(image, label, epoch, index, on_tumour, list(ids))
+    # The iterator lives in this generator's frame alone: when that is closed or forgotten, its workers end.
+    yield from loader
+
+
+def _leave_interrupts_to_the_parent(worker):
+    """Ctrl-C reaches every process of the terminal; the parent ends its workers, which otherwise die before it, with tracebacks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_shared_memory(workers, batch_size, patch_size):
+    """Batches travel from workers through /dev/shm, 64 MiB in a container by default; where it is full the kernel kills with SIGBUS."""
+    if not workers or not SHARED_MEMORY.exists():
+        return
+    needed = workers * (PREFETCH + 1) * batch_size * math.prod(patch_size) * BYTES_PER_VOXEL
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        raise UserError(
+            f"data.workers = {workers}: their batches take {needed / 2**20:.0f} MiB of shared memory and {SHARED_MEMORY} has "
+            f"{free / 2**20:.0f} MiB free; give the container more (docker run --shm-size=2g) or --set data.workers=0"
+        )

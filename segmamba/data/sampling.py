@@ -22,10 +22,11 @@ def generator(seed, epoch, index, stream):
     return np.random.default_rng([seed, epoch, index, stream])
 
 
-def draw(cases, seed, epoch, index, per_epoch, tumour_centre_share):
+def draw(cases, seed, epoch, index, per_epoch, tumour_centre_share, *, balance_classes=False):
     """The Draw number `index` of `per_epoch` in epoch `epoch` (from 1).
 
-    Cases come in shuffled passes, so each is seen equally often. A case without tumour gives a brain voxel.
+    Cases come in shuffled passes, so each is seen equally often. A case without tumour gives a brain voxel. With `balance_classes`
+    a tumour centre's class is drawn first, each that the case holds being as likely as the others, and then one of its voxels.
     """
     turn, place = divmod((epoch - 1) * per_epoch + index, len(cases))
     case = int(np.random.default_rng([seed, turn, CASE_ORDER]).permutation(len(cases))[place])
@@ -35,6 +36,9 @@ def draw(cases, seed, epoch, index, per_epoch, tumour_centre_share):
     if len(voxels) == 0:
         on_tumour = not on_tumour
         voxels = cases[case].voxels("tumour" if on_tumour else "brain")
+    if balance_classes and on_tumour:
+        classes = cases[case].classes
+        voxels = cases[case].voxels(f"class{classes[rng.integers(len(classes))]}")
     flat = int(voxels[rng.integers(len(voxels))])
     return Draw(case, tuple(int(v) for v in np.unravel_index(flat, cases[case].shape)), on_tumour)
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
-from segmamba.data.loader import batches
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.sampling import draw, patch_slices
 
@@ -41,30 +40,23 @@ def test_the_share_of_tumour_centres_is_the_configured_one(prepared, share):
         assert (cases[d.case].label()[d.centre] > 0) == d.on_tumour
 
 
+def test_balanced_classes_are_drawn_alike_however_small_and_the_share_of_tumour_centres_stays(prepared):
+    cases, _ = prepared
+    plain = [draw(cases, 0, 1, i, 1000, 0.5) for i in range(1000)]
+    balanced = [draw(cases, 0, 1, i, 1000, 0.5, balance_classes=True) for i in range(1000)]
+    assert [d.on_tumour for d in plain] == [d.on_tumour for d in balanced]
+    assert [d.centre for d in plain if not d.on_tumour] == [d.centre for d in balanced if not d.on_tumour]
+    seen = [np.bincount([cases[d.case].label()[d.centre] for d in draws if d.on_tumour], minlength=4)[1:] / 500 for draws in (plain, balanced)]
+    assert seen[0].min() < 0.15, "the smallest class is rare among all tumour voxels"
+    assert np.allclose(seen[1], 1 / 3, atol=0.07)
+
+
 @given(st.tuples(*[st.integers(1, 80)] * 3), st.tuples(*[st.integers(1, 64)] * 3), st.data())
 def test_a_patch_lies_inside_the_volume_and_holds_its_centre(shape, size, data):
     centre = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
     for window, n, s, c in zip(patch_slices(shape, centre, size), shape, size, centre, strict=True):
         assert 0 <= window.start <= c < window.stop and window.stop - window.start == s
         assert window.stop <= max(n, s)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_any_number_of_workers_and_a_resumed_start_give_the_same_patches(prepared, workers):
-    cases, config = prepared
-    with_workers = config.changed({"data.workers": workers})
-    stream = list(batches(cases, with_workers, first_epoch=3, pin_memory=False))
-    whole = list(batches(cases, config, first_epoch=1, pin_memory=False))
-    assert len(whole) == 24 and len(stream) == 12
-    for a, b in zip(stream, whole[12:], strict=True):
-        assert a.cases == b.cases and (a.image == b.image).all() and (a.label == b.label).all() and (a.index == b.index).all()
-
-
-def test_a_volume_smaller_than_the_patch_is_zero_padded_behind(prepared):
-    cases, config = prepared
-    batch = next(batches(cases, config.changed({"data.patch_size": (64, 64, 48)}), first_epoch=1, pin_memory=False))
-    assert batch.image.shape == (2, 4, 64, 64, 48)
-    assert batch.image[..., 48:, :, :].abs().sum() == 0 and batch.image[..., 32:].abs().sum() == 0 and batch.image.abs().sum() > 0
 
 
 def test_arms_with_other_patch_sizes_share_their_centres(prepared):

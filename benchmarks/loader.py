@@ -1,0 +1,188 @@
+"""Patches a second from disk to a batch tensor, against MONAI's dictionary pipeline and nnU-Net's loader; preprocessing; memory.
+
+    python benchmarks/loader.py [--json FILE] [--cases 4]
+
+One core, no worker processes: 128x128x64 patches of 240x240x155 phantom cases, batches of 2, half of them centred on tumour. The first
+column reads and crops; the second also augments on the CPU with the mission's transforms, which training does on the GPU. Cold: the
+files leave the page cache before every batch (posix_fadvise). Rates are medians over batches, which other work on the machine disturbs
+least. The phantom takes half a minute to make; --data gives real cases instead.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from segmamba.config import Config
+from segmamba.data.augment import augment, plan
+from segmamba.data.cases import find_cases
+from segmamba.data.labels import MODALITIES
+from segmamba.data.loader import batches
+from segmamba.data.phantom import write_phantom
+from segmamba.data.preprocess import prepare_cases
+
+SIZE, BATCHES = (240, 240, 155), 30
+CONFIG = Config().changed({"data.workers": 0})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--cases", type=int, default=4)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="labelled cases in place of the phantom")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        data = options.data or write_phantom(folder / "phantom", cases=options.cases, size=SIZE, seed=0)
+        cases = [case for case in find_cases(data) if case.label]
+        figures = preprocessing(cases, folder)
+        prepared = prepare_cases(cases, folder / "cache", CONFIG.data)
+        figures |= rates(cases, prepared, folder) | memory(prepared)
+    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": 1, "torch": torch.__version__}
+    print()
+    for name, figure in figures.items():
+        print(f"{name:60} {figure['value']:9.3g} {figure['unit']:4} goal {figure['goal']:8} {'holds' if figure['holds'] else 'MISSED'}")
+    if options.json:
+        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+
+
+def preprocessing(cases, folder):
+    """One case at a time, so that no worker process starts; then the same call again. Source files in the page cache."""
+    for case in cases:
+        [path.read_bytes() for path in case.files]
+    build = statistics.median(seconds(lambda c=case: prepare_cases([c], folder / "cache", CONFIG.data)) for case in cases)
+    again = statistics.median(seconds(lambda: prepare_cases(cases, folder / "cache", CONFIG.data)) for _ in range(5)) / len(cases)
+    return {
+        "preprocessing a case": {"value": build, "unit": "s", "goal": "<= 2", "holds": build <= 2},
+        "finding a case in the cache again": {"value": again, "unit": "s", "goal": "< 0.1", "holds": again < 0.1},
+    }
+
+
+def rates(cases, prepared, folder):
+    cache = [path for case in prepared for path in case.folder.iterdir()]
+    plain, augmented = our_batches(prepared, augmented=False), our_batches(prepared, augmented=True)
+    ours = {"warm": patches_per_s(plain), "cold": patches_per_s(plain, forget=cache), "augmented": patches_per_s(augmented, count=10)}
+    table = {"segmamba": ours}
+    if importlib.util.find_spec("monai"):
+        table["MONAI, PersistentDataset"] = monai_rates(cases, folder / "monai")
+    print(f"{'patches/s':30} {'warm':>8} {'cold':>8} {'+ augment on the CPU':>22}")
+    for name, row in table.items():
+        print(f"{name:30} {row['warm']:8.1f} {row['cold']:8.1f} {row['augmented']:22.1f}")
+    if importlib.util.find_spec("nnunetv2") is None:
+        print("nnU-Net is not installed: its loader is not measured (pip install nnunetv2 brings a torchvision that must fit the torch here)")
+    figures = {"patches/s, warm page cache": {"value": ours["warm"], "unit": "/s", "goal": ">= 60", "holds": ours["warm"] >= 60}}
+    for name, row in list(table.items())[1:]:
+        for how in ("warm", "augmented"):
+            ratio = ours[how] / row[how]
+            figures[f"times as fast as {name}, {how}"] = {"value": ratio, "unit": "x", "goal": "> 1", "holds": ratio > 1}
+    return figures
+
+
+def our_batches(prepared, *, augmented):
+    for batch in batches(prepared, CONFIG, first_epoch=1, pin_memory=False):
+        image, label = batch.image, batch.label
+        if augmented:
+            plans = [plan(CONFIG.augment, 0, int(e), int(i), len(MODALITIES)) for e, i in zip(batch.epoch, batch.index, strict=True)]
+            image, label = augment(image.float(), label, plans)
+        yield image, label
+
+
+def monai_rates(cases, folder):
+    """The same steps by MONAI's dictionary transforms: volumes prepared once on disk (PersistentDataset), random ones at every access."""
+    cropped, full = (monai_batches(cases, folder, augmented=augmented) for augmented in (False, True))
+    warm = patches_per_s(cropped, count=8)
+    cold = patches_per_s(cropped, count=4, forget=list(folder.iterdir()))
+    return {"warm": warm, "cold": cold, "augmented": patches_per_s(full, count=8)}
+
+
+def monai_batches(cases, folder, *, augmented):
+    from monai.data import PersistentDataset, list_data_collate
+    from monai.data.utils import pickle_hashing
+    from monai.transforms import (
+        Compose,
+        CropForegroundd,
+        EnsureChannelFirstd,
+        LoadImaged,
+        NormalizeIntensityd,
+        RandCropByPosNegLabeld,
+        RandFlipd,
+        RandRotate90d,
+        RandScaleIntensityd,
+        RandShiftIntensityd,
+        RandZoomd,
+    )
+
+    size, both = CONFIG.data.patch_size, ["image", "label"]
+    prepare = [
+        LoadImaged(both), EnsureChannelFirstd(both), NormalizeIntensityd("image", nonzero=True, channel_wise=True),
+        CropForegroundd(both, source_key="image", allow_smaller=True),
+    ]  # fmt: skip
+    crop = [RandCropByPosNegLabeld(both, "label", size, pos=1, neg=1, image_key="image")]
+    random = [
+        *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
+        RandRotate90d(both, prob=0.5, spatial_axes=(0, 1)),
+        RandZoomd(both, prob=1, min_zoom=0.9, max_zoom=1.1, mode=("trilinear", "nearest")),
+        RandScaleIntensityd("image", factors=0.1, prob=1, channel_wise=True),
+        RandShiftIntensityd("image", offsets=0.1, prob=1, channel_wise=True),
+    ]
+    items = [{"image": [case.images[m] for m in MODALITIES], "label": case.label} for case in cases]
+    transform = Compose(prepare + crop + (random if augmented else [])).set_random_state(0)
+    data = PersistentDataset(items, transform, cache_dir=folder, hash_transform=pickle_hashing)
+    number = 0
+    while True:
+        batch = list_data_collate([data[(number + i) % len(items)] for i in range(CONFIG.train.batch_size)])
+        number += CONFIG.train.batch_size
+        yield batch["image"], batch["label"]
+
+
+def memory(prepared):
+    """Proportional set size of a worker that has read patches of every case, and of one with a thousand times the cases."""
+    figures = {}
+    config = CONFIG.changed({"data.workers": 1})
+    for times in (1, 1000):
+        stream = batches(prepared * times, config, first_epoch=1, pin_memory=False)
+        for _ in range(BATCHES):
+            next(stream)
+        peak = max(child.memory_full_info().pss for child in psutil.Process().children(recursive=True)) / 2**20
+        stream.close()
+        name = f"proportional set size of a worker, {len(prepared) * times} cases"
+        figures[name] = {"value": peak, "unit": "MiB", "goal": "< 1024", "holds": peak < 1024}
+    return figures
+
+
+def patches_per_s(stream, *, count=BATCHES, forget=()):
+    """Median over `count` batches, after two that warm up; the files in `forget` leave the page cache before each batch."""
+    taken = []
+    for i in range(count + 2):
+        for path in forget:
+            drop_from_page_cache(path)
+        taken.append(seconds(lambda: next(stream)))
+        if i < 2:
+            taken.clear()
+    return CONFIG.train.batch_size / statistics.median(taken)
+
+
+def drop_from_page_cache(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fdatasync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def seconds(action):
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from segmamba.config import preset
+from segmamba.data import loader
+from segmamba.data.cases import find_cases
+from segmamba.data.loader import batches
+from segmamba.data.preprocess import prepare_cases
+from segmamba.data.sampling import draw, patch_slices
+from segmamba.errors import UserError
+
+SMALL = {"data.spacing_mm": 1.0, "data.patch_size": (32, 32, 16), "train.steps_per_epoch": 6, "train.epochs": 4}
+
+
+@pytest.fixture
+def prepared(cases_folder, tmp_path):
+    config = preset("demo").changed(SMALL)
+    return prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config
+
+
+def workers_of(process):
+    return [child.pid for child in psutil.Process(process).children(recursive=True)]
+
+
+def all_gone_within(pids, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_number_of_workers_and_a_resumed_start_give_the_same_patches(prepared, workers):
+    cases, config = prepared
+    with_workers = config.changed({"data.workers": workers})
+    stream = list(batches(cases, with_workers, first_epoch=3, pin_memory=False))
+    whole = list(batches(cases, config, first_epoch=1, pin_memory=False))
+    assert len(whole) == 24 and len(stream) == 12
+    for a, b in zip(stream, whole[12:], strict=True):
+        assert a.cases == b.cases and (a.image == b.image).all() and (a.label == b.label).all() and (a.index == b.index).all()
+
+
+def test_a_volume_smaller_than_the_patch_is_zero_padded_behind(prepared):
+    cases, config = prepared
+    batch = next(batches(cases, config.changed({"data.patch_size": (64, 64, 48)}), first_epoch=1, pin_memory=False))
+    assert batch.image.shape == (2, 4, 64, 64, 48)
+    assert batch.image[..., 48:, :, :].abs().sum() == 0 and batch.image[..., 32:].abs().sum() == 0 and batch.image.abs().sum() > 0
+
+
+def test_a_batch_holds_the_voxels_of_its_draws(prepared):
+    cases, config = prepared
+    batch = next(batches(cases, config, first_epoch=2, pin_memory=False))
+    for row in range(2):
+        chosen = draw(cases, config.seed, 2, row, 12, config.data.tumour_centre_share)
+        case = cases[chosen.case]
+        window = patch_slices(case.shape, chosen.centre, config.data.patch_size)
+        assert batch.cases[row] == case.id and bool(batch.on_tumour[row]) == chosen.on_tumour
+        assert (batch.image[row].numpy() == case.image()[(slice(None), *window)]).all() and (batch.label[row].numpy() == case.label()[window]).all()
+    assert batch.epoch.tolist() == [2, 2] and batch.index.tolist() == [0, 1]
+
+
+def test_balanced_classes_reach_the_patches(prepared):
+    cases, config = prepared
+    plain, balanced = (
+        next(batches(cases, config.changed({"data.balance_classes": on, "data.tumour_centre_share": 1.0}), first_epoch=1, pin_memory=False))
+        for on in (False, True)
+    )
+    assert plain.cases == balanced.cases and (plain.image != balanced.image).any()
+
+
+def test_closing_the_stream_ends_its_workers(prepared):
+    cases, config = prepared
+    before = set(workers_of(os.getpid()))
+    stream = batches(cases, config.changed({"data.workers": 2}), first_epoch=1, pin_memory=False)
+    next(stream)
+    started = set(workers_of(os.getpid())) - before
+    assert len(started) >= 2
+    stream.close()
+    assert all_gone_within(started, 10)
+
+
+TRAIN = """
+import sys, time
+from segmamba.config import preset
+from segmamba.data.cases import find_cases
+from segmamba.data.loader import batches
+from segmamba.data.preprocess import prepare_cases
+config = preset("demo").changed({"data.spacing_mm": 1.0, "data.patch_size": (32, 32, 16), "data.workers": 2})
+cases = prepare_cases(find_cases(sys.argv[1]), sys.argv[2], config.data)
+for batch in batches(cases, config, first_epoch=1, pin_memory=False):
+    print("batch", flush=True)
+    time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_workers_end_with_their_trial_and_say_nothing(cases_folder, tmp_path, how):
+    trial = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, cases_folder, tmp_path / "cache"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert trial.stdout.readline() == "batch\n"
+    workers = workers_of(trial.pid)
+    assert len(workers) >= 2
+    if how == signal.SIGINT:
+        os.killpg(trial.pid, how)  # as a terminal does: to the workers too
+    else:
+        trial.kill()
+    _, errors = trial.communicate(timeout=30)
+    assert all_gone_within(workers, 15)
+    if how == signal.SIGINT:
+        assert errors.count("Traceback") == 1 and errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_worker_stays_small_however_many_cases_there_are(prepared):
+    cases, config = prepared
+    many = [cases[i % 3] for i in range(2000)]
+    before = set(workers_of(os.getpid()))
+    stream = batches(many, config.changed({"data.workers": 1, "train.steps_per_epoch": 40}), first_epoch=1, pin_memory=False)
+    for _ in range(30):
+        next(stream)
+    started = set(workers_of(os.getpid())) - before
+    assert max(psutil.Process(pid).memory_full_info().pss for pid in started) < 2**30
+    stream.close()
+
+
+def test_shared_memory_too_small_for_the_workers_is_told_before_the_kernel_kills(prepared, monkeypatch):
+    cases, config = prepared
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    stream = batches(cases, config.changed({"data.workers": 4, "data.patch_size": (128, 128, 64)}), first_epoch=1, pin_memory=False)
+    with pytest.raises(UserError, match=r"data\.workers = 4: their batches take 216 MiB.*64 MiB free.*--shm-size"):
+        next(stream)
