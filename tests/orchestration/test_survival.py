@@ -48,6 +48,7 @@ def wait_for_first_epoch(cwd, study):
             victims = trial_processes(study)
             assert victims, "the trial runs in a process of its own"
             return victims
+        assert study.poll() is None, study.stdout.read()
         time.sleep(0.05)
     raise AssertionError("no first epoch within 120 s")
 
