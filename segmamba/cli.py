@@ -120,6 +120,46 @@ def check(
     raise typer.Exit(2 if would_fail(checked) else 0)
 
 
+@data.command()
+def summary(
+    source: Source,
+    labels: Labels = "auto",
+    output: Annotated[Path, typer.Option(help="Folder for summary.json and the pictures.")] = Path("Results/data_summary"),
+    as_json: AsJson = False,
+):
+    """Measure grids, intensities and tumour volumes, and draw them."""
+    from segmamba.data.summary import render, summarise, write_summary
+
+    with _progress("measuring cases") as progress:
+        fingerprint, measured = summarise(source, labels, progress=progress)
+    written = write_summary(output, fingerprint, measured)
+    if as_json:
+        _print_json(fingerprint)
+        return
+    render(fingerprint, _console())
+    for path in written:
+        print(path)
+
+
+@data.command()
+def splits(
+    source: Source,
+    labels: Labels = "auto",
+    folds: Annotated[int, typer.Option(help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which patients fall into which fold.")] = 0,
+    output: Annotated[Path, typer.Option(help="Where the folds go.", metavar="FILE.json")] = Path("splits_final.json"),
+):
+    """Write stratified folds by patient as nnU-Net's splits_final.json, for nnU-Net or for --set data.splits_file=FILE."""
+    preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
+
+    from segmamba.data.cases import find_cases
+    from segmamba.data.splits import SourceCase, fold_judges, strata_of, write_splits
+
+    cases = [SourceCase(case) for case in find_cases(source, labels) if case.label]
+    write_splits(output, cases, fold_judges(strata_of(cases), folds, seed))
+    print(output)
+
+
 @contextmanager
 def _progress(what):
     """A progress bar on stderr where that is a terminal; gives a function of (done, in all)."""

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segmamba.data.labels import ET
+from segmamba.data.case import Case
+from segmamba.data.labels import ET, to_classes
+from segmamba.data.layouts.datalist import folds_of
+from segmamba.data.volumes import read_volume
 from segmamba.errors import UserError
 from segmamba.files import write_json
 
@@ -88,6 +91,26 @@ def hold_out(cases, config):
     return [case for case in cases if case.patient not in patients], test, [note]
 
 
+@dataclass(frozen=True)
+class SourceCase:
+    """A Case with its segmentation read from the source, for splitting what is not preprocessed."""
+
+    case: Case
+
+    @property
+    def id(self):
+        return self.case.id
+
+    @property
+    def patient(self):
+        return self.case.patient
+
+    def label(self):
+        """uint8 (x, y, z), internal classes."""
+        values, _, _ = read_volume(self.case.label)
+        return to_classes(values, self.case.convention, self.case.label)
+
+
 def strata_of(cases):
     """{patient: (has ET, tumour voxels)}: ET in any of the patient's cases, the voxels of the largest tumour."""
     return {patient: _stratum(group) for patient, group in _by_patient(cases).items()}
@@ -119,8 +142,6 @@ def write_splits(path, cases, judges):
 
 def read_splits(path):
     """[(ids to train on, ids to judge), ...] of nnU-Net's splits_final.json, or of a MONAI datalist whose entries have folds."""
-    from segmamba.data.layouts.datalist import folds_of
-
     path = Path(path)
     told = _json(path)
     if isinstance(told, dict):
