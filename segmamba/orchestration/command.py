@@ -1,8 +1,6 @@
 """The command line that every study's script shares. Imports nothing slow: `--help` answers at once."""
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +56,6 @@ def _run(spec, options, as_json):
     from segmamba.orchestration.report import render_terminal, result_table
     from segmamba.orchestration.study import run_study
 
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))  # a batch system's stop is Ctrl-C to us
     console = Console(stderr=as_json, soft_wrap=False)
     with StudyProgress(console) as progress:
         study, folder = run_study(spec, options, progress)

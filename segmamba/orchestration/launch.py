@@ -1,6 +1,7 @@
 """Ray: how many trials run at once, and running them."""
 
 import os
+import signal
 import time
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ def run_trials(trials, context, resources, progress):
         num_cpus=resources.total_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         object_store_memory=OBJECT_STORE_BYTES,
     )  # fmt: skip
+    signal.signal(signal.SIGTERM, _as_sigint)  # after ray.init, which installs a handler that aborts
     try:
         trainable = tune.with_resources(tune.with_parameters(run_trial, context=context), {"cpu": resources.cpus, "gpu": resources.gpus})
         tuner = tune.Tuner(
@@ -65,3 +67,8 @@ def run_trials(trials, context, resources, progress):
         tuner.fit()
     finally:
         ray.shutdown()
+
+
+def _as_sigint(number, frame):
+    """A batch system's SIGTERM is Ctrl-C to a study: Tune stops the trials and returns."""
+    os.kill(os.getpid(), signal.SIGINT)
