@@ -4,8 +4,11 @@ Arrays are (x, y, z) with x to the patient's right side, y anterior, z superior 
 flips of the file's affine). Oblique affines keep their small rotation in the affine; voxels are not interpolated here.
 """
 
+import gzip
+import logging
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -16,9 +19,11 @@ from segmamba.errors import UserError
 
 # Scanners' software rounds affines; a tenth of a voxel is far above that and far below a misregistration.
 AFFINE_TOLERANCE_VOXELS = 0.1
+nibabel.imageglobals.logger.setLevel(logging.CRITICAL)  # it prints every header field that it mends; what matters is found by our checks
 DAMAGED = (
     EOFError, OSError, ValueError, OverflowError, MemoryError, zlib.error,
-    nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, nibabel.orientations.OrientationError,
+    nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
+    nibabel.wrapstruct.WrapStructError, nibabel.orientations.OrientationError,
 )  # fmt: skip
 
 
@@ -121,9 +126,7 @@ def _take_label(reading, case, first, shape):
 def _read(path, dimensions):
     """(array in canonical orientation, affine, spacing in mm, directions of the axes as stored)."""
     try:
-        stored = nibabel.load(path)
-        if not isinstance(stored, nibabel.Nifti1Pair):
-            raise UserError(f"{path}: is {type(stored).__name__}, not a NIfTI file; convert it")
+        stored = _load(Path(path))
         nifti = nibabel.as_closest_canonical(stored)
         array = np.asanyarray(nifti.dataobj)
         codes = nibabel.aff2axcodes(stored.affine)
@@ -140,6 +143,21 @@ def _read(path, dimensions):
     if not (np.isfinite(nifti.affine).all() and min(spacing_mm) > 0):
         raise UserError(f"{path}: its affine is no grid in space (spacing {' x '.join(f'{s:g}' for s in spacing_mm)} mm); correct its header")
     return array, nifti.affine, spacing_mm, codes
+
+
+def _load(path):
+    """A file as a nibabel image. A .gz is read to its end, where its checksum is: nibabel stops at the last voxel and misses flipped bits."""
+    if path.suffix != ".gz":
+        with path.open("rb") as file:
+            start = file.read(4)
+        return _image_class(start).from_filename(path)
+    raw = gzip.decompress(path.read_bytes())
+    return _image_class(raw[:4]).from_bytes(raw)
+
+
+def _image_class(start):
+    """NIfTI-1 or NIfTI-2 by the header's size in the first four bytes, in either byte order; any other start fails as NIfTI-1."""
+    return nibabel.Nifti2Image if 540 in (int.from_bytes(start, order) for order in ("little", "big")) else nibabel.Nifti1Image
 
 
 def _grid_finding(case, path, shape, affine, first, first_shape, first_affine):

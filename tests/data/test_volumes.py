@@ -1,3 +1,5 @@
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -102,7 +104,26 @@ def spoil_label(folder):
     save(folder / "X_seg.nii.gz", label, np.diag([-1.0, -1, 1, 1]))
 
 
+def test_nifti_2_is_read_as_nifti_1_is(tmp_path):
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    affine = np.diag([1.0, 1, 2, 1])
+    for name in ("a.nii", "a.nii.gz"):
+        nibabel.save(nibabel.Nifti2Image(array, affine), tmp_path / name)
+        read, found, spacing = read_volume(tmp_path / name)
+        assert (read == array).all() and (found == affine).all() and spacing == (1, 1, 2)
+
+
+def spoil_bit(folder):
+    """Change one voxel and keep the old file's checksum and length: the last eight bytes of a .gz (RFC 1952)."""
+    path = folder / "X_flair.nii.gz"
+    whole = path.read_bytes()
+    raw = bytearray(gzip.decompress(whole))
+    raw[-100] ^= 1
+    path.write_bytes(gzip.compress(bytes(raw))[:-8] + whole[-8:])
+
+
 BAD_FILES = {
+    "flipped bit": (spoil_bit, r"X_flair\.nii\.gz: damaged or not a NIfTI file \(CRC check failed"),
     "truncated": (spoil_truncated, r"X_flair\.nii\.gz: damaged or not a NIfTI file"),
     "no nifti": (spoil_header, r"X_flair\.nii\.gz: damaged or not a NIfTI file"),
     "shape": (spoil_shape, r"X: .*X_flair\.nii\.gz is 48x48x30 but X_t1\.nii\.gz is 48x48x32"),
