@@ -143,14 +143,46 @@ class AugmentConfig:
     """Largest offset, in standard deviations of the z-scored channel, uniform in +-; 0 is off."""
     contrast_range: tuple[float, float] = (0.9, 1.1)
     """Factor on the intensities, uniform, per channel; (1, 1) is off."""
+    rotation_probability: float = 0.0
+    """Chance of a turn by any angle; 0 is off. This and what follows is off in the mission; ranges are nnU-Net's, whose chance here is 0.2."""
+    rotation_degrees: float = 30.0
+    """Largest angle about each of the three axes, uniform in +-."""
+    elastic_probability: float = 0.0
+    """Chance of an elastic deformation; 0 is off, as in nnU-Net."""
+    elastic_range: tuple[float, float] = (1.0, 4.0)
+    """Standard deviation, in voxels, of the displacement at the control points, uniform. Above 0.13 x spacing the tissue starts to fold."""
+    elastic_spacing_voxels: float = 32.0
+    """Distance between the control points of the cubic B-spline that interpolates the displacement."""
+    noise_probability: float = 0.0
+    """Chance of Gaussian noise, for each channel on its own; 0 is off. nnU-Net: 0.1 a patch."""
+    noise_range: tuple[float, float] = (0.0, 0.1)
+    """Standard deviation of the noise, in standard deviations of the z-scored channel, uniform."""
+    blur_probability: float = 0.0
+    """Chance of a Gaussian blur, for each channel on its own; 0 is off. nnU-Net: 0.2 a patch, then 0.5 a channel."""
+    blur_range: tuple[float, float] = (0.5, 1.0)
+    """Standard deviation of the blur, in voxels, uniform."""
+    low_resolution_probability: float = 0.0
+    """Chance of a simulated low resolution, for each channel on its own; 0 is off. nnU-Net: 0.25 a patch, then 0.5 a channel."""
+    low_resolution_range: tuple[float, float] = (0.5, 1.0)
+    """Share of the voxels along each axis that is kept, uniform."""
+    gamma_probability: float = 0.0
+    """Chance of a gamma correction, for each channel on its own; 0 is off. nnU-Net: 0.3 a patch."""
+    gamma_range: tuple[float, float] = (0.7, 1.5)
+    """Exponent on the channel's own range, log-uniform; mean and standard deviation are kept."""
 
     def __post_init__(self):
-        for name in ("flip_probability", "rotate90_probability"):
+        for name in (f.name for f in dataclasses.fields(self) if f.name.endswith("_probability")):
             _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "must lie in [0, 1]")
-        for name in ("scale_range", "contrast_range"):
+        for name in ("scale_range", "contrast_range", "blur_range", "low_resolution_range", "gamma_range"):
             low, high = getattr(self, name)
             _require(0 < low <= high, f"augment.{name}", (low, high), "must be (low, high) with 0 < low <= high")
+        for name in ("elastic_range", "noise_range"):
+            low, high = getattr(self, name)
+            _require(0 <= low <= high, f"augment.{name}", (low, high), "must be (low, high) with 0 <= low <= high")
+        _require(self.low_resolution_range[1] <= 1, "augment.low_resolution_range", self.low_resolution_range, "must not exceed 1 (no loss)")
         _require(self.brightness >= 0, "augment.brightness", self.brightness, "must be 0 (off) or more")
+        _require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "must lie in [0, 180]")
+        _require(self.elastic_spacing_voxels >= 2, "augment.elastic_spacing_voxels", self.elastic_spacing_voxels, "must be 2 voxels or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +254,8 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be 1 or more")
         for name in ("early_stop_epochs", "keep_every_epochs"):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "must be 0 (off) or more")
+        _require(self.early_stop_epochs == 0 or self.early_stop_epochs >= self.validate_every_epochs, "train.early_stop_epochs",
+                 self.early_stop_epochs, f"must be 0 (off) or at least train.validate_every_epochs = {self.validate_every_epochs}")
         _require(0 <= self.overlap < 1, "train.overlap", self.overlap, "must lie in [0, 1)")
 
 
@@ -355,7 +389,7 @@ def _literal(text):
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
@@ -366,11 +400,14 @@ def _typed(value, hint, name):
         _require(value in args, name, value, f"must be one of {', '.join(map(str, args))}")
         return value
     if origin is tuple:
+        if args[-1] is Ellipsis and not isinstance(value, (tuple, list)):
+            value = (value,)
         item_hints = args if args[-1] is not Ellipsis else (args[0],) * (len(value) if isinstance(value, (tuple, list)) else 0)
         wanted = f"{len(args)} values" if args[-1] is not Ellipsis else "a list of values"
         _require(isinstance(value, (tuple, list)) and len(value) == len(item_hints), name, value, f"must be {wanted}, for example {name}=1,2,3")
         return tuple(_typed(v, h, name) for v, h in zip(value, item_hints, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        _require(abs(value) < 1e300, name, "a huge integer", "must be finite")
         value = float(value)
     right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     _require(right, name, value, f"must be {'an' if hint is int else 'a'} {hint.__name__}, not {type(value).__name__}")

@@ -1,5 +1,7 @@
 """The driver's ear: what Ray says of trials becomes final statuses in MLflow and lines on the screen."""
 
+from pathlib import Path
+
 from ray import tune
 
 from segmamba.orchestration.progress import SilentProgress
@@ -31,7 +33,7 @@ class FinishRuns(tune.Callback):
         self._end(trial, "FAILED" if failed else "FINISHED")
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        reason = "the trial's process died twice (killed, or out of memory)"
+        reason = f"the trial's process died twice: {_last_line(trial)}"
         self.progress.failed(trial.config["trial"].key, reason, trial.error_file or trial.local_path)
         self._end(trial, "FAILED", reason)
 
@@ -39,3 +41,9 @@ class FinishRuns(tune.Callback):
         c, plan = self.context, trial.config["trial"]
         tags = c.tags | {"arm": plan.arm, "seed": str(plan.seed)}
         end_trial(c.mlflow_uri, c.experiment_id, c.parent_run_id, plan.key, status, tags, reason)
+
+
+def _last_line(trial):
+    """What Ray says of the end of a trial, in one line."""
+    lines = Path(trial.error_file).read_text().strip().splitlines() if trial.error_file else []
+    return lines[-1].strip()[:300] if lines else "killed, or out of memory"

@@ -1,6 +1,7 @@
 """The command line that every study's script shares. Imports nothing slow: `--help` answers at once."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -74,5 +75,5 @@ def _shown_uri(uri):
     """The store as one would type it: relative to the working directory where that is possible."""
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
-        return f"sqlite:///{path.relative_to(Path.cwd())}"
-    return uri
+        uri = f"sqlite:///{path.relative_to(Path.cwd())}"
+    return shlex.quote(uri)

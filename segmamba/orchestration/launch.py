@@ -31,6 +31,8 @@ def plan_resources(options, base):
     if not devices:
         return Resources(gpus=0, cpus=1, at_once=cores, total_cpus=cores)
     gpus = options.gpus_per_trial or 1.0
+    if gpus > devices or (gpus > 1 and gpus != int(gpus)):
+        raise UserError(f"--gpus-per-trial {gpus:g}: this machine has {devices}, and more than one GPU must be a whole number")
     cpus = base.data.workers + 1
     at_once = max(1, min(int(devices / gpus), cores // cpus))
     return Resources(gpus=gpus, cpus=min(cpus, cores), at_once=at_once, total_cpus=cores)
@@ -46,7 +48,7 @@ def run_trials(trials, context, resources, progress):
     from segmamba.orchestration.trainable import run_trial
 
     ray.init(
-        num_cpus=resources.total_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        address="local", num_cpus=resources.total_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         object_store_memory=OBJECT_STORE_BYTES,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _as_sigint)  # after ray.init, which installs a handler that aborts

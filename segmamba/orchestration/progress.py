@@ -71,8 +71,7 @@ class StudyProgress:
         row = self.rows[key]
         row.epoch, row.seconds = metrics["epoch"], time.monotonic() - row.began
         row.dice = metrics.get("val/dice_mean", row.dice)
-        if metrics.get("val/best_dice_mean", -1) >= 0:
-            row.best = metrics["val/best_dice_mean"]
+        row.best = metrics.get("val/best_dice_mean", row.best)
 
     def completed(self, key):
         row = self.rows[key]

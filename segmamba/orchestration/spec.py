@@ -43,10 +43,12 @@ class StudySpec:
         for name in names:
             if name not in self.arms:
                 raise UserError(f"--arms {name!r}: the study {self.name} has no such arm; it has {', '.join(map(repr, self.arms))}")
+        left_out = [arm for arm in (self.hypothesis.better, self.hypothesis.than) if names and arm not in names]
         if names and self.baseline not in names:
             raise UserError(f"--arms: the baseline {self.baseline!r} must be among them, since every arm is compared with it")
         kept = {name: changes for name, changes in self.arms.items() if not names or name in names}
-        return dataclasses.replace(self, arms=kept)
+        note = (f"--arms left out {' and '.join(map(repr, left_out))}, without which the question cannot be decided",) if left_out else ()
+        return dataclasses.replace(self, arms=kept, notes=(*self.notes, *note))
 
     def trials(self, seeds):
         """Every arm with every seed, seed by seed, so that an interrupted study has whole comparisons."""
@@ -57,4 +59,7 @@ class StudySpec:
         for arm, changes in self.arms.items():
             for name in changes.keys() & chosen.keys():
                 raise UserError(f"--set {name}: the study {self.name} varies this setting itself (arm {arm!r}); leave it to the study")
+        varied = {name for changes in self.arms.values() for name in changes}
+        if base.model.name not in ("segmamba", "control") and "model.mamba_depths" in varied:
+            raise UserError(f"--set model.name: {base.model.name} has no Mamba blocks, so the arms of {self.name} would all be the same network")
         return {arm: base.changed(changes) for arm, changes in self.arms.items()}

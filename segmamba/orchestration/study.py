@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import math
 import shlex
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +41,11 @@ class StudyOptions:
     def __post_init__(self):
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: at least 1")
+        if "seed" in self.changes:
+            raise UserError(f"--set seed: a study gives every arm the seeds 0, 1, ...; choose how many with --seeds (now {self.seeds})")
         if self.cpus < 0:
             raise UserError(f"--cpus {self.cpus}: must be 0 (all) or more")
-        if self.gpus_per_trial is not None and self.gpus_per_trial <= 0:
+        if self.gpus_per_trial is not None and not 0 < self.gpus_per_trial < math.inf:
             raise UserError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be above 0, for example 0.5 for two trials on one GPU")
 
 
@@ -52,9 +56,10 @@ def run_study(spec, options, progress):
     (SIGINT) ends the same way, with the trials it has; `options.resume` goes on with it.
     """
     started = time.time()
+    _check_writable(options.output)
     base = preset(options.preset).changed({"train.early_stop_epochs": 0} | options.changes)
     configs = spec.configs(base, options.changes)
-    cases, source = _cases(options, base, progress)
+    cases, source, left_out = _cases(options, base, progress)
     prepared = prepare_cases(cases, Path(options.output).resolve() / "cache", base.data, progress=progress.steps("preparing cases"))
     for config in configs.values():
         check_patch_fits(prepared, config.data)
@@ -70,7 +75,7 @@ def run_study(spec, options, progress):
     resources = plan_resources(options, base)
     uri = tracking.store_uri(options.output)
     experiment = tracking.open_store(uri, options.output)
-    planned = _planned(spec, options, base, cases, source, data, environment, uri)
+    planned = _planned(spec, options, base, cases, source, [*left_out, *data.notes], data, environment, uri)
     study, ended = _begun(planned, spec, options, data, experiment, progress)
     folder, parent = Path(options.output).resolve() / study.name, study.parent_run_id
     trials = [trial for trial in spec.trials(options.seeds) if trial.key not in ended]
@@ -142,8 +147,18 @@ def _final_status(study):
     return "FINISHED" if "FINISHED" in states else "FAILED"
 
 
+def _check_writable(output):
+    """A UserError where results cannot be written, before anything is."""
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
 def _cases(options, base, progress):
-    """(labelled cases, what they are)."""
+    """(labelled cases, what they are, notes on those left out)."""
     if options.data is None:
         from segmamba.data.phantom import GENERATOR_VERSION, write_phantom
 
@@ -151,16 +166,17 @@ def _cases(options, base, progress):
         size = "x".join(map(str, phantom.size))
         folder = Path(options.output).resolve() / "phantom" / f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
         write_phantom(folder, cases=phantom.cases, size=phantom.size, seed=phantom.seed, progress=progress.steps("making phantom cases"))
-        return find_cases(folder, options.labels), f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
+        return find_cases(folder, options.labels), f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})", []
     found = find_cases(options.data, options.labels)
     labelled = [case for case in found if case.label]
     if not labelled:
         raise UserError(f"{options.data}: {len(found)} cases but none has a segmentation (..._seg.nii.gz); a study needs labelled cases")
-    return labelled, str(Path(options.data).resolve())
+    left_out = [f"{len(found) - len(labelled)} cases without a segmentation are left out"] if len(labelled) < len(found) else []
+    return labelled, str(Path(options.data).resolve()), left_out
 
 
-def _planned(spec, options, base, cases, source, data, environment, uri):
-    notes = [*data.notes]
+def _planned(spec, options, base, cases, source, notes, data, environment, uri):
+    notes = list(notes)
     if options.seeds == 1:
         notes.append("one seed: differences between arms cannot be told from luck")
     return Study(

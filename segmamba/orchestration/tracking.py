@@ -4,6 +4,7 @@ The driver makes the store, the experiment and the parent; a trial finds or make
 restarted trial goes on in the same run; the driver alone gives final statuses.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -12,10 +13,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
+from segmamba.errors import UserError
 from segmamba.orchestration.results import Hypothesis, Study, Trial
 from segmamba.orchestration.spec import TrialPlan
 
@@ -34,7 +38,9 @@ def quiet():
 
 def store_uri(results):
     """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `results`; absolute, since Ray's workers run elsewhere."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
+    path = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{Path(path).resolve()}" if path != uri else uri
 
 
 def open_store(uri, results):
@@ -46,13 +52,29 @@ def open_store(uri, results):
     results = Path(results).resolve()
     results.mkdir(parents=True, exist_ok=True)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    with FileLock(results / ".mlflow.lock"):
-        client = MlflowClient(uri)
-        found = client.get_experiment_by_name(name)
-        if found:
-            return found.experiment_id
-        location = (results / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        return client.create_experiment(name, artifact_location=location)
+    location = (results / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    try:
+        with FileLock(results / ".mlflow.lock"), _few_retries():
+            client = MlflowClient(uri)
+            found = client.get_experiment_by_name(name)
+            return found.experiment_id if found else client.create_experiment(name, artifact_location=location)
+    except (MlflowException, requests.RequestException) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"MLflow store {uri} cannot be used ({reason}); correct or unset MLFLOW_TRACKING_URI") from error
+
+
+@contextlib.contextmanager
+def _few_retries():
+    """MLflow tries an address that does not answer for minutes: at the start of a study a few seconds must do."""
+    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: value for name, value in names.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name in names:
+            if before[name] is None:
+                del os.environ[name]
 
 
 def start_study(uri, experiment_id, study, data):

@@ -75,7 +75,8 @@ def fit(config, data, device, resume_from=None):
             is_best = metrics["val/dice_mean"] > best
             if is_best:
                 best, best_epoch = metrics["val/dice_mean"], number
-        metrics["val/best_dice_mean"] = best
+        if best_epoch:
+            metrics["val/best_dice_mean"] = best
         checkpoint = {
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
             "epoch": number, "best": best, "best_epoch": best_epoch,

@@ -20,7 +20,7 @@ from segmamba.errors import UserError
 from segmamba.models import build_model, decay_groups
 from segmamba.models.describe import fake_autocast, fake_network
 from segmamba.models.segmamba import MODALITIES
-from segmamba.training.losses import dice_ce_loss
+from segmamba.training.losses import training_loss
 
 # Allowance of a device type: (bytes, share of the live storages). Measured with `segmamba describe --measure`: on an H100 with
 # torch 2.11, six settings of 0.4 to 10 GiB in both precisions took 80 to 250 MiB beyond their storages; on a CPU with torch 2.13,
@@ -128,7 +128,7 @@ def _loss(model, config, precision, device):
     label = torch.zeros(shape, dtype=torch.uint8, device=device)
     with precision:
         logits = model(image)
-    return dice_ce_loss(logits, label, config.loss)
+    return training_loss(logits, label, config.loss)
 
 
 def _nbytes(tensors):

@@ -41,6 +41,12 @@ def assert_refused(result, *told, cwd):
         (["--arms", "depth 9"], ["no such arm", "'depth 4'"]),
         (["--arms", "depth 0"], ["the baseline 'depth 2' must be among them"]),
         (["--seeds", "0"], ["--seeds 0"]),
+        (["--set", "seed=7"], ["--set seed", "--seeds"]),
+        (["--set", "model.name=segresnet"], ["segresnet has no Mamba blocks"]),
+        (["--set", "optim.lr={[]:1}"], ["optim.lr = '{[]:1}'", "must be a float"]),
+        (["--set", "train.early_stop_epochs=1"], ["train.early_stop_epochs = 1", "train.validate_every_epochs = 3"]),
+        (["--gpus-per-trial", "nan"], ["--gpus-per-trial nan"]),
+        (["--output", "data/BraTS20_Training_000/BraTS20_Training_000_t1.nii.gz"], ["--output", "cannot be written"]),
         (["--gpus-per-trial", "-1"], ["--gpus-per-trial -1"]),
         (["--cpus", "-1"], ["--cpus -1"]),
         (["--data", "data", "--set", "data.spacing_mm=1", "--set", "data.pad_to_patch=false", "--set", "data.patch_size=64,64,64"],
@@ -96,6 +102,12 @@ def test_bad_data_gets_one_line_and_code_2(cases_folder, kind):
     spoil(write_case(cases_folder, "X", seed=9))
     cwd = cases_folder.parent
     assert_refused(run("--data", cases_folder, cwd=cwd), *told, cwd=cwd)
+
+
+def test_an_mlflow_address_that_cannot_be_used_is_named(cases_folder, monkeypatch):
+    cwd = cases_folder.parent
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://bar")
+    assert_refused(run("--data", cases_folder, cwd=cwd), "MLflow store foo://bar cannot be used", "MLFLOW_TRACKING_URI", cwd=cwd)
 
 
 def test_asking_for_gpus_without_one_is_refused(cases_folder):

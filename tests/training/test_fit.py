@@ -54,6 +54,23 @@ def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data):
     assert untimed[0] == untimed[1]
 
 
+def test_a_resumed_run_remembers_the_best_epoch_so_far(data, monkeypatch):
+    scores = iter([0.9, 0.1, 0.2, 0.3])
+    monkeypatch.setattr(fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}])
+    config = TINY.changed({"train.epochs": 4, "train.early_stop_epochs": 2})
+    first = copy.deepcopy(next(iter(fit(config, data, CPU))).checkpoint)
+    rest = list(fit(config, data, CPU, resume_from=first))
+    assert [e.number for e in rest] == [2, 3], "stops two epochs after the best, which was before the interruption"
+    assert not any(e.is_best for e in rest) and rest[-1].metrics["val/best_dice_mean"] == 0.9
+
+
+@pytest.mark.parametrize("changes", [{"optim.clip_norm": 1e-6}, {"optim.weight_decay": 50.0}, {"optim.betas": (0.0, 0.5)}], ids=str)
+def test_every_optimiser_setting_changes_the_weights(data, changes):
+    base = TINY.changed({"train.epochs": 1, "train.steps_per_epoch": 3, "optim.warmup_epochs": 0})
+    plain, other = (weights(next(iter(fit(base.changed(c), data, CPU)))) for c in ({}, changes))
+    assert not same(plain, other)
+
+
 def test_the_loss_falls_on_data_that_can_be_learnt(data):
     config = TINY.changed({"train.epochs": 6, "train.steps_per_epoch": 8, "model.base_channels": 4, "optim.lr": 5e-3})
     losses = [e.metrics["train/loss"] for e in fit(config, data, CPU)]

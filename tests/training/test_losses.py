@@ -33,6 +33,7 @@ def test_an_absent_class_is_finite_and_pushes_its_probability_down():
     loss = dice_loss(logits, label, smooth=1e-5)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
+    assert all(logits.grad[:, c].sum() >= 0 for c in (1, 2, 3)) and logits.grad[:, 1:].sum() > 0, "a step down the gradient lowers them"
 
 
 def test_weights_scale_their_terms_and_zero_skips():
