@@ -1,37 +1,63 @@
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
-from segmamba.data.volumes import read_scan
-from segmamba.evaluation.cases import predict_classes
+from segmamba.evaluation.cases import judge, means, predict_classes, validate
+from segmamba.evaluation.dice import dice
+from segmamba.evaluation.hausdorff import hd95_mm
 from tests.conftest import write_case
 
+CPU = torch.device("cpu")
+COARSE = preset("demo").changed({"data.spacing_mm": 2.0, "data.patch_size": (16, 16, 16)})
 
-class BrightIsEnhancing(torch.nn.Module):
-    """Says ET wherever the first modality is not zero, else background."""
 
-    def forward(self, image):
-        logits = torch.zeros(len(image), 4, *image.shape[2:])
-        logits[:, 3] = torch.where(image[:, 0] != 0, 10.0, -10.0)
+class Thresholds(torch.nn.Module):
+    """Every voxel whose T1ce exceeds a threshold is enhancing tumour."""
+
+    def forward(self, x):
+        logits = torch.zeros(x.shape[0], 4, *x.shape[2:])
+        logits[:, 3] = 20 * (x[:, 1] - 1)
         return logits
 
 
-def predicted_and_scan(tmp_path, spacing_mm):
-    write_case(tmp_path / "data", "X", shape=(48, 40, 36))
-    config = preset("demo").changed({"data.spacing_mm": spacing_mm, "data.patch_size": (16, 16, 16)})
-    (case,) = find_cases(tmp_path / "data")
-    (prepared,) = prepare_cases([case], tmp_path / "cache", config.data)
-    return predict_classes(BrightIsEnhancing(), prepared, config, torch.device("cpu")), read_scan(case)
+@pytest.fixture
+def case(tmp_path):
+    """An anisotropic case whose working grid differs from its own."""
+    write_case(tmp_path / "data", "X", shape=(48, 56, 32), affine=np.diag([-1.0, -1.0, 1.5, 1.0]))
+    (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", COARSE.data)
+    return prepared
 
 
-def test_a_prediction_lies_on_the_sources_grid_with_background_where_the_brain_was_cut_out(tmp_path):
-    prediction, scan = predicted_and_scan(tmp_path, 1.0)
-    assert ((prediction == 3) == (scan.image[0] != 0)).all() and (prediction[scan.image[0] == 0] == 0).all()
+def test_the_judge_scores_on_the_sources_grid_with_its_spacing_and_labels(case):
+    (row,) = judge(Thresholds(), [case], COARSE, CPU)
+    prediction, truth = predict_classes(Thresholds(), case, COARSE, CPU), np.array(case.source_label())
+    assert prediction.shape == truth.shape == (48, 56, 32)
+    assert {name: row[f"dice_{name}"] for name in ("ET", "TC", "WT", "mean")} == dice(prediction, truth)
+    assert row["hd95_mm_WT"] == hd95_mm(prediction, truth, (1.0, 1.0, 1.5))["WT"] != hd95_mm(prediction, truth, (1.0, 1.0, 1.0))["WT"]
 
 
-def test_a_resampled_prediction_lies_on_the_sources_grid_too(tmp_path):
-    prediction, scan = predicted_and_scan(tmp_path, 2.0)
-    assert prediction.shape == scan.label.shape
-    assert np.mean((prediction == 3) == (scan.image[0] != 0)) > 0.98
+def test_probabilities_are_interpolated_so_that_outlines_fall_between_coarse_voxels(case):
+    prediction = predict_classes(Thresholds(), case, COARSE, CPU)
+    pairs = prediction.reshape(24, 2, 28, 2, 32)
+    assert (pairs != pairs[:, :1, :, :1]).any(), "copying each coarse voxel would make all blocks of 2x2 alike"
+
+
+def test_validation_scores_on_the_working_grid(case):
+    (row,) = validate(Thresholds(), [case], COARSE, CPU)
+    assert row["case"] == "X" and 0 < row["dice_WT"] < 1 and "hd95_mm_WT" not in row
+
+
+def test_means_are_over_cases():
+    rows = [{"case": "a", "dice_mean": 0.2}, {"case": "b", "dice_mean": 0.6}]
+    assert means(rows, "val") == {"val/dice_mean": pytest.approx(0.4)}
+
+
+def test_evaluation_leaves_the_network_in_eval_mode_and_repeats(case):
+    model = Thresholds().train()
+    first = judge(model, [case], dataclasses.replace(COARSE), CPU)
+    assert not model.training and judge(model, [case], COARSE, CPU) == first
