@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from segmamba.data.labels import ED, ET, MODALITIES, NCR, from_classes
+from segmamba.data.layouts.names import PHANTOM_NOTE
 from segmamba.data.phantom_head import HEAD_BOX_MM, Grid, is_deep_white_matter, make_head, smooth_field
 from segmamba.errors import UserError
 from segmamba.files import write_json
@@ -99,7 +100,7 @@ def write_phantom(folder, *, cases, size, seed, progress=None):
     folder, size = Path(folder), tuple(size)
     spacing_mm_for(size)
     parameters = {"generator": GENERATOR_VERSION, "cases": cases, "size": list(size), "seed": seed}
-    begun, complete = folder / "phantom_begun.json", folder / "phantom.json"
+    begun, complete = folder / "phantom_begun.json", folder / PHANTOM_NOTE
     for note in (complete, begun):
         if note.exists() and (found := json.loads(note.read_text())) != parameters:
             raise UserError(f"{folder}: holds a phantom made with {found}, asked for {parameters}; choose another folder or delete this one")

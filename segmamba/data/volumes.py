@@ -5,6 +5,7 @@ flips of the file's affine). Oblique affines keep their small rotation in the af
 """
 
 import gzip
+import itertools
 import logging
 import zlib
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ def _grid_finding(case, path, shape, affine, first, first_shape, first_affine):
             ERROR, "shape", f"{case.id}: {path} is {'x'.join(map(str, shape))} but {first.name} is {'x'.join(map(str, first_shape))} "
             "(in canonical orientation); all files of a case must share one grid",
         )  # fmt: skip
-    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in shape), 1]], float)
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in shape))], float)
     gap_mm = np.abs((corners @ affine.T - corners @ first_affine.T)[:, :3]).max()
     if gap_mm > AFFINE_TOLERANCE_VOXELS * nibabel.affines.voxel_sizes(first_affine).min():
         text = f"{case.id}: {path} lies {gap_mm:.2f} mm away from {first.name} by its affine; register the case or correct its header"

@@ -5,6 +5,7 @@ import pytest
 
 from segmamba.data.case import patient_of
 from segmamba.data.cases import find_cases, list_cases, notes_on
+from segmamba.data.phantom import write_phantom
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from tests.conftest import NEW_NAMES, write_case
@@ -19,6 +20,21 @@ def test_cases_are_found_nested_flat_and_plain(tmp_path):
     assert [case.id for case in found] == ["Brats18_A_1", "Brats18_B_1", "Brats18_C_1"]
     assert {case.convention for case in found} == {"brats2018"}
     assert found[1].images["T1ce"].name == "Brats18_B_1_t1ce.nii"
+
+
+def test_linked_case_folders_are_found_and_links_in_a_circle_end(tmp_path):
+    write_case(tmp_path / "store", "Brats18_A_1")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Brats18_A_1").symlink_to(tmp_path / "store" / "Brats18_A_1")
+    (tmp_path / "data" / "circle").symlink_to(tmp_path / "data")
+    assert [case.id for case in find_cases(tmp_path / "data")] == ["Brats18_A_1"]
+
+
+def test_phantoms_of_earlier_studies_below_the_data_are_no_cases(tmp_path):
+    write_case(tmp_path, "Brats18_A_1")
+    write_phantom(tmp_path / "Results" / "phantom" / "few", cases=1, size=(48, 48, 48), seed=0)
+    assert [case.id for case in find_cases(tmp_path)] == ["Brats18_A_1"]
+    assert len(find_cases(tmp_path / "Results" / "phantom" / "few")) == 1
 
 
 def test_the_hyphenated_naming_is_2023s(tmp_path):

@@ -75,6 +75,16 @@ def spoil_header(folder):
     (folder / "X_flair.nii.gz").write_bytes(b"this is no NIfTI file at all")
 
 
+def spoil_turned(folder):
+    """Turned about the diagonal: two opposite corners stay where they are."""
+    axis, angle = np.ones(3) / np.sqrt(3), np.deg2rad(20)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = np.eye(4)
+    turn[:3, :3] += np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    for path in sorted(folder.iterdir()):
+        save(path, np.ones((40, 40, 40), np.uint8), turn if "flair" in path.name else np.eye(4))
+
+
 def spoil_shape(folder):
     save(folder / "X_flair.nii.gz", np.ones((48, 48, 30), np.int16), np.diag([-1.0, -1, 1, 1]))
 
@@ -128,6 +138,7 @@ BAD_FILES = {
     "no nifti": (spoil_header, r"X_flair\.nii\.gz: damaged or not a NIfTI file"),
     "shape": (spoil_shape, r"X: .*X_flair\.nii\.gz is 48x48x30 but X_t1\.nii\.gz is 48x48x32"),
     "affine": (spoil_affine, r"X: .*X_flair\.nii\.gz lies 31\.00 mm away"),
+    "turned": (spoil_turned, r"X: .*X_flair\.nii\.gz lies \d+\.\d\d mm away"),
     "nan": (spoil_nan, r"X: .*X_flair\.nii\.gz has 1 voxels that are not finite"),
     "empty": (spoil_empty, r"X: .*X_flair\.nii\.gz is empty"),
     "4-D": (spoil_4d, r"X_flair\.nii\.gz: has 4 dimensions"),

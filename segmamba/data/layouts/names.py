@@ -6,12 +6,15 @@
 Endings are .nii.gz or .nii (Kaggle's copies of 2020).
 """
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from segmamba.data.case import ERROR, INFORMATION, WARNING, Case, Finding, patient_of, stem_of
 
 LABEL = "label"
+PHANTOM_NOTE = "phantom.json"  # lies in a folder of embedded phantoms
 POST_TREATMENT = 100  # GLI time points from 100 on are BraTS 2024's, after surgery, with the resection cavity as value 4
 
 
@@ -61,9 +64,7 @@ def part_of(path):
 def list_cases(folder, labels):
     """Every Case below `folder`, whole or with its errors among its findings; none is an empty list."""
     groups, strays = {}, {}
-    for path in sorted(folder.rglob("*.nii*")):
-        if path.name.startswith(".") or not re.search(r"\.nii(\.gz)?$", path.name):
-            continue
+    for path in sorted(_nifti_files(folder)):
         if told := part_of(path):
             case_id, naming, part = told
             groups.setdefault((case_id, naming.separator), {}).setdefault(part, []).append(path)
@@ -71,6 +72,19 @@ def list_cases(folder, labels):
             strays.setdefault(path.parent, []).append(path)
     namings = {naming.separator: naming for naming in NAMINGS}
     return [_case(case_id, namings[separator], parts, strays, labels) for (case_id, separator), parts in sorted(groups.items())]
+
+
+def _nifti_files(folder):
+    """NIfTI files below `folder`, through symbolic links too. Embedded phantoms below it belong to a study's results, not to the data."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        place = Path(place)
+        if place.resolve() in seen:  # links in a circle
+            folders.clear()
+            continue
+        seen.add(place.resolve())
+        folders[:] = [name for name in folders if not (place / name / PHANTOM_NOTE).exists()]
+        yield from (place / name for name in files if not name.startswith(".") and re.search(r"\.nii(\.gz)?$", name))
 
 
 def _case(case_id, naming, parts, strays, labels):
