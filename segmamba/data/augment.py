@@ -7,20 +7,41 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from segmamba.data.augment_intensity import add_noise, blur, gamma, lower_resolution, shift_and_stretch
+from segmamba.data.augment_spatial import flip_and_turn, warp, warps
 from segmamba.data.sampling import AUGMENTATION, generator
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to one patch. Everything is drawn, used or not: switching one transform off leaves the others' draws alone."""
+    """What happens to one patch. Everything is drawn, used or not: switching one transform off leaves the others' draws alone.
+
+    Arrays are (C,), a value per channel.
+    """
 
     flips: tuple
     quarter_turns: int
     scale: float
     brightness: np.ndarray
     contrast: np.ndarray
+    rotation_degrees: tuple
+    """About x, y and z; zeros are none."""
+    elastic_voxels: float
+    """Standard deviation of the displacement at the control points; 0 is none."""
+    elastic_spacing: float
+    """Voxels between two control points."""
+    field_seed: int
+    """Of the displacements."""
+    noise_std: np.ndarray
+    """0 is none."""
+    noise_seed: int
+    blur_sigma: np.ndarray
+    """Voxels; 0 is none."""
+    zoom: np.ndarray
+    """Share of the sides that low resolution keeps; 1 is none."""
+    gamma: np.ndarray
+    """Exponent; 1 is none."""
 
 
 def plan(config, seed, epoch, index, channels):
@@ -30,43 +51,60 @@ def plan(config, seed, epoch, index, channels):
     turns, turned = int(rng.integers(1, 4)), rng.random() < config.rotate90_probability
     scale = float(rng.uniform(*config.scale_range))
     brightness = rng.uniform(-1, 1, channels) * config.brightness
-    return Plan(flips, turns if turned else 0, scale, brightness, rng.uniform(*config.contrast_range, channels))
+    contrast = rng.uniform(*config.contrast_range, channels)
+    rotated, turn = rng.random() < config.rotation_probability, rng.uniform(-1, 1, 3) * config.rotation_degrees
+    deformed, elastic, field_seed = rng.random() < config.elastic_probability, rng.uniform(*config.elastic_range), int(rng.integers(2**31))
+    return Plan(
+        flips=flips,
+        quarter_turns=turns if turned else 0,
+        scale=scale,
+        brightness=brightness,
+        contrast=contrast,
+        rotation_degrees=tuple(map(float, turn)) if rotated else (0.0, 0.0, 0.0),
+        elastic_voxels=float(elastic) if deformed else 0.0,
+        elastic_spacing=config.elastic_spacing_voxels,
+        field_seed=field_seed,
+        noise_std=_for_some_channels(rng, config.noise_probability, config.noise_range, channels, none=0),
+        noise_seed=int(rng.integers(2**31)),
+        blur_sigma=_for_some_channels(rng, config.blur_probability, config.blur_range, channels, none=0),
+        zoom=_for_some_channels(rng, config.low_resolution_probability, config.low_resolution_range, channels, none=1),
+        gamma=np.exp(_for_some_channels(rng, config.gamma_probability, np.log(config.gamma_range), channels, none=0)),
+    )
+
+
+def _for_some_channels(rng, probability, limits, channels, *, none):
+    chosen, values = rng.random(channels) < probability, rng.uniform(*limits, channels)
+    return np.where(chosen, values, none)
 
 
 def augment(image, label, plans):
     """image: float (B, C, D, H, W), label: uint8 (B, D, H, W), one Plan each; new tensors, the label nearest and aligned.
 
-    A quarter turn needs D = H; where they differ only half turns are done.
+    A quarter turn needs D = H; where they differ only half turns are done. Zoom, rotation and elastic deformation together
+    interpolate once; a batch that needs none of them is not interpolated at all.
     """
     if any(any(p.flips) or p.quarter_turns for p in plans):
-        pairs = [_flip_and_turn(i, l, p) for i, l, p in zip(image, label, plans, strict=True)]
+        pairs = [flip_and_turn(i, l, p) for i, l, p in zip(image, label, plans, strict=True)]
         image, label = (torch.stack(t) for t in zip(*pairs, strict=True))
-    if any(p.scale != 1 for p in plans):
-        image, label = _rescale(image, label, [p.scale for p in plans])
-    return _shift_and_stretch(image, plans), label
+    if any(warps(p) for p in plans):
+        image, label = warp(image, label, plans)
+    return _intensities(image, plans), label
 
 
-def _flip_and_turn(image, label, plan):
-    axes = [axis for axis, flip in zip((-3, -2, -1), plan.flips, strict=True) if flip]
-    turns = plan.quarter_turns if image.shape[-3] == image.shape[-2] else plan.quarter_turns // 2 * 2
-    return tuple(torch.rot90(t.flip(axes), turns, (-3, -2)) for t in (image, label))
+def _intensities(image, plans):
+    """Noise, blur, contrast and brightness, low resolution, gamma: nnU-Net's order. The background stays 0, as it is at test time."""
+    brain = image != 0
 
+    def strengths(name):
+        return np.stack([getattr(p, name) for p in plans])  # (B, C)
 
-def _rescale(image, label, scales):
-    """Zoom about the patch's centre: a scale above 1 enlarges; what comes from outside the patch is 0."""
-    theta = torch.zeros(len(scales), 3, 4, device=image.device)
-    theta[:, range(3), range(3)] = 1 / torch.tensor(scales, device=image.device, dtype=torch.float32)[:, None]
-    grid = F.affine_grid(theta, [*image.shape[:1], 1, *image.shape[2:]], align_corners=False)
-    image = F.grid_sample(image, grid.to(image.dtype), mode="bilinear", align_corners=False)
-    label = F.grid_sample(label[:, None].to(image.dtype), grid.to(image.dtype), mode="nearest", align_corners=False)
-    return image, label[:, 0].to(torch.uint8)
-
-
-def _shift_and_stretch(image, plans):
-    """contrast * x + brightness within the brain; the background stays 0, as it is at test time."""
-
-    def per_channel(name):
-        values = np.stack([getattr(p, name) for p in plans])
-        return torch.as_tensor(values, device=image.device, dtype=image.dtype)[:, :, None, None, None]
-
-    return torch.where(image != 0, image * per_channel("contrast") + per_channel("brightness"), image)
+    if (std := strengths("noise_std")).any():
+        image = torch.where(brain, add_noise(image, std, [p.noise_seed for p in plans]), 0)
+    if (sigma := strengths("blur_sigma")).any():
+        image = torch.where(brain, blur(image, sigma), 0)
+    image = torch.where(brain, shift_and_stretch(image, strengths("brightness"), strengths("contrast")), 0)
+    if ((zoom := strengths("zoom")) < 1).any():
+        image = torch.where(brain, lower_resolution(image, zoom), 0)
+    if ((exponent := strengths("gamma")) != 1).any():
+        image = gamma(image, exponent, brain)
+    return image
