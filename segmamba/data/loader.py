@@ -7,6 +7,7 @@ cache, which all workers of all trials on a machine share.
 import math
 import shutil
 import signal
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,15 +88,24 @@ def batches(cases, config, *, first_epoch, pin_memory):
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_interrupts_to_the_parent,
     )
+    with _interrupts_held_back() if workers else nullcontext():
+        stream = iter(loader)  # starts the workers
     # The iterator lives in this generator's frame alone: when that is closed or forgotten, its workers end.
-    yield from loader
+    yield from stream
 
 
-def _leave_interrupts_to_the_parent(worker):
-    """Ctrl-C reaches every process of the terminal; the parent ends its workers, which otherwise die before it, with tracebacks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupts_held_back():
+    """Ctrl-C reaches every process of the terminal; the parent ends its workers, which otherwise die before it, with tracebacks.
+
+    A worker inherits that they are held back, from its first instruction on; the parent gets them a moment later.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_shared_memory(workers, batch_size, patch_size):

@@ -89,7 +89,8 @@ def test_closing_the_stream_ends_its_workers(prepared):
 
 
 TRAIN = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background with it ignored
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.loader import batches
