@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segmamba.config import preset
-from segmamba.data.cases import find_cases
+from segmamba.data.cases import find_cases, notes_on
 from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
@@ -75,7 +75,7 @@ def run_study(spec, options, progress):
     resources = plan_resources(options, base)
     uri = tracking.store_uri(options.output)
     experiment = tracking.open_store(uri, options.output)
-    planned = _planned(spec, options, base, cases, source, [*left_out, *data.notes], data, environment, uri)
+    planned = _planned(spec, options, base, cases, source, [*left_out, *notes_on(cases), *data.notes], data, environment, uri)
     study, ended = _begun(planned, spec, options, data, experiment, progress)
     folder, parent = Path(options.output).resolve() / study.name, study.parent_run_id
     trials = [trial for trial in spec.trials(options.seeds) if trial.key not in ended]
@@ -184,7 +184,7 @@ def _planned(spec, options, base, cases, source, notes, data, environment, uri):
         arms={arm: dict(changes) for arm, changes in spec.arms.items()}, seeds=tuple(range(options.seeds)), preset=options.preset,
         config=base.to_flat_dict(),
         data={
-            "source": source, "phantom": options.data is None, "convention": cases[0].convention,
+            "source": source, "phantom": options.data is None, "convention": " + ".join(sorted({c.convention for c in cases})),
             "train": [c.id for c in data.train], "minival": [c.id for c in data.minival], "judge": [c.id for c in data.judge],
             "judge_is_minival": data.judge_is_minival, "notes": [*notes, *spec.notes],
         },
