@@ -143,6 +143,15 @@ preprocess.prepare_cases(find_cases(sys.argv[1]), sys.argv[2], DataConfig())
 """
 
 
+def test_two_processes_that_build_at_once_leave_one_good_cache(cases_folder, tmp_path):
+    children = [subprocess.Popen([sys.executable, "-c", BUILD, cases_folder, tmp_path / "cache"], stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    cases = find_cases(cases_folder)
+    assert len(list((tmp_path / "cache").iterdir())) == len(cases), "no unfinished folder is left"
+    for case, prepared in zip(cases, prepare_cases(cases, tmp_path / "cache", DataConfig()), strict=True):
+        assert np.allclose(prepared.whole(prepared.image()), zscore(read_scan(case).image), atol=2e-3)
+
+
 def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(cases_folder, tmp_path):
     child = subprocess.Popen([sys.executable, "-c", BUILD, cases_folder, tmp_path / "cache"], stdout=subprocess.PIPE, text=True)
     child.stdout.readline()
