@@ -84,8 +84,9 @@ def run_study(spec, options, progress):
         _announce(study, options, resources, len(trials), progress)
         status = "FAILED"
         try:
-            progress.trials(trials, base.train.epochs, resources.at_once)
-            run_trials(trials, _context(configs, data, folder, experiment, study, resources), resources, progress)
+            if trials:  # none where only the report was missing
+                progress.trials(trials, base.train.epochs, resources.at_once)
+                run_trials(trials, _context(configs, data, folder, experiment, study, resources), resources, progress)
             tracking.close_stopped_trials(uri, experiment, parent)
             study = tracking.read_study(uri, parent, seconds=time.time() - started)
             status = _final_status(study)
@@ -127,7 +128,7 @@ def _begun(planned, spec, options, data, experiment, progress):
 
 def _check_same(found, planned):
     """A UserError unless the study found asks the same question of the same data with the same settings."""
-    before, now = json.loads(json.dumps(found.config)), json.loads(json.dumps(planned.config))
+    before, now = _plain(found.config), _plain(planned.config)
     differing = [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items() if before.get(name) != value]
     differing += [f"{name} differ" for name in ("arms", "seeds") if _plain(getattr(found, name)) != _plain(getattr(planned, name))]
     differing += [f"the {name} cases differ" for name in ("train", "minival", "judge") if found.data[name] != planned.data[name]]
@@ -136,6 +137,7 @@ def _check_same(found, planned):
 
 
 def _plain(value):
+    """As it comes back from the store: tuples are lists."""
     return json.loads(json.dumps(value))
 
 

@@ -107,8 +107,9 @@ def test_a_changed_file_or_setting_is_never_served_stale(cases_folder, tmp_path)
     os.replace(path.parent / "new" / path.name, path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())[0].folder not in {before[0].folder, after[0].folder}
-    other_convention = prepare_cases(find_cases(cases_folder, "brats2018")[1:], tmp_path / "cache", DataConfig(spacing_mm=2.0))
-    assert {c.folder for c in other_convention}.isdisjoint({c.folder for c in after})
+    for labels, config in (("brats2018", DataConfig(spacing_mm=2.0)), ("brats2024", DataConfig())):
+        other = prepare_cases(find_cases(cases_folder, labels)[1:], tmp_path / "cache", config)
+        assert {c.folder for c in other}.isdisjoint({c.folder for c in after}), f"{labels} at {config.spacing_mm} mm"
 
 
 def test_bad_cases_are_counted_and_good_ones_kept(cases_folder, tmp_path):

@@ -119,6 +119,17 @@ def test_a_stopped_study_says_so_closes_its_runs_and_goes_on_with_resume(calm, t
 
 
 @pytest.mark.slow
+def test_a_study_that_lacks_only_its_report_gets_it_and_trains_nothing_again(calm):
+    by_kind, _ = runs(calm)
+    MlflowClient(f"sqlite:///{calm}/Results/mlflow.db").set_terminated(by_kind["study"].info.run_id, "KILLED")
+    report = calm / "Results" / "ablate_depth_Run01" / "report.html"
+    report.unlink()
+    assert "1 of 1 trials are done" in finish(start(calm, "--resume"))
+    assert report.exists()
+    assert_as_if_nothing_had_happened(calm, calm)
+
+
+@pytest.mark.slow
 def test_resume_with_nothing_to_resume_starts_and_says_so_and_refuses_another_study(calm):
     output = finish(start(calm, "--resume"))
     assert "no unfinished ablate_depth found: starting one" in output
