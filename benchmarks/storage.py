@@ -13,10 +13,10 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from loader import drop_from_page_cache, seconds  # the script beside this one
 
 from segmamba.data.labels import MODALITIES
 from segmamba.data.phantom import make_case
@@ -95,7 +95,8 @@ def measure(path, image, write, read):
     warm = [seconds(lambda w=window: read(path, w)) for window in windows[10:]]
     cold = []
     for window in windows[:10]:
-        drop_from_page_cache(files)
+        for file in files:
+            drop_from_page_cache(file)
         cold.append(seconds(lambda w=window: read(path, w)))
     size = sum(f.stat().st_size for f in files) / 2**20
     return {"MiB": size, "warm ms": statistics.median(warm) * 1e3, "cold ms": statistics.median(cold) * 1e3, "write s": write_s}
@@ -105,20 +106,6 @@ def random_windows(shape, count):
     rng = np.random.default_rng(0)
     starts = [[int(rng.integers(n - p + 1)) for n, p in zip(shape[1:], PATCH, strict=True)] for _ in range(count)]
     return [(slice(None), *(slice(s, s + p) for s, p in zip(start, PATCH, strict=True))) for start in starts]
-
-
-def drop_from_page_cache(files):
-    for path in files:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fdatasync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
-def seconds(action):
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
