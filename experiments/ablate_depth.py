@@ -7,7 +7,7 @@ The question, the arms and the claim stand in search_spaces/mamba_depth.py.
 """
 
 from search_spaces.mamba_depth import STUDY
-from segmamba.orchestration.command import study_command
+from segmamba.commands.study import study_command
 
 if __name__ == "__main__":
     study_command(STUDY)

@@ -51,7 +51,7 @@ def probabilities(model, case, config, device):
     model.eval()
     image = torch.from_numpy(np.array(case.image())).to(device).float()
     precision = partial(autocast, device, mixed_dtype(device, config.train.precision))
-    window, overlap = config.data.patch_size, config.train.overlap
+    window, overlap = config.data.patch_size, config.inference.overlap
     return predict_probabilities(model, image, window, overlap=overlap, batch_size=config.train.batch_size, autocast=precision)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segmamba.command_line import print_settings, run_app
+from segmamba.commands.shared import LABELS_HELP, print_settings, run_app
 from segmamba.config import PRESETS, parse_assignments
 
 
@@ -19,8 +19,7 @@ def study_command(spec):
     @app.command(help=f"{spec.question}\n\n{spec.hypothesis.claim}")
     def run(
         data: Annotated[Path | None, typer.Option(help="Folder of BraTS cases. Without it: embedded phantom data.", show_default=False)] = None,
-        labels: Annotated[str, typer.Option(help="Label convention: brats2018, brats2023, brats2024, brats2024ped, msd; auto takes it from the "
-                                           "files' naming or dataset.json, mixed does so for each case on its own.")] = "auto",
+        labels: Annotated[str, typer.Option(help=LABELS_HELP)] = "auto",
         preset: Annotated[str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}. demo: minutes on a CPU; quick: an hour on "
                                             "one GPU; paper: 300 epochs of 250 steps.")] = "demo",
         seeds: Annotated[int, typer.Option(help="Training runs per arm. With one, the verdict is always undecided.")] = 2,

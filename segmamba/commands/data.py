@@ -1,0 +1,73 @@
+"""segmamba data: check, summary, splits."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segmamba.commands.shared import AsJson, Labels, Source, console, print_json, progress_bar
+from segmamba.config import preset
+
+app = typer.Typer(help="Look at a data set: what is wrong with it, what is in it.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    source: Source,
+    labels: Labels = "auto",
+    output: Annotated[Path | None, typer.Option(help="Also write all findings to this CSV file.", metavar="FILE.csv", show_default=False)] = None,
+    as_json: AsJson = False,
+):
+    """Read every header and voxel and say what is wrong, case by case. Exit code 2 if a training run would fail."""
+    from segmamba.data.check import as_rows, render, would_fail, write_csv
+    from segmamba.data.check import check as check_cases
+
+    with progress_bar("reading cases") as progress:
+        checked = check_cases(source, labels, progress=progress)
+    if output:
+        write_csv(output, checked)
+    if as_json:
+        print_json({"findings": list(as_rows(checked)), "training_would_fail": would_fail(checked)})
+    else:
+        render(checked, console())
+    raise typer.Exit(2 if would_fail(checked) else 0)
+
+
+@app.command()
+def summary(
+    source: Source,
+    labels: Labels = "auto",
+    output: Annotated[Path, typer.Option(help="Folder for summary.json and the pictures.")] = Path("Results/data_summary"),
+    as_json: AsJson = False,
+):
+    """Measure grids, intensities and tumour volumes, and draw them."""
+    from segmamba.data.summary import render, summarise, write_summary
+
+    with progress_bar("measuring cases") as progress:
+        fingerprint, measured = summarise(source, labels, progress=progress)
+    written = write_summary(output, fingerprint, measured)
+    if as_json:
+        print_json(fingerprint)
+        return
+    render(fingerprint, console())
+    for path in written:
+        print(path)
+
+
+@app.command()
+def splits(
+    source: Source,
+    labels: Labels = "auto",
+    folds: Annotated[int, typer.Option(help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which patients fall into which fold.")] = 0,
+    output: Annotated[Path, typer.Option(help="Where the folds go.", metavar="FILE.json")] = Path("splits_final.json"),
+):
+    """Write stratified folds by patient as nnU-Net's splits_final.json, for nnU-Net or for --set data.splits_file=FILE."""
+    preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
+
+    from segmamba.data.cases import find_cases
+    from segmamba.data.splits import SourceCase, fold_judges, strata_of, write_splits
+
+    cases = [SourceCase(case) for case in find_cases(source, labels) if case.label]
+    write_splits(output, cases, fold_judges(strata_of(cases), folds, seed))
+    print(output)

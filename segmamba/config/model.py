@@ -1,0 +1,57 @@
+"""The network."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from segmamba.config.rules import LEVELS, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    name: Literal["segmamba", "unet", "control", "dynunet", "segresnet", "swinunetr", "nnunet_plain", "nnunet_resenc"] = "segmamba"
+    """unet: conv blocks at every level, as many in stage 4 and the bottleneck as in stage 3. control: no Mamba blocks, and wider
+    convolution in their stages for the parameters that `mamba_depths` would have cost. The others are MONAI's and nnU-Net's networks,
+    to which of the settings below only base_channels applies."""
+    base_channels: int = 32
+    """Channels of the stem and of stage 1; doubled at every level below."""
+    conv_depths: tuple[int, int, int] = (2, 2, 2)
+    """Residual conv blocks in stages 1, 2 and 3 (each two 3x3x3 convolutions)."""
+    mamba_depths: tuple[int, int, int] = (2, 2, 2)
+    """Mamba blocks in stage 3, stage 4 and the bottleneck; 0 removes them."""
+    d_state: int = 16
+    """N, the state size of the selective scan (Gu & Dao 2023, section 3)."""
+    d_conv: int = 4
+    """Width, in tokens, of the causal depthwise convolution in front of the scan."""
+    expand: int = 2
+    """Inner width of a Mamba block as a multiple of its channels."""
+    scan_order: Literal["forward", "bidirectional", "tri"] = "forward"
+    """Which ways a Mamba block reads the voxels: once; forwards and backwards; these and across slices (Xing et al. 2024, SegMamba),
+    along `scan_axes` with its slowest axis made the fastest. Every way has its own scan and shares the projections in and out."""
+    scan_axes: Literal["dhw", "dwh", "hdw", "hwd", "wdh", "whd"] = "dhw"
+    """The order of the axes in a scan, slowest first; d, h, w are NIfTI x, y, z. dhw is the order in memory."""
+    norm: Literal["batch", "instance"] = "batch"
+    """Normalisation of the conv blocks. The mission takes batch; nnU-Net and most of the field take instance."""
+    upsample: Literal["transposed", "interpolate"] = "transposed"
+    """How the decoder doubles the resolution: 2x2x2 transposed convolution, or 1x1x1 convolution and trilinear interpolation."""
+    attention_gates: bool = False
+    """Weigh the skips by attention gates (Oktay et al. 2018). False is off."""
+    deep_supervision: int = 0
+    """Further outputs of the decoder in training, at 1/2, 1/4 and 1/8 of the resolution; up to 3. 0 is off."""
+    checkpoint_stages: tuple[int, ...] = ()
+    """Levels, 1 (full resolution, most memory) to 5 (bottleneck), whose activations the backward computes again. () is off."""
+    scan: Literal["auto", "sequential", "portable", "mamba_ssm", "triton"] = "auto"
+    """What computes the selective scan; the weights fit all. auto: the fastest that runs here. sequential is for tests: slow, exact."""
+
+    def __post_init__(self):
+        require(self.base_channels >= 1, "model.base_channels", self.base_channels, "must be 1 or more")
+        require(min(self.conv_depths) >= 1, "model.conv_depths", self.conv_depths, "stages 1-3 need at least one conv block each")
+        require(min(self.mamba_depths) >= 0, "model.mamba_depths", self.mamba_depths, "must be 0 (no Mamba block) or more, per stage")
+        for name in ("d_state", "d_conv", "expand"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be 1 or more")
+        require(0 <= self.deep_supervision <= LEVELS - 2, "model.deep_supervision", self.deep_supervision, "must lie in 0 (off) to 3")
+        require(set(self.checkpoint_stages) <= set(range(1, LEVELS + 1)), "model.checkpoint_stages", self.checkpoint_stages,
+                f"levels are numbered 1 to {LEVELS}, the last being the bottleneck")
+        if self.name not in ("segmamba", "unet", "control"):
+            for name in ("norm", "upsample", "attention_gates", "deep_supervision", "checkpoint_stages"):
+                require(getattr(self, name) == getattr(ModelConfig, name), f"model.{name}", getattr(self, name),
+                         f"has no effect on {self.name}, which is built as its authors build it; leave it at {getattr(ModelConfig, name)!r}")

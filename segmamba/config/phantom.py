@@ -1,0 +1,22 @@
+"""The embedded data."""
+
+from dataclasses import dataclass
+
+from segmamba.config.rules import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """The embedded data, used when no folder is given."""
+
+    cases: int = 24
+    """How many cases are generated."""
+    size: tuple[int, int, int] = (240, 240, 155)
+    """Voxels along x, y, z; the voxel size follows so that the head fits."""
+    seed: int = 0
+    """Which heads and tumours."""
+
+    def __post_init__(self):
+        require(self.cases >= 2, "phantom.cases", self.cases, "at least one case to train on and one to judge")
+        require(min(self.size) >= 48, "phantom.size", self.size, "every side must be at least 48 voxels")
+        require(self.seed >= 0, "phantom.seed", self.seed, "must be 0 or more")
