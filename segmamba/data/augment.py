@@ -80,14 +80,14 @@ def _for_some_channels(rng, probability, limits, channels, *, none):
 def augment(image, label, plans):
     """image: float (B, C, D, H, W), label: uint8 (B, D, H, W), one Plan each; new tensors, the label nearest and aligned.
 
-    A quarter turn needs D = H; where they differ only half turns are done. Zoom, rotation and elastic deformation together
-    interpolate once; a batch that needs none of them is not interpolated at all.
+    A quarter turn needs D = H; where they differ only half turns are done. All moves together interpolate once; a batch without zoom,
+    rotation and elastic deformation is not interpolated at all. A GPU is never waited for.
     """
-    if any(any(p.flips) or p.quarter_turns for p in plans):
-        pairs = [flip_and_turn(i, l, p) for i, l, p in zip(image, label, plans, strict=True)]
-        image, label = (torch.stack(t) for t in zip(*pairs, strict=True))
     if any(warps(p) for p in plans):
         image, label = warp(image, label, plans)
+    elif any(any(p.flips) or p.quarter_turns for p in plans):
+        pairs = [flip_and_turn(i, l, p) for i, l, p in zip(image, label, plans, strict=True)]
+        image, label = (torch.stack(t) for t in zip(*pairs, strict=True))
     return _intensities(image, plans), label
 
 

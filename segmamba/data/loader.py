@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,13 +26,14 @@ BYTES_PER_VOXEL = 2 * len(MODALITIES) + 1  # float16 images and a uint8 label
 
 @dataclass(frozen=True)
 class Batch:
-    """image: float16 (B, 4, D, H, W); label: uint8 (B, D, H, W); the rest: one value per patch."""
+    """image: float16 (B, 4, D, H, W); label: uint8 (B, D, H, W); the rest: one value per patch, in NumPy, where a tensor would cost a file
+    descriptor and a mapping on its way from a worker."""
 
     image: torch.Tensor
     label: torch.Tensor
-    epoch: torch.Tensor
-    index: torch.Tensor
-    on_tumour: torch.Tensor
+    epoch: np.ndarray
+    index: np.ndarray
+    on_tumour: np.ndarray
     cases: list
 
     def pin_memory(self):
@@ -57,8 +59,8 @@ class Batches(Dataset):
             window = patch_slices(case.shape, chosen.centre, self.config.patch_size)
             _fill(image_row, case.image()[(slice(None), *window)])
             _fill(label_row, case.label()[window])
-        epoch, index = torch.tensor(places).unbind(1)
-        on_tumour = torch.tensor([chosen.on_tumour for chosen in draws])
+        epoch, index = np.array(places).T
+        on_tumour = np.array([chosen.on_tumour for chosen in draws])
         return Batch(image, label, epoch, index, on_tumour, [self.cases[chosen.case].id for chosen in draws])
 
     def _draw(self, epoch, index):

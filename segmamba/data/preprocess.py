@@ -87,9 +87,10 @@ class PreparedCase:
         return np.load(self.folder / f"{kind}_voxels.npy", mmap_mode="r")
 
 
-def prepare_cases(cases, cache, config, *, progress=lambda done, total: None):
+def prepare_cases(cases, cache, config, *, workers=0, progress=lambda done, total: None):
     """The cases as PreparedCases, in the same order; what the cache lacks is built, in parallel. `config` is a DataConfig.
 
+    workers: at most so many processes; 0 is one for each core.
     Raises UserError for the first bad case, saying how many more there are; good cases stay in the cache.
     """
     cache = Path(cache)
@@ -98,7 +99,7 @@ def prepare_cases(cases, cache, config, *, progress=lambda done, total: None):
     folders = {case.id: cache / f"{case.id}-{_key(case, config)}" for case in cases}
     missing = [case for case in cases if not folders[case.id].exists()]
     errors = []
-    for done, error in enumerate(_build(missing, folders, config.spacing_mm), len(cases) - len(missing) + 1):
+    for done, error in enumerate(_build(missing, folders, config.spacing_mm, workers or os.cpu_count()), len(cases) - len(missing) + 1):
         errors += [error] if error else []
         progress(done, len(cases))
     if errors:
@@ -106,12 +107,12 @@ def prepare_cases(cases, cache, config, *, progress=lambda done, total: None):
     return [_load(folders[case.id]) for case in cases]
 
 
-def _build(cases, folders, spacing_mm):
+def _build(cases, folders, spacing_mm, workers):
     """Build each case; yields None or the error message for each, as they finish."""
-    if sum(f.stat().st_size for case in cases for f in case.files) < SERIAL_BYTES:
+    if workers == 1 or sum(f.stat().st_size for case in cases for f in case.files) < SERIAL_BYTES:
         yield from (_build_one(case, folders[case.id], spacing_mm) for case in cases)
         return
-    with ProcessPoolExecutor(min(len(cases), os.cpu_count()), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(len(cases), workers), mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_build_one, case, folders[case.id], spacing_mm) for case in cases]
         try:
             yield from (job.result() for job in as_completed(jobs))

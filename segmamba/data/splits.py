@@ -62,9 +62,9 @@ def split_cases(cases, config):
     if not train:
         raise UserError(f"no patient is left to train on: {len(judge)} to judge, {len(minival)} for minival; lower data.minival_share")
     judge = _capped([c for p in judge for c in by_patient[p]], config.judge_cases, "judge", notes)
-    minival = _capped([c for p in minival for c in by_patient[p]], config.minival_cases, "minival", notes)
+    minival = judge if judge_is_minival else [c for p in minival for c in by_patient[p]]
+    minival = _capped(minival, config.minival_cases, "minival", notes)
     if judge_is_minival:
-        minival = judge
         notes.append(
             f"only {len(by_patient)} patients: the judge set is also the minival set, so no checkpoint is chosen and the last one is judged"
         )

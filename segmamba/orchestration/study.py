@@ -60,7 +60,8 @@ def run_study(spec, options, progress):
     base = preset(options.preset).changed({"train.early_stop_epochs": 0} | options.changes)
     configs = spec.configs(base, options.changes)
     cases, source, left_out = _cases(options, base, progress)
-    prepared = prepare_cases(cases, Path(options.output).resolve() / "cache", base.data, progress=progress.steps("preparing cases"))
+    cache, counted = Path(options.output).resolve() / "cache", progress.steps("preparing cases")
+    prepared = prepare_cases(cases, cache, base.data, workers=options.cpus, progress=counted)
     for config in configs.values():
         check_patch_fits(prepared, config.data)
     data = split_cases(prepared, base.data)

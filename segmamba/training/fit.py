@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from segmamba.data.augment import augment, plan
+from segmamba.data.feed import DeviceFeed
 from segmamba.data.loader import batches
 from segmamba.device import autocast, mixed_dtype
 from segmamba.evaluation.cases import means, validate
@@ -58,7 +59,7 @@ def fit(config, data, device, resume_from=None):
         scaler.load_state_dict(resume_from["scaler"])
         done, best, best_epoch = resume_from["epoch"], resume_from["best"], resume_from["best_epoch"]
 
-    stream = batches(data.train, config, first_epoch=done + 1, pin_memory=device.type == "cuda")
+    stream = DeviceFeed(batches(data.train, config, first_epoch=done + 1, pin_memory=device.type == "cuda"), device)
     step = partial(_train_step, model, forward_loss(model, config, device), optimizer, scaler, config, device, dtype)
     for number in range(done + 1, config.train.epochs + 1):
         if config.train.early_stop_epochs and number - 1 - best_epoch >= config.train.early_stop_epochs:
@@ -67,6 +68,7 @@ def fit(config, data, device, resume_from=None):
         metrics = _train_epoch(step, stream, number, config, device)
         trained = time.perf_counter()
         metrics["time/train_s"] = trained - started
+        metrics["time/data_wait_share"] = stream.waited_s() / (trained - started)
         metrics["time/patches_per_s"] = config.train.steps_per_epoch * config.train.accumulation * config.train.batch_size / (trained - started)
         is_best = False
         if number % config.train.validate_every_epochs == 0 or number == config.train.epochs:
@@ -116,8 +118,7 @@ def _train_step(model, compute, optimizer, scaler, config, device, dtype, micro_
         group["lr"] = rate
     total, with_tumour = torch.zeros((), device=device), torch.zeros((), device=device)
     for batch in micro_batches:
-        image = batch.image.to(device, non_blocking=True).float()  # (B, C, D, H, W)
-        label = batch.label.to(device, non_blocking=True)  # (B, D, H, W)
+        image, label = batch.image, batch.label  # (B, C, D, H, W), (B, D, H, W)
         plans = [plan(config.augment, config.seed, int(e), int(i), image.shape[1]) for e, i in zip(batch.epoch, batch.index, strict=True)]
         image, label = augment(image, label, plans)
         with autocast(device, dtype):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from segmamba.config import AugmentConfig
 from segmamba.data.augment import Plan, augment, plan
+from segmamba.data.augment_spatial import warp
 
 OFF = {"flip_probability": 0.0, "rotate90_probability": 0.0, "scale_range": (1.0, 1.0), "brightness": 0.0, "contrast_range": (1.0, 1.0)}
 
@@ -69,6 +71,25 @@ def test_patches_that_are_not_square_get_half_turns_only():
     out, _ = augment(image, label, [still(quarter_turns=1), still(quarter_turns=2)])
     assert out.shape == image.shape and (out[0] == image[0]).all()
     assert (out[1] == image[1].rot90(2, (1, 2))).all()
+
+
+@pytest.mark.parametrize("shape", [(12, 12, 8), (16, 12, 8)], ids=str)
+@pytest.mark.parametrize("flips", list(itertools.product((False, True), repeat=3)), ids=str)
+def test_mirror_images_and_turns_are_the_same_within_the_interpolation_as_without_it(shape, flips):
+    image, label = example(shape, batch=4)
+    plans = [still(flips=flips, quarter_turns=turns) for turns in range(4)]
+    exact, exact_label = augment(image, label, plans)
+    out, out_label = warp(image, label, plans)
+    assert torch.allclose(out, exact, atol=1e-4) and (out_label == exact_label).all()
+
+
+def test_a_deformation_is_turned_and_mirrored_with_what_it_deforms():
+    image, label = example((16, 16, 16), batch=1)
+    bent, _ = augment(image, label, [still(elastic_voxels=1.0)])
+    turned, turned_label = (t[0] for t in augment(image, label, [still(flips=(True, False, True), quarter_turns=3)]))
+    both, both_label = augment(image, label, [still(elastic_voxels=1.0, flips=(True, False, True), quarter_turns=3)])
+    after, after_label = augment(turned[None], turned_label[None], [still(elastic_voxels=1.0)])
+    assert torch.allclose(both, after, atol=1e-4) and (both_label == after_label).all() and not torch.allclose(bent, after, atol=0.1)
 
 
 def test_a_scale_above_one_enlarges_about_the_centre():

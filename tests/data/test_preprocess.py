@@ -121,6 +121,22 @@ def test_bad_cases_are_counted_and_good_ones_kept(cases_folder, tmp_path):
     assert [p.name.split("-")[0] for p in (tmp_path / "cache").iterdir()] == ["BraTS20_Training_001"]
 
 
+def test_no_more_processes_build_than_were_allowed(cases_folder, tmp_path, monkeypatch):
+    pools = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, processes, mp_context):
+            pools.append(processes)
+            super().__init__(processes)
+
+    monkeypatch.setattr(preprocess, "SERIAL_BYTES", -1)
+    monkeypatch.setattr(preprocess, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(preprocess.os, "cpu_count", lambda: 3)
+    for workers in (1, 2, 0):
+        assert len(prepare_cases(find_cases(cases_folder), tmp_path / f"cache{workers}", DataConfig(), workers=workers)) == 3
+    assert pools == [2, 3], "one process is this one; 0 is all cores"
+
+
 def test_two_builders_at_once_leave_one_good_cache(cases_folder, tmp_path):
     cases = find_cases(cases_folder)
     with ThreadPoolExecutor(4) as pool:

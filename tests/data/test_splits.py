@@ -68,6 +68,12 @@ def test_with_three_patients_the_judge_set_is_minival_and_says_so():
     assert "the last one is judged" in data.notes[0]
 
 
+def test_where_the_judge_set_is_minival_its_many_scans_are_capped_for_choosing_and_not_for_the_verdict():
+    data = split_cases(people(3, scans=30), DataConfig(minival_cases=4))
+    assert data.judge_is_minival and len(data.judge) == 30 and data.minival == data.judge[:4]
+    assert any("minival is capped at 4 of its 30 cases" in note for note in data.notes)
+
+
 @pytest.mark.parametrize("count", range(2, 12))
 @pytest.mark.parametrize("folds", [0, 2])
 def test_every_set_has_someone(count, folds):

@@ -45,6 +45,11 @@ def test_a_run_repeats_bit_for_bit_and_another_seed_differs(data):
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
 
 
+def test_the_share_of_the_epoch_spent_waiting_for_data_is_told(data):
+    shares = [e.metrics["time/data_wait_share"] for e in fit(TINY, data, CPU)]
+    assert all(0 < share < 1 for share in shares)
+
+
 def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data):
     whole = [(copy.deepcopy(e.checkpoint), e.metrics) for e in fit(TINY, data, CPU)]
     rest = list(fit(TINY, data, CPU, resume_from=whole[0][0]))
