@@ -13,12 +13,14 @@ from segmamba.config.loss import LossConfig
 from segmamba.config.model import ModelConfig
 from segmamba.config.optim import OptimConfig
 from segmamba.config.phantom import PhantomConfig
+from segmamba.config.postprocess import PostprocessConfig
 from segmamba.config.presets import PRESETS, preset
 from segmamba.config.rules import LEVELS, SIDE_MULTIPLE
 from segmamba.config.train import TrainConfig
-from segmamba.config.tree import Config, field_docs, from_flat_dict, load_config
+from segmamba.config.tree import Config, field_docs, from_flat_dict, load_config, load_postprocess
 
 __all__ = [
     "LEVELS", "PRESETS", "SIDE_MULTIPLE", "AugmentConfig", "Config", "DataConfig", "InferenceConfig", "LossConfig", "ModelConfig", "OptimConfig",
-    "PhantomConfig", "TrainConfig", "field_docs", "from_flat_dict", "load_config", "parse_assignments", "preset",
+    "PhantomConfig", "PostprocessConfig", "TrainConfig", "field_docs", "from_flat_dict", "load_config", "load_postprocess", "parse_assignments",
+    "preset",
 ]  # fmt: skip

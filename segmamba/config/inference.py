@@ -7,8 +7,19 @@ from segmamba.config.rules import require
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
+    """Test-time options. Minival, which is predicted every few epochs, takes `overlap` alone; the judge and `segmamba predict` take all."""
+
     overlap: float = 0.5
     """Overlap of neighbouring windows, as a share of the patch (nnU-Net's 0.5)."""
+    flips: bool = False
+    """Average over the 8 mirror images along x, y and z; costs 8 times as much. False is off."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average over these resolutions, as factors on the working grid's; (1,) is off."""
+    window_batch: int = 0
+    """Windows in one forward pass; 0: 8 on a GPU, fewer where its memory is short, and 1 on a CPU."""
 
     def __post_init__(self):
         require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "must lie in [0, 1)")
+        require(self.scales and all(0.25 <= s <= 4 for s in self.scales), "inference.scales", self.scales, "at least one factor, each in [0.25, 4]")
+        require(len(set(self.scales)) == len(self.scales), "inference.scales", self.scales, "every factor once")
+        require(self.window_batch >= 0, "inference.window_batch", self.window_batch, "must be 0 (chosen here) or more")

@@ -18,7 +18,7 @@ PRESETS = {
         "train.epochs": 6, "train.steps_per_epoch": 20, "train.accumulation": 1, "train.validate_every_epochs": 3,
         "phantom.cases": 30, "phantom.size": (64, 64, 48),
     },
-}  # fmt: skip  # fmt: skip
+}  # fmt: skip
 
 
 def preset(name):

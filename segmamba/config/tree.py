@@ -18,6 +18,7 @@ from segmamba.config.loss import LossConfig
 from segmamba.config.model import ModelConfig
 from segmamba.config.optim import OptimConfig
 from segmamba.config.phantom import PhantomConfig
+from segmamba.config.postprocess import PostprocessConfig
 from segmamba.config.rules import require
 from segmamba.config.train import TrainConfig
 from segmamba.errors import UserError
@@ -34,6 +35,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
     def __post_init__(self):
@@ -74,15 +76,29 @@ def from_flat_dict(flat):
 
 def load_config(path):
     """The Config that `config.json` holds; a field it does not know is an error that names the nearest."""
-    path = Path(path)
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a configuration ({error}); give a config.json written by a run") from error
     flat = {}
-    for name, value in tree.items():
+    for name, value in _read_tree(path, "a configuration", "a config.json written by a run").items():
         flat |= {f"{name}.{leaf}": v for leaf, v in value.items()} if isinstance(value, dict) else {name: value}
     return Config().changed(flat)
+
+
+def load_postprocess(path):
+    """The PostprocessConfig that a postprocessing.json holds; what it does not name is off."""
+    tree = _read_tree(path, "post-processing", "a postprocessing.json")
+    try:
+        return Config().changed({f"postprocess.{name}": value for name, value in tree.items()}).postprocess
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read_tree(path, what, wanted):
+    try:
+        tree = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as {what} ({error}); give {wanted}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: cannot be read as {what} (it holds a {type(tree).__name__}); give {wanted}")
+    return tree
 
 
 def _known(changes, fields):

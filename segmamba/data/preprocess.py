@@ -126,22 +126,11 @@ def _build_one(case, folder, spacing_mm):
         scan = read_scan(case)
     except UserError as error:
         return str(error)
-    image, label = zscore(scan.image), scan.label
-    resampled = any(abs(s - spacing_mm) > SAME_SPACING_MM for s in scan.spacing_mm)
-    if resampled:
-        zoom = [s / spacing_mm for s in scan.spacing_mm]
-        image = np.stack([resample(channel, zoom, order=1) for channel in image])
-        label = None if label is None else resample(label, zoom, order=0)
-    box = brain_box(image, label)
-    grids = {
-        "working_shape": image.shape[1:], "offset": [side.start for side in box], "shape": [side.stop - side.start for side in box],
-        "source_shape": scan.image.shape[1:], "source_spacing_mm": scan.spacing_mm, "source_affine": scan.affine.tolist(),
-    }  # fmt: skip
-    image, label = image[(slice(None), *box)].astype(np.float16), None if label is None else np.ascontiguousarray(label[box])
+    image, label, grids = to_working_grid(scan, spacing_mm)
     building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
     try:
         _write(building, case, grids, image, label)
-        if resampled and label is not None:
+        if label is not None and must_resample(scan, spacing_mm):
             np.save(building / "source_label.npy", scan.label)
         os.rename(building, folder)
     except OSError as error:
@@ -165,6 +154,28 @@ def _write(building, case, grids, image, label):
     np.save(building / "brain_voxels.npy", _some(np.flatnonzero(image.any(axis=0) & ~tumour)))
     for c in classes:
         np.save(building / f"class{c}_voxels.npy", _some(np.flatnonzero(label == c)))
+
+
+def must_resample(scan, spacing_mm):
+    return any(abs(s - spacing_mm) > SAME_SPACING_MM for s in scan.spacing_mm)
+
+
+def to_working_grid(scan, spacing_mm):
+    """A Scan as (image float16 (4, x, y, z), label uint8 or None, grids), z-scored, resampled where need be, cut to brain and tumour.
+
+    grids: the fields of a PreparedCase that say where the box lies.
+    """
+    image, label = zscore(scan.image), scan.label
+    if must_resample(scan, spacing_mm):
+        zoom = [s / spacing_mm for s in scan.spacing_mm]
+        image = np.stack([resample(channel, zoom, order=1) for channel in image])
+        label = None if label is None else resample(label, zoom, order=0)
+    box = brain_box(image, label)
+    grids = {
+        "working_shape": image.shape[1:], "offset": tuple(side.start for side in box), "shape": tuple(side.stop - side.start for side in box),
+        "source_shape": scan.image.shape[1:], "source_spacing_mm": scan.spacing_mm, "source_affine": scan.affine.tolist(),
+    }  # fmt: skip
+    return image[(slice(None), *box)].astype(np.float16), None if label is None else np.ascontiguousarray(label[box]), grids
 
 
 def brain_box(image, label):

@@ -1,37 +1,55 @@
 """Scoring a network on whole cases: `validate` chooses (minival), `judge` gives the verdict (judge set)."""
 
-from functools import partial
+import functools
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from segmamba.config import InferenceConfig
 from segmamba.data.labels import REGIONS
-from segmamba.device import autocast, mixed_dtype
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
-from segmamba.inference.sliding_window import predict_probabilities
+from segmamba.inference.decide import decide
+from segmamba.inference.member import Member
+from segmamba.inference.predictor import Predictor, PreparedScan
 
 SCORES = (*REGIONS, "mean")
+RESIDENT_CASES = 32  # minival cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at 1 mm
 
 
 def validate(model, cases, config, device):
-    """One row per case, on the grid that the network works in: {"case", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}."""
+    """One row per case, on the grid that the network works in: {"case", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}.
+
+    Without flips, scales and post-processing: it runs every few epochs, and compares epochs.
+    """
+    model.eval()
+    inference = InferenceConfig(overlap=config.inference.overlap, window_batch=config.inference.window_batch)
+    member = Member(model, config, device, inference)
+    load = _resident if device.type == "cuda" else _load
     rows = []
     for case in cases:
-        pred = probabilities(model, case, config, device).argmax(0).to(torch.uint8)
-        rows.append(_row(case, dice(pred, torch.from_numpy(np.array(case.label())).to(device))))
+        image, label = load(case, device)
+        rows.append(_row(case, dice(decide(member.probabilities(image.float()), member.channels), label)))
     return rows
+
+
+def _load(case, device):
+    """(image float16 (4, x, y, z), label uint8 (x, y, z)) of a PreparedCase on the device."""
+    return tuple(torch.from_numpy(np.array(array)).to(device) for array in (case.image(), case.label()))
+
+
+_resident = functools.lru_cache(RESIDENT_CASES)(_load)
 
 
 def judge(model, cases, config, device):
     """One row per case, on the source's grid and labels: Dice as in `validate`, and hd95_mm_ET, hd95_mm_TC, hd95_mm_WT.
 
-    Where preprocessing changed the grid, probabilities are brought back by trilinear interpolation before the argmax.
+    With the configuration's test-time options and post-processing. Where preprocessing changed the grid, probabilities are brought back
+    by trilinear interpolation before the decision.
     """
-    rows = []
+    predictor, rows = _predictor(model, config, device), []
     for case in cases:
-        prediction = predict_classes(model, case, config, device)
+        prediction = predictor.predict(prepared_scan(case, config))
         truth = np.array(case.source_label())
         distances = hd95_mm(prediction, truth, case.source_spacing_mm)
         rows.append(_row(case, dice(prediction, truth)) | {f"hd95_mm_{region}": mm for region, mm in distances.items()})
@@ -39,26 +57,18 @@ def judge(model, cases, config, device):
 
 
 def predict_classes(model, case, config, device):
-    """Internal classes, uint8 NumPy (x, y, z), on the source's grid in canonical orientation."""
-    probability = _whole(probabilities(model, case, config, device), case)
-    if tuple(probability.shape[1:]) != case.source_shape:
-        probability = F.interpolate(probability[None], size=case.source_shape, mode="trilinear", align_corners=False)[0]
-    return probability.argmax(0).to(torch.uint8).cpu().numpy()
+    """Internal classes, uint8 NumPy (x, y, z), of a PreparedCase on the source's grid in canonical orientation, as the judge sees them."""
+    return _predictor(model, config, device).predict(prepared_scan(case, config))
 
 
-def probabilities(model, case, config, device):
-    """Softmax probabilities, float32 (classes, x, y, z), on the grid of `case.image()`; the model is put in eval mode."""
+def prepared_scan(case, config):
+    """A PreparedCase, whose cache was made with `config`, as a Predictor takes it."""
+    return PreparedScan({config.data.spacing_mm: case.image()}, {config.data.spacing_mm: case})
+
+
+def _predictor(model, config, device):
     model.eval()
-    image = torch.from_numpy(np.array(case.image())).to(device).float()
-    precision = partial(autocast, device, mixed_dtype(device, config.train.precision))
-    window, overlap = config.data.patch_size, config.inference.overlap
-    return predict_probabilities(model, image, window, overlap=overlap, batch_size=config.train.batch_size, autocast=precision)
-
-
-def _whole(probability, case):
-    """(classes, x, y, z) on the case's cached box, put back into the working grid; what was cut away is background."""
-    margins = [voxels for margin in reversed(case.margins) for voxels in margin]
-    return torch.cat([F.pad(probability[:1], margins, value=1.0), F.pad(probability[1:], margins)])
+    return Predictor([Member(model, config, device)], config.postprocess)
 
 
 def means(rows, prefix):

@@ -1,12 +1,18 @@
 """Whole volumes by overlapping windows with Gaussian weights, as nnU-Net does it (Isensee et al. 2021, supplement).
 
-Legend: C modalities, K classes, (D, H, W) the volume, (d, h, w) the window.
+Legend: C modalities, K channels of the prediction, (D, H, W) the volume, (d, h, w) the window, B windows in one forward pass.
+
+Windows are spread evenly, as nnU-Net spreads them; MONAI steps by a fixed interval and pushes the last window back. Windows that hold
+no brain are predicted like all others: of a volume cut to the brain hardly one is empty (none of 16 at 128x128x64), and what a network
+says about an empty one is its own affair.
 """
 
 import itertools
 
 import torch
 import torch.nn.functional as F
+
+from segmamba.errors import UserError
 
 SIGMA_SHARE = 0.125  # standard deviation of the weights as a share of the window: nnU-Net's value, and MONAI's default
 
@@ -29,25 +35,43 @@ def gaussian_weights(window, device):
 
 
 @torch.inference_mode()
-def predict_probabilities(model, image, window, *, overlap, batch_size, autocast):
-    """Softmax probabilities, float32 (K, D, H, W) on the image's device.
+def predict_windows(forward, image, window, *, overlap, batch_size):
+    """Probabilities, float32 (K, D, H, W) on the image's device: what `forward` gives for each window, averaged.
 
-    image: (C, D, H, W) on the model's device. A side below the window is zero-padded for the network and cut again.
-    `autocast` is a function that gives a context manager.
+    forward: (B, C, d, h, w) to probabilities (B, K, d, h, w), always with the same B. image: (C, D, H, W).
+    A side below the window is zero-padded for the network and cut again. Where B windows do not fit into a GPU's memory,
+    B is halved; UserError where a single one does not.
     """
     shape = image.shape[1:]
     missing = [max(0, w - s) for w, s in zip(window, shape, strict=True)]
     image = F.pad(image, [n for m in reversed(missing) for n in (0, m)])
-    weights = gaussian_weights(window, image.device)
     starts = list(itertools.product(*(window_starts(s, w, overlap) for s, w in zip(image.shape[1:], window, strict=True))))
+    places = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts]
+    weights = gaussian_weights(window, image.device)
+    batch_size = min(batch_size, len(places))
+    while True:
+        try:
+            total, weight_sum = _accumulate(forward, image, places, weights, batch_size)
+            break
+        except torch.OutOfMemoryError as error:
+            if batch_size == 1:
+                size = " x ".join(map(str, window))
+                raise UserError(f"a window of {size} voxels does not fit into the memory of {image.device}; use --device cpu") from error
+            batch_size //= 2
+        torch.cuda.empty_cache()
+    return total.div_(weight_sum)[:, : shape[0], : shape[1], : shape[2]]
+
+
+def _accumulate(forward, image, places, weights, batch_size):
+    """(sum of weighted probabilities (K, D, H, W), sum of weights (D, H, W)) over the windows at `places`."""
     total, weight_sum = None, torch.zeros(image.shape[1:], device=image.device)
-    for at in range(0, len(starts), batch_size):
-        places = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts[at : at + batch_size]]
-        with autocast():
-            logits = model(torch.stack([image[(slice(None), *place)] for place in places]))
-        for place, probability in zip(places, logits.float().softmax(1), strict=True):
+    for at in range(0, len(places), batch_size):
+        batch = places[at : at + batch_size]
+        filled = batch + batch[-1:] * (batch_size - len(batch))  # one batch shape alone, for which kernels are chosen once
+        probabilities = forward(torch.stack([image[(slice(None), *place)] for place in filled]))
+        for place, probability in zip(batch, probabilities, strict=False):
             if total is None:
                 total = torch.zeros((probability.shape[0], *image.shape[1:]), device=image.device)
-            total[(slice(None), *place)] += probability * weights
+            total[(slice(None), *place)].addcmul_(probability, weights)
             weight_sum[place] += weights
-    return (total / weight_sum)[:, : shape[0], : shape[1], : shape[2]]
+    return total, weight_sum

@@ -1,12 +1,13 @@
 """Checkpoints: plain tensors, numbers and strings, written whole or not at all, loaded without running code."""
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
 
-from segmamba.errors import UserError
+from segmamba.models.weights import load_checkpoint
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(state, path):
@@ -21,14 +22,3 @@ def save_checkpoint(state, path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def load_checkpoint(path, device="cpu"):
-    """The state at `path`. UserError for a missing, truncated or foreign file."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: damaged or not a checkpoint of this program ({reason})") from error

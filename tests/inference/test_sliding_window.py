@@ -1,4 +1,3 @@
-import contextlib
 import itertools
 
 import pytest
@@ -6,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segmamba.inference.sliding_window import gaussian_weights, predict_probabilities, window_starts
+from segmamba.inference.sliding_window import gaussian_weights, predict_windows, window_starts
 
 
 @given(st.integers(1, 300), st.integers(1, 128), st.floats(0, 0.9))
@@ -18,8 +17,7 @@ def test_windows_cover_every_voxel_with_the_overlap_asked_for(side, window, over
 
 
 def predict(model, image, window, **options):
-    options = {"overlap": 0.5, "batch_size": 2, "autocast": contextlib.nullcontext} | options
-    return predict_probabilities(model, image, window, **options)
+    return predict_windows(lambda x: model(x).softmax(1), image, window, **{"overlap": 0.5, "batch_size": 2} | options)
 
 
 def local_model(x):

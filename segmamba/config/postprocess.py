@@ -1,0 +1,49 @@
+"""What is done to a predicted volume. A run's own values, chosen on minival, stand in postprocessing.json beside its checkpoint."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from segmamba.config.rules import require
+
+FILE_NAME = "postprocessing.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessConfig:
+    """All off by default. In this order: CRF, thresholds, small components, small ET. Tuples are in the order ET, TC, WT."""
+
+    crf_steps: int = 0
+    """Mean-field steps of the conditional random field that moves boundaries to edges of the images; 0 is off."""
+    crf_smoothness: float = 0.3
+    """Weight of the kernel that knows positions alone."""
+    crf_appearance: float = 1.0
+    """Weight of the kernel that knows positions and intensities."""
+    crf_reach: float = 1.5
+    """Standard deviation, in voxels, of both kernels in space; they end at 2 voxels."""
+    crf_contrast: float = 0.5
+    """Difference in intensity, in standard deviations of the z-scored image, at which two voxels stop pulling at each other."""
+    thresholds: tuple[float, ...] = ()
+    """Probability above which a voxel belongs to ET, TC and WT; () is off: the likeliest class, or 0.5 for a network of regions."""
+    min_component_voxels: tuple[int, int, int] = (0, 0, 0)
+    """Smallest 26-connected component of ET, TC and WT that stays, in voxels of the source; 0 is off. The mission's is 100."""
+    min_et_voxels: int = 0
+    """A case whose whole ET has fewer voxels of the source gets it as NCR (known from BraTS, where an absent ET is all or nothing); 0 is off."""
+
+    def __post_init__(self):
+        require(self.crf_steps >= 0, "postprocess.crf_steps", self.crf_steps, "must be 0 (off) or more")
+        for name in ("crf_smoothness", "crf_appearance"):
+            require(getattr(self, name) >= 0, f"postprocess.{name}", getattr(self, name), "must be 0 (off) or more")
+        for name in ("crf_reach", "crf_contrast"):
+            require(getattr(self, name) > 0, f"postprocess.{name}", getattr(self, name), "must be above 0")
+        require(len(self.thresholds) in (0, 3), "postprocess.thresholds", self.thresholds, "must be () (off) or three values, for ET, TC and WT")
+        require(all(0 < t < 1 for t in self.thresholds), "postprocess.thresholds", self.thresholds, "must lie in (0, 1)")
+        require(min(self.min_component_voxels) >= 0, "postprocess.min_component_voxels", self.min_component_voxels, "must be 0 (off) or more")
+        require(self.min_et_voxels >= 0, "postprocess.min_et_voxels", self.min_et_voxels, "must be 0 (off) or more")
+
+    @property
+    def is_off(self):
+        return not (self.crf_steps or self.thresholds or any(self.min_component_voxels) or self.min_et_voxels)
+
+    def to_json(self):
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

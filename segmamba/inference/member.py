@@ -1,0 +1,69 @@
+"""One trained network, ready to predict whole volumes."""
+
+import itertools
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from segmamba.data.labels import CLASSES
+from segmamba.device import autocast
+from segmamba.inference.fold import folded
+from segmamba.inference.sliding_window import predict_windows
+
+MIRRORS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # axes of (B, C, x, y, z); 8 of them
+GPU_BATCH = 8  # windows in one forward pass; measured: benchmarks/inference.py
+
+
+class Member:
+    """A network with its Config on a device; the weights are those of the moment it is made. Knows its own grid, not the source's.
+
+    inference: the InferenceConfig that counts, in place of the Config's own.
+    """
+
+    def __init__(self, model, config, device, inference=None):
+        self.config, self.device = config, device
+        self.inference = inference or config.inference
+        self.channels = CLASSES
+        self._network = folded(model).to(device)
+
+    @torch.inference_mode()
+    def probabilities(self, image):
+        """float32 (K, x, y, z) on the device, on the grid of `image` (4, x, y, z), which is float on the device; channels are `self.channels`."""
+        dtype = self._half()
+        result = self._over_scales(image, dtype)
+        if dtype is not None and not result.isfinite().all():  # activations beyond half precision's 65504
+            result = self._over_scales(image, None)
+        return result
+
+    def _half(self):
+        """Inference takes fp16 where training took bf16: as fast, and eight times as fine; without gradients its range is enough."""
+        return torch.float16 if self.device.type == "cuda" and self.config.train.precision == "mixed" else None
+
+    def _over_scales(self, image, dtype):
+        total = None
+        for scale in self.inference.scales:
+            scaled = image if scale == 1 else _resized(image, [max(1, round(side * scale)) for side in image.shape[1:]])
+            probability = predict_windows(
+                partial(self._forward, dtype=dtype), scaled, self.config.data.patch_size,
+                overlap=self.inference.overlap, batch_size=self.inference.window_batch or (GPU_BATCH if self.device.type == "cuda" else 1),
+            )  # fmt: skip
+            probability = _resized(probability, image.shape[1:])
+            total = probability if total is None else total.add_(probability)
+        return total.div_(len(self.inference.scales))
+
+    def _forward(self, windows, dtype):
+        """(B, 4, d, h, w) to float32 probabilities (B, K, d, h, w), averaged over the mirror images where they are asked for."""
+        total = None
+        for axes in MIRRORS if self.inference.flips else MIRRORS[:1]:
+            with autocast(self.device, dtype):
+                logits = self._network(windows.flip(axes) if axes else windows)
+            probability = logits.float().softmax(1)
+            probability = probability.flip(axes) if axes else probability
+            total = probability if total is None else total.add_(probability)
+        return total.div_(len(MIRRORS)) if self.inference.flips else total
+
+
+def _resized(volume, shape):
+    """float (K, x, y, z) at another resolution, trilinear, edges on edges."""
+    return volume if volume.shape[1:] == torch.Size(shape) else F.interpolate(volume[None], size=tuple(shape), mode="trilinear")[0]

@@ -1,0 +1,39 @@
+"""Untrained runs with checkpoint and configuration, and the scans they predict."""
+
+import numpy as np
+import pytest
+import torch
+
+from segmamba.config import preset
+from segmamba.data.cases import find_cases
+from segmamba.models import build_model
+from tests.conftest import write_case
+
+TINY = {"model.base_channels": 4, "model.mamba_depths": (1, 1, 1), "data.patch_size": (32, 32, 16), "data.spacing_mm": 1.0}
+
+
+def write_run(folder, seed=0, **changes):
+    """A run's folder with random weights, whose norms have statistics and whose tumour is not absent; returns (folder, Config)."""
+    config = preset("demo").changed({"seed": seed, **TINY, **changes})
+    torch.manual_seed(seed)
+    model = build_model(config.model)
+    with torch.no_grad():
+        model.train()(torch.randn(2, 4, *config.data.patch_size))
+        model.head.weight.mul_(4)
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(model.state_dict(), folder / "checkpoints" / "best_metric_model.pth")
+    (folder / "config.json").write_text(config.to_json())
+    return folder, config
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "run")[0]
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Found, unlabelled, 40x44x24 voxels of 1 x 1 x 1.5 mm."""
+    write_case(tmp_path / "data", "X", shape=(40, 44, 24), affine=np.diag([-1.0, -1.0, 1.5, 1.0]), label=False)
+    (found,) = find_cases(tmp_path / "data")
+    return found
