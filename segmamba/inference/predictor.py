@@ -102,6 +102,7 @@ class Predictor:
         whole[(slice(None), *prepared.box)] = self.vote(self.member_probabilities(prepared))
         return whole
 
+    @torch.inference_mode()
     def member_probabilities(self, prepared):
         """Yield each member's float32 (K, x, y, z) on `prepared.box` of the source's grid, in this predictor's channels."""
         on_device, covered = {}, {}
