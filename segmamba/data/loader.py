@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from segmamba.data.labels import MODALITIES
 from segmamba.data.sampling import draw, patch_slices
@@ -51,8 +51,8 @@ class Batches(Dataset):
     def __getitem__(self, number):
         first = number * self.batch_size
         places = [(n // self.per_epoch + 1, n % self.per_epoch) for n in range(first, first + self.batch_size)]
-        image = torch.empty(self.batch_size, len(MODALITIES), *self.config.patch_size, dtype=torch.float16)
-        label = torch.empty(self.batch_size, *self.config.patch_size, dtype=torch.uint8)
+        image = _empty((self.batch_size, len(MODALITIES), *self.config.patch_size), torch.float16)
+        label = _empty((self.batch_size, *self.config.patch_size), torch.uint8)
         draws = [self._draw(*place) for place in places]
         for chosen, image_row, label_row in zip(draws, image.numpy(), label.numpy(), strict=True):
             case = self.cases[chosen.case]
@@ -66,6 +66,14 @@ class Batches(Dataset):
     def _draw(self, epoch, index):
         share, balance = self.config.tumour_centre_share, self.config.balance_classes
         return draw(self.cases, self.seed, epoch, index, self.per_epoch, share, balance_classes=balance)
+
+
+def _empty(shape, dtype):
+    """A tensor to fill; in a worker it lies in shared memory from the start, as torch's own collation has it, and is not copied on its way."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
 
 
 def _fill(target, patch):
