@@ -3,14 +3,22 @@
     python benchmarks/loader.py [--json FILE] [--cases 4]
 
 One core, no worker processes: 128x128x64 patches of 240x240x155 phantom cases, batches of 2, half of them centred on tumour. The first
-column reads and crops; the second also augments on the CPU with the mission's transforms, which training does on the GPU. Cold: the
-files leave the page cache before every batch (posix_fadvise). Rates are medians over batches, which other work on the machine disturbs
-least. The phantom takes half a minute to make; --data gives real cases instead.
+columns read and crop; the last also augments on the CPU, ours and MONAI's with the mission's transforms (which training does on the GPU),
+nnU-Net's with its own from a larger crop, as it trains. Cold: the files leave the page cache before every batch (posix_fadvise). Rates are
+medians over batches, which other work on the machine disturbs least. The phantom takes half a minute to make; --data gives real cases.
+
+nnU-Net depends on another torch; its loader works with this one, from a folder of its own that only this script sees:
+
+    pip install --no-deps --target SITE nnunetv2 batchgenerators batchgeneratorsv2 acvl-utils blosc2 dynamic-network-architectures \
+        connected-components-3d numexpr ndindex msgpack py-cpuinfo scikit-image scikit-learn joblib threadpoolctl SimpleITK tifffile \
+        imageio lazy_loader seaborn graphviz yacs httpx httpcore h11 anyio sniffio tqdm
+    PYTHONPATH=.:SITE python benchmarks/loader.py
 """
 
 import argparse
 import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -18,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -74,11 +83,13 @@ def rates(cases, prepared, folder):
     table = {"segmamba": ours}
     if importlib.util.find_spec("monai"):
         table["MONAI, PersistentDataset"] = monai_rates(cases, folder / "monai")
+    if importlib.util.find_spec("nnunetv2"):
+        table["nnU-Net, blosc2"] = nnunet_rates(prepared, folder / "nnunet")
     print(f"{'patches/s':30} {'warm':>8} {'cold':>8} {'+ augment on the CPU':>22}")
     for name, row in table.items():
         print(f"{name:30} {row['warm']:8.1f} {row['cold']:8.1f} {row['augmented']:22.1f}")
     if importlib.util.find_spec("nnunetv2") is None:
-        print("nnU-Net is not installed: its loader is not measured (pip install nnunetv2 may replace the torch here)")
+        print("nnU-Net is not installed, so its loader is not measured: --help says how")
     figures = {"patches/s, warm page cache": {"value": ours["warm"], "unit": "/s", "goal": ">= 60", "holds": ours["warm"] >= 60}}
     for name, row in list(table.items())[1:]:
         ratio = ours["warm"] / row["warm"]
@@ -141,6 +152,48 @@ def monai_batches(cases, folder, *, augmented):
         batch = list_data_collate([data[(number + i) % len(items)] for i in range(CONFIG.train.batch_size)])
         number += CONFIG.train.batch_size
         yield batch["image"], batch["label"]
+
+
+def nnunet_rates(prepared, folder):
+    """nnU-Net's own loader on its own files (float32 and int16, blosc2) of the same cases, its sampling and its training transforms."""
+    store_for_nnunet(prepared, folder)
+    cropped, full = (nnunet_batches(folder, augmented=augmented) for augmented in (False, True))
+    warm = patches_per_s(cropped)
+    cold = patches_per_s(cropped, count=10, forget=list(folder.iterdir()))
+    return {"warm": warm, "cold": cold, "augmented": patches_per_s(full, count=20)}
+
+
+def store_for_nnunet(prepared, folder):
+    """Chunks and foreground locations as nnU-Net's preprocessor makes them (DefaultPreprocessor.run_case_save)."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    folder.mkdir()
+    for case in prepared:
+        image, label = np.array(case.image(), np.float32), np.array(case.label(), np.int16)[None]
+        (blocks, chunks), (blocks_seg, chunks_seg) = (comp_blosc2_params(a.shape, CONFIG.data.patch_size, a.itemsize) for a in (image, label))
+        properties = {"class_locations": DefaultPreprocessor._sample_foreground_locations(label, [1, 2, 3])}
+        nnUNetDatasetBlosc2.save_case(
+            image, label, properties, str(folder / case.id), chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg
+        )
+
+
+def nnunet_batches(folder, *, augmented):
+    from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+    from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    size, turn = CONFIG.data.patch_size, (-math.pi / 6, math.pi / 6)
+    transforms = nnUNetTrainer.get_training_transforms(np.array(size), turn, None, (0, 1, 2), False) if augmented else None
+    read = get_patch_size(size, turn, turn, turn, (0.85, 1.25)) if augmented else size
+    labels = LabelManager({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, None)
+    share = CONFIG.data.tumour_centre_share
+    loader = nnUNetDataLoader(nnUNetDatasetBlosc2(str(folder)), CONFIG.train.batch_size, read, size, labels, share, transforms=transforms)
+    while True:
+        batch = next(loader)
+        yield batch["data"], batch["target"]
 
 
 def memory(prepared):
