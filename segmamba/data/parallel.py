@@ -8,19 +8,21 @@ from multiprocessing import get_context
 SERIAL_BYTES = 32 * 2**20  # below this, starting worker processes costs more than it saves
 
 
-def map_cases(function, cases, *, lost, progress=lambda done, total: None):
+def map_cases(function, cases, *, lost, workers=0, progress=lambda done, total: None):
     """[function(case), ...] in the order of `cases`; function must be importable and must not raise on bad data.
 
-    lost: lost(case) stands for the result of a case whose process was killed. progress: called with (done, in all) after each.
+    lost: lost(case) stands for the result of a case whose process was killed. workers: at most so many processes; 0 is one for each
+    core, 1 is this process alone. progress: called with (done, in all) after each.
     """
-    if sum(path.stat().st_size for case in cases for path in case.files if path.is_file()) < SERIAL_BYTES:
+    workers = workers or os.cpu_count()
+    if workers == 1 or sum(path.stat().st_size for case in cases for path in case.files if path.is_file()) < SERIAL_BYTES:
         results = []
         for case in cases:
             results.append(function(case))
             progress(len(results), len(cases))
         return results
     results = [None] * len(cases)
-    with ProcessPoolExecutor(min(len(cases), os.cpu_count()), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(len(cases), workers), mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(function, case): place for place, case in enumerate(cases)}
         try:
             for done, job in enumerate(as_completed(jobs), 1):

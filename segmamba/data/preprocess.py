@@ -16,27 +16,26 @@ The key is a digest of the settings and of each source file's name, size and tim
 and not a compressed format: benchmarks/README.md.
 """
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from segmamba.data.labels import REGION_CLASSES, convention
+from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 
 FORMAT = 2  # raise it when the meaning of a cached file changes
 CENTRES = 50_000  # candidate patch centres kept per kind: more than any training run draws from one case
 SAME_SPACING_MM = 1e-3
-SERIAL_BYTES = 32 * 2**20  # below this, starting worker processes costs more than it saves
 BUILDING = ".building-"
 ABANDONED_S = 3600  # a case takes seconds: what has stood unfinished for so long belongs to a process that was killed
 
@@ -96,32 +95,24 @@ def prepare_cases(cases, cache, config, *, workers=0, progress=lambda done, tota
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(cache)
-    folders = {case.id: cache / f"{case.id}-{_key(case, config)}" for case in cases}
-    missing = [case for case in cases if not folders[case.id].exists()]
-    errors = []
-    for done, error in enumerate(_build(missing, folders, config.spacing_mm, workers or os.cpu_count()), len(cases) - len(missing) + 1):
-        errors += [error] if error else []
-        progress(done, len(cases))
-    if errors:
+    missing = [case for case in cases if not _folder(case, cache, config).exists()]
+    found = len(cases) - len(missing)
+    build = functools.partial(_build, cache=cache, config=config)
+    errors = map_cases(build, missing, lost=_lost, workers=workers, progress=lambda done, _: progress(found + done, len(cases)))
+    if errors := [error for error in errors if error]:
         raise UserError(errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else ""))
-    return [_load(folders[case.id]) for case in cases]
+    return [_load(_folder(case, cache, config)) for case in cases]
 
 
-def _build(cases, folders, spacing_mm, workers):
-    """Build each case; yields None or the error message for each, as they finish."""
-    if workers == 1 or sum(f.stat().st_size for case in cases for f in case.files) < SERIAL_BYTES:
-        yield from (_build_one(case, folders[case.id], spacing_mm) for case in cases)
-        return
-    with ProcessPoolExecutor(min(len(cases), workers), mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_build_one, case, folders[case.id], spacing_mm) for case in cases]
-        try:
-            yield from (job.result() for job in as_completed(jobs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _lost(case):
+    return f"{case.id}: not prepared, the process that built it or a case beside it was killed (memory?); free some memory or allow fewer --cpus"
 
 
-def _build_one(case, folder, spacing_mm):
+def _build(case, cache, config):
+    """Build one case; None, or the error message."""
+    folder, spacing_mm = _folder(case, cache, config), config.spacing_mm
+    if folder.exists():  # another process has built it meanwhile
+        return None
     try:
         scan = read_scan(case)
     except UserError as error:
@@ -210,9 +201,16 @@ def _some(indices):
     return indices[keep].astype(np.int32)
 
 
+def _folder(case, cache, config):
+    return cache / f"{case.id}-{_key(case, config)}"
+
+
 def _key(case, config):
     # The time of the last status change tells a file that was replaced by one of the same size and with its old modification time.
-    stats = [(path.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in case.files for s in [path.stat()]]
+    try:
+        stats = [(path.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in case.files for s in [path.stat()]]
+    except OSError as error:
+        raise UserError(f"{case.id}: {error.filename}: {error.strerror}; add the file or remove the case") from error
     values = sorted(convention(case.convention).values.items())
     text = json.dumps([FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

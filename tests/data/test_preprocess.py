@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segmamba.config import DataConfig
-from segmamba.data import preprocess
+from segmamba.data import parallel, preprocess
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import check_patch_fits, prepare_cases, zscore
 from segmamba.data.volumes import read_scan
@@ -129,12 +129,40 @@ def test_no_more_processes_build_than_were_allowed(cases_folder, tmp_path, monke
             pools.append(processes)
             super().__init__(processes)
 
-    monkeypatch.setattr(preprocess, "SERIAL_BYTES", -1)
-    monkeypatch.setattr(preprocess, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(preprocess.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(parallel, "SERIAL_BYTES", -1)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 3)
     for workers in (1, 2, 0):
         assert len(prepare_cases(find_cases(cases_folder), tmp_path / f"cache{workers}", DataConfig(), workers=workers)) == 3
     assert pools == [2, 3], "one process is this one; 0 is all cores"
+
+
+def test_a_builder_that_is_killed_is_one_line_with_its_case(cases_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(preprocess, "map_cases", lambda function, cases, *, lost, **options: [lost(cases[0]), *map(function, cases[1:])])
+    with pytest.raises(UserError, match=r"^BraTS20_Training_000: not prepared, the process.*killed \(memory\?\)"):
+        prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_file_that_is_gone_is_told_with_its_case(cases_folder, tmp_path):
+    cases = find_cases(cases_folder)
+    cases[1].images["T2"].unlink()
+    with pytest.raises(UserError, match=r"BraTS20_Training_001: .*_001_t2\.nii\.gz: No such file"):
+        prepare_cases(cases, tmp_path / "cache", DataConfig())
+
+
+def test_builders_share_the_work_a_case_that_another_has_built_meanwhile_is_not_built_again(cases_folder, tmp_path, monkeypatch):
+    cases, read = find_cases(cases_folder), []
+    monkeypatch.setattr(preprocess, "read_scan", lambda case: read.append(case.id) or read_scan(case))
+
+    def slowly(function, cases, **options):
+        prepare_cases(cases[1:], tmp_path / "cache", DataConfig())  # what another study does while this one is at its first case
+        return [function(case) for case in cases]
+
+    first = iter([slowly])
+    monkeypatch.setattr(preprocess, "map_cases", lambda *args, **options: next(first, parallel.map_cases)(*args, **options))
+    prepare_cases(cases, tmp_path / "cache", DataConfig())
+    assert sorted(read) == [case.id for case in cases]
 
 
 def test_two_builders_at_once_leave_one_good_cache(cases_folder, tmp_path):
@@ -148,7 +176,7 @@ def test_two_builders_at_once_leave_one_good_cache(cases_folder, tmp_path):
 BUILD = """
 import sys
 from segmamba.config import DataConfig
-from segmamba.data import preprocess
+from segmamba.data import parallel, preprocess
 from segmamba.data.cases import find_cases
 save = preprocess.np.save
 def slow_save(path, array):
