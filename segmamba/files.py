@@ -5,13 +5,21 @@ import os
 from pathlib import Path
 
 
-def write_text(path, text):
-    """Write under a temporary name in the same folder, then rename."""
+def write_bytes(path, content):
+    """Write under a temporary name in the same folder, then rename; what fails half-way leaves nothing."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def write_text(path, text):
+    """`text` as UTF-8, as `write_bytes`."""
+    return write_bytes(path, text.encode())
 
 
 def write_json(path, value):

@@ -23,3 +23,9 @@ class InferenceConfig:
         require(self.scales and all(0.25 <= s <= 4 for s in self.scales), "inference.scales", self.scales, "at least one factor, each in [0.25, 4]")
         require(len(set(self.scales)) == len(self.scales), "inference.scales", self.scales, "every factor once")
         require(self.window_batch >= 0, "inference.window_batch", self.window_batch, "must be 0 (chosen here) or more")
+
+    @property
+    def summary(self):
+        mirrors = ", 8 mirror images" if self.flips else ""
+        scales = "" if self.scales == (1.0,) else f", scales {' '.join(f'{scale:g}' for scale in self.scales)}"
+        return f"overlap {self.overlap:g}{mirrors}{scales}"

@@ -45,5 +45,14 @@ class PostprocessConfig:
     def is_off(self):
         return not (self.crf_steps or self.thresholds or any(self.min_component_voxels) or self.min_et_voxels)
 
+    @property
+    def summary(self):
+        """What is on, in the settings' own words."""
+        steps = {
+            "crf_steps": self.crf_steps, "thresholds": self.thresholds, "min_component_voxels": any(self.min_component_voxels),
+            "min_et_voxels": self.min_et_voxels,
+        }  # fmt: skip
+        return ", ".join(f"{name} {getattr(self, name)}" for name, on in steps.items() if on) or "off"
+
     def to_json(self):
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

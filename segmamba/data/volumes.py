@@ -151,12 +151,12 @@ def _load(path):
     if path.suffix != ".gz":
         with path.open("rb") as file:
             start = file.read(4)
-        return _image_class(start).from_filename(path)
+        return image_class(start).from_filename(path)
     raw = gzip.decompress(path.read_bytes())
-    return _image_class(raw[:4]).from_bytes(raw)
+    return image_class(raw[:4]).from_bytes(raw)
 
 
-def _image_class(start):
+def image_class(start):
     """NIfTI-1 or NIfTI-2 by the header's size in the first four bytes, in either byte order; any other start fails as NIfTI-1."""
     return nibabel.Nifti2Image if 540 in (int.from_bytes(start, order) for order in ("little", "big")) else nibabel.Nifti1Image
 

@@ -12,18 +12,18 @@ from segmamba.inference.decide import decide
 CONNECTED_26 = np.ones((3, 3, 3), bool)
 
 
-def postprocess(probability, channels, config, guide):
-    """Internal classes, uint8 NumPy (x, y, z), of probabilities (K, x, y, z); `config` is a PostprocessConfig.
+def likeliest(probability, channels, config, guide):
+    """Internal classes, uint8 (x, y, z) on the device, of probabilities (K, x, y, z): CRF and thresholds. `config` is a PostprocessConfig.
 
     guide: a function that gives the image (4, x, y, z) on the same grid; called where the CRF is on.
     """
     if config.crf_steps:
         probability = refine(probability, channels, guide(), config)
-    return postprocess_classes(decide(probability, channels, config.thresholds).cpu().numpy(), config)
+    return decide(probability, channels, config.thresholds)
 
 
 def postprocess_classes(classes, config):
-    """The part that needs no probabilities: small components, then small ET. classes: uint8 NumPy (x, y, z), left as it is."""
+    """What needs no probabilities: small components, then small ET. classes: uint8 NumPy (x, y, z), left as it is."""
     if any(config.min_component_voxels):
         classes = without_small_components(classes, config.min_component_voxels)
     if config.min_et_voxels and 0 < np.count_nonzero(classes == ET) < config.min_et_voxels:

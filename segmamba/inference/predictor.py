@@ -28,7 +28,8 @@ from segmamba.errors import UserError
 from segmamba.inference.decide import background, in_channels
 from segmamba.inference.grids import Grids, coverage, source_box, to_source, union
 from segmamba.inference.member import Member
-from segmamba.inference.postprocess import postprocess
+from segmamba.inference.postprocess import likeliest, postprocess_classes
+from segmamba.inference.uncertainty import vote_with_entropy
 from segmamba.models import build_model
 from segmamba.models.weights import load_checkpoint
 
@@ -57,6 +58,21 @@ class PreparedScan:
         return np.pad(array, margins)
 
 
+@dataclass(frozen=True)
+class Analysis:
+    """What the device has to say about one scan; arrays are NumPy on `prepared.box`. Maps that were not asked for are None."""
+
+    prepared: PreparedScan
+    classes: np.ndarray
+    """uint8 (x, y, z), before small components are removed."""
+    probability: np.ndarray | None = None
+    """float32 (K, x, y, z)."""
+    entropy: np.ndarray | None = None
+    """float32 (x, y, z) in [0, 1]: see `segmamba.inference.uncertainty`."""
+    disagreement: np.ndarray | None = None
+    """float32 (x, y, z) in [0, 1], None for a single member."""
+
+
 def prepare(scan, spacings_mm):
     """A Scan for members that work at these spacings."""
     images, grids = {}, {}
@@ -72,9 +88,10 @@ class Predictor:
     channels: CLASSES, or REGIONS where a member predicts regions. Instances hold no state of a case and may be used for any number.
     """
 
-    def __init__(self, members, postprocessing=None):
+    def __init__(self, members, postprocessing=None, postprocessing_from=""):
         self.members = tuple(members)
         self.postprocessing = postprocessing or PostprocessConfig()
+        self._postprocessing_from = postprocessing_from
         self.device = self.members[0].device
         self.channels = REGIONS if any(member.channels == REGIONS for member in self.members) else CLASSES
 
@@ -86,14 +103,37 @@ class Predictor:
         """The members' working grids, each once."""
         return tuple(dict.fromkeys(member.config.data.spacing_mm for member in self.members))
 
+    @property
+    def summary(self):
+        """One line for the user: how many networks predict, where, and with which options."""
+        options = list(dict.fromkeys(member.inference.summary for member in self.members))
+        networks = "one network" if len(self) == 1 else f"{len(self)} networks"
+        origin = f" (from {self._postprocessing_from})" if self._postprocessing_from else ""
+        return f"{networks} on {self.device}, {' / '.join(options)}, post-processing {self.postprocessing.summary}{origin}"
+
     def prepare(self, scan):
         """A Scan as the PreparedScan that every method here takes as well: z-scored, resampled, cut to the brain. Runs on the CPU."""
         return scan if isinstance(scan, PreparedScan) else prepare(scan, self.spacings_mm)
 
     def predict(self, scan):
         """Internal classes, uint8 NumPy (x, y, z), on the source's grid in canonical orientation, post-processed."""
-        prepared = self.prepare(scan)
-        return prepared.whole(self.decide(self.vote(self.member_probabilities(prepared)), prepared))
+        return self.finish(self.analyse(self.prepare(scan)))
+
+    def analyse(self, prepared, *, probabilities=False, uncertainty=False):
+        """The device's part of a prediction as an Analysis, with the maps that are asked for."""
+        members = self.member_probabilities(prepared)
+        mean, entropies = vote_with_entropy(members) if uncertainty else (self.vote(members), None)
+        classes = likeliest(mean, self.channels, self.postprocessing, lambda: self._guide(prepared))
+        return Analysis(
+            prepared, classes.cpu().numpy(),
+            probability=mean.cpu().numpy() if probabilities else None,
+            entropy=entropies[0].cpu().numpy() if uncertainty else None,
+            disagreement=entropies[1].cpu().numpy() if uncertainty and len(self) > 1 else None,
+        )  # fmt: skip
+
+    def finish(self, analysis):
+        """The CPU's part of a prediction, in any thread: uint8 NumPy (x, y, z) on the source's grid, without small components."""
+        return analysis.prepared.whole(postprocess_classes(analysis.classes, self.postprocessing))
 
     def probabilities(self, scan):
         """The members' mean, float32 (K, x, y, z) on the device, on the source's whole grid, before any post-processing."""
@@ -128,7 +168,8 @@ class Predictor:
 
     def decide(self, probability, prepared):
         """float32 (K, x, y, z) on `prepared.box` as internal classes, uint8 NumPy (x, y, z) on the box, post-processed."""
-        return postprocess(probability, self.channels, self.postprocessing, lambda: self._guide(prepared))
+        classes = likeliest(probability, self.channels, self.postprocessing, lambda: self._guide(prepared))
+        return postprocess_classes(classes.cpu().numpy(), self.postprocessing)
 
     def _guide(self, prepared):
         """The image on `prepared.box`, float32 (4, x, y, z) on the device, from the finest working grid: what the CRF's edges are taken from."""
@@ -137,26 +178,27 @@ class Predictor:
         return to_source(image, prepared.grids[spacing_mm], prepared.box)
 
 
-def load_predictor(paths, device="auto", *, inference=None, postprocessing=None):
+def load_predictor(paths, device="auto", *, inference=None, changes=None, postprocessing=None):
     """A Predictor of one member for each path: a run's folder, or weights with config.json beside or above them.
 
-    inference: an InferenceConfig for all members; without it each takes its own configuration's. postprocessing: a PostprocessConfig;
-    without it, the postprocessing.json beside a single member, else off. UserError for what is missing or does not fit.
+    inference: an InferenceConfig for all members; without it each takes its own configuration's. changes: dotted changes to each
+    member's configuration, as {"inference.flips": True}. postprocessing: a PostprocessConfig; without it, the postprocessing.json beside
+    a single member, else off. UserError for what is missing or does not fit.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise UserError("no checkpoint given; name a run's folder or its checkpoints/best_metric_model.pth")
     device = device if isinstance(device, torch.device) else choose_device(device)
-    members = [load_member(path, device, inference) for path in paths]
+    members = [load_member(path, device, inference, changes) for path in paths]
     if postprocessing is None and len(paths) == 1 and (file := postprocess_file(paths[0])):
-        postprocessing = load_postprocess(file)
+        return Predictor(members, load_postprocess(file), postprocessing_from=str(file))
     return Predictor(members, postprocessing)
 
 
-def load_member(path, device, inference=None):
+def load_member(path, device, inference=None, changes=None):
     """The Member at a path, as `load_predictor` takes it."""
     weights, config_file = find_checkpoint(path)
-    config = load_config(config_file)
+    config = load_config(config_file).changed(changes or {})
     model = build_model(config.model)
     state = load_checkpoint(weights, device)
     try:
