@@ -29,8 +29,7 @@ class Reference:
         """The grid of a Case's T1ce, or of its first modality where there is none of its own."""
         path = case.images.get("T1ce") or next(case.images[m] for m in MODALITIES if m in case.images)
         try:
-            opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-            with opened as file:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 kind = image_class(file.read(4))
             stored = kind.from_filename(path)
             return cls(kind, stored.header, stored.affine)
