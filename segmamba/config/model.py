@@ -35,6 +35,9 @@ class ModelConfig:
     """How the decoder doubles the resolution: 2x2x2 transposed convolution, or 1x1x1 convolution and trilinear interpolation."""
     attention_gates: bool = False
     """Weigh the skips by attention gates (Oktay et al. 2018). False is off."""
+    outputs: Literal["classes", "regions"] = "classes"
+    """What the network predicts: background, NCR, ED and ET, that exclude each other (softmax, cross entropy), or the evaluated regions ET, TC
+    and WT, that overlap (a sigmoid each, binary cross entropy; Isensee et al. 2020, nnU-Net for brain tumor segmentation)."""
     deep_supervision: int = 0
     """Further outputs of the decoder in training, at 1/2, 1/4 and 1/8 of the resolution; up to 3. 0 is off."""
     checkpoint_stages: tuple[int, ...] = ()

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from segmamba.data.labels import CLASSES
 from segmamba.device import autocast
 from segmamba.inference.fold import folded
 from segmamba.inference.sliding_window import predict_windows
+from segmamba.models.outputs import output_channels, probabilities
 
 MIRRORS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # axes of (B, C, x, y, z); 8 of them
 GPU_BATCH = 8  # windows in one forward pass; measured: benchmarks/inference.py
@@ -24,7 +24,7 @@ class Member:
     def __init__(self, model, config, device, inference=None):
         self.config, self.device = config, device
         self.inference = inference or config.inference
-        self.channels = CLASSES
+        self.channels = output_channels(config.model)
         self._network = folded(model).to(device)
 
     @torch.inference_mode()
@@ -58,7 +58,7 @@ class Member:
         for axes in MIRRORS if self.inference.flips else MIRRORS[:1]:
             with autocast(self.device, dtype):
                 logits = self._network(windows.flip(axes) if axes else windows)
-            probability = logits.float().softmax(1)
+            probability = probabilities(logits, self.channels)
             probability = probability.flip(axes) if axes else probability
             total = probability if total is None else total.add_(probability)
         return total.div_(len(MIRRORS)) if self.inference.flips else total

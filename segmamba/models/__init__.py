@@ -13,8 +13,9 @@ PLANS = {"segmamba": segmamba_plan, "unet": unet_plan, "control": control_plan}
 
 
 def build_model(config):
-    """The network of a ModelConfig: (B, 4, D, H, W) float to logits (B, 4, D, H, W). Initial weights follow torch's global seed.
+    """The network of a ModelConfig: (B, 4, D, H, W) float to logits (B, K, D, H, W), K as `model.outputs` says.
 
+    Initial weights follow torch's global seed.
     With `deep_supervision` it returns a list of logits in training mode, full resolution first.
     UserError where the network's package is missing, and in its forward where a side of the input does not fit.
     """

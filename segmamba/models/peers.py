@@ -9,14 +9,15 @@ import importlib
 from torch import nn
 
 from segmamba.errors import UserError
-from segmamba.models.segmamba import CLASSES, MODALITIES, check_sides
+from segmamba.models.outputs import output_channels
+from segmamba.models.segmamba import MODALITIES, check_sides
 
 MAX_CHANNELS = 320  # nnU-Net's cap for 3-D networks
 STRIDES = (1, 2, 2, 2, 2, (2, 2, 1))  # nnU-Net's plan for 128x128x64: it halves an axis while 4 voxels remain
 
 
 class Peer(nn.Module):
-    """(B, 4, D, H, W) -> logits (B, 4, D, H, W) by another's network; D, H and W are multiples of `side_multiples`."""
+    """(B, 4, D, H, W) -> logits (B, K, D, H, W) by another's network; D, H and W are multiples of `side_multiples`."""
 
     def __init__(self, network, side_multiples):
         super().__init__()
@@ -31,7 +32,7 @@ def dynunet(config):
     """MONAI's nnU-Net-like network, with residual blocks off."""
     strides = [(s,) * 3 if isinstance(s, int) else s for s in STRIDES]
     network = _class("monai.networks.nets", "DynUNet")(
-        spatial_dims=3, in_channels=MODALITIES, out_channels=CLASSES, kernel_size=[3] * len(strides), strides=strides,
+        spatial_dims=3, in_channels=MODALITIES, out_channels=len(output_channels(config)), kernel_size=[3] * len(strides), strides=strides,
         upsample_kernel_size=strides[1:], filters=_widths(config), norm_name=("INSTANCE", {"affine": True}),
     )  # fmt: skip
     return Peer(network, (32, 32, 16))
@@ -40,8 +41,9 @@ def dynunet(config):
 def segresnet(config):
     """MONAI's encoder-heavy residual network (Myronenko 2018, winner of BraTS 2018), without its autoencoder branch."""
     network = _class("monai.networks.nets", "SegResNet")(
-        spatial_dims=3, in_channels=MODALITIES, out_channels=CLASSES, init_filters=config.base_channels, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)
-    )
+        spatial_dims=3, in_channels=MODALITIES, out_channels=len(output_channels(config)), init_filters=config.base_channels,
+        blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1),
+    )  # fmt: skip
     return Peer(network, (8, 8, 8))
 
 
@@ -49,8 +51,9 @@ def swinunetr(config):
     """Swin UNETR (Hatamizadeh et al. 2022): feature size 48 at 32 base channels, always a multiple of 12. Its forward needs einops."""
     _class("einops", "rearrange")
     network = _class("monai.networks.nets", "SwinUNETR")(
-        in_channels=MODALITIES, out_channels=CLASSES, feature_size=max(round(config.base_channels * 1.5 / 12), 1) * 12, use_checkpoint=False
-    )
+        in_channels=MODALITIES, out_channels=len(output_channels(config)), use_checkpoint=False,
+        feature_size=max(round(config.base_channels * 1.5 / 12), 1) * 12,
+    )  # fmt: skip
     return Peer(network, (32, 32, 32))
 
 
@@ -74,7 +77,7 @@ PEERS = {build.__name__: build for build in (dynunet, segresnet, swinunetr, nnun
 
 def _nnunet_arguments(config):
     return {
-        "input_channels": MODALITIES, "num_classes": CLASSES, "n_stages": len(STRIDES), "features_per_stage": _widths(config),
+        "input_channels": MODALITIES, "num_classes": len(output_channels(config)), "n_stages": len(STRIDES), "features_per_stage": _widths(config),
         "conv_op": nn.Conv3d, "kernel_sizes": 3, "strides": STRIDES, "conv_bias": True,
         "norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "dropout_op": None,
         "nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}, "deep_supervision": False,

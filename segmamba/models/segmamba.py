@@ -21,8 +21,9 @@ from segmamba.config import LEVELS, SIDE_MULTIPLE
 from segmamba.errors import UserError
 from segmamba.models.blocks import AttentionGate, ConvBlock, Downsample, PointwiseConv, checkpointed, upsample_layer
 from segmamba.models.mamba import MambaBlock
+from segmamba.models.outputs import output_channels
 
-MODALITIES, CLASSES = 4, 4  # T1, T1ce, T2, FLAIR; background and the three labels
+MODALITIES = 4  # T1, T1ce, T2, FLAIR
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def segmamba_plan(config):
 
 
 class SegMamba(nn.Module):
-    """(B, 4, D, H, W) -> logits (B, 4, D, H, W); D, H and W are multiples of `side_multiples`.
+    """(B, 4, D, H, W) -> logits (B, K, D, H, W) of the K `output_channels`; D, H and W are multiples of `side_multiples`.
 
     With deep supervision, in training mode: a list of logits, full resolution first, then 1/2, 1/4 ...
     Works in the channels-last memory format whatever it is given: 1.6 to 2 times as fast as contiguous on CPU and GPU.
@@ -50,15 +51,15 @@ class SegMamba(nn.Module):
 
     def __init__(self, config, plan):
         super().__init__()
-        above = plan.widths[:-1]
+        above, channels = plan.widths[:-1], len(output_channels(config))
         self.recomputed = {level - 1 for level in config.checkpoint_stages}
         self.stem = ConvBlock(MODALITIES, plan.widths[0], config.norm)
         self.stages = nn.ModuleList(_stage(config, plan, level) for level in range(LEVELS))
         self.ups = nn.ModuleList(upsample_layer(config.upsample, b, a) for a, b in reversed(list(zip(above, plan.widths[1:], strict=True))))
         self.gates = nn.ModuleList(AttentionGate(w) if config.attention_gates else _Ungated() for w in reversed(above))
         self.decoders = nn.ModuleList(ConvBlock(2 * w, w, config.norm) for w in reversed(above))
-        self.head = PointwiseConv(plan.widths[0], CLASSES)
-        self.deep_heads = nn.ModuleList(PointwiseConv(w, CLASSES) for w in above[1 : 1 + config.deep_supervision])
+        self.head = PointwiseConv(plan.widths[0], channels)
+        self.deep_heads = nn.ModuleList(PointwiseConv(w, channels) for w in above[1 : 1 + config.deep_supervision])
 
     def forward(self, x):
         check_sides(x.shape[2:], self.side_multiples)

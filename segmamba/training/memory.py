@@ -19,6 +19,7 @@ from segmamba.device import autocast, mixed_dtype
 from segmamba.errors import UserError
 from segmamba.models import build_model, decay_groups
 from segmamba.models.describe import fake_autocast, fake_network
+from segmamba.models.outputs import output_channels
 from segmamba.models.segmamba import MODALITIES
 from segmamba.training.losses import training_loss
 
@@ -128,7 +129,7 @@ def _loss(model, config, precision, device):
     label = torch.zeros(shape, dtype=torch.uint8, device=device)
     with precision:
         logits = model(image)
-    return training_loss(logits, label, config.loss)
+    return training_loss(logits, label, output_channels(config.model), config.loss)
 
 
 def _nbytes(tensors):

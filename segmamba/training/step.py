@@ -7,6 +7,7 @@ import importlib.util
 
 import torch
 
+from segmamba.models.outputs import output_channels
 from segmamba.training.losses import training_loss
 
 # Measured on one H100, paper network: compiling takes about 60 s and saves 19 ms of 55 a forward and backward pass.
@@ -16,12 +17,12 @@ PASSES_THAT_PAY = 4000
 class ForwardLoss(torch.nn.Module):
     """The network and its loss as one module: (image (B, C, D, H, W), label (B, D, H, W)) -> scalar fp32 loss."""
 
-    def __init__(self, model, loss_config):
+    def __init__(self, model, config):
         super().__init__()
-        self.model, self.loss_config = model, loss_config
+        self.model, self.channels, self.loss_config = model, output_channels(config.model), config.loss
 
     def forward(self, image, label):
-        return training_loss(self.model(image), label, self.loss_config)
+        return training_loss(self.model(image), label, self.channels, self.loss_config)
 
 
 def compile_decision(config, device):
@@ -40,5 +41,5 @@ def compile_decision(config, device):
 
 def forward_loss(model, config, device):
     """`ForwardLoss`, compiled with CUDA graphs where `compile_decision` says so."""
-    compute = ForwardLoss(model, config.loss)
+    compute = ForwardLoss(model, config)
     return torch.compile(compute, mode="reduce-overhead", fullgraph=True) if compile_decision(config, device)[0] else compute

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import InferenceConfig, PostprocessConfig, load_config
-from segmamba.data.labels import CLASSES
+from segmamba.data.labels import CLASSES, REGIONS
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
@@ -134,3 +134,18 @@ def test_a_diverged_member_is_named(run, case):
     torch.save({name: value * float("nan") if value.is_floating_point() else value for name, value in state.items()}, weights)
     with pytest.raises(UserError, match="not finite"):
         load_predictor(run, CPU).predict(read_scan(case))
+
+
+def test_a_member_that_predicts_regions_votes_with_them_and_nests_what_it_decides(case, tmp_path):
+    regions, _ = write_run(tmp_path / "regions", **{"model.outputs": "regions"})
+    classes, _ = write_run(tmp_path / "classes")
+    scan = read_scan(case)
+    alone = load_predictor(regions, CPU)
+    probability = alone.probabilities(scan)
+    assert alone.channels == REGIONS and probability.shape == (3, 40, 44, 24) and (probability.sum(0) > 1).any(), "regions overlap"
+    et, tc, wt = (probability > 0.5).numpy()
+    expected = np.where(wt & tc & et, 3, np.where(wt & tc, 1, np.where(wt, 2, 0)))
+    assert np.array_equal(alone.predict(scan), expected) and len(np.unique(expected)) > 1
+    softmax = load_predictor(classes, CPU).probabilities(scan)
+    as_regions = torch.stack([softmax[3], softmax[1] + softmax[3], softmax[1:].sum(0)])
+    assert torch.allclose(load_predictor([regions, classes], CPU).probabilities(scan), (probability + as_regions) / 2, atol=1e-5)
