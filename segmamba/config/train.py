@@ -26,6 +26,8 @@ class TrainConfig:
     """Keep a copy of the weights every so many epochs; 0 is off."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile network and loss into one graph. auto: on a GPU, where the run is long enough to earn the minute back."""
+    judge_last: bool = True
+    """Judge the last epoch's weights too, beside those that minival chose: last/judge_... . Doubles the judge's time; False is off."""
     deterministic: bool = False
     """Ask torch for deterministic kernels. The CPU path is deterministic either way."""
 

@@ -67,6 +67,7 @@ def run_study(spec, options, progress):
     data = split_cases(prepared, base.data)
 
     # Only now the slow imports: everything above answers within a second.
+    import segmamba.orchestration.store as store
     import segmamba.orchestration.tracking as tracking
     from segmamba.environment import describe_environment
     from segmamba.orchestration.launch import plan_resources, run_trials
@@ -74,14 +75,14 @@ def run_study(spec, options, progress):
 
     environment = describe_environment()
     resources = plan_resources(options, base)
-    uri = tracking.store_uri(options.output)
-    experiment = tracking.open_store(uri, options.output)
+    uri = store.store_uri(options.output)
+    experiment = store.open_store(uri, options.output)
     planned = _planned(spec, options, base, cases, source, [*left_out, *notes_on(cases), *data.notes], data, environment, uri)
     study, ended = _begun(planned, spec, options, data, experiment, progress)
     folder, parent = Path(options.output).resolve() / study.name, study.parent_run_id
     trials = [trial for trial in spec.trials(options.seeds) if trial.key not in ended]
     with _only_driver(folder):
-        tracking.reopen_run(uri, parent)
+        store.reopen_run(uri, parent)
         _announce(study, options, resources, len(trials), progress)
         status = "FAILED"
         try:
@@ -94,7 +95,7 @@ def run_study(spec, options, progress):
             tracking.log_report(uri, study, write_report(study, folder))
             return study, folder
         finally:
-            tracking.end_run(uri, parent, status)
+            store.end_run(uri, parent, status)
 
 
 @contextlib.contextmanager

@@ -4,77 +4,21 @@ The driver makes the store, the experiment and the parent; a trial finds or make
 restarted trial goes on in the same run; the driver alone gives final statuses.
 """
 
-import contextlib
-import hashlib
 import json
-import logging
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import requests
-from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Metric, Param, RunTag
 
-from segmamba.errors import UserError
 from segmamba.orchestration.results import Hypothesis, Study, Trial
+from segmamba.orchestration.run_log import FOLDER_TAG, JUDGE_TABLE, REASON_TAG, RunLog, dataset_inputs
 from segmamba.orchestration.spec import TrialPlan
+from segmamba.orchestration.store import artifact_text
 
-EXPERIMENT = "segmamba"
-STUDY_FILE, JUDGE_TABLE = "study.json", "judge_cases.json"
-PARENT_TAG, TRIAL_TAG, REASON_TAG, FOLDER_TAG = "mlflow.parentRunId", "trial", "reason", "folder"
-PARAM_LIMIT = 100  # MLflow's largest number of parameters in one log_batch
-
-
-def quiet():
-    """Keep what MLflow and its migrations say about themselves out of the terminal; warnings stay."""
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def store_uri(results):
-    """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `results`; absolute, since Ray's workers run elsewhere."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
-    path = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{Path(path).resolve()}" if path != uri else uri
-
-
-def open_store(uri, results):
-    """Create database and experiment where they are missing; returns the experiment's id.
-
-    Behind a lock: SQLite migrations of two processes at once destroy each other.
-    """
-    quiet()
-    results = Path(results).resolve()
-    results.mkdir(parents=True, exist_ok=True)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    location = (results / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-    try:
-        with FileLock(results / ".mlflow.lock"), _few_retries():
-            client = MlflowClient(uri)
-            found = client.get_experiment_by_name(name)
-            return found.experiment_id if found else client.create_experiment(name, artifact_location=location)
-    except (MlflowException, requests.RequestException) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"MLflow store {uri} cannot be used ({reason}); correct or unset MLFLOW_TRACKING_URI") from error
-
-
-@contextlib.contextmanager
-def _few_retries():
-    """MLflow tries an address that does not answer for minutes: at the start of a study a few seconds must do."""
-    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: value for name, value in names.items() if before[name] is None})
-    try:
-        yield
-    finally:
-        for name in names:
-            if before[name] is None:
-                del os.environ[name]
+STUDY_FILE = "study.json"
+PARENT_TAG, TRIAL_TAG = "mlflow.parentRunId", "trial"
 
 
 def start_study(uri, experiment_id, study, data):
@@ -108,11 +52,6 @@ def unfinished_study(uri, experiment_id, name):
     return read_study(uri, found[0].info.run_id, seconds=0.0) if found else None
 
 
-def reopen_run(uri, run_id):
-    """Set a run RUNNING again."""
-    MlflowClient(uri).update_run(run_id, status="RUNNING")
-
-
 def child_run(client, experiment_id, parent_id, key, tags):
     """The id of the trial's run below the parent: the one that carries the tag, set RUNNING again, or a new one."""
     found = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}' and tags.{TRIAL_TAG} = '{key}'")
@@ -126,56 +65,9 @@ def child_run(client, experiment_id, parent_id, key, tags):
     return client.create_run(experiment_id, run_name=key, tags=tags).info.run_id
 
 
-class TrialTracker:
-    """Writes one trial's child run, in the trial's own process; holds no active run, so nothing ends it but the driver."""
-
-    def __init__(self, uri, experiment_id, parent_id, key, tags):
-        quiet()
-        self.client, self.source = MlflowClient(uri), tags["dataset"]
-        self.run_id = child_run(self.client, experiment_id, parent_id, key, tags)
-
-    def log_config(self, flat):
-        """The full flat configuration as parameters; logging the same values again is harmless."""
-        params = [Param(name, str(value)) for name, value in flat.items()]
-        for at in range(0, len(params), PARAM_LIMIT):
-            self.client.log_batch(self.run_id, params=params[at : at + PARAM_LIMIT])
-
-    def log_data(self, data):
-        """The Split's three sets as dataset inputs; logging the same ones again is harmless."""
-        self.client.log_inputs(self.run_id, dataset_inputs(self.source, data))
-
-    def log_metrics(self, metrics, step):
-        """One request, whatever the number of metrics."""
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
-
-    def logged_epochs(self):
-        """The epochs that the store has already: not empty where a trial goes on after its process died."""
-        return {metric.step for metric in self.client.get_metric_history(self.run_id, "train/loss")}
-
-    def log_judge_cases(self, rows):
-        """The per-case table, once: a second call would append to it."""
-        if not any(file.path == JUDGE_TABLE for file in self.client.list_artifacts(self.run_id)):
-            self.client.log_table(self.run_id, {name: [row[name] for row in rows] for name in rows[0]}, JUDGE_TABLE)
-
-    def log_files(self, paths, folder):
-        for path in paths:
-            self.client.log_artifact(self.run_id, str(path), folder)
-
-    def log_reason(self, reason):
-        """Why the trial did not finish."""
-        self.client.log_batch(self.run_id, tags=[RunTag(REASON_TAG, reason[:5000])])
-
-
-def dataset_inputs(source, data):
-    """The three sets of a Split as MLflow dataset inputs; the digest changes with any file or preprocessing setting."""
-    inputs = []
-    for context, cases in (("train", data.train), ("minival", data.minival), ("judge", data.judge)):
-        digest = hashlib.sha256("\n".join(sorted(case.folder.name for case in cases)).encode()).hexdigest()[:16]
-        profile = json.dumps({"cases": len(cases), "ids": sorted(case.id for case in cases)})
-        dataset = Dataset(f"{context} ({len(cases)} cases)", digest, "local", json.dumps({"uri": source}), profile=profile[:16_000_000])
-        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
-    return inputs
+def trial_log(uri, experiment_id, parent_id, key, tags):
+    """The RunLog of a trial's child run, for the trial's own process; nothing but the driver ends the run."""
+    return RunLog(uri, lambda client: child_run(client, experiment_id, parent_id, key, tags), tags["dataset"])
 
 
 def log_report(uri, study, report):
@@ -195,11 +87,6 @@ def log_report(uri, study, report):
             metrics=[Metric(name, value, now, 0) for name, value in figures.items()],
             tags=[RunTag("best_arm", best.arm), RunTag("best_seed", str(best.seed))],  # a resumed study may change them: no parameters
         )
-
-
-def end_run(uri, run_id, status):
-    """FINISHED, FAILED or KILLED."""
-    MlflowClient(uri).set_terminated(run_id, status)
 
 
 def end_trial(uri, experiment_id, parent_id, key, status, tags, reason=""):
@@ -229,7 +116,7 @@ def read_study(uri, parent_id, *, seconds):
     """The Study as MLflow holds it: every planned trial, in the order arm, seed; one that never started is NOT STARTED."""
     client = MlflowClient(uri)
     parent = client.get_run(parent_id)
-    stored = json.loads(_artifact_text(client, parent_id, STUDY_FILE))
+    stored = json.loads(artifact_text(client, parent_id, STUDY_FILE))
     by_key = {run.data.tags[TRIAL_TAG]: run for run in _children(client, parent.info.experiment_id, parent_id)}
     trials = []
     for arm in stored["arms"]:
@@ -246,13 +133,9 @@ def _trial(client, run, arm, seed):
     series = [name for name in data.metrics if name.startswith(("train/", "val/"))]
     history = {name: [(m.step, m.value) for m in sorted(client.get_metric_history(run_id, name), key=lambda m: m.step)] for name in series}
     judged = any(file.path == JUDGE_TABLE for file in client.list_artifacts(run_id))
-    table = json.loads(_artifact_text(client, run_id, JUDGE_TABLE)) if judged else {"columns": [], "data": []}
+    table = json.loads(artifact_text(client, run_id, JUDGE_TABLE)) if judged else {"columns": [], "data": []}
     return Trial(
         run_id=run_id, arm=arm, seed=seed, status=run.info.status, reason=data.tags.get(REASON_TAG, ""),
         folder=data.tags.get(FOLDER_TAG, ""), params=data.params, metrics=data.metrics, history=history,
         judge_cases=[dict(zip(table["columns"], row, strict=True)) for row in table["data"]],
     )  # fmt: skip
-
-
-def _artifact_text(client, run_id, name):
-    return Path(client.download_artifacts(run_id, name)).read_text()

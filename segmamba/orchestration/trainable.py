@@ -9,7 +9,8 @@ from ray import tune
 
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
-from segmamba.orchestration.tracking import FOLDER_TAG, TrialTracker
+from segmamba.orchestration.run_log import FOLDER_TAG
+from segmamba.orchestration.tracking import trial_log
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.step import compile_decision
@@ -50,32 +51,36 @@ def run_trial(assignment, context):
     device = choose_device()
     tags = context.tags | {"arm": plan.arm, "seed": str(plan.seed), FOLDER_TAG: str(folder.root)}
     tags |= {"execution": compile_decision(config, device)[1]}
-    tracker = TrialTracker(context.mlflow_uri, context.experiment_id, context.parent_run_id, plan.key, tags)
+    log = trial_log(context.mlflow_uri, context.experiment_id, context.parent_run_id, plan.key, tags)
     try:
-        _train_and_judge(config, context.data, folder, device, tracker)
+        final = _train_and_judge(config, context.data, folder, device, log)
     except Exception as error:
-        log = folder.logs / "error.txt"
-        log.write_text(traceback.format_exc())
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        tracker.log_reason(f"{reason} (see {log})")
-        tune.report({"epoch": 0, "failed": reason, "log": str(log)})
+        final = _failed(folder, " ".join(f"{type(error).__name__}: {error}".split())[:500], traceback.format_exc(), log)
+    if not log.close() and "failed" not in final:
+        final = _failed(folder, f"MLflow did not answer ({log.away_because}); --resume sends what it lacks", log.away_because)
+    tune.report(final)
 
 
-def _train_and_judge(config, data, folder, device, tracker):
-    tracker.log_config(config.to_flat_dict())
-    tracker.log_data(data)
-    logged = tracker.logged_epochs()
-    for entry in folder.read_history(config.train.epochs):  # saved, but the process died before MLflow had it
-        if entry["epoch"] not in logged:
-            tracker.log_metrics({name: value for name, value in entry.items() if name != "epoch"}, entry["epoch"])
-            logged.add(entry["epoch"])
+def _train_and_judge(config, data, folder, device, log):
+    """What the trial reports at its end."""
+    log.log_config(config.to_flat_dict())
+    log.log_data(data)
+    log.log_history(folder.read_history(config.train.epochs))  # saved, but the process died before MLflow had it
     for epoch in train_run(config, data, folder, device):
-        if epoch.number not in logged:
-            tracker.log_metrics(epoch.metrics, epoch.number)
+        log.log_epoch(epoch.metrics, epoch.number)
         tune.report({"epoch": epoch.number, "epochs": config.train.epochs} | epoch.metrics)
     metrics, rows = judge_run(config, data, folder, device)
-    tracker.log_metrics(metrics, config.train.epochs)
-    tracker.log_judge_cases(rows)
-    tracker.log_files(sorted(folder.plots.glob("*.png")), "plots")
-    tracker.log_files([folder.config, folder.final_metrics], None)
-    tune.report({"epoch": config.train.epochs, "epochs": config.train.epochs} | metrics)
+    log.log_metrics(metrics, config.train.epochs)
+    log.log_judge_cases(rows)
+    log.log_files(sorted(folder.plots.glob("*.png")), "plots")
+    log.log_files([folder.config, folder.final_metrics], None)
+    return {"epoch": config.train.epochs, "epochs": config.train.epochs} | metrics
+
+
+def _failed(folder, reason, details, log=None):
+    """What a failed trial reports; `log` tells MLflow the reason too."""
+    file = folder.logs / "error.txt"
+    file.write_text(details)
+    if log:
+        log.log_reason(f"{reason} (see {file})")
+    return {"epoch": 0, "failed": reason, "log": str(file)}

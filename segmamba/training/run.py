@@ -40,24 +40,36 @@ def train_run(config, data, folder, device):
 def judge_run(config, data, folder, device):
     """Judge the finished run in `folder` once: (metrics with judge/ names, rows per case). Writes final_metrics.json and pictures.
 
-    The checkpoint is the best on minival, or the last where the judge set had to serve as minival too.
+    The checkpoint is the best on minival, or the last where the judge set had to serve as minival too. With `train.judge_last` the
+    last one is judged as well, as last/judge_...; where both are the same epoch it is judged once.
     """
     started = time.perf_counter()
     model = build_model(config.model).to(device)
     last = load_checkpoint(folder.last, device)
-    judged = "last" if data.judge_is_minival else "best"
-    model.load_state_dict(last["model"] if data.judge_is_minival else load_checkpoint(folder.best, device))
-    rows = judge(model, data.judge, config, device)
-    metrics = means(rows, "judge") | {
+    chosen = {"checkpoint": "best", "epoch": last["best_epoch"], "weights": functools.partial(load_checkpoint, folder.best, device)}
+    final = {"checkpoint": "last", "epoch": last["epoch"], "weights": lambda: last["model"]}
+    if data.judge_is_minival:
+        chosen = final
+    verdicts = {}
+    for verdict in [chosen, final] if config.train.judge_last and chosen["epoch"] != final["epoch"] else [chosen]:
+        model.load_state_dict(verdict["weights"]())
+        verdicts[verdict["epoch"]] = judge(model, data.judge, config, device)
+        if verdict is chosen:
+            predict = functools.partial(predict_classes, model, config=config, device=device)
+            draw_predictions(data.minival, predict, folder.val_predictions(chosen["epoch"]))
+    rows = verdicts[chosen["epoch"]]
+    metrics = means(rows, "judge")
+    if final["epoch"] in verdicts:
+        metrics |= {f"last/{name.replace('/', '_')}": value for name, value in means(verdicts[final["epoch"]], "judge").items()}
+    metrics |= {
         "time/judge_s": time.perf_counter() - started,
+        "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"])),
         "model/parameters": float(sum(p.numel() for p in model.parameters())),
     }
-    history = folder.read_history(last["epoch"])
-    metrics["time/train_total_s"] = sum(e["time/train_s"] for e in history)
-    chosen_epoch = last["epoch"] if data.judge_is_minival else last["best_epoch"]
-    final = {"judged_checkpoint": judged, "judged_epoch": chosen_epoch, "epochs": last["epoch"], **metrics, "cases": rows}
-    write_json(folder.final_metrics, final)
-    draw_predictions(data.minival, functools.partial(predict_classes, model, config=config, device=device), folder.val_predictions(chosen_epoch))
+    told = {"judged_checkpoint": chosen["checkpoint"], "judged_epoch": chosen["epoch"], "epochs": last["epoch"], **metrics, "cases": rows}
+    if final["epoch"] in verdicts:
+        told["last_cases"] = verdicts[final["epoch"]]
+    write_json(folder.final_metrics, told)
     return metrics, rows
 
 

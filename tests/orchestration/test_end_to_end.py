@@ -73,7 +73,7 @@ def test_children_carry_train_val_judge_and_time_metrics(runs):
             assert name in run.data.metrics
         assert 0 <= run.data.metrics["judge/dice_mean"] <= 1
         assert [m.step for m in client.get_metric_history(run.info.run_id, "val/dice_mean")] == [1]
-        assert {name.split("/")[0] for name in run.data.metrics} == {"train", "val", "judge", "time", "model"}
+        assert {name.split("/")[0] for name in run.data.metrics} == {"train", "val", "judge", "last", "time", "model"}
 
 
 def test_tags_to_filter_by_are_there(runs):

@@ -11,6 +11,7 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
+from segmamba.training import run as run_module
 from segmamba.training import step as step_module
 from segmamba.training.fit import NonFiniteLoss, fit
 from segmamba.training.run import judge_run, train_run
@@ -156,3 +157,18 @@ def test_with_a_separate_judge_set_the_best_checkpoint_is_judged(data, tmp_path,
         judge_run(TINY, split, folder, CPU)
         final = json.loads(folder.final_metrics.read_text())
         assert (final["judged_checkpoint"], final["judged_epoch"]) == (judged, epoch)
+
+
+def test_the_last_checkpoint_is_judged_beside_the_chosen_one_and_never_twice(data, tmp_path, monkeypatch):
+    for name, changes, epochs in (("both", {}, [1, 3]), ("same", {"train.epochs": 1}, [1]), ("off", {"train.judge_last": False}, [1])):
+        scores, judged = iter([0.9, 0.1, 0.1]), []
+        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [{"case": "x"} | dict.fromkeys(SCORE_NAMES, next(scores))])
+        monkeypatch.setattr(
+            run_module, "judge", lambda model, *rest, judged=judged: judged.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(judged) / 4)]
+        )
+        config, folder = TINY.changed(changes), RunFolder(tmp_path / name)
+        split = dataclasses.replace(data, judge_is_minival=False)
+        list(train_run(config, split, folder, CPU))
+        metrics, _ = judge_run(config, split, folder, CPU)
+        assert len(judged) == len(epochs) and metrics["judge/dice_mean"] == 0.25
+        assert metrics.get("last/judge_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]

@@ -1,0 +1,77 @@
+"""Calls to a server that may be away: made in order, in a thread, each until it succeeds. Whoever trains never waits."""
+
+import queue
+import threading
+import time
+
+import requests
+from mlflow.exceptions import MlflowException
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED", "INVALID_STATE")
+
+
+class Outbox:
+    """A queue of calls and the thread that makes them. A call may be made twice where the answer to the first was lost.
+
+    What the server refuses, or what is wrong in a call itself, is no matter of patience: it ends the thread, and the next `put` raises it.
+    """
+
+    def __init__(self, first_pause_s=FIRST_PAUSE_S):
+        self.away_because = ""
+        self._first_pause_s, self._refused = first_pause_s, None
+        self._calls, self._closing = queue.SimpleQueue(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)  # daemon: an absent server holds up no exit
+        self._thread.start()
+
+    def put(self, call):
+        """`call()` is made after all those before it."""
+        error, self._refused = self._refused, None
+        if error is not None:
+            raise error
+        self._calls.put(call)
+
+    def close(self, seconds):
+        """Wait at most `seconds` until all calls are made: whether they are. `away_because` says why not."""
+        self._deadline = time.monotonic() + seconds
+        self._closing.set()
+        self._calls.put(None)
+        self._thread.join(seconds + LONGEST_PAUSE_S)  # one call may be on its way
+        return not self._thread.is_alive() and not self.away_because
+
+    def _run(self):
+        while (call := self._calls.get()) is not None:
+            if not self._made(call):
+                return
+
+    def _made(self, call):
+        pause = self._first_pause_s
+        while True:
+            try:
+                call()
+            except Exception as error:
+                self.away_because = _reason(error)
+                if not _is_away(error):
+                    self._refused = error
+                    return False
+            else:
+                self.away_because = ""
+                return True
+            if self._closing.is_set():
+                if time.monotonic() + self._first_pause_s > self._deadline:
+                    return False
+                time.sleep(self._first_pause_s)
+            else:
+                self._closing.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _is_away(error):
+    if isinstance(error, MlflowException):
+        return error.error_code not in REFUSALS
+    return isinstance(error, (requests.RequestException, OSError))
+
+
+def _reason(error):
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
