@@ -1,20 +1,46 @@
 """Small files that are there whole or not at all."""
 
+import contextlib
 import json
 import os
+import tempfile
 from pathlib import Path
+
+from segmamba.errors import UserError
 
 
 def write_bytes(path, content):
     """Write under a temporary name in the same folder, then rename; what fails half-way leaves nothing."""
     path = Path(path)
+    with replacing(path) as file:
+        file.write(content)
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A file under a temporary name that takes `path`'s place when the block ends, once the disk has it; else it goes away again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def _sync_folder(folder):
+    """The rename itself reaches the disk; a system that cannot open folders keeps it in its own time."""
+    if os.name != "posix":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_text(path, text):
@@ -25,3 +51,13 @@ def write_text(path, text):
 def write_json(path, value):
     """`value` as indented JSON; NaN and infinity are refused, since no other JSON reader takes them."""
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def check_writable(folder):
+    """A UserError where results cannot be written to the folder, which is made, before anything is begun."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written ({error.strerror or error}); choose another folder") from error

@@ -7,6 +7,10 @@ from segmamba.config.rules import SIDE_MULTIPLE, require
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
+    source: str = ""
+    """Path of the data set, as --data gives it. Empty is the embedded phantom."""
+    labels: str = "auto"
+    """Label convention, as --labels gives it; auto and mixed take it from naming or dataset.json."""
     spacing_mm: float = 1.0
     """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is not resampled."""
     patch_size: tuple[int, int, int] = (128, 128, 64)

@@ -95,6 +95,7 @@ def batches(cases, config, *, first_epoch, pin_memory):
         Batches(cases, config, per_epoch),
         sampler=range((first_epoch - 1) * per_epoch // train.batch_size, train.epochs * per_epoch // train.batch_size),
         batch_size=None,
+        generator=torch.Generator().manual_seed(config.seed),  # of its own, or starting workers would move the program's generator on
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,

@@ -6,16 +6,17 @@ import json
 import math
 import shlex
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segmamba.config import preset
-from segmamba.data.cases import find_cases, notes_on
+from segmamba.data.cases import notes_on
 from segmamba.data.preprocess import check_patch_fits, prepare_cases
+from segmamba.data.source import labelled_cases, source_changes
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
+from segmamba.files import check_writable
 from segmamba.orchestration.results import Study
 from segmamba.orchestration.spec import TrialPlan
 
@@ -56,10 +57,10 @@ def run_study(spec, options, progress):
     (SIGINT) ends the same way, with the trials it has; `options.resume` goes on with it.
     """
     started = time.time()
-    _check_writable(options.output)
-    base = preset(options.preset).changed({"train.early_stop_epochs": 0} | options.changes)
+    check_writable(options.output)
+    base = preset(options.preset).changed({"train.early_stop_epochs": 0} | source_changes(options.data, options.labels) | options.changes)
     configs = spec.configs(base, options.changes)
-    cases, source, left_out = _cases(options, base, progress)
+    cases, source, left_out = labelled_cases(base, options.output, progress.steps)
     cache, counted = Path(options.output).resolve() / "cache", progress.steps("preparing cases")
     prepared = prepare_cases(cases, cache, base.data, workers=options.cpus, progress=counted)
     for config in configs.values():
@@ -151,34 +152,6 @@ def _final_status(study):
     return "FINISHED" if "FINISHED" in states else "FAILED"
 
 
-def _check_writable(output):
-    """A UserError where results cannot be written, before anything is."""
-    try:
-        Path(output).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror or error}); choose another folder") from error
-
-
-def _cases(options, base, progress):
-    """(labelled cases, what they are, notes on those left out)."""
-    if options.data is None:
-        from segmamba.data.phantom import GENERATOR_VERSION, write_phantom
-
-        phantom = base.phantom
-        size = "x".join(map(str, phantom.size))
-        folder = Path(options.output).resolve() / "phantom" / f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
-        write_phantom(folder, cases=phantom.cases, size=phantom.size, seed=phantom.seed, progress=progress.steps("making phantom cases"))
-        return find_cases(folder, options.labels), f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})", []
-    found = find_cases(options.data, options.labels)
-    labelled = [case for case in found if case.label]
-    if not labelled:
-        raise UserError(f"{options.data}: {len(found)} cases but none has a segmentation (..._seg.nii.gz); a study needs labelled cases")
-    left_out = [f"{len(found) - len(labelled)} cases without a segmentation are left out"] if len(labelled) < len(found) else []
-    return labelled, str(Path(options.data).resolve()), left_out
-
-
 def _planned(spec, options, base, cases, source, notes, data, environment, uri):
     notes = list(notes)
     if options.seeds == 1:
@@ -188,7 +161,7 @@ def _planned(spec, options, base, cases, source, notes, data, environment, uri):
         arms={arm: dict(changes) for arm, changes in spec.arms.items()}, seeds=tuple(range(options.seeds)), preset=options.preset,
         config=base.to_flat_dict(),
         data={
-            "source": source, "phantom": options.data is None, "convention": " + ".join(sorted({c.convention for c in cases})),
+            "source": source, "phantom": not base.data.source, "convention": " + ".join(sorted({c.convention for c in cases})),
             "train": [c.id for c in data.train], "minival": [c.id for c in data.minival], "judge": [c.id for c in data.judge],
             "judge_is_minival": data.judge_is_minival, "notes": [*notes, *spec.notes],
         },
@@ -200,7 +173,7 @@ def _planned(spec, options, base, cases, source, notes, data, environment, uri):
 def _announce(study, options, resources, trials, progress):
     """What is about to happen, before it takes hours."""
     data = study.data
-    origin = "from the files' naming" if options.labels == "auto" else "stated"
+    origin = "from the files' naming" if study.config["data.labels"] == "auto" else "stated"
     where = f"GPU, {resources.gpus:g} a trial" if resources.gpus else "CPU"
     progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
     progress.say(f"cases    {len(data['train'])} train, {len(data['minival'])} minival, {len(data['judge'])} judge")

@@ -1,7 +1,9 @@
 import copy
 import dataclasses
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
 from segmamba.training import run as run_module
 from segmamba.training import step as step_module
-from segmamba.training.fit import NonFiniteLoss, fit
+from segmamba.training.fit import Nobody, NonFiniteLoss, fit
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder
 
@@ -172,3 +174,44 @@ def test_the_last_checkpoint_is_judged_beside_the_chosen_one_and_never_twice(dat
         metrics, _ = judge_run(config, split, folder, CPU)
         assert len(judged) == len(epochs) and metrics["judge/dice_mean"] == 0.25
         assert metrics.get("last/judge_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]
+
+
+def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_drawn(data, monkeypatch):
+    drawn = []
+
+    def noisy(image, label, plans):
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
+        return image, label
+
+    monkeypatch.setattr(fit_module, "augment", noisy)
+    first = copy.deepcopy(next(iter(fit(TINY, data, CPU))).checkpoint)
+    drawn.clear()
+    list(fit(TINY, data, CPU))
+    whole = list(drawn)
+    drawn.clear()
+    list(fit(TINY, data, CPU, resume_from=first))
+    assert drawn == whole[-len(drawn) :] and len(whole) == 6 and len(set(whole)) == 6
+
+
+def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data):
+    class Impatient(Nobody):
+        def __init__(self):
+            self.told = []
+
+        def step(self, epoch, done):
+            self.told.append(("step", epoch, done))
+            if (epoch, done) == (2, 1):
+                raise KeyboardInterrupt
+
+        def case(self, epoch, done):
+            self.told.append(("case", epoch, done))
+
+    watch = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        list(fit(TINY, data, CPU, watch=watch))
+    assert watch.told == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
+
+
+def test_an_epoch_brings_the_scores_of_each_minival_case(data):
+    first = next(iter(fit(TINY, data, CPU)))
+    assert [row["case"] for row in first.rows] == [case.id for case in data.minival]
