@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from segmamba.data.labels import region_masks
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import MISSED_MM, hd95_mm
+from segmamba.evaluation.surface import CORNERS, element_areas, surface_elements
+from tests.evaluation.scorers import surface_distance_hd95_mm
 
 
 def volume(**boxes):
@@ -54,19 +57,37 @@ def test_hd95_of_a_shift_is_the_shift_in_mm(axis, spacing, expected):
     assert hd95_mm(np.roll(box, steps, axis), box, spacing)["ET"] == expected
 
 
-def test_hd95_agrees_with_brute_force_over_surface_voxels():
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.5, 2.0), (0.9, 0.7, 5.0)])
+@pytest.mark.parametrize("seed", range(4))
+def test_hd95_agrees_with_surface_distance(spacing, seed):
+    rng = np.random.default_rng(seed)
     a, b = (volume(box=(BOX, 3)) for _ in range(2))
     a[rng.random(a.shape) < 0.01] = 3
     b[rng.random(b.shape) < 0.02] = 0
-    spacing = np.array([1.0, 1.5, 2.0])
+    a[0, :3], b[-1, -1] = 3, 3  # at the border of the volume
+    assert hd95_mm(a, b, spacing)["ET"] == pytest.approx(surface_distance_hd95_mm(a == 3, b == 3, spacing), abs=1e-9)
 
-    def surface(mask):
-        padded = np.pad(mask, 1)
-        inner = np.all([np.roll(padded, s, ax) for ax in range(3) for s in (-1, 1)], axis=0)
-        return np.argwhere(padded & ~inner) * spacing
 
-    sa, sb = surface(a == 3), surface(b == 3)
-    distances = np.linalg.norm(sa[:, None] - sb[None], axis=2)
-    expected = max(np.percentile(distances.min(1), 95), np.percentile(distances.min(0), 95))
-    assert hd95_mm(a, b, tuple(spacing))["ET"] == pytest.approx(expected)
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.7, 3.1)])
+def test_areas_of_surface_elements_are_those_of_surface_distance(spacing):
+    tables = pytest.importorskip("surface_distance.lookup_tables")
+    theirs = tables.create_table_neighbour_code_to_surface_area(spacing)
+    code_of = [sum(int(tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL[corner]) for bit, corner in enumerate(CORNERS) if code >> bit & 1) for code in range(256)]
+    np.testing.assert_allclose(element_areas(spacing), theirs[code_of], atol=1e-12)
+
+
+def test_the_surface_of_a_ball_is_as_large_as_geometry_says():
+    x = np.arange(50) - 24.5
+    ball = x[:, None, None] ** 2 + x[:, None] ** 2 + x**2 < 20**2
+    places, areas = surface_elements(ball, (1, 1, 1))
+    assert areas.sum() == pytest.approx(4 * np.pi * 20**2, rel=0.1)
+    assert np.linalg.norm(places - 25.0, axis=1) == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dice_agrees_with_monai(seed):
+    monai = pytest.importorskip("monai.metrics")
+    rng = np.random.default_rng(seed)
+    pred, truth = rng.integers(0, 4, (2, 12, 10, 8)).astype(np.uint8)
+    theirs = monai.compute_dice(torch.from_numpy(region_masks(pred))[None], torch.from_numpy(region_masks(truth))[None], ignore_empty=False)[0]
+    assert list(dice(pred, truth).values())[:3] == pytest.approx(theirs.tolist(), abs=1e-6)
