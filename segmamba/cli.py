@@ -2,14 +2,16 @@
 
 import typer
 
-from segmamba.commands import data, machine, predict
+from segmamba.commands import data, evaluate, machine, predict
 from segmamba.commands.shared import run_app
 
 app = typer.Typer(
     help="Mamba U-Nets for brain tumour segmentation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     no_args_is_help=True,
 )  # fmt: skip
-for command in (machine.doctor, machine.describe, machine.phantom, machine.settings, predict.predict):
+for command in (
+    machine.doctor, machine.describe, machine.phantom, machine.settings, predict.predict, evaluate.evaluate, evaluate.compare,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")
 

@@ -79,7 +79,7 @@ def read_case(case):
         reading.axis_codes[path] = codes
         if first is None:
             first, reading.affine, reading.spacing_mm, shape = path, affine, spacing_mm, volume.shape[:3]
-        if grid := _grid_finding(case, path, volume.shape[:3], affine, first, shape, reading.affine):
+        if grid := grid_finding(case, path, volume.shape[:3], affine, first, shape, reading.affine):
             reading.findings.append(grid)
             continue
         for modality in (m for m in MODALITIES if case.images.get(m) == path):
@@ -114,7 +114,7 @@ def _take_label(reading, case, first, shape):
     except UserError as error:
         reading.findings.append(Finding(ERROR, "unreadable file", f"{case.id}: {error}"))
         return
-    grid = first and _grid_finding(case, case.label, values.shape, affine, first, shape, reading.affine)
+    grid = first and grid_finding(case, case.label, values.shape, affine, first, shape, reading.affine)
     reading.findings += [grid] if grid else []
     try:
         classes = to_classes(values, case.convention, case.label)
@@ -161,7 +161,7 @@ def image_class(start):
     return nibabel.Nifti2Image if 540 in (int.from_bytes(start, order) for order in ("little", "big")) else nibabel.Nifti1Image
 
 
-def _grid_finding(case, path, shape, affine, first, first_shape, first_affine):
+def grid_finding(case, path, shape, affine, first, first_shape, first_affine):
     """The Finding that a file lies on another grid than the first, or None."""
     if shape != first_shape:
         return Finding(

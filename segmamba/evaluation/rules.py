@@ -1,5 +1,6 @@
 """The named rules under which a segmentation is scored. Every table says which one it was."""
 
+import re
 from dataclasses import dataclass
 
 from segmamba.errors import UserError
@@ -9,7 +10,7 @@ RULES = {
     LEGACY: "voxels of the whole case; both empty: Dice 1, HD95 0 mm; one empty: Dice 0, HD95 373.13 mm (BraTS until 2022)",
     LESIONWISE: "mean over lesions and false positives; a missed lesion or a false positive: Dice 0, HD95 374 mm (BraTS 2023 and 2024)",
 }
-BOTH = "both"
+BOTH, AUTO = "both", "auto"
 LESION_MISSED_MM = 374.0
 
 
@@ -40,8 +41,11 @@ def rules_named(name):
     return tuple(RULES) if name == BOTH else (name,)
 
 
-def challenge_named(name):
-    """The Challenge of `--challenge`."""
+def challenge_of(name, case_ids):
+    """The name of the challenge that `--challenge` means; "auto" takes it from case ids such as BraTS-MET-00001-000, and GLI where they tell none."""
+    if name == AUTO:
+        told = {match[1].upper() for match in (re.match(r"BraTS-(\w+)-", case_id, re.IGNORECASE) for case_id in case_ids) if match}
+        return told.pop() if len(told) == 1 and told <= CHALLENGES.keys() else "GLI"
     if name not in CHALLENGES:
-        raise UserError(f"--challenge {name!r} is no known challenge: choose one of {', '.join(CHALLENGES)}")
-    return CHALLENGES[name]
+        raise UserError(f"--challenge {name!r} is no known challenge: choose one of {', '.join(CHALLENGES)}, {AUTO}")
+    return name

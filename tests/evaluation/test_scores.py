@@ -72,7 +72,8 @@ def test_hd95_agrees_with_surface_distance(spacing, seed):
 def test_areas_of_surface_elements_are_those_of_surface_distance(spacing):
     tables = pytest.importorskip("surface_distance.lookup_tables")
     theirs = tables.create_table_neighbour_code_to_surface_area(spacing)
-    code_of = [sum(int(tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL[corner]) for bit, corner in enumerate(CORNERS) if code >> bit & 1) for code in range(256)]
+    kernel = tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
+    code_of = [sum(int(kernel[corner]) for bit, corner in enumerate(CORNERS) if code >> bit & 1) for code in range(256)]
     np.testing.assert_allclose(element_areas(spacing), theirs[code_of], atol=1e-12)
 
 

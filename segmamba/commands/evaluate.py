@@ -1,0 +1,79 @@
+"""evaluate, compare: predictions against the truth, from files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segmamba.commands.shared import AsJson, Labels, console, print_json, progress_bar
+
+Predictions = Annotated[Path, typer.Option(help="Folder of predictions, <case-id>.nii.gz; nnU-Net's too.", metavar="DIR")]
+TruthFolder = Annotated[Path, typer.Option("--truth", help="The data set, in any layout, or a folder of segmentations named like the predictions.",
+                                           metavar="DIR")]  # fmt: skip
+Rule = Annotated[str, typer.Option(help="brats-legacy, lesionwise-2023 or both.")]
+ChallengeName = Annotated[str, typer.Option("--challenge", help="Whose lesion-wise parameters: GLI, SSA, PED, MEN, MET; auto goes by case ids.")]
+PredictionLabels = Annotated[str, typer.Option(help="Label convention of the predictions; auto takes it from a dataset.json beside them, else the "
+                                               "truth's.")]  # fmt: skip
+Missing = Annotated[str, typer.Option(help="A case without prediction: error, skip (it is left out), or empty (scored as an empty prediction).")]
+
+
+def evaluate(
+    predictions: Predictions,
+    truth: TruthFolder,
+    rule: Rule = "both",
+    challenge: ChallengeName = "auto",
+    labels: Labels = "auto",
+    prediction_labels: PredictionLabels = "auto",
+    missing: Missing = "error",
+    output: Annotated[Path, typer.Option(help="Folder for cases.csv, summary.csv, evaluation.json and the pictures.")] = Path("Results/evaluation"),
+    as_json: AsJson = False,
+):
+    """Score predictions: Dice, HD95, sensitivity, specificity, volume, per case and region, under named rules."""
+    from segmamba.evaluation.evaluate import evaluate, write_evaluation
+    from segmamba.evaluation.pictures import write_pictures
+    from segmamba.evaluation.summary import render
+
+    with progress_bar("scoring cases") as progress:
+        found = evaluate(
+            predictions, truth, rule=rule, challenge=challenge, labels=labels, prediction_labels=prediction_labels, missing=missing, progress=progress
+        )
+    written = [*write_evaluation(output, found), *write_pictures(output, found)]
+    if as_json:
+        print_json(found.about | found.summary)
+        return
+    render(found, console())
+    for path in written:
+        print(path)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Another one, of the same cases.", metavar="B")],
+    truth: TruthFolder,
+    rule: Rule = "both",
+    challenge: ChallengeName = "auto",
+    margin: Annotated[float, typer.Option(help="Smallest difference of Dice (0 to 1) that matters.")] = 0.005,
+    labels: Labels = "auto",
+    labels_a: PredictionLabels = "auto",
+    labels_b: PredictionLabels = "auto",
+    missing: Missing = "error",
+    output: Annotated[Path, typer.Option(help="Folder for differences.csv, comparison.json and the picture.")] = Path("Results/comparison"),
+    as_json: AsJson = False,
+):
+    """Compare two folders of predictions case by case: which of the two models is better, with the interval over patients."""
+    from segmamba.evaluation.compare import as_json as told
+    from segmamba.evaluation.compare import compare, render, write_comparison
+    from segmamba.evaluation.pictures import draw_differences
+
+    with progress_bar("scoring cases") as progress:
+        found = compare(
+            a, b, truth, margin=margin, labels_a=labels_a, labels_b=labels_b,
+            rule=rule, challenge=challenge, labels=labels, missing=missing, progress=progress,
+        )  # fmt: skip
+    written = [*write_comparison(output, found), draw_differences(found, output / "differences.png")]
+    if as_json:
+        print_json(told(found))
+        return
+    render(found, console())
+    for path in written:
+        print(path)
