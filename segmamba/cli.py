@@ -11,6 +11,7 @@ app = typer.Typer(
 )  # fmt: skip
 for command in (
     machine.doctor, machine.describe, machine.phantom, machine.settings, predict.predict, evaluate.evaluate, evaluate.compare,
+    evaluate.tune_postprocessing,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(data.app, name="data")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import AsJson, Labels, console, print_json, progress_bar
+from segmamba.commands.shared import LABELS_HELP, AsJson, Labels, console, print_json, progress_bar
 
 Predictions = Annotated[Path, typer.Option(help="Folder of predictions, <case-id>.nii.gz; nnU-Net's too.", metavar="DIR")]
 TruthFolder = Annotated[Path, typer.Option("--truth", help="The data set, in any layout, or a folder of segmentations named like the predictions.",
@@ -77,3 +77,51 @@ def compare(
     render(found, console())
     for path in written:
         print(path)
+
+
+def tune_postprocessing(
+    checkpoint: Annotated[list[Path], typer.Option(help="A run's folder or its weights, config.json beside or above; several vote.", metavar="PATH")],
+    data: Annotated[Path | None, typer.Option(help="The data set it was trained on. Default: the one that config.json names.", metavar="DIR",
+                                              show_default=False)] = None,
+    labels: Annotated[str | None, typer.Option(help=LABELS_HELP + " Default: as config.json says.", show_default=False)] = None,
+    rule: Annotated[str, typer.Option(help="Whose Dice is to be best: brats-legacy or lesionwise-2023.")] = "brats-legacy",
+    challenge: ChallengeName = "auto",
+    flips: Annotated[bool, typer.Option("--flips", "--tta", help="Tune for predictions that average over 8 mirror images.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Where the settings go. Default: postprocessing.json beside the checkpoint.",
+                                                metavar="FILE.json", show_default=False)] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the study's results, where an embedded phantom lies.")] = Path("Results"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    as_json: AsJson = False,
+):  # fmt: skip
+    """Choose thresholds and post-processing on the minival cases alone, and store them with the checkpoint."""
+    import dataclasses
+
+    from segmamba.data.source import source_changes
+    from segmamba.errors import UserError
+    from segmamba.evaluation.rules import RULES
+    from segmamba.evaluation.tune import minival_of, tune, votes_on, write_choice
+    from segmamba.inference.predictor import find_checkpoint, load_predictor
+
+    if rule not in RULES:
+        raise UserError(f"--rule {rule!r}: choose one of {', '.join(RULES)}")
+    if output is None and len(checkpoint) > 1:
+        raise UserError("--output: say where the settings of several checkpoints together go")
+    predictor = load_predictor(checkpoint, device, changes={"inference.flips": True} if flips else None)
+    config = predictor.members[0].config
+    chosen_data = source_changes(data, labels or "auto") if data else {"data.labels": labels} if labels else {}
+    with progress_bar("making phantom cases") as progress:
+        cases = minival_of(config.changed(chosen_data), results, lambda label: progress)
+    with progress_bar("predicting minival") as progress:
+        votes = votes_on(predictor, cases, progress=progress)
+    with progress_bar("trying settings") as progress:
+        settings, steps = tune(predictor, votes, rule=rule, challenge=challenge, progress=progress)
+    path = output or find_checkpoint(checkpoint[0])[0].with_name("postprocessing.json")
+    written = write_choice(path, settings, steps, cases, rule)
+    if as_json:
+        print_json({"settings": dataclasses.asdict(settings), "steps": [vars(step) for step in steps], "minival": [case.id for case in cases]})
+        return
+    from segmamba.evaluation.tune import render as render_steps
+
+    render_steps(steps, console())
+    for file in written:
+        print(file)
