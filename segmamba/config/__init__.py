@@ -9,6 +9,7 @@ from segmamba.config.assignments import parse_assignments
 from segmamba.config.augment import AugmentConfig
 from segmamba.config.data import DataConfig
 from segmamba.config.inference import InferenceConfig
+from segmamba.config.learning import LearningConfig
 from segmamba.config.loss import LossConfig
 from segmamba.config.model import ModelConfig
 from segmamba.config.optim import OptimConfig
@@ -20,7 +21,7 @@ from segmamba.config.train import TrainConfig
 from segmamba.config.tree import Config, field_docs, from_flat_dict, load_config, load_postprocess
 
 __all__ = [
-    "LEVELS", "PRESETS", "SIDE_MULTIPLE", "AugmentConfig", "Config", "DataConfig", "InferenceConfig", "LossConfig", "ModelConfig", "OptimConfig",
-    "PhantomConfig", "PostprocessConfig", "TrainConfig", "field_docs", "from_flat_dict", "load_config", "load_postprocess", "parse_assignments",
-    "preset",
+    "LEVELS", "PRESETS", "SIDE_MULTIPLE", "AugmentConfig", "Config", "DataConfig", "InferenceConfig", "LearningConfig", "LossConfig", "ModelConfig",
+    "OptimConfig", "PhantomConfig", "PostprocessConfig", "TrainConfig", "field_docs", "from_flat_dict", "load_config", "load_postprocess",
+    "parse_assignments", "preset",
 ]  # fmt: skip

@@ -41,6 +41,8 @@ class DataConfig:
     """Share of the patients that no study touches, chosen by their ids alone; kept for a final evaluation. 0 is off."""
     test_file: str = ""
     """Path of a list of patients or cases, one a line or a JSON list, that no study touches; instead of `test_share`. Empty is off."""
+    labelled_share: float = 1.0
+    """Share of the patients to train on whose labels are used; the others serve as unlabelled cases. 1 is all."""
     workers: int = 4
     """Processes that read patches; 0 reads them in the training process."""
 
@@ -61,4 +63,5 @@ class DataConfig:
                 f"there are {self.folds} folds, numbered from 0; set data.folds or data.splits_file")
         require(self.test_share < 1, "data.test_share", self.test_share, "must leave patients to study, below 1")
         require(not (self.test_share and self.test_file), "data.test_file", self.test_file, "set test_share or test_file, not both")
+        require(0 < self.labelled_share <= 1, "data.labelled_share", self.labelled_share, "must lie in (0, 1], 1 being all labels")
         require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more processes")

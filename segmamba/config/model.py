@@ -5,6 +5,8 @@ from typing import Literal
 
 from segmamba.config.rules import LEVELS, require
 
+OURS = ("segmamba", "unet", "control")  # the networks that are built here; the others are their authors'
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -54,7 +56,7 @@ class ModelConfig:
         require(0 <= self.deep_supervision <= LEVELS - 2, "model.deep_supervision", self.deep_supervision, "must lie in 0 (off) to 3")
         require(set(self.checkpoint_stages) <= set(range(1, LEVELS + 1)), "model.checkpoint_stages", self.checkpoint_stages,
                 f"levels are numbered 1 to {LEVELS}, the last being the bottleneck")
-        if self.name not in ("segmamba", "unet", "control"):
+        if self.name not in OURS:
             for name in ("norm", "upsample", "attention_gates", "deep_supervision", "checkpoint_stages"):
                 require(getattr(self, name) == getattr(ModelConfig, name), f"model.{name}", getattr(self, name),
                          f"has no effect on {self.name}, which is built as its authors build it; leave it at {getattr(ModelConfig, name)!r}")

@@ -14,8 +14,9 @@ from typing import Literal
 from segmamba.config.augment import AugmentConfig
 from segmamba.config.data import DataConfig
 from segmamba.config.inference import InferenceConfig
+from segmamba.config.learning import LearningConfig
 from segmamba.config.loss import LossConfig
-from segmamba.config.model import ModelConfig
+from segmamba.config.model import OURS, ModelConfig
 from segmamba.config.optim import OptimConfig
 from segmamba.config.phantom import PhantomConfig
 from segmamba.config.postprocess import PostprocessConfig
@@ -34,6 +35,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
@@ -42,6 +44,8 @@ class Config:
         require(self.seed >= 0, "seed", self.seed, "must be 0 or more")
         require(self.optim.warmup_epochs <= self.train.epochs, "optim.warmup_epochs", self.optim.warmup_epochs,
                 f"must not exceed train.epochs = {self.train.epochs}")
+        require(not self.learning.pretrain_epochs or self.model.name in OURS, "learning.pretrain_epochs", self.learning.pretrain_epochs,
+                f"only {', '.join(OURS)} can be pretrained; model.name is {self.model.name}")
 
     def changed(self, changes):
         """A new Config with the dotted `changes` ({"optim.lr": 3e-4}) applied together and checked."""

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from segmamba.data.labels import MODALITIES
-from segmamba.data.sampling import draw, patch_slices
+from segmamba.data.sampling import draw, draw_anywhere, patch_slices
 from segmamba.errors import UserError
 
 PREFETCH = 2  # batches that a worker has ready beyond the one it is filling
@@ -42,10 +42,13 @@ class Batch:
 
 
 class Batches(Dataset):
-    """Maps a global batch number to its Batch. Patch n is index n % per_epoch of epoch n // per_epoch + 1."""
+    """Maps a global batch number to its Batch. Patch n is index n % per_epoch of epoch n // per_epoch + 1.
 
-    def __init__(self, cases, config, per_epoch):
-        self.cases, self.seed, self.config, self.per_epoch = cases, config.seed, config.data, per_epoch
+    chances: a probability for each case to be drawn; None draws them equally often.
+    """
+
+    def __init__(self, cases, config, per_epoch, chances=None):
+        self.cases, self.seed, self.config, self.per_epoch, self.chances = cases, config.seed, config.data, per_epoch, chances
         self.batch_size = config.train.batch_size
 
     def __getitem__(self, number):
@@ -58,14 +61,27 @@ class Batches(Dataset):
             case = self.cases[chosen.case]
             window = patch_slices(case.shape, chosen.centre, self.config.patch_size)
             _fill(image_row, case.image()[(slice(None), *window)])
-            _fill(label_row, case.label()[window])
+            _fill(label_row, self._label(case, window))
         epoch, index = np.array(places).T
         on_tumour = np.array([chosen.on_tumour for chosen in draws])
         return Batch(image, label, epoch, index, on_tumour, [self.cases[chosen.case].id for chosen in draws])
 
     def _draw(self, epoch, index):
         share, balance = self.config.tumour_centre_share, self.config.balance_classes
-        return draw(self.cases, self.seed, epoch, index, self.per_epoch, share, balance_classes=balance)
+        return draw(self.cases, self.seed, epoch, index, self.per_epoch, share, balance_classes=balance, chances=self.chances)
+
+    def _label(self, case, window):
+        return case.label()[window]
+
+
+class UnlabelledBatches(Batches):
+    """Patches from anywhere, their labels all 0: whatever labels the cases have are not read."""
+
+    def _draw(self, epoch, index):
+        return draw_anywhere(self.cases, self.seed, epoch, index, self.per_epoch, self.config.patch_size)
+
+    def _label(self, case, window):
+        return np.zeros([min(side.stop, n) - side.start for side, n in zip(window, case.shape, strict=True)], np.uint8)
 
 
 def _empty(shape, dtype):
@@ -83,17 +99,33 @@ def _fill(target, patch):
     target[(..., *(slice(n) for n in patch.shape[-3:]))] = patch
 
 
-def batches(cases, config, *, first_epoch, pin_memory):
+def patches_per_epoch(train):
+    """Of a TrainConfig."""
+    return train.steps_per_epoch * train.accumulation * train.batch_size
+
+
+def batches(cases, config, *, first_epoch, pin_memory, last_epoch=None, chances=None):
     """Batches from the start of `first_epoch` to the end of the last epoch, prefetched. Closing the generator ends its workers.
 
+    last_epoch: where to end before the run does. chances: of each case to be drawn, as in `sampling.draw`.
     Raises UserError where shared memory cannot hold what the workers prefetch.
     """
-    train, workers = config.train, config.data.workers
-    per_epoch = train.steps_per_epoch * train.accumulation * train.batch_size
+    dataset = Batches(cases, config, patches_per_epoch(config.train), chances)
+    return _stream(dataset, config, first_epoch, last_epoch or config.train.epochs, pin_memory)
+
+
+def unlabelled_batches(cases, config, *, first_epoch, pin_memory):
+    """As `batches`, of patches without labels."""
+    dataset = UnlabelledBatches(cases, config, patches_per_epoch(config.train))
+    return _stream(dataset, config, first_epoch, config.train.epochs, pin_memory)
+
+
+def _stream(dataset, config, first_epoch, last_epoch, pin_memory):
+    train, workers, per_epoch = config.train, config.data.workers, dataset.per_epoch
     _check_shared_memory(workers, train.batch_size, config.data.patch_size)
     loader = DataLoader(
-        Batches(cases, config, per_epoch),
-        sampler=range((first_epoch - 1) * per_epoch // train.batch_size, train.epochs * per_epoch // train.batch_size),
+        dataset,
+        sampler=range((first_epoch - 1) * per_epoch // train.batch_size, last_epoch * per_epoch // train.batch_size),
         batch_size=None,
         generator=torch.Generator().manual_seed(config.seed),  # of its own, or starting workers would move the program's generator on
         num_workers=workers,

@@ -27,7 +27,8 @@ FEWEST_PATIENTS_FOR_THREE_SETS = 5  # with fewer, train would keep only one or t
 class Split:
     """Lists of cases. Where `judge_is_minival`, the last checkpoint must be judged, since minival can choose none.
 
-    test: what no study may train on, choose by or be judged on; for one final evaluation.
+    test: what no study may train on, choose by or be judged on; for one final evaluation. unlabelled: cases to learn from by their images
+    alone; a label that one of them happens to have is not read.
     """
 
     train: list
@@ -36,12 +37,14 @@ class Split:
     judge_is_minival: bool
     notes: tuple
     test: tuple = ()
+    unlabelled: tuple = ()
 
 
-def split_cases(cases, config):
+def split_cases(cases, config, unlabelled=()):
     """Split by patient, the same for every arm and seed. `config` is a DataConfig; cases need .id and .patient.
 
-    With folds, cases also need label(), which gives the internal classes (x, y, z): it is read to stratify.
+    With folds, cases also need label(), which gives the internal classes (x, y, z): it is read to stratify. `unlabelled`: cases without a
+    segmentation; those of a patient who is judged, chosen by or held out are left out, for nothing of such a patient is learnt from.
     """
     cases, test, notes = hold_out(sorted(cases, key=lambda c: c.id), config)
     by_patient = _by_patient(cases)
@@ -68,7 +71,29 @@ def split_cases(cases, config):
         notes.append(
             f"only {len(by_patient)} patients: the judge set is also the minival set, so no checkpoint is chosen and the last one is judged"
         )
-    return Split([c for p in train for c in by_patient[p]], minival, judge, judge_is_minival, tuple(notes), tuple(test))
+    train, withheld = _labelled(train, config, notes)
+    train, withheld = ([c for p in patients for c in by_patient[p]] for patients in (train, withheld))
+    unlabelled = [*withheld, *_open(unlabelled, by_patient, {c.patient for c in [*train, *withheld]}, test, config, notes)]
+    return Split(train, minival, judge, judge_is_minival, tuple(notes), tuple(test), tuple(unlabelled))
+
+
+def _labelled(patients, config, notes):
+    """(patients whose labels are used, the others). More labels are always the same ones and some more."""
+    if config.labelled_share == 1:
+        return patients, []
+    shuffled = random.Random(config.split_seed).sample(sorted(patients), len(patients))
+    kept = set(shuffled[: max(1, round(config.labelled_share * len(patients)))])
+    notes.append(f"labels of {len(kept)} of {len(patients)} patients are used, the others serve as unlabelled (data.labelled_share)")
+    return [p for p in patients if p in kept], [p for p in patients if p not in kept]
+
+
+def _open(unlabelled, by_patient, trained, test, config, notes):
+    """The unlabelled cases but for those of patients who are judged, chosen by or held out."""
+    closed = (by_patient.keys() - trained) | {case.patient for case in test}
+    kept = [c for c in sorted(unlabelled, key=lambda c: c.id) if c.patient not in closed and _place(c.patient) >= config.test_share]
+    if len(kept) < len(unlabelled):
+        notes.append(f"{len(unlabelled) - len(kept)} cases without a segmentation are left out: their patients are judged, chosen by or held out")
+    return kept
 
 
 def hold_out(cases, config):

@@ -5,16 +5,19 @@ Legend: B patches in a batch, C = 4 modalities, (D, H, W) the patch = NIfTI (x, 
 
 import time
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 
 from segmamba.data.augment import augment, plan
-from segmamba.data.feed import DeviceFeed
-from segmamba.data.loader import batches
-from segmamba.device import autocast, mixed_dtype
+from segmamba.data.loader import patches_per_epoch
 from segmamba.evaluation.cases import means, validate
-from segmamba.models import build_model, decay_groups
+from segmamba.models import build_model
+from segmamba.training.average import averaged
+from segmamba.training.descent import Descent
+from segmamba.training.hard_cases import training_cases
+from segmamba.training.initial_weights import start_from
+from segmamba.training.mean_teacher import teacher
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
 from segmamba.training.schedule import learning_rate
 from segmamba.training.step import forward_loss
@@ -37,7 +40,8 @@ class Epoch:
     rows: list
     """minival's scores per case; empty where it was not evaluated."""
     checkpoint: dict
-    """All that `resume_from` needs, "model" being the weights. Holds live tensors: save it before the next epoch is asked for."""
+    """All that `resume_from` needs, "model" being the weights that were validated. Holds live tensors: save it before the next epoch is
+    asked for."""
 
 
 class Nobody:
@@ -50,42 +54,61 @@ class Nobody:
         """`done` minival cases are evaluated."""
 
 
-def fit(config, data, device, resume_from=None, watch=None):
+@dataclass(frozen=True)
+class Learner:
+    """What an epoch moves. Parts that the configuration has off are null objects, which do nothing."""
+
+    model: torch.nn.Module
+    compute: Any
+    """(image, label) to (loss, loss of each patch): the model and its loss, perhaps compiled."""
+    descent: Descent
+    average: Any
+    """Its `model` is validated, kept and judged: the trained one, or its moving average."""
+    cases: Any
+    """Gives every epoch its stream of batches."""
+    teacher: Any
+    """Adds what unlabelled cases teach."""
+
+
+def fit(config, data, device, resume_from=None, watch=None, initial=None):
     """Train on data.train and choose on data.minival (PreparedCases); yields one Epoch after another.
 
     Ends after `train.epochs`, or after `train.early_stop_epochs` without a better minival Dice.
-    `resume_from` is an Epoch's checkpoint, as loaded from a file; `watch` is a Nobody, or somebody. Raises NonFiniteLoss.
+    `resume_from` is an Epoch's checkpoint, as loaded from a file; `watch` is a Nobody, or somebody; `initial`, weights to start
+    from. Raises NonFiniteLoss.
     """
     watch = watch or Nobody()
     seed_everything(config.seed, config.train.deterministic)
     model = build_model(config.model).to(device)
-    decayed, undecayed = decay_groups(model)
-    groups = [{"params": decayed, "weight_decay": config.optim.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=device.type == "cuda")
-    dtype = mixed_dtype(device, config.train.precision)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    if initial:
+        start_from(model, initial)
     done, best, best_epoch = 0, -1.0, 0
     if resume_from:
-        model.load_state_dict(resume_from["model"])
-        optimizer.load_state_dict(resume_from["optimizer"])
-        scaler.load_state_dict(resume_from["scaler"])
+        model.load_state_dict(resume_from["trained"])
         done, best, best_epoch = resume_from["epoch"], resume_from["best"], resume_from["best_epoch"]
+    average = averaged(model, config.learning)
+    unlabelled = teacher(model, average, data.unlabelled, config, device, first_epoch=done + 1)
+    learner = Learner(
+        model, forward_loss(model, config, device), Descent(model, config, device), average, training_cases(data.train, config, device), unlabelled
+    )
+    if resume_from:
+        average.model.load_state_dict(resume_from["model"])
+        learner.descent.load_state_dict(resume_from)
+        learner.cases.load_state_dict(resume_from["cases"])
         set_random_state(resume_from["random"])
 
-    stream = DeviceFeed(batches(data.train, config, first_epoch=done + 1, pin_memory=device.type == "cuda"), device)
-    step = partial(_train_step, model, forward_loss(model, config, device), optimizer, scaler, config, device, dtype)
     for number in range(done + 1, config.train.epochs + 1):
         if config.train.early_stop_epochs and number - 1 - best_epoch >= config.train.early_stop_epochs:
             return
         started = time.perf_counter()
-        metrics = _train_epoch(step, stream, number, config, device, watch)
+        metrics, waited_s = _train_epoch(learner, number, config, device, watch)
         trained = time.perf_counter()
         metrics["time/train_s"] = trained - started
-        metrics["time/data_wait_share"] = stream.waited_s() / (trained - started)
-        metrics["time/patches_per_s"] = config.train.steps_per_epoch * config.train.accumulation * config.train.batch_size / (trained - started)
+        metrics["time/data_wait_share"] = waited_s / (trained - started)
+        metrics["time/patches_per_s"] = patches_per_epoch(config.train) / (trained - started)
         rows, is_best = [], False
         if number % config.train.validate_every_epochs == 0 or number == config.train.epochs:
-            rows = validate(model, _watched(data.minival, number, watch), config, device)
+            rows = validate(average.model, _watched(data.minival, number, watch), config, device)
             metrics |= means(rows, "val")
             metrics["time/validate_s"] = time.perf_counter() - trained
             is_best = metrics["val/dice_mean"] > best
@@ -97,7 +120,7 @@ def fit(config, data, device, resume_from=None, watch=None):
             metrics["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
             torch.cuda.reset_peak_memory_stats(device)
         checkpoint = {
-            "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+            "model": average.model.state_dict(), "trained": model.state_dict(), **learner.descent.state_dict(), "cases": learner.cases.state_dict(),
             "epoch": number, "best": best, "best_epoch": best_epoch, "random": random_state(),
         }  # fmt: skip
         yield Epoch(number, metrics, is_best, rows, checkpoint)
@@ -109,15 +132,16 @@ def _watched(cases, number, watch):
         watch.case(number, done + 1)
 
 
-def _train_epoch(step, stream, number, config, device, watch):
-    """`steps_per_epoch` optimiser steps; the epoch's train/ metrics."""
-    train = config.train
-    losses, names, on_tumour, with_tumour = [], [], 0, torch.zeros((), device=device)
+def _train_epoch(learner, number, config, device, watch):
+    """`steps_per_epoch` optimiser steps: (the epoch's train/ metrics, seconds spent waiting for data)."""
+    train, stream = config.train, learner.cases.stream(number)
+    losses, patch_losses, names, on_tumour, with_tumour = [], [], [], 0, torch.zeros((), device=device)
     for i in range(train.steps_per_epoch):
-        rate = learning_rate((number - 1) * train.steps_per_epoch + i, config)
+        step = (number - 1) * train.steps_per_epoch + i
         micro_batches = [next(stream) for _ in range(train.accumulation)]
-        loss, tumour_patches = step(micro_batches, rate)
+        loss, each, tumour_patches = _train_step(learner, micro_batches, step, config, device)
         losses.append(loss)
+        patch_losses.append(each)
         names.append([case for batch in micro_batches for case in batch.cases])
         on_tumour += sum(int(batch.on_tumour.sum()) for batch in micro_batches)
         with_tumour += tumour_patches
@@ -126,34 +150,32 @@ def _train_epoch(step, stream, number, config, device, watch):
     if not values.isfinite().all():
         bad = int((~values.isfinite()).nonzero()[0, 0])
         raise NonFiniteLoss(f"epoch {number}, step {bad + 1}: the loss is {values[bad]:g}; the batch held {', '.join(names[bad])}")
-    patches = train.steps_per_epoch * train.accumulation * train.batch_size
-    return {
+    learner.cases.remember([case for step_names in names for case in step_names], torch.cat(patch_losses).cpu())
+    metrics = {
         "train/loss": float(values.mean()),
-        "train/lr": rate,
-        "train/tumour_centre_share": on_tumour / patches,
-        "train/tumour_patch_share": float(with_tumour) / patches,
+        "train/lr": learning_rate(step, config),
+        "train/tumour_centre_share": on_tumour / patches_per_epoch(train),
+        "train/tumour_patch_share": float(with_tumour) / patches_per_epoch(train),
     }
+    return metrics | learner.teacher.metrics(), stream.waited_s()
 
 
-def _train_step(model, compute, optimizer, scaler, config, device, dtype, micro_batches, rate):
-    """One optimiser step over the micro-batches: (mean loss, number of patches that contain tumour), both on the device."""
-    model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    total, with_tumour = torch.zeros((), device=device), torch.zeros((), device=device)
+def _train_step(learner, micro_batches, step, config, device):
+    """One optimiser step over the micro-batches: (mean loss, loss of each patch, number of patches that contain tumour), on the device."""
+    learner.model.train()
+    total, each, with_tumour = torch.zeros((), device=device), [], torch.zeros((), device=device)
     for batch in micro_batches:
         image, label = batch.image, batch.label  # (B, C, D, H, W), (B, D, H, W)
         plans = [plan(config.augment, config.seed, int(e), int(i), image.shape[1]) for e, i in zip(batch.epoch, batch.index, strict=True)]
         image, label = augment(image, label, plans)
-        with autocast(device, dtype):
-            loss = compute(image, label) / len(micro_batches)
-        scaler.scale(loss).backward()
+        with learner.descent.autocast():
+            loss, patch_losses = learner.compute(image, label)
+        loss = loss / len(micro_batches)
+        learner.descent.backward(loss)
         total += loss.detach()
+        each.append(patch_losses.clone())  # a CUDA graph writes the next ones to the same place
         with_tumour += label.flatten(1).any(1).sum()
-    if config.optim.clip_norm:
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return total, with_tumour
+        learner.teacher.teach(learner.descent, step, 1 / len(micro_batches))
+    learner.descent.step(learning_rate(step, config))
+    learner.average.update(step)
+    return total, torch.cat(each), with_tumour

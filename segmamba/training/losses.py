@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from segmamba.data.labels import REGION_CLASSES, REGIONS
 from segmamba.models.outputs import probabilities
 
+PATCH_SMOOTHING = 1e-3  # of a patch's voxels
+
 
 def dice_loss(logits, label, channels, *, smooth):
     """1 - mean over the tumour's channels of (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth).
@@ -53,6 +55,24 @@ def training_loss(outputs, label, channels, config):
     weights = [config.deep_supervision_decay**level for level in range(len(outputs))]
     losses = [dice_ce_loss(logits, _nearest(label, logits.shape[2:]), channels, config) for logits in outputs]
     return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
+
+
+def patch_losses(outputs, label, channels):
+    """(B,): Dice + cross entropy of each patch alone, without gradient: how hard it is. `outputs` as in `training_loss`.
+
+    The Dice is smoothed by a thousandth of the voxels: without a tumour it costs little where little is found, and not always 1.
+    """
+    logits = (outputs if torch.is_tensor(outputs) else outputs[0]).detach()
+    probability, truth = _foreground(logits, label, channels)
+    smooth = PATCH_SMOOTHING * probability.shape[2]
+    dice = (2 * (probability * truth).sum(2) + smooth) / (probability.sum(2) + truth.sum(2) + smooth)
+    entropy = torch.stack([cross_entropy(one[None], its[None], channels) for one, its in zip(logits, label, strict=True)])
+    return 1 - dice.mean(1) + entropy
+
+
+def no_patch_losses(outputs, label, channels):
+    """The null object of `patch_losses`: (B,) zeros."""
+    return torch.zeros(len(label), device=label.device)
 
 
 def one_hot(label, channels):

@@ -8,21 +8,26 @@ import importlib.util
 import torch
 
 from segmamba.models.outputs import output_channels
-from segmamba.training.losses import training_loss
+from segmamba.training.losses import no_patch_losses, patch_losses, training_loss
 
 # Measured on one H100, paper network: compiling takes about 60 s and saves 19 ms of 55 a forward and backward pass.
 PASSES_THAT_PAY = 4000
 
 
 class ForwardLoss(torch.nn.Module):
-    """The network and its loss as one module: (image (B, C, D, H, W), label (B, D, H, W)) -> scalar fp32 loss."""
+    """The network and its loss as one module: (image (B, C, D, H, W), label (B, D, H, W)) -> (scalar fp32 loss, (B,) loss of each patch).
+
+    The second is for hard cases alone, without gradient, and 0 where they are off.
+    """
 
     def __init__(self, model, config):
         super().__init__()
         self.model, self.channels, self.loss_config = model, output_channels(config.model), config.loss
+        self.each = patch_losses if config.learning.hard_case_factor > 1 else no_patch_losses
 
     def forward(self, image, label):
-        return training_loss(self.model(image), label, self.channels, self.loss_config)
+        outputs = self.model(image)
+        return training_loss(outputs, label, self.channels, self.loss_config), self.each(outputs, label, self.channels)
 
 
 def compile_decision(config, device):

@@ -1,0 +1,44 @@
+"""AdamW under mixed precision: gradients are gathered by `backward`, weights moved by `step`."""
+
+import torch
+
+from segmamba.device import autocast, mixed_dtype
+from segmamba.models import decay_groups
+
+
+class Descent:
+    """Of a model on a device, as a Config has it."""
+
+    def __init__(self, model, config, device):
+        decayed, undecayed = decay_groups(model)
+        groups = [{"params": decayed, "weight_decay": config.optim.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+        self._model, self._device, self._clip_norm = model, device, config.optim.clip_norm
+        self._optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=device.type == "cuda")
+        self._dtype = mixed_dtype(device, config.train.precision)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
+
+    def autocast(self):
+        """The precision of forward passes, as a context."""
+        return autocast(self._device, self._dtype)
+
+    def backward(self, loss):
+        """Add the gradient of `loss` to what is gathered."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, rate):
+        """Move the weights at learning rate `rate` and forget the gradients."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if self._clip_norm:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self):
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state):
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
