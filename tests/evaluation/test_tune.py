@@ -1,0 +1,93 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from segmamba.cli import main
+from segmamba.config import PostprocessConfig, load_postprocess, preset
+from segmamba.data.cases import find_cases
+from segmamba.data.labels import CLASSES, ET, NCR
+from segmamba.data.splits import SourceCase, split_cases
+from segmamba.errors import UserError
+from segmamba.evaluation.tune import Vote, minival_of, tune
+from segmamba.inference.predictor import Predictor
+from segmamba.models import build_model
+from segmamba.training.run_folder import RunFolder
+from tests.conftest import write_case
+
+CPU = torch.device("cpu")
+SHAPE = (32, 32, 24)
+TINY = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 4.0})
+
+
+def vote(*, confidence=0.9, strays=0, seed=0):
+    """A box of ET that the network sees with this confidence (else NCR), and stray voxels that it is sure of."""
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[8:20, 8:20, 6:16] = NCR
+    truth[10:18, 10:18, 8:14] = ET
+    probability = torch.zeros(4, *SHAPE)
+    probability[0] = 1
+    tumour = torch.from_numpy(truth > 0)
+    probability[:, tumour] = torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None]
+    enhancing = torch.from_numpy(truth == ET)
+    probability[:, enhancing] = torch.tensor([0.0, 1 - confidence, 0.0, confidence])[:, None]
+    for at in np.random.default_rng(seed).integers(22, (30, 30, 23), (strays, 3)):
+        probability[(slice(None), *at)] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    return Vote("X", SimpleNamespace(whole=lambda array: array), probability.half(), truth, (1.0, 1.0, 1.0))
+
+
+PREDICTOR = Predictor([SimpleNamespace(device=CPU, channels=CLASSES)])
+
+
+def test_a_timid_network_gets_a_lower_threshold_and_a_sure_one_keeps_everything_off():
+    timid, _ = tune(PREDICTOR, [vote(confidence=0.42)])
+    assert timid.thresholds[0] < 0.42 and timid.thresholds[1:] == (0.5, 0.5)
+    sure, steps = tune(PREDICTOR, [vote()])
+    assert sure == PostprocessConfig() and {step.chosen for step in steps} == {"off"}
+
+
+def test_strays_are_removed_where_the_rule_punishes_them():
+    votes = [vote(strays=1)]
+    assert tune(PREDICTOR, votes)[0].min_component_voxels == (0, 0, 0), "one voxel of a thousand is nothing to the legacy rule"
+    chosen, steps = tune(PREDICTOR, votes, rule="lesionwise-2023")
+    assert chosen.min_component_voxels[2] > 1
+    (wt,) = [step for step in steps if step.setting == "smallest component of WT, voxels"]
+    assert wt.scores["0"] < 0.51 < wt.scores["10"] == max(wt.scores.values())
+
+
+def write_run(folder, config):
+    run = RunFolder(folder)
+    run.write_config(config)
+    torch.manual_seed(0)
+    torch.save(build_model(config.model).state_dict(), run.best)
+    return run
+
+
+def test_the_command_tunes_on_minival_alone_and_stores_what_predict_then_takes(tmp_path, monkeypatch, capsys):
+    for number in range(6):
+        write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    config = TINY.changed({"data.source": str(tmp_path / "data"), "data.minival_share": 0.4})
+    run = write_run(tmp_path / "run", config)
+    monkeypatch.setattr(sys, "argv", ["segmamba", "tune-postprocessing", "--checkpoint", str(run.root), "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    told = json.loads(capsys.readouterr().out)
+    split = split_cases([SourceCase(case) for case in find_cases(tmp_path / "data")], config.data)
+    assert stopped.value.code == 0 and told["minival"] == [case.id for case in split.minival] and len(split.minival) == 2
+    stored = load_postprocess(run.checkpoints / "postprocessing.json")
+    assert list(stored.min_component_voxels) == told["settings"]["min_component_voxels"]
+    choice = json.loads((run.checkpoints / "postprocessing_choice.json").read_text())
+    assert choice["minival"] == told["minival"] and len(choice["steps"]) == 7
+    argv = ["segmamba", "predict", "--input", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--checkpoint", str(run.root)]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit):
+        main()
+    assert "postprocessing.json" in " ".join(capsys.readouterr().err.split())
+
+
+def test_minival_that_is_also_the_judge_is_refused(cases_folder, tmp_path):
+    with pytest.raises(UserError, match="too few patients"):
+        minival_of(TINY.changed({"data.source": str(cases_folder)}), tmp_path, None)
