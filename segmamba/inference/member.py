@@ -1,5 +1,6 @@
 """One trained network, ready to predict whole volumes."""
 
+import contextlib
 import itertools
 from functools import partial
 
@@ -12,7 +13,8 @@ from segmamba.inference.sliding_window import predict_windows
 from segmamba.models.outputs import output_channels, probabilities
 
 MIRRORS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # axes of (B, C, x, y, z); 8 of them
-GPU_BATCH = 8  # windows in one forward pass; measured: benchmarks/inference.py
+GPU_BATCH = 8  # windows in one forward pass; measured: benchmarks/inference.py --sweep
+AUTOTUNE = True  # cuDNN tries its kernels on the first batch of a shape
 
 
 class Member:
@@ -31,9 +33,10 @@ class Member:
     def probabilities(self, image):
         """float32 (K, x, y, z) on the device, on the grid of `image` (4, x, y, z), which is float on the device; channels are `self.channels`."""
         dtype = self._half()
-        result = self._over_scales(image, dtype)
-        if dtype is not None and not result.isfinite().all():  # activations beyond half precision's 65504
-            result = self._over_scales(image, None)
+        with _autotuned():
+            result = self._over_scales(image, dtype)
+            if dtype is not None and not result.isfinite().all():  # activations beyond half precision's 65504
+                result = self._over_scales(image, None)
         return result
 
     def _half(self):
@@ -62,6 +65,17 @@ class Member:
             probability = probability.flip(axes) if axes else probability
             total = probability if total is None else total.add_(probability)
         return total.div_(len(MIRRORS)) if self.inference.flips else total
+
+
+@contextlib.contextmanager
+def _autotuned():
+    """All batches have one shape, so cuDNN's trials pay from the second batch on; where determinism is asked for, they are left out."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = AUTOTUNE and not torch.backends.cudnn.deterministic
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _resized(volume, shape):
