@@ -12,7 +12,7 @@ from segmamba.inference.decide import region_probabilities
 def brute_force_step(p, image, config):
     """One mean-field update by the equations, voxel pair by voxel pair. p: (K, x, y, z)."""
     shape = p.shape[1:]
-    offsets = [o for o in np.ndindex(*(2 * REACH + 1,) * 3)]
+    offsets = list(np.ndindex(*(2 * REACH + 1,) * 3))
     gauss = {tuple(np.array(o) - REACH): math.exp(-((np.array(o) - REACH) ** 2).sum() / (2 * config.crf_reach**2)) for o in offsets}
     norm = sum(gauss.values()) - 1
     out = np.zeros_like(p)
