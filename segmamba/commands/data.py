@@ -19,7 +19,7 @@ def check(
     as_json: AsJson = False,
 ):
     """Read every header and voxel and say what is wrong, case by case. Exit code 2 if a training run would fail."""
-    from segmamba.data.check import as_rows, render, would_fail, write_csv
+    from segmamba.data.check import as_rows, notes_on_labels, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
 
     with progress_bar("reading cases") as progress:
@@ -27,7 +27,7 @@ def check(
     if output:
         write_csv(output, checked)
     if as_json:
-        print_json({"findings": list(as_rows(checked)), "training_would_fail": would_fail(checked)})
+        print_json({"findings": list(as_rows(checked)), "notes": notes_on_labels(checked), "training_would_fail": would_fail(checked)})
     else:
         render(checked, console())
     raise typer.Exit(2 if would_fail(checked) else 0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Finding
 from segmamba.data.cases import list_cases
+from segmamba.data.labels import convention
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_case
 from segmamba.files import write_text
@@ -25,10 +26,11 @@ OBLIQUE_DEGREES = 1.0
 
 @dataclass(frozen=True)
 class Checked:
-    """A case's id, patient and all its Findings; none for a case without fault."""
+    """A case's id, patient, label convention and all its Findings; none for a case without fault."""
 
     id: str
     patient: str
+    convention: str
     findings: tuple
 
 
@@ -44,12 +46,12 @@ def check_case(case):
     """A Case as Checked, from what its files hold."""
     reading = read_case(case)
     findings = [*case.findings, *reading.findings, *_grid(case, reading), *_segmentation(case, reading)]
-    return Checked(case.id, case.patient, tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))))
+    return Checked(case.id, case.patient, case.convention, tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity))))
 
 
 def _lost(case):
     text = f"{case.id}: not read, the process that read it or a case beside it was killed (memory?); free some memory and check again"
-    return Checked(case.id, case.patient, (Finding(ERROR, "not checked", text),))
+    return Checked(case.id, case.patient, case.convention, (Finding(ERROR, "not checked", text),))
 
 
 def _grid(case, reading):
@@ -78,9 +80,12 @@ def _segmentation(case, reading):
     elif reading.label is not None and not reading.label.any():
         yield Finding(WARNING, "empty segmentation", f"{case.id}: {case.label} holds no tumour; right for a healthy scan, else replace the file")
     elif reading.label is not None and reading.channels:
-        brain = np.logical_or.reduce([channel != 0 for channel in reading.channels.values()])
-        if outside := int(np.count_nonzero((reading.label > 0) & ~brain)):
-            text = f"{case.id}: {outside} tumour voxels of {case.label} lie outside the brain (all {len(reading.channels)} images are 0 there)"
+        tumour = reading.label > 0
+        empty = {modality: channel[tumour] == 0 for modality, channel in reading.channels.items()}
+        if outside := int(np.count_nonzero(np.logical_and.reduce(list(empty.values())))):
+            each = ", ".join(f"{modality} in {np.count_nonzero(zero)}" for modality, zero in empty.items())
+            where = f"all {len(empty)} images are 0 there; each on its own is 0 in more or as many tumour voxels: {each}"
+            text = f"{case.id}: {outside} tumour voxels of {case.label} lie outside the brain ({where})"
             yield Finding(WARNING, "tumour outside brain", text)
 
 
@@ -94,17 +99,23 @@ def would_fail(checked):
     return count(checked, ERROR) > 0
 
 
+def notes_on_labels(checked):
+    """What their label conventions merge or leave open, a line each."""
+    return [note for name in sorted({case.convention for case in checked}) for note in convention(name).notes]
+
+
 def as_rows(checked):
     """A dict of texts for each finding, and one with severity "ok" for each case without any."""
     for case in checked:
         for finding in case.findings or (Finding("ok", "", ""),):
-            yield {"case": case.id, "patient": case.patient, "severity": finding.severity, "problem": finding.kind, "text": finding.text}
+            told = {"severity": finding.severity, "problem": finding.kind, "text": finding.text}
+            yield {"case": case.id, "patient": case.patient, "labels": case.convention, **told}
 
 
 def write_csv(path, checked):
     """The rows as a CSV file, whole or not at all."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ("case", "patient", "severity", "problem", "text"), lineterminator="\n")
+    writer = csv.DictWriter(text, ("case", "patient", "labels", "severity", "problem", "text"), lineterminator="\n")
     writer.writeheader()
     writer.writerows(as_rows(checked))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +132,11 @@ def render(checked, console):
     known = Counter(row["problem"] for row in rows if row["severity"] == INFORMATION)
     for kind, cases in known.items():
         say(f"note     {kind}, {cases} of {len(checked)} cases: {next(row['text'] for row in rows if row['problem'] == kind)}")
+    for note in notes_on_labels(checked):
+        say(f"note     {note}")
     sums = f"{count(checked, ERROR)} with errors, {count(checked, WARNING)} with warnings"
-    say(f"{len(checked)} cases of {len({case.patient for case in checked})} patients: {sums}. {_verdict(checked, known)}")
+    labels = ", ".join(sorted({case.convention for case in checked}))
+    say(f"{len(checked)} cases of {len({case.patient for case in checked})} patients, labels {labels}: {sums}. {_verdict(checked, known)}")
 
 
 def _verdict(checked, known):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from segmamba.data import check as checking
 from segmamba.data.case import ERROR, WARNING, Case, patient_of
 from segmamba.data.cases import find_cases
-from segmamba.data.check import as_rows, check, check_case, would_fail, write_csv
+from segmamba.data.check import as_rows, check, check_case, notes_on_labels, render, would_fail, write_csv
 from segmamba.data.labels import CONVENTIONS
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_scan
@@ -226,6 +227,18 @@ def test_processes_and_one_process_find_the_same_in_the_same_order(tmp_path, mon
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize(("case_id", "told"), [("BraTS-GLI-00005-100", "the resection cavity (RC, 4) counts as background"),
+                                               ("BraTS-PED-00005-000", "the cystic component (CC, 3) counts as non-enhancing core")])  # fmt: skip
+def test_what_a_convention_merges_is_told_with_the_findings(tmp_path, capsys, case_id, told):
+    from rich.console import Console
+
+    write_case(tmp_path, case_id, names=NEW_NAMES, et_value=3)
+    checked = check(tmp_path)
+    assert any(told in note for note in notes_on_labels(checked)) and {row["labels"] for row in as_rows(checked)} == {checked[0].convention}
+    render(checked, Console(width=200))
+    assert f"note     labels {checked[0].convention}: {told}" in capsys.readouterr().out
+
+
 def segmamba(*arguments, cwd):
     command = [sys.executable, "-c", "from segmamba.cli import main; main()", "data", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
@@ -259,9 +272,11 @@ def test_the_real_cases_pass_with_what_is_known_of_them_and_nothing_else():
     for folder in ("brats2018", "brats2023", "unlabelled"):
         checked = check(Path(REAL) / folder)
         assert not would_fail(checked)
-        found |= {case.id: [f.text.partition(" of ")[0] for f in case.findings] for case in checked}
+        found |= {case.id: [re.sub(r"\S*/", "", finding.text) for finding in case.findings] for case in checked}
+    outside = "Brats18_2013_21_1: 14 tumour voxels of Brats18_2013_21_1_seg.nii.gz lie outside the brain"
+    each = "all 4 images are 0 there; each on its own is 0 in more or as many tumour voxels"
     assert found == {
-        "Brats18_2013_21_1": ["Brats18_2013_21_1: 14 tumour voxels"],  # all four images are 0 there; in 20 of its tumour voxels T1 is
+        "Brats18_2013_21_1": [f"{outside} ({each}: T1 in 20, T1ce in 21, T2 in 20, FLAIR in 14)"],
         "Brats18_2013_2_1": [],
         "Brats18_TCIA05_396_1": [],
         "BraTS-GLI-00000-000": [],
