@@ -7,6 +7,7 @@ import typer
 
 from segmamba.commands.shared import AsJson, Labels, Source, console, print_json, progress_bar
 from segmamba.config import preset
+from segmamba.errors import UserError
 
 app = typer.Typer(help="Look at a data set: what is wrong with it, what is in it.", no_args_is_help=True)
 
@@ -61,13 +62,29 @@ def splits(
     folds: Annotated[int, typer.Option(help="How many.")] = 5,
     seed: Annotated[int, typer.Option(help="Which patients fall into which fold.")] = 0,
     output: Annotated[Path, typer.Option(help="Where the folds go.", metavar="FILE.json")] = Path("splits_final.json"),
+    as_json: AsJson = False,
 ):
     """Write stratified folds by patient as nnU-Net's splits_final.json, for nnU-Net or for --set data.splits_file=FILE."""
     preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
 
     from segmamba.data.cases import find_cases
-    from segmamba.data.splits import SourceCase, fold_judges, strata_of, write_splits
+    from segmamba.data.splits import describe_folds, fold_judges, strata_of_files, write_splits
 
-    cases = [SourceCase(case) for case in find_cases(source, labels) if case.label]
-    write_splits(output, cases, fold_judges(strata_of(cases), folds, seed))
+    cases = [case for case in find_cases(source, labels) if case.label]
+    if not cases:
+        raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")
+    with progress_bar("reading segmentations") as progress:
+        strata = strata_of_files(cases, progress=progress)
+    judges = fold_judges(strata, folds, seed)
+    write_splits(output, cases, judges)
+    rows = list(describe_folds(cases, strata, judges))
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console().print(table)
     print(output)

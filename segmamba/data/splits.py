@@ -16,6 +16,7 @@ import numpy as np
 from segmamba.data.case import Case
 from segmamba.data.labels import ET, to_classes
 from segmamba.data.layouts.datalist import folds_of
+from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_volume
 from segmamba.errors import UserError
 from segmamba.files import write_json
@@ -138,7 +139,22 @@ class SourceCase:
 
 def strata_of(cases):
     """{patient: (has ET, tumour voxels)}: ET in any of the patient's cases, the voxels of the largest tumour."""
-    return {patient: _stratum(group) for patient, group in _by_patient(cases).items()}
+    return _strata(cases, [_measure(case) for case in cases])
+
+
+def strata_of_files(cases, *, progress=lambda done, total: None):
+    """As `strata_of`, of Cases, whose segmentations are read on all cores."""
+    return _strata(cases, map_cases(_measure_file, cases, lost=_lost, progress=progress))
+
+
+def describe_folds(cases, strata, judges):
+    """A dict for each fold: what its judges are like."""
+    for number, judge in enumerate(judges):
+        voxels = [strata[patient][1] for patient in judge]
+        yield {
+            "fold": number, "patients": len(judge), "cases": sum(case.patient in judge for case in cases),
+            "without ET": sum(not strata[patient][0] for patient in judge), "tumour voxels, median": int(np.median(voxels)),
+        }  # fmt: skip
 
 
 def fold_judges(strata, folds, seed):
@@ -217,9 +233,25 @@ def _fold_of_file(cases, test, config, notes):
     return sorted(patients[0]), sorted(patients[1])
 
 
-def _stratum(cases):
-    labels = [np.asarray(case.label()) for case in cases]
-    return any((label == ET).any() for label in labels), max(int(np.count_nonzero(label)) for label in labels)
+def _strata(cases, measures):
+    by_patient = {}
+    for case, measure in zip(cases, measures, strict=True):
+        by_patient.setdefault(case.patient, []).append(measure)
+    return {patient: tuple(map(max, zip(*found, strict=True))) for patient, found in by_patient.items()}
+
+
+def _measure(case):
+    """(whether there is ET, tumour voxels)."""
+    label = np.asarray(case.label())
+    return bool((label == ET).any()), int(np.count_nonzero(label))
+
+
+def _measure_file(case):
+    return _measure(SourceCase(case))
+
+
+def _lost(case):
+    raise UserError(f"{case.id}: not read, the process that read it or a case beside it was killed (memory?); free some memory and try again")
 
 
 def _place(patient):

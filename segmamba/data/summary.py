@@ -135,6 +135,8 @@ def _picture(path, draw, cases):
 
 def _draw_volumes(figure, cases):
     """Left: the volume of each region, a dot for a case, on a log scale; right: how ET's share of the core is spread."""
+    from matplotlib.ticker import LogFormatter
+
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(cases))
     for place, region in enumerate(REGIONS):
@@ -147,6 +149,7 @@ def _draw_volumes(figure, cases):
     left.set_xticks(range(len(REGIONS)), [f"{region}\n{without[region]} of {len(cases)} cases without" for region in REGIONS], fontsize=8)
     left.set(yscale="log", ylabel="volume (ml)", title="regions, a dot for a case; line: median", xlim=(-0.6, len(REGIONS) - 0.4))
     left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     shares = [case.volumes_ml["ET"] / case.volumes_ml["TC"] for case in cases if case.volumes_ml["TC"] > 0]
     right.hist(shares, bins=np.linspace(0, 1, 21), color=REGION_COLOURS["ET"])
     right.set(xlabel="ET / TC", ylabel="cases", title="enhancing share of the core", xlim=(0, 1))

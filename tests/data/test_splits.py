@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 from segmamba.config import DataConfig
-from segmamba.data.splits import fold_judges, hold_out, read_splits, split_cases, strata_of, write_splits
+from segmamba.data.cases import find_cases
+from segmamba.data.splits import (
+    SourceCase,
+    describe_folds,
+    fold_judges,
+    hold_out,
+    read_splits,
+    split_cases,
+    strata_of,
+    strata_of_files,
+    write_splits,
+)
 from segmamba.errors import UserError
 
 
@@ -237,3 +248,14 @@ def test_without_a_test_set_nothing_is_held_out():
 def test_settings_that_contradict_each_other_are_refused(settings, told):
     with pytest.raises(UserError, match=told):
         DataConfig(**settings)
+
+
+def test_folds_of_files_are_those_of_the_same_labels_in_memory_and_are_told(cases_folder):
+    cases = find_cases(cases_folder)
+    strata = strata_of_files(cases)
+    assert strata == strata_of([SourceCase(case) for case in cases]) == {case.patient: (True, 1728) for case in cases}
+    rows = list(describe_folds(cases, strata | {cases[0].patient: (False, 10)}, [[cases[0].patient], [case.patient for case in cases[1:]]]))
+    assert rows == [
+        {"fold": 0, "patients": 1, "cases": 1, "without ET": 1, "tumour voxels, median": 10},
+        {"fold": 1, "patients": 2, "cases": 2, "without ET": 0, "tumour voxels, median": 1728},
+    ]
