@@ -185,6 +185,14 @@ def test_noise_is_as_strong_as_asked_in_its_channel_only_and_repeats():
     assert (augment(image, label, plans)[0] == out).all()
 
 
+def test_each_patch_has_noise_of_its_own_strength_and_its_own_seed():
+    image, label = torch.full((3, 4, 24, 24, 24), 5.0), torch.zeros(3, 24, 24, 24, dtype=torch.uint8)
+    plans = [still(), still(noise_std=np.full(4, 0.1), noise_seed=7), still(noise_std=np.full(4, 0.2), noise_seed=8)]
+    noise = augment(image, label, plans)[0] - image
+    assert noise.std((1, 2, 3, 4)).tolist() == pytest.approx([0, 0.1, 0.2], rel=0.05)
+    assert not torch.allclose(2 * noise[1], noise[2], atol=0.01)
+
+
 def test_a_blur_is_the_gaussian_of_its_sigma():
     image, label = torch.full((1, 4, 17, 17, 17), 1e-9), torch.zeros(1, 17, 17, 17, dtype=torch.uint8)
     image[0, :, 8, 8, 8] = 1
@@ -202,6 +210,14 @@ def test_low_resolution_removes_detail_and_keeps_the_mean():
     assert (out[:, [0, 2, 3]] == image[:, [0, 2, 3]]).all()
     assert out[:, 1].diff(dim=1).std() < 0.7 * image[:, 1].diff(dim=1).std()
     assert float(out[:, 1].mean()) == pytest.approx(float(image[:, 1].mean()), abs=0.1)
+
+
+def test_a_channel_loses_as_much_detail_as_its_own_zoom_says():
+    image, label = torch.rand(1, 4, 16, 16, 16) + 1, torch.zeros(1, 16, 16, 16, dtype=torch.uint8)
+    image[:] = image[:, :1]
+    out, _ = augment(image, label, [still(zoom=np.array([0.9, 0.5, 0.25, 1]))])
+    rough = [float(channel.diff(dim=0).std()) for channel in out[0]]
+    assert rough[2] < rough[1] < rough[0] < rough[3]
 
 
 def test_gamma_keeps_order_mean_and_spread_within_the_brain():

@@ -5,6 +5,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
@@ -56,6 +57,12 @@ def test_a_volume_smaller_than_the_patch_is_zero_padded_behind(prepared):
     assert batch.image[..., 48:, :, :].abs().sum() == 0 and batch.image[..., 32:].abs().sum() == 0 and batch.image.abs().sum() > 0
 
 
+def test_room_behind_a_small_patch_is_cleared_whatever_it_held():
+    target = np.full((4, 6, 6, 6), 7, np.float16)
+    loader._fill(target, np.ones((4, 6, 3, 2), np.float16))
+    assert (target[:, :, :3, :2] == 1).all() and target.sum() == 4 * 6 * 3 * 2
+
+
 def test_a_batch_holds_the_voxels_of_its_draws(prepared):
     cases, config = prepared
     batch = next(batches(cases, config, first_epoch=2, pin_memory=False))
@@ -86,6 +93,23 @@ def test_closing_the_stream_ends_its_workers(prepared):
     assert len(started) >= 2
     stream.close()
     assert all_gone_within(started, 10)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells which signals a process holds back")
+def test_workers_hold_interrupts_back_and_the_parent_does_not(prepared):
+    def held_back(pid):
+        with open(f"/proc/{pid}/status") as file:
+            blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk"))
+        return bool(blocked & 1 << signal.SIGINT - 1)
+
+    cases, config = prepared
+    before = set(workers_of(os.getpid()))
+    stream = batches(cases, config.changed({"data.workers": 2}), first_epoch=1, pin_memory=False)
+    next(stream)
+    started = set(workers_of(os.getpid())) - before
+    workers = [pid for pid in started if "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())]
+    assert len(workers) == 2 and all(map(held_back, workers)) and not held_back(os.getpid())
+    stream.close()
 
 
 TRAIN = """

@@ -100,16 +100,21 @@ def test_a_changed_file_or_setting_is_never_served_stale(cases_folder, tmp_path)
     after = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     assert after[0].folder != before[0].folder and after[1:] == before[1:]
     assert after[0].label().sum() != before[0].label().sum()
-    array[5, 5, 5] = 0
-    os.makedirs(path.parent / "new", exist_ok=True)
-    times = path.stat()
-    nibabel.save(nibabel.Nifti1Image(np.roll(array, 1), image.affine), path.parent / "new" / path.name)
-    os.replace(path.parent / "new" / path.name, path)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())[0].folder not in {before[0].folder, after[0].folder}
     for labels, config in (("brats2018", DataConfig(spacing_mm=2.0)), ("brats2024", DataConfig())):
         other = prepare_cases(find_cases(cases_folder, labels)[1:], tmp_path / "cache", config)
         assert {c.folder for c in other}.isdisjoint({c.folder for c in after}), f"{labels} at {config.spacing_mm} mm"
+
+
+def test_a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_not_served_stale(tmp_path):
+    folder = write_case(tmp_path / "data", "X", ending=".nii", seed=0)
+    (before,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    path, other = folder / "X_t1.nii", write_case(tmp_path / "other", "X", ending=".nii", seed=1) / "X_t1.nii"
+    was = path.stat()
+    os.replace(other, path)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    (after,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    assert after.folder != before.folder and (after.image() != before.image()).any()
 
 
 def test_bad_cases_are_counted_and_good_ones_kept(cases_folder, tmp_path):

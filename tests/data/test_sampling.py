@@ -1,13 +1,17 @@
+from dataclasses import dataclass
+
+import nibabel
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmamba.config import preset
+from segmamba.config import DataConfig, preset
 from segmamba.data import loader
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.sampling import draw, patch_slices
+from tests.conftest import BRATS_AFFINE, write_case
 
 
 @pytest.fixture
@@ -22,6 +26,58 @@ def test_a_draw_depends_on_nothing_but_seed_epoch_and_index(prepared):
     assert first == [draw(cases, 3, 2, i, 12, 0.5) for i in reversed(range(12))][::-1]
     assert first != [draw(cases, 4, 2, i, 12, 0.5) for i in range(12)]
     assert first != [draw(cases, 3, 3, i, 12, 0.5) for i in range(12)]
+
+
+def test_one_case_gives_other_patches_in_every_epoch_at_every_index_and_for_every_seed(prepared):
+    cases, _ = prepared
+    places = [(0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1)]
+    assert len({draw(cases[:1], *place, 12, 0.5).centre for place in places}) == len(places)
+
+
+def test_passes_go_on_where_an_epoch_ends_and_each_has_an_order_of_its_own(prepared):
+    cases, _ = prepared
+    order = [draw(cases, 0, epoch, i, 4, 0.5).case for epoch in (1, 2, 3) for i in range(4)]
+    passes = [tuple(order[start : start + 3]) for start in (0, 3, 6, 9)]
+    assert all(sorted(p) == [0, 1, 2] for p in passes) and len(set(passes)) > 1
+
+
+def test_a_case_without_tumour_gives_brain_voxels(tmp_path):
+    path = write_case(tmp_path / "data", "X") / "X_seg.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((48, 48, 32), np.uint8), BRATS_AFFINE), path)
+    (healthy,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    draws = [draw([healthy], 0, 1, i, 50, 1.0, balance_classes=balance) for i in range(50) for balance in (False, True)]
+    assert not any(d.on_tumour for d in draws) and all(healthy.image()[(0, *d.centre)] != 0 for d in draws)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """What `draw` needs of a case."""
+
+    label: np.ndarray
+
+    @property
+    def shape(self):
+        return self.label.shape
+
+    @property
+    def classes(self):
+        return tuple(c for c in (1, 2, 3) if (self.label == c).any())
+
+    def voxels(self, kind):
+        chosen = {"tumour": self.label > 0, "brain": self.label == 0} | {f"class{c}": self.label == c for c in (1, 2, 3)}
+        return np.flatnonzero(chosen[kind])
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), epoch=st.integers(1, 10_000), index=st.integers(0, 11), share=st.floats(0, 1), balance=st.booleans(),
+       sides=st.tuples(*[st.integers(3, 20)] * 3), classes=st.sets(st.integers(1, 3)))  # fmt: skip
+def test_whatever_is_drawn_is_a_voxel_of_its_kind_and_the_same_again(seed, epoch, index, share, balance, sides, classes):
+    label = np.zeros(sides, np.uint8)
+    label.ravel()[: len(classes)] = sorted(classes)
+    cases = [InMemory(np.roll(label, shift)) for shift in range(3)]
+    drawn = draw(cases, seed, epoch, index, 12, share, balance_classes=balance)
+    assert drawn == draw(cases, seed, epoch, index, 12, share, balance_classes=balance)
+    assert (cases[drawn.case].label[drawn.centre] > 0) == drawn.on_tumour and drawn.on_tumour <= bool(classes)
 
 
 def test_every_case_is_seen_equally_often(prepared):
