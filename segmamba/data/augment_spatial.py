@@ -31,8 +31,8 @@ def warp(image, label, plans):
     image: float (B, C, D, H, W), label: uint8 (B, D, H, W). A scale above 1 enlarges. What comes from outside the patch is 0.
     """
     size, device = image.shape[2:], image.device
-    theta = sent(np.stack([_matrix(plan, size) for plan in plans]), device)  # (B, 3, 4)
-    grid = F.affine_grid(theta, [len(plans), 1, *size], align_corners=False)  # (B, D, H, W, 3): where each voxel comes from, as (z, y, x)
+    theta = sent(np.stack([_matrix(plan, size) for plan in plans]), device)  # (B, 3, 3)
+    grid = _places(theta, size)
     if bent := [row for row, plan in enumerate(plans) if plan.elastic_voxels]:
         half = sent(np.array(size[::-1]) / 2, device)
         grid = grid.index_add(0, sent(np.array(bent), device), _elastic([plans[row] for row in bent], size, device).flip(-1) / half)
@@ -40,6 +40,15 @@ def warp(image, label, plans):
     image = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
     label = F.grid_sample(label[:, None].to(image.dtype), grid, mode="nearest", align_corners=False)
     return image, label[:, 0].to(torch.uint8)
+
+
+def _places(theta, size):
+    """(B, D, H, W, 3): where each voxel comes from, as (z, y, x) in half sides. F.affine_grid without translation and without a matrix
+    product, which autocast would round to a tenth of a voxel and more.
+    """
+    x, y, z = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=theta.device) for n in size)
+    along_z, along_y, along_x = theta[:, None, None, None].unbind(-1)  # (B, 1, 1, 1, 3) each
+    return x[:, None, None, None] * along_x + (y[:, None, None] * along_y + z[:, None] * along_z)
 
 
 def _turns(plan, size):
@@ -54,7 +63,7 @@ def _mirror_and_turn(plan, size):
 
 
 def _matrix(plan, size):
-    """(3, 4) for affine_grid: from coordinates in the new patch to coordinates in the old one, both (z, y, x) in half sides of the patch."""
+    """(3, 3): from coordinates in the new patch to coordinates in the old one, both (z, y, x) in half sides of the patch."""
     turn = _mirror_and_turn(plan, size)
     for axis, degrees in enumerate(plan.rotation_degrees):
         cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -64,7 +73,7 @@ def _matrix(plan, size):
         turn = turn @ about
     half = np.asarray(size) / 2
     matrix = (turn / plan.scale * half) / half[:, None]  # voxels are isotropic, half sides are not
-    return np.pad(matrix[::-1, ::-1], [(0, 0), (0, 1)])
+    return matrix[::-1, ::-1]
 
 
 def _elastic(plans, size, device):

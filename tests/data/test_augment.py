@@ -166,6 +166,15 @@ def test_a_rotation_keeps_shapes_in_patches_that_are_not_cubes():
     assert (out != label).float().mean() < 0.01
 
 
+def test_mixed_precision_around_it_moves_no_voxel():
+    image, label = example((32, 32, 16))
+    plans = [still(scale=1.1, rotation_degrees=(10.0, 20.0, 30.0), flips=(True, False, False), quarter_turns=1)] * 2
+    plain, plain_label = augment(image, label, plans)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, mixed_label = augment(image, label, plans)
+    assert (mixed == plain).all() and (mixed_label == plain_label).all()
+
+
 def test_an_elastic_deformation_is_smooth_and_about_as_large_as_asked():
     size = (48, 48, 32)
     image = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32) + 1 for n in size), indexing="ij"))[None, [0, 1, 2, 0]]
