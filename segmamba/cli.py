@@ -2,7 +2,7 @@
 
 import typer
 
-from segmamba.commands import data, evaluate, machine, predict
+from segmamba.commands import data, evaluate, machine, predict, study
 from segmamba.commands.shared import run_app
 
 app = typer.Typer(
@@ -11,9 +11,10 @@ app = typer.Typer(
 )  # fmt: skip
 for command in (
     machine.doctor, machine.describe, machine.phantom, machine.settings, predict.predict, evaluate.evaluate, evaluate.compare,
-    evaluate.tune_postprocessing,
+    evaluate.tune_postprocessing, study.studies, study.report,
 ):  # fmt: skip
     app.command()(command)
+app.command(context_settings=study.PASS_ON)(study.study)
 app.add_typer(data.app, name="data")
 
 

@@ -37,7 +37,7 @@ def predict(
 ):  # fmt: skip
     """Segment cases; each result lies on its source's own grid. Exit code 2 if a case failed; the others are written all the same."""
     changes = parse_assignments(set or []) | ({"inference.flips": True} if flips else {})
-    changes |= {} if overlap is None else {"inference.overlap": overlap}
+    changes |= {} if overlap is None else {"inference.overlap": overlap, "inference.overlap_voxels": 0}
     changes |= {} if scales is None else parse_assignments([f"inference.scales={scales}"])
 
     from segmamba.inference.folder import Outputs

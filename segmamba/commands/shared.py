@@ -23,10 +23,10 @@ LABELS_HELP = ("Label convention: brats2018, brats2023, brats2024, brats2024ped,
 Labels = Annotated[str, typer.Option(help=LABELS_HELP)]
 
 
-def run_app(app):
+def run_app(app, arguments=None):
     """Run a typer app and exit: a UserError is one line on stderr and exit code 2, like a wrong option."""
     try:
-        app(standalone_mode=True)
+        app(arguments, standalone_mode=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

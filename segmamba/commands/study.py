@@ -1,36 +1,66 @@
-"""The command line that every study's script shares. Imports nothing slow: `--help` answers at once."""
+"""The command line that every study's script shares, and the commands about studies. Imports nothing slow: `--help` answers at once."""
 
+import importlib.util
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from segmamba.commands.shared import LABELS_HELP, print_settings, run_app
+from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, print_settings, run_app
 from segmamba.config import PRESETS, parse_assignments
+from segmamba.config import preset as preset_config
+from segmamba.errors import UserError
+
+Output = Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")]
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}  # click: what follows FILE is its own
+MISTAKES = (ImportError, SyntaxError, NameError, TypeError, AttributeError, LookupError, ValueError)  # of a user's own study file
 
 
-def study_command(spec):
-    """Run `spec` as a command and exit: 0 done, 1 a trial failed, 2 the user's mistake, 130 stopped by Ctrl-C."""
+def study_command(study, arguments=None):
+    """Run `study`, a StudySpec or a function from the preset's Config to one, as a command and exit.
+
+    0 done, 1 a trial failed, 2 the user's mistake, 130 stopped by Ctrl-C. `arguments` stand in for those of the process.
+    """
+    run_app(study_app(study), arguments)
+
+
+def study_app(study):
+    """The typer app of a study: every option that a study takes."""
+    from segmamba.orchestration.spec import resolve
+
+    shown = resolve(study, preset_config("demo"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    arms_help = "Run only this arm; may be repeated; all runs every one. Default: all" + (
+        f", in the demo preset {', '.join(shown.demo_arms)}." if shown.demo_arms else " of " + ", ".join(shown.arms) + "."
+    )
 
-    @app.command(help=f"{spec.question}\n\n{spec.hypothesis.claim}")
+    @app.command(help=f"{shown.question}\n\n{shown.hypothesis.claim}")
     def run(
         data: Annotated[Path | None, typer.Option(help="Folder of BraTS cases. Without it: embedded phantom data.", show_default=False)] = None,
         labels: Annotated[str, typer.Option(help=LABELS_HELP)] = "auto",
         preset: Annotated[str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}. demo: minutes on a CPU; quick: an hour on "
                                             "one GPU; paper: 300 epochs of 250 steps.")] = "demo",
-        seeds: Annotated[int, typer.Option(help="Training runs per arm. With one, the verdict is always undecided.")] = 2,
+        seeds: Annotated[int | None, typer.Option(help=f"Training runs per arm. With one, the verdict is always undecided. Default: "
+                                                  f"{shown.budget.seeds}.", show_default=False)] = None,
+        folds: Annotated[int, typer.Option(help="Cross-validate: every arm and seed on each of so many folds; 0 is one split.")] = 0,
         set: Annotated[list[str] | None, typer.Option(help="Change a setting, name=value, e.g. optim.lr=3e-4; may be repeated. "
                                                       "--list-settings shows all.", show_default=False)] = None,
-        arms: Annotated[list[str] | None, typer.Option(help="Run only this arm; may be repeated. Default: all of " + ", ".join(spec.arms) + ".",
-                                                       show_default=False)] = None,
+        arms: Annotated[list[str] | None, typer.Option(help=arms_help, show_default=False)] = None,
+        trials: Annotated[int | None, typer.Option(help=f"Of a search: settings tried. Default: {shown.budget.trials}.", show_default=False,
+                                                   hidden=not shown.space)] = None,
+        scheduler: Annotated[str | None, typer.Option(help="none: every trial trains to its end. asha: stop early what minival likes least. "
+                                                      "pbt: a search's settings move while it trains. Default: "
+                                                      f"{'asha' if shown.space else 'none, so that arms train alike'}.",
+                                                      show_default=False)] = None,
+        fresh: Annotated[bool, typer.Option("--fresh", help="Train again what a finished run has trained to the letter before.")] = False,
         gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs for one trial; 0.5 runs two on one GPU. Default: 1 where there is "
                                                              "a GPU, else the CPU.", show_default=False)] = None,
         cpus: Annotated[int, typer.Option(help="CPU cores for the whole study; 0 takes all.")] = 0,
-        output: Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")] = Path("Results"),
+        output: Output = Path("Results"),
         resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this study; start one where there is "
                                              "none.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print the result table as JSON instead.")] = False,
@@ -40,35 +70,102 @@ def study_command(spec):
             print_settings(preset)
             return
 
-        from segmamba.orchestration.study import StudyOptions
+        from segmamba.orchestration.options import StudyOptions
 
-        changes = parse_assignments(set or [])
         options = StudyOptions(
-            data=data, labels=labels, preset=preset, seeds=seeds, gpus_per_trial=gpus_per_trial, cpus=cpus, output=output,
-            resume=resume, changes=changes,
-        )
-        raise typer.Exit(_run(spec.only(arms or []), options, as_json))
+            data=data, labels=labels, preset=preset, seeds=seeds, folds=folds, trials=trials, arms=tuple(arms or ()), scheduler=scheduler,
+            fresh=fresh, gpus_per_trial=gpus_per_trial, cpus=cpus, output=output, resume=resume, changes=parse_assignments(set or []),
+        )  # fmt: skip
+        raise typer.Exit(_run(study, options, as_json))
 
-    run_app(app)
+    return app
 
 
-def _run(spec, options, as_json):
+def _run(study, options, as_json):
     from segmamba.orchestration.progress import StudyProgress
-    from segmamba.orchestration.report import render_terminal, result_table
     from segmamba.orchestration.study import run_study
 
-    console = Console(stderr=as_json, soft_wrap=False)
-    with StudyProgress(console) as progress:
-        study, folder = run_study(spec, options, progress)
+    screen = Console(stderr=as_json, soft_wrap=False)
+    with StudyProgress(screen) as progress:
+        done, folder = run_study(study, options, progress)
+        _show(done, folder, screen, progress.say, as_json)
+        if any(trial.status in ("KILLED", "NOT STARTED") for trial in (*done.trials, *done.searched)):
+            progress.say("stopped  the same command with --resume goes on with it")
+            return 130
+    return 1 if any(trial.status == "FAILED" for trial in done.trials) else 0
+
+
+def _show(study, folder, screen, say, as_json):
+    from segmamba.orchestration.report_tables import render_terminal, result_table
+
     if as_json:
         print(json.dumps(result_table(study), indent=1))
-    render_terminal(study, console)
-    progress.say(f"report   {folder / 'report.html'}")
-    progress.say(f"runs     mlflow ui --backend-store-uri {_shown_uri(study.mlflow_uri)}")
-    if any(trial.status in ("KILLED", "NOT STARTED") for trial in study.trials):
-        progress.say("stopped  the same command with --resume goes on with it")
-        return 130
-    return 0 if all(trial.status == "FINISHED" for trial in study.trials) else 1
+    render_terminal(study, screen)
+    say(f"report   {folder / 'report.html'}")
+    say(f"runs     mlflow ui --backend-store-uri {_shown_uri(study.mlflow_uri)}")
+
+
+def study(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A Python file that defines STUDY, as those in search_spaces/ do.", metavar="FILE")],
+):  # fmt: skip
+    """Run the study that a file of your own declares; FILE --help shows its options."""
+    study_command(load_study(file), context.args)
+
+
+def load_study(file):
+    """STUDY of a Python file. A UserError names what is wrong with it."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a Python file that defines STUDY")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None:
+        raise UserError(f"{file}: no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except MISTAKES as error:
+        line = next((frame.tb_lineno for frame in _frames(error.__traceback__) if frame.tb_frame.f_code.co_filename == str(file)), None)
+        raise UserError(f"{file}{f', line {line}' if line else ''}: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "STUDY"):
+        raise UserError(f"{file}: defines no STUDY; see the files in search_spaces/")
+    return module.STUDY
+
+
+def _frames(traceback):
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def studies(output: Output = Path("Results"), as_json: AsJson = False):
+    """List the studies that have run, with their answers, newest first."""
+    from segmamba.orchestration.listing import list_studies
+
+    rows = list_studies(output)
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for header, side in (("study", "left"), ("began", "left"), ("state", "left"), ("trials", "right"), ("best Dice", "right"), ("answer", "left")):
+        table.add_column(header, justify=side, no_wrap=header not in ("answer",))
+    for row in rows:
+        dice = "" if row["best_dice_mean"] is None else f"{100 * row['best_dice_mean']:.1f}"
+        table.add_row(row["study"], row["began"], row["state"], f"{row['finished']}/{row['trials']}", dice, row["verdict"] or row["question"])
+    console().print(table if rows else f"no study has run in {output}")
+
+
+def report(
+    study: Annotated[str, typer.Argument(help="A study's name, with or without _RunNN (the newest), or its MLflow run id.", metavar="STUDY")],
+    output: Output = Path("Results"),
+    as_json: AsJson = False,
+):
+    """Draw a study's report again, from what MLflow holds."""
+    from segmamba.orchestration.listing import redraw
+
+    found, folder = redraw(output, study)
+    _show(found, folder, Console(stderr=as_json, soft_wrap=False), lambda text: print(text, file=sys.stderr if as_json else sys.stdout), as_json)
 
 
 def _shown_uri(uri):

@@ -7,10 +7,12 @@ from segmamba.config.rules import require
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """Test-time options. Minival, which is predicted every few epochs, takes `overlap` alone; the judge and `segmamba predict` take all."""
+    """Test-time options. Minival, which is predicted every few epochs, takes the overlap alone; the judge and `segmamba predict` take all."""
 
     overlap: float = 0.5
     """Overlap of neighbouring windows, as a share of the patch (nnU-Net's 0.5)."""
+    overlap_voxels: int = 0
+    """Overlap in voxels, the same along every axis and for every patch, in place of `overlap`; 0 is off."""
     flips: bool = False
     """Average over the 8 mirror images along x, y and z; costs 8 times as much. False is off."""
     scales: tuple[float, ...] = (1.0,)
@@ -20,6 +22,7 @@ class InferenceConfig:
 
     def __post_init__(self):
         require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "must lie in [0, 1)")
+        require(self.overlap_voxels >= 0, "inference.overlap_voxels", self.overlap_voxels, "must be 0 (off) or more")
         require(self.scales and all(0.25 <= s <= 4 for s in self.scales), "inference.scales", self.scales, "at least one factor, each in [0.25, 4]")
         require(len(set(self.scales)) == len(self.scales), "inference.scales", self.scales, "every factor once")
         require(self.window_batch >= 0, "inference.window_batch", self.window_batch, "must be 0 (chosen here) or more")
@@ -29,3 +32,10 @@ class InferenceConfig:
         mirrors = ", 8 mirror images" if self.flips else ""
         scales = "" if self.scales == (1.0,) else f", scales {' '.join(f'{scale:g}' for scale in self.scales)}"
         return f"overlap {self.overlap:g}{mirrors}{scales}"
+
+    def overlaps(self, window):
+        """The overlap of windows of this size (voxels along x, y, z), as a share of each side."""
+        if not self.overlap_voxels:
+            return (self.overlap,) * 3
+        require(self.overlap_voxels < min(window), "inference.overlap_voxels", self.overlap_voxels, f"must be below the patch's {min(window)} voxels")
+        return tuple(self.overlap_voxels / side for side in window)

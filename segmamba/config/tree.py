@@ -46,6 +46,7 @@ class Config:
                 f"must not exceed train.epochs = {self.train.epochs}")
         require(not self.learning.pretrain_epochs or self.model.name in OURS, "learning.pretrain_epochs", self.learning.pretrain_epochs,
                 f"only {', '.join(OURS)} can be pretrained; model.name is {self.model.name}")
+        self.inference.overlaps(self.data.patch_size)
 
     def changed(self, changes):
         """A new Config with the dotted `changes` ({"optim.lr": 3e-4}) applied together and checked."""

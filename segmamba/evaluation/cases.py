@@ -23,7 +23,8 @@ def validate(model, cases, config, device):
     Without flips, scales and post-processing: it runs every few epochs, and compares epochs.
     """
     model.eval()
-    inference = InferenceConfig(overlap=config.inference.overlap, window_batch=config.inference.window_batch)
+    told = config.inference
+    inference = InferenceConfig(overlap=told.overlap, overlap_voxels=told.overlap_voxels, window_batch=told.window_batch)
     member = Member(model, config, device, inference)
     load = _resident if device.type == "cuda" else _load
     rows = []

@@ -49,7 +49,8 @@ class Member:
             scaled = image if scale == 1 else _resized(image, [max(1, round(side * scale)) for side in image.shape[1:]])
             probability = predict_windows(
                 partial(self._forward, dtype=dtype), scaled, self.config.data.patch_size,
-                overlap=self.inference.overlap, batch_size=self.inference.window_batch or (GPU_BATCH if self.device.type == "cuda" else 1),
+                overlap=self.inference.overlaps(self.config.data.patch_size),
+                batch_size=self.inference.window_batch or (GPU_BATCH if self.device.type == "cuda" else 1),
             )  # fmt: skip
             probability = _resized(probability, image.shape[1:])
             total = probability if total is None else total.add_(probability)

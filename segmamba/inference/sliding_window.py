@@ -38,14 +38,15 @@ def gaussian_weights(window, device):
 def predict_windows(forward, image, window, *, overlap, batch_size):
     """Probabilities, float32 (K, D, H, W) on the image's device: what `forward` gives for each window, averaged.
 
-    forward: (B, C, d, h, w) to probabilities (B, K, d, h, w), always with the same B. image: (C, D, H, W).
+    overlap: a share of each of the window's three sides. forward: (B, C, d, h, w) to probabilities (B, K, d, h, w), always with the same
+    B. image: (C, D, H, W).
     A side below the window is zero-padded for the network and cut again. Where B windows do not fit into a GPU's memory,
     B is halved; UserError where a single one does not.
     """
     shape = image.shape[1:]
     missing = [max(0, w - s) for w, s in zip(window, shape, strict=True)]
     image = F.pad(image, [n for m in reversed(missing) for n in (0, m)])
-    starts = list(itertools.product(*(window_starts(s, w, overlap) for s, w in zip(image.shape[1:], window, strict=True))))
+    starts = list(itertools.product(*(window_starts(s, w, o) for s, w, o in zip(image.shape[1:], window, overlap, strict=True))))
     places = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts]
     weights = gaussian_weights(window, image.device)
     batch_size = min(batch_size, len(places))

@@ -5,7 +5,7 @@ from pathlib import Path
 from ray import tune
 
 from segmamba.orchestration.progress import SilentProgress
-from segmamba.orchestration.tracking import end_trial
+from segmamba.orchestration.tracking import INFEASIBLE_TAG, STOPPED_TAG, end_trial
 
 
 class FinishRuns(tune.Callback):
@@ -25,22 +25,22 @@ class FinishRuns(tune.Callback):
             self.progress.reported(trial.config["trial"].key, result)
 
     def on_trial_complete(self, iteration, trials, trial, **info):
-        failed = trial.last_result.get("failed")
-        if failed:
-            self.progress.failed(trial.config["trial"].key, failed, trial.last_result["log"])
+        plan, last = trial.config["trial"], trial.last_result
+        if "failed" in last:
+            self.progress.failed(plan.key, last["failed"], last["log"])
+            end_trial(self.context, plan, "FAILED", marks={INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None)
+        elif last["epoch"] < last["epochs"]:
+            reason = f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: others were better on minival"
+            self.progress.stopped(plan.key, reason)
+            end_trial(self.context, plan, "FINISHED", reason=reason, marks={STOPPED_TAG: "asha"})
         else:
-            self.progress.completed(trial.config["trial"].key)
-        self._end(trial, "FAILED" if failed else "FINISHED")
+            self.progress.completed(plan.key)
+            end_trial(self.context, plan, "FINISHED")
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        reason = f"the trial's process died twice: {_last_line(trial)}"
-        self.progress.failed(trial.config["trial"].key, reason, trial.error_file or trial.local_path)
-        self._end(trial, "FAILED", reason)
-
-    def _end(self, trial, status, reason=""):
-        c, plan = self.context, trial.config["trial"]
-        tags = c.tags | {"arm": plan.arm, "seed": str(plan.seed)}
-        end_trial(c.mlflow_uri, c.experiment_id, c.parent_run_id, plan.key, status, tags, reason)
+        plan, reason = trial.config["trial"], f"the trial's process died twice: {_last_line(trial)}"
+        self.progress.failed(plan.key, reason, trial.error_file or trial.local_path)
+        end_trial(self.context, plan, "FAILED", reason=reason)
 
 
 def _last_line(trial):

@@ -38,8 +38,22 @@ def plan_resources(options, base):
     return Resources(gpus=gpus, cpus=min(cpus, cores), at_once=at_once, total_cpus=cores)
 
 
-def run_trials(trials, context, resources, progress):
+def run_trials(plans, context, resources, progress, *, scheduler, base):
     """Run the TrialPlans on a Ray of our own until all ended, or until SIGINT stopped them; MLflow has what became of each."""
+    from ray import tune
+
+    _run(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=_scheduler(scheduler, base))
+
+
+def run_search(space, baseline, trials, earlier, context, resources, progress, *, scheduler, base):
+    """Try `trials` settings of the space, the baseline first; `earlier` are the Trials of an earlier start. MLflow has what became of each."""
+    from segmamba.orchestration.search import SpaceSearch
+
+    search = SpaceSearch(space, baseline, earlier=earlier)
+    _run(context, resources, progress, {}, scheduler=_scheduler(scheduler, base), search_alg=search, num_samples=trials)
+
+
+def _run(context, resources, progress, param_space, **tuning):
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}
     import ray
     from ray import tune
@@ -56,8 +70,10 @@ def run_trials(trials, context, resources, progress):
         trainable = tune.with_resources(tune.with_parameters(run_trial, context=context), {"cpu": resources.cpus, "gpu": resources.gpus})
         tuner = tune.Tuner(
             trainable,
-            param_space={"trial": tune.grid_search(trials)},
-            tune_config=tune.TuneConfig(max_concurrent_trials=resources.at_once, trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}"),
+            param_space=param_space,
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=resources.at_once, trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}", **tuning
+            ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y-%m-%d_%H-%M-%S"),  # a resumed study has one of these for each start
                 storage_path=str(context.folder / "ray"),
@@ -69,6 +85,25 @@ def run_trials(trials, context, resources, progress):
         tuner.fit()
     finally:
         ray.shutdown()
+
+
+def _scheduler(name, base):
+    """Ray's scheduler, or None: every trial trains to its end."""
+    if name == "none":
+        return None
+    if name == "pbt":
+        raise UserError("--scheduler pbt: only a search can change settings while it trains")
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    return AsyncHyperBandScheduler(metric="val/best_dice_mean", mode="max", **asha_times(base))
+
+
+def asha_times(base):
+    """Ray's arguments: the first decision comes after the warm-up and with an evaluation of minival, further ones at thrice the epochs."""
+    every = base.train.validate_every_epochs
+    grace = min(every * (base.optim.warmup_epochs // every + 1), base.train.epochs)
+    # max_t: Ray stops what reaches it, and the last epoch is followed by the judge.
+    return {"time_attr": "epoch", "grace_period": grace, "reduction_factor": 3, "max_t": base.train.epochs + 1}
 
 
 def _as_sigint(number, frame):

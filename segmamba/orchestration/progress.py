@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from rich.live import Live
 from rich.table import Table
 
-WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
-STYLES = {WAITING: "dim", RUNNING: "bold", DONE: "green", FAILED: "red"}
+WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
+OVER = (DONE, STOPPED, FAILED)
+STYLES = {WAITING: "dim", RUNNING: "bold", DONE: "green", STOPPED: "yellow", FAILED: "red"}
+SHOWN_ROWS = 24  # of the live table: what runs, then what ended last; a study of a hundred trials would scroll it away
 
 
 @dataclass
@@ -25,7 +27,7 @@ class StudyProgress:
 
     def __init__(self, console):
         self.console = console
-        self.rows, self.epochs, self.at_once, self.began = {}, 0, 1, 0.0
+        self.rows, self.further, self.epochs, self.at_once, self.began = {}, 0, 0, 1, 0.0
         self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self):
@@ -51,9 +53,9 @@ class StudyProgress:
         """One line."""
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def trials(self, plans, epochs, at_once):
-        """The trials begin."""
-        self.rows = {plan.key: _Row() for plan in plans}
+    def trials(self, plans, epochs, at_once, further=0):
+        """The trials begin: those planned, and as many `further` ones as a search will think of."""
+        self.rows, self.further = {plan.key: _Row() for plan in plans}, further
         self.epochs, self.at_once, self.began = epochs, at_once, time.monotonic()
         if self.console.is_terminal:
             self.live.start()
@@ -64,6 +66,8 @@ class StudyProgress:
         return sum(row.state == DONE for row in self.rows.values())
 
     def started(self, key):
+        if key not in self.rows:
+            self.rows[key], self.further = _Row(), max(self.further - 1, 0)
         row = self.rows[key]
         row.state, row.began = RUNNING, row.began or time.monotonic()
 
@@ -78,6 +82,11 @@ class StudyProgress:
         row.state, row.seconds = DONE, time.monotonic() - row.began
         self._line(f"{key}: done in {_clock(row.seconds)}, best minival Dice {_number(row.best)}")
 
+    def stopped(self, key, reason):
+        row = self.rows[key]
+        row.state, row.seconds = STOPPED, time.monotonic() - row.began
+        self._line(f"{key}: {reason}")
+
     def failed(self, key, reason, log):
         row = self.rows[key]
         row.state, row.seconds = FAILED, time.monotonic() - row.began
@@ -86,29 +95,42 @@ class StudyProgress:
     def _line(self, text):
         """Where there is no live table, a line for each event and what is left."""
         if not self.console.is_terminal:
-            over = sum(row.state in (DONE, FAILED) for row in self.rows.values())
-            self.say(f"[{over}/{len(self.rows)}] {text}, {self._left()} left")
+            self.say(f"[{self._over()}/{len(self.rows) + self.further}] {text}, {self._left()} left")
+
+    def _over(self):
+        return sum(row.state in OVER for row in self.rows.values())
 
     def _left(self):
         """Time left, from the mean epoch so far."""
         epochs = sum(row.epoch for row in self.rows.values())
-        missing = sum(self.epochs - row.epoch for row in self.rows.values() if row.state in (WAITING, RUNNING))
+        missing = sum(self.epochs - row.epoch for row in self.rows.values() if row.state in (WAITING, RUNNING)) + self.further * self.epochs
         if not epochs:
             return "?"
         spent = sum(row.seconds for row in self.rows.values())
         return _clock(spent / epochs * missing / self.at_once)
 
     def _table(self):
-        over = sum(row.state in (DONE, FAILED) for row in self.rows.values())
-        title = f"{over} of {len(self.rows)} trials, {_clock(time.monotonic() - self.began)} gone, about {self._left()} left"
+        title = f"{self._over()} of {len(self.rows) + self.further} trials, {_clock(time.monotonic() - self.began)} gone, about {self._left()} left"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for name, side in (("trial", "left"), ("state", "left"), ("epoch", "right"), ("Dice", "right"), ("best", "right"), ("time", "right")):
             table.add_column(name, justify=side)
-        for key, row in self.rows.items():
+        shown = self._shown()
+        for key, row in shown:
             epoch = f"{row.epoch}/{self.epochs}"
             spent = _clock(time.monotonic() - row.began if row.state == RUNNING else row.seconds) if row.began else ""
             table.add_row(key, row.state, epoch, _number(row.dice), _number(row.best), spent, style=STYLES[row.state])
+        if len(shown) < len(self.rows):
+            table.add_row(f"and {len(self.rows) - len(shown)} more", style="dim")
         return table
+
+    def _shown(self):
+        """The rows to show, in their order: what runs, then what waits next, then what ended last."""
+        rows = list(self.rows.items())
+        if len(rows) <= SHOWN_ROWS:
+            return rows
+        order = {RUNNING: 0, WAITING: 1}
+        ranked = sorted(range(len(rows)), key=lambda i: (order.get(rows[i][1].state, 1), abs(i - self._over())))
+        return [rows[i] for i in sorted(ranked[:SHOWN_ROWS])]
 
 
 class SilentProgress:
@@ -119,10 +141,10 @@ class SilentProgress:
     def steps(self, label):
         return lambda done, total: None
 
-    def _ignore(self, *event):
+    def _ignore(self, *event, **details):
         """Nobody watches."""
 
-    say = trials = started = reported = completed = failed = _ignore
+    say = trials = started = reported = completed = stopped = failed = _ignore
 
 
 def _number(value):

@@ -5,16 +5,14 @@ Everything is computed from a Study, that is from what MLflow holds; drawing it 
 
 import math
 import os
-import statistics as stats
 from pathlib import Path
 
 from segmamba.files import write_text
 from segmamba.orchestration.crossed import LEVEL
-from segmamba.orchestration.statistics import REGIONS, compare_arms, count, points, verdict
-
-PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
-DASH = "\N{EN DASH}"
-SCORES = {"dice_mean": "mean Dice", "dice_ET": "ET", "dice_TC": "TC", "dice_WT": "WT"}
+from segmamba.orchestration.hypothesis import REGIONS
+from segmamba.orchestration.report_tables import DASH, PHANTOM_NOTICE, arm_table, duration
+from segmamba.orchestration.statistics import compare_arms, contrast_difference, count, points
+from segmamba.orchestration.verdict import verdict
 
 
 def write_report(study, folder):
@@ -31,139 +29,68 @@ def write_report(study, folder):
     return write_text(folder / "report.html", _template("report.html.j2", autoescape=True).render(content))
 
 
-def result_table(study):
-    """One plain dict per arm, ready for JSON, None where nothing was measured.
-
-    Each score is {"mean", "sd", "seeds"} over finished seeds: dice_mean, dice_ET, dice_TC, dice_WT (0 to 1), hd95_mm (mean of the
-    regions) and last_dice_mean (the last checkpoint's, where it was judged too); beside them parameters and train_s.
-    """
-    rows = []
-    for arm in study.arms:
-        finished = [trial for trial in study.trials if trial.arm == arm and trial.status == "FINISHED"]
-        rows.append({
-            "arm": arm,
-            "baseline": arm == study.baseline,
-            "seeds_finished": len({trial.seed for trial in finished}),
-            "seeds_planned": len(study.seeds),
-            **{name: _over_seeds([t.metrics.get(f"judge/{name}") for t in finished]) for name in SCORES},
-            "hd95_mm": _over_seeds([_hd95_mm(t.metrics) for t in finished]),
-            "last_dice_mean": _over_seeds([t.metrics.get("last/judge_dice_mean") for t in finished]),
-            "parameters": _mean([t.metrics.get("model/parameters") for t in finished]),
-            "train_s": _mean([t.metrics.get("time/train_total_s") for t in finished]),
-        })  # fmt: skip
-    return rows
-
-
-def _hd95_mm(metrics):
-    return _mean([metrics.get(f"judge/hd95_mm_{region}") for region in REGIONS if region != "mean"])
-
-
-def _over_seeds(values):
-    values = _finite(values)
-    return {"mean": _mean(values), "sd": stats.stdev(values) if len(values) > 1 else None, "seeds": len(values)}
-
-
-def _mean(values):
-    values = _finite(values)
-    return stats.fmean(values) if values else None
-
-
-def _finite(values):
-    return [v for v in values if v is not None and math.isfinite(v)]
-
-
-def arm_table(study):
-    """(headers, rows) of the result table as text; a row is a list of (text, whether it is the column's best)."""
-    table = result_table(study)
-    columns = [(title, name, max, 100) for name, title in SCORES.items()]
-    columns += [("last checkpoint", "last_dice_mean", max, 100), ("HD95 (mm)", "hd95_mm", min, 1)]
-    columns = [column for column in columns if column[1] in SCORES or any(row[column[1]]["seeds"] for row in table)]
-    rows = [[(row["arm"] + (" (baseline)" if row["baseline"] else ""), False)] for row in table]
-    for _, name, best_of, scale in columns:
-        means = _finite([row[name]["mean"] for row in table])
-        best = best_of(means) if len(means) > 1 else None
-        for cells, row in zip(rows, table, strict=True):
-            cells.append((_plus_minus(row[name], scale), row[name]["mean"] is not None and row[name]["mean"] == best))
-    for cells, row in zip(rows, table, strict=True):
-        parameters = DASH if row["parameters"] is None else f"{row['parameters'] / 1e6:.2f} M"
-        cells += [(parameters, False), (duration(row["train_s"]), False), (f"{row['seeds_finished']} of {row['seeds_planned']}", False)]
-    return ["arm", *(title for title, *_ in columns), "parameters", "training", "seeds"], rows
-
-
-def _plus_minus(score, scale):
-    if score["mean"] is None:
-        return DASH
-    return f"{scale * score['mean']:.1f}" + (f" ± {scale * score['sd']:.1f}" if score["sd"] is not None else "")
-
-
-def duration(seconds):
-    """48 s, 3.2 min, 1.4 h."""
-    if seconds is None or not math.isfinite(seconds):
-        return DASH
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def render_terminal(study, console):
-    """The result table and the verdict on a rich Console."""
-    from rich.table import Table
-    from rich.text import Text
-
-    headers, rows = arm_table(study)
-    title = "Dice in points, mean±sd over seeds, on the judge set; * is the baseline"
-    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, collapse_padding=True)
-    for header in headers:
-        table.add_column(_compact(header), justify="left" if header == "arm" else "right", no_wrap=header != "arm")
-    for row in rows:
-        table.add_row(*(Text(_compact(text), style="bold" if best else "") for text, best in row))
-    found = verdict(study)
-    colour = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}[found.answer]
-    console.print()
-    console.print(table)
-    console.print()
-    console.print(Text(found.sentence, style=colour))
-    if study.data.get("phantom"):
-        console.print(Text(PHANTOM_NOTICE, style="bold"))
-
-
-def _compact(text):
-    """Cells and headers of the page, short enough for a terminal of 80 columns."""
-    for long, short in ((" (baseline)", " *"), (" \N{PLUS-MINUS SIGN} ", "\N{PLUS-MINUS SIGN}"), (" of ", "/"), ("mean Dice", "mean"),
-                        ("HD95 (mm)", "HD95"), ("parameters", "params"), ("training", "time"), ("last checkpoint", "last")):  # fmt: skip
-        text = text.replace(long, short)
-    return text
-
-
 def _content(study, folder):
     """What both templates show, as text and lists."""
-    found, claim = verdict(study), study.hypothesis
     headers, rows = arm_table(study)
     finished = sum(trial.status == "FINISHED" for trial in study.trials)
+    per_arm = count(len(study.seeds), "seed") + (f" x {count(len(study.folds), 'fold')}" if study.folds else "")
     return {
         "study": study,
-        "verdict": found,
+        "verdict": verdict(study),
         "notice": PHANTOM_NOTICE if study.data.get("phantom") else "",
-        "decided_by": f"{'mean' if claim.region == 'mean' else claim.region} Dice on the judge set, {claim.better} minus {claim.than}; "
-        f"smallest difference that matters: {points(claim.margin)} Dice points; {100 * LEVEL:.0f} % interval",
-        "summary": f"{finished} of {count(len(study.trials), 'trial')} finished; {count(len(study.seeds), 'seed')} per arm; "
+        "decided_by": _decided_by(study.hypothesis),
+        "last_checkpoint": _last_checkpoint(study),
+        "secondary": [{"claim": claim.claim, "decided_by": _decided_by(claim), "verdict": verdict(study, claim)} for claim in study.secondary],
+        "summary": f"{finished} of {count(len(study.trials), 'trial')} finished; {per_arm} per arm; "
         f"preset {study.preset}; {duration(study.seconds)} in all",
         "judged": "last" if study.data.get("judge_is_minival") else "best on minival",
         "headers": headers,
         "rows": rows,
         **_pairs(study),
         "trials": [_trial_row(trial, folder) for trial in study.trials],
+        "searched": [_searched_row(trial, folder) for trial in study.searched],
+        "space": study.space,
+        "importance": {name: f"{100 * share:.0f} %" for name, share in study.importance.items()},
         "varied": _varied(study),
         "config": {name: _plain(value) for name, value in study.config.items()},
-        "sets": {name: list(study.data.get(name) or []) for name in ("train", "minival", "judge")},
+        "sets": _sets(study.data),
     }
 
 
+def _decided_by(claim):
+    """The estimand in words."""
+    region = " and ".join("mean" if region == "mean" else region for region in claim.regions)
+    contrasts = "; ".join(f"{c.arm} minus {c.versus}" if c.versus else c.label for c in claim.contrasts) or "nothing in this run"
+    test = {"better": "", "no better": ", all to lie below the margin", "alike": ", all to lie within the margin"}[claim.direction]
+    many = len(claim.contrasts) * len(claim.regions) > 1 and claim.direction == "better"
+    return (
+        f"{region} Dice on the judge set, {contrasts}{test}; smallest difference that matters: {points(claim.margin)} Dice points; "
+        f"{100 * LEVEL:.0f} % interval{'; Holm over all' if many else ''}"
+    )
+
+
+def _last_checkpoint(study):
+    """The question's contrasts with the last epoch's weights in place of those that minival chose; empty where these were not judged."""
+    claim = study.hypothesis
+    found = [contrast_difference(study, contrast, claim.regions[0], f"last_{claim.score}") for contrast in claim.contrasts]
+    return [{"contrast": f.label, "cell": _interval(f)} for f in found if f.cases]
+
+
+def _sets(data):
+    """{name: case ids} of the study's sets, for each fold where there are folds."""
+    if data.get("folds"):
+        return {f"fold {number}, {name}": cases for number, sets in enumerate(data["folds"]) for name, cases in sets.items()}
+    return {name: list(data.get(name) or []) for name in ("train", "minival", "judge")}
+
+
 def _pairs(study):
-    decides = study.hypothesis.region
+    decides = study.hypothesis.regions[0]
     regions = [decides, *(region for region in REGIONS if region != decides)]
     comparisons = compare_arms(study)
     rows = [
         {
-            "contrast": f"{c.arm} \N{MINUS SIGN} {c.versus}",
+            "contrast": c.label,
+            "decides": c.decides,
             "cells": [_interval(c.regions[region]) for region in regions],
             "p": _p(c.regions[decides].p_value),
             "p_holm": _p(c.p_holm),
@@ -186,11 +113,17 @@ def _p(p):
     return DASH if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _searched_row(trial, folder):
+    row = _trial_row(trial, folder)
+    settings = {name: f"{value:.3g}" if isinstance(value, float) else _plain(value) for name, value in (trial.changes or {}).items()}
+    return row | {"dice": points(trial.metrics.get("val/best_dice_mean")), "settings": settings}
+
+
 def _trial_row(trial, folder):
     epochs = max((step for steps in trial.history.values() for step, _ in steps), default=0)
     return {
         "arm": trial.arm,
-        "seed": trial.seed,
+        "seed": trial.seed if trial.fold is None else f"{trial.seed}, fold {trial.fold}",
         "status": trial.status.lower(),
         "dice": points(trial.metrics.get("judge/dice_mean")),
         "epochs": epochs,

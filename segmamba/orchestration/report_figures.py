@@ -8,7 +8,9 @@ import textwrap
 
 import numpy as np
 
-from segmamba.orchestration.statistics import REGIONS, compare_arms, difference, points
+from segmamba.orchestration.hypothesis import REGIONS, Trend
+from segmamba.orchestration.statistics import compare_arms, points
+from segmamba.orchestration.verdict import verdict
 
 INK, MUTED, RULE, BAND = "#1b1c1d", "#6b6c6d", "#dbdcdd", "#eceded"
 """Text and lines, secondary text, grid, margin band."""
@@ -34,10 +36,11 @@ def _line_style(study, arm):
 
 def draw_differences(study):
     """Forest plot: every paired difference with its 95 % interval and its seeds, per region, the decision's first."""
-    rows = [row.regions for row in compare_arms(study)]
+    compared = compare_arms(study)
+    rows = [row.regions for row in compared]
     if not any(found.seeds for row in rows for found in row.values()):
         return None
-    decides = study.hypothesis.region
+    decides = study.hypothesis.regions[0]
     regions = [decides, *(r for r in REGIONS if r != decides)]
     labels = [_row_label(row[decides]) for row in rows]
     figure = _figure(height_in=0.8 + len(rows) * max(0.46, *(0.14 * label.count("\n") + 0.28 for label in labels)))
@@ -55,9 +58,8 @@ def draw_differences(study):
         panel.xaxis.get_major_locator().set_params(nbins=4)
         panel.set(xlim=limits, ylim=(0.55 - len(rows), 0.5))
     panels[0].set_yticks([-y for y in range(len(rows))], labels)
-    for tick, row in zip(panels[0].get_yticklabels(), rows, strict=True):
-        asked = (row[decides].arm, row[decides].versus) == (study.hypothesis.better, study.hypothesis.than)
-        tick.set_fontweight("bold" if asked else "normal")
+    for tick, row in zip(panels[0].get_yticklabels(), compared, strict=True):
+        tick.set_fontweight("bold" if row.decides else "normal")
     figure.supxlabel(
         f"difference in Dice points; bars: 95 % interval, dots: seeds, band: ±{points(study.hypothesis.margin)} margin", fontsize=8
     )
@@ -92,7 +94,7 @@ def _draw_interval(panel, y, found, colour, limits):
 
 
 def _row_label(found):
-    name = textwrap.fill(f"{_short(found.arm)} \N{MINUS SIGN} {_short(found.versus)}", 30)
+    name = textwrap.fill(f"{_short(found.arm)} \N{MINUS SIGN} {_short(found.versus)}" if found.versus else found.label, 30)
     interval = f" [{points(found.low, True)}, {points(found.high, True)}]" if math.isfinite(found.low) else ""
     return f"{name}\n{points(found.mean, True)}{interval}" if found.seeds else name
 
@@ -174,16 +176,15 @@ def _time_unit(study):
 
 
 def draw_cases(study):
-    """The hypothesis' contrast patient by patient: the mean over seeds of each judge case, sorted."""
-    claim = study.hypothesis
-    found = difference(study, claim.better, claim.than, claim.region)
-    if len(found.case_differences) < 5:  # fewer are better read in the per-case table
+    """The contrast that the answer leads with, patient by patient: the mean over seeds of each judge case, sorted."""
+    claim, found = study.hypothesis, verdict(study).difference
+    if len(found.case_differences) < 5 or not found.versus:  # fewer are better read in the per-case table
         return None
     heights = 100 * np.sort(found.case_differences)
     figure = _figure(height_in=2.3)
     panel, colours = figure.subplots(), arm_colours(study)
     panel.axhspan(-100 * claim.margin, 100 * claim.margin, color=BAND, lw=0, zorder=0)
-    panel.bar(np.arange(1, len(heights) + 1), heights, width=0.8, color=np.where(heights > 0, colours[claim.better], colours[claim.than]))
+    panel.bar(np.arange(1, len(heights) + 1), heights, width=0.8, color=np.where(heights > 0, colours[found.arm], colours[found.versus]))
     panel.axhline(0, color=MUTED, lw=0.8)
     panel.axhline(100 * found.mean, color=INK, lw=1, ls="--")
     panel.set_xlim(0.3, len(heights) + 0.7)
@@ -192,10 +193,55 @@ def draw_cases(study):
     )
     better = int((heights > 0).sum())
     panel.set(
-        xlabel=f"judge cases, sorted: {better} of {len(heights)} better with {_short(claim.better)}", ylabel=f"{claim.region}, Dice points"
+        xlabel=f"judge cases, sorted: {better} of {len(heights)} better with {_short(found.arm)}", ylabel=f"{found.region}, Dice points"
     )
-    panel.set_title(f"{_short(claim.better)} \N{MINUS SIGN} {_short(claim.than)}, per patient (mean of {len(found.seeds)} seeds)")
+    panel.set_title(f"{_short(found.arm)} \N{MINUS SIGN} {_short(found.versus)}, per patient (mean of {len(found.seeds)} seeds)")
     panel.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def draw_doses(study):
+    """Dice against the dose of each trend that the study claims: seeds small, means large."""
+    trends = [(claim, contrast) for claim in study.claims for contrast in claim.contrasts if isinstance(contrast, Trend)]
+    if not trends:
+        return None
+    figure, colours = _figure(height_in=2.5), arm_colours(study)
+    for panel, (claim, trend) in zip(figure.subplots(1, len(trends), squeeze=False)[0], trends, strict=True):
+        name, means = f"judge/{claim.score}_{claim.regions[0]}", {}
+        for arm, dose in trend.doses.items():
+            found = [100 * t.metrics[name] for t in study.trials if t.arm == arm and t.status == "FINISHED" and name in t.metrics]
+            if found:
+                panel.plot([dose] * len(found), found, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0)
+                means[dose] = np.mean(found)
+                panel.plot(dose, means[dose], "D", color=colours[arm], ms=7, zorder=3)
+        panel.plot(list(means), list(means.values()), color=MUTED, lw=1, zorder=1)
+        panel.set_xticks(list(trend.doses.values()), [_short(arm) for arm in trend.doses])
+        panel.set_ylabel(f"judge {claim.regions[0]} Dice (points)")
+        panel.grid(axis="y", color=RULE, lw=0.6)
+    return figure
+
+
+def draw_search(study):
+    """A search: minival's Dice of every trial in the order tried, and the importance of the settings."""
+    tried = [(i, t) for i, t in enumerate(study.searched) if "val/best_dice_mean" in t.metrics]
+    if not tried:
+        return None
+    figure = _figure(height_in=2.6)
+    panel, bars = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    for state, colour, face in (("FINISHED", ARM_COLOURS[0], None), ("STOPPED", MUTED, "none")):
+        points_of = [(i, 100 * t.metrics["val/best_dice_mean"]) for i, t in tried if t.status == state]
+        if points_of:
+            label = "trained to the end" if state == "FINISHED" else "stopped early"
+            panel.plot(*zip(*points_of, strict=True), "o", color=colour, mfc=face or colour, ms=4.5, label=label)
+    best = np.maximum.accumulate([100 * t.metrics["val/best_dice_mean"] for _, t in tried])
+    panel.step([i for i, _ in tried], best, where="post", color=INK, lw=1, label="best so far")
+    panel.axhline(best[0], color=BASELINE_COLOUR, lw=0.8, ls=":", label="baseline")
+    panel.set(xlabel="trial, in the order tried", ylabel="minival mean Dice (points)")
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.legend(frameon=False, fontsize=7)
+    shares = sorted(study.importance.items(), key=lambda item: item[1])
+    bars.barh([name for name, _ in shares], [100 * share for _, share in shares], color=ARM_COLOURS[0], height=0.6)
+    bars.set_xlabel("importance (%)" if shares else "importance: too few trials to tell")
     return figure
 
 
@@ -217,7 +263,9 @@ def _arm_legend(figure, study, marker=None):
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 110 // (longest + 6))), frameon=False)
 
 
-FIGURES = {"differences": draw_differences, "curves": draw_curves, "cost": draw_cost, "cases": draw_cases}
+FIGURES = {
+    "differences": draw_differences, "doses": draw_doses, "search": draw_search, "curves": draw_curves, "cost": draw_cost, "cases": draw_cases,
+}  # fmt: skip
 
 
 def draw_all(study):

@@ -2,21 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from segmamba.orchestration.hypothesis import Hypothesis, hypothesis_from
+from segmamba.orchestration.spec import TrialPlan
 
-@dataclass(frozen=True, kw_only=True)
-class Hypothesis:
-    """A claim that a contrast of two arms on one region decides."""
-
-    claim: str
-    """One sentence, as the mission states it."""
-    region: str
-    """ET, TC, WT or mean: which judge Dice decides."""
-    better: str
-    """The arm that is claimed to score higher ..."""
-    than: str
-    """... than this arm."""
-    margin: float = 0.005
-    """Smallest difference in Dice (0 to 1) that matters; 0.005 is half a Dice point."""
+__all__ = ["Hypothesis", "Study", "Trial", "study_from"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +16,14 @@ class Trial:
     arm: str
     seed: int
     status: str
-    """MLflow's: FINISHED, FAILED, KILLED or RUNNING; NOT STARTED where the trial has no run."""
+    """MLflow's: FINISHED, FAILED, KILLED or RUNNING; STOPPED where a scheduler ended it early, INFEASIBLE where it cannot run here at
+    all, NOT STARTED where the trial has no run."""
     reason: str = ""
-    """Why it did not finish; empty when it did."""
+    """Why it did not finish, or which run it was taken from; empty otherwise."""
+    fold: int | None = None
+    """Of a study with folds: whose judge set it was judged on."""
+    changes: dict | None = None
+    """Of a search's trial: the settings that were tried."""
     folder: str = ""
     params: dict = field(default_factory=dict)
     """The full flat configuration, as MLflow's strings."""
@@ -54,6 +48,12 @@ class Study:
     arms: dict
     """Arm name to its dotted changes, in the order of the study's file."""
     seeds: tuple
+    folds: tuple = ()
+    """Numbers of the folds; () is one split."""
+    secondary: tuple = ()
+    """Further Hypotheses."""
+    space: dict = field(default_factory=dict)
+    """Of a search: setting to what could be tried, as text."""
     preset: str
     config: dict
     """The flat configuration shared by all arms."""
@@ -68,4 +68,24 @@ class Study:
     seconds: float
     """Wall time of the study so far."""
     trials: tuple
-    """Trial objects in the order arm, seed; every planned trial is here, finished or not."""
+    """Trial objects in the order arm, seed, fold; every planned trial is here, finished or not."""
+    searched: tuple = ()
+    """Of a search: its Trials, in the order in which they were tried; seen by minival alone."""
+    importance: dict = field(default_factory=dict)
+    """Of a search: setting to its share, 0 to 1, in what the search's trials differ by on minival."""
+
+    @property
+    def claims(self):
+        return (self.hypothesis, *self.secondary)
+
+    @property
+    def plans(self):
+        """Every planned trial, in the order arm, seed, fold."""
+        return [TrialPlan(arm=arm, seed=seed, fold=fold) for arm in self.arms for seed in self.seeds for fold in self.folds or (None,)]
+
+
+def study_from(stored, **now):
+    """The Study that `dataclasses.asdict` and JSON made of one, with the fields `now` put in."""
+    lists = {name: tuple(stored.get(name, ())) for name in ("seeds", "folds")}
+    secondary = tuple(hypothesis_from(claim) for claim in stored.get("secondary", ()))
+    return Study(**stored | lists | {"hypothesis": hypothesis_from(stored["hypothesis"]), "secondary": secondary} | now)

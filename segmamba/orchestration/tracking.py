@@ -1,7 +1,7 @@
-"""MLflow: one parent run for a study, one child run for each trial, written by the trial and read back for the report.
+"""MLflow: one parent run for a study, one child run for each trial, written by the trial, ended by the driver.
 
 The driver makes the store, the experiment and the parent; a trial finds or makes its own child by the tag `trial`, so that a
-restarted trial goes on in the same run; the driver alone gives final statuses.
+restarted trial goes on in the same run; the driver alone gives final statuses. `read_study` in study_reader.py reads it all back.
 """
 
 import json
@@ -12,17 +12,18 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from segmamba.orchestration.results import Hypothesis, Study, Trial
+from segmamba.orchestration.reuse import DIGEST_TAG, finished_run, take_over, trial_digest
 from segmamba.orchestration.run_log import FOLDER_TAG, JUDGE_TABLE, REASON_TAG, RunLog, dataset_inputs
-from segmamba.orchestration.spec import TrialPlan
 from segmamba.orchestration.store import artifact_text
 
 STUDY_FILE = "study.json"
-PARENT_TAG, TRIAL_TAG = "mlflow.parentRunId", "trial"
+PARENT_TAG, TRIAL_TAG, FOUND_TAG, CHANGES_TAG = "mlflow.parentRunId", "trial", "found", "changes"
+STOPPED_TAG, INFEASIBLE_TAG, IMPORTANCE_TAG = "stopped_by", "infeasible", "importance"
+STOPPED_REASON = "stopped before it ended; --resume goes on with it"
 
 
-def start_study(uri, experiment_id, study, data):
-    """The parent run's id. `study` is a Study without trials, kept as an artifact of the parent; `data` is its Split."""
+def start_study(uri, experiment_id, study, splits, folder):
+    """The parent run's id. `study` is a Study without trials, kept as an artifact of the parent; `splits` are {fold: Split}."""
     client = MlflowClient(uri)
     tags = {
         "kind": "study",
@@ -33,23 +34,17 @@ def start_study(uri, experiment_id, study, data):
         "git_commit": study.environment["git commit"],
         "mlflow.source.name": study.command,
         "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
+        FOLDER_TAG: str(folder),
     }
     run_id = client.create_run(experiment_id, run_name=study.name, tags=tags).info.run_id
     params = {"question": study.question, "arms": ", ".join(study.arms), "seeds": len(study.seeds), "preset": study.preset}
     client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
-    client.log_inputs(run_id, dataset_inputs(study.data["source"], data))
+    client.log_inputs(run_id, dataset_inputs(study.data["source"], next(iter(splits.values()))))
     stored = asdict(study)
-    del stored["trials"]
+    for name in ("trials", "searched", "importance"):
+        del stored[name]
     client.log_dict(run_id, stored, STUDY_FILE)
     return run_id
-
-
-def unfinished_study(uri, experiment_id, name):
-    """The newest Study called `name`_RunNN whose parent run is not FINISHED, or None."""
-    client = MlflowClient(uri)
-    wanted = f"tags.kind = 'study' and tags.study LIKE '{name}_Run%' and attributes.status != 'FINISHED'"
-    found = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time DESC"], max_results=1)
-    return read_study(uri, found[0].info.run_id, seconds=0.0) if found else None
 
 
 def child_run(client, experiment_id, parent_id, key, tags):
@@ -58,28 +53,65 @@ def child_run(client, experiment_id, parent_id, key, tags):
     if found:
         run = found[0]
         client.update_run(run.info.run_id, status="RUNNING")
-        if REASON_TAG in run.data.tags:
-            client.delete_tag(run.info.run_id, REASON_TAG)  # of an earlier, failed start
+        for tag in (REASON_TAG, STOPPED_TAG, INFEASIBLE_TAG):  # of an earlier start
+            if tag in run.data.tags:
+                client.delete_tag(run.info.run_id, tag)
         return run.info.run_id
     tags = {**tags, PARENT_TAG: parent_id, TRIAL_TAG: key, "kind": "trial"}
     return client.create_run(experiment_id, run_name=key, tags=tags).info.run_id
 
 
-def trial_log(uri, experiment_id, parent_id, key, tags):
+def trial_tags(context, plan):
+    """What a trial's run can be filtered by. `context`: a StudyContext."""
+    tags = context.tags | {"arm": plan.arm, "seed": str(plan.seed), DIGEST_TAG: trial_digest(context.config(plan), context.split(plan))}
+    if plan.fold is not None:
+        tags["fold"] = str(plan.fold)
+    if plan.changes is not None:
+        tags |= {"stage": "search", CHANGES_TAG: json.dumps(plan.changes)}
+    return tags
+
+
+def trial_log(context, plan, tags):
     """The RunLog of a trial's child run, for the trial's own process; nothing but the driver ends the run."""
-    return RunLog(uri, lambda client: child_run(client, experiment_id, parent_id, key, tags), tags["dataset"])
+    c = context
+    return RunLog(
+        c.mlflow_uri, lambda client: child_run(client, c.experiment_id, c.parent_run_id, plan.key, tags), tags["dataset"], system_metrics=True
+    )
+
+
+def reuse_trial(context, plan):
+    """Whether a finished run had this trial's configuration, data, code and seed: then its results are the trial's."""
+    client, tags = MlflowClient(context.mlflow_uri), trial_tags(context, plan)
+    source = finished_run(client, context.experiment_id, tags[DIGEST_TAG])
+    if source is None or source.data.tags.get(PARENT_TAG) == context.parent_run_id:
+        return False
+    run_id = child_run(client, context.experiment_id, context.parent_run_id, plan.key, tags)
+    take_over(context.mlflow_uri, source, run_id, JUDGE_TABLE)
+    client.set_terminated(run_id, "FINISHED")
+    return True
+
+
+def store_found(uri, parent_id, trial, importance):
+    """What a search found, and how much each setting mattered, on the parent."""
+    tags = {FOUND_TAG: json.dumps(trial.changes), "found_trial": trial.arm, IMPORTANCE_TAG: json.dumps(importance)}
+    MlflowClient(uri).log_batch(parent_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 def log_report(uri, study, report):
-    """The report, its pictures and the figures of the trial that minival likes best, in the parent run. `report`: path of report.html."""
-    client, folder = MlflowClient(uri), Path(report).parent
+    """The report, its pictures, the answer, and the figures of the trial that minival likes best, in the parent run.
+
+    `report`: path of report.html.
+    """
+    from segmamba.orchestration.verdict import verdict
+
+    client, folder, found = MlflowClient(uri), Path(report).parent, verdict(study)
     for name in ("report.md", "report.html"):
         client.log_artifact(study.parent_run_id, str(folder / name))
     if (folder / "plots").is_dir():
         client.log_artifacts(study.parent_run_id, str(folder / "plots"), "plots")
-    judged = [trial for trial in study.trials if "judge/dice_mean" in trial.metrics]
-    if judged:
-        best = max(judged, key=lambda trial: trial.metrics["val/best_dice_mean"])  # never chosen by the judge set
+    client.log_batch(study.parent_run_id, tags=[RunTag("answer", found.answer), RunTag("verdict", found.sentence[:5000])])
+    best = best_judged(study)
+    if best:
         figures = {f"best/{name}": value for name, value in best.metrics.items() if name.startswith("judge/")}
         now = int(time.time() * 1000)
         client.log_batch(
@@ -89,53 +121,54 @@ def log_report(uri, study, report):
         )
 
 
-def end_trial(uri, experiment_id, parent_id, key, status, tags, reason=""):
-    """Give the trial's run its final status, and `reason` unless the trial itself gave one. `tags` are for a trial that never began."""
-    client = MlflowClient(uri)
-    found = [run for run in _children(client, experiment_id, parent_id) if run.data.tags[TRIAL_TAG] == key]
-    run_id = found[0].info.run_id if found else child_run(client, experiment_id, parent_id, key, tags)
-    if reason and not (found and REASON_TAG in found[0].data.tags):
+def best_judged(study):
+    """The finished Trial that minival, never the judge set, likes best; None where there is none."""
+    judged = [trial for trial in study.trials if trial.status == "FINISHED" and "judge/dice_mean" in trial.metrics]
+    return max(judged, key=lambda trial: trial.metrics.get("val/best_dice_mean", -1.0), default=None)
+
+
+def end_trial(context, plan, status, *, reason="", marks=None):
+    """Give the trial's run its final status, further tags (`marks`), and `reason` unless the trial itself gave one."""
+    client = MlflowClient(context.mlflow_uri)
+    run = next((r for r in children(client, context.experiment_id, context.parent_run_id) if r.data.tags[TRIAL_TAG] == plan.key), None)
+    begun = run is not None
+    run_id = run.info.run_id if begun else child_run(client, context.experiment_id, context.parent_run_id, plan.key, trial_tags(context, plan))
+    if reason and not (begun and REASON_TAG in run.data.tags):
         client.set_tag(run_id, REASON_TAG, reason[:5000])
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in (marks or {}).items()])
     client.set_terminated(run_id, status)
 
 
 def close_stopped_trials(uri, experiment_id, parent_id):
     """KILLED for every trial that is still RUNNING although nothing runs any more."""
     client = MlflowClient(uri)
-    for run in _children(client, experiment_id, parent_id):
+    for run in children(client, experiment_id, parent_id):
         if run.info.status == "RUNNING":
-            client.set_tag(run.info.run_id, REASON_TAG, "stopped before it ended; --resume goes on with it")
+            client.set_tag(run.info.run_id, REASON_TAG, STOPPED_REASON)
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def _children(client, experiment_id, parent_id):
-    return client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}'", max_results=5000)
+def close_stale(uri, experiment_id, is_abandoned):
+    """KILLED for the RUNNING studies, and their trials, whose driver is gone: `is_abandoned(folder)`. Returns their names."""
+    client, closed = MlflowClient(uri), []
+    for parent in client.search_runs([experiment_id], "tags.kind = 'study' and attributes.status = 'RUNNING'"):
+        if is_abandoned(parent.data.tags.get(FOLDER_TAG, "")):
+            close_stopped_trials(uri, experiment_id, parent.info.run_id)
+            client.set_terminated(parent.info.run_id, "KILLED")
+            closed.append(parent.data.tags["study"])
+    return closed
 
 
-def read_study(uri, parent_id, *, seconds):
-    """The Study as MLflow holds it: every planned trial, in the order arm, seed; one that never started is NOT STARTED."""
-    client = MlflowClient(uri)
-    parent = client.get_run(parent_id)
-    stored = json.loads(artifact_text(client, parent_id, STUDY_FILE))
-    by_key = {run.data.tags[TRIAL_TAG]: run for run in _children(client, parent.info.experiment_id, parent_id)}
-    trials = []
-    for arm in stored["arms"]:
-        for seed in stored["seeds"]:
-            run = by_key.get(TrialPlan(arm=arm, seed=seed).key)
-            missing = Trial(run_id="", arm=arm, seed=seed, status="NOT STARTED", reason="never started")
-            trials.append(_trial(client, run, arm, seed) if run else missing)
-    stored |= {"hypothesis": Hypothesis(**stored["hypothesis"]), "seeds": tuple(stored["seeds"]), "trials": tuple(trials)}
-    return Study(**stored | {"seconds": seconds, "parent_run_id": parent_id})
+def children(client, experiment_id, parent_id):
+    """All child runs, however many."""
+    found, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}'", max_results=1000, page_token=token)
+        found, token = found + list(page), page.token
+        if not token:
+            return found
 
 
-def _trial(client, run, arm, seed):
-    run_id, data = run.info.run_id, run.data
-    series = [name for name in data.metrics if name.startswith(("train/", "val/"))]
-    history = {name: [(m.step, m.value) for m in sorted(client.get_metric_history(run_id, name), key=lambda m: m.step)] for name in series}
-    judged = any(file.path == JUDGE_TABLE for file in client.list_artifacts(run_id))
-    table = json.loads(artifact_text(client, run_id, JUDGE_TABLE)) if judged else {"columns": [], "data": []}
-    return Trial(
-        run_id=run_id, arm=arm, seed=seed, status=run.info.status, reason=data.tags.get(REASON_TAG, ""),
-        folder=data.tags.get(FOLDER_TAG, ""), params=data.params, metrics=data.metrics, history=history,
-        judge_cases=[dict(zip(table["columns"], row, strict=True)) for row in table["data"]],
-    )  # fmt: skip
+def stored_study(client, run_id):
+    """What `start_study` kept, as plain JSON."""
+    return json.loads(artifact_text(client, run_id, STUDY_FILE))

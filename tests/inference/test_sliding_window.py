@@ -17,7 +17,7 @@ def test_windows_cover_every_voxel_with_the_overlap_asked_for(side, window, over
 
 
 def predict(model, image, window, **options):
-    return predict_windows(lambda x: model(x).softmax(1), image, window, **{"overlap": 0.5, "batch_size": 2} | options)
+    return predict_windows(lambda x: model(x).softmax(1), image, window, **{"overlap": (0.5,) * 3, "batch_size": 2} | options)
 
 
 def local_model(x):

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from segmamba.orchestration.crossed import crossed, holm
-from segmamba.orchestration.statistics import compare_arms, difference, points, verdict, what_would_decide
+from segmamba.orchestration.statistics import compare_arms, difference, points
+from segmamba.orchestration.verdict import verdict, what_would_decide
 
 ALIKE = {"seed_sd": 0.001, "case_sd": 0.002, "rest_sd": 0.002}
 
@@ -148,8 +149,8 @@ def test_undecided_names_further_seeds_that_mostly_decide(make_study):
 
 
 def test_spread_between_patients_asks_for_cases_and_between_seeds_for_seeds():
-    by_case = what_would_decide(crossed(draw(seeds=4, cases=8, seed_sd=0.01, case_sd=3, rest_sd=0.1)), mean=1.5, margin=0.5)
-    by_seed = what_would_decide(crossed(draw(seeds=4, cases=80, seed_sd=3, case_sd=0.1, rest_sd=0.1)), mean=1.5, margin=0.5)
+    by_case = what_would_decide(crossed(draw(seeds=4, cases=8, seed_sd=0.01, case_sd=3, rest_sd=0.1)), half_width=1.5)
+    by_seed = what_would_decide(crossed(draw(seeds=4, cases=80, seed_sd=3, case_sd=0.1, rest_sd=0.1)), half_width=1.5)
     assert by_case[0] is None and by_case[1] > 0
     assert by_seed[0] > 0 and by_seed[1] is None
 

@@ -1,0 +1,58 @@
+"""What the user chose on a study's command line."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segmamba.errors import UserError
+
+SCHEDULERS = ("none", "asha", "pbt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What the user chose on the command line."""
+
+    data: Path | None = None
+    """Folder of BraTS cases; None is the embedded phantom."""
+    labels: str = "auto"
+    preset: str = "demo"
+    seeds: int | None = None
+    """Training runs per arm and fold; None is the study's own number."""
+    folds: int = 0
+    """Folds of a cross-validation, all of them run; 0 is one split."""
+    trials: int | None = None
+    """Of a search: settings tried; None is the study's own number."""
+    arms: tuple = ()
+    """Names of the arms to run; () is the study's choice for the preset, ("all",) all."""
+    scheduler: str | None = None
+    """none, asha or pbt; None is asha for a search and none for arms, which must train alike to be compared."""
+    fresh: bool = False
+    """Train everything again, whatever finished runs there are."""
+    gpus_per_trial: float | None = None
+    """None is one whole GPU where there is one."""
+    cpus: int = 0
+    """CPU cores for the whole study; 0 is all of the machine's."""
+    output: Path = Path("Results")
+    resume: bool = False
+    """Go on with the newest unfinished study of this name, or start one where there is none."""
+    changes: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("seeds", "trials"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: at least 1")
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"--folds {self.folds}: 0 (one split), or at least 2")
+        for name, option in (("seed", "seeds"), ("data.fold", "folds")):
+            if name in self.changes and (option == "seeds" or self.folds):
+                raise UserError(f"--set {name}: the study varies it itself; choose how many with --{option}")
+        if self.folds and "data.folds" in self.changes:
+            raise UserError("--set data.folds: given by --folds already; leave one of the two out")
+        if self.scheduler not in (None, *SCHEDULERS):
+            raise UserError(f"--scheduler {self.scheduler!r}: choose one of {', '.join(SCHEDULERS)}")
+        if self.cpus < 0:
+            raise UserError(f"--cpus {self.cpus}: must be 0 (all) or more")
+        if self.gpus_per_trial is not None and not 0 < self.gpus_per_trial < math.inf:
+            raise UserError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be above 0, for example 0.5 for two trials on one GPU")
