@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from segmamba.config import load_config, preset
+from segmamba.models import build_model
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -84,14 +86,29 @@ def test_tags_to_filter_by_are_there(runs):
     assert all(run.data.tags["seed"] == "0" for run in children.values())
 
 
-def test_artifacts_are_absolute_below_results_and_hold_no_checkpoint(study, runs):
+def test_artifacts_are_absolute_below_results_and_hold_no_checkpoint_but_the_champions(study, runs):
     cwd, _ = study
     client, parent, children = runs
     for run in children.values():
         assert run.info.artifact_uri.startswith((cwd / "Results" / "mlartifacts").as_uri())
         assert {"config.json", "final_metrics.json", "judge_cases.json", "plots"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
     assert {"report.md", "report.html", "study.json", "plots"} <= {f.path for f in client.list_artifacts(parent.info.run_id)}
-    assert not list((cwd / "Results" / "mlartifacts").rglob("*.pth"))
+    assert len(list((cwd / "Results" / "mlartifacts").rglob("*.pth"))) == 1
+
+
+def test_the_champion_is_registered_and_loads_without_running_code(runs):
+    client, parent, children = runs
+    version = client.get_model_version_by_alias("segmamba-ablate_depth", "champion")
+    best = max(children.values(), key=lambda run: run.data.metrics["val/best_dice_mean"])
+    assert version.run_id == best.info.run_id and version.tags["study"] == parent.info.run_name
+    folder = Path(client.download_artifacts(version.run_id, "model"))
+    network = build_model(load_config(folder / "config.json").model)
+    network.load_state_dict(torch.load(folder / "best_metric_model.pth", weights_only=True))
+
+
+def test_the_answer_is_a_tag_of_the_study(runs):
+    _, parent, _ = runs
+    assert parent.data.tags["answer"] == "undecided" and parent.data.tags["verdict"].startswith("Undecided: ")
 
 
 def test_the_per_case_table_holds_the_judge_set(study, runs):

@@ -42,7 +42,7 @@ def assert_refused(result, *told, cwd):
         (["--arms", "depth 0"], ["the baseline 'depth 2' must be among them"]),
         (["--seeds", "0"], ["--seeds 0"]),
         (["--set", "seed=7"], ["--set seed", "--seeds"]),
-        (["--set", "model.name=segresnet"], ["segresnet has no Mamba blocks"]),
+        (["--set", "model.name=segresnet"], ["varies this setting itself (arm 'control 2')"]),
         (["--set", "optim.lr={[]:1}"], ["optim.lr = '{[]:1}'", "must be a float"]),
         (["--set", "train.early_stop_epochs=1"], ["train.early_stop_epochs = 1", "train.validate_every_epochs = 3"]),
         (["--gpus-per-trial", "nan"], ["--gpus-per-trial nan"]),
