@@ -18,6 +18,9 @@ from segmamba.orchestration.caching import on_this_node, prepare_on_nodes, split
 from tests.conftest import write_case
 
 
+SETS = ("train", "minival", "judge", "unlabelled")
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     """Two folders, one for each node of a cluster that this process is connected to; it counts itself to the first."""
@@ -91,17 +94,20 @@ def test_a_trial_finds_the_cases_of_its_split_on_its_own_node(nodes, cases_folde
     splits = ray.get([there.remote(split, cases, "$NODE/cache", DataConfig()) for _ in range(2)])
     assert {case.folder.parents[1] for s in splits for case in s.train} == set(nodes)
     for s in splits:
-        for name in ("train", "minival", "judge"):
+        for name in SETS:
             assert [case.id for case in getattr(s, name)] == [case.id for case in getattr(split, name)]
 
 
 def test_a_split_keeps_its_order_its_notes_and_its_sets(cases_folder, tmp_path):
+    write_case(cases_folder, "BraTS20_Training_009", label=False)
     cases = find_cases(cases_folder)
-    split = split_cases(prepare_cases(cases, tmp_path / "driver", DataConfig()), DataConfig())
+    *labelled, unlabelled = prepare_cases(cases, tmp_path / "driver", DataConfig())
+    split = split_cases(labelled, DataConfig(), [unlabelled])
     here = split_on_this_node(split, cases[::-1], tmp_path / "node", DataConfig())
-    back = {case.id: case for case in prepare_cases(cases, tmp_path / "driver", DataConfig())}
-    moved = {name: [back[case.id] for case in getattr(here, name)] for name in ("train", "minival", "judge")}
-    assert here != split and dataclasses.replace(here, **moved) == split
+    assert {case.folder.parent for name in SETS for case in getattr(here, name)} == {tmp_path / "node"}
+    back = {case.id: case for case in (*labelled, unlabelled)}
+    moved = {name: type(getattr(here, name))(back[case.id] for case in getattr(here, name)) for name in SETS}
+    assert here.unlabelled and dataclasses.replace(here, **moved) == split
 
 
 def test_a_path_takes_this_nodes_variables_and_misses_none_silently(monkeypatch, tmp_path):
