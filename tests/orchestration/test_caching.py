@@ -17,7 +17,6 @@ from segmamba.orchestration import caching, study
 from segmamba.orchestration.caching import on_this_node, prepare_on_nodes, split_on_this_node
 from tests.conftest import write_case
 
-
 SETS = ("train", "minival", "judge", "unlabelled")
 
 
