@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from segmamba.models import narrow_conv
+
 
 def norm_layer(kind, channels):
     return {"batch": nn.BatchNorm3d, "instance": InstanceNorm}[kind](channels)
@@ -31,6 +33,9 @@ class Conv(nn.Conv3d):
     """A 3-D convolution. Of a single sample, torch takes its vectorised CPU kernel only above a size; the other is 17 times slower."""
 
     def forward(self, x):
+        half = x.to(torch.get_autocast_dtype("cuda")) if x.is_cuda and torch.is_autocast_enabled("cuda") else x
+        if self.padding == (1, 1, 1) and self.bias is None and narrow_conv.fits(half, self.weight):
+            return narrow_conv.narrow_conv(half, self.weight)
         single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():  # its backward would choose for itself again
             return super().forward(x)
