@@ -4,6 +4,7 @@
 
 eager: as PyTorch runs it. compiled: torch.compile of network and loss, one graph. graphs: the same, captured as CUDA graphs.
 A figure is the median of 20 steps after warm-up; peers run in the same process, with the same loss, optimiser and precision.
+Inference is the forward pass alone, eager and without gradients, as prediction runs it. TFLOP are counted by `describe`.
 """
 
 import argparse
@@ -19,64 +20,79 @@ import torch
 from segmamba.config import preset
 from segmamba.device import autocast
 from segmamba.models import build_model
-from segmamba.training.step import ForwardLoss
+from segmamba.models.describe import describe_arms
+from segmamba.models.peers import PEERS
+from segmamba.training.step import COMPILE_OPTIONS, ForwardLoss
 
 PATCH, BATCH = (128, 128, 64), 2
 WARM_UP, STEPS = 4, 20
-MODES = {"eager": None, "compiled": "default", "graphs": "reduce-overhead"}
+MODES = {"eager": None, "compiled": COMPILE_OPTIONS | {"triton.cudagraphs": False}, "graphs": COMPILE_OPTIONS}
 
 
-def ours(**changes):
-    return lambda: build_model(preset("paper").changed({f"model.{k}": v for k, v in changes.items()}).model)
+def network(**changes):
+    return preset("paper").changed({f"model.{k}": v for k, v in changes.items()}).model
 
 
 NETWORKS = {
-    "segmamba": ours(),
-    "segmamba, triton": ours(scan="triton"),
-    "segmamba, portable": ours(scan="portable"),
-    "segmamba, no mamba": ours(mamba_depths=(0, 0, 0)),
+    "segmamba": network(),
+    "segmamba, tri": network(scan_order="tri"),
+    "segmamba, mamba-ssm": network(scan="mamba_ssm"),
+    "segmamba, triton": network(scan="triton"),
+    "segmamba, portable": network(scan="portable"),
+    "segmamba, no mamba": network(mamba_depths=(0, 0, 0)),
+    **{name: network(name=name) for name in PEERS},
 }
 
 
-def measure(build, mode, dtype):
-    """{"ms", "patches_per_s", "peak_GiB", "parameters_M", "busy", "compile_s", "loss"} of one network in one mode."""
+def measure(config, mode, dtype):
+    """{"ms", "patches_per_s", "peak_GiB", "parameters_M", "busy", "warm_up_s", "inference_ms", "loss"} of one network in one mode."""
     torch.manual_seed(0)
     torch.compiler.reset()
     torch.cuda.reset_peak_memory_stats()
-    model = build().cuda().train()
+    model = build_model(config).cuda().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
     image = torch.randn(BATCH, 4, *PATCH, device="cuda")
     label = torch.randint(0, 4, (BATCH, *PATCH), device="cuda", dtype=torch.uint8)
-    compute = ForwardLoss(model, preset("paper").loss)
-    run = torch.compile(compute, mode=MODES[mode], fullgraph=True) if MODES[mode] else compute
+    compute = ForwardLoss(model, preset("paper"))
+    run = torch.compile(compute, options=MODES[mode], fullgraph=True) if MODES[mode] else compute
 
     def step():
         with autocast(image.device, dtype):
-            loss = run(image, label)
+            loss, _ = run(image, label)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         return loss
 
+    def predict():
+        with torch.no_grad(), autocast(image.device, dtype):
+            return model(image)
+
+    warm_up_s, ms = _timed(step)
+    row = {
+        "ms": ms, "patches_per_s": 1000 * BATCH / ms, "peak_GiB": torch.cuda.max_memory_allocated() / 2**30,
+        "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6, "busy": _busy_share(step), "warm_up_s": warm_up_s,
+        "loss": float(step().detach()),
+    }  # fmt: skip
+    model.eval()
+    return row | {"inference_ms": _timed(predict)[1]}
+
+
+def _timed(call):
+    """(seconds of the first WARM_UP calls, median milliseconds of the next STEPS)."""
     began = time.perf_counter()
     for _ in range(WARM_UP):
-        loss = step()
+        call()
     torch.cuda.synchronize()
-    compile_s = time.perf_counter() - began
-    times = []
+    warm_up_s, times = time.perf_counter() - began, []
     for _ in range(STEPS):
         began = time.perf_counter()
-        loss = step()
+        call()
         torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    ms = 1000 * statistics.median(times)
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    return {
-        "ms": ms, "patches_per_s": 1000 * BATCH / ms, "peak_GiB": peak, "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6,
-        "busy": _busy_share(step), "warm_up_s": compile_s, "loss": float(loss.detach()),
-    }  # fmt: skip
+    return warm_up_s, 1000 * statistics.median(times)
 
 
 def _busy_share(step, steps=5):
@@ -99,7 +115,10 @@ def main():
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}, batch {BATCH}, patch {PATCH}")
-    print(f"{'network':24}{'mode':10}{'ms':>8}{'patches/s':>11}{'peak GiB':>10}{'params M':>10}{'GPU busy':>10}{'warm-up s':>11}", flush=True)
+    arms = describe_arms({name: NETWORKS[name] for name in options.only}, patch_size=PATCH, batch_size=BATCH)
+    flops = {arm["arm"]: arm["training_flops"] / 1e12 for arm in arms}
+    print(f"{'network':24}{'mode':10}{'ms':>8}{'patches/s':>11}{'peak GiB':>10}{'params M':>10}{'TFLOP':>8}{'GPU busy':>10}"
+          f"{'inference ms':>14}{'warm-up s':>11}", flush=True)  # fmt: skip
     rows = {}
     for name in options.only:
         for mode in options.modes:
@@ -111,9 +130,9 @@ def main():
             finally:
                 gc.collect()
                 torch.cuda.empty_cache()
-            rows[f"{name}, {mode}"] = row
+            rows[f"{name}, {mode}"] = row | {"TFLOP": flops[name]}
             print(f"{name:24}{mode:10}{row['ms']:8.1f}{row['patches_per_s']:11.1f}{row['peak_GiB']:10.2f}{row['parameters_M']:10.2f}"
-                  f"{row['busy']:10.0%}{row['warm_up_s']:11.1f}", flush=True)  # fmt: skip
+                  f"{flops[name]:8.2f}{row['busy']:10.0%}{row['inference_ms']:14.2f}{row['warm_up_s']:11.1f}", flush=True)  # fmt: skip
     if options.json:
         machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "python": platform.python_version()}
         options.json.write_text(json.dumps({"figures": rows, "machine": machine}, indent=1) + "\n")

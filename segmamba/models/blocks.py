@@ -30,12 +30,16 @@ class InstanceNorm(nn.InstanceNorm3d):
 
 
 class Conv(nn.Conv3d):
-    """A 3-D convolution. Of a single sample, torch takes its vectorised CPU kernel only above a size; the other is 17 times slower."""
+    """A 3-D convolution, by our own kernel where cuDNN is slow.
+
+    Of a single sample, torch takes its vectorised CPU kernel only above a size; the other is 17 times slower.
+    """
 
     def forward(self, x):
-        half = x.to(torch.get_autocast_dtype("cuda")) if x.is_cuda and torch.is_autocast_enabled("cuda") else x
-        if self.padding == (1, 1, 1) and self.bias is None and narrow_conv.fits(half, self.weight):
-            return narrow_conv.narrow_conv(half, self.weight)
+        if x.is_cuda:
+            half = x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x
+            if self.bias is None and self.padding == (1, 1, 1) and narrow_conv.fits(half, self.weight):
+                return narrow_conv.narrow_conv(half, self.weight)
         single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():  # its backward would choose for itself again
             return super().forward(x)
@@ -52,6 +56,11 @@ class PointwiseConv(nn.Conv3d):
         return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
+def relu(x):
+    """ReLU in place. Compiled, its backward takes the sign from x, which a norm computes again on the fly, and reads no stored output."""
+    return torch.where(x <= 0, 0, x) if torch.compiler.is_compiling() else F.relu(x, inplace=True)
+
+
 class ConvBlock(nn.Module):
     """Twice (3x3x3 convolution, norm, ReLU), plus the input; a 1x1x1 convolution fits the input's channels where they differ."""
 
@@ -64,8 +73,8 @@ class ConvBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else PointwiseConv(in_channels, out_channels, bias=False)
 
     def forward(self, x):
-        inner = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(inner)), inplace=True) + self.shortcut(x)
+        inner = relu(self.norm1(self.conv1(x)))
+        return relu(self.norm2(self.conv2(inner))) + self.shortcut(x)
 
 
 class Downsample(nn.Sequential):

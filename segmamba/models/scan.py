@@ -85,10 +85,10 @@ def scan_operator(name):
         return tuple(t.new_empty(t.shape) for t in inputs_and_states[:-1])
 
     scan.register_autograd(
-        lambda ctx, dy, _: scan_backward(dy, *ctx.saved_tensors),
+        lambda ctx, dy, _: scan_backward(dy.contiguous(), *ctx.saved_tensors),
         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1]),
     )
-    return lambda *inputs: scan(*inputs)[0]
+    return lambda *inputs: scan(*(t.contiguous() for t in inputs))[0]  # here, copies are torch.compile's to fuse
 
 
 def _without_autocast(x):

@@ -293,14 +293,14 @@ def scan_backward(dy, x, delta, A, B, C, D, bias, states):
     dstates, totals = _chunk_buffers(x, A, grid)
     dx, ddelta = torch.empty_like(x), torch.empty_like(delta)
     B, C = _whole_chunks(B), _whole_chunks(C)
-    dB, dC = (x.new_empty(grid[1], x.shape[0], A.shape[1], x.shape[1], dtype=torch.float32) for _ in range(2))
+    dB, dC = dBC = x.new_empty(2, grid[1], x.shape[0], A.shape[1], x.shape[1], dtype=torch.float32)
     dD, dbias = torch.empty_like(totals), torch.empty_like(totals)
     summary_back_kernel[grid](dy, delta, A, C, bias, dstates, totals, *x.shape[1:], **sizes)
     _carry(dstates, totals, A, grid, sizes, backwards=True)
     gradient_kernel[grid](dy, x, delta, A, B, C, D, bias, states, dstates, dx, ddelta, dB, dC, dD, dbias, *x.shape, **sizes)
     dA, dD, dbias = dstates.sum((0, 1)).t(), dD.sum((0, 1)), dbias.sum((0, 1))
-    dB, dC = (parts.sum(0).transpose(1, 2) for parts in (dB, dC))
-    return dx, ddelta, dA.to(A.dtype), dB.to(B.dtype), dC.to(C.dtype), dD.to(D.dtype), dbias.to(bias.dtype)
+    dB, dC = (part.to(B.dtype, copy=True, memory_format=torch.contiguous_format) for part in dBC.sum(1).transpose(2, 3))
+    return dx, ddelta, dA.to(A.dtype), dB, dC.to(C.dtype), dD.to(D.dtype), dbias.to(bias.dtype)
 
 
 def states_shape(x, A):

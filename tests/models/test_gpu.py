@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from segmamba.config import ModelConfig
+from segmamba.config import ModelConfig, preset
+from segmamba.data.phantom import make_case
 from segmamba.errors import UserError
-from segmamba.models import build_model
+from segmamba.models import build_model, narrow_conv
 from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 from tests.models.test_scan import NAMES, random_inputs
 
@@ -121,3 +124,76 @@ def test_training_in_half_precision_stays_finite(kernel, dtype):
         scaler.update()
         losses.append(loss.item())
     assert torch.tensor(losses).isfinite().all() and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 32, 6, 10, 40), (1, 64, 9, 33, 64), (1, 32, 8, 16, 130), (2, 64, 4, 1, 64), (1, 4, 5, 9, 48), (2, 4, 8, 9, 70)]
+)
+def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
+    if not narrow_conv._available(0):
+        pytest.skip("needs a Hopper GPU and cuda-bindings")
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape).to(dtype), (0.05 * torch.randn(32, shape[1], 3, 3, 3)).to(dtype)
+    dy = torch.randn(shape[0], 32, *shape[2:]).to(dtype)
+    exact = [x.double().requires_grad_(shape[1] != 4), weight.double().requires_grad_()]
+    own = [x.cuda().requires_grad_(shape[1] != 4), weight.float().cuda().requires_grad_()]
+    want, got = F.conv3d(*exact, padding=1), narrow_conv.narrow_conv(*own)
+    want.backward(dy.double())
+    got.backward(dy.cuda())
+    pairs = [(want, got), *((e.grad, o.grad) for e, o in zip(exact, own, strict=True) if e.requires_grad)]
+    errors = [float((b.detach().double().cpu() - a.detach()).norm() / a.detach().norm()) for a, b in pairs]
+    assert max(errors) < 3e-3 and errors[-1] < 1e-5, errors  # the weight's gradient is not rounded
+
+
+def test_the_network_with_narrow_convolutions_equals_itself_with_cudnn(monkeypatch):
+    if not narrow_conv._available(0):
+        pytest.skip("needs a Hopper GPU and cuda-bindings")
+    torch.manual_seed(0)
+    model = build_model(dataclasses.replace(SMALL, base_channels=32)).cuda().eval()
+    x, outputs, calls, fits = torch.randn(1, 4, 32, 32, 64, device="cuda"), [], [], narrow_conv.fits
+    for allowed in (True, False):
+        monkeypatch.setattr(narrow_conv, "fits", lambda *args, allowed=allowed: allowed and fits(*args) and not calls.append(1))
+        with torch.no_grad(), torch.autocast("cuda", torch.float16):
+            outputs.append(model(x).double())
+    assert len(calls) == 6  # stem, stage 1 and the last decoder: two convolutions each
+    assert (outputs[0] - outputs[1]).norm() / outputs[1].norm() < 5e-3
+
+
+def test_checkpointed_stages_compile_and_give_the_same_gradients():
+    torch.manual_seed(0)
+    x, gradients = torch.randn(2, 4, 48, 32, 32, device="cuda"), []
+    for stages in ((), (1, 3)):
+        torch._dynamo.reset()
+        torch.manual_seed(1)
+        model = build_model(dataclasses.replace(SMALL, norm="instance", checkpoint_stages=stages)).cuda().train()
+        torch.compile(model, fullgraph=True)(x).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert torch.allclose(plain, checkpointed, rtol=1e-2, atol=1e-5 + 1e-3 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_500_steps_on_phantoms_at_the_preset_rate_stay_finite(dtype):
+    config, size = preset("quick"), (96, 96, 64)
+    torch.manual_seed(0)
+    cases = [make_case(0, index, size) for index in range(2)]
+    images = torch.stack([torch.from_numpy(np.stack(list(images.values()))).float() for images, _, _ in cases])
+    images = ((images - images.mean((2, 3, 4), keepdim=True)) / images.std((2, 3, 4), keepdim=True)).cuda()
+    labels = torch.stack([torch.from_numpy(label.astype(np.int64)).clamp_max(3) for _, label, _ in cases]).cuda()
+    model = build_model(config.model).cuda()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True)
+    scaler, losses = torch.amp.GradScaler(enabled=dtype == torch.float16), []
+    for _ in range(500):
+        at = torch.randint(0, 33, (2,)).tolist()
+        crop = (..., slice(at[0], at[0] + 64), slice(at[1], at[1] + 64), slice(None))
+        with torch.autocast("cuda", dtype):
+            loss = F.cross_entropy(model(images[crop]).float(), labels[crop])
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+    losses = torch.stack(losses).cpu()
+    assert losses.isfinite().all() and losses[-20:].mean() < 0.5 * losses[:20].mean(), losses
+    assert all(p.isfinite().all() for p in model.parameters())

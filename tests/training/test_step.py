@@ -2,7 +2,11 @@ import pytest
 import torch
 
 from segmamba.config import preset
+from segmamba.data.cases import find_cases
+from segmamba.data.preprocess import prepare_cases
+from segmamba.data.splits import split_cases
 from segmamba.models import build_model
+from segmamba.training.fit import fit
 from segmamba.training.step import compile_decision, forward_loss
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -30,6 +34,7 @@ def test_a_long_run_on_a_gpu_with_triton_is_compiled(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes():
     config = preset("demo").changed({"train.compile": "always", "model.norm": "instance"})
     gradients = []
@@ -42,7 +47,23 @@ def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes():
             torch.manual_seed(1)
             for _ in range(2):
                 image = torch.randn(2, 4, 48, 48, 32, device="cuda")
-                compute(image, torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8)).backward()
+                compute(image, torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8))[0].backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     for eager, graph in zip(*gradients, strict=True):
         assert torch.allclose(eager, graph, rtol=1e-2, atol=1e-4 + 1e-3 * float(eager.abs().max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_loop_trains_and_validates_compiled_as_it_does_eager(cases_folder, tmp_path):
+    config = preset("demo").changed(
+        {
+            "data.spacing_mm": 1.0, "data.patch_size": (32, 32, 32), "train.epochs": 4, "train.steps_per_epoch": 4, "train.accumulation": 2,
+            "train.validate_every_epochs": 2, "optim.warmup_epochs": 1, "train.compile": "always",
+        }
+    )  # fmt: skip
+    data = split_cases(prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config.data)
+    losses = {how: [e.metrics["train/loss"] for e in fit(config.changed({"train.compile": how}), data, GPU)] for how in ("always", "never")}
+    assert len(losses["always"]) == 4
+    assert losses["always"] == pytest.approx(losses["never"], rel=0.05)
+    assert losses["always"][-1] < losses["always"][0]
