@@ -32,7 +32,18 @@ def fits(x, weight):
 
 @torch.compiler.assume_constant_result
 def _available(device):
-    return torch.cuda.get_device_capability(device) == (9, 0) and importlib.util.find_spec("cuda.bindings") is not None
+    return obstacle(device) is None
+
+
+@functools.cache
+def obstacle(device=0):
+    """Why cuDNN convolves on this CUDA device, in words; None where these kernels do."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability != (9, 0):
+        return f"needs a GPU of compute capability 9.0 (Hopper), not {'.'.join(map(str, capability))}"
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        return "cuda-bindings is not installed (torch's CUDA wheels for Linux bring it)"
+    return None
 
 
 def narrow_conv(x, weight):

@@ -32,15 +32,14 @@ def kernel(request):
 
 def errors_against_oracle(kernel, inputs, dtype):
     """Relative error of output and gradients, in float64, of a kernel whose x, delta, B and C have `dtype`."""
-    low = [t.detach().to(dtype) if name in ("x", "delta", "B", "C") else t.detach() for name, t in zip(NAMES, inputs, strict=True)]
-    dy = torch.randn(low[0].shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-    results = {}
-    for implementation, device in (("sequential", "cpu"), (kernel, "cuda")):
-        own = [(t.double() if device == "cpu" else t.to(device)).requires_grad_() for t in low]
+    low = [t.detach().to("cuda", dtype if name in ("x", "delta", "B", "C") else t.dtype) for name, t in zip(NAMES, inputs, strict=True)]
+    dy = torch.randn(low[0].shape, generator=torch.Generator().manual_seed(2)).to("cuda", dtype)
+    results = []
+    for implementation in ("sequential", kernel):
+        own = [(t.double() if implementation == "sequential" else t.clone()).requires_grad_() for t in low]
         y = selective_scan(*own, implementation=implementation)
-        results[implementation] = [y.detach(), *torch.autograd.grad(y, own, dy.to(y))]
-    want, got = (results[name] for name in ("sequential", kernel))
-    return {n: float((g.cpu().double() - w).norm() / w.norm()) for n, g, w in zip(("y", *NAMES), got, want, strict=True)}
+        results.append([y.detach(), *torch.autograd.grad(y, own, dy.to(y))])
+    return {n: float((got.double() - want).norm() / want.norm()) for n, want, got in zip(("y", *NAMES), *results, strict=True)}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -131,8 +130,8 @@ def test_training_in_half_precision_stays_finite(kernel, dtype):
     "shape", [(2, 32, 6, 10, 40), (1, 64, 9, 33, 64), (1, 32, 8, 16, 130), (2, 64, 4, 1, 64), (1, 4, 5, 9, 48), (2, 4, 8, 9, 70)]
 )
 def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
-    if not narrow_conv._available(0):
-        pytest.skip("needs a Hopper GPU and cuda-bindings")
+    if narrow_conv.obstacle():
+        pytest.skip(narrow_conv.obstacle())
     torch.manual_seed(0)
     x, weight = torch.randn(shape).to(dtype), (0.05 * torch.randn(32, shape[1], 3, 3, 3)).to(dtype)
     dy = torch.randn(shape[0], 32, *shape[2:]).to(dtype)
@@ -147,8 +146,8 @@ def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
 
 
 def test_the_network_with_narrow_convolutions_equals_itself_with_cudnn(monkeypatch):
-    if not narrow_conv._available(0):
-        pytest.skip("needs a Hopper GPU and cuda-bindings")
+    if narrow_conv.obstacle():
+        pytest.skip(narrow_conv.obstacle())
     torch.manual_seed(0)
     model = build_model(dataclasses.replace(SMALL, base_channels=32)).cuda().eval()
     x, outputs, calls, fits = torch.randn(1, 4, 32, 32, 64, device="cuda"), [], [], narrow_conv.fits

@@ -1,0 +1,84 @@
+"""What surrounds the kernels of narrow_conv.cu, with stand-ins for them on the CPU; the kernels themselves are in test_gpu.py."""
+
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segmamba.models import narrow_conv
+
+
+def convolution(x, weight, packed):
+    """The kernel's layouts, read element by element: packed is (C' / 32, source, kd, kw, group, 2 - kh, n, 8)."""
+    halves, sources, _, taps_w, groups, _, _, _ = packed.shape
+    dense = x.new_zeros(32 * halves, 4 if taps_w == 1 else 32 * sources, 3, 3, 4)
+    for n in range(32):
+        output = 8 * (n % 8 // 2) + 2 * (n // 8) + n % 2
+        for group in range(groups):
+            for kh in range(3):
+                part = packed[:, :, :, :, group, 2 - kh, n]  # (half, source, kd, kw, 8)
+                if taps_w == 1:
+                    dense[output::32, :, :, kh, 2 * group] = part[:, 0, :, 0, :4].movedim(1, 2)
+                    dense[output::32, :, :, kh, 2 * group + 1] = part[:, 0, :, 0, 4:].movedim(1, 2)
+                    continue
+                for source in range(sources):
+                    at = 32 * source + 8 * group
+                    dense[output::32, at : at + 8, :, kh, :3] = part[:, source].movedim(3, 1)
+    assert (dense[..., 3] == 0).all()
+    volume = x[:, 4:, ..., :-1] if taps_w == 1 else x  # of the pairs (w - 1, w) the second
+    return F.conv3d(volume, dense[..., :3], padding=1).contiguous(memory_format=torch.channels_last_3d)
+
+
+def gradient_parts(dy, x):
+    parts, stem = torch.zeros_like(narrow_conv._parts(x)), x.shape[1] == 8
+    volume = x[:, 4:, ..., :-1] if stem else x
+    gradient = torch.nn.grad.conv3d_weight(volume, (32, volume.shape[1], 3, 3, 3), dy, padding=1)
+    block = parts.shape[1] - 1
+    for kd in range(3):
+        for kh in range(3):
+            for kw in range(3):
+                tap = gradient[:, :, kd, kh, kw].t()  # (input, output)
+                if stem:
+                    parts[0, block, kd, kh, 4 * kw : 4 * kw + 4] = tap
+                    continue
+                for half in range(2):
+                    parts[:, block, 2 * (3 * kd + kw) + half, kh] = tap.unflatten(0, (-1, 2, 16))[:, half]
+    return parts
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(multi_processor_count=132))
+    narrow_conv._convolution.register_kernel("cpu", convolution)
+    narrow_conv._gradient_parts.register_kernel("cpu", gradient_parts)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("channels", [4, 32, 64])
+def test_result_and_gradients_are_those_of_the_convolution(channels, compiled):
+    torch.manual_seed(0)
+    inputs = torch.randn(2, channels, 3, 4, 5, requires_grad=channels != 4), torch.randn(32, channels, 3, 3, 3, requires_grad=True)
+    run = torch.compile(narrow_conv.narrow_conv, backend="aot_eager", fullgraph=True) if compiled else narrow_conv.narrow_conv
+    results, wanted = [], [t for t in inputs if t.requires_grad]
+    for y in (F.conv3d(*inputs, padding=1), run(*inputs)):
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), wanted)])
+    for want, got in zip(*results, strict=True):
+        assert got.shape == want.shape and (got - want).norm() / want.norm() < 1e-5
+
+
+@pytest.mark.parametrize(("device", "dtype", "shape"), [("cpu", torch.bfloat16, (32, 32, 3, 3, 3)), ("meta", torch.float16, (32, 32, 3, 3, 3))])
+def test_other_devices_convolve_as_torch_does(device, dtype, shape):
+    assert not narrow_conv.fits(torch.empty(1, 32, 8, 8, 64, device=device, dtype=dtype), torch.empty(shape))
+
+
+@pytest.mark.parametrize("sides", [(128, 128, 64), (128, 128, 128), (96, 96, 96), (16, 1, 64), (5, 33, 130)])
+@pytest.mark.parametrize("halo", [0, 2])
+def test_blocks_cover_the_volume_and_waste_less_than_a_second_wave_would(sides, halo):
+    x = torch.empty(2, 32, *sides, device="meta")
+    span, (across, deep, batch) = narrow_conv._grid(x, halo=halo)
+    tiles_w = -(-sides[2] // 64)
+    assert batch == 2 and 4 * deep >= sides[0] > 4 * (deep - 1)
+    assert across % tiles_w == 0 and across // tiles_w * span >= sides[1] > (across // tiles_w - 1) * span
+    if sides == (128, 128, 64):
+        assert across * deep * batch <= 132
