@@ -138,15 +138,18 @@ def _volume(x):
 
 
 def _grid(x, *, halo):
-    """(rows along h of a block, blocks): the rows that take the fewest steps on this GPU, a block's `halo` included."""
+    """(rows along h of a block, blocks): the rows that take the fewest steps on this GPU.
+
+    A block costs its `halo` and about 4 steps to begin and to end, and a weight gradient of its own.
+    """
     batch, (depth, height, width) = x.shape[0], _volume(x)
     tiles_w, tiles_d = -(-width // WIDTH), -(-depth // TILE_D)
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
 
     def steps(span):
-        return -(-(batch * tiles_d * tiles_w * -(-height // span)) // processors) * (span + halo)
+        return -(-(batch * tiles_d * tiles_w * -(-height // span)) // processors) * (span + halo + 4)
 
-    span = min({-(-height // pieces) for pieces in range(1, height // 8 + 2)}, key=steps)
+    span = min(sorted({-(-height // pieces) for pieces in range(1, height // 8 + 2)}), key=steps)
     return span, (tiles_w * -(-height // span), tiles_d, batch)
 
 
