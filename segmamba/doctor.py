@@ -53,7 +53,7 @@ def examine(output):
     if on_gpu:
         checks += [check_kernels(_gpu_error()), check_gpu_memory(*torch.cuda.mem_get_info(device))]
     checks += [check_scan(*choose_scan("auto", device.type), on_gpu), check_precision(mixed_dtype(device, "mixed"))]
-    checks += [check_memory(_free_memory()), check_disk(output, *disk_state(output))]
+    checks += [check_memory(free_memory()), check_disk(output, *disk_state(output))]
     if Path("/dev/shm").exists():
         checks.append(check_shared_memory(shutil.disk_usage("/dev/shm").total))
     return checks + [check_package(name, *import_state(name)) for name in ("ray", "mlflow", "nilearn")]
@@ -218,7 +218,7 @@ def _gpu_error():
     return None
 
 
-def _free_memory():
+def free_memory():
     try:
         meminfo = Path("/proc/meminfo").read_text()
     except OSError:

@@ -57,12 +57,15 @@ def study_app(study):
                                                       f"{'asha' if shown.space else 'none, so that arms train alike'}.",
                                                       show_default=False)] = None,
         fresh: Annotated[bool, typer.Option("--fresh", help="Train again what a finished run has trained to the letter before.")] = False,
-        gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs for one trial; 0.5 runs two on one GPU. Default: 1 where there is "
-                                                             "a GPU, else the CPU.", show_default=False)] = None,
+        gpus_per_trial: Annotated[str, typer.Option(help="GPUs for one trial; 0.5 runs two on one GPU. auto: measured, whichever ends "
+                                                    "soonest.")] = "auto",
         cpus: Annotated[int, typer.Option(help="CPU cores for the whole study; 0 takes all.")] = 0,
         output: Output = Path("Results"),
         resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this study; start one where there is "
                                              "none.")] = False,
+        plan: Annotated[bool, typer.Option("--plan", help="Measure each arm for a few steps, print hours, memory and disk, and exit.")] = False,
+        ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address (docs/cluster.md). Default: on this "
+                                                        "machine alone.", show_default=False)] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the result table as JSON instead.")] = False,
         list_settings: Annotated[bool, typer.Option("--list-settings", help="Show every setting with its default and unit, and exit.")] = False,
     ):  # fmt: skip
@@ -74,11 +77,39 @@ def study_app(study):
 
         options = StudyOptions(
             data=data, labels=labels, preset=preset, seeds=seeds, folds=folds, trials=trials, arms=tuple(arms or ()), scheduler=scheduler,
-            fresh=fresh, gpus_per_trial=gpus_per_trial, cpus=cpus, output=output, resume=resume, changes=parse_assignments(set or []),
+            fresh=fresh, gpus_per_trial=_gpus(gpus_per_trial), cpus=cpus, output=output, resume=resume, plan=plan, ray_address=ray_address,
+            changes=parse_assignments(set or []),
         )  # fmt: skip
+        if plan:
+            _plan(study, options, as_json)
+            return
         raise typer.Exit(_run(study, options, as_json))
 
     return app
+
+
+def _gpus(text):
+    """GPUs for one trial, or None for auto."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--gpus-per-trial {text}: must be auto or a number, for example 0.5 for two trials on one GPU") from None
+
+
+def _plan(study, options, as_json):
+    from segmamba.orchestration.budget_table import render_budget
+    from segmamba.orchestration.progress import StudyProgress
+    from segmamba.orchestration.study import plan_study
+
+    screen = console(stderr=as_json)
+    with StudyProgress(screen) as progress:
+        budget = plan_study(study, options, progress)
+    if as_json:
+        print_json(budget.as_dict())
+    else:
+        render_budget(budget, screen)
 
 
 def _run(study, options, as_json):

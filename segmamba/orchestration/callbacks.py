@@ -1,18 +1,26 @@
 """The driver's ear: what Ray says of trials becomes final statuses in MLflow and lines on the screen."""
 
+import functools
 from pathlib import Path
 
 from ray import tune
 
+from segmamba.orchestration.deaths import note_death
+from segmamba.orchestration.outbox import Outbox
+from segmamba.orchestration.patience import insist
 from segmamba.orchestration.progress import SilentProgress
 from segmamba.orchestration.tracking import INFEASIBLE_TAG, STOPPED_TAG, end_trial
+from segmamba.orchestration.trainable import trial_folder
 
 
 class FinishRuns(tune.Callback):
-    """Gives each trial's MLflow run its final status and passes events on to the progress display."""
+    """Gives each trial's MLflow run its final status and passes events on to the progress display.
+
+    Ray's loop never waits for MLflow: statuses go through an outbox, and `settle` waits for it once all trials are over.
+    """
 
     def __init__(self, context, progress):
-        self.context, self.progress = context, progress
+        self.context, self.progress, self._outbox, self._endings = context, progress, Outbox(), []
 
     def __getstate__(self):
         return {"context": self.context, "progress": SilentProgress()}  # Ray stores its callbacks; a terminal cannot be stored
@@ -28,22 +36,42 @@ class FinishRuns(tune.Callback):
         plan, last = trial.config["trial"], trial.last_result
         if "failed" in last:
             self.progress.failed(plan.key, last["failed"], last["log"])
-            end_trial(self.context, plan, "FAILED", marks={INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None)
+            self._end(plan, "FAILED", marks={INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None)
         elif last["epoch"] < last["epochs"]:
             reason = f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: others were better on minival"
             self.progress.stopped(plan.key, reason)
-            end_trial(self.context, plan, "FINISHED", reason=reason, marks={STOPPED_TAG: "asha"})
+            self._end(plan, "FINISHED", reason=reason, marks={STOPPED_TAG: "asha"})
         else:
             self.progress.completed(plan.key)
-            end_trial(self.context, plan, "FINISHED")
+            self._end(plan, "FINISHED")
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        """The process died and Ray will start it again: it reads there what it died of."""
+        self._note_death(trial)
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        plan, reason = trial.config["trial"], f"the trial's process died twice: {_last_line(trial)}"
-        self.progress.failed(plan.key, reason, trial.error_file or trial.local_path)
-        end_trial(self.context, plan, "FAILED", reason=reason)
+        self._note_death(trial)
+        plan, lines = trial.config["trial"], _last_error(trial).strip().splitlines()
+        reason = f"the trial's process died again and again: {lines[-1].strip()[:300] if lines else 'no reason known'}"
+        self.progress.failed(plan.key, reason, trial_folder(self.context.folder, plan) / "logs")
+        self._end(plan, "FAILED", reason=reason)
+
+    def settle(self):
+        """Wait until MLflow knows how every trial ended. StudyHalted where it stays away: `--resume` puts that right."""
+        if not self._outbox.close(2.0):
+            insist(lambda: [ending() for ending in self._endings], self.progress.say, uri=self.context.mlflow_uri)
+
+    def _note_death(self, trial):
+        done = (trial.last_result or {}).get("epoch", 0)
+        note_death(trial_folder(self.context.folder, trial.config["trial"]), done, _last_error(trial))
+
+    def _end(self, plan, status, **how):
+        ending = functools.partial(end_trial, self.context, plan, status, **how)
+        self._endings.append(ending)
+        self._outbox.put(ending)
 
 
-def _last_line(trial):
-    """What Ray says of the end of a trial, in one line."""
-    lines = Path(trial.error_file).read_text().strip().splitlines() if trial.error_file else []
-    return lines[-1].strip()[:300] if lines else "killed, or out of memory"
+def _last_error(trial):
+    """What Ray tells of the trial's last failure."""
+    text = Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).exists() else ""
+    return text.rpartition("Failure #")[2]

@@ -30,12 +30,16 @@ class StudyOptions:
     fresh: bool = False
     """Train everything again, whatever finished runs there are."""
     gpus_per_trial: float | None = None
-    """None is one whole GPU where there is one."""
+    """None is auto: what a measurement says ends soonest."""
     cpus: int = 0
     """CPU cores for the whole study; 0 is all of the machine's."""
     output: Path = Path("Results")
     resume: bool = False
     """Go on with the newest unfinished study of this name, or start one where there is none."""
+    plan: bool = False
+    """Measure and tell what the study would cost, and begin nothing."""
+    ray_address: str | None = None
+    """Of a Ray cluster to run on; None is a Ray of our own on this machine."""
     changes: dict = field(default_factory=dict)
 
     def __post_init__(self):

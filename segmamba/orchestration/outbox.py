@@ -50,8 +50,8 @@ class Outbox:
             try:
                 call()
             except Exception as error:
-                self.away_because = _reason(error)
-                if not _is_away(error):
+                self.away_because = reason_of(error)
+                if not is_away(error):
                     self._refused = error
                     return False
             else:
@@ -66,12 +66,14 @@ class Outbox:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _is_away(error):
+def is_away(error):
+    """Whether the server, not the call, is at fault, so that the same call may succeed later."""
     if isinstance(error, MlflowException):
         return error.error_code not in REFUSALS
     return isinstance(error, (requests.RequestException, OSError))
 
 
-def _reason(error):
+def reason_of(error):
+    """An exception in one line."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]

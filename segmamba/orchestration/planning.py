@@ -80,7 +80,7 @@ def announce(study, resources, trials, progress):
     """What is about to happen, before it takes hours."""
     data = study.data
     origin = "from the files' naming" if study.config["data.labels"] == "auto" else "stated"
-    where = f"GPU, {resources.gpus:g} a trial" if resources.gpus else "CPU"
+    where = f"GPU, {resources.gpus:g} a trial" if resources.gpus else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
     progress.say(f"cases    {len(data['train'])} train, {len(data['minival'])} minival, {len(data['judge'])} judge")
     for note in data["notes"]:

@@ -67,6 +67,8 @@ class Study:
     parent_run_id: str
     seconds: float
     """Wall time of the study so far."""
+    budget: dict = field(default_factory=dict)
+    """How its trials share the machine and what that was expected to cost: a segmamba.orchestration.budget.Budget as a dict."""
     trials: tuple
     """Trial objects in the order arm, seed, fold; every planned trial is here, finished or not."""
     searched: tuple = ()

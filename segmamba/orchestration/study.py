@@ -12,6 +12,7 @@ from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.source import labelled_cases, source_changes
 from segmamba.errors import UserError
 from segmamba.files import check_writable
+from segmamba.orchestration.budget import check_gpus_per_trial
 from segmamba.orchestration.options import StudyOptions
 from segmamba.orchestration.planning import (
     announce,
@@ -20,9 +21,19 @@ from segmamba.orchestration.planning import (
     planned_study,
     splits_of,
 )  # fmt: skip
-from segmamba.orchestration.spec import FOUND, resolve
+from segmamba.orchestration.spec import FOUND, TrialPlan, resolve
 
-__all__ = ["StudyOptions", "run_study"]
+__all__ = ["StudyOptions", "plan_study", "run_study"]
+
+
+def plan_study(study, options, progress):
+    """The Budget of a study, measured; nothing is begun but the cache."""
+    from segmamba.orchestration.cluster import machine_for
+
+    base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
+    planned = planned_study(spec, options, base, cases, splits, source, notes, {}, "")
+    with machine_for(None, options.cpus, options.output, "") as machine:
+        return _budget(planned, spec, options, configs, splits, machine, progress)
 
 
 def run_study(study, options, progress):
@@ -32,6 +43,30 @@ def run_study(study, options, progress):
     (SIGINT) ends the same way, with the trials it has; `options.resume` goes on with it.
     """
     started = time.time()
+    base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
+
+    # Only now the slow imports: everything above answers within a second.
+    import segmamba.orchestration.store as store
+    import segmamba.orchestration.tracking as tracking
+    from segmamba.environment import describe_environment
+    from segmamba.orchestration.cluster import machine_for
+
+    environment, uri = describe_environment(), store.store_uri(options.output)
+    with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
+        check_gpus_per_trial(options.gpus_per_trial, machine)
+        experiment = store.open_store(uri, options.output)
+        for name in tracking.close_stale(uri, experiment, _is_abandoned):
+            progress.say(f"closed   {name}: its process is gone; --resume goes on with it")
+        planned = planned_study(spec, options, base, cases, splits, source, notes, environment, uri)
+        study, resources = _begun(planned, spec, options, configs, splits, experiment, machine, progress)
+        folder = Path(options.output).resolve() / study.name
+        with _only_driver(folder), _parent_run(study, progress) as statuses:
+            _Engine(spec, options, configs, splits, folder, experiment, study, resources, progress).run()
+            return _concluded(study, experiment, folder, started, statuses, progress), folder
+
+
+def _prepared(study, options, progress):
+    """(base Config, StudySpec, {arm: Config}, cases, what they are, notes on them, {fold: Split})."""
     check_writable(options.output)
     base = _base(options)
     spec = resolve(study, base).only(options.arms, options.preset)
@@ -41,40 +76,68 @@ def run_study(study, options, progress):
     prepared = prepare_cases(cases, cache, base.data, workers=options.cpus, progress=counted)
     for config in configs.values():
         check_patch_fits(prepared, config.data)
-    splits = splits_of(prepared, options, base)
+    return base, spec, configs, cases, source, [*left_out, *notes_on(cases)], splits_of(prepared, options, base)
 
-    # Only now the slow imports: everything above answers within a second.
+
+def _budget(planned, spec, options, configs, splits, machine, progress):
+    """The Budget of a study that is planned, measured where that pays; a search's trials cost what the baseline does."""
+    from segmamba.environment import git_commit
+    from segmamba.orchestration.budget import plan, unmeasured
+    from segmamba.orchestration.measuring import Measure
+
+    searched = (options.trials or spec.budget.trials) if spec.space else 0
+    trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
+    if options.ray_address:
+        return unmeasured(configs[spec.baseline], trials, machine, options, "not measured: the nodes of a cluster may differ")
+    kept, first = Path(options.output).resolve() / "cache" / "rehearsals", next(iter(splits.values()))
+    feasible = {arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)}
+    trials = [trial for trial in trials if trial.arm in feasible]
+    with Measure(first, kept, [machine.name, git_commit()], at_once=machine.cores, say=progress.say) as measure:
+        return plan(feasible, trials, first, machine, measure, options)
+
+
+@contextlib.contextmanager
+def _parent_run(study, progress):
+    """The study's MLflow run while it runs: gives a list for its final status, FAILED where that stays empty.
+
+    An absent store or a full disk ends the study as StudyHalted; then the run stays as it is, and `--resume` finds it.
+    """
     import segmamba.orchestration.store as store
-    import segmamba.orchestration.study_reader as reader
+    from segmamba.orchestration.patience import StudyHalted, disk_full, insist, is_full
+
+    uri, parent, statuses = study.mlflow_uri, study.parent_run_id, []
+    insist(lambda: store.reopen_run(uri, parent), progress.say, uri=uri)
+    try:
+        yield statuses
+    except StudyHalted:
+        raise
+    except BaseException as error:
+        if is_full(error):
+            raise disk_full(error) from error
+        insist(lambda: store.end_run(uri, parent, "FAILED"), progress.say, uri=uri)
+        raise
+    insist(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
+
+
+def _concluded(study, experiment, folder, started, statuses, progress):
+    """The Study as it stands in the end, its report written and in MLflow; `statuses` gets its status."""
     import segmamba.orchestration.tracking as tracking
-    from segmamba.environment import describe_environment
-    from segmamba.orchestration.launch import plan_resources
+    from segmamba.orchestration.patience import insist
     from segmamba.orchestration.registry import register_best
     from segmamba.orchestration.report import write_report
+    from segmamba.orchestration.study_reader import read_study
 
-    environment = describe_environment()
-    resources = plan_resources(options, base)
-    uri = store.store_uri(options.output)
-    experiment = store.open_store(uri, options.output)
-    for name in tracking.close_stale(uri, experiment, _is_abandoned):
-        progress.say(f"closed   {name}: its process is gone; --resume goes on with it")
-    notes = [*left_out, *notes_on(cases)]
-    planned = planned_study(spec, options, base, cases, splits, source, notes, environment, uri)
-    study = _begun(planned, spec, options, splits, experiment, progress)
-    folder, parent = Path(options.output).resolve() / study.name, study.parent_run_id
-    with _only_driver(folder):
-        store.reopen_run(uri, parent)
-        status = "FAILED"
-        try:
-            _Engine(spec, options, configs, splits, folder, experiment, study, resources, progress).run()
-            tracking.close_stopped_trials(uri, experiment, parent)
-            study = reader.read_study(uri, parent, seconds=time.time() - started)
-            status = _final_status(study)
-            tracking.log_report(uri, study, write_report(study, folder))
-            register_best(uri, study)
-            return study, folder
-        finally:
-            store.end_run(uri, parent, status)
+    uri, parent = study.mlflow_uri, study.parent_run_id
+
+    def read():
+        tracking.close_stopped_trials(uri, experiment, parent)
+        return read_study(uri, parent, seconds=time.time() - started)
+
+    study = insist(read, progress.say, uri=uri)
+    report = write_report(study, folder)
+    insist(lambda: (tracking.log_report(uri, study, report), register_best(uri, study)), progress.say, uri=uri)
+    statuses.append(_final_status(study))
+    return study
 
 
 def _base(options):
@@ -186,8 +249,9 @@ def _is_abandoned(folder):
         return False
 
 
-def _begun(planned, spec, options, splits, experiment, progress):
-    """The Study with its name, its parent run and the trials it has: a new one, or the one that `--resume` found."""
+def _begun(planned, spec, options, configs, splits, experiment, machine, progress):
+    """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
+    from segmamba.orchestration.budget import resumed
     from segmamba.orchestration.study_reader import unfinished_study
     from segmamba.orchestration.tracking import start_study
     from segmamba.training.run_folder import next_run_folder
@@ -198,11 +262,13 @@ def _begun(planned, spec, options, splits, experiment, progress):
             _check_same(found, planned)
             ended = sum(trial.status == "FINISHED" for trial in found.trials)
             progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
-            return found
+            return found, resumed(found.budget, configs[spec.baseline], len(found.trials) - ended, machine).resources
         progress.say(f"resume   no unfinished {spec.name} found: starting one")
+    budget = _budget(planned, spec, options, configs, splits, machine, progress)
     folder = next_run_folder(Path(options.output).resolve(), spec.name)
-    study = dataclasses.replace(planned, name=folder.name)
-    return dataclasses.replace(study, parent_run_id=start_study(study.mlflow_uri, experiment, study, splits, folder))
+    study = dataclasses.replace(planned, name=folder.name, budget=budget.as_dict())
+    parent = start_study(study.mlflow_uri, experiment, study, splits, folder)
+    return dataclasses.replace(study, parent_run_id=parent), budget.resources
 
 
 def _check_same(found, planned):
@@ -237,4 +303,5 @@ def _context(configs, folds, folder, experiment, study, resources):
         "study": study.name, "preset": study.preset, "dataset": study.data["source"],
         "labels_convention": study.data["convention"], "git_commit": study.environment["git commit"], "mlflow.source.name": study.command,
     }  # fmt: skip
-    return StudyContext(configs, folds, folder, study.mlflow_uri, experiment, study.parent_run_id, tags, resources.cpus, study.baseline)
+    return StudyContext(configs, folds, folder, study.mlflow_uri, experiment, study.parent_run_id, tags, resources.threads,
+                        resources.compile, study.baseline)  # fmt: skip

@@ -1,5 +1,6 @@
 """One trial, as Ray runs it in a process of its own: train, judge, and tell MLflow and Ray."""
 
+import gc
 import json
 import traceback
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from ray import tune
 
 from segmamba.device import choose_device
 from segmamba.errors import UserError
-from segmamba.orchestration.run_log import FOLDER_TAG
+from segmamba.orchestration.deaths import ALL_LEVELS, deaths, fate
+from segmamba.orchestration.patience import is_full
+from segmamba.orchestration.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking import trial_log, trial_tags
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.step import compile_decision
 
+LESS_MEMORY_TAG = "activation_checkpointing"
 
 @dataclass(frozen=True)
 class StudyContext:
@@ -33,12 +37,14 @@ class StudyContext:
     tags: dict
     threads: int
     """CPU threads for torch in one trial."""
+    compile: str
+    """What every trial's `train.compile` is: all arms run the same way."""
     baseline: str
 
     def config(self, plan):
         """The Config of a TrialPlan."""
         config = self.configs[self.baseline].changed(plan.changes) if plan.changes is not None else self.configs[plan.arm]
-        return config.changed({"seed": plan.seed} | self.folds[plan.fold][0])
+        return config.changed({"seed": plan.seed, "train.compile": self.compile} | self.folds[plan.fold][0])
 
     def split(self, plan):
         return self.folds[plan.fold][1]
@@ -49,36 +55,86 @@ def trial_folder(study_folder, plan):
     return Path(study_folder) / "trials" / name.replace(" ", "-").replace("/", "-")
 
 
+class Infeasible(UserError):
+    """A trial that this device cannot run, however often it is tried."""
+
+
 def run_trial(assignment, context):
     """Ray's function trainable. `assignment` is {"trial": TrialPlan}.
 
     An exception is a finding: it is written down and the trial ends as failed; what a UserError says cannot run here at all. A process
     that dies is an accident: Ray starts the trial again and it goes on from its own last checkpoint.
     """
-    plan = assignment["trial"]
+    plan, log = assignment["trial"], None
     torch.set_num_threads(context.threads)
-    config, data = context.config(plan), context.split(plan)
-    folder = RunFolder(trial_folder(context.folder, plan))
-    device = choose_device()
-    tags = trial_tags(context, plan) | {FOLDER_TAG: str(folder.root), "execution": compile_decision(config, device)[1]}
-    log = trial_log(context, plan, tags)
+    root = trial_folder(context.folder, plan)
     try:
-        final = _train(config, data, folder, device, log)
-        if plan.changes is None:  # minival alone sees what a search tries
-            final |= _judge(config, data, folder, device, log)
-        log.log_files(sorted(folder.plots.glob("*.png")), "plots")
+        config, folder, device = context.config(plan), RunFolder(root), choose_device()
+        tags = trial_tags(context, plan) | {FOLDER_TAG: str(root), "execution": compile_decision(config, device)[1]}
+        log = trial_log(context, plan, tags)
+        log.log_config(config.to_flat_dict())
+        final = _with_less_memory_if_need_be(config, folder, log, lambda config: _outcome(config, context.split(plan), plan, folder, device, log))
     except UserError as error:
-        final = _failed(folder, str(error), traceback.format_exc(), log) | {"infeasible": True}
+        final = _failed(root, str(error), traceback.format_exc(), log) | {"infeasible": True}
     except Exception as error:
-        final = _failed(folder, " ".join(f"{type(error).__name__}: {error}".split())[:500], traceback.format_exc(), log)
-    if not log.close() and "failed" not in final:
-        final = _failed(folder, f"MLflow did not answer ({log.away_because}); --resume sends what it lacks", log.away_because)
+        final = _failed(root, _reason(error), traceback.format_exc(), log)
+    patience_s = 2.0 if is_full(final.get("failed", "")) else PATIENCE_S
+    if log and not log.close(patience_s) and "failed" not in final:
+        final = _failed(root, f"MLflow did not answer ({log.away_because}); --resume sends what it lacks", log.away_because)
     tune.report(final)
 
 
-def _train(config, data, folder, device, log):
+def _with_less_memory_if_need_be(config, folder, log, outcome):
+    """outcome(config); once more with activation checkpointing where the memory does not do. Raises Infeasible."""
+    told = fate(deaths(folder.root))
+    if told.hopeless:
+        raise Infeasible(told.hopeless) if told.memory else RuntimeError(told.hopeless)
+    reason = "its process was killed for want of memory"
+    if not told.checkpoint:
+        try:
+            return outcome(config)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            reason = _reason(error)
+        gc.collect()  # outside the handler: the exception held the frames, and they held the tensors
+        torch.cuda.empty_cache()
+    config = with_less_memory(config, reason)
+    log.log_tags({LESS_MEMORY_TAG: f"all levels, because {reason}"})
+    try:
+        return outcome(config)
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise Infeasible(f"out of memory, also with activation checkpointing: {_reason(error)}") from error
+        raise
+
+
+def with_less_memory(config, reason):
+    """The Config with activation checkpointing of all levels, which changes no result. Raises Infeasible where the network has none."""
+    if config.model.checkpoint_stages == ALL_LEVELS:
+        raise Infeasible(f"out of memory, also with activation checkpointing: {reason}")
+    try:
+        return config.changed({"model.checkpoint_stages": ALL_LEVELS})
+    except UserError as error:  # somebody else's network
+        raise Infeasible(f"out of memory, and {config.model.name} has no activation checkpointing: {reason}") from error
+
+
+def out_of_memory(error):
+    """Whether an exception is a device's or the machine's memory running out."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _outcome(config, data, plan, folder, device, log):
     """What the trial reports at its end."""
-    log.log_config(config.to_flat_dict())
+    final = _train(config, data, folder, device, log)
+    if plan.changes is None:  # minival alone sees what a search tries
+        final |= _judge(config, data, folder, device, log)
+    log.log_files(sorted(folder.plots.glob("*.png")), "plots")
+    return final
+
+
+def _train(config, data, folder, device, log):
+    """What training alone reports at its end."""
     log.log_data(data)
     log.log_history(folder.read_history(config.train.epochs))  # saved, but the process died before MLflow had it
     last = {}
@@ -104,10 +160,20 @@ def _with_last(rows, last_rows):
     return [row | {f"last_{name}": value for name, value in by_case.get(row["case"], {}).items() if name != "case"} for row in rows]
 
 
-def _failed(folder, reason, details, log=None):
+def _failed(root, reason, details, log=None):
     """What a failed trial reports; `log` tells MLflow the reason too."""
-    file = folder.logs / "error.txt"
-    file.write_text(details)
+    file = root / "logs" / "error.txt"
+    try:
+        file.write_text(details)
+    except OSError as error:  # the disk is full, most likely: the reason still reaches the driver and, where it is elsewhere, MLflow
+        file = f"none ({error.strerror})"
     if log:
         log.log_reason(f"{reason} (see {file})")
     return {"epoch": 0, "failed": reason, "log": str(file)}
+
+
+def _reason(error):
+    """An exception in one line."""
+    if is_full(error):
+        return f"the disk is full ({error}); the last checkpoint is intact, and --resume goes on from it"[:500]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -1,77 +1,28 @@
-"""A study whose trial process is killed ends as if nothing had happened."""
+"""Processes are killed, disks filled and servers taken away while a study runs; it ends as if nothing had happened, or says how to go on."""
 
-import contextlib
-import json
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+import urllib.request
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
-ROOT = Path(__file__).parents[2]
-SETTINGS = {
-    "train.epochs": "3", "train.steps_per_epoch": "6", "train.validate_every_epochs": "1", "optim.warmup_epochs": "0",
-    "phantom.cases": "6", "phantom.size": "48,48,48", "data.spacing_mm": "4", "data.patch_size": "32,32,32", "model.base_channels": "4",
-}  # fmt: skip
-
-
-def start(cwd, *options):
-    settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--seeds", "1", "--arms", "depth 2", "--cpus", "1", *settings, *options]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(study):
-    output, _ = study.communicate(timeout=400)
-    assert study.returncode == 0, output
-    return output
-
-
-def trial_processes(study):
-    """The workers that run a function trainable, by the title that Ray gives them."""
-    found = []
-    for process in psutil.Process(study.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            found += [process] if "ImplicitFunc" in " ".join(process.cmdline()) else []
-    return found
-
-
-def wait_for_first_epoch(cwd, study):
-    """The trial's processes, as soon as the first epoch is on disk."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if list(cwd.glob("Results/ablate_depth_Run01/trials/*/checkpoints/last.pth")):
-            victims = trial_processes(study)
-            assert victims, "the trial runs in a process of its own"
-            return victims
-        assert study.poll() is None, study.stdout.read()
-        time.sleep(0.05)
-    raise AssertionError("no first epoch within 120 s")
-
-
-def judged(cwd):
-    final = json.loads(next(cwd.glob("Results/ablate_depth_Run01/trials/*/metrics/final_metrics.json")).read_text())
-    return {name: value for name, value in final.items() if not name.startswith("time/")}
-
-
-def runs(cwd):
-    """({kind: run}, epochs that MLflow has of the trial), where each kind has one run."""
-    client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
-    by_kind = {run.data.tags["kind"]: run for run in found}
-    assert len(found) == len(by_kind) == 2
-    return by_kind, [m.step for m in client.get_metric_history(by_kind["trial"].info.run_id, "val/dice_mean")]
-
-
-def assert_as_if_nothing_had_happened(cwd, calm):
-    by_kind, steps = runs(cwd)
-    assert {run.info.status for run in by_kind.values()} == {"FINISHED"}
-    assert "reason" not in by_kind["trial"].data.tags
-    assert steps == [1, 2, 3] and judged(cwd) == judged(calm)
+from tests.orchestration.faults import (
+    STUDY,
+    assert_as_if_nothing_had_happened,
+    finish,
+    judged,
+    runs,
+    start,
+    trial_processes,
+    wait_for,
+    wait_for_first_epoch,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +85,105 @@ def test_resume_with_nothing_to_resume_starts_and_says_so_and_refuses_another_st
     output = finish(start(calm, "--resume"))
     assert "no unfinished ablate_depth found: starting one" in output
     assert (calm / "Results" / "ablate_depth_Run02" / "report.html").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with a disk of 40 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_fails_the_trial_with_the_reason_and_resume_goes_on_once_there_is_space(calm, small_disk):
+    study = start(small_disk)
+    wait_for_first_epoch(small_disk, study)
+    trial_processes(study)[0].suspend()
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(65536))
+    trial_processes(study)[0].resume()
+    output = finish(study, code=2)
+    assert "failed: the disk is full" in output and "--resume goes on" in output.splitlines()[-1]
+    ballast.unlink()
+    finish(start(small_disk, "--resume"))
+    assert_as_if_nothing_had_happened(small_disk, calm)
+
+
+class Server:
+    """An MLflow server on loopback whose store is a SQLite file in `folder`."""
+
+    def __init__(self, folder):
+        self.folder, self.process = folder, None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.env = {**os.environ, "MLFLOW_TRACKING_URI": self.uri}
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1",
+                   "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", self.folder / "artifacts"]  # fmt: skip
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                return urllib.request.urlopen(f"{self.uri}/health", timeout=5).read()
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError((self.folder / "server.log").read_text()[-3000:])
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    server.start()
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+@pytest.mark.slow
+def test_an_mlflow_server_that_goes_away_while_a_study_runs_and_comes_back_misses_nothing(calm, server, tmp_path):
+    study = start(tmp_path, env=server.env)
+    wait_for_first_epoch(tmp_path, study)
+    server.kill()
+    wait_for(lambda: list(tmp_path.glob(f"Results/{STUDY}/trials/*/metrics/final_metrics.json")), study, "verdict without a server")
+    server.start()
+    finish(study)
+    assert_as_if_nothing_had_happened(tmp_path, calm, server.uri)
+
+
+@pytest.mark.slow
+def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_without_training_again(calm, server, tmp_path):
+    study = start(tmp_path, env={**server.env, "SEGMAMBA_PATIENCE_S": "5"})
+    wait_for_first_epoch(tmp_path, study)
+    server.kill()
+    output = finish(study, code=2)
+    assert f"MLflow store {server.uri} has not answered" in output and "--resume goes on" in output
+    last = next(tmp_path.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth"))
+    written, found = last.stat().st_mtime_ns, judged(tmp_path)
+    server.start()
+    finish(start(tmp_path, "--resume", env=server.env))
+    assert last.stat().st_mtime_ns == written and judged(tmp_path) == found
+    assert_as_if_nothing_had_happened(tmp_path, calm, server.uri)
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_memory_monitor_kills_again_and_again_is_infeasible_and_the_study_ends(tmp_path):
+    study = start(tmp_path, env={**os.environ, "RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "250"})
+    output = finish(study, code=1)
+    assert "out of memory, also with activation checkpointing" in output
+    by_kind, _ = runs(tmp_path)
+    assert by_kind["trial"].info.status == "FAILED" and "low on memory" in by_kind["trial"].data.tags["reason"]

@@ -1,0 +1,119 @@
+"""Rehearsals of a study's arms in fresh processes, kept on disk: what was measured once is not measured again."""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+
+from segmamba.errors import UserError
+from segmamba.files import write_json
+
+STEPS = {"cpu": 2, "cuda": 20}  # timed, after as many that warm up
+
+
+class Measure:
+    """Called with Configs gives their Rehearsals on this machine's first device. Use as a context manager.
+
+    kept: folder of earlier measurements. machine: what they hold for beside the settings, plain values. at_once: on a CPU, how many
+    may be measured at the same time; what is measured then shares the memory with others, as trials will. say: told of each.
+    """
+
+    def __init__(self, data, kept, machine, *, at_once=1, say=lambda text: None):
+        self._data, self._kept, self._machine, self._at_once, self._say = data, Path(kept), machine, at_once, say
+        self._processes, self._pools, self._count = ExitStack(), [], 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._processes.close()
+
+    def __call__(self, configs, *, threads, compile="never", together=False):
+        """[Rehearsal, ...]. together: all at once on one GPU, timed while all run; otherwise on a GPU one after another."""
+        configs = [config.changed({"train.compile": compile, "seed": 0}) for config in configs]
+        return self._together(configs, threads) if together else self._one_by_one(configs, threads)
+
+    def _one_by_one(self, configs, threads):
+        found = [self._read(self._file(config, threads, 1)) for config in configs]
+        missing = [place for place, rehearsal in enumerate(found) if rehearsal is None]
+        for start in range(0, len(missing), self._at_once):
+            waiting = []
+            for slot, place in enumerate(missing[start : start + self._at_once]):
+                waiting.append((place, self._pool(slot).submit(_rehearse, configs[place], self._data, threads, None, 0)))
+            for place, job in waiting:
+                found[place] = self._result(job, configs[place])
+                self._write(self._file(configs[place], threads, 1), [found[place]])
+            if _device() == "cpu":
+                self._forget_pools()  # the next peak of memory is read from a fresh process
+        return found
+
+    def _together(self, configs, threads):
+        file = self._file(configs[0], threads, len(configs))
+        kept = self._read_all(file)
+        if kept:
+            return kept
+        with tempfile.TemporaryDirectory() as meet:
+            jobs = [self._pool(i).submit(_rehearse, c, self._data, threads, meet, len(configs) - 1) for i, c in enumerate(configs)]
+            found = [self._result(job, config) for job, config in zip(jobs, configs, strict=True)]
+        self._write(file, found)
+        return found
+
+    def _result(self, job, config):
+        try:
+            result = job.result()
+        except BrokenProcessPool as error:
+            self._forget_pools()
+            raise UserError("--plan: the process that measures was killed, probably for its memory; lower data.patch_size or train.batch_size, "
+                            "or set --gpus-per-trial to start without measuring") from error  # fmt: skip
+        self._count += 1
+        compiled = ", compiled" if config.train.compile == "always" else ""
+        self._say(f"measured {self._count}: {1000 * result.step_s:.0f} ms a step{compiled}")
+        return result
+
+    def _pool(self, slot):
+        while len(self._pools) <= slot:
+            self._pools.append(self._processes.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))))
+        return self._pools[slot]
+
+    def _forget_pools(self):
+        self._processes.close()
+        self._processes, self._pools = ExitStack(), []
+
+    def _file(self, config, threads, processes):
+        cases = sorted(case.folder.name for group in (self._data.train, self._data.minival[:1], self._data.judge[:1]) for case in group)
+        known = [config.to_flat_dict(), cases, threads, processes, STEPS, self._machine]
+        return self._kept / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.json"
+
+    def _read(self, file):
+        kept = self._read_all(file)
+        return kept[0] if kept else None
+
+    def _read_all(self, file):
+        from segmamba.training.rehearsal import Rehearsal
+
+        try:
+            return [Rehearsal(**entry) for entry in json.loads(file.read_text())]
+        except (OSError, ValueError, TypeError):
+            return None  # never measured, or written by another version
+
+    def _write(self, file, rehearsals):
+        self._kept.mkdir(parents=True, exist_ok=True)
+        write_json(file, [dataclasses.asdict(rehearsal) for rehearsal in rehearsals])
+
+
+def _device():
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _rehearse(config, data, threads, meet, others):
+    """In the fresh process."""
+    from segmamba.training.rehearsal import rehearse
+
+    return rehearse(config, data, steps=STEPS[_device()], threads=threads, meet=meet, others=others)

@@ -1,0 +1,94 @@
+"""A few steps of a run before hours are spent on it: how long a step takes, and how much memory and disk the run will need."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from segmamba.device import choose_device
+from segmamba.evaluation.cases import judge
+from segmamba.models import build_model
+from segmamba.training.fit import fit
+
+WAIT_S = 600  # for the other processes of a rehearsal: they may still import, or compile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What one trial costs on this device. Seconds and bytes."""
+
+    step_s: float
+    """An optimiser step, once warm."""
+    warm_up_s: float
+    """What the first steps take beyond that: kernels are chosen and, where asked for, compiled."""
+    validate_case_s: float
+    judge_case_s: float
+    peak_bytes: int
+    """On a GPU what the process takes of its memory, judging included; on a CPU the process's largest resident memory."""
+    weights_bytes: int
+    """A checkpoint of the weights alone ..."""
+    resume_bytes: int
+    """... and one that resuming needs."""
+
+
+def rehearse(config, data, *, steps, threads, meet=None, others=0):
+    """The Rehearsal of a Config, whose `train.compile` should not be auto, on a Split of PreparedCases.
+
+    Trains twice `steps` optimiser steps, the second half timed, and evaluates one case of minival and one of judge. meet: a folder where
+    `others` further processes that do the same wait, so that all are timed while all run.
+    """
+    torch.set_num_threads(threads)
+    device = choose_device()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    schedule = {"epochs": 2, "steps_per_epoch": steps, "validate_every_epochs": 1, "early_stop_epochs": 0, "keep_every_epochs": 0}
+    short = config.changed({"optim.warmup_epochs": 0} | {f"train.{name}": value for name, value in schedule.items()})
+    epochs, began = fit(short, dataclasses.replace(data, minival=data.minival[:1]), device), time.perf_counter()
+    first = next(epochs).metrics
+    warm_up_s = time.perf_counter() - began - first["time/validate_s"]
+    if meet:
+        _wait_for_others(Path(meet), others)
+    second = next(epochs)
+    model = build_model(short.model).to(device)
+    model.load_state_dict(second.checkpoint["model"])
+    began = time.perf_counter()
+    judge(model, data.judge[:1], short, device)
+    judge_case_s = time.perf_counter() - began
+    return Rehearsal(
+        step_s=second.metrics["time/train_s"] / steps,
+        warm_up_s=max(0.0, warm_up_s - second.metrics["time/train_s"]),
+        validate_case_s=second.metrics["time/validate_s"],
+        judge_case_s=judge_case_s,
+        peak_bytes=_peak_bytes(device),
+        weights_bytes=_nbytes(second.checkpoint["model"]),
+        resume_bytes=_nbytes(second.checkpoint),
+    )
+
+
+def _wait_for_others(folder, others):
+    """Return once `others` more processes wait in the same folder; RuntimeError where they do not come."""
+    (folder / f"{time.time_ns()}_{id(folder)}").touch()
+    deadline = time.monotonic() + WAIT_S
+    while sum(1 for _ in folder.iterdir()) <= others:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{others} other processes were to be measured beside this one and did not come within {WAIT_S} s")
+        time.sleep(0.01)
+
+
+def _peak_bytes(device):
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        beside = total - free - torch.cuda.memory_reserved(device)  # the process's CUDA context, and whoever else is there
+        return torch.cuda.max_memory_reserved(device) + max(0, beside)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+
+def _nbytes(state):
+    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))

@@ -1,0 +1,134 @@
+"""How trials share a machine, decided from rehearsals that a test makes up; and one true rehearsal."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from segmamba.config import preset
+from segmamba.data.cases import find_cases
+from segmamba.data.preprocess import prepare_cases
+from segmamba.data.splits import Split
+from segmamba.errors import UserError
+from segmamba.orchestration.budget import Machine, plan, resumed, unmeasured
+from segmamba.orchestration.measuring import Measure
+from segmamba.orchestration.spec import TrialPlan
+from segmamba.training.rehearsal import Rehearsal
+
+GIB = 2**30
+H100 = Machine(name="1 x H100", gpus=1, gpu_bytes=80 * GIB, cores=16, memory_bytes=120 * GIB)
+TWO_CORES = Machine(name="2 CPU cores", gpus=0, gpu_bytes=0, cores=2, memory_bytes=8 * GIB)
+DATA = Split([], [None] * 8, [None] * 10, False, ())
+
+
+def rehearsal(step_s, *, warm_up_s=1.0, peak_bytes=5 * GIB):
+    costs = {"validate_case_s": 0.1, "judge_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30}
+    return Rehearsal(step_s=step_s, warm_up_s=warm_up_s, peak_bytes=peak_bytes, **costs)
+
+
+def gpu(*, alone=0.055, packed=(0.055, 0.080, 0.110), compiled=0.036, compile_s=60.0, peak_bytes=5 * GIB):
+    """A stand-in for Measure: packed is the step of 2, 3, 4 trials at once."""
+
+    def measure(configs, *, threads, compile="never", together=False):
+        if compile == "always":
+            return [rehearsal(compiled, warm_up_s=compile_s, peak_bytes=peak_bytes)] * len(configs)
+        return [rehearsal(packed[len(configs) - 2] if together else alone, peak_bytes=peak_bytes)] * len(configs)
+
+    return measure
+
+
+def cpu(step_s, *, peak_bytes=GIB):
+    """step_s: threads to seconds."""
+    return lambda configs, *, threads, compile="never", together=False: [rehearsal(step_s[threads], peak_bytes=peak_bytes)] * len(configs)
+
+
+def never(configs, **how):
+    raise AssertionError("measured")
+
+
+def trials(count):
+    return [TrialPlan(arm="a", seed=seed) for seed in range(count)]
+
+
+def options(tmp_path, **chosen):
+    return SimpleNamespace(**{"gpus_per_trial": None, "plan": False, "output": tmp_path} | chosen)
+
+
+def test_four_short_trials_are_packed_since_compiling_costs_more_than_it_saves(tmp_path):
+    budget = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path))
+    assert budget.resources.gpus == 0.5 and budget.resources.at_once == 2 and budget.resources.compile == "never"
+    assert budget.why.startswith("2 a GPU, eager: ends soonest")
+
+
+def test_long_trials_are_compiled_where_packing_gains_little(tmp_path):
+    budget = plan({"a": preset("paper")}, trials(4), DATA, H100, gpu(packed=(0.105,)), options(tmp_path))
+    assert budget.resources.gpus == 1 and budget.resources.at_once == 1 and budget.resources.compile == "always"
+
+
+def test_packing_stops_where_memory_or_cores_end(tmp_path):
+    one_fits = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(peak_bytes=40 * GIB), options(tmp_path))
+    assert {way["way"] for way in one_fits.ways} == {"1 a GPU, eager", "1 a GPU, compiled"}
+    few_cores = Machine(name="", gpus=1, gpu_bytes=80 * GIB, cores=5, memory_bytes=GIB)
+    assert plan({"a": preset("quick")}, trials(4), DATA, few_cores, gpu(), options(tmp_path)).resources.at_once == 1
+
+
+def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
+    never_compiled = preset("quick").changed({"train.compile": "never"})
+    eager = plan({"a": never_compiled}, trials(4), DATA, H100, gpu(compiled=0.001, compile_s=0), options(tmp_path))
+    assert eager.resources.compile == "never"
+    unpacked = plan({"a": preset("quick")}, trials(4), DATA, H100, never, options(tmp_path, gpus_per_trial=1.0))
+    assert unpacked.resources.gpus == 1 and unpacked.resources.compile == "auto" and not unpacked.arms
+    half = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path, gpus_per_trial=0.5, plan=True))
+    assert half.resources.gpus == 0.5 and half.study_s > 0
+
+
+def test_the_estimate_adds_steps_evaluations_and_warm_up_and_shares_trials_out(tmp_path):
+    config = preset("paper").changed({"train.compile": "never", "train.epochs": 10, "train.steps_per_epoch": 100, "train.validate_every_epochs": 5})
+    budget = plan({"a": config}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
+    one = 10 * 100 * 0.055 + 2 * 8 * 0.1 + (10 + 8) * 1.0 + 1.0
+    assert budget.arms["a"]["trial_s"] == pytest.approx(one) and budget.study_s == pytest.approx(3 * one)
+    assert budget.disk_bytes == 3 * (2 * 10 + 30)  # best, a copy after epoch 10, last
+
+
+def test_a_lone_trial_gets_both_cores_where_that_is_faster_and_one_where_not(tmp_path):
+    faster = plan({"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 0.6}), options(tmp_path))
+    assert faster.resources.threads == faster.resources.cpus == 2 and faster.resources.at_once == 1
+    slower = plan({"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 1.2}), options(tmp_path))
+    assert slower.resources.threads == 1
+    assert plan({"a": preset("demo")}, trials(3), DATA, TWO_CORES, cpu({1: 1.0, 2: 0.55}), options(tmp_path)).resources.threads == 2
+
+
+def test_a_short_study_that_fills_the_cores_is_not_measured_unless_asked(tmp_path):
+    budget = plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, never, options(tmp_path))
+    assert budget.resources.threads == 1 and budget.resources.at_once == 2 and budget.study_s == 0
+    assert plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 1.0}), options(tmp_path, plan=True)).study_s > 0
+
+
+def test_no_more_trials_run_at_once_than_the_memory_holds(tmp_path):
+    budget = plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 1.0}, peak_bytes=5 * GIB), options(tmp_path, plan=True))
+    assert budget.resources.at_once == 1
+
+
+def test_a_resumed_study_keeps_threads_and_compilation(tmp_path):
+    began = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path))
+    again = resumed(began.as_dict(), preset("quick"), 1, H100)
+    assert again.resources.compile == "never" and again.resources.threads == began.resources.threads and again.resources.at_once == 1
+    on_cpu = unmeasured(preset("demo"), trials(8), TWO_CORES, options(tmp_path), "")
+    assert resumed(on_cpu.as_dict(), preset("demo"), 1, TWO_CORES).resources.threads == 1, "another number would change the last bits"
+
+
+def test_more_gpus_than_there_are_is_the_users_mistake(tmp_path):
+    for machine, gpus in ((TWO_CORES, 1.0), (H100, 2.0), (H100, 1.5)):
+        with pytest.raises(UserError, match="--gpus-per-trial"):
+            plan({"a": preset("quick")}, trials(4), DATA, machine, never, options(tmp_path, gpus_per_trial=gpus))
+
+
+def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(cases_folder, tmp_path):
+    config = preset("demo").changed({"model.base_channels": 4, "data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True})
+    cases = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data)
+    data, said = Split(cases[:1], cases[1:2], cases[2:], False, ()), []
+    with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as measure:
+        (first,) = measure([config], threads=1)
+        assert first.step_s > 0 and first.judge_case_s > 0 and first.peak_bytes > 50 * 2**20 and first.resume_bytes > 2.9 * first.weights_bytes
+        assert measure([config], threads=1) == [first] and len(said) == 1
+    with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as later:
+        assert later([config.changed({"seed": 3})], threads=1) == [first] and len(said) == 1, "a seed changes no cost"
