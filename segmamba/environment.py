@@ -10,7 +10,7 @@ PACKAGES = ("segmamba", "torch", "numpy", "scipy", "nibabel", "ray", "mlflow", "
 
 
 def describe_environment():
-    """A flat {str: str}: package versions, Python, operating system, CPU, GPUs with driver's CUDA, git commit."""
+    """A flat {str: str}: package versions, Python, operating system, CPU, GPUs with their driver, git commit."""
     import torch
 
     found = {"python": platform.python_version(), "system": platform.platform(), "cpu": _cpu_name(), "cpu cores": str(_cores())}
@@ -22,20 +22,41 @@ def describe_environment():
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     found["gpu"] = ", ".join(gpus) if gpus else "none"
     if gpus:
-        found["cuda"] = str(torch.version.cuda)
+        found["cuda"], found["driver"] = str(torch.version.cuda), _driver()
     return found | {"git commit": git_commit()}
+
+
+def all_packages():
+    """{name: version} of everything installed."""
+    return dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions() if d.metadata["Name"]))
 
 
 def git_commit():
     """The commit of the checkout this code runs from, with "+changes" where files differ from it; "unknown" outside a checkout."""
-    folder = Path(__file__).parent
+    commit = _git("rev-parse", "HEAD").strip()
+    return commit + ("+changes" if commit and _git("status", "--porcelain", "--untracked-files=no").strip() else "") or "unknown"
+
+
+def git_diff():
+    """What the checkout's files differ by from its commit; empty where they do not, and outside a checkout."""
+    return _git("diff", "HEAD", "--", ".")
+
+
+def _git(*arguments):
     try:
-        run = {"cwd": folder, "capture_output": True, "text": True, "check": True, "timeout": 10}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **run).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **run).stdout.strip()
+        options = {"capture_output": True, "text": True, "check": True, "timeout": 10, "errors": "replace"}
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parents[1], **options).stdout
     except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _driver():
+    """Version of the NVIDIA driver."""
+    try:
+        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
         return "unknown"
-    return commit + ("+changes" if changed else "")
+    return next((word for word in first.split() if word[0].isdigit() and "." in word), "unknown")
 
 
 def _cores():

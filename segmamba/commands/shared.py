@@ -1,6 +1,7 @@
 """What the commands share: options, progress, tables, the user's mistakes in one line. Imports nothing slow."""
 
 import json
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,3 +62,11 @@ def console(**options):
 
 def print_json(value):
     print(json.dumps(value, indent=1))
+
+
+def shown_uri(uri):
+    """The store as one would type it: relative to the working directory where that is possible."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
+        uri = f"sqlite:///{path.relative_to(Path.cwd())}"
+    return shlex.quote(uri)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, print_settings, run_app
+from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, print_settings, run_app, shown_uri
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.config import preset as preset_config
 from segmamba.errors import UserError
@@ -133,7 +132,7 @@ def _show(study, folder, screen, say, as_json):
         print(json.dumps(result_table(study), indent=1))
     render_terminal(study, screen)
     say(f"report   {folder / 'report.html'}")
-    say(f"runs     mlflow ui --backend-store-uri {_shown_uri(study.mlflow_uri)}")
+    say(f"runs     mlflow ui --backend-store-uri {shown_uri(study.mlflow_uri)}")
 
 
 def study(
@@ -197,11 +196,3 @@ def report(
 
     found, folder = redraw(output, study)
     _show(found, folder, Console(stderr=as_json, soft_wrap=False), lambda text: print(text, file=sys.stderr if as_json else sys.stdout), as_json)
-
-
-def _shown_uri(uri):
-    """The store as one would type it: relative to the working directory where that is possible."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
-        uri = f"sqlite:///{path.relative_to(Path.cwd())}"
-    return shlex.quote(uri)

@@ -1,7 +1,10 @@
 """Reading what training wrote: plain tensors, numbers and strings, without running code."""
 
+import hashlib
+import os
 import pickle
 import struct
+from pathlib import Path
 
 import torch
 
@@ -11,12 +14,45 @@ from segmamba.errors import UserError
 DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, pickle.UnpicklingError, struct.error)
 
 
+DIGEST_MARK = b"segmamba sha256 "
+"""In front of the digest in the comment of a checkpoint's zip archive."""
+DIGEST_BYTES = len(DIGEST_MARK) + 64
+BLOCK = 2**22
+
+
 def load_checkpoint(path, device="cpu"):
-    """The state at `path`. UserError for a missing, truncated or foreign file."""
+    """The state at `path`. UserError for a missing, truncated or foreign file, and for one that its digest belies.
+
+    A file without a digest, which another program wrote, is as good as torch's reader finds it.
+    """
     try:
+        told = digest_of(path)
+        if told and told != _computed_digest(path):
+            raise ValueError("its digest is another")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
     except DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: damaged or not a checkpoint of this program ({reason})") from error
+
+
+def digest_of(path):
+    """The digest that a checkpoint says it has, or None."""
+    with Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - DIGEST_BYTES))
+        comment = file.read()
+    return comment.removeprefix(DIGEST_MARK).decode("ascii", "replace") if comment.startswith(DIGEST_MARK) else None
+
+
+def _computed_digest(path):
+    """Over the archive as torch wrote it: without a comment, whose length is 0."""
+    left, sha256 = Path(path).stat().st_size - DIGEST_BYTES - 2, hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while left > 0:
+            block = file.read(min(BLOCK, left))
+            sha256.update(block)
+            left -= len(block)
+    sha256.update(struct.pack("<H", 0))
+    return sha256.hexdigest()

@@ -18,7 +18,7 @@ from segmamba.orchestration.outbox import Outbox
 from segmamba.orchestration.store import quiet
 
 JUDGE_TABLE = "judge_cases.json"
-REASON_TAG, FOLDER_TAG = "reason", "folder"
+REASON_TAG, FOLDER_TAG, KEY_TAG = "reason", "folder", "run_key"
 PARAM_LIMIT = 100  # MLflow's largest number of parameters in one log_batch
 PATIENCE_S = 60.0
 """How long the end of a run waits for a server that is away."""
@@ -132,6 +132,18 @@ class _Monitor(SystemMetricsMonitor):
     def monitor(self):
         super().monitor()
         self.gave_up = True
+
+
+def keyed_run(client, experiment_id, key, name, tags):
+    """The id of the run that carries `key`, set RUNNING again, or of a new one."""
+    found = client.search_runs([experiment_id], f"tags.{KEY_TAG} = '{key}'")
+    if not found:
+        return client.create_run(experiment_id, run_name=name, tags={**tags, KEY_TAG: key, "kind": "train"}).info.run_id
+    run = found[0]
+    client.update_run(run.info.run_id, status="RUNNING")
+    if REASON_TAG in run.data.tags:
+        client.delete_tag(run.info.run_id, REASON_TAG)  # of an earlier start
+    return run.info.run_id
 
 
 def dataset_inputs(source, data):

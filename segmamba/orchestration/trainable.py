@@ -15,6 +15,7 @@ from segmamba.orchestration.deaths import ALL_LEVELS, deaths, fate
 from segmamba.orchestration.patience import is_full
 from segmamba.orchestration.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking import trial_log, trial_tags
+from segmamba.training.record import record_environment
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.step import compile_decision
@@ -136,13 +137,14 @@ def _outcome(config, data, plan, folder, device, log):
 def _train(config, data, folder, device, log):
     """What training alone reports at its end."""
     log.log_data(data)
-    log.log_history(folder.read_history(config.train.epochs))  # saved, but the process died before MLflow had it
+    record_environment(folder, data, device, len(folder.read_history(config.train.epochs)))
+    log.log_files([folder.config, folder.environment], None)
     last = {}
     for epoch in train_run(config, data, folder, device):
-        log.log_epoch(epoch.metrics, epoch.number)
+        log.log_history(folder.read_history(epoch.number))  # with what was saved before, should the process have died before MLflow had it
         last = {"epoch": epoch.number, "epochs": config.train.epochs} | epoch.metrics
         tune.report(last)
-    log.log_files([folder.config], None)
+    log.log_history(folder.read_history(config.train.epochs))
     return last | {"epoch": config.train.epochs, "epochs": config.train.epochs}
 
 

@@ -11,6 +11,7 @@ import torch
 
 from segmamba.data.augment import augment, plan
 from segmamba.data.loader import patches_per_epoch
+from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import means, validate
 from segmamba.models import build_model
 from segmamba.training.average import averaged
@@ -23,7 +24,7 @@ from segmamba.training.schedule import learning_rate
 from segmamba.training.step import forward_loss
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(RunStopped):
     """The loss became NaN or infinite. The last checkpoint is from the epoch before."""
 
 
@@ -52,6 +53,12 @@ class Nobody:
 
     def case(self, epoch, done):
         """`done` minival cases are evaluated."""
+
+    def judged(self, done):
+        """`done` cases of the judge set have their verdict."""
+
+    def note(self, text):
+        """Something that whoever started the run should know, in one line."""
 
 
 @dataclass(frozen=True)

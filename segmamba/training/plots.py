@@ -1,10 +1,14 @@
 """The pictures of one run: its curves, and its worst and median case beside the truth."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from segmamba.data.labels import MODALITIES, REGIONS
 from segmamba.evaluation.dice import dice
 from segmamba.pictures import REGION_COLOURS, add_outline_legend, busiest_slices, draw_plane, new_figure, save_figure, surroundings
+
+SHOWN_MODALITIES = ("T1ce", "FLAIR")
 
 
 def draw_training_curves(history, path):
@@ -29,35 +33,52 @@ def draw_training_curves(history, path):
     save_figure(figure, path)
 
 
-def draw_predictions(cases, predict, path):
-    """Worst and median case by mean Dice: three planes through the tumour on T1ce and FLAIR, truth solid and prediction dashed.
+@dataclass(frozen=True)
+class Shown:
+    """A case in a picture: image float16 (2, x, y, z) of T1ce and FLAIR, truth and prediction uint8 (x, y, z), cut to the tumour's surroundings."""
 
-    predict(case) gives internal classes (x, y, z) on the source's grid. Radiological view: the patient's right is on the left.
+    heading: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+def worst_and_median(rows):
+    """{"worst": case id, "median": case id} by mean Dice; a single row is the worst alone."""
+    ordered = [row["case"] for row in sorted(rows, key=lambda row: row["dice_mean"])]
+    return {"worst": ordered[0]} | ({"median": ordered[len(ordered) // 2]} if len(ordered) > 1 else {})
+
+
+def show(case, prediction, name):
+    """A Shown of a PreparedCase and a prediction, internal classes on the source's grid. `name` says which one it is."""
+    truth = np.array(case.source_label())
+    score = dice(prediction, truth)["mean"]
+    box = surroundings(truth > 0 if truth.any() else prediction > 0)
+    image = case.whole(np.asarray(case.image()[[MODALITIES.index(m) for m in SHOWN_MODALITIES]], np.float32))
+    cut = _on_grid(image, truth.shape)[(slice(None), *box)].astype(np.float16)
+    return Shown(f"{name} case {case.id}, Dice {score:.2f}", cut, truth[box], np.asarray(prediction)[box])
+
+
+def draw_predictions(shown, path):
+    """Three planes through the tumour on T1ce and FLAIR for each Shown, truth solid and prediction dashed.
+
+    Radiological view: the patient's right is on the left.
     """
-    scored = []
-    for case in cases:
-        prediction, truth = predict(case), np.array(case.source_label())
-        scored.append((dice(prediction, truth)["mean"], case, prediction, truth))
-    scored.sort(key=lambda s: s[0])
-    shown = [("worst", scored[0])] + ([("median", scored[len(scored) // 2])] if len(scored) > 1 else [])
     figure = new_figure(figsize=(9, 6 * len(shown)), layout="constrained")
     grid = figure.subplots(2 * len(shown), 3, squeeze=False)
-    for place, (name, (score, case, prediction, truth)) in enumerate(shown):
-        image = _on_grid(case.whole(np.asarray(case.image(), np.float32)), truth.shape)
-        tumour = truth > 0 if truth.any() else prediction > 0
-        box, centre = surroundings(tumour), busiest_slices(tumour)
-        for row, modality in enumerate(("T1ce", "FLAIR")):
+    for place, one in enumerate(shown):
+        centre = busiest_slices(one.truth > 0 if one.truth.any() else one.prediction > 0)
+        for row, modality in enumerate(SHOWN_MODALITIES):
             for axis, plane in enumerate(("sagittal", "coronal", "axial")):
                 panel = grid[2 * place + row, axis]
-                draw_plane(panel, image[MODALITIES.index(modality)], truth, prediction, axis, centre[axis], box)
-                heading = f"{name} case {case.id}, Dice {score:.2f}\n" if row == axis == 0 else ""
-                panel.set_title(f"{heading}{modality}, {plane}", fontsize=9)
+                draw_plane(panel, one.image[row].astype(np.float32), one.truth, one.prediction, axis, centre[axis], (slice(None),) * 3)
+                panel.set_title((f"{one.heading}\n" if row == axis == 0 else "") + f"{modality}, {plane}", fontsize=9)
     add_outline_legend(figure)
     save_figure(figure, path)
 
 
 def _on_grid(image, shape):
-    """(4, x, y, z) interpolated to `shape`, for showing only."""
+    """(channels, x, y, z) interpolated to `shape`, for showing only."""
     if image.shape[1:] == shape:
         return image
     from segmamba.data.preprocess import resample

@@ -1,62 +1,78 @@
 """One run from start to verdict: `fit` with its run folder around it, then the judge."""
 
+import contextlib
+import errno
 import functools
 import os
 import time
 
+import numpy as np
+import torch
+
+from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import judge, means, predict_classes
+from segmamba.evaluation.dice import dice
 from segmamba.files import write_json
 from segmamba.models import build_model
-from segmamba.training.checkpoint import load_checkpoint, save_checkpoint
-from segmamba.training.fit import fit
-from segmamba.training.plots import draw_predictions, draw_training_curves
+from segmamba.training.advice import memory_advice
+from segmamba.training.checkpoint import load_checkpoint, resume_state, save_checkpoint, weights_digest
+from segmamba.training.drawing import NoPictures
+from segmamba.training.fit import Nobody, fit
+from segmamba.training.plots import draw_predictions, draw_training_curves, show, worst_and_median
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def train_run(config, data, folder, device):
-    """Yield `fit`'s epochs, each after it is saved in `folder` (a RunFolder); goes on from `folder.last` where that exists.
+def train_run(config, data, folder, device, watch=None, pictures=None):
+    """Yield `fit`'s epochs, each after it is saved in `folder` (a RunFolder); goes on from the last good checkpoint where there is one.
 
-    data: a Split of PreparedCases.
+    data: a Split of PreparedCases. watch: a Nobody, or somebody who is told of every step. pictures: who draws while the run trains.
+    Raises RunStopped where the device's memory or the disk does not suffice, and NonFiniteLoss; what was saved before stays.
     """
-    folder.write_config(config)
-    resume_from = load_checkpoint(folder.last, device) if folder.last.exists() else None
-    done = resume_from["epoch"] if resume_from else 0
-    history = folder.read_history(done)
-    with _tensorboard(folder.logs, purge_step=done + 1) as events:
-        for epoch in fit(config, data, device, resume_from):
-            history.append({"epoch": epoch.number} | epoch.metrics)
-            write_json(folder.history, history)
-            for name, value in epoch.metrics.items():
-                events.add_scalar(name, value, epoch.number)
-            weights = epoch.checkpoint["model"]
-            if epoch.is_best:
-                save_checkpoint(weights, folder.best)
-            if config.train.keep_every_epochs and epoch.number % config.train.keep_every_epochs == 0:
-                save_checkpoint(weights, folder.periodic(epoch.number))
-            save_checkpoint(epoch.checkpoint, folder.last)  # last: a run killed before this repeats the epoch
-            yield epoch
-    draw_training_curves(history, folder.plots / "training_curves.png")
+    watch, pictures = watch or Nobody(), pictures or NoPictures()
+    with _named_faults(config, folder, device):
+        folder.write_config(config)
+        resume_from = _resumed(config, folder, device, watch)
+        done = resume_from["epoch"] if resume_from else 0
+        history = folder.read_history(done)
+        picture = functools.partial(_picture, config, data, folder, device, pictures)
+        with _tensorboard(folder.logs, purge_step=done + 1) as events:
+            for epoch in fit(config, data, device, resume_from, watch):
+                history.append({"epoch": epoch.number} | epoch.metrics)
+                write_json(folder.history, history)
+                for name, value in epoch.metrics.items():
+                    events.add_scalar(name, value, epoch.number)
+                _save(epoch.checkpoint, folder, config, is_best=epoch.is_best)
+                picture(epoch)
+                _show_pictures(events, pictures.finished(), epoch.number)
+                yield epoch
+            _show_pictures(events, pictures.close(), len(history))
+        if history:
+            draw_training_curves(history, folder.plots / "training_curves.png")
 
 
-def judge_run(config, data, folder, device):
+def judge_run(config, data, folder, device, watch=None):
     """Judge the finished run in `folder` once: (metrics with judge/ names, rows per case). Writes final_metrics.json and pictures.
 
     The checkpoint is the best on minival, or the last where the judge set had to serve as minival too. With `train.judge_last` the
     last one is judged as well, as last/judge_...; where both are the same epoch it is judged once.
     """
+    watch = watch or Nobody()
     started = time.perf_counter()
     model = build_model(config.model).to(device)
-    last = load_checkpoint(folder.last, device)
+    last, _ = resume_state([folder.last, folder.previous], device)
     chosen = {"checkpoint": "best", "epoch": last["best_epoch"], "weights": functools.partial(load_checkpoint, folder.best, device)}
     final = {"checkpoint": "last", "epoch": last["epoch"], "weights": lambda: last["model"]}
     if data.judge_is_minival:
         chosen = final
-    verdicts = {}
+    verdicts, digests = {}, {"last": weights_digest(last["model"])}
     for verdict in [chosen, final] if config.train.judge_last and chosen["epoch"] != final["epoch"] else [chosen]:
-        model.load_state_dict(verdict["weights"]())
-        verdicts[verdict["epoch"]] = judge(model, data.judge, config, device)
+        weights = verdict["weights"]()
+        digests[verdict["checkpoint"]] = weights_digest(weights)
+        model.load_state_dict(weights)
+        verdicts[verdict["epoch"]] = judge(model, _watched(data.judge, watch), config, device)
         if verdict is chosen:
-            predict = functools.partial(predict_classes, model, config=config, device=device)
-            draw_predictions(data.minival, predict, folder.val_predictions(chosen["epoch"]))
+            _draw_minival(model, data.minival, config, device, folder.val_predictions(chosen["epoch"]))
     rows = verdicts[chosen["epoch"]]
     metrics = means(rows, "judge")
     if final["epoch"] in verdicts:
@@ -66,11 +82,84 @@ def judge_run(config, data, folder, device):
         "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"])),
         "model/parameters": float(sum(p.numel() for p in model.parameters())),
     }
-    told = {"judged_checkpoint": chosen["checkpoint"], "judged_epoch": chosen["epoch"], "epochs": last["epoch"], **metrics, "cases": rows}
-    if final["epoch"] in verdicts:
-        told["last_cases"] = verdicts[final["epoch"]]
+    told = {"judged_checkpoint": chosen["checkpoint"], "judged_epoch": chosen["epoch"], "epochs": last["epoch"], "weights_sha256": digests}
+    told |= {**metrics, "cases": rows} | ({"last_cases": verdicts[final["epoch"]]} if final["epoch"] in verdicts else {})
     write_json(folder.final_metrics, told)
     return metrics, rows
+
+
+def _watched(cases, watch):
+    for done, case in enumerate(cases):
+        yield case
+        watch.judged(done + 1)
+
+
+def _resumed(config, folder, device, watch):
+    """The checkpoint to go on from, or None. What the run was killed before writing out of it is written now."""
+    state, damaged = resume_state([folder.last, folder.previous], device)
+    for line in damaged:
+        watch.note(f"{line}; going on {'from the epoch before' if state else 'from the start, since there is no other'}")
+    if state:
+        _save_copies(state, folder, config, is_best=state["best_epoch"] == state["epoch"])
+    return state
+
+
+def _save(checkpoint, folder, config, *, is_best):
+    """last.pth first: all else follows from it, so that a run killed in between can write it again."""
+    save_checkpoint(checkpoint, folder.last, previous=folder.previous)
+    _save_copies(checkpoint, folder, config, is_best=is_best)
+
+
+def _save_copies(checkpoint, folder, config, *, is_best):
+    keep = config.train.keep_every_epochs
+    if is_best:
+        save_checkpoint(checkpoint["model"], folder.best)
+    if keep and checkpoint["epoch"] % keep == 0:
+        save_checkpoint(checkpoint["model"], folder.periodic(checkpoint["epoch"]))
+
+
+@contextlib.contextmanager
+def _named_faults(config, folder, device):
+    """What the machine lacks, as a RunStopped that says what to do about it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunStopped(memory_advice(config, device)) from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise RunStopped(f"{folder.root}: the disk is full ({error.strerror}); the last checkpoint is whole: free space, then --resume") from error
+
+
+def _picture(config, data, folder, device, pictures, epoch):
+    """Order the worst and the median minival case of an epoch that is kept, the best so far or the last."""
+    keep = config.train.keep_every_epochs
+    if not (pictures.wanted and epoch.rows and (epoch.is_best or epoch.number == config.train.epochs or (keep and epoch.number % keep == 0))):
+        return
+    model = build_model(config.model).to(device)
+    model.load_state_dict(epoch.checkpoint["model"])
+    wanted = worst_and_median(epoch.rows)
+    pictures.order(_shown(model, data.minival, wanted, config, device), folder.val_predictions(epoch.number))
+
+
+def _draw_minival(model, cases, config, device, path):
+    """Worst and median case as the judge would see them, drawn here and now."""
+    rows = [{"case": c.id, "dice_mean": dice(predict_classes(model, c, config, device), np.array(c.source_label()))["mean"]} for c in cases]
+    draw_predictions(_shown(model, cases, worst_and_median(rows), config, device), path)
+
+
+def _shown(model, cases, wanted, config, device):
+    by_id = {case.id: case for case in cases}
+    return [show(by_id[one], predict_classes(model, by_id[one], config, device), name) for name, one in wanted.items()]
+
+
+def _show_pictures(events, paths, epoch):
+    """PNG files as they are, in TensorBoard."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    for path in paths:
+        image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4)
+        events.file_writer.add_summary(Summary(value=[Summary.Value(tag="val/predictions", image=image)]), epoch)
 
 
 def _tensorboard(folder, purge_step):

@@ -3,12 +3,14 @@
     SegMamba_Run01/
       checkpoints/best_metric_model.pth   weights alone, best on minival
       checkpoints/last.pth                everything that resuming needs
+      checkpoints/previous.pth            the same, of the epoch before: what is gone on from where last.pth is damaged
       checkpoints/epoch_0010.pth          weights alone, every `train.keep_every_epochs`
       logs/                               TensorBoard events
       plots/training_curves.png, val_predictions_epoch_0010.png
       metrics/history.json                one entry per epoch
       metrics/final_metrics.json          the judge's figures, with a row per case
       config.json                         repeats the run
+      environment.json                    code, packages, machine, data and split that it depends on
 """
 
 import json
@@ -42,8 +44,9 @@ class RunFolder:
         for folder in (self.checkpoints, self.logs, self.plots, self.metrics):
             folder.mkdir(parents=True, exist_ok=True)
         self.best, self.last = self.checkpoints / "best_metric_model.pth", self.checkpoints / "last.pth"
+        self.previous = self.checkpoints / "previous.pth"
         self.history, self.final_metrics = self.metrics / "history.json", self.metrics / "final_metrics.json"
-        self.config = self.root / "config.json"
+        self.config, self.environment = self.root / "config.json", self.root / "environment.json"
 
     def periodic(self, epoch):
         return self.checkpoints / f"epoch_{epoch:04d}.pth"
