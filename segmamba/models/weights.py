@@ -17,6 +17,8 @@ DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, 
 DIGEST_MARK = b"segmamba sha256 "
 """In front of the digest in the comment of a checkpoint's zip archive."""
 DIGEST_BYTES = len(DIGEST_MARK) + 64
+ZIP_END, END_BYTES = b"PK\5\6", 22
+"""How the last record of a zip archive begins, and its length without the comment."""
 BLOCK = 2**22
 
 
@@ -38,12 +40,16 @@ def load_checkpoint(path, device="cpu"):
 
 
 def digest_of(path):
-    """The digest that a checkpoint says it has, or None."""
+    """The digest that a checkpoint says it has, or None. ValueError where its end is missing, which torch's reader may overlook."""
     with Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - DIGEST_BYTES))
-        comment = file.read()
-    return comment.removeprefix(DIGEST_MARK).decode("ascii", "replace") if comment.startswith(DIGEST_MARK) else None
+        file.seek(max(0, size - END_BYTES - DIGEST_BYTES))
+        tail = file.read()
+    record = tail.rfind(ZIP_END)
+    comment = tail[record + END_BYTES :]
+    if record >= 0 and len(comment) != int.from_bytes(tail[record + END_BYTES - 2 : record + END_BYTES], "little"):
+        raise ValueError("its end is missing")
+    return comment.removeprefix(DIGEST_MARK).decode("ascii", "replace") if record >= 0 and comment.startswith(DIGEST_MARK) else None
 
 
 def _computed_digest(path):
