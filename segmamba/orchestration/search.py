@@ -51,7 +51,7 @@ class SpaceSearch(Searcher):
         return {"trial": TrialPlan(arm=arm, seed=SEARCH_SEED, changes=changes)}
 
     def on_trial_result(self, trial_id, result):
-        if METRIC in result:
+        if METRIC in result and result["epoch"] > self._last.get(trial_id, {}).get("epoch", 0):
             self._last[trial_id] = result
             self._open[trial_id].report(result[METRIC], int(result["epoch"]))
 
