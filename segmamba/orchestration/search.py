@@ -31,9 +31,9 @@ class SpaceSearch(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._open, self._last = space, {}, {}
         self._distributions = {name: distribution.to_optuna() for name, distribution in space.items()}
-        with warnings.catch_warnings():
+        with warnings.catch_warnings():  # a search that goes on must not draw again what it has tried: another seed
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST_RANDOM, multivariate=True, constant_liar=True)
+            sampler = optuna.samplers.TPESampler(seed=seed + len(earlier), n_startup_trials=FIRST_RANDOM, multivariate=True, constant_liar=True)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self._named = len(earlier)
         for trial in earlier:

@@ -1,0 +1,164 @@
+"""Every study that the product declares: it holds in every preset, its arms differ, and its script runs it."""
+
+import ast
+import importlib
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from segmamba.config import PRESETS, Config, preset
+from segmamba.errors import UserError
+from segmamba.orchestration.planning import infeasible_arms
+from segmamba.orchestration.spec import ALL_ARMS, FOUND, Budget, Hypothesis, StudySpec, resolve
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = {
+    "ablate_depth": "mamba_depth", "ablate_patch_size": "patch_size", "ablate_loss_weights": "loss_weights", "ablate_augmentation": "augmentation",
+    "compare_baselines": "baselines", "ablate_architecture": "architecture", "tune_hyperparameters": "hyperparameters",
+}  # fmt: skip
+
+
+def study(name, preset_name):
+    base = preset(preset_name)
+    return resolve(importlib.import_module(f"search_spaces.{SCRIPTS[name]}").STUDY, base), base
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("preset_name", PRESETS)
+def test_every_arm_is_a_valid_configuration_of_its_own_that_can_be_built_or_lacks_a_package(name, preset_name):
+    spec, base = study(name, preset_name)
+    assert spec.name == name
+    configs = spec.configs(base, {})
+    for arm, reason in infeasible_arms(configs).items():
+        assert "pip install" in reason, f"{arm}: {reason}"
+    claimed = {arm for claim in spec.claims for arm in claim.arms}
+    assert claimed <= set(spec.arms)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_demos_arms_can_answer_something(name):
+    spec, _ = study(name, "demo")
+    core, everything = spec.only((), "demo"), spec.only((ALL_ARMS,), "demo")
+    assert everything is spec and spec.only((), "paper") is spec
+    assert core.hypothesis.contrasts
+    assert set(core.arms) == (set(spec.demo_arms) or set(spec.arms))
+    assert len(core.arms) == len(spec.arms) or "--arms all runs them" in " ".join(core.notes)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_its_script_is_a_dozen_lines_about_its_file(name):
+    source = (ROOT / "experiments" / f"{name}.py").read_text()
+    assert len(source.splitlines()) <= 14
+    assert f"from search_spaces.{SCRIPTS[name]} import STUDY" in source
+    assert f"experiments/{name}.py" in ast.get_docstring(ast.parse(source))
+
+
+def test_every_depth_stands_against_a_control_of_its_own_size():
+    from segmamba.models import build_model
+
+    spec, base = study("ablate_depth", "demo")
+    configs = spec.configs(base, {})
+    sizes = {arm: sum(p.numel() for p in build_model(c.model).parameters()) for arm, c in configs.items()}
+    assert len(spec.hypothesis.contrasts) == 6
+    for pair in spec.hypothesis.contrasts:
+        assert configs[pair.versus].model.name == "control" and sizes[pair.arm] == pytest.approx(sizes[pair.versus], rel=0.02)
+
+
+@pytest.mark.parametrize("preset_name", ["demo", "paper"])
+def test_patches_share_steps_or_voxels_and_the_overlap_in_voxels(preset_name):
+    spec, base = study("ablate_patch_size", preset_name)
+    configs = spec.configs(base, {})
+    flat, cube, as_many = (configs[arm] for arm in list(spec.arms)[:3])
+    seen = {name: prod(c.data.patch_size) * c.train.steps_per_epoch for name, c in (("flat", flat), ("as many", as_many))}
+    assert flat.train.steps_per_epoch == cube.train.steps_per_epoch and seen["as many"] == pytest.approx(seen["flat"], rel=0.02)
+    assert as_many.data.patch_size == cube.data.patch_size
+    patches = [(c.inference, c.data.patch_size) for c in configs.values()]
+    voxels = [[o * side for o, side in zip(told.overlaps(patch), patch, strict=True)] for told, patch in patches]
+    assert voxels == [pytest.approx([16 if preset_name == "demo" else 32] * 3)] * len(configs)
+    assert {"128x128x64", "96x96x96"} <= set(spec.arms) if preset_name == "paper" else {"64x64x32", "48x48x48"} <= set(spec.arms)
+
+
+def test_patch_centres_do_not_depend_on_the_patch_size():
+    import numpy as np
+
+    from segmamba.data.sampling import draw
+
+    class Case:
+        shape = (64, 64, 48)
+
+        def voxels(self, kind):
+            return np.arange(1000)
+
+    spec, base = study("ablate_patch_size", "demo")
+    drawn = [
+        [draw([Case(), Case()], 0, 1, i, c.train.steps_per_epoch * c.train.batch_size, c.data.tumour_centre_share).centre for i in range(10)]
+        for c in list(spec.configs(base, {}).values())[:2]
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_loss_ratios_keep_the_sum_but_for_the_doubled_one():
+    spec, base = study("ablate_loss_weights", "paper")
+    sums = {arm: c.loss.dice_weight + c.loss.ce_weight for arm, c in spec.configs(base, {}).items()}
+    assert sums.pop("1:1 doubled") == pytest.approx(4)
+    assert set(sums.values()) == {2.0}
+
+
+def test_leaving_out_each_transform_leaves_out_all_of_them_together():
+    spec, _ = study("ablate_augmentation", "paper")
+    single = {name: value for arm, changes in spec.arms.items() if arm.startswith("without ") for name, value in changes.items()}
+    assert single == spec.arms["none"]
+    off = Config().changed(spec.arms["none"]).augment
+    assert (off.flip_probability, off.rotate90_probability, off.scale_range, off.brightness, off.contrast_range) == (0, 0, (1, 1), 0, (1, 1))
+
+
+def spec_of(**changes):
+    told = {"name": "s", "question": "?", "hypothesis": Hypothesis(claim="c", better="b", than="a"), "baseline": "a"}
+    return StudySpec(**told | {"arms": {"a": {}, "b": {"optim.lr": 1e-3}}} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"baseline": "c"}, "the baseline 'c' is no arm"),
+        ({"hypothesis": Hypothesis(claim="c", better="b", than="z")}, "'z' is named but is no arm"),
+        ({"demo_arms": ("a", "y")}, "'y' is named but is no arm"),
+    ],
+)
+def test_a_study_that_names_an_arm_it_does_not_have_is_refused(changes, told):
+    with pytest.raises(UserError, match=told):
+        spec_of(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arms", "told"),
+    [
+        ({"a": {}, "b": {"optim.lr": 1e-4}}, "the arms 'a' and 'b' of s would be the same"),
+        ({"a": {}, "b": {"data.spacing_mm": 2.0}}, "data.spacing_mm may not vary"),
+        ({"a": {}, "b": {"optim.lr": -1.0}}, "optim.lr = -1.0"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused(arms, told):
+    with pytest.raises(UserError, match=told):
+        spec_of(arms=arms).configs(Config(), {})
+
+
+def test_arms_that_differ_in_a_setting_their_network_does_not_read_are_the_same():
+    arms = {"a": {"model.mamba_depths": (1, 1, 1)}, "b": {"model.mamba_depths": (2, 2, 2)}}
+    spec_of(arms=arms).configs(Config(), {})
+    with pytest.raises(UserError, match="segresnet has no Mamba blocks"):
+        spec_of(arms=arms).configs(Config().changed({"model.name": "segresnet"}), {"model.name": "segresnet"})
+
+
+def test_trials_are_seeds_by_folds_by_arms_with_names_that_last():
+    keys = [plan.key for plan in spec_of().trials((0, 1), (0, 1))]
+    assert keys[:3] == ["a, seed 0, fold 0", "b, seed 0, fold 0", "a, seed 0, fold 1"] and len(set(keys)) == 8
+    assert spec_of(budget=Budget(seeds=3)).trials((0,))[0].key == "a, seed 0"
+
+
+def test_a_search_has_the_baseline_and_what_it_finds_as_arms():
+    spec, _ = study("tune_hyperparameters", "demo")
+    assert list(spec.arms) == ["baseline", FOUND]
+    with pytest.raises(UserError, match=r"--set optim\.lr: the study tune_hyperparameters searches"):
+        spec.configs(preset("demo"), {"optim.lr": 1e-3})
