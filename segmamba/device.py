@@ -11,9 +11,17 @@ def choose_device(name="auto"):
     """torch.device for "auto" (the first GPU where there is one), "cpu", "cuda" or "cuda:1"."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: no such device; choose auto, cpu, cuda or cuda:1")
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name}: torch {torch.__version__} sees no CUDA device; use --device cpu or install a CUDA build of torch")
-    return torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0; choose one of them")
+    return device
 
 
 def mixed_dtype(device, precision):

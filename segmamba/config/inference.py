@@ -18,7 +18,7 @@ class InferenceConfig:
     scales: tuple[float, ...] = (1.0,)
     """Average over these resolutions, as factors on the working grid's; (1,) is off."""
     window_batch: int = 0
-    """Windows in one forward pass; 0: 8 on a GPU, fewer where its memory is short, and 1 on a CPU."""
+    """Windows in one forward pass; 0: 8 on a GPU, fewer where its memory is short, and 2 on a CPU."""
 
     def __post_init__(self):
         require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "must lie in [0, 1)")

@@ -13,7 +13,7 @@ from segmamba.inference.sliding_window import predict_windows
 from segmamba.models.outputs import output_channels, probabilities
 
 MIRRORS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # axes of (B, C, x, y, z); 8 of them
-GPU_BATCH = 8  # windows in one forward pass; measured: benchmarks/inference.py --sweep
+BATCH = {"cuda": 8, "cpu": 2}  # windows in one forward pass; measured: benchmarks/inference.py --sweep
 AUTOTUNE = True  # cuDNN tries its kernels on the first batch of a shape
 
 
@@ -50,7 +50,7 @@ class Member:
             probability = predict_windows(
                 partial(self._forward, dtype=dtype), scaled, self.config.data.patch_size,
                 overlap=self.inference.overlaps(self.config.data.patch_size),
-                batch_size=self.inference.window_batch or (GPU_BATCH if self.device.type == "cuda" else 1),
+                batch_size=self.inference.window_batch or BATCH[self.device.type],
             )  # fmt: skip
             probability = _resized(probability, image.shape[1:])
             total = probability if total is None else total.add_(probability)

@@ -1,0 +1,95 @@
+"""`segmamba predict` and `segmamba export` as a user types them."""
+
+import json
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import typer
+
+from segmamba.cli import app
+from segmamba.config import PostprocessConfig
+from segmamba.errors import UserError
+from tests.conftest import NEW_NAMES, write_case
+from tests.inference.conftest import write_run
+from tests.test_cli import segmamba
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_case(tmp_path / "data", "A", shape=(40, 44, 24), label=False)
+    write_case(tmp_path / "data", "BraTS-GLI-00000-000", shape=(44, 40, 28), names=NEW_NAMES, label=False, seed=2)
+    return tmp_path / "data"
+
+
+def predict(*options):
+    """Runs in this process and working directory; the exit code. A UserError, which the command line prints in one line, comes through."""
+    arguments = ["predict", "--checkpoint", "run", "--input", "data", "--output", "out", *options]
+    return typer.main.get_command(app)(arguments, standalone_mode=False)
+
+
+def test_cases_in_segmentations_out_and_the_post_processing_is_named(run, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (run / "postprocessing.json").write_text(PostprocessConfig(min_component_voxels=(5, 6, 7)).to_json())
+    assert predict("--json", "--flips", "--scales", "1,0.75", "--overlap", "0.25", "--html") == 0
+    printed = capsys.readouterr()
+    assert "min_component_voxels (5, 6, 7) (from run/postprocessing.json)" in printed.err
+    record = json.loads(printed.out)
+    (told,) = record["inference"]
+    assert (told["overlap"], told["flips"], told["scales"]) == (0.25, True, [1.0, 0.75])
+    assert record["postprocessing"]["min_component_voxels"] == [5, 6, 7]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"A.nii.gz", "BraTS-GLI-00000-000.nii.gz", "predictions.json", "predictions.html"}
+
+
+def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(run, data, tmp_path):
+    (data / "A" / "A_t2.nii.gz").write_bytes(b"junk")
+    result = segmamba("predict", "--checkpoint", "run", "--input", "data", "--output", "out", cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == "out\n"
+    assert "error: A: " in result.stderr and "A_t2.nii.gz" in result.stderr and "Traceback" not in result.stderr
+    assert (tmp_path / "out" / "BraTS-GLI-00000-000.nii.gz").exists() and not (tmp_path / "out" / "A.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--overlap", "1"], "inference.overlap = 1.0"),
+        (["--scales", "0"], "inference.scales = (0.0,)"),
+        (["--labels", "brats1999"], "'brats1999' is no known label convention"),
+        (["--postprocess", "absent.json"], "--postprocess absent.json: no such file"),
+        (["--checkpoint", "nowhere"], "nowhere: no such checkpoint"),
+        (["--set", "inference.overlapp=0.5"], "did you mean inference.overlap"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+        (["--device", "gpu"], "--device gpu: no such device"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_wrong_option_is_one_line_and_makes_no_output(run, data, tmp_path, monkeypatch, options, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(told)):
+        predict(*options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_writes_a_bundle_and_says_where(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typer.main.get_command(app)(["export", "--checkpoint", "run", "--bundle", "bundle"], standalone_mode=False)
+    assert capsys.readouterr().out == "bundle\n"
+    assert (tmp_path / "bundle" / "configs" / "inference.json").is_file()
+
+
+def test_the_readmes_lines_load_weights_and_config_and_predict(tmp_path, monkeypatch):
+    """The five lines are cut out of README.md and run as they stand, on a run and a case of the names that they use."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(from segmamba\.data.*?)```", readme, re.DOTALL)
+    assert len([line for line in lines.splitlines() if line.strip()]) == 5
+    write_run(tmp_path / "run")
+    write_case(tmp_path / "data", "X", shape=(40, 44, 24), label=False)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(lines, "README.md", "exec"), names)
+    predict("--labels", "brats2023")
+    written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out" / "X.nii.gz"))
+    assert np.array_equal(names["classes"], np.asanyarray(written.dataobj))
