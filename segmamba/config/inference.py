@@ -31,7 +31,8 @@ class InferenceConfig:
     def summary(self):
         mirrors = ", 8 mirror images" if self.flips else ""
         scales = "" if self.scales == (1.0,) else f", scales {' '.join(f'{scale:g}' for scale in self.scales)}"
-        return f"overlap {self.overlap:g}{mirrors}{scales}"
+        overlap = f"{self.overlap_voxels} voxels" if self.overlap_voxels else f"{self.overlap:g}"
+        return f"overlap {overlap}{mirrors}{scales}"
 
     def overlaps(self, window):
         """The overlap of windows of this size (voxels along x, y, z), as a share of each side."""

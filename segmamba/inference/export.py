@@ -128,7 +128,7 @@ def inference_config(config, known):
         "dataset": {"_target_": "Dataset", "data": "$bundle.datalist(@dataset_dir)", "transform": "@preprocessing"},
         "inferer": {
             "_target_": "SlidingWindowInferer", "roi_size": list(config.data.patch_size), "sw_batch_size": 2,
-            "overlap": config.inference.overlap, "mode": "gaussian",
+            "overlap": list(config.inference.overlaps(config.data.patch_size)), "mode": "gaussian",
         },
         "postprocessing": {"_target_": "Compose", "transforms": [
             {"_target_": "Invertd", "keys": "pred", "orig_keys": "image", "transform": "@preprocessing", "nearest_interp": False, "to_tensor": True},
