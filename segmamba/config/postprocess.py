@@ -17,7 +17,7 @@ class PostprocessConfig:
     """Mean-field steps of the conditional random field that moves boundaries to edges of the images; 0 is off."""
     crf_smoothness: float = 0.3
     """Weight of the kernel that knows positions alone."""
-    crf_appearance: float = 1.0
+    crf_appearance: float = 3.0
     """Weight of the kernel that knows positions and intensities."""
     crf_reach: float = 1.5
     """Standard deviation, in voxels, of both kernels in space; they end at 2 voxels."""

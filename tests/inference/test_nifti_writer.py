@@ -4,7 +4,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmamba.data.case import Case
@@ -85,6 +85,7 @@ def reference_canonical(stored):
     return np.zeros(nibabel.as_closest_canonical(stored).shape[:3], np.uint8)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_shares_come_back_to_their_scale(values):
     reference = Reference(nibabel.Nifti1Image, nibabel.Nifti1Header(), np.eye(4))
