@@ -142,7 +142,7 @@ def _grid(x, *, halo):
 
     A block costs its `halo` and about 4 steps to begin and to end, and a weight gradient of its own.
     """
-    batch, (depth, height, width) = x.shape[0], _volume(x)
+    batch, depth, height, width = (int(n) for n in (x.shape[0], *_volume(x)))  # a compiled network's symbolic sizes become numbers
     tiles_w, tiles_d = -(-width // WIDTH), -(-depth // TILE_D)
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
 
@@ -164,8 +164,9 @@ def _launch(name, x, grid, threads, shared, tensors, integers):
     kernel = _kernel(name, x.shape[1] == PAIR, x.dtype, x.device.index, shared)
     values = (*(t.data_ptr() for t in tensors), *integers)
     types = (*[ctypes.c_void_p] * len(tensors), *[ctypes.c_int] * len(integers))
-    stream = torch.cuda.current_stream(x.device).cuda_stream
-    _checked(driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared, stream, (values, types), 0))
+    with torch.cuda.device(x.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        _checked(driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared, stream, (values, types), 0))
 
 
 @functools.cache
