@@ -45,13 +45,14 @@ def examine(output):
     import torch
 
     from segmamba.device import choose_device, mixed_dtype
+    from segmamba.models import narrow_conv
     from segmamba.models.scan import choose_scan
 
     device, driver = choose_device(), read_driver()
     on_gpu = device.type == "cuda"
     checks = [check_torch(torch.__version__, torch.version.cuda, on_gpu, driver)]
     if on_gpu:
-        checks += [check_kernels(_gpu_error()), check_gpu_memory(*torch.cuda.mem_get_info(device))]
+        checks += [check_kernels(_gpu_error()), check_convolutions(narrow_conv.obstacle()), check_gpu_memory(*torch.cuda.mem_get_info(device))]
     checks += [check_scan(*choose_scan("auto", device.type), on_gpu), check_precision(mixed_dtype(device, "mixed"))]
     checks += [check_memory(free_memory()), check_disk(output, *disk_state(output))]
     if Path("/dev/shm").exists():
@@ -81,6 +82,14 @@ def check_kernels(error):
     if error:
         return Check("GPU kernels", "problem", f"a convolution fails: {error}", "install the torch for this GPU: https://pytorch.org")
     return Check("GPU kernels", "ok", "a convolution runs")
+
+
+def check_convolutions(obstacle):
+    """obstacle: why our own kernels do not convolve the 32-channel levels, or None."""
+    if obstacle:
+        mend = "pip install cuda-bindings" if "not installed" in obstacle else ""
+        return Check("convolutions", "ok", f"cuDNN's; our own for 32 channels: {obstacle}", mend)
+    return Check("convolutions", "ok", "our own for 32 channels in half precision, cuDNN's for the others")
 
 
 def check_scan(implementation, reason, on_gpu):

@@ -54,6 +54,12 @@ def test_a_scan_without_mamba_ssm_on_a_gpu_is_noted_with_the_command_that_adds_i
         assert doctor.check_scan(slower, "why", on_gpu=True).mend == "make setup-gpu"
 
 
+def test_the_convolutions_say_whose_they_are_and_what_mends_them():
+    assert "our own" in doctor.check_convolutions(None).found
+    assert doctor.check_convolutions("cuda-bindings is not installed").mend == "pip install cuda-bindings"
+    assert doctor.check_convolutions("needs a GPU of compute capability 9.0 (Hopper), not 8.6").mend == ""
+
+
 @pytest.mark.parametrize(("dtype", "told"), [(torch.bfloat16, "bfloat16"), (torch.float16, "loss scaling"), (None, "fp32")])
 def test_the_precision_says_why(dtype, told):
     assert told in doctor.check_precision(dtype).found

@@ -43,7 +43,7 @@ def errors_against_oracle(kernel, inputs, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", [(2, 18, 64, 16), (1, 1000, 40, 16), (2, 333, 96, 8)])
+@pytest.mark.parametrize("shape", [(2, 18, 64, 16), (1, 1000, 48, 16), (2, 333, 96, 8)])
 def test_kernel_equals_the_oracle_with_its_gradients(kernel, shape, dtype):
     errors = errors_against_oracle(kernel, random_inputs(*shape, dtype=torch.float32), dtype)
     assert max(errors.values()) < TOLERANCE[dtype], errors
@@ -55,7 +55,7 @@ def test_large_steps_forget_without_nan_on_the_gpu(kernel):
 
 
 def test_triton_scan_is_deterministic():
-    inputs = [t.detach().cuda().requires_grad_() for t in random_inputs(2, 2000, 64, 16, dtype=torch.float32)]
+    inputs = [t.detach().cuda().requires_grad_() for t in random_inputs(2, 2001, 64, 16, dtype=torch.float32)]
     runs = []
     for _ in range(2):
         y = selective_scan(*inputs, implementation="triton")
