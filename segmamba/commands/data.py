@@ -20,7 +20,8 @@ def check(
     as_json: AsJson = False,
 ):
     """Read every header and voxel and say what is wrong, case by case. Exit code 2 if a training run would fail."""
-    from segmamba.data.check import as_rows, notes_on_labels, render, would_fail, write_csv
+    from segmamba.data.cases import notes_on_labels
+    from segmamba.data.check import as_rows, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
 
     with progress_bar("reading cases") as progress:

@@ -50,12 +50,14 @@ def predict(
 
 def run_prediction(predictor, source, labels, outputs, names, as_json):
     """Predict every case of `source` and tell of it; the exit code. names: what to call the predictor's members in predictions.json."""
-    from segmamba.data.cases import MIXED, list_cases
+    from segmamba.data.cases import MIXED, list_cases, notes_on_labels
     from segmamba.inference.folder import FAILED, predict_cases, write_record
 
     told = console(stderr=True)
     cases = list_cases(source, MIXED if labels == "auto" else labels)
     told.print(f"{predictor.summary}; {len(cases)} cases", highlight=False)
+    for note in notes_on_labels(cases):
+        told.print(f"note: {note}", highlight=False, soft_wrap=True)
     outcomes = []
     with progress_bar("predicting cases") as progress:
         for outcome in predict_cases(predictor, cases, outputs):

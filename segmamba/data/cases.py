@@ -51,8 +51,12 @@ def list_cases(source, labels=AUTO):
 
 def notes_on(cases):
     """What a study must say about its cases: merged labels, misnamed files, stated conventions; each line once."""
-    notes = [note for name in sorted({case.convention for case in cases}) for note in convention(name).notes]
-    return list(dict.fromkeys(notes + [finding.text for case in cases for finding in case.findings]))
+    return list(dict.fromkeys(notes_on_labels(cases) + [finding.text for case in cases for finding in case.findings]))
+
+
+def notes_on_labels(cases):
+    """What the label conventions of `cases`, anything with a .convention, merge or leave open; a line each."""
+    return [note for name in sorted({case.convention for case in cases}) for note in convention(name).notes]
 
 
 def _same_ids(cases):

@@ -13,8 +13,7 @@ import nibabel
 import numpy as np
 
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Finding
-from segmamba.data.cases import list_cases
-from segmamba.data.labels import convention
+from segmamba.data.cases import list_cases, notes_on_labels
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_case
 from segmamba.files import write_text
@@ -97,11 +96,6 @@ def count(checked, severity):
 def would_fail(checked):
     """Whether a training run on these cases would stop."""
     return count(checked, ERROR) > 0
-
-
-def notes_on_labels(checked):
-    """What their label conventions merge or leave open, a line each."""
-    return [note for name in sorted({case.convention for case in checked}) for note in convention(name).notes]
 
 
 def as_rows(checked):

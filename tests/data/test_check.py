@@ -16,8 +16,8 @@ import pytest
 
 from segmamba.data import check as checking
 from segmamba.data.case import ERROR, WARNING, Case, patient_of
-from segmamba.data.cases import find_cases
-from segmamba.data.check import as_rows, check, check_case, notes_on_labels, render, would_fail, write_csv
+from segmamba.data.cases import find_cases, notes_on_labels
+from segmamba.data.check import as_rows, check, check_case, render, would_fail, write_csv
 from segmamba.data.labels import CONVENTIONS
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_scan

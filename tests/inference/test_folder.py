@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from segmamba.commands.predict import run_prediction
 from segmamba.data.cases import list_cases
 from segmamba.data.volumes import read_scan, read_volume
 from segmamba.inference.folder import DONE, FAILED, SKIPPED, Outputs, predict_cases, write_record
@@ -160,3 +161,9 @@ def test_real_cases_come_back_on_their_own_grid_with_their_own_values(tmp_path):
         for path in [case.label] if case.label else []:
             truth = nibabel.load(path)
             assert truth.shape == written.shape and np.array_equal(truth.affine, written.affine)
+
+
+def test_the_command_says_what_the_written_labels_merge(predictor, tmp_path, capsys):
+    write_case(tmp_path / "post", "BraTS-GLI-00005-100", shape=(40, 44, 24), names=NEW_NAMES, label=False)
+    code = run_prediction(predictor, tmp_path / "post", "auto", Outputs(tmp_path / "out"), ["run", "run"], False)
+    assert code == 0 and "note: labels brats2024: the resection cavity (RC, 4) counts as background" in capsys.readouterr().err
