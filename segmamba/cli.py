@@ -2,7 +2,7 @@
 
 import typer
 
-from segmamba.commands import data, evaluate, export, machine, predict, study, train
+from segmamba.commands import data, evaluate, export, machine, predict, pretrain, study, train
 from segmamba.commands.shared import run_app
 
 app = typer.Typer(
@@ -10,7 +10,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )  # fmt: skip
 for command in (
-    machine.doctor, machine.describe, machine.phantom, machine.settings, train.train, train.reproduce, predict.predict, export.export,
+    machine.doctor, machine.describe, machine.phantom, machine.settings, pretrain.pretrain, train.train, train.reproduce, predict.predict, export.export,
     evaluate.evaluate, evaluate.compare, evaluate.tune_postprocessing, study.studies, study.report,
 ):  # fmt: skip
     app.command()(command)

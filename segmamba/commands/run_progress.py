@@ -65,6 +65,11 @@ class RunProgress:
                              total=self._config.steps_per_epoch, told=self._told({"time/patches_per_s": rate}))  # fmt: skip
         self._stop_if_asked()
 
+    def pretraining(self, epoch, done):
+        if self._bar:
+            self._bar.update(self._task, description=f"pretraining, epoch {epoch}", completed=done, total=self._config.steps_per_epoch)
+        self._stop_if_asked()
+
     def case(self, epoch, done):
         if self._bar:
             self._bar.update(self._task, description=f"epoch {epoch}/{self._config.epochs}, minival case {done}")

@@ -1,8 +1,9 @@
-"""The labelled cases that a configuration names: those of a data set, or the embedded phantom."""
+"""The cases that a configuration names: those of a data set, or the embedded phantom."""
 
 from pathlib import Path
 
 from segmamba.data.cases import find_cases
+from segmamba.data.splits import SourceCase, split_cases
 from segmamba.errors import UserError
 
 
@@ -30,3 +31,21 @@ def labelled_cases(config, results, steps):
 def source_changes(data, labels):
     """The dotted changes that a command's --data (None: the phantom) and --labels stand for; the folder as an absolute path."""
     return {"data.source": str(Path(data).resolve()) if data else "", "data.labels": labels}
+
+
+def unlabelled_cases(config):
+    """The cases of the data set that have no segmentation; of the phantom, none. `config` is a Config."""
+    return [case for case in find_cases(config.data.source, config.data.labels) if not case.label] if config.data.source else []
+
+
+def images_to_learn_from(config, results, steps):
+    """(cases whose images a run may learn from, notes): unlabelled ones, and labelled ones that are trained on. The rest as `labelled_cases`.
+
+    A data set without any labels serves whole.
+    """
+    unlabelled = unlabelled_cases(config)
+    if unlabelled and len(unlabelled) == len(find_cases(config.data.source, config.data.labels)):
+        return unlabelled, []
+    labelled, _, _ = labelled_cases(config, results, steps)
+    split = split_cases([SourceCase(case) for case in labelled], config.data, [SourceCase(case) for case in unlabelled])
+    return [case.case for case in [*split.train, *split.unlabelled]], list(split.notes)

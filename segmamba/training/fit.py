@@ -51,6 +51,9 @@ class Nobody:
     def step(self, epoch, done):
         """`done` optimiser steps of the epoch are behind us."""
 
+    def pretraining(self, epoch, done):
+        """`done` optimiser steps of an epoch of pretraining are behind us."""
+
     def case(self, epoch, done):
         """`done` minival cases are evaluated."""
 
@@ -88,7 +91,7 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
     seed_everything(config.seed, config.train.deterministic)
     model = build_model(config.model).to(device)
     if initial:
-        start_from(model, initial)
+        start_from(model, initial, config.learning.initial_weights or "pretrained weights")
     done, best, best_epoch = 0, -1.0, 0
     if resume_from:
         model.load_state_dict(resume_from["trained"])

@@ -5,7 +5,7 @@ from segmamba.errors import UserError
 HEADS = ("head.", "deep_heads.")
 
 
-def start_from(model, state, source="initial weights"):
+def start_from(model, state, source):
     """Load the tensors of `state` into `model`. Its heads are taken where they fit, so that other outputs may be learnt; all else must fit.
 
     UserError that names `source` and the first tensor that does not.

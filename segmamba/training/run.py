@@ -19,6 +19,7 @@ from segmamba.training.checkpoint import load_checkpoint, resume_state, save_che
 from segmamba.training.drawing import NoPictures
 from segmamba.training.fit import Nobody, fit
 from segmamba.training.plots import draw_predictions, draw_training_curves, show, worst_and_median
+from segmamba.training.pretrain_run import initial_weights, read_pretraining
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -37,7 +38,8 @@ def train_run(config, data, folder, device, watch=None, pictures=None):
         history = folder.read_history(done)
         picture = functools.partial(_picture, config, data, folder, device, pictures)
         with _tensorboard(folder.logs, purge_step=done + 1) as events:
-            for epoch in fit(config, data, device, resume_from, watch):
+            initial = None if resume_from else initial_weights(config, data, folder, device, watch)
+            for epoch in fit(config, data, device, resume_from, watch, initial):
                 history.append({"epoch": epoch.number} | epoch.metrics)
                 write_json(folder.history, history)
                 for name, value in epoch.metrics.items():
@@ -79,7 +81,8 @@ def judge_run(config, data, folder, device, watch=None):
         metrics |= {f"last/{name.replace('/', '_')}": value for name, value in means(verdicts[final["epoch"]], "judge").items()}
     metrics |= {
         "time/judge_s": time.perf_counter() - started,
-        "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"])),
+        "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"]))
+        + sum(e["time/pretrain_s"] for e in read_pretraining(folder)),
         "model/parameters": float(sum(p.numel() for p in model.parameters())),
     }
     told = {"judged_checkpoint": chosen["checkpoint"], "judged_epoch": chosen["epoch"], "epochs": last["epoch"], "weights_sha256": digests}

@@ -5,9 +5,11 @@
       checkpoints/last.pth                everything that resuming needs
       checkpoints/previous.pth            the same, of the epoch before: what is gone on from where last.pth is damaged
       checkpoints/epoch_0010.pth          weights alone, every `train.keep_every_epochs`
+      checkpoints/pretrained.pth          weights that pretraining made, without heads; pretraining.pth while it runs
       logs/                               TensorBoard events
       plots/training_curves.png, val_predictions_epoch_0010.png
       metrics/history.json                one entry per epoch
+      metrics/pretraining.json            one entry per epoch of pretraining
       metrics/final_metrics.json          the judge's figures, with a row per case
       config.json                         repeats the run
       environment.json                    code, packages, machine, data and split that it depends on
@@ -47,6 +49,20 @@ class RunFolder:
         self.previous = self.checkpoints / "previous.pth"
         self.history, self.final_metrics = self.metrics / "history.json", self.metrics / "final_metrics.json"
         self.config, self.environment = self.root / "config.json", self.root / "environment.json"
+
+    @property
+    def pretraining(self):
+        """All that resuming an unfinished pretraining needs."""
+        return self.checkpoints / "pretraining.pth"
+
+    @property
+    def pretrained(self):
+        """Weights that pretraining made, without heads."""
+        return self.checkpoints / "pretrained.pth"
+
+    @property
+    def pretraining_history(self):
+        return self.metrics / "pretraining.json"
 
     def periodic(self, epoch):
         return self.checkpoints / f"epoch_{epoch:04d}.pth"

@@ -49,6 +49,10 @@ def compile_decision(config, device):
 
 
 def forward_loss(model, config, device):
-    """`ForwardLoss`, compiled with CUDA graphs where `compile_decision` says so."""
-    compute = ForwardLoss(model, config)
-    return torch.compile(compute, options=COMPILE_OPTIONS, fullgraph=True) if compile_decision(config, device)[0] else compute
+    """`ForwardLoss`, perhaps compiled."""
+    return compiled(ForwardLoss(model, config), config, device)
+
+
+def compiled(module, config, device):
+    """A module, compiled with CUDA graphs where `compile_decision` says so."""
+    return torch.compile(module, options=COMPILE_OPTIONS, fullgraph=True) if compile_decision(config, device)[0] else module
