@@ -23,7 +23,7 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path):
         "assert not heavy, heavy"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    for command in ("doctor", "describe", "phantom", "settings"):
+    for command in ("doctor", "describe", "phantom", "settings", "pretrain"):
         assert command in shown
 
 

@@ -12,7 +12,7 @@ import pytest
 from segmamba.config import preset
 from segmamba.data import loader
 from segmamba.data.cases import find_cases
-from segmamba.data.loader import batches
+from segmamba.data.loader import batches, unlabelled_batches
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.sampling import draw, patch_slices
 from segmamba.errors import UserError
@@ -117,7 +117,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background with it ignored
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
-from segmamba.data.loader import batches
+from segmamba.data.loader import batches, unlabelled_batches
 from segmamba.data.preprocess import prepare_cases
 config = preset("demo").changed({"data.spacing_mm": 1.0, "data.patch_size": (32, 32, 16), "data.workers": 2})
 cases = prepare_cases(find_cases(sys.argv[1]), sys.argv[2], config.data)
@@ -164,3 +164,17 @@ def test_shared_memory_too_small_for_the_workers_is_told_before_the_kernel_kills
     stream = batches(cases, config.changed({"data.workers": 4, "data.patch_size": (128, 128, 64)}), first_epoch=1, pin_memory=False)
     with pytest.raises(UserError, match=r"data\.workers = 4: their batches take 216 MiB.*64 MiB free.*--shm-size"):
         next(stream)
+
+
+def test_a_stream_may_end_before_the_run_does(prepared):
+    cases, config = prepared
+    whole = list(batches(cases, config, first_epoch=1, pin_memory=False))
+    second = list(batches(cases, config, first_epoch=2, last_epoch=2, pin_memory=False))
+    assert len(second) == 6 and all((a.image == b.image).all() for a, b in zip(second, whole[6:12], strict=True))
+
+
+def test_unlabelled_batches_hold_images_and_no_labels_even_where_the_patch_is_larger_than_the_volume(prepared):
+    cases, config = prepared
+    for size in ((32, 32, 16), (64, 64, 48)):
+        batch = next(unlabelled_batches(cases, config.changed({"data.patch_size": size}), first_epoch=1, pin_memory=False))
+        assert batch.image.abs().sum() > 0 and batch.label.shape == (2, *size) and not batch.label.any() and not batch.on_tumour.any()

@@ -259,3 +259,31 @@ def test_folds_of_files_are_those_of_the_same_labels_in_memory_and_are_told(case
         {"fold": 0, "patients": 1, "cases": 1, "without ET": 1, "tumour voxels, median": 10},
         {"fold": 1, "patients": 2, "cases": 2, "without ET": 0, "tumour voxels, median": 1728},
     ]
+
+
+def test_a_share_of_the_labels_leaves_the_other_patients_unlabelled_and_all_other_sets_alone():
+    cases = people(30, scans=2)
+    whole, few, more = (split_cases(cases, DataConfig(labelled_share=share)) for share in (1.0, 0.2, 0.5))
+    trained = {share: patients_of(data.train)[0] for share, data in (("few", few), ("more", more), ("whole", whole))}
+    assert not whole.unlabelled and [len(patients) for patients in trained.values()] == [4, 10, 20]
+    assert trained["few"] < trained["more"] < trained["whole"], "more labels are the same ones and some more"
+    assert trained["few"] | patients_of(few.unlabelled)[0] == trained["whole"]
+    assert not trained["few"] & patients_of(few.unlabelled)[0]
+    assert (few.minival, few.judge) == (whole.minival, whole.judge)
+    assert any("labels of 4 of 20 patients" in note for note in few.notes)
+
+
+def test_unlabelled_cases_of_patients_who_choose_judge_or_are_held_out_are_left_out():
+    cases = people(30)
+    further = [Person(f"{case.patient}-later", case.patient) for case in cases] + [Person("Q1-0", "Q1"), Person("Q2-0", "Q2")]
+    data = split_cases(cases, DataConfig(test_share=0.2), further)
+    allowed = patients_of(data.train)[0]
+    assert data.test and {c.patient for c in data.unlabelled} <= allowed | {"Q1", "Q2"} and allowed <= {c.patient for c in data.unlabelled}
+    assert any(f"{len(further) - len(data.unlabelled)} cases without a segmentation are left out" in note for note in data.notes)
+
+
+def test_a_patient_whom_the_test_share_holds_out_is_never_learnt_from():
+    strangers = [Person(f"R{i}", f"R{i}") for i in range(200)]
+    _, test, _ = hold_out(strangers, DataConfig(test_share=0.3))
+    kept = split_cases(people(30), DataConfig(test_share=0.3), strangers).unlabelled
+    assert 20 < len(test) < 100 and {c.id for c in kept} == {c.id for c in strangers} - {c.id for c in test}

@@ -192,7 +192,7 @@ def test_pretraining_learns_to_fill_in_what_is_hidden(data):
         ramp = np.linspace(-1.7, 1.7, case.shape[0])[:, None, None] + np.zeros((4, *case.shape))
         np.save(case.folder / "image.npy", ramp.astype(np.float16))
     losses = [epoch.metrics["pretrain/loss"] for epoch in pretrain(config, data.unlabelled, CPU)]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < losses[0] and losses[-1] < 0.6, "a network that says 0 everywhere loses the ramp's variance, 0.97"
 
 
 def test_a_run_starts_from_what_it_has_pretrained_but_for_its_heads(data, tmp_path, monkeypatch):
