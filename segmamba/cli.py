@@ -10,8 +10,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )  # fmt: skip
 for command in (
-    machine.doctor, machine.describe, machine.phantom, machine.settings, pretrain.pretrain, train.train, train.reproduce, predict.predict, export.export,
-    evaluate.evaluate, evaluate.compare, evaluate.tune_postprocessing, study.studies, study.report,
+    machine.doctor, machine.describe, machine.phantom, machine.settings, pretrain.pretrain, train.train, train.reproduce, predict.predict,
+    export.export, evaluate.evaluate, evaluate.compare, evaluate.tune_postprocessing, study.studies, study.report,
 ):  # fmt: skip
     app.command()(command)
 app.command(context_settings=study.PASS_ON)(study.study)
