@@ -1,0 +1,162 @@
+"""A run's log and an MLflow server that is unreachable, killed, started again."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from segmamba.orchestration.run_log import RunLog, keyed_run
+from segmamba.orchestration.store import open_store, store_uri
+
+EPOCHS = [{"epoch": number, "train/loss": 1 / number, "val/dice_mean": number / 10} for number in range(1, 6)]
+
+
+@pytest.fixture
+def sqlite(tmp_path, monkeypatch):
+    """(uri, id of the experiment)."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = store_uri(tmp_path)
+    return uri, open_store(uri, tmp_path)
+
+
+def open_log(uri, experiment, key="k", **options):
+    return RunLog(uri, lambda client: keyed_run(client, experiment, key, "SegMamba_Run01", {"dataset": "d"}), "d", **options)
+
+
+def steps(uri, run_id, name="train/loss"):
+    return [metric.step for metric in MlflowClient(uri).get_metric_history(run_id, name)]
+
+
+def test_an_epoch_is_sent_once_however_often_it_is_told_and_a_second_start_adds_what_is_missing(sqlite):
+    uri, experiment = sqlite
+    first = open_log(uri, experiment)
+    first.log_history(EPOCHS[:3])
+    first.log_history(EPOCHS[:3])
+    assert first.close()
+    second = open_log(uri, experiment)
+    second.log_history(EPOCHS)
+    second.log_config({"optim.lr": 1e-4})
+    second.log_config({"optim.lr": 1e-4})
+    second.end("FINISHED")
+    assert second.close() and second.run_id == first.run_id
+    assert steps(uri, first.run_id) == steps(uri, first.run_id, "val/dice_mean") == [1, 2, 3, 4, 5]
+    assert MlflowClient(uri).get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_one_batch_sent_twice_is_one_entry(sqlite):
+    uri, experiment = sqlite
+    log = open_log(uri, experiment)
+    log.log_metrics({"judge/dice_mean": 0.5}, 3)
+    assert log.close()
+    client = MlflowClient(uri)
+    (entry,) = client.get_metric_history(log.run_id, "judge/dice_mean")
+    client.log_batch(log.run_id, metrics=[entry])  # what a retry after a lost answer does
+    assert len(client.get_metric_history(log.run_id, "judge/dice_mean")) == 1
+
+
+def test_an_unreachable_server_holds_nobody_up_and_is_named_at_the_end():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    log = open_log(f"http://127.0.0.1:{port}", "1")
+    began = time.perf_counter()
+    log.log_config({"optim.lr": 1e-4})
+    log.log_history(EPOCHS)
+    log.end("FINISHED")
+    told = time.perf_counter() - began
+    assert not log.close(0.5) and log.away_because
+    assert told < 1, "no call waits for the network"
+
+
+@pytest.mark.slow
+def test_machine_metrics_are_sampled(sqlite, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    uri, experiment = sqlite
+    log = open_log(uri, experiment, system_metrics=True)
+    deadline = time.monotonic() + 60
+    client = MlflowClient(uri)
+    while time.monotonic() < deadline:
+        found = [name for name in (client.get_run(log.run_id).data.metrics if log.run_id else ()) if name.startswith("system/")]
+        if found:
+            break
+        time.sleep(0.2)
+    assert log.close() and "system/cpu_utilization_percentage" in found
+
+
+class Server:
+    """A real MLflow server on this machine."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{self.port}", None
+
+    def start(self):
+        stores = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "artifacts")]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1", *stores]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if requests.get(f"{self.uri}/health", timeout=5).ok:
+                    return
+            except requests.RequestException:
+                time.sleep(0.3)
+        raise AssertionError("the server did not start")
+
+    def kill(self):
+        os.killpg(self.process.pid, 9)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    one = Server(tmp_path)
+    one.start()
+    yield one
+    one.kill()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_comes_back_has_every_epoch_once(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    experiment = open_store(server.uri, tmp_path)
+    log = open_log(server.uri, experiment)
+    log.log_epoch({"train/loss": 1.0}, 1)
+    while log._logged != {1}:
+        time.sleep(0.1)
+    server.kill()
+    began = time.perf_counter()
+    for epoch in (2, 3):
+        log.log_epoch({"train/loss": 1.0 / epoch}, epoch)
+    assert time.perf_counter() - began < 1
+    server.start()
+    log.log_epoch({"train/loss": 0.25}, 4)
+    log.end("FINISHED")
+    assert log.close(90), log.away_because
+    assert steps(server.uri, log.run_id) == [1, 2, 3, 4]
+    assert MlflowClient(server.uri).get_run(log.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_while_the_server_was_away_is_completed_by_the_next_start(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    experiment = open_store(server.uri, tmp_path)
+    log = open_log(server.uri, experiment)
+    log.log_history(EPOCHS[:2])
+    while log._logged != {1, 2}:
+        time.sleep(0.1)
+    server.kill()
+    log.log_history(EPOCHS)
+    assert not log.close(2) and "onnection" in log.away_because
+    server.start()
+    again = open_log(server.uri, experiment)
+    again.log_history(EPOCHS)
+    assert again.close(60) and again.run_id == log.run_id
+    assert steps(server.uri, again.run_id) == [1, 2, 3, 4, 5]
