@@ -82,7 +82,7 @@ def test_too_small_a_memory_stops_with_what_would_fit(data, folder, monkeypatch)
 
 
 def test_advice_names_the_mildest_change_of_each_kind_that_fits():
-    config = TINY.changed({"train.batch_size": 8, "model.base_channels": 4, "data.patch_size": (64, 32, 32)})
+    config = TINY.changed({"train.batch_size": 8, "data.patch_size": (64, 32, 32), "model.mamba_depths": (0, 0, 0)})
     whole, half = (estimate(config.changed(changes)) for changes in ({}, {"train.batch_size": 4, "train.accumulation": 2}))
     told = advice(config, "cuda:0", (whole + half) / 2, None)
     assert "--set train.batch_size=4 --set train.accumulation=2 (" in told and "train.batch_size=2 " not in told
