@@ -19,7 +19,7 @@ def draw_plane(panel, image, truth, prediction, axis, index, box):
     low, high = np.percentile(inside, (1, 99)) if inside.size else (0, 1)
     panel.imshow(np.where(cut(image) == 0, low, cut(image)), cmap="gray", origin="lower", vmin=low, vmax=high)
     for labels, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
-        for region, mask in zip(REGIONS, region_masks(labels), strict=True):
+        for region, mask in reversed(list(zip(REGIONS, region_masks(labels), strict=True))):  # inner outlines lie on outer ones
             if cut(mask).any() and not cut(mask).all():
                 panel.contour(cut(mask), levels=[0.5], colors=REGION_COLOURS[region], linewidths=width, linestyles=[style])
     panel.invert_xaxis()

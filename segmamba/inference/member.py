@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.device import autocast
+from segmamba.errors import UserError
 from segmamba.inference.fold import folded
 from segmamba.inference.sliding_window import predict_windows
 from segmamba.models.outputs import output_channels, probabilities
@@ -28,6 +29,7 @@ class Member:
         self.inference = inference or config.inference
         self.channels = output_channels(config.model)
         self._network = folded(model).to(device)
+        self._batch = self.inference.window_batch or BATCH[device.type]
 
     @torch.inference_mode()
     def probabilities(self, image):
@@ -47,14 +49,24 @@ class Member:
         total = None
         for scale in self.inference.scales:
             scaled = image if scale == 1 else _resized(image, [max(1, round(side * scale)) for side in image.shape[1:]])
-            probability = predict_windows(
-                partial(self._forward, dtype=dtype), scaled, self.config.data.patch_size,
-                overlap=self.inference.overlaps(self.config.data.patch_size),
-                batch_size=self.inference.window_batch or BATCH[self.device.type],
-            )  # fmt: skip
+            probability = self._over_windows(scaled, dtype)
             probability = _resized(probability, image.shape[1:])
             total = probability if total is None else total.add_(probability)
         return total.div_(len(self.inference.scales))
+
+    def _over_windows(self, image, dtype):
+        """`predict_windows` with as many windows at once as fit into the device's memory: half as many, from here on, whenever they do not."""
+        window = self.config.data.patch_size
+        while True:
+            try:
+                forward, overlap = partial(self._forward, dtype=dtype), self.inference.overlaps(window)
+                return predict_windows(forward, image, window, overlap=overlap, batch_size=self._batch)
+            except torch.OutOfMemoryError as error:
+                if self._batch == 1:
+                    size = " x ".join(map(str, window))
+                    raise UserError(f"a window of {size} voxels does not fit into the memory of {self.device}; use --device cpu") from error
+                self._batch //= 2
+            torch.cuda.empty_cache()
 
     def _forward(self, windows, dtype):
         """(B, 4, d, h, w) to float32 probabilities (B, K, d, h, w), averaged over the mirror images where they are asked for."""

@@ -12,8 +12,6 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from segmamba.errors import UserError
-
 SIGMA_SHARE = 0.125  # standard deviation of the weights as a share of the window: nnU-Net's value, and MONAI's default
 
 
@@ -40,26 +38,14 @@ def predict_windows(forward, image, window, *, overlap, batch_size):
 
     overlap: a share of each of the window's three sides. forward: (B, C, d, h, w) to probabilities (B, K, d, h, w), always with the same
     B. image: (C, D, H, W).
-    A side below the window is zero-padded for the network and cut again. Where B windows do not fit into a GPU's memory,
-    B is halved; UserError where a single one does not.
+    A side below the window is zero-padded for the network and cut again.
     """
     shape = image.shape[1:]
     missing = [max(0, w - s) for w, s in zip(window, shape, strict=True)]
     image = F.pad(image, [n for m in reversed(missing) for n in (0, m)])
     starts = list(itertools.product(*(window_starts(s, w, o) for s, w, o in zip(image.shape[1:], window, overlap, strict=True))))
     places = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts]
-    weights = gaussian_weights(window, image.device)
-    batch_size = min(batch_size, len(places))
-    while True:
-        try:
-            total, weight_sum = _accumulate(forward, image, places, weights, batch_size)
-            break
-        except torch.OutOfMemoryError as error:
-            if batch_size == 1:
-                size = " x ".join(map(str, window))
-                raise UserError(f"a window of {size} voxels does not fit into the memory of {image.device}; use --device cpu") from error
-            batch_size //= 2
-        torch.cuda.empty_cache()
+    total, weight_sum = _accumulate(forward, image, places, gaussian_weights(window, image.device), min(batch_size, len(places)))
     return total.div_(weight_sum)[:, : shape[0], : shape[1], : shape[2]]
 
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import Config, InferenceConfig, ModelConfig
+from segmamba.errors import UserError
 from segmamba.inference.fold import folded
 from segmamba.inference.member import MIRRORS, Member
 from segmamba.models import build_model
@@ -98,3 +99,33 @@ def test_a_member_keeps_the_weights_of_the_moment_it_was_made():
     with torch.no_grad():
         model.head.weight.add_(1)
     assert torch.equal(made.probabilities(image), first) and not torch.equal(Member(model, CONFIG, CPU).probabilities(image), first)
+
+
+class Hungry(Bright):
+    """A network whose memory holds so many windows and no more."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.refused = most, []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        if len(x) > self.most:
+            self.refused.append(len(x))
+            raise torch.OutOfMemoryError
+        return super().forward(x)
+
+
+def test_fewer_windows_at_once_are_taken_for_good_where_memory_is_short():
+    image, network = torch.randn(4, 40, 40, 24), Hungry(2)
+    short = member(network, window_batch=8)
+    first, second = short.probabilities(image), short.probabilities(image)
+    assert network.refused == [8, 4], "the second volume does not try again"
+    assert torch.equal(first, second) and torch.allclose(first, member(Bright()).probabilities(image), atol=1e-6)
+
+
+def test_a_window_that_does_not_fit_alone_is_one_line():
+    with pytest.raises(UserError, match="a window of 16 x 16 x 16 voxels does not fit into the memory of cpu"):
+        member(Hungry(0)).probabilities(torch.randn(4, 16, 16, 16))
