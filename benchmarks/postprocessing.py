@@ -46,7 +46,8 @@ def main():
         data = options.data or write_phantom(Path(folder) / "phantom", cases=14, size=(64, 64, 48), seed=7)
         predicted = [vote(predictor, read_scan(case)) for case in find_cases(data) if case.label]
     off, _ = scores(predictor, predicted, {})
-    print(f"{len(off)} cases, mean Dice without post-processing: {', '.join(f'{n} {s:.3f}' for n, s in zip((*REGIONS, 'mean'), off.mean(0), strict=True))}")
+    before = ", ".join(f"{name} {score:.3f}" for name, score in zip((*REGIONS, "mean"), off.mean(0), strict=True))
+    print(f"{len(off)} cases, mean Dice without post-processing: {before}")
     print(f"{'points of Dice, 95 % interval':28}" + "".join(f"{name:>22}" for name in (*REGIONS, "mean")) + f"{'s a case':>10}")
     figures = {}
     for name, setting in SETTINGS.items():

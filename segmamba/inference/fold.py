@@ -1,25 +1,50 @@
-"""Batch norms folded into the convolutions before them: the same function with a fifth fewer passes over memory, for inference alone."""
+"""Batch norms folded into the convolutions before them: the same function with fewer passes over memory, for inference alone.
+
+On a CPU the convolution takes the norm's offset as its bias. On a GPU it keeps none: our narrow kernels and cuDNN's know no bias, and torch
+adds one in a pass of its own anyway.
+"""
 
 import copy
 
+import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segmamba.models.blocks import ConvBlock, Downsample
 
 
-def folded(model):
-    """A copy of the network in eval mode, its weights fixed as they are now, with every batch norm of our conv blocks folded away."""
+class Shift(nn.Module):
+    """x (B, C, D, H, W) plus an offset (C,) for each channel, in place."""
+
+    def __init__(self, offset):
+        super().__init__()
+        self.register_buffer("offset", offset)
+
+    def forward(self, x):
+        return x.add_(self.offset.to(x.dtype)[:, None, None, None])
+
+
+def folded(model, device_type):
+    """A copy of the network in eval mode, its weights fixed as they are now, without the batch norms of our conv blocks; for "cpu" or "cuda"."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in model.modules():
         if isinstance(module, ConvBlock):
-            module.conv1, module.norm1 = _fuse(module.conv1, module.norm1)
-            module.conv2, module.norm2 = _fuse(module.conv2, module.norm2)
+            module.norm1 = _fold(module.conv1, module.norm1, device_type)
+            module.norm2 = _fold(module.conv2, module.norm2, device_type)
         elif isinstance(module, Downsample):
-            module[0], module[1] = _fuse(module[0], module[1])
+            module[1] = _fold(module[0], module[1], device_type)
     return model
 
 
-def _fuse(convolution, norm):
-    """(convolution, norm) that compute the same; instance norms depend on the input and stay."""
-    return (fuse_conv_bn_eval(convolution, norm), nn.Identity()) if isinstance(norm, nn.BatchNorm3d) else (convolution, norm)
+def _fold(convolution, norm, device_type):
+    """Change the convolution so that it does the norm's part, and return what is left of the norm. Instance norms depend on the input and stay."""
+    if not isinstance(norm, nn.BatchNorm3d):
+        return norm
+    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    with torch.no_grad():
+        weight, offset = fuse_conv_bn_weights(convolution.weight, convolution.bias, *statistics)
+    convolution.weight = nn.Parameter(weight, requires_grad=False)
+    if device_type == "cuda":
+        return Shift(offset.detach())
+    convolution.bias = nn.Parameter(offset, requires_grad=False)
+    return nn.Identity()

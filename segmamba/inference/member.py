@@ -28,7 +28,7 @@ class Member:
         self.config, self.device = config, device
         self.inference = inference or config.inference
         self.channels = output_channels(config.model)
-        self._network = folded(model).to(device)
+        self._network = folded(model, device.type).to(device)
         self._batch = self.inference.window_batch or BATCH[device.type]
 
     @torch.inference_mode()

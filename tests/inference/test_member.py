@@ -9,6 +9,7 @@ from segmamba.errors import UserError
 from segmamba.inference.fold import folded
 from segmamba.inference.member import MIRRORS, Member
 from segmamba.models import build_model
+from segmamba.models.blocks import Conv
 
 CPU = torch.device("cpu")
 CONFIG = Config().changed({"data.patch_size": (16, 16, 16)})
@@ -70,9 +71,10 @@ def test_the_number_of_windows_in_a_batch_changes_nothing(batch):
     assert torch.allclose(member(Bright(), window_batch=batch).probabilities(image), member(Bright(), window_batch=2).probabilities(image), atol=1e-6)
 
 
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("name", ["segmamba", "unet"])
-def test_folding_batch_norms_changes_neither_the_function_nor_the_network(norm, name):
+def test_folding_batch_norms_changes_neither_the_function_nor_the_network(norm, name, device_type):
     torch.manual_seed(0)
     model = build_model(ModelConfig(name=name, base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), norm=norm))
     with torch.no_grad():
@@ -85,10 +87,12 @@ def test_folding_batch_norms_changes_neither_the_function_nor_the_network(norm, 
     before = {key: value.clone() for key, value in model.state_dict().items()}
     image = torch.randn(1, 4, 32, 16, 16)
     with torch.inference_mode():
-        fast, slow = folded(model)(image), model.eval()(image)
+        fast, slow = folded(model, device_type)(image), model.eval()(image)
     assert torch.allclose(fast, slow, atol=1e-4)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert sum(isinstance(m, torch.nn.BatchNorm3d) for m in folded(model).modules()) == 0
+    convolutions = [m for m in folded(model, device_type).modules() if isinstance(m, Conv)]
+    assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in folded(model, device_type).modules())
+    assert norm == "instance" or all((m.bias is None) == (device_type == "cuda") for m in convolutions), "GPU kernels know no bias"
 
 
 def test_a_member_keeps_the_weights_of_the_moment_it_was_made():
