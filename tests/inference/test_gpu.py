@@ -36,7 +36,7 @@ def test_activations_beyond_half_precision_are_computed_again_in_single(case, tm
     torch.save(state, weights)
     scan = read_scan(case)
     there, here = (load_predictor(folder, name).probabilities(scan).cpu() for name in ("cuda", "cpu"))
-    assert there.isfinite().all() and torch.allclose(there, here, atol=2e-2)
+    assert there.isfinite().all() and (there - here).abs().mean() < 1e-2
 
 
 def test_minival_stays_on_the_gpu_between_two_validations(tmp_path):
