@@ -1,12 +1,18 @@
-# make demo | test | test-slow | test-gpu | setup-gpu | lint: each sets up .venv first where that is needed.
+# make demo | studies | test | test-slow | test-gpu | setup-gpu | lint: each sets up .venv first where that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow test-gpu setup-gpu lint clean
+.PHONY: demo studies test test-slow test-gpu setup-gpu lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
+
+# Every study in the demo preset, one after another; trials that an earlier one has trained are reused.
+studies: $(INSTALLED)
+	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation ablate_architecture compare_baselines \
+	  tune_hyperparameters; do $(BIN)/python experiments/$$study.py || exit 1; done
+	$(BIN)/segmamba studies
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -147,6 +147,7 @@ def load_study(file):
     """STUDY of a Python file. A UserError names what is wrong with it."""
     if not file.is_file():
         raise UserError(f"{file}: no such file; give a Python file that defines STUDY")
+    file = file.resolve()
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None:
         raise UserError(f"{file}: no Python file; its name must end in .py")
@@ -154,8 +155,9 @@ def load_study(file):
     try:
         spec.loader.exec_module(module)
     except MISTAKES as error:
-        line = next((frame.tb_lineno for frame in _frames(error.__traceback__) if frame.tb_frame.f_code.co_filename == str(file)), None)
-        raise UserError(f"{file}{f', line {line}' if line else ''}: {type(error).__name__}: {error}") from error
+        lines = [frame.tb_lineno for frame in _frames(error.__traceback__) if frame.tb_frame.f_code.co_filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
+        raise UserError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
     if not hasattr(module, "STUDY"):
         raise UserError(f"{file}: defines no STUDY; see the files in search_spaces/")
     return module.STUDY

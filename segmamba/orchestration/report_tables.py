@@ -26,9 +26,9 @@ def result_table(study):
             "baseline": arm == study.baseline,
             "seeds_finished": len({trial.seed for trial in finished}),
             "seeds_planned": len(study.seeds),
-            **{name: _over_seeds([t.metrics.get(f"judge/{name}") for t in finished]) for name in SCORES},
-            "hd95_mm": _over_seeds([_hd95_mm(t.metrics) for t in finished]),
-            "last_dice_mean": _over_seeds([t.metrics.get("last/judge_dice_mean") for t in finished]),
+            **{name: _over_seeds(finished, lambda metrics, name=name: metrics.get(f"judge/{name}")) for name in SCORES},
+            "hd95_mm": _over_seeds(finished, _hd95_mm),
+            "last_dice_mean": _over_seeds(finished, lambda metrics: metrics.get("last/judge_dice_mean")),
             "parameters": _mean([t.metrics.get("model/parameters") for t in finished]),
             "train_s": _mean([t.metrics.get("time/train_total_s") for t in finished]),
         })  # fmt: skip
@@ -39,8 +39,9 @@ def _hd95_mm(metrics):
     return _mean([metrics.get(f"judge/hd95_mm_{region}") for region in REGIONS if region != "mean"])
 
 
-def _over_seeds(values):
-    values = _finite(values)
+def _over_seeds(trials, score):
+    """Of `score(metrics)`, averaged over the folds of a seed first: folds are other patients, no other luck."""
+    values = _finite([_mean([score(t.metrics) for t in trials if t.seed == seed]) for seed in dict.fromkeys(t.seed for t in trials)])
     return {"mean": _mean(values), "sd": stats.stdev(values) if len(values) > 1 else None, "seeds": len(values)}
 
 
