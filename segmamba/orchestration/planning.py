@@ -47,7 +47,7 @@ def infeasible_arms(configs):
             with torch.device("meta" if config.model.name in OURS else "cpu"):  # Swin UNETR's makers look at values
                 model = build_model(config.model)
             check_sides(config.data.patch_size, model.side_multiples)
-        except UserError as error:
+        except (UserError, ValueError) as error:  # ValueError: how others' networks refuse a width
             reasons[arm] = str(error)
     return reasons
 
