@@ -61,3 +61,13 @@ def test_evaluation_leaves_the_network_in_eval_mode_and_repeats(case):
     model = Thresholds().train()
     first = judge(model, [case], dataclasses.replace(COARSE), CPU)
     assert not model.training and judge(model, [case], COARSE, CPU) == first
+
+
+def test_the_judge_takes_test_time_options_and_post_processing_and_minival_neither(case):
+    """Minival compares epochs; what is done to a finished network's predictions would only make it slower."""
+    coarser = COARSE.changed({"inference.scales": (0.5,)})
+    emptied = COARSE.changed({"postprocess.min_component_voxels": (10**6, 10**6, 10**6)})
+    (plain,) = judge(Thresholds(), [case], COARSE, CPU)
+    assert judge(Thresholds(), [case], coarser, CPU)[0]["dice_mean"] != plain["dice_mean"]
+    assert judge(Thresholds(), [case], emptied, CPU)[0]["dice_mean"] == 0 < plain["dice_mean"]
+    assert validate(Thresholds(), [case], COARSE, CPU) == validate(Thresholds(), [case], coarser, CPU) == validate(Thresholds(), [case], emptied, CPU)
