@@ -65,6 +65,8 @@ def study_app(study):
         plan: Annotated[bool, typer.Option("--plan", help="Measure each arm for a few steps, print hours, memory and disk, and exit.")] = False,
         ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address (docs/cluster.md). Default: on this "
                                                         "machine alone.", show_default=False)] = None,
+        cache: Annotated[str | None, typer.Option(help="Folder of the preprocessed cases; on a cluster each node's own, e.g. "
+                                                  "'$TMPDIR/segmamba'. Default: in the output folder.", show_default=False)] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the result table as JSON instead.")] = False,
         list_settings: Annotated[bool, typer.Option("--list-settings", help="Show every setting with its default and unit, and exit.")] = False,
     ):  # fmt: skip
@@ -77,7 +79,7 @@ def study_app(study):
         options = StudyOptions(
             data=data, labels=labels, preset=preset, seeds=seeds, folds=folds, trials=trials, arms=tuple(arms or ()), scheduler=scheduler,
             fresh=fresh, gpus_per_trial=_gpus(gpus_per_trial), cpus=cpus, output=output, resume=resume, plan=plan, ray_address=ray_address,
-            changes=parse_assignments(set or []),
+            cache=cache, changes=parse_assignments(set or []),
         )  # fmt: skip
         if plan:
             _plan(study, options, as_json)

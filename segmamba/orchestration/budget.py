@@ -60,7 +60,7 @@ class Budget:
     ways: list = field(default_factory=list)
     """What was compared: dicts of way, steps_per_s (of all trials together), study_s."""
     arms: dict = field(default_factory=dict)
-    """Arm name to step_s, trial_s, validate_case_s, judge_case_s, peak_bytes."""
+    """Arm name to step_s, train_s (all steps), trial_s, validate_case_s, judge_case_s, peak_bytes."""
     trials: int = 0
     study_s: float = 0.0
     disk_bytes: int = 0
@@ -127,7 +127,8 @@ def plan(arms, trials, data, machine, measure, options):
         resources=ways[chosen].resources, machine=machine.name, why=_why(rows, chosen), ways=rows, trials=len(trials), study_s=study_s,
         arms={
             arm: {
-                "step_s": alone[arm].step_s * ways[chosen].slowdown, "trial_s": trial_s[arm], "validate_case_s": alone[arm].validate_case_s,
+                "step_s": alone[arm].step_s * ways[chosen].slowdown, "trial_s": trial_s[arm],
+                "train_s": _steps(used[arm]) * alone[arm].step_s * ways[chosen].slowdown, "validate_case_s": alone[arm].validate_case_s,
                 "judge_case_s": alone[arm].judge_case_s, "peak_bytes": alone[arm].peak_bytes,
             } for arm in used
         },
@@ -165,7 +166,7 @@ class _Way:
 def _worth_measuring(base, trials, machine, options):
     if machine.gpus:
         return options.gpus_per_trial is None
-    return len(_thread_choices(len(trials), machine.cores)) > 1 or base.train.epochs * base.train.steps_per_epoch >= SHORT_STEPS
+    return len(_thread_choices(len(trials), machine.cores)) > 1 or _steps(base) >= SHORT_STEPS
 
 
 def _thread_choices(trials, cores):
@@ -238,7 +239,11 @@ def _trial_seconds(config, rehearsal, way, data):
     validations = math.ceil(train.epochs / train.validate_every_epochs)
     shared = max(1.0, way.slowdown)  # evaluation is never compiled, but it shares the device
     evaluation = validations * len(data.minival) * rehearsal.validate_case_s + (len(data.judge) + len(data.minival)) * rehearsal.judge_case_s
-    return train.epochs * train.steps_per_epoch * rehearsal.step_s * way.slowdown + shared * evaluation + way.warm_up_s
+    return _steps(config) * rehearsal.step_s * way.slowdown + shared * evaluation + way.warm_up_s
+
+
+def _steps(config):
+    return config.train.epochs * config.train.steps_per_epoch
 
 
 def _checkpoint_bytes(config, rehearsal):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ray import tune
 
-from segmamba.orchestration.deaths import note_death
+from segmamba.orchestration.deaths import deaths, fate, note_death
 from segmamba.orchestration.outbox import Outbox
 from segmamba.orchestration.patience import insist
 from segmamba.orchestration.progress import SilentProgress
@@ -47,14 +47,18 @@ class FinishRuns(tune.Callback):
 
     def on_trial_recover(self, iteration, trials, trial, **info):
         """The process died and Ray will start it again: it reads there what it died of."""
-        self._note_death(trial)
+        if self._note_death(trial):
+            trial.max_failures = 0  # the next death is the last
 
     def on_trial_error(self, iteration, trials, trial, **info):
         self._note_death(trial)
-        plan, lines = trial.config["trial"], _last_error(trial).strip().splitlines()
-        reason = f"the trial's process died again and again: {lines[-1].strip()[:300] if lines else 'no reason known'}"
-        self.progress.failed(plan.key, reason, trial_folder(self.context.folder, plan) / "logs")
-        self._end(plan, "FAILED", reason=reason)
+        plan = trial.config["trial"]
+        folder = trial_folder(self.context.folder, plan)
+        noted = deaths(folder)
+        told = fate(noted)
+        reason = told.hopeless or f"its process died {len(noted)} times: {noted[-1]['reason']}"
+        self.progress.failed(plan.key, reason, folder / "logs" / "deaths.json")
+        self._end(plan, "FAILED", reason=reason, marks={INFEASIBLE_TAG: "yes"} if told.memory else None)
 
     def settle(self):
         """Wait until MLflow knows how every trial ended. StudyHalted where it stays away: `--resume` puts that right."""
@@ -63,7 +67,7 @@ class FinishRuns(tune.Callback):
 
     def _note_death(self, trial):
         done = (trial.last_result or {}).get("epoch", 0)
-        note_death(trial_folder(self.context.folder, trial.config["trial"]), done, _last_error(trial))
+        return note_death(trial_folder(self.context.folder, trial.config["trial"]), done, _last_error(trial))
 
     def _end(self, plan, status, **how):
         ending = functools.partial(end_trial, self.context, plan, status, **how)

@@ -1,6 +1,7 @@
 """Where Ray runs: a Ray of our own on this machine, which only this machine can reach, or a cluster that is there already."""
 
 import dataclasses
+import logging
 import os
 import signal
 import socket
@@ -73,7 +74,7 @@ def ray_cluster(address, output, store_uri):
         ) from error
 
     with _until_done(ray):
-        yield _look_at_nodes(ray, Path(output), store_uri)
+        yield _look_at_nodes(ray, Path(output).resolve(), store_uri)
 
 
 def shipped():
@@ -159,16 +160,11 @@ def _check(told, output, store_uri):
 
 
 def _without_noise(start):
-    """Ray warns about its own defaults on stderr before its log level counts; nothing of that is the study's."""
-    import logging
-
+    """Ray warns about its own defaults before its log level counts, and prints the traceback of a trial whose reason we print in a line."""
     logger = logging.getLogger("ray")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        start()
-    finally:
-        logger.setLevel(max(before, logging.ERROR))
+    logger.setLevel(logging.CRITICAL)
+    start()
+    logger.setLevel(logging.CRITICAL)  # ray.init has set its own
 
 
 def _as_sigint(number, frame):

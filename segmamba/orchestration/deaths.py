@@ -12,7 +12,8 @@ from pathlib import Path
 from segmamba.files import write_json
 
 MEMORY_WORDS = ("OutOfMemoryError", "running low on memory", "OOM kill", "killed due to the node")
-MOST_RESTARTS = 10  # whatever the reason; Ray counts them
+MOST_RESTARTS = 10  # in all
+MOST_STUCK = 4  # without an epoch between them: the trial gives itself up after three; one that does not even come to that is given up here
 ALL_LEVELS = (1, 2, 3, 4, 5)
 
 
@@ -29,12 +30,14 @@ class Fate:
 
 
 def note_death(folder, epoch, told):
-    """Add a death to a trial's folder: the epochs done until then, and what Ray told of it."""
+    """Add a death to a trial's folder: the epochs done until then, and what Ray told of it. Whether another start is pointless."""
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     memory = any(words in told for words in MEMORY_WORDS)
     reason = next((line for line in lines if any(words in line for words in MEMORY_WORDS)), lines[-1] if lines else "no reason known")
     _file(folder).parent.mkdir(parents=True, exist_ok=True)
-    write_json(_file(folder), [*deaths(folder), {"epoch": epoch, "memory": memory, "reason": reason[:300]}])
+    noted = [*deaths(folder), {"epoch": epoch, "memory": memory, "reason": reason[:300]}]
+    write_json(_file(folder), noted)
+    return _without_progress(noted) >= MOST_STUCK
 
 
 def deaths(folder):

@@ -17,7 +17,7 @@ def run_trials(plans, context, resources, progress, *, scheduler, base):
 
     for plan in plans:
         forget(trial_folder(context.folder, plan))
-    _run(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=_scheduler(scheduler, base))
+    run_plans(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=_scheduler(scheduler, base))
 
 
 def run_search(space, baseline, trials, earlier, context, resources, progress, *, scheduler, base):
@@ -25,10 +25,10 @@ def run_search(space, baseline, trials, earlier, context, resources, progress, *
     from segmamba.orchestration.search import SpaceSearch
 
     search = SpaceSearch(space, baseline, earlier=earlier)
-    _run(context, resources, progress, {}, scheduler=_scheduler(scheduler, base), search_alg=search, num_samples=trials)
+    run_plans(context, resources, progress, {}, scheduler=_scheduler(scheduler, base), search_alg=search, num_samples=trials)
 
 
-def _run(context, resources, progress, param_space, **tuning):
+def run_plans(context, resources, progress, param_space, **tuning):
     """On the cluster that this process has joined, or on a Ray of our own.
 
     What Tune itself keeps is thrown away: a study goes on from its trials' own folders and from MLflow.

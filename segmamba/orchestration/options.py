@@ -40,6 +40,8 @@ class StudyOptions:
     """Measure and tell what the study would cost, and begin nothing."""
     ray_address: str | None = None
     """Of a Ray cluster to run on; None is a Ray of our own on this machine."""
+    cache: str | None = None
+    """Folder of the preprocessed cases, each node's own where it is not shared; may hold environment variables. None is in `output`."""
     changes: dict = field(default_factory=dict)
 
     def __post_init__(self):

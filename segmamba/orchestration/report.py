@@ -48,6 +48,7 @@ def _content(study, folder):
         "rows": rows,
         **_pairs(study),
         "trials": [_trial_row(trial, folder) for trial in study.trials],
+        "planned": _planned(study),
         "searched": [_searched_row(trial, folder) for trial in study.searched],
         "space": study.space,
         "importance": {name: f"{100 * share:.0f} %" for name, share in study.importance.items()},
@@ -67,6 +68,19 @@ def _decided_by(claim):
         f"{region} Dice on the judge set, {contrasts}{test}; smallest difference that matters: {points(claim.margin)} Dice points; "
         f"{100 * LEVEL:.0f} % interval{'; Holm over all' if many else ''}"
     )
+
+
+def _planned(study):
+    """{"why", "rows"}: the time that was planned beside the time it took, for the study and a trial's training in each arm; {} unmeasured."""
+    if not study.budget.get("study_s"):
+        return {}
+    rows = [{"what": "the study", "planned": duration(study.budget["study_s"]), "took": duration(study.seconds)}]
+    for arm, cost in study.budget["arms"].items():
+        took = [t.metrics["time/train_total_s"] for t in study.trials if t.arm == arm and "time/train_total_s" in t.metrics]
+        rows.append({
+            "what": f"{arm}, training a trial", "planned": duration(cost["train_s"]), "took": duration(sum(took) / len(took) if took else None),
+        })  # fmt: skip
+    return {"why": study.budget["why"], "rows": rows}
 
 
 def _last_checkpoint(study):

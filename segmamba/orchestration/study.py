@@ -13,6 +13,7 @@ from segmamba.data.source import labelled_cases, source_changes
 from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.orchestration.budget import check_gpus_per_trial
+from segmamba.orchestration.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.options import StudyOptions
 from segmamba.orchestration.planning import (
     announce,
@@ -54,6 +55,8 @@ def run_study(study, options, progress):
     environment, uri = describe_environment(), store.store_uri(options.output)
     with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
         check_gpus_per_trial(options.gpus_per_trial, machine)
+        if options.ray_address and options.cache:  # otherwise all nodes read what this one has prepared
+            prepare_on_nodes(cases, options.cache, base.data, progress=progress.steps("preparing cases on the nodes"))
         experiment = store.open_store(uri, options.output)
         for name in tracking.close_stale(uri, experiment, _is_abandoned):
             progress.say(f"closed   {name}: its process is gone; --resume goes on with it")
@@ -61,7 +64,7 @@ def run_study(study, options, progress):
         study, resources = _begun(planned, spec, options, configs, splits, experiment, machine, progress)
         folder = Path(options.output).resolve() / study.name
         with _only_driver(folder), _parent_run(study, progress) as statuses:
-            _Engine(spec, options, configs, splits, folder, experiment, study, resources, progress).run()
+            _Engine(spec, options, configs, cases, splits, folder, experiment, study, resources, progress).run()
             return _concluded(study, experiment, folder, started, statuses, progress), folder
 
 
@@ -72,11 +75,14 @@ def _prepared(study, options, progress):
     spec = resolve(study, base).only(options.arms, options.preset)
     configs = spec.configs(base, options.changes)
     cases, source, left_out = labelled_cases(base, options.output, progress.steps)
-    cache, counted = Path(options.output).resolve() / "cache", progress.steps("preparing cases")
-    prepared = prepare_cases(cases, cache, base.data, workers=options.cpus, progress=counted)
+    prepared = prepare_cases(cases, on_this_node(_cache(options)), base.data, workers=options.cpus, progress=progress.steps("preparing cases"))
     for config in configs.values():
         check_patch_fits(prepared, config.data)
     return base, spec, configs, cases, source, [*left_out, *notes_on(cases)], splits_of(prepared, options, base)
+
+
+def _cache(options):
+    return options.cache or str(Path(options.output).resolve() / "cache")
 
 
 def _budget(planned, spec, options, configs, splits, machine, progress):
@@ -148,10 +154,10 @@ def _base(options):
 class _Engine:
     """One start of a study: what it has to run, and running it."""
 
-    def __init__(self, spec, options, configs, splits, folder, experiment, study, resources, progress):
+    def __init__(self, spec, options, configs, cases, splits, folder, experiment, study, resources, progress):
         self.spec, self.options, self.study, self.progress, self.resources = spec, options, study, progress, resources
         self.base = _base(options)
-        self.context = _context(configs, self._folds(splits), folder, experiment, study, resources)
+        self.context = _context(configs, self._folds(splits), folder, experiment, study, resources, cases if options.cache else (), options.cache)
 
     def _folds(self, splits):
         return {fold: (fold_changes(self.options, self.base, fold), split) for fold, split in splits.items()}
@@ -253,13 +259,14 @@ def _begun(planned, spec, options, configs, splits, experiment, machine, progres
     """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
     from segmamba.orchestration.budget import resumed
     from segmamba.orchestration.study_reader import unfinished_study
-    from segmamba.orchestration.tracking import start_study
+    from segmamba.orchestration.tracking import start_study, study_folder
     from segmamba.training.run_folder import next_run_folder
 
     if options.resume:
         found = unfinished_study(planned.mlflow_uri, experiment, spec.name)
         if found:
             _check_same(found, planned)
+            check_place(study_folder(found.mlflow_uri, found.parent_run_id), Path(options.output).resolve() / found.name)
             ended = sum(trial.status == "FINISHED" for trial in found.trials)
             progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
             return found, resumed(found.budget, configs[spec.baseline], len(found.trials) - ended, machine).resources
@@ -269,6 +276,12 @@ def _begun(planned, spec, options, configs, splits, experiment, machine, progres
     study = dataclasses.replace(planned, name=folder.name, budget=budget.as_dict())
     parent = start_study(study.mlflow_uri, experiment, study, splits, folder)
     return dataclasses.replace(study, parent_run_id=parent), budget.resources
+
+
+def check_place(began_in, folder):
+    """A UserError where a study would go on in another folder than the one that holds its checkpoints; one that was moved may."""
+    if began_in and Path(began_in) != folder and (Path(began_in).is_dir() or not folder.is_dir()):
+        raise UserError(f"--resume: {folder.name} began in {began_in}; give --output {Path(began_in).parent}, or leave --resume out")
 
 
 def _check_same(found, planned):
@@ -296,7 +309,7 @@ def _final_status(study):
     return "FINISHED" if "FINISHED" in states else "FAILED"
 
 
-def _context(configs, folds, folder, experiment, study, resources):
+def _context(configs, folds, folder, experiment, study, resources, cases, cache):
     from segmamba.orchestration.trainable import StudyContext
 
     tags = {
@@ -304,4 +317,4 @@ def _context(configs, folds, folder, experiment, study, resources):
         "labels_convention": study.data["convention"], "git_commit": study.environment["git commit"], "mlflow.source.name": study.command,
     }  # fmt: skip
     return StudyContext(configs, folds, folder, study.mlflow_uri, experiment, study.parent_run_id, tags, resources.threads,
-                        resources.compile, study.baseline)  # fmt: skip
+                        resources.compile, study.baseline, tuple(cases), cache)  # fmt: skip

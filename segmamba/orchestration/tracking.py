@@ -49,9 +49,8 @@ def start_study(uri, experiment_id, study, splits, folder):
 
 def child_run(client, experiment_id, parent_id, key, tags):
     """The id of the trial's run below the parent: the one that carries the tag, set RUNNING again, or a new one."""
-    found = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}' and tags.{TRIAL_TAG} = '{key}'")
-    if found:
-        run = found[0]
+    run = _trial_run(client, experiment_id, parent_id, key)
+    if run:
         client.update_run(run.info.run_id, status="RUNNING")
         for tag in (REASON_TAG, STOPPED_TAG, INFEASIBLE_TAG):  # of an earlier start
             if tag in run.data.tags:
@@ -59,6 +58,12 @@ def child_run(client, experiment_id, parent_id, key, tags):
         return run.info.run_id
     tags = {**tags, PARENT_TAG: parent_id, TRIAL_TAG: key, "kind": "trial"}
     return client.create_run(experiment_id, run_name=key, tags=tags).info.run_id
+
+
+def _trial_run(client, experiment_id, parent_id, key):
+    """The trial's run below the parent, or None."""
+    found = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}' and tags.{TRIAL_TAG} = '{key}'", max_results=1)
+    return found[0] if found else None
 
 
 def trial_tags(context, plan):
@@ -130,7 +135,7 @@ def best_judged(study):
 def end_trial(context, plan, status, *, reason="", marks=None):
     """Give the trial's run its final status, further tags (`marks`), and `reason` unless the trial itself gave one."""
     client = MlflowClient(context.mlflow_uri)
-    run = next((r for r in children(client, context.experiment_id, context.parent_run_id) if r.data.tags[TRIAL_TAG] == plan.key), None)
+    run = _trial_run(client, context.experiment_id, context.parent_run_id, plan.key)
     begun = run is not None
     run_id = run.info.run_id if begun else child_run(client, context.experiment_id, context.parent_run_id, plan.key, trial_tags(context, plan))
     if reason and not (begun and REASON_TAG in run.data.tags):
@@ -167,6 +172,11 @@ def children(client, experiment_id, parent_id):
         found, token = found + list(page), page.token
         if not token:
             return found
+
+
+def study_folder(uri, run_id):
+    """Where the study keeps its trials; empty where its run does not say."""
+    return MlflowClient(uri).get_run(run_id).data.tags.get(FOLDER_TAG, "")
 
 
 def stored_study(client, run_id):

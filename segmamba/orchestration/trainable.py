@@ -11,6 +11,7 @@ from ray import tune
 
 from segmamba.device import choose_device
 from segmamba.errors import UserError
+from segmamba.orchestration.caching import split_on_this_node
 from segmamba.orchestration.deaths import ALL_LEVELS, deaths, fate
 from segmamba.orchestration.patience import is_full
 from segmamba.orchestration.run_log import FOLDER_TAG, PATIENCE_S
@@ -41,6 +42,10 @@ class StudyContext:
     compile: str
     """What every trial's `train.compile` is: all arms run the same way."""
     baseline: str
+    cases: tuple = ()
+    """The Cases of all splits, where each node has a cache of its own ..."""
+    cache: str | None = None
+    """... here."""
 
     def config(self, plan):
         """The Config of a TrialPlan."""
@@ -48,7 +53,9 @@ class StudyContext:
         return config.changed({"seed": plan.seed, "train.compile": self.compile} | self.folds[plan.fold][0])
 
     def split(self, plan):
-        return self.folds[plan.fold][1]
+        """Of this node's PreparedCases."""
+        split = self.folds[plan.fold][1]
+        return split if self.cache is None else split_on_this_node(split, self.cases, self.cache, self.config(plan).data)
 
 
 def trial_folder(study_folder, plan):

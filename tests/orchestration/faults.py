@@ -28,7 +28,7 @@ def start(cwd, *options, env=None, **changes):
 
 def finish(study, code=0):
     """What the study printed until it ended with this code."""
-    output, _ = study.communicate(timeout=400)
+    output, _ = study.communicate(timeout=900)
     assert study.returncode == code, output[-5000:]
     assert "Traceback" not in output, output[-5000:]
     return output
@@ -45,14 +45,14 @@ def trial_processes(study):
 
 def wait_for(condition, study, what):
     """What `condition()` gives as soon as that is true, while the study runs."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         assert study.poll() is None, study.stdout.read()[-5000:]
         time.sleep(0.05)
-    raise AssertionError(f"no {what} within 180 s")
+    raise AssertionError(f"no {what} within 400 s")
 
 
 def wait_for_first_epoch(cwd, study):

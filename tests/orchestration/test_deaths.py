@@ -30,8 +30,9 @@ def test_one_that_gets_nowhere_tries_with_less_memory_and_is_then_given_up(tmp_p
     note_death(tmp_path, 4, KILLED)
     note_death(tmp_path, 4, KILLED)
     assert fate(deaths(tmp_path)).checkpoint and not fate(deaths(tmp_path)).hopeless
-    note_death(tmp_path, 4, KILLED)
+    assert not note_death(tmp_path, 4, KILLED)
     assert "killed 3 times after epoch 4" in fate(deaths(tmp_path)).hopeless and not fate(deaths(tmp_path)).memory
+    assert note_death(tmp_path, 4, KILLED), "it does not even come to reading this"
 
 
 def test_one_killed_for_its_memory_tries_once_with_less_of_it(tmp_path):

@@ -1,12 +1,14 @@
-"""The driver's calls to a store that is away, or whose disk is full."""
+"""The driver's calls to a store that is away, or whose disk is full; and a study that is not where it is looked for."""
 
 import sqlite3
 
 import pytest
 import requests
 
+from segmamba.errors import UserError
 from segmamba.orchestration import patience
 from segmamba.orchestration.patience import StudyHalted, insist
+from segmamba.orchestration.study import check_place
 
 URI = "http://127.0.0.1:5000"
 
@@ -51,3 +53,15 @@ def test_a_mistake_of_ours_is_raised_at_once():
     with pytest.raises(KeyError):
         insist(failing(1, KeyError("seed")), said.append, uri=URI)
     assert not said
+
+
+def test_a_study_goes_on_where_its_checkpoints_are_or_where_they_were_moved(tmp_path):
+    old, new = tmp_path / "old" / "depth_Run01", tmp_path / "new" / "depth_Run01"
+    with pytest.raises(UserError, match=f"depth_Run01 began in {old}; give --output {old.parent}"):
+        check_place(str(old), new)
+    new.mkdir(parents=True)
+    check_place(str(old), new)  # moved
+    old.mkdir(parents=True)
+    with pytest.raises(UserError, match="began in"):
+        check_place(str(old), new)
+    check_place(str(old), old)

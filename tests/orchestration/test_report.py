@@ -201,3 +201,13 @@ def test_wide_intervals_of_two_seeds_do_not_squeeze_the_picture():
 )
 def test_durations_are_read_at_a_glance(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_was_planned_stands_beside_what_it_took(make_study, tmp_path):
+    study = make_study()
+    assert "Planned and taken" not in write_report(study, tmp_path).read_text()
+    costs = {arm: {"train_s": 600.0} for arm in study.arms}
+    planned = dataclasses.replace(study, budget={"study_s": 7200.0, "why": "2 a GPU, eager: ends soonest", "arms": costs})
+    page = write_report(planned, tmp_path).read_text()
+    assert "2 a GPU, eager: ends soonest" in page and "2.0 h" in page and "12.6 min" in page and "10.0 min" in page
+    assert "| the study | 2.0 h | 12.6 min |" in (tmp_path / "report.md").read_text()

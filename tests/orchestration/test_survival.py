@@ -131,7 +131,7 @@ class Server:
                    "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", self.folder / "artifacts"]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 return urllib.request.urlopen(f"{self.uri}/health", timeout=5).read()
@@ -183,7 +183,9 @@ def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_w
 @pytest.mark.slow
 def test_a_trial_that_the_memory_monitor_kills_again_and_again_is_infeasible_and_the_study_ends(tmp_path):
     study = start(tmp_path, env={**os.environ, "RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "250"})
-    output = finish(study, code=1)
+    output = finish(study)
     assert "out of memory, also with activation checkpointing" in output
     by_kind, _ = runs(tmp_path)
-    assert by_kind["trial"].info.status == "FAILED" and "low on memory" in by_kind["trial"].data.tags["reason"]
+    tags = by_kind["trial"].data.tags
+    assert by_kind["trial"].info.status == "FAILED" and tags["infeasible"] == "yes" and "low on memory" in tags["reason"]
+    assert by_kind["study"].info.status == "FAILED"

@@ -1,0 +1,225 @@
+"""A thousand trials that train nothing on a cluster of several Ray nodes, some of which die on the way: is every result accounted for?
+
+    python benchmarks/simulated_cluster.py [--trials 1000] [--nodes 4] [--cores 2] [--kills 3] [--json FILE]
+
+Scheduling, restarts, MLflow runs and statuses are the engine's own; only the training is replaced, by a few numbers written to the
+trial's folder and logged epoch by epoch. All nodes run on this machine, each a process group that is killed as a whole. Worker
+processes are used for one trial after another, which the engine itself does not do. Accounted for: one FINISHED run a trial, with every
+epoch once and the value that its seed gives, and nothing left RUNNING.
+"""
+
+import argparse
+import json
+import os
+import platform
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+EPOCHS = 3
+OBJECT_STORE = 100 * 2**20
+
+
+def simulated_trial(assignment, context):
+    """Stands in for segmamba.orchestration.trainable.run_trial: goes on from its folder, logs and reports, and takes no time."""
+    from ray import tune
+
+    from segmamba.files import write_json
+    from segmamba.orchestration.run_log import FOLDER_TAG
+    from segmamba.orchestration.tracking import trial_log, trial_tags
+    from segmamba.orchestration.trainable import trial_folder
+
+    plan = assignment["trial"]
+    folder = trial_folder(context.folder, plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "history.json"
+    history = json.loads(kept.read_text()) if kept.exists() else []
+    log = trial_log(context, plan, trial_tags(context, plan) | {FOLDER_TAG: str(folder)})
+    log._wants_monitor = False  # a sampler of the machine's load a trial would measure itself
+    log.log_history(history)
+    took = []
+    for epoch in range(len(history) + 1, EPOCHS + 1):
+        metrics = {f"val/dice_{region}": value(plan.seed, epoch) for region in ("mean", "ET", "TC", "WT")} | {"train/loss": 1.0 / epoch}
+        history.append({"epoch": epoch} | metrics)
+        write_json(kept, history)
+        began = time.perf_counter()
+        log.log_epoch(metrics, epoch)
+        tune.report({"epoch": epoch, "epochs": EPOCHS} | metrics)
+        took.append(1000 * (time.perf_counter() - began))
+    log.close()
+    write_json(folder / "report_ms.json", sorted(took)[len(took) // 2] if took else 0.0)
+    tune.report({"epoch": EPOCHS, "epochs": EPOCHS})
+
+
+def value(seed, epoch):
+    return round((seed * 7919 % 1000) / 1000 + epoch / 1000, 6)
+
+
+def simulated_study(folder, trials):
+    """(StudyContext, TrialPlans) of a study whose store and parent run exist in `folder`."""
+    from segmamba.config import preset
+    from segmamba.data.splits import Split
+    from segmamba.orchestration.spec import TrialPlan
+    from segmamba.orchestration.store import open_store, store_uri
+    from segmamba.orchestration.trainable import StudyContext
+
+    folder = Path(folder).resolve()
+    uri = store_uri(folder)
+    experiment = open_store(uri, folder)
+    from mlflow import MlflowClient
+
+    parent = MlflowClient(uri).create_run(experiment, run_name="simulated", tags={"kind": "study"}).info.run_id
+    split = Split([], [], [], False, ())
+    context = StudyContext({"a": preset("demo")}, {None: ({}, split)}, folder, uri, experiment, parent, {"dataset": "none"}, 1, "auto", "a")
+    return context, [TrialPlan(arm="a", seed=seed) for seed in range(trials)]
+
+
+def accounted(context, plans):
+    """(runs that hold all that they should, what is wrong with the others: the first few)."""
+    from mlflow import MlflowClient
+
+    from segmamba.orchestration.tracking import TRIAL_TAG, children
+
+    client, runs = MlflowClient(context.mlflow_uri), {}
+    for run in children(client, context.experiment_id, context.parent_run_id):
+        runs.setdefault(run.data.tags[TRIAL_TAG], []).append(run)
+    wrong = []
+    for plan in plans:
+        mine = runs.get(plan.key, [])
+        if len(mine) != 1 or mine[0].info.status != "FINISHED":
+            wrong.append(f"{plan.key}: {[run.info.status for run in mine]}")
+            continue
+        found = {(m.step, m.value) for m in client.get_metric_history(mine[0].info.run_id, "val/dice_mean")}
+        if found != {(epoch, value(plan.seed, epoch)) for epoch in range(1, EPOCHS + 1)}:
+            wrong.append(f"{plan.key}: epochs {sorted(found)}")
+    return len(plans) - len(wrong), wrong[:5]
+
+
+class Nodes:
+    """A head without cores, and nodes that can be killed and replaced."""
+
+    def __init__(self, cores):
+        self.cores, self.groups, self.lock = cores, [], threading.Lock()
+        self.hosts = 1
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
+        with socket.socket() as free:
+            free.bind(("127.0.0.2", 0))
+            self.address = f"127.0.0.2:{free.getsockname()[1]}"
+        self.head = self._start("--head", "--port", self.address.rpartition(":")[2], "--num-cpus", "0", "--include-dashboard", "false")
+        time.sleep(10)
+
+    def add(self):
+        self.groups.append(self._start("--address", self.address, "--num-cpus", str(self.cores)))
+
+    def replace_one(self):
+        """The oldest node dies without a word; a new one joins."""
+        with self.lock:
+            self._kill(self.groups.pop(0))
+            self.add()
+
+    def stop(self):
+        with self.lock:
+            for group in [*self.groups, self.head]:
+                self._kill(group)
+
+    def _start(self, *options):
+        self.hosts += 1
+        host = f"127.0.0.{self.hosts}"  # all of them are this machine; Ray takes 127.0.0.1 for no address of a node
+        options = [*options, "--node-ip-address", host, "--block", "--object-store-memory", str(OBJECT_STORE)]
+        command = [Path(sys.executable).with_name("ray"), "start", *options]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    @staticmethod
+    def _kill(group):
+        if group.poll() is None:
+            os.killpg(group.pid, signal.SIGKILL)
+            group.wait()
+
+
+class Counter:
+    """Progress in plain lines; kills a node whenever another share of the trials is done."""
+
+    def __init__(self, trials, nodes, kills):
+        self.trials, self.nodes, self.began = trials, nodes, time.monotonic()
+        self.done, self.deaths_at = 0, [round(trials * (i + 1) / (kills + 1)) for i in range(kills)]
+
+    def completed(self, key):
+        self.done += 1
+        if self.deaths_at and self.done >= self.deaths_at[0]:
+            self.deaths_at.pop(0)
+            print(f"{self.done} trials done after {time.monotonic() - self.began:.0f} s; a node is killed", flush=True)
+            threading.Thread(target=self.nodes.replace_one).start()
+        elif self.done % 100 == 0:
+            print(f"{self.done} trials done after {time.monotonic() - self.began:.0f} s", flush=True)
+
+    def failed(self, key, reason, log):
+        print(f"{key} failed: {reason}", flush=True)
+
+    def say(self, text):
+        print(text, flush=True)
+
+    def started(self, key):
+        """Not shown."""
+
+    def reported(self, key, metrics):
+        """Not shown."""
+
+
+def run(trials, nodes, cores, kills, folder):
+    """{"accounted", "wrong", "seconds"} of such a study."""
+    from segmamba.orchestration import launch, trainable
+    from segmamba.orchestration.budget import Resources
+    from segmamba.orchestration.cluster import machine_for
+
+    context, plans = simulated_study(folder, trials)
+    cluster = Nodes(cores)
+    try:
+        for _ in range(nodes):
+            cluster.add()
+        time.sleep(15)
+        with machine_for(cluster.address, 0, folder, context.mlflow_uri) as machine:
+            print(f"{machine.name}; {trials} trials, {kills} nodes will be killed", flush=True)
+            trainable.run_trial = simulated_trial
+            from ray import cloudpickle, tune
+
+            cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
+            resources = Resources(gpus=0, cpus=1, threads=1, at_once=machine.cores, cores=machine.cores, compile="auto")
+            began = time.monotonic()
+            launch.run_plans(context, resources, Counter(trials, cluster, kills), {"trial": tune.grid_search(plans)}, reuse_actors=True)
+            seconds = time.monotonic() - began
+    finally:
+        cluster.stop()
+    found, wrong = accounted(context, plans)
+    return {"accounted": found, "wrong": wrong, "seconds": seconds}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--cores", type=int, default=2, help="of one node")
+    parser.add_argument("--kills", type=int, default=3, help="nodes that die while trials run, each replaced by a new one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(options.trials, options.nodes, options.cores, options.kills, folder)
+    holds = found["accounted"] == options.trials
+    print(f"{found['accounted']} of {options.trials} trials accounted for in {found['seconds']:.0f} s: {'holds' if holds else 'MISSED'}")
+    for line in found["wrong"]:
+        print(line)
+    if options.json:
+        goal = {"value": found["accounted"], "unit": "trials", "goal": str(options.trials), "holds": holds}
+        figures = {"simulated trials accounted for, with nodes killed": goal, "their time": {"value": found["seconds"], "unit": "s"}}
+        machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "nodes": options.nodes, "killed": options.kills}
+        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+    return int(not holds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
