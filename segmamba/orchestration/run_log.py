@@ -60,8 +60,9 @@ class RunLog:
         self._outbox.put(lambda: self._send_epoch(batch, epoch))
 
     def log_metrics(self, metrics, step):
-        """One request, whatever the number of metrics."""
-        self._batch(metrics=_metrics(metrics, step))
+        """A run's final figures, those that the store does not have yet, in one request."""
+        batch = _metrics(metrics, step)
+        self._outbox.put(lambda: self._send_missing(batch))
 
     def log_judge_cases(self, rows):
         """The per-case table, once: a second call would append to it."""
@@ -107,6 +108,12 @@ class RunLog:
             self._client.log_batch(self.run_id, metrics=batch)
             self._logged.add(epoch)
         self._watch_machine()
+
+    def _send_missing(self, batch):
+        known = self._client.get_run(self.run_id).data.metrics
+        missing = [metric for metric in batch if metric.key not in known]
+        if missing:
+            self._client.log_batch(self.run_id, metrics=missing)
 
     def _send_table(self, table):
         if not any(file.path == JUDGE_TABLE for file in self._client.list_artifacts(self.run_id)):

@@ -73,6 +73,15 @@ def test_an_unreachable_server_holds_nobody_up_and_is_named_at_the_end():
     assert told < 1, "no call waits for the network"
 
 
+def test_final_figures_are_there_once_after_a_second_start(sqlite):
+    uri, experiment = sqlite
+    for _ in range(2):
+        log = open_log(uri, experiment)
+        log.log_metrics({"judge/dice_mean": 0.5}, 5)
+        assert log.close()
+    assert steps(uri, log.run_id, "judge/dice_mean") == [5]
+
+
 @pytest.mark.slow
 def test_machine_metrics_are_sampled(sqlite, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
