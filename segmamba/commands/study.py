@@ -52,7 +52,7 @@ def study_app(study):
         trials: Annotated[int | None, typer.Option(help=f"Of a search: settings tried. Default: {shown.budget.trials}.", show_default=False,
                                                    hidden=not shown.space)] = None,
         scheduler: Annotated[str | None, typer.Option(help="none: every trial trains to its end. asha: stop early what minival likes least. "
-                                                      "pbt: a search's settings move while it trains. Default: "
+                                                      "Default: "
                                                       f"{'asha' if shown.space else 'none, so that arms train alike'}.",
                                                       show_default=False)] = None,
         fresh: Annotated[bool, typer.Option("--fresh", help="Train again what a finished run has trained to the letter before.")] = False,

@@ -4,7 +4,6 @@ import tempfile
 import time
 from contextlib import nullcontext
 
-from segmamba.errors import UserError
 from segmamba.orchestration.cluster import has_joined, ray_here
 from segmamba.orchestration.deaths import MOST_RESTARTS, forget
 
@@ -65,8 +64,6 @@ def _scheduler(name, base):
     """Ray's scheduler, or None: every trial trains to its end."""
     if name == "none":
         return None
-    if name == "pbt":
-        raise UserError("--scheduler pbt: only a search can change settings while it trains")
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     return AsyncHyperBandScheduler(metric="val/best_dice_mean", mode="max", **asha_times(base))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segmamba.errors import UserError
 
-SCHEDULERS = ("none", "asha", "pbt")
+SCHEDULERS = ("none", "asha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class StudyOptions:
     arms: tuple = ()
     """Names of the arms to run; () is the study's choice for the preset, ("all",) all."""
     scheduler: str | None = None
-    """none, asha or pbt; None is asha for a search and none for arms, which must train alike to be compared."""
+    """none or asha; None is asha for a search and none for arms, which must train alike to be compared."""
     fresh: bool = False
     """Train everything again, whatever finished runs there are."""
     gpus_per_trial: float | None = None

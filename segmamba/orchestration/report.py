@@ -167,6 +167,8 @@ def _varied(study):
 
 
 def _plain(value):
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value).strip("()[]")
 
 

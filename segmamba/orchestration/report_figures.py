@@ -241,7 +241,8 @@ def draw_search(study):
     panel.legend(frameon=False, fontsize=7)
     shares = sorted(study.importance.items(), key=lambda item: item[1])
     bars.barh([name for name, _ in shares], [100 * share for _, share in shares], color=ARM_COLOURS[0], height=0.6)
-    bars.set_xlabel("importance (%)" if shares else "importance: too few trials to tell")
+    bars.set_xlabel("importance (%)")
+    bars.set_visible(bool(shares))  # too few trials do not tell
     return figure
 
 

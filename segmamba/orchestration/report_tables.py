@@ -60,7 +60,7 @@ def arm_table(study):
     columns = [(title, name, max, 100) for name, title in SCORES.items()]
     columns += [("last checkpoint", "last_dice_mean", max, 100), ("HD95 (mm)", "hd95_mm", min, 1)]
     columns = [column for column in columns if column[1] in SCORES or any(row[column[1]]["seeds"] for row in table)]
-    rows = [[(row["arm"] + (" (baseline)" if row["baseline"] else ""), False)] for row in table]
+    rows = [[(row["arm"] + (" (baseline)" if row["baseline"] and row["arm"] != "baseline" else ""), False)] for row in table]
     for _, name, best_of, scale in columns:
         means = _finite([row[name]["mean"] for row in table])
         best = best_of(means) if len(means) > 1 else None
