@@ -4,7 +4,6 @@ The interval is over patients alone. It holds for other patients and these two m
 turn the answer round, and nothing in two folders shows by how much runs scatter. docs/statistics.md has the figures.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS
 from segmamba.errors import UserError
 from segmamba.evaluation.evaluate import as_csv, evaluate
+from segmamba.evaluation.intervals import paired_interval
 from segmamba.evaluation.summary import MEAN, case_values
 from segmamba.files import write_json, write_text
 
 METRICS = ("dice", "hd95_mm")
 MARGIN = 0.005
-LEVEL = 0.95
 COLUMNS = ("case", "region", "rule", "metric", "a", "b", "difference")
 CAVEAT = "About the methods behind these two models it is undecided: with one training run each, nothing shows how much training itself varies."
 
@@ -91,23 +90,11 @@ def _row(case, region, rule, metric, a, b):
 
 def _paired(rule, region, metric, a, b):
     differences = np.array([a[case] - b[case] for case in a])
-    place = np.unique([patient_of(case) for case in a], return_inverse=True)[1]
-    by_patient = np.bincount(place, differences) / np.bincount(place)
-    low, high = _t_interval(by_patient)
+    mean, low, high = paired_interval(differences, [patient_of(case) for case in a])
     return Paired(
         rule=rule, region=region, metric=metric, mean_a=float(np.mean(list(a.values()))), mean_b=float(np.mean(list(b.values()))),
-        difference=float(by_patient.mean()), low=low, high=high, higher=int((differences > 0).sum()), lower=int((differences < 0).sum()),
+        difference=mean, low=low, high=high, higher=int((differences > 0).sum()), lower=int((differences < 0).sum()),
     )  # fmt: skip
-
-
-def _t_interval(values):
-    """(low, high) of the 95 % t interval of the mean; (None, None) for fewer than two values."""
-    if len(values) < 2:
-        return None, None
-    from scipy.special import stdtrit
-
-    half = stdtrit(len(values) - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def _verdict(found, about, margin):

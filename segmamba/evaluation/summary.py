@@ -4,7 +4,7 @@ import numpy as np
 
 from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS
-from segmamba.evaluation.bootstrap import mean_interval
+from segmamba.evaluation.intervals import mean_interval
 from segmamba.evaluation.score import METRICS
 
 MEAN = "mean"

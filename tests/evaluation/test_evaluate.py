@@ -11,12 +11,12 @@ import pytest
 from segmamba.cli import main
 from segmamba.data.labels import REGIONS, region_masks
 from segmamba.errors import UserError
-from segmamba.evaluation.bootstrap import mean_interval
 from segmamba.evaluation.compare import compare
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.evaluate import evaluate
 from segmamba.evaluation.folders import match
 from segmamba.evaluation.hausdorff import MISSED_MM, hd95_mm
+from segmamba.evaluation.intervals import mean_interval
 from segmamba.evaluation.rules import CHALLENGES, challenge_of
 from segmamba.evaluation.score import score_case
 from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
