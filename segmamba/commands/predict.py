@@ -17,8 +17,10 @@ POSTPROCESS_HELP = ("auto: the postprocessing.json beside a single checkpoint, w
 def predict(
     input: Annotated[Path, typer.Option(help="Folder of cases in any known layout, or a datalist (.json); labels are not needed.", metavar="DIR")],
     output: Annotated[Path, typer.Option(help="Folder for CASE.nii.gz, predictions.json and what else is asked for.", metavar="DIR")],
-    checkpoint: Annotated[list[Path], typer.Option(help="A run's folder or its weights, config.json beside or above; several vote.",
-                                                   metavar="PATH")],
+    checkpoint: Annotated[list[Path] | None, typer.Option(help="A run's folder or its weights, config.json beside or above; several vote.",
+                                                          metavar="PATH", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="In place of --checkpoint: a registered model, e.g. models:/segmamba-ensemble@champion.",
+                                              metavar="ADDRESS", show_default=False)] = None,
     labels: Annotated[str, typer.Option(help="Convention of the written values. " + LABELS_HELP)] = "auto",
     flips: Annotated[bool, typer.Option("--flips", "--tta", help="Average over 8 mirror images; 8 times the work.")] = False,
     overlap: Annotated[float | None, typer.Option(help="Overlap of windows, in [0, 1). Default: the run's.", show_default=False)] = None,
@@ -33,6 +35,7 @@ def predict(
     html: Annotated[bool, typer.Option("--html", help="Also write one page with all cases.")] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave cases whose files are all there.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Folder whose MLflow store holds --model, unless MLFLOW_TRACKING_URI names one.")] = Path("Results"),
     as_json: AsJson = False,
 ):  # fmt: skip
     """Segment cases; each result lies on its source's own grid. Exit code 2 if a case failed; the others are written all the same."""
@@ -43,9 +46,12 @@ def predict(
     from segmamba.inference.folder import Outputs
     from segmamba.inference.predictor import load_predictor
 
-    predictor = load_predictor(checkpoint, device, changes=changes, postprocessing=_postprocessing(postprocess))
+    if bool(checkpoint) == bool(model):
+        raise UserError("give either --checkpoint or --model")
+    settings = {"changes": changes, "postprocessing": _postprocessing(postprocess)}
+    predictor = _registered(model, results, device, settings) if model else load_predictor(checkpoint, device, **settings)
     outputs = Outputs(output, None if labels in ("auto", "mixed") else labels, probabilities, uncertainty, overlay, html, skip_existing)
-    raise typer.Exit(run_prediction(predictor, input, labels, outputs, [str(path) for path in checkpoint], as_json))
+    raise typer.Exit(run_prediction(predictor, input, labels, outputs, [model] if model else [str(path) for path in checkpoint], as_json))
 
 
 def run_prediction(predictor, source, labels, outputs, names, as_json):
@@ -71,6 +77,18 @@ def run_prediction(predictor, source, labels, outputs, names, as_json):
     else:
         print(outputs.folder)
     return 2 if any(outcome.state == FAILED for outcome in outcomes) else 0
+
+
+def _registered(address, results, device, settings):
+    """The Predictor of a model in the registry."""
+    import tempfile
+
+    from segmamba.orchestration.ensemble_folder import load_folder
+    from segmamba.orchestration.ensemble_registry import fetch_model
+    from segmamba.orchestration.store import store_uri
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return load_folder(fetch_model(address, store_uri(results), scratch), device, **settings)
 
 
 def _postprocessing(name):
