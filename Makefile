@@ -1,9 +1,9 @@
-# make demo | studies | test | test-slow | test-gpu | setup-gpu | lint: each sets up .venv first where that is needed.
+# make demo | studies | ensemble | test | test-slow | test-gpu | setup-gpu | lint: each sets up .venv first where that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo studies test test-slow test-gpu setup-gpu lint clean
+.PHONY: demo studies ensemble test test-slow test-gpu setup-gpu lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
@@ -13,6 +13,9 @@ studies: $(INSTALLED)
 	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation ablate_architecture compare_baselines \
 	  tune_hyperparameters; do $(BIN)/python experiments/$$study.py || exit 1; done
 	$(BIN)/segmamba studies
+
+ensemble: $(INSTALLED)
+	$(BIN)/python experiments/ensemble.py
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

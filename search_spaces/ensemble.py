@@ -39,6 +39,7 @@ def _study(size, diverse, base):
         hypothesis=Hypothesis(claim="Networks that differ in nothing but the seed score alike.", better=last, than="plain 1", direction="alike"),
         baseline="plain 1",
         arms=arms,
+        registers_best=False,  # the vote is registered
     )
 
 

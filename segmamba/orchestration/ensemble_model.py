@@ -7,12 +7,16 @@ images: float32 (B, 4, x, y, z), T1, T1ce, T2, FLAIR as scanned (0 outside the b
 classes: uint8 (B, x, y, z): 0 background, 1 NCR, 2 ED, 3 ET, after the vote and its post-processing.
 """
 
+import warnings
+
 import mlflow
 import numpy as np
 from mlflow.models import set_model
 
 from segmamba.data.volumes import Scan
 from segmamba.orchestration.ensemble_folder import load_folder
+
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # the signature stands in for them
 
 
 class EnsembleModel(mlflow.pyfunc.PythonModel):

@@ -1,5 +1,7 @@
 """The report of an ensemble: one page for reading, Markdown for pasting, pictures for papers."""
 
+from pathlib import Path
+
 import numpy as np
 
 from segmamba.evaluation.ensemble import ENSEMBLE, SCORES, VARIANTS, difference
@@ -10,6 +12,7 @@ from segmamba.orchestration.report_figures import ARM_COLOURS, BAND, BASELINE_CO
 from segmamba.orchestration.report_tables import DASH, PHANTOM_NOTICE, duration
 from segmamba.orchestration.statistics import points
 
+COLUMNS = ("mean", *SCORES[:-1])
 HD95 = tuple(f"hd95_mm_{region}" for region in SCORES[:-1])
 
 
@@ -30,7 +33,8 @@ def content_of(found):
     return {
         "study": study, "answer": answer(found), "sentence": verdict_sentence(found), "expected": [points(value) for value in found.expected_gain],
         "notice": PHANTOM_NOTICE if study.data.get("phantom") else "", "registered": found.registered,
-        "judge_is_minival": bool(study.data.get("judge_is_minival")), "judge_cases": len(study.data["judge"]),
+        "notes": [note for note in study.data["notes"] if not note.startswith("one seed")],  # true of arms, but these are members
+        "predict": _predict_command(found), "judge_is_minival": bool(study.data.get("judge_is_minival")), "judge_cases": len(study.data["judge"]),
         "summary": f"{len(study.trials)} members trained; preset {study.preset}; {duration(study.seconds)} of training and "
         f"{duration(found.seconds)} of scoring",
         "members": [_members(group, study) for group in found.groups],
@@ -46,6 +50,12 @@ def content_of(found):
     }  # fmt: skip
 
 
+def _predict_command(found):
+    uri = found.study.mlflow_uri
+    store = f" --results {Path(uri.removeprefix('sqlite:///')).parent}" if uri.startswith("sqlite:///") else ""
+    return f"segmamba predict --model {found.registered.partition(' ')[0]}{store} --input DIR --output DIR"
+
+
 def _members(group, study):
     """The table of one group: every member, their mean, and the vote."""
     val = {trial.arm: trial.metrics.get("val/best_dice_mean") for trial in study.trials}
@@ -53,22 +63,23 @@ def _members(group, study):
     for place, member in enumerate(group.members):
         name = f"{member} (best on minival)" if place == group.best else member
         rows.append({"name": name, "minival": points(val[member]), "cells": _score_cells(group, member), "strong": False})
-    means = [np.mean(list(group.member_mean(score).values())) for score in [f"dice_{s}" for s in reversed(SCORES)]]
+    means = [np.mean(list(group.member_mean(score).values())) for score in [f"dice_{s}" for s in COLUMNS]]
     hd95_mm = np.mean([np.mean(list(group.member_mean(score).values())) for score in HD95])
     rows.append({"name": "mean of the members", "minival": DASH, "cells": [*(points(m) for m in means), f"{hd95_mm:.1f}"], "strong": False})
     rows.append({"name": f"{group.name} ensemble", "minival": DASH, "cells": _score_cells(group, ENSEMBLE), "strong": True})
-    return {"group": group.name, "headers": ["mean Dice", "WT", "TC", "ET", "HD95 (mm)"], "rows": rows}
+    return {"group": group.name, "headers": ["mean Dice", *COLUMNS[1:], "HD95 (mm)"], "rows": rows}
 
 
 def _score_cells(group, who):
-    cells = [points(np.mean(list(group.scores(who, f"dice_{score}").values()))) for score in reversed(SCORES)]
+    cells = [points(np.mean(list(group.scores(who, f"dice_{score}").values()))) for score in COLUMNS]
     return [*cells, f"{np.mean([np.mean(list(group.scores(who, score).values())) for score in HD95]):.1f}"]
 
 
 def _pairs(found, group):
     best = group.members[group.best]
-    yield {"contrast": f"{group.name} ensemble \N{MINUS SIGN} mean of its members", "cells": [_cell(gain(found, group, f"dice_{s}")) for s in SCORES]}
-    cells = [_cell(difference(group.scores(ENSEMBLE, f"dice_{s}"), group.scores(best, f"dice_{s}"))) for s in SCORES]
+    cells = [_cell(gain(found, group, f"dice_{s}")) for s in COLUMNS]
+    yield {"contrast": f"{group.name} ensemble \N{MINUS SIGN} mean of its members", "cells": cells}
+    cells = [_cell(difference(group.scores(ENSEMBLE, f"dice_{s}"), group.scores(best, f"dice_{s}"))) for s in COLUMNS]
     yield {"contrast": f"{group.name} ensemble \N{MINUS SIGN} its best member on minival", "cells": cells}
 
 
@@ -77,8 +88,8 @@ def _between(found):
     if len(found.groups) < 2:
         return []
     plain, diverse = found.groups
-    cells = [_cell(difference(diverse.scores(ENSEMBLE, f"dice_{s}"), plain.scores(ENSEMBLE, f"dice_{s}"))) for s in SCORES]
-    means = [_cell(difference(diverse.member_mean(f"dice_{s}"), plain.member_mean(f"dice_{s}"))) for s in SCORES]
+    cells = [_cell(difference(diverse.scores(ENSEMBLE, f"dice_{s}"), plain.scores(ENSEMBLE, f"dice_{s}"))) for s in COLUMNS]
+    means = [_cell(difference(diverse.member_mean(f"dice_{s}"), plain.member_mean(f"dice_{s}"))) for s in COLUMNS]
     names = f"{diverse.name} {{}} \N{MINUS SIGN} {plain.name} {{}}"
     return [{"contrast": names.format("ensemble", "ensemble"), "cells": cells}, {"contrast": names.format("members", "members"), "cells": means}]
 
@@ -87,7 +98,7 @@ def _variant(group, flips, post):
     """The vote and its members' mean with test-time options, and what the options add to the vote."""
     options = {"flips": flips, "postprocessed": post}
     name = " + ".join([text for text, on in (("8 mirror images", flips), ("post-processing", post)) if on]) or "as it is"
-    dice = [points(np.mean(list(group.scores(ENSEMBLE, f"dice_{s}", **options).values()))) for s in SCORES]
+    dice = [points(np.mean(list(group.scores(ENSEMBLE, f"dice_{s}", **options).values()))) for s in COLUMNS]
     hd95_mm = np.mean([np.mean(list(group.scores(ENSEMBLE, score, **options).values())) for score in HD95])
     added = difference(group.scores(ENSEMBLE, "dice_mean", **options), group.scores(ENSEMBLE, "dice_mean"))
     return {
@@ -154,9 +165,9 @@ def draw_sizes(found):
 def draw_gains(found):
     """The vote minus its members' mean, per region, with the interval over patients; the band is what is expected of mean Dice."""
     figure = _figure(0.9 + 0.42 * len(found.groups) * 2)
-    panels = figure.subplots(1, len(SCORES), sharey=True)
+    panels = figure.subplots(1, len(COLUMNS), sharey=True)
     rows = [(group, against) for group in found.groups for against in ("mean of its members", "its best member")]
-    for panel, score in zip(panels, ("mean", *SCORES[:-1]), strict=True):
+    for panel, score in zip(panels, COLUMNS, strict=True):
         panel.axvline(0, color=MUTED, lw=0.8)
         if score == "mean":
             panel.axvspan(*(100 * value for value in found.expected_gain), color=BAND, lw=0, zorder=0)

@@ -68,6 +68,8 @@ class StudySpec:
     budget: Budget = Budget()
     notes: tuple = ()
     """What was left out or scaled and why; printed in the report."""
+    registers_best: bool = True
+    """Whether its best trial becomes a version of the registered model `segmamba-NAME`."""
 
     def __post_init__(self):
         if self.space:
@@ -120,7 +122,7 @@ class StudySpec:
                 raise UserError(f"--set {name}: the study {self.name} varies this setting itself (arm {arm!r}); leave it to the study")
         for name in self.space.keys() & chosen.keys():
             raise UserError(f"--set {name}: the study {self.name} searches this setting itself; leave it to the study")
-        for name in {*self.space, *(name for changes in self.arms.values() for name in changes)}:
+        for name in {*self.space, *(name for changes in self.arms.values() for name in changes if name != "seed")}:  # members may bring seeds
             if name.startswith(FIXED) and name not in FREE:
                 raise UserError(f"study {self.name}: {name} may not vary, since all arms share cases and splits")
         configs = {arm: base.changed(changes) for arm, changes in self.arms.items()}

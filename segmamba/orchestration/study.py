@@ -65,7 +65,7 @@ def run_study(study, options, progress):
         folder = Path(options.output).resolve() / study.name
         with _only_driver(folder), _parent_run(study, progress) as statuses:
             _Engine(spec, options, configs, cases, splits, folder, experiment, study, resources, progress).run()
-            return _concluded(study, experiment, folder, started, statuses, progress), folder
+            return _concluded(spec, study, experiment, folder, started, statuses, progress), folder
 
 
 def _prepared(study, options, progress):
@@ -125,7 +125,7 @@ def _parent_run(study, progress):
     insist(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
 
 
-def _concluded(study, experiment, folder, started, statuses, progress):
+def _concluded(spec, study, experiment, folder, started, statuses, progress):
     """The Study as it stands in the end, its report written and in MLflow; `statuses` gets its status."""
     import segmamba.orchestration.tracking as tracking
     from segmamba.orchestration.patience import insist
@@ -141,7 +141,7 @@ def _concluded(study, experiment, folder, started, statuses, progress):
 
     study = insist(read, progress.say, uri=uri)
     report = write_report(study, folder)
-    insist(lambda: (tracking.log_report(uri, study, report), register_best(uri, study)), progress.say, uri=uri)
+    insist(lambda: (tracking.log_report(uri, study, report), spec.registers_best and register_best(uri, study)), progress.say, uri=uri)
     statuses.append(_final_status(study))
     return study
 

@@ -68,7 +68,8 @@ def _trial_run(client, experiment_id, parent_id, key):
 
 def trial_tags(context, plan):
     """What a trial's run can be filtered by. `context`: a StudyContext."""
-    tags = context.tags | {"arm": plan.arm, "seed": str(plan.seed), DIGEST_TAG: trial_digest(context.config(plan), context.split(plan))}
+    config = context.config(plan)
+    tags = context.tags | {"arm": plan.arm, "seed": str(config.seed), DIGEST_TAG: trial_digest(config, context.split(plan))}
     if plan.fold is not None:
         tags["fold"] = str(plan.fold)
     if plan.changes is not None:

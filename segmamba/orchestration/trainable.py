@@ -48,9 +48,9 @@ class StudyContext:
     """... here."""
 
     def config(self, plan):
-        """The Config of a TrialPlan."""
+        """The Config of a TrialPlan; an arm with a seed of its own counts from there."""
         config = self.configs[self.baseline].changed(plan.changes) if plan.changes is not None else self.configs[plan.arm]
-        return config.changed({"seed": plan.seed, "train.compile": self.compile} | self.folds[plan.fold][0])
+        return config.changed({"seed": config.seed + plan.seed, "train.compile": self.compile} | self.folds[plan.fold][0])
 
     def split(self, plan):
         """Of this node's PreparedCases."""
