@@ -1,0 +1,69 @@
+"""The inference ablation on tiny untrained networks: same weights, arms that share predictions, MLflow and the report."""
+
+import json
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from search_spaces.inference import ARMS, BASELINE
+from segmamba.config import preset
+from segmamba.data.cases import find_cases
+from segmamba.data.preprocess import prepare_cases
+from segmamba.errors import UserError
+from segmamba.evaluation.cases import judge
+from segmamba.evaluation.inference_arms import score_arms
+from segmamba.models import build_model
+from segmamba.orchestration.inference_ablation import run_inference_ablation
+from segmamba.orchestration.inference_report import as_dict
+from segmamba.orchestration.progress import SilentProgress
+from segmamba.training.run_folder import RunFolder
+
+CPU = torch.device("cpu")
+CONFIG = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 4.0})
+
+
+def write_run(folder, config, seed):
+    run = RunFolder(folder)
+    run.write_config(config)
+    torch.manual_seed(seed)
+    torch.save(build_model(config.model).state_dict(), run.best)
+    return run
+
+
+def test_an_arm_scores_what_the_judge_gives_with_its_settings(cases_folder, tmp_path):
+    run = write_run(tmp_path / "run", CONFIG, 0)
+    cases = prepare_cases(find_cases(cases_folder), tmp_path / "cache", CONFIG.data)
+    rows = score_arms(run.root, {name: ARMS[name] for name in (BASELINE, "8 mirror images", "CRF")}, cases, CPU)
+    model = build_model(CONFIG.model)
+    model.load_state_dict(torch.load(run.best, weights_only=True))
+    for name, scored in rows.items():
+        expected = judge(model, cases, CONFIG.changed(ARMS[name]), CPU)
+        assert [row["dice_WT"] for row in scored] == [row["dice_WT"] for row in expected]
+        assert [row["hd95_mm_TC"] for row in scored] == [row["hd95_mm_TC"] for row in expected] and all(row["seconds"] > 0 for row in scored)
+
+
+def test_what_training_fixes_cannot_vary(tmp_path):
+    with pytest.raises(UserError, match=r"model\.norm is fixed by training"):
+        score_arms(tmp_path, {"a": {"model.norm": "instance"}}, [], CPU)
+
+
+def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = CONFIG.changed({"data.source": str(cases_folder), "data.judge_share": 0.5})
+    runs = [write_run(tmp_path / f"run{seed}", config, seed).root for seed in (0, 1)]
+    arms = {name: ARMS[name] for name in (BASELINE, "8 mirror images", "components under 100 voxels removed")}
+    results = tmp_path / "Results"
+    found, report = run_inference_ablation(runs, arms, BASELINE, output=results, device="cpu", progress=SilentProgress())
+    html, text = report.read_text(), report.with_suffix(".md").read_text()
+    for words in ("8 mirror images", "components under 100 voxels removed", "over training runs and cases"):
+        assert words in html and words in text
+    client = MlflowClient(found.mlflow_uri)
+    children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{found.run_id}'")
+    assert {run.data.tags["arm"] for run in children} == set(arms) and all("judge/lesionwise_dice_mean" in run.data.metrics for run in children)
+    assert client.get_run(found.run_id).info.status == "FINISHED"
+    assert "report.html" in {file.path for file in client.list_artifacts(found.run_id)}
+    told = json.loads(json.dumps(as_dict(found)))
+    assert told["arms"][BASELINE]["dice_mean"] == found.mean(BASELINE, "dice_mean") and len(found.rows[BASELINE]) == 2
+    alone, _ = run_inference_ablation(runs[:1], arms, BASELINE, output=results, device="cpu", progress=SilentProgress())
+    assert alone.rows[BASELINE][0][0]["dice_WT"] == found.rows[BASELINE][0][0]["dice_WT"]
