@@ -32,6 +32,11 @@ class LearningConfig:
     consistency_noise: float = 0.1
     """Strength of the noise, brightness and contrast in which the two views differ, in standard deviations of the z-scored channel."""
 
+    @property
+    def from_images(self):
+        """Whether it learns from cases without a segmentation."""
+        return bool(self.consistency_weight or self.pretrain_epochs)
+
     def __post_init__(self):
         require(0 <= self.ema_decay < 1, "learning.ema_decay", self.ema_decay, "must lie in [0 (off), 1)")
         require(self.hard_case_factor >= 1, "learning.hard_case_factor", self.hard_case_factor, "must be 1 (off) or more")

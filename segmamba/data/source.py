@@ -33,9 +33,13 @@ def source_changes(data, labels):
     return {"data.source": str(Path(data).resolve()) if data else "", "data.labels": labels}
 
 
-def unlabelled_cases(config):
-    """The cases of the data set that have no segmentation; of the phantom, none. `config` is a Config."""
-    return [case for case in find_cases(config.data.source, config.data.labels) if not case.label] if config.data.source else []
+def unlabelled_cases(config, learners=None):
+    """The cases of the data set that have no segmentation; none of the phantom's. `config` is a Config.
+
+    learners: Configs, of which one must learn from images alone; else there are none either.
+    """
+    wanted = learners is None or any(learner.learning.from_images for learner in learners)
+    return [case for case in find_cases(config.data.source, config.data.labels) if not case.label] if wanted and config.data.source else []
 
 
 def images_to_learn_from(config, results, steps):

@@ -92,6 +92,8 @@ def _open(unlabelled, by_patient, trained, test, config, notes):
     """The unlabelled cases but for those of patients who are judged, chosen by or held out."""
     closed = (by_patient.keys() - trained) | {case.patient for case in test}
     kept = [c for c in sorted(unlabelled, key=lambda c: c.id) if c.patient not in closed and _place(c.patient) >= config.test_share]
+    if kept:
+        notes.append(f"{len(kept)} cases without a segmentation serve as unlabelled")
     if len(kept) < len(unlabelled):
         notes.append(f"{len(unlabelled) - len(kept)} cases without a segmentation are left out: their patients are judged, chosen by or held out")
     return kept

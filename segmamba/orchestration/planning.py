@@ -28,10 +28,10 @@ def fold_changes(options, base, fold):
     return {"data.fold": fold} | ({} if base.data.splits_file else {"data.folds": options.folds})
 
 
-def splits_of(prepared, options, base):
-    """{fold: Split}, with the one key None where there are no folds."""
+def splits_of(prepared, unlabelled, options, base):
+    """{fold: Split} of labelled and unlabelled PreparedCases, with the one key None where there are no folds."""
     folds = folds_of(options, base) or (None,)
-    return {fold: split_cases(prepared, base.changed(fold_changes(options, base, fold)).data) for fold in folds}
+    return {fold: split_cases(prepared, base.changed(fold_changes(options, base, fold)).data, unlabelled) for fold in folds}
 
 
 def infeasible_arms(configs):

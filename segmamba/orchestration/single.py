@@ -14,7 +14,7 @@ from pathlib import Path
 from segmamba.config import Config, load_config
 from segmamba.data.cases import notes_on
 from segmamba.data.preprocess import check_patch_fits, prepare_cases
-from segmamba.data.source import labelled_cases
+from segmamba.data.source import labelled_cases, unlabelled_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import Stopped, UserError
 from segmamba.files import check_writable, write_json
@@ -59,9 +59,11 @@ def run_single(options, watch):
     results = Path(options.output).resolve()
     root, config = _found(options, results, watch)
     cases, source, notes = labelled_cases(config, results, watch.steps)
-    prepared = prepare_cases(cases, results / "cache", config.data, progress=watch.steps("preparing cases"))
+    unlabelled = unlabelled_cases(config, [config])
+    prepared = prepare_cases([*cases, *unlabelled], results / "cache", config.data, progress=watch.steps("preparing cases"))
     check_patch_fits(prepared, config.data)
-    data = split_cases(prepared, config.data)
+    data = split_cases(prepared[: len(cases)], config.data, prepared[len(cases) :])
+    notes = [] if unlabelled else notes
 
     # Only now the slow imports: everything above answers within seconds.
     from segmamba.device import choose_device

@@ -9,7 +9,7 @@ from pathlib import Path
 from segmamba.config import preset
 from segmamba.data.cases import notes_on
 from segmamba.data.preprocess import check_patch_fits, prepare_cases
-from segmamba.data.source import labelled_cases, source_changes
+from segmamba.data.source import labelled_cases, source_changes, unlabelled_cases
 from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.orchestration.budget import check_gpus_per_trial
@@ -69,16 +69,18 @@ def run_study(study, options, progress):
 
 
 def _prepared(study, options, progress):
-    """(base Config, StudySpec, {arm: Config}, cases, what they are, notes on them, {fold: Split})."""
+    """(base Config, StudySpec, {arm: Config}, labelled and unlabelled cases, what they are, notes on them, {fold: Split})."""
     check_writable(options.output)
     base = _base(options)
     spec = resolve(study, base).only(options.arms, options.preset)
     configs = spec.configs(base, options.changes)
     cases, source, left_out = labelled_cases(base, options.output, progress.steps)
-    prepared = prepare_cases(cases, on_this_node(_cache(options)), base.data, workers=options.cpus, progress=progress.steps("preparing cases"))
+    unlabelled, counted = unlabelled_cases(base, configs.values()), progress.steps("preparing cases")
+    prepared = prepare_cases([*cases, *unlabelled], on_this_node(_cache(options)), base.data, workers=options.cpus, progress=counted)
     for config in configs.values():
         check_patch_fits(prepared, config.data)
-    return base, spec, configs, cases, source, [*left_out, *notes_on(cases)], splits_of(prepared, options, base)
+    splits = splits_of(prepared[: len(cases)], prepared[len(cases) :], options, base)
+    return base, spec, configs, [*cases, *unlabelled], source, [*([] if unlabelled else left_out), *notes_on(cases)], splits
 
 
 def _cache(options):

@@ -1,0 +1,85 @@
+"""Learning beyond the plain loop as a user asks for it: with cases that have no segmentation, killed and resumed, in real processes."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from segmamba.config import Config
+from segmamba.data.cases import find_cases
+from segmamba.data.source import unlabelled_cases
+from segmamba.models.weights import load_checkpoint
+from segmamba.orchestration.options import StudyOptions
+from segmamba.orchestration.planning import splits_of
+from tests.conftest import write_case
+from tests.test_train_command import KILLED, arguments, run, told_by
+
+EVERYTHING = {
+    "learning.pretrain_epochs": 2, "learning.ema_decay": 0.9, "learning.consistency_weight": 1.0, "learning.hard_case_factor": 5.0,
+    "model.outputs": "regions", "model.deep_supervision": 1, "train.accumulation": 2,
+}  # fmt: skip
+OPTIONS = [word for name, value in EVERYTHING.items() for word in ("--set", f"{name}={value}")]
+KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "pretraining", ')
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Six labelled cases, two without a segmentation, and a second time point without one of the first patient's."""
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(8):
+        write_case(folder, f"BraTS-GLI-{number:05d}-000", seed=number, names=NAMES, et_value=3, label=number < 6)
+    write_case(folder, "BraTS-GLI-00000-001", seed=9, names=NAMES, et_value=3, label=False)
+    return folder
+
+
+NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label": "-seg"}
+
+
+def killed_at(cwd, event, source):
+    command = [sys.executable, "-c", KILLED_IN_PRETRAINING_TOO, event, *arguments(source, *OPTIONS, "--resume")]
+    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_run_with_every_option_killed_anywhere_ends_as_if_nothing_had_happened(source, tmp_path):
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    calm.mkdir()
+    stormy.mkdir()
+    whole = killed_at(calm, 0, source)
+    assert whole.returncode == 0, whole.stderr
+    total, rng = int(whole.stdout.split()[-1]), random.Random(0)
+    for event in [8, 14, *(rng.randrange(total // 4, total) for _ in range(4))]:  # the first two while it pretrains
+        killed_at(stormy, event, source)
+    finished = run(stormy, *arguments(source, *OPTIONS, "--resume"))
+    assert finished.returncode == 0, finished.stderr
+    assert told_by(stormy) == told_by(calm)
+    last = load_checkpoint(stormy / "Results" / "SegMamba_Run01" / "checkpoints" / "last.pth")
+    assert any(not (last["model"][name] == value).all() for name, value in last["trained"].items())
+
+
+@pytest.mark.slow
+def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_images(source, tmp_path):
+    short = ["--set", "train.epochs=1", "--set", "train.steps_per_epoch=1"]
+    told = run(tmp_path, *arguments(source, *OPTIONS, *short))
+    assert told.returncode == 0, told.stderr
+    environment = json.loads((tmp_path / "Results" / "SegMamba_Run01" / "environment.json").read_text())
+    split = environment["split"]
+    assert {"BraTS-GLI-00006-000", "BraTS-GLI-00007-000"} <= set(split["unlabelled"])
+    assert ("BraTS-GLI-00000-001" in split["unlabelled"]) == ("BraTS-GLI-00000-000" in split["train"]), "nothing of a judged patient"
+    assert "cases without a segmentation serve as unlabelled" in told.stdout + told.stderr
+
+
+def test_unlabelled_cases_are_looked_for_only_where_an_arm_learns_from_images(source):
+    base = Config().changed({"data.source": str(source)})
+    pretrained = base.changed({"learning.pretrain_epochs": 1})
+    assert [case.id for case in unlabelled_cases(base, [base, pretrained])] == ["BraTS-GLI-00000-001", "BraTS-GLI-00006-000", "BraTS-GLI-00007-000"]
+    assert unlabelled_cases(base, [base]) == [] and unlabelled_cases(Config(), [pretrained]) == [], "the phantom has labels throughout"
+
+
+def test_a_studys_splits_hold_its_unlabelled_cases(source):
+    base = Config().changed({"data.source": str(source)})
+    labelled = [case for case in find_cases(source) if case.label]
+    split = splits_of(labelled, unlabelled_cases(base), StudyOptions(), base)[None]
+    assert {"BraTS-GLI-00006-000", "BraTS-GLI-00007-000"} <= {case.id for case in split.unlabelled}
