@@ -15,7 +15,8 @@ from segmamba.orchestration.spec import ALL_ARMS, FOUND, Budget, Hypothesis, Stu
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {
     "ablate_depth": "mamba_depth", "ablate_patch_size": "patch_size", "ablate_loss_weights": "loss_weights", "ablate_augmentation": "augmentation",
-    "compare_baselines": "baselines", "ablate_architecture": "architecture", "tune_hyperparameters": "hyperparameters",
+    "compare_baselines": "baselines", "ablate_architecture": "architecture", "ablate_learning": "learning",
+    "tune_hyperparameters": "hyperparameters",
 }  # fmt: skip
 
 
