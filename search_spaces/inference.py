@@ -17,7 +17,7 @@ ARMS = {
     "3 scales": SCALES,
     "overlap 0.25": {"inference.overlap": 0.25},
     "overlap 0.75": {"inference.overlap": 0.75},
-    "components under 100 voxels removed": COMPONENTS,
+    "small components removed": COMPONENTS,
     "CRF": CRF,
     "all together": MIRRORS | SCALES | COMPONENTS | CRF,
 }

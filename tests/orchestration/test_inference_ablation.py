@@ -52,11 +52,11 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path,
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = CONFIG.changed({"data.source": str(cases_folder), "data.judge_share": 0.5})
     runs = [write_run(tmp_path / f"run{seed}", config, seed).root for seed in (0, 1)]
-    arms = {name: ARMS[name] for name in (BASELINE, "8 mirror images", "components under 100 voxels removed")}
+    arms = {name: ARMS[name] for name in (BASELINE, "8 mirror images", "small components removed")}
     results = tmp_path / "Results"
     found, report = run_inference_ablation(runs, arms, BASELINE, output=results, device="cpu", progress=SilentProgress())
     html, text = report.read_text(), report.with_suffix(".md").read_text()
-    for words in ("8 mirror images", "components under 100 voxels removed", "over training runs and cases"):
+    for words in ("8 mirror images", "small components removed", "over training runs and cases"):
         assert words in html and words in text
     client = MlflowClient(found.mlflow_uri)
     children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{found.run_id}'")
