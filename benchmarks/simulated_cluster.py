@@ -104,15 +104,13 @@ def accounted(context, plans):
 class Nodes:
     """A head without cores, and nodes that can be killed and replaced."""
 
-    def __init__(self, cores):
-        self.cores, self.groups, self.lock = cores, [], threading.Lock()
+    def __init__(self, cores, folder):
+        self.cores, self.folder, self.groups, self.lock = cores, Path(folder), [], threading.Lock()
         self.hosts = 1
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
         with socket.socket() as free:
             free.bind(("127.0.0.2", 0))
             self.address = f"127.0.0.2:{free.getsockname()[1]}"
         self.head = self._start("--head", "--port", self.address.rpartition(":")[2], "--num-cpus", "0", "--include-dashboard", "false")
-        time.sleep(10)
 
     def add(self):
         self.groups.append(self._start("--address", self.address, "--num-cpus", str(self.cores)))
@@ -132,8 +130,15 @@ class Nodes:
         self.hosts += 1
         host = f"127.0.0.{self.hosts}"  # all of them are this machine; Ray takes 127.0.0.1 for no address of a node
         options = [*options, "--node-ip-address", host, "--block", "--object-store-memory", str(OBJECT_STORE)]
-        command = [Path(sys.executable).with_name("ray"), "start", *options]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        told = self.folder / f"node{self.hosts}.log"
+        with told.open("wb") as log:
+            command = [Path(sys.executable).with_name("ray"), "start", *options]
+            group = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        while "Ray runtime started" not in told.read_text():
+            if group.poll() is not None:
+                raise RuntimeError(told.read_text())
+            time.sleep(0.2)
+        return group
 
     @staticmethod
     def _kill(group):
@@ -173,16 +178,17 @@ class Counter:
 
 def run(trials, nodes, cores, kills, folder):
     """{"accounted", "wrong", "seconds"} of such a study."""
+    # Before Ray is imported, which reads them then.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
     from segmamba.orchestration import launch, trainable
     from segmamba.orchestration.budget import Resources
     from segmamba.orchestration.cluster import machine_for
 
     context, plans = simulated_study(folder, trials)
-    cluster = Nodes(cores)
+    cluster = Nodes(cores, folder)
     try:
         for _ in range(nodes):
             cluster.add()
-        time.sleep(15)
         with machine_for(cluster.address, 0, folder, context.mlflow_uri) as machine:
             print(f"{machine.name}; {trials} trials, {kills} nodes will be killed", flush=True)
             trainable.run_trial = simulated_trial
