@@ -25,6 +25,8 @@ def insist(call, say, *, uri):
 
     Raises StudyHalted where the store stays away or the disk is full.
     """
+    for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
+        os.environ.setdefault(name, value)  # MLflow would try a call for minutes before it tells
     seconds, told = patience_s(), False
     deadline = time.monotonic() + seconds
     while True:
