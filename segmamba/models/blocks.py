@@ -36,14 +36,20 @@ class Conv(nn.Conv3d):
     """
 
     def forward(self, x):
-        if x.is_cuda:
-            half = x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x
-            if self.bias is None and self.padding == (1, 1, 1) and narrow_conv.fits(half, self.weight):
-                return narrow_conv.narrow_conv(half, self.weight)
+        narrow = self.narrow_input(x)
+        if narrow is not None:
+            return narrow_conv.narrow_conv(narrow, self.weight)
         single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
         if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():  # its backward would choose for itself again
             return super().forward(x)
         return torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+
+    def narrow_input(self, x):
+        """x in autocast's type where our own kernel takes it, else None."""
+        if not x.is_cuda or self.bias is not None or self.padding != (1, 1, 1):
+            return None
+        half = x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x
+        return half if narrow_conv.fits(half, self.weight) else None
 
 
 class PointwiseConv(nn.Conv3d):
@@ -61,6 +67,15 @@ def relu(x):
     return torch.where(x <= 0, 0, x) if torch.compiler.is_compiling() else F.relu(x, inplace=True)
 
 
+def conv_norm_relu(conv, norm, x):
+    """relu(norm(conv(x))). For prediction, the batch norm goes into the weights of our own kernel, which adds the rest as it writes."""
+    narrow = None if norm.training or torch.is_grad_enabled() or not isinstance(norm, nn.BatchNorm3d) else conv.narrow_input(x)
+    if narrow is None:
+        return relu(norm(conv(x)))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return narrow_conv.narrow_conv_relu(narrow, conv.weight * scale[:, None, None, None, None], norm.bias - norm.running_mean * scale)
+
+
 class ConvBlock(nn.Module):
     """Twice (3x3x3 convolution, norm, ReLU), plus the input; a 1x1x1 convolution fits the input's channels where they differ."""
 
@@ -73,8 +88,8 @@ class ConvBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else PointwiseConv(in_channels, out_channels, bias=False)
 
     def forward(self, x):
-        inner = relu(self.norm1(self.conv1(x)))
-        return relu(self.norm2(self.conv2(inner))) + self.shortcut(x)
+        inner = conv_norm_relu(self.conv1, self.norm1, x)
+        return conv_norm_relu(self.conv2, self.norm2, inner) + self.shortcut(x)
 
 
 class Downsample(nn.Sequential):

@@ -65,6 +65,12 @@ __device__ __forceinline__ u32 packed(float low, float high) {
     return pair;
 }
 
+__device__ __forceinline__ u32 larger(u32 a, u32 b) {
+    u32 pair;
+    asm("max.NaN." TYPE "x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+    return pair;
+}
+
 #define F4(a, i) "+f"(a[i]), "+f"(a[i + 1]), "+f"(a[i + 2]), "+f"(a[i + 3])
 #define F16(a, i) F4(a, i), F4(a, i + 4), F4(a, i + 8), F4(a, i + 12)
 
@@ -115,9 +121,11 @@ struct Copies {
 };
 
 // y = sum over the sources of conv(x, weight), zero-padded. x, y: channels innermost, voxels x_pitch and y_pitch elements apart.
+// With `shift`, one number for each of the 32 channels, y = max(sum + shift, 0): a folded batch norm and a ReLU.
 // weight: [source][kd][kw][group of 8 input channels][2 - kh][output channel][8 input channels].
 extern "C" __global__ void __launch_bounds__(COMPUTERS + COPIERS, 1)
-convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, int D, int H, int W, int x_pitch, int y_pitch, int span, int more) {
+convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, const float* shift, int D, int H, int W, int x_pitch,
+            int y_pitch, int span, int more) {
     extern __shared__ __align__(128) unsigned char shared[];
     const u32 weights = shared_address(shared), ring = weights + (1 + more) * WEIGHTS;
     const int tiles_w = (W + WIDTH - 1) / WIDTH, group = threadIdx.x >> 7, lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
@@ -153,13 +161,18 @@ convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y,
 
     const int d = d0 + group, w = w0 + warp * 16 + (lane >> 2);
     half_t* out = y + (blockIdx.z * volume + ((long)d * H + h0) * W + w) * y_pitch + (lane & 3) * 8;
-    float sum[48] = {};  // of output rows h - 1, h and h + 1, where h is the input row
+    float first[8], sum[48];  // where a sum begins; of output rows h - 1, h and h + 1, where h is the input row
+#pragma unroll
+    for (int i = 0; i < 8; i++) first[i] = shift ? shift[(lane & 3) * 8 + i] : 0;
+#pragma unroll
+    for (int i = 0; i < 48; i++) sum[i] = first[i % 16 / 4 * 2 + i % 2];
     u32 done[8] = {};    // the row that is ready: 8 channels of two voxels
+    const u32 least = shift ? 0 : packed(-__int_as_float(0x7f800000), -__int_as_float(0x7f800000));
     auto store = [&](int row) {
         if (row < 0 || d >= D) return;
         half_t* to = out + (long)row * W * y_pitch;
-        if (w < W) *(uint4*)to = make_uint4(done[0], done[1], done[2], done[3]);
-        if (w + 8 < W) *(uint4*)(to + 8 * y_pitch) = make_uint4(done[4], done[5], done[6], done[7]);
+        if (w < W) *(uint4*)to = make_uint4(larger(done[0], least), larger(done[1], least), larger(done[2], least), larger(done[3], least));
+        if (w + 8 < W) *(uint4*)(to + 8 * y_pitch) = make_uint4(larger(done[4], least), larger(done[5], least), larger(done[6], least), larger(done[7], least));
     };
 #pragma unroll 1
     for (int step = 0; step < steps; step++) {
@@ -185,7 +198,7 @@ convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y,
                 done[4 + i] = packed(sum[4 * i + 2], sum[4 * i + 3]);
             }
 #pragma unroll
-            for (int i = 0; i < 16; i++) sum[i] = sum[16 + i], sum[16 + i] = sum[32 + i], sum[32 + i] = 0;
+            for (int i = 0; i < 16; i++) sum[i] = sum[16 + i], sum[16 + i] = sum[32 + i], sum[32 + i] = first[i / 4 * 2 + i % 2];
         }
     }
     store(rows - 1);

@@ -51,27 +51,51 @@ def narrow_conv(x, weight):
 
     The weight's gradient has its own dtype: under autocast, fp32.
     """
+    return _convolution(_input(x), weight, _packed(weight.detach(), x.dtype))
+
+
+def narrow_conv_relu(x, weight, shift):
+    """relu(narrow_conv(x, weight) + shift), shift fp32 (32,): without gradients, in one pass over memory."""
+    return _convolution_relu(_input(x), _packed(weight, x.dtype), shift)
+
+
+def _input(x):
+    """x channels-last; of 4 channels the pairs of voxels (B, 8, D, H, W + 1)."""
     if x.shape[1] == STEM_CHANNELS:
         padded = F.pad(x, (1, 1))
         x = torch.cat([padded[..., :-1], padded[..., 1:]], dim=1)
-    return _convolution(x.contiguous(memory_format=torch.channels_last_3d), weight, _packed(weight.detach(), x.dtype))
+    return x.contiguous(memory_format=torch.channels_last_3d)
 
 
 @torch.library.custom_op("segmamba::narrow_conv", mutates_args=())
 def _convolution(x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
     """x (B, C, D, H, W), or (B, 8, D, H, W + 1) in pairs of voxels. `weight` is there for its gradient."""
-    y, (span, grid) = _output(x, packed), _grid(x, halo=2)
-    more = int(x.shape[1] == 2 * CHANNELS)
-    shared = packed[0].nbytes + 4 * _slot(x, TILE_D + 2) + 64
-    for first, part in enumerate(packed):
-        tensors = [x, x[:, CHANNELS * more :], part, y[:, first * CHANNELS :]]
-        _launch("convolution", x, grid, 640, shared, tensors, [*y.shape[2:], x.shape[1], y.shape[1], span, more])
-    return y
+    return _convolve(x, packed, None)
 
 
 @_convolution.register_fake
 def _(x, weight, packed):
     return _output(x, packed)
+
+
+@torch.library.custom_op("segmamba::narrow_conv_relu", mutates_args=())
+def _convolution_relu(x: Tensor, packed: Tensor, shift: Tensor) -> Tensor:
+    return _convolve(x, packed, shift.contiguous())
+
+
+@_convolution_relu.register_fake
+def _(x, packed, shift):
+    return _output(x, packed)
+
+
+def _convolve(x, packed, shift):
+    y, (span, grid) = _output(x, packed), _grid(x, halo=2)
+    more = int(x.shape[1] == 2 * CHANNELS)
+    shared = packed[0].nbytes + 4 * _slot(x, TILE_D + 2) + 64
+    for first, part in enumerate(packed):
+        tensors = [x, x[:, CHANNELS * more :], part, y[:, first * CHANNELS :], shift]
+        _launch("convolution", x, grid, 640, shared, tensors, [*y.shape[2:], x.shape[1], y.shape[1], span, more])
+    return y
 
 
 @torch.library.custom_op("segmamba::narrow_conv_weight_gradient", mutates_args=())
@@ -162,7 +186,7 @@ def _launch(name, x, grid, threads, shared, tensors, integers):
     from cuda.bindings import driver
 
     kernel = _kernel(name, x.shape[1] == PAIR, x.dtype, x.device.index, shared)
-    values = (*(t.data_ptr() for t in tensors), *integers)
+    values = (*(0 if t is None else t.data_ptr() for t in tensors), *integers)
     types = (*[ctypes.c_void_p] * len(tensors), *[ctypes.c_int] * len(integers))
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream

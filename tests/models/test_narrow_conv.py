@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segmamba.models import narrow_conv
+from segmamba.models import blocks, narrow_conv
 
 
 def convolution(x, weight, packed):
@@ -52,6 +52,7 @@ def stand_ins(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(multi_processor_count=132))
     narrow_conv._convolution.register_kernel("cpu", convolution)
     narrow_conv._gradient_parts.register_kernel("cpu", gradient_parts)
+    narrow_conv._convolution_relu.register_kernel("cpu", lambda x, packed, shift: F.relu(convolution(x, None, packed) + shift[:, None, None, None]))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -82,3 +83,21 @@ def test_blocks_cover_the_volume_and_waste_less_than_a_second_wave_would(sides, 
     assert across % tiles_w == 0 and across // tiles_w * span >= sides[1] > (across // tiles_w - 1) * span
     if sides == (128, 128, 64):
         assert across * deep * batch <= 132
+
+
+@pytest.mark.parametrize("channels", [4, 32])
+def test_prediction_folds_the_batch_norm_into_the_convolution(channels, monkeypatch):
+    torch.manual_seed(0)
+    block = blocks.ConvBlock(channels, 32, "batch").train()
+    x = torch.randn(2, channels, 4, 6, 8)
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+        torch.nn.init.normal_(norm.bias)
+    block(x)  # running statistics that are not the initial ones
+    block.eval()
+    with torch.no_grad():
+        want = block(x)
+        calls = []
+        monkeypatch.setattr(blocks.Conv, "narrow_input", lambda conv, x: calls.append(conv) or x)
+        got = block(x)
+    assert len(calls) == 2 and (got - want).norm() / want.norm() < 1e-5
