@@ -5,6 +5,7 @@
 //
 // Shared memory holds 16-byte groups of 8 channels as [plane d][group][voxel w]: the layout without swizzle of wgmma, in which the next
 // voxel is 16 bytes on, so that a tap along w is an address 16 bytes on. 66 voxels keep the copies of 4 groups free of bank conflicts.
+// Only dy, in the weight gradient, is [plane d][voxel w][group ^ w / 2 % 4], the 64-byte swizzle: wgmma transposes that one faster.
 //
 // Compiled by NVRTC with KIND = bf16 or f16 and
 // - STEM = 0: one or, with `more` = 1, two inputs of 32 channels, whose results are summed;
@@ -17,7 +18,7 @@ typedef unsigned long long u64;
 
 constexpr int WIDTH = 64, TILE_D = 4, RING = 4, X_RING = 3, DY_RING = 5, DY_ROWS = DY_RING + 2;
 constexpr int GROUPS = STEM ? 1 : 4, TAPS_W = STEM ? 1 : 3, HALVES = STEM ? 1 : 2;  // of a voxel; products along w; of 16 channels a product
-constexpr int GROUP = (WIDTH + 2) * 16, PLANE = GROUPS * GROUP, DY_ROW = 4 * GROUP;  // bytes of a row of voxels
+constexpr int GROUP = (WIDTH + 2) * 16, PLANE = GROUPS * GROUP, DY_ROW = WIDTH * 64;  // bytes of a row of voxels
 constexpr int IN_SLOT = (TILE_D + 2) * PLANE, DY_PLANE = DY_ROWS * DY_ROW;
 constexpr int PRODUCT = 2 * 3 * 32 * 16, WEIGHTS = 3 * TAPS_W * HALVES * PRODUCT;  // bytes of the weights of a product, of a source
 constexpr int NEXT_GROUP = STEM ? 2 * 16 : GROUP;  // bytes from a product's first 8 channels to its second
@@ -55,8 +56,8 @@ __device__ __forceinline__ void transposed(u32 (&part)[4], u32 address) {
                  : "memory");
 }
 
-__device__ __forceinline__ u64 descriptor(u32 address, int leading, int stride) {
-    return (u64)((address & 0x3FFFF) >> 4) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32;
+__device__ __forceinline__ u64 descriptor(u32 address, int leading, int stride, u64 swizzle = 0) {
+    return (u64)((address & 0x3FFFF) >> 4) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 | swizzle << 62;
 }
 
 __device__ __forceinline__ u32 packed(float low, float high) {
@@ -94,7 +95,7 @@ __device__ __forceinline__ void product96(float (&c)[48], const u32 (&a)[4], u64
 }
 
 // This thread's share of the copies of a slot: PLANES planes of VOXELS voxels from (d, w) = (first_d, first_w), row by row along h.
-template <int PLANES, int VOXELS, int GROUPS, int PITCH, int THREADS>
+template <int PLANES, int VOXELS, int GROUPS, int PITCH, int THREADS, bool SWIZZLE = false>
 struct Copies {
     static constexpr int ALL = PLANES * VOXELS * GROUPS, EACH = (ALL + THREADS - 1) / THREADS;
     int from[EACH], to[EACH];  // offset in elements of row 0, -1 for a voxel outside the volume; bytes from the slot's start
@@ -106,7 +107,7 @@ struct Copies {
             int d = first_d + plane, w = first_w + voxel;
             bool inside = d >= 0 && d < D && w >= 0 && w < W;
             from[k] = inside ? (d * H * W + w) * pitch + i % GROUPS * 8 : -1;
-            to[k] = plane * PITCH + i % GROUPS * GROUP + voxel * 16;
+            to[k] = plane * PITCH + (SWIZZLE ? voxel * 64 + ((i ^ voxel >> 1) & 3) * 16 : i % GROUPS * GROUP + voxel * 16);
         }
     }
     __device__ __forceinline__ void row(u32 slot, const half_t* sample, int h, int H, int row_pitch) const {
@@ -126,7 +127,7 @@ struct Copies {
 extern "C" __global__ void __launch_bounds__(COMPUTERS + COPIERS, 1)
 convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, const float* shift, int D, int H, int W, int x_pitch,
             int y_pitch, int span, int more) {
-    extern __shared__ __align__(128) unsigned char shared[];
+    extern __shared__ __align__(1024) unsigned char shared[];
     const u32 weights = shared_address(shared), ring = weights + (1 + more) * WEIGHTS;
     const int tiles_w = (W + WIDTH - 1) / WIDTH, group = threadIdx.x >> 7, lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     const int w0 = blockIdx.x % tiles_w * WIDTH, h0 = blockIdx.x / tiles_w * span, d0 = blockIdx.y * TILE_D;
@@ -209,15 +210,15 @@ convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y,
 // Five warpgroups have two units more than there are, a stem's one has one more: these are computed and dropped.
 extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)
 weight_gradient(const half_t* x, const half_t* dy, float* parts, int D, int H, int W, int x_pitch, int dy_pitch, int span) {
-    extern __shared__ __align__(128) unsigned char shared[];
-    const u32 x_ring = shared_address(shared), dy_ring = x_ring + X_RING * IN_SLOT;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const u32 dy_ring = shared_address(shared), x_ring = dy_ring + TILE_D * DY_PLANE;
     const int tiles_w = (W + WIDTH - 1) / WIDTH, lane = threadIdx.x & 31;
     const int w0 = blockIdx.x % tiles_w * WIDTH, h0 = blockIdx.x / tiles_w * span, d0 = blockIdx.y * TILE_D;
     const int rows = min(span, H - h0), in_W = W + STEM;
     x += blockIdx.z * (long)D * H * in_W * x_pitch, dy += blockIdx.z * (long)D * H * W * dy_pitch;
 
     const Copies<TILE_D + 2, WIDTH + 2, GROUPS, PLANE, GRADIENT_THREADS> x_copies(d0 - 1, w0 - 1 + STEM, D, H, in_W, x_pitch);
-    const Copies<TILE_D, WIDTH, 4, DY_PLANE, GRADIENT_THREADS> dy_copies(d0, w0, D, H, W, dy_pitch);
+    const Copies<TILE_D, WIDTH, 4, DY_PLANE, GRADIENT_THREADS, true> dy_copies(d0, w0, D, H, W, dy_pitch);
     auto fetch_dy = [&](int row) {  // the ring's first two rows again behind its last: any three rows that follow each other are one operand
         for (int slot = (row + 1) % DY_RING; slot < DY_ROWS; slot += DY_RING)
             dy_copies.row(dy_ring + slot * DY_ROW, dy, h0 + row, H, W * dy_pitch);
@@ -246,7 +247,7 @@ weight_gradient(const half_t* x, const half_t* dy, float* parts, int D, int H, i
                 for (int k = 0; k < 2; k++) transposed(x_part[half][k], a + (half * 2 + k) * 256);
                 begin_products();
 #pragma unroll
-                for (int k = 0; k < 2; k++) product96(sum, x_part[half][k], descriptor(b + (half * 2 + k) * 256, 128, GROUP));
+                for (int k = 0; k < 2; k++) product96(sum, x_part[half][k], descriptor(b + (half * 2 + k) * 1024, DY_ROW, 512, 2));
                 end_products();
                 wait_products<1>();
             }

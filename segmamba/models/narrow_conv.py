@@ -102,7 +102,7 @@ def _convolve(x, packed, shift):
 def _gradient_parts(dy: Tensor, x: Tensor) -> Tensor:
     """Sums over the voxels of a block, fp32 (32 input channels, block, unit, kh, 16, output channel); units are narrow_conv.cu's."""
     parts, (span, grid) = _parts(x), _grid(x, halo=0)
-    stem, shared = x.shape[1] == PAIR, 3 * _slot(x, TILE_D + 2) + 7 * _slot(dy, TILE_D)
+    stem, shared = x.shape[1] == PAIR, 3 * _slot(x, TILE_D + 2) + 7 * TILE_D * WIDTH * 2 * CHANNELS
     for first, part in enumerate(parts):
         integers = [*dy.shape[2:], x.shape[1], CHANNELS, span]
         _launch("weight_gradient", x, grid, 128 if stem else 640, shared, [x[:, first * CHANNELS :], dy, part], integers)
