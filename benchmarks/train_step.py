@@ -4,7 +4,8 @@
 
 eager: as PyTorch runs it. compiled: torch.compile of network and loss, one graph. graphs: the same, captured as CUDA graphs.
 A figure is the median of 20 steps after warm-up; peers run in the same process, with the same loss, optimiser and precision.
-Inference is the forward pass alone, without gradients, in the same mode. TFLOP are counted by `describe`.
+Inference is the forward pass alone, without gradients, in the same mode, our networks' norms folded as prediction folds them. TFLOP are
+counted by `describe`.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import torch
 
 from segmamba.config import preset
 from segmamba.device import autocast
+from segmamba.inference.fold import folded
 from segmamba.models import build_model
 from segmamba.models.describe import describe_arms
 from segmamba.models.peers import PEERS
@@ -55,7 +57,7 @@ def measure(config, mode, dtype):
     image = torch.randn(BATCH, 4, *PATCH, device="cuda")
     label = torch.randint(0, 4, (BATCH, *PATCH), device="cuda", dtype=torch.uint8)
     compute = ForwardLoss(model, preset("paper"))
-    run, forward = (torch.compile(m, options=MODES[mode], fullgraph=True) if MODES[mode] else m for m in (compute, model))
+    run = _in_mode(compute, mode)
 
     def step():
         with autocast(image.device, dtype):
@@ -66,18 +68,23 @@ def measure(config, mode, dtype):
         optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def predict():
-        with torch.no_grad(), autocast(image.device, dtype):
-            return forward(image)
-
     warm_up_s, ms = _timed(step)
     row = {
         "ms": ms, "patches_per_s": 1000 * BATCH / ms, "peak_GiB": torch.cuda.max_memory_allocated() / 2**30,
         "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6, "busy": _busy_share(step), "warm_up_s": warm_up_s,
         "loss": float(step().detach()),
     }  # fmt: skip
-    model.eval()
+    forward = _in_mode(folded(model, "cuda"), mode)
+
+    def predict():
+        with torch.no_grad(), autocast(image.device, dtype):
+            return forward(image)
+
     return row | {"inference_ms": _timed(predict)[1]}
+
+
+def _in_mode(module, mode):
+    return torch.compile(module, options=MODES[mode], fullgraph=True) if MODES[mode] else module
 
 
 def _timed(call):

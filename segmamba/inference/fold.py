@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them: the same function with fewer passes over memory, for inference alone.
 
-On a CPU the convolution takes the norm's offset as its bias. On a GPU it keeps none: our narrow kernels and cuDNN's know no bias, and torch
-adds one in a pass of its own anyway.
+On a CPU the convolution takes the norm's offset as its bias. On a GPU it keeps none: our narrow kernels add the offset and the ReLU as they
+write, and for cuDNN torch would add a bias in a pass of its own anyway.
 """
 
 import copy
@@ -10,18 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from segmamba.models.blocks import ConvBlock, Downsample
-
-
-class Shift(nn.Module):
-    """x (B, C, D, H, W) plus an offset (C,) for each channel, in place."""
-
-    def __init__(self, offset):
-        super().__init__()
-        self.register_buffer("offset", offset)
-
-    def forward(self, x):
-        return x.add_(self.offset.to(x.dtype)[:, None, None, None])
+from segmamba.models.blocks import ConvBlock, Downsample, Shift
 
 
 def folded(model, device_type):

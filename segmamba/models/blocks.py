@@ -67,13 +67,21 @@ def relu(x):
     return torch.where(x <= 0, 0, x) if torch.compiler.is_compiling() else F.relu(x, inplace=True)
 
 
+class Shift(nn.Module):
+    """What is left of a norm that is folded into the convolution before it: x (B, C, D, H, W) plus an offset (C,) for each channel, in place."""
+
+    def __init__(self, offset):
+        super().__init__()
+        self.register_buffer("offset", offset)
+
+    def forward(self, x):
+        return x.add_(self.offset.to(x.dtype)[:, None, None, None])
+
+
 def conv_norm_relu(conv, norm, x):
-    """relu(norm(conv(x))). For prediction, the batch norm goes into the weights of our own kernel, which adds the rest as it writes."""
-    narrow = None if norm.training or torch.is_grad_enabled() or not isinstance(norm, nn.BatchNorm3d) else conv.narrow_input(x)
-    if narrow is None:
-        return relu(norm(conv(x)))
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return narrow_conv.narrow_conv_relu(narrow, conv.weight * scale[:, None, None, None, None], norm.bias - norm.running_mean * scale)
+    """relu(norm(conv(x))); one pass over memory where the norm is folded and our own kernel convolves."""
+    narrow = conv.narrow_input(x) if isinstance(norm, Shift) else None
+    return relu(norm(conv(x))) if narrow is None else narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
 
 
 class ConvBlock(nn.Module):
