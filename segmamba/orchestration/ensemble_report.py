@@ -6,7 +6,7 @@ import numpy as np
 
 from segmamba.evaluation.ensemble import ENSEMBLE, SCORES, VARIANTS, difference
 from segmamba.files import write_text
-from segmamba.orchestration.ensemble import answer, gain, verdict_sentence
+from segmamba.orchestration.ensemble_answer import answer, gain, verdict_sentence
 from segmamba.orchestration.report import _plain, _template
 from segmamba.orchestration.report_figures import ARM_COLOURS, BAND, BASELINE_COLOUR, INK, MUTED, STYLE, WIDTH_IN, save_png, to_svg
 from segmamba.orchestration.report_tables import DASH, PHANTOM_NOTICE, duration

@@ -14,7 +14,6 @@ from mlflow.entities import Metric, Param, RunTag
 
 from segmamba.data.case import patient_of
 from segmamba.data.cases import notes_on
-from segmamba.data.labels import REGIONS
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.source import labelled_cases, source_changes
 from segmamba.data.splits import split_cases
@@ -26,12 +25,12 @@ from segmamba.evaluation.intervals import paired_interval
 from segmamba.files import check_writable
 from segmamba.inference.predictor import load_predictor
 from segmamba.orchestration.crossed import crossed
+from segmamba.orchestration.inference_report import write_inference_report
 from segmamba.orchestration.store import end_run, open_store, store_uri
 from segmamba.orchestration.tracking import PARENT_TAG, TRIAL_TAG
 from segmamba.training.run_folder import next_run_folder
 
 NAME = "ablate_inference"
-COLUMNS = ("mean", *REGIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +71,6 @@ class InferenceAblation:
 
 def run_inference_ablation(checkpoints, arms, baseline, *, data=None, labels=None, output=Path("Results"), device="auto", progress):
     """Score, log and report: (InferenceAblation, path of the report). progress: a StudyProgress or its null object."""
-    from segmamba.orchestration.inference_report import write_inference_report
-
     started, device = time.time(), choose_device(device)
     check_writable(output)
     configs = [load_predictor(path, "cpu").members[0].config for path in checkpoints]

@@ -1,12 +1,14 @@
 """The report of the inference ablation: a page, Markdown, a picture, a table for the terminal."""
 
+from segmamba.data.labels import REGIONS
 from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
-from segmamba.orchestration.inference_ablation import COLUMNS
 from segmamba.orchestration.report import _plain, _template
 from segmamba.orchestration.report_figures import ARM_COLOURS, BASELINE_COLOUR, INK, MUTED, STYLE, WIDTH_IN, save_png, to_svg
 from segmamba.orchestration.report_tables import DASH, PHANTOM_NOTICE, duration
 from segmamba.orchestration.statistics import count, points
+
+COLUMNS = ("mean", *REGIONS)
 
 
 def write_inference_report(found, folder):
