@@ -14,6 +14,13 @@ OLD_NAMES = {"T1": "_t1", "T1ce": "_t1ce", "T2": "_t2", "FLAIR": "_flair", "labe
 NEW_NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label": "-seg"}
 
 
+@pytest.fixture(autouse=True)
+def no_store_of_the_user(monkeypatch):
+    """Tests make stores of their own, whatever the environment names, and whatever an earlier test left there."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def tumour_case(shape, seed, et_value=4):
     """(four images, labels): a noisy box brain with a nested box tumour; small, quick and no phantom."""
     rng = np.random.default_rng(seed)

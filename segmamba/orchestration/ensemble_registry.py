@@ -14,7 +14,7 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from segmamba.errors import UserError
 from segmamba.orchestration.ensemble_folder import write_folder
-from segmamba.orchestration.store import quiet
+from segmamba.orchestration.store import as_default, quiet
 
 NAME, ALIAS = "segmamba-ensemble", "champion"
 ARTIFACT = "ensemble"
@@ -32,9 +32,8 @@ def register_ensemble(uri, run_id, checkpoints, postprocessing, minival, *, tags
     minival: (case ids, mean Dice of the vote). The alias moves to it unless its present holder scored higher on the same minival cases.
     """
     quiet()
-    mlflow.set_tracking_uri(uri)
     cases, score = minival
-    with tempfile.TemporaryDirectory() as scratch:
+    with as_default(uri), tempfile.TemporaryDirectory() as scratch:
         members = write_folder(Path(scratch) / ARTIFACT, checkpoints, postprocessing)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # wants type hints and an example, which the signature stands in for
@@ -70,9 +69,9 @@ def _champion(client):
 def fetch_model(address, uri, folder):
     """Download what "models:/NAME@ALIAS" or "models:/NAME/VERSION" of the store `uri` stands for into `folder`; returns its path."""
     quiet()
-    mlflow.set_tracking_uri(uri)
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+        with as_default(uri):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"--model {address}: not to be had from the MLflow store {uri} ({reason}); see its Models page, or set "

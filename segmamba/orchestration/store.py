@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+import mlflow
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -28,6 +29,17 @@ def store_uri(results):
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
     path = uri.removeprefix("sqlite:///")
     return f"sqlite:///{Path(path).resolve()}" if path != uri else uri
+
+
+@contextlib.contextmanager
+def as_default(uri):
+    """MLflow's default store while the block runs. MLflow also exports it to the environment, where the next study would find it: undone."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # which takes None
 
 
 def open_store(uri, results):

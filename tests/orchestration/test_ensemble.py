@@ -18,6 +18,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.evaluation.ensemble import ENSEMBLE, Group
 from segmamba.orchestration.ensemble_answer import Ensemble, answer, gain, verdict_sentence
 from segmamba.orchestration.ensemble_report import as_dict, write_ensemble_report
+from segmamba.orchestration.store import as_default
 from tests.orchestration.conftest import synthetic_study
 
 ROOT = Path(__file__).parents[2]
@@ -105,9 +106,9 @@ def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases
     (parent,) = client.search_runs(["1"], "tags.kind = 'study'")
     assert "judge/ensemble_plain_flips_post_dice_mean" in parent.data.metrics and parent.data.tags["verdict"] == told["verdict"]
     assert "ensemble_cases.json" in {file.path for file in client.list_artifacts(parent.info.run_id)}
-    mlflow.set_tracking_uri(uri)
     scan = read_scan(find_cases(cases_folder)[0])
-    predicted = mlflow.pyfunc.load_model("models:/segmamba-ensemble@champion").predict(scan.image[None])
+    with as_default(uri):
+        predicted = mlflow.pyfunc.load_model("models:/segmamba-ensemble@champion").predict(scan.image[None])
     assert predicted.shape == (1, *scan.image.shape[1:]) and predicted.dtype == np.uint8
     again = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900)
     assert again.returncode == 0 and "reused   4 trials" in again.stderr, again.stderr

@@ -1,5 +1,6 @@
 """A registered ensemble: what is stored, what it predicts, who is champion."""
 
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
 from segmamba.orchestration.ensemble_folder import load_folder
 from segmamba.orchestration.ensemble_registry import ALIAS, NAME, fetch_model, register_ensemble
-from segmamba.orchestration.store import open_store, store_uri
+from segmamba.orchestration.store import as_default, open_store, store_uri
 from segmamba.training.run_folder import RunFolder
 
 SMALL = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 3.0})
@@ -56,7 +57,8 @@ def new_run(store):
 def test_a_registered_ensemble_read_back_predicts_what_its_members_do(store, members, cases_folder):
     _, champion = register_ensemble(store[0], new_run(store), members, POSTPROCESSING, (["read back"], 0.5))
     assert champion
-    model = mlflow.pyfunc.load_model(f"models:/{NAME}@{ALIAS}")
+    with as_default(store[0]):
+        model = mlflow.pyfunc.load_model(f"models:/{NAME}@{ALIAS}")
     scan = read_scan(find_cases(cases_folder)[0])
     expected = load_predictor(members, "cpu", postprocessing=POSTPROCESSING).predict(scan)
     params = {"spacing_mm": list(scan.spacing_mm)}
@@ -98,3 +100,13 @@ def test_predict_takes_the_registered_model(store, members, cases_folder, tmp_pa
     written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out" / f"{case.id}.nii.gz"))
     expected = load_predictor(members, "cpu", postprocessing=POSTPROCESSING).predict(read_scan(case))
     assert ((np.asarray(written.dataobj) > 0) == (expected > 0)).all()
+
+
+def test_the_default_store_and_the_environment_are_as_before(tmp_path, monkeypatch):
+    for before in (None, "sqlite:///mine.db"):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        if before:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", before)
+        with as_default(f"sqlite:///{tmp_path / 'other.db'}"):
+            assert mlflow.get_tracking_uri().endswith("other.db")
+        assert os.environ.get("MLFLOW_TRACKING_URI") == before

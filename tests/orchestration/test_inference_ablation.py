@@ -48,8 +48,7 @@ def test_what_training_fixes_cannot_vary(tmp_path):
         score_arms(tmp_path, {"a": {"model.norm": "instance"}}, [], CPU)
 
 
-def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path):
     config = CONFIG.changed({"data.source": str(cases_folder), "data.judge_share": 0.5})
     runs = [write_run(tmp_path / f"run{seed}", config, seed).root for seed in (0, 1)]
     arms = {name: ARMS[name] for name in (BASELINE, "8 mirror images", "small components removed")}

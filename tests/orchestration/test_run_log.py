@@ -17,9 +17,8 @@ EPOCHS = [{"epoch": number, "train/loss": 1 / number, "val/dice_mean": number / 
 
 
 @pytest.fixture
-def sqlite(tmp_path, monkeypatch):
+def sqlite(tmp_path):
     """(uri, id of the experiment)."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     uri = store_uri(tmp_path)
     return uri, open_store(uri, tmp_path)
 
