@@ -39,18 +39,19 @@ class Measure:
         return self._together(configs, threads) if together else self._one_by_one(configs, threads)
 
     def _one_by_one(self, configs, threads):
-        found = [self._read(self._file(config, threads, 1)) for config in configs]
-        missing = [place for place, rehearsal in enumerate(found) if rehearsal is None]
+        files = [self._file(config, threads, 1) for config in configs]
+        by_file = dict(zip(files, configs, strict=True))  # arms that differ in nothing that matters here are measured once
+        found = {file: self._read(file) for file in by_file}
+        missing = [file for file, rehearsal in found.items() if rehearsal is None]
         for start in range(0, len(missing), self._at_once):
-            waiting = []
-            for slot, place in enumerate(missing[start : start + self._at_once]):
-                waiting.append((place, self._pool(slot).submit(_rehearse, configs[place], self._data, threads, None, 0)))
-            for place, job in waiting:
-                found[place] = self._result(job, configs[place])
-                self._write(self._file(configs[place], threads, 1), [found[place]])
+            batch = missing[start : start + self._at_once]
+            waiting = [(f, self._pool(slot).submit(_rehearse, by_file[f], self._data, threads, None, 0)) for slot, f in enumerate(batch)]
+            for file, job in waiting:
+                found[file] = self._result(job, by_file[file])
+                self._write(file, [found[file]])
             if _device() == "cpu":
                 self._forget_pools()  # the next peak of memory is read from a fresh process
-        return found
+        return [found[file] for file in files]
 
     def _together(self, configs, threads):
         file = self._file(configs[0], threads, len(configs))
