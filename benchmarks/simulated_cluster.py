@@ -27,13 +27,13 @@ OBJECT_STORE = 100 * 2**20
 
 
 def simulated_trial(assignment, context):
-    """Stands in for segmamba.orchestration.trainable.run_trial: goes on from its folder, logs and reports, and takes no time."""
+    """Stands in for segmamba.orchestration.engine.trainable.run_trial: goes on from its folder, logs and reports, and takes no time."""
     from ray import tune
 
     from segmamba.files import write_json
-    from segmamba.orchestration.run_log import FOLDER_TAG
-    from segmamba.orchestration.tracking import trial_log, trial_tags
-    from segmamba.orchestration.trainable import trial_folder
+    from segmamba.orchestration.engine.trainable import trial_folder
+    from segmamba.orchestration.tracking.run_log import FOLDER_TAG
+    from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
     plan = assignment["trial"]
     folder = trial_folder(context.folder, plan)
@@ -65,9 +65,9 @@ def simulated_study(folder, trials):
     """(StudyContext, TrialPlans) of a study whose store and parent run exist in `folder`."""
     from segmamba.config import preset
     from segmamba.data.splits import Split
-    from segmamba.orchestration.spec import TrialPlan
-    from segmamba.orchestration.store import open_store, store_uri
-    from segmamba.orchestration.trainable import StudyContext
+    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.orchestration.question.spec import TrialPlan
+    from segmamba.orchestration.tracking.store import open_store, store_uri
 
     folder = Path(folder).resolve()
     uri = store_uri(folder)
@@ -84,7 +84,7 @@ def accounted(context, plans):
     """(runs that hold all that they should, what is wrong with the others: the first few)."""
     from mlflow import MlflowClient
 
-    from segmamba.orchestration.tracking import TRIAL_TAG, children
+    from segmamba.orchestration.tracking.runs import TRIAL_TAG, children
 
     client, runs = MlflowClient(context.mlflow_uri), {}
     for run in children(client, context.experiment_id, context.parent_run_id):
@@ -180,9 +180,9 @@ def run(trials, nodes, cores, kills, folder):
     """{"accounted", "wrong", "seconds"} of such a study."""
     # Before Ray is imported, which reads them then.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
-    from segmamba.orchestration import launch, trainable
-    from segmamba.orchestration.budget import Resources
-    from segmamba.orchestration.cluster import machine_for
+    from segmamba.orchestration.engine import launch, trainable
+    from segmamba.orchestration.engine.budget import Resources
+    from segmamba.orchestration.engine.cluster import machine_for
 
     context, plans = simulated_study(folder, trials)
     cluster = Nodes(cores, folder)

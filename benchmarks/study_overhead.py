@@ -74,9 +74,9 @@ def study(folder, options, steps, *more):
 
 def simulated_figures(folder, options):
     """Of trials that train nothing, under the engine's own Ray, callbacks and MLflow."""
-    from segmamba.orchestration import launch, trainable
-    from segmamba.orchestration.budget import Resources
-    from segmamba.orchestration.cluster import machine_for
+    from segmamba.orchestration.engine import launch, trainable
+    from segmamba.orchestration.engine.budget import Resources
+    from segmamba.orchestration.engine.cluster import machine_for
 
     with machine_for(None, CORES, folder, ""):
         context, plans = simulated_study(folder, options.simulated)
@@ -101,7 +101,7 @@ def simulated_figures(folder, options):
 
 def reports(context, plans):
     """Milliseconds of a report, the median of each trial."""
-    from segmamba.orchestration.trainable import trial_folder
+    from segmamba.orchestration.engine.trainable import trial_folder
 
     return [json.loads((trial_folder(context.folder, plan) / "report_ms.json").read_text()) for plan in plans]
 

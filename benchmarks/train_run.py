@@ -115,8 +115,8 @@ def _log(config, data, results, folder, clock):
     """The MLflow run's RunLog, its own thread's time on `clock`; a null object where MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
         return NoLog()
-    from segmamba.orchestration.run_log import RunLog, keyed_run
-    from segmamba.orchestration.store import open_store, store_uri
+    from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
+    from segmamba.orchestration.tracking.store import open_store, store_uri
 
     uri = store_uri(results)
     experiment = open_store(uri, results)

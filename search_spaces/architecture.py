@@ -6,7 +6,7 @@ Second: the normalisation, at two batch sizes: batch norm at batch 2 is the miss
 doubled the steps are not, so those two arms see twice the patches and are compared with each other alone.
 """
 
-from segmamba.orchestration.spec import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
 
 CHANGES = {
     "deep supervision": {"model.deep_supervision": 2},

@@ -5,7 +5,7 @@ Decides on: mean Dice, all transforms against none, margin 0.5 Dice points. Seco
 out each in turn (Holm over all of them). "all" is the mission's list; the field's further transforms are one arm on top.
 """
 
-from segmamba.orchestration.spec import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
 
 OFF = {
     "flips": {"augment.flip_probability": 0.0},

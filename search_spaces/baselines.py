@@ -6,7 +6,7 @@ All train with the same patches, loss, schedule and augmentation; each is built 
 An arm whose package is missing (pip install 'segmamba[peers]') is in the table as infeasible.
 """
 
-from segmamba.orchestration.spec import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
 
 PEERS = {
     "DynUNet (MONAI)": "dynunet", "SegResNet (MONAI)": "segresnet", "SwinUNETR (MONAI)": "swinunetr",

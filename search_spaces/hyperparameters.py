@@ -5,7 +5,7 @@ Decides on: mean Dice of the settings that minival liked best, trained again wit
 Minival chooses, the judge set judges two arms alone. The baseline is the first trial; ASHA stops the trials that minival likes least.
 """
 
-from segmamba.orchestration.spec import Between, Budget, Hypothesis, OneOf, StudySpec
+from segmamba.orchestration.question import Between, Budget, Hypothesis, OneOf, StudySpec
 
 
 def STUDY(base):

@@ -9,7 +9,7 @@ optimiser steps on labelled patches; the time that an arm adds to them is in the
     python experiments/ablate_learning.py --seeds 3 --set data.labelled_share=0.2
 """
 
-from segmamba.orchestration.spec import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
 
 # 0.999 suits the thousands of steps of quick and paper; in the demo's 120 the average's own warm-up reaches 0.93.
 AVERAGE = {"learning.ema_decay": 0.999}

@@ -6,7 +6,7 @@ another learning rate; "doubled" has equal weights with the sum 4, to check that
 for its epsilon and the weight decay).
 """
 
-from segmamba.orchestration.spec import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
 
 
 def _weights(dice, ce, total=2.0):

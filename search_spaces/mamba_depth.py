@@ -6,7 +6,7 @@ margin 0.5 Dice points, Holm over all of them. Second: the trend from depth 0 to
 Cost: 13 arms. In the demo 4 arms x 2 seeds, 50 s a trial on one CPU core.
 """
 
-from segmamba.orchestration.spec import Budget, Hypothesis, StudySpec, Trend
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec, Trend
 
 DEPTHS = {"1": (1, 1, 1), "2": (2, 2, 2), "4": (4, 4, 4)}  # Mamba blocks in stage 3, stage 4 and the bottleneck
 STAGES = {"stage 3 only": (2, 0, 0), "stage 4 only": (0, 2, 0), "bottleneck only": (0, 0, 2)}

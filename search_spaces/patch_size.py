@@ -10,7 +10,7 @@ In the demo, whose heads are 64x64x48 voxels, every side is halved, and the arms
 
 from math import prod
 
-from segmamba.orchestration.spec import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
 
 FLAT, CUBE, NESTED = (128, 128, 64), (96, 96, 96), (96, 96, 64)
 MATCHED = {1: (112, 96, 96), 2: (64, 48, 48)}  # scale to the patch of nearly FLAT's volume (-2 %, +12 %) that its grid of 16 allows

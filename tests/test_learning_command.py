@@ -11,8 +11,8 @@ from segmamba.config import Config
 from segmamba.data.cases import find_cases
 from segmamba.data.source import unlabelled_cases
 from segmamba.models.weights import load_checkpoint
-from segmamba.orchestration.options import StudyOptions
-from segmamba.orchestration.planning import splits_of
+from segmamba.orchestration.engine.options import StudyOptions
+from segmamba.orchestration.engine.planning import splits_of
 from tests.conftest import write_case
 from tests.test_train_command import KILLED, arguments, run, told_by
 

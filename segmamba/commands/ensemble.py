@@ -43,7 +43,7 @@ def ensemble_command(members, expected_gain):
         if size < 2:
             raise UserError(f"--size {size}: an ensemble has at least 2 members")
 
-        from segmamba.orchestration.options import StudyOptions
+        from segmamba.orchestration.engine.options import StudyOptions
 
         options = StudyOptions(
             data=data, labels=labels, preset=preset, seeds=1, fresh=fresh, gpus_per_trial=gpus_per_trial, cpus=cpus, output=output, resume=resume,
@@ -58,7 +58,7 @@ def _run(study, options, expected_gain, as_json):
     from rich.console import Console
 
     from segmamba.commands.shared import print_json
-    from segmamba.orchestration.progress import StudyProgress
+    from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import run_study
 
     screen = Console(stderr=as_json, soft_wrap=False)
@@ -71,8 +71,8 @@ def _run(study, options, expected_gain, as_json):
             progress.say("stopped  the same command with --resume goes on with it" if stopped else f"reason   {missing[0].reason}")
             return 130 if stopped else 1
 
-        from segmamba.orchestration.ensemble import finish_ensemble
-        from segmamba.orchestration.ensemble_report import as_dict, render_terminal
+        from segmamba.orchestration.ensembles.ensemble import finish_ensemble
+        from segmamba.orchestration.reports.ensemble import as_dict, render_terminal
 
         found, report = finish_ensemble(done, options, expected_gain, progress)
     if as_json:

@@ -83,9 +83,9 @@ def _registered(address, results, device, settings):
     """The Predictor of a model in the registry."""
     import tempfile
 
-    from segmamba.orchestration.ensemble_folder import load_folder
-    from segmamba.orchestration.ensemble_registry import fetch_model
-    from segmamba.orchestration.store import store_uri
+    from segmamba.orchestration.ensembles.folder import load_folder
+    from segmamba.orchestration.ensembles.registry import fetch_model
+    from segmamba.orchestration.tracking.store import store_uri
 
     with tempfile.TemporaryDirectory() as scratch:
         return load_folder(fetch_model(address, store_uri(results), scratch), device, **settings)

@@ -29,7 +29,7 @@ def study_command(study, arguments=None):
 
 def study_app(study):
     """The typer app of a study: every option that a study takes."""
-    from segmamba.orchestration.spec import resolve
+    from segmamba.orchestration.question.spec import resolve
 
     shown = resolve(study, preset_config("demo"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -74,7 +74,7 @@ def study_app(study):
             print_settings(preset)
             return
 
-        from segmamba.orchestration.options import StudyOptions
+        from segmamba.orchestration.engine.options import StudyOptions
 
         options = StudyOptions(
             data=data, labels=labels, preset=preset, seeds=seeds, folds=folds, trials=trials, arms=tuple(arms or ()), scheduler=scheduler,
@@ -100,8 +100,8 @@ def _gpus(text):
 
 
 def _plan(study, options, as_json):
-    from segmamba.orchestration.budget_table import render_budget
-    from segmamba.orchestration.progress import StudyProgress
+    from segmamba.orchestration.engine.budget_table import render_budget
+    from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import plan_study
 
     screen = console(stderr=as_json)
@@ -114,7 +114,7 @@ def _plan(study, options, as_json):
 
 
 def _run(study, options, as_json):
-    from segmamba.orchestration.progress import StudyProgress
+    from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import run_study
 
     screen = Console(stderr=as_json, soft_wrap=False)
@@ -128,7 +128,7 @@ def _run(study, options, as_json):
 
 
 def _show(study, folder, screen, say, as_json):
-    from segmamba.orchestration.report_tables import render_terminal, result_table
+    from segmamba.orchestration.reports.tables import render_terminal, result_table
 
     if as_json:
         print(json.dumps(result_table(study), indent=1))

@@ -24,10 +24,10 @@ from segmamba.evaluation.inference_arms import score_arms
 from segmamba.evaluation.intervals import paired_interval
 from segmamba.files import check_writable
 from segmamba.inference.predictor import load_predictor
-from segmamba.orchestration.crossed import crossed
-from segmamba.orchestration.inference_report import write_inference_report
-from segmamba.orchestration.store import end_run, open_store, store_uri
-from segmamba.orchestration.tracking import PARENT_TAG, TRIAL_TAG
+from segmamba.orchestration.reports.inference import write_inference_report
+from segmamba.orchestration.tracking.runs import PARENT_TAG, TRIAL_TAG
+from segmamba.orchestration.tracking.store import end_run, open_store, store_uri
+from segmamba.orchestration.verdicts.crossed import crossed
 from segmamba.training.run_folder import next_run_folder
 
 NAME = "ablate_inference"

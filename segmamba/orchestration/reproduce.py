@@ -11,7 +11,7 @@ from segmamba.config import load_config
 from segmamba.data.source import source_changes
 from segmamba.errors import UserError
 from segmamba.orchestration.single import RunOptions, run_single
-from segmamba.orchestration.store import open_store, store_uri
+from segmamba.orchestration.tracking.store import open_store, store_uri
 
 COMPARED = ("train/", "val/", "judge/", "last/")
 """Names of metrics that a repetition must give again; times and memory are the machine's affair."""

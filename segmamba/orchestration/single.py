@@ -205,7 +205,7 @@ def _store(results):
     """(uri, id of the experiment); ("", "") where MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
         return "", ""
-    from segmamba.orchestration.store import open_store, store_uri
+    from segmamba.orchestration.tracking.store import open_store, store_uri
 
     uri = store_uri(results)
     return uri, open_store(uri, results)
@@ -214,7 +214,7 @@ def _store(results):
 def _log(uri, experiment, folder, key, tags, source):
     if not uri:
         return NoLog()
-    from segmamba.orchestration.run_log import RunLog, keyed_run
+    from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
 
     return RunLog(uri, lambda client: keyed_run(client, experiment, key, folder.root.name, tags), source, system_metrics=True)
 

@@ -12,24 +12,24 @@ from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.source import labelled_cases, source_changes, unlabelled_cases
 from segmamba.errors import UserError
 from segmamba.files import check_writable
-from segmamba.orchestration.budget import check_gpus_per_trial
-from segmamba.orchestration.caching import on_this_node, prepare_on_nodes
-from segmamba.orchestration.options import StudyOptions
-from segmamba.orchestration.planning import (
+from segmamba.orchestration.engine.budget import check_gpus_per_trial
+from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
+from segmamba.orchestration.engine.options import StudyOptions
+from segmamba.orchestration.engine.planning import (
     announce,
     fold_changes,
     infeasible_arms,
     planned_study,
     splits_of,
 )  # fmt: skip
-from segmamba.orchestration.spec import FOUND, TrialPlan, resolve
+from segmamba.orchestration.question.spec import FOUND, TrialPlan, resolve
 
 __all__ = ["StudyOptions", "plan_study", "run_study"]
 
 
 def plan_study(study, options, progress):
     """The Budget of a study, measured; nothing is begun but the cache."""
-    from segmamba.orchestration.cluster import machine_for
+    from segmamba.orchestration.engine.cluster import machine_for
 
     base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
     planned = planned_study(spec, options, base, cases, splits, source, notes, {}, "")
@@ -47,10 +47,10 @@ def run_study(study, options, progress):
     base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
 
     # Only now the slow imports: everything above answers within a second.
-    import segmamba.orchestration.store as store
-    import segmamba.orchestration.tracking as tracking
+    import segmamba.orchestration.tracking.runs as tracking
+    import segmamba.orchestration.tracking.store as store
     from segmamba.environment import describe_environment
-    from segmamba.orchestration.cluster import machine_for
+    from segmamba.orchestration.engine.cluster import machine_for
 
     environment, uri = describe_environment(), store.store_uri(options.output)
     with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
@@ -90,8 +90,8 @@ def _cache(options):
 def _budget(planned, spec, options, configs, splits, machine, progress):
     """The Budget of a study that is planned, measured where that pays; a search's trials cost what the baseline does."""
     from segmamba.environment import git_commit
-    from segmamba.orchestration.budget import plan, unmeasured
-    from segmamba.orchestration.measuring import Measure
+    from segmamba.orchestration.engine.budget import plan, unmeasured
+    from segmamba.orchestration.engine.measuring import Measure
 
     searched = (options.trials or spec.budget.trials) if spec.space else 0
     trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
@@ -110,8 +110,8 @@ def _parent_run(study, progress):
 
     An absent store or a full disk ends the study as StudyHalted; then the run stays as it is, and `--resume` finds it.
     """
-    import segmamba.orchestration.store as store
-    from segmamba.orchestration.patience import StudyHalted, disk_full, insist, is_full
+    import segmamba.orchestration.tracking.store as store
+    from segmamba.orchestration.engine.patience import StudyHalted, disk_full, insist, is_full
 
     uri, parent, statuses = study.mlflow_uri, study.parent_run_id, []
     insist(lambda: store.reopen_run(uri, parent), progress.say, uri=uri)
@@ -129,11 +129,11 @@ def _parent_run(study, progress):
 
 def _concluded(spec, study, experiment, folder, started, statuses, progress):
     """The Study as it stands in the end, its report written and in MLflow; `statuses` gets its status."""
-    import segmamba.orchestration.tracking as tracking
-    from segmamba.orchestration.patience import insist
-    from segmamba.orchestration.registry import register_best
-    from segmamba.orchestration.report import write_report
-    from segmamba.orchestration.study_reader import read_study
+    import segmamba.orchestration.tracking.runs as tracking
+    from segmamba.orchestration.engine.patience import insist
+    from segmamba.orchestration.reports.report import write_report
+    from segmamba.orchestration.tracking.registry import register_best
+    from segmamba.orchestration.tracking.study_reader import read_study
 
     uri, parent = study.mlflow_uri, study.parent_run_id
 
@@ -176,17 +176,17 @@ class _Engine:
         plans = self._without_reused(self._without_infeasible(plans))
         announce(self.study, self.resources, len(plans), self.progress)
         if plans:  # none where only the report was missing
-            from segmamba.orchestration.launch import run_trials
+            from segmamba.orchestration.engine.launch import run_trials
 
             self.progress.trials(plans, self.base.train.epochs, self.resources.at_once)
             run_trials(plans, self.context, self.resources, self.progress, scheduler=self.options.scheduler or "none", base=self.base)
 
     def _search(self):
         """The settings that minival likes best, or None where the search was stopped or found nothing."""
-        from segmamba.orchestration.launch import run_search
-        from segmamba.orchestration.search import ENDED, best_trial, importance
-        from segmamba.orchestration.study_reader import read_study
-        from segmamba.orchestration.tracking import store_found
+        from segmamba.orchestration.engine.launch import run_search
+        from segmamba.orchestration.engine.search import ENDED, best_trial, importance
+        from segmamba.orchestration.tracking.runs import store_found
+        from segmamba.orchestration.tracking.study_reader import read_study
 
         baseline = {name: self.base.to_flat_dict()[name] for name in self.spec.space}
         earlier, wanted = self.study.searched, self.options.trials or self.spec.budget.trials
@@ -210,7 +210,7 @@ class _Engine:
 
     def _without_infeasible(self, plans):
         """The plans of arms that can run here; the others end at once, with the reason."""
-        from segmamba.orchestration.tracking import INFEASIBLE_TAG, end_trial
+        from segmamba.orchestration.tracking.runs import INFEASIBLE_TAG, end_trial
 
         reasons = infeasible_arms({arm: self.context.configs[arm] for arm in dict.fromkeys(plan.arm for plan in plans)})
         for arm, reason in reasons.items():
@@ -224,7 +224,7 @@ class _Engine:
         """The plans that no finished run answers; the others are taken from there."""
         if self.options.fresh:
             return plans
-        from segmamba.orchestration.tracking import reuse_trial
+        from segmamba.orchestration.tracking.runs import reuse_trial
 
         trained_before = [plan for plan in plans if reuse_trial(self.context, plan)]
         if trained_before:
@@ -259,9 +259,9 @@ def _is_abandoned(folder):
 
 def _begun(planned, spec, options, configs, splits, experiment, machine, progress):
     """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
-    from segmamba.orchestration.budget import resumed
-    from segmamba.orchestration.study_reader import unfinished_study
-    from segmamba.orchestration.tracking import start_study, study_folder
+    from segmamba.orchestration.engine.budget import resumed
+    from segmamba.orchestration.tracking.runs import start_study, study_folder
+    from segmamba.orchestration.tracking.study_reader import unfinished_study
     from segmamba.training.run_folder import next_run_folder
 
     if options.resume:
@@ -312,7 +312,7 @@ def _final_status(study):
 
 
 def _context(configs, folds, folder, experiment, study, resources, cases, cache):
-    from segmamba.orchestration.trainable import StudyContext
+    from segmamba.orchestration.engine.trainable import StudyContext
 
     tags = {
         "study": study.name, "preset": study.preset, "dataset": study.data["source"],

@@ -9,9 +9,9 @@ from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split
 from segmamba.errors import UserError
-from segmamba.orchestration.budget import Machine, plan, resumed, unmeasured
-from segmamba.orchestration.measuring import Measure
-from segmamba.orchestration.spec import TrialPlan
+from segmamba.orchestration.engine.budget import Machine, plan, resumed, unmeasured
+from segmamba.orchestration.engine.measuring import Measure
+from segmamba.orchestration.question.spec import TrialPlan
 from segmamba.training.rehearsal import Rehearsal
 
 GIB = 2**30

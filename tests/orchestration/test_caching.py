@@ -13,8 +13,9 @@ from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
-from segmamba.orchestration import caching, study
-from segmamba.orchestration.caching import on_this_node, prepare_on_nodes, split_on_this_node
+from segmamba.orchestration import study
+from segmamba.orchestration.engine import caching
+from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes, split_on_this_node
 from tests.conftest import write_case
 
 SETS = ("train", "minival", "judge", "unlabelled")

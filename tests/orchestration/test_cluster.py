@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segmamba.errors import UserError
-from segmamba.orchestration import cluster
+from segmamba.orchestration.engine import cluster
 from tests.orchestration.faults import (
     STUDY,
     assert_as_if_nothing_had_happened,
@@ -128,7 +128,7 @@ def test_the_code_that_travels_is_small():
 def test_a_ray_of_our_own_listens_on_loopback_alone():
     code = """
 import psutil
-from segmamba.orchestration.cluster import machine_for, ray_here
+from segmamba.orchestration.engine.cluster import machine_for, ray_here
 with machine_for(None, 1, ".", "") as machine, ray_here(machine.cores):
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:

@@ -16,9 +16,9 @@ from segmamba.config import PostprocessConfig, preset
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
 from segmamba.evaluation.ensemble import ENSEMBLE, Group
-from segmamba.orchestration.ensemble_answer import Ensemble, answer, gain, verdict_sentence
-from segmamba.orchestration.ensemble_report import as_dict, write_ensemble_report
-from segmamba.orchestration.store import as_default
+from segmamba.orchestration.reports.ensemble import as_dict, write_ensemble_report
+from segmamba.orchestration.tracking.store import as_default
+from segmamba.orchestration.verdicts.ensemble import Ensemble, answer, gain, verdict_sentence
 from tests.orchestration.conftest import synthetic_study
 
 ROOT = Path(__file__).parents[2]

@@ -17,9 +17,9 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
-from segmamba.orchestration.ensemble_folder import load_folder
-from segmamba.orchestration.ensemble_registry import ALIAS, NAME, fetch_model, register_ensemble
-from segmamba.orchestration.store import as_default, open_store, store_uri
+from segmamba.orchestration.ensembles.folder import load_folder
+from segmamba.orchestration.ensembles.registry import ALIAS, NAME, fetch_model, register_ensemble
+from segmamba.orchestration.tracking.store import as_default, open_store, store_uri
 from segmamba.training.run_folder import RunFolder
 
 SMALL = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 3.0})

@@ -14,9 +14,9 @@ from segmamba.errors import UserError
 from segmamba.evaluation.cases import judge
 from segmamba.evaluation.inference_arms import score_arms
 from segmamba.models import build_model
+from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.inference_ablation import run_inference_ablation
-from segmamba.orchestration.inference_report import as_dict
-from segmamba.orchestration.progress import SilentProgress
+from segmamba.orchestration.reports.inference import as_dict
 from segmamba.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")

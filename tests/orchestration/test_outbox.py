@@ -7,7 +7,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException
 
-from segmamba.orchestration.outbox import Outbox
+from segmamba.orchestration.tracking.outbox import Outbox
 
 
 class Server:

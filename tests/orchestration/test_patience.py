@@ -6,8 +6,8 @@ import pytest
 import requests
 
 from segmamba.errors import UserError
-from segmamba.orchestration import patience
-from segmamba.orchestration.patience import StudyHalted, insist
+from segmamba.orchestration.engine import patience
+from segmamba.orchestration.engine.patience import StudyHalted, insist
 from segmamba.orchestration.study import check_place
 
 URI = "http://127.0.0.1:5000"

@@ -9,11 +9,11 @@ import re
 import pytest
 from rich.console import Console
 
-from segmamba.orchestration.report import write_report
-from segmamba.orchestration.report_figures import BASELINE_COLOUR, arm_colours, draw_all, draw_differences
-from segmamba.orchestration.report_tables import PHANTOM_NOTICE, arm_table, duration, render_terminal, result_table
-from segmamba.orchestration.results import Trial
-from segmamba.orchestration.verdict import verdict
+from segmamba.orchestration.reports.figures import BASELINE_COLOUR, arm_colours, draw_all, draw_differences
+from segmamba.orchestration.reports.report import write_report
+from segmamba.orchestration.reports.tables import PHANTOM_NOTICE, arm_table, duration, render_terminal, result_table
+from segmamba.orchestration.verdicts.results import Trial
+from segmamba.orchestration.verdicts.verdict import verdict
 from tests.orchestration.conftest import synthetic_study
 
 HOSTILE = "a | b <script>alert(1)</script> [bold]x[/bold] & so on, at a length that no column of any table was made for"

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from segmamba.config import PRESETS, preset
-from segmamba.orchestration.hypothesis import Hypothesis, Trend
-from segmamba.orchestration.launch import asha_times
-from segmamba.orchestration.progress import SHOWN_ROWS, StudyProgress
-from segmamba.orchestration.report import write_report
-from segmamba.orchestration.report_tables import render_terminal, result_table
-from segmamba.orchestration.results import Trial, study_from
-from segmamba.orchestration.spec import TrialPlan
-from segmamba.orchestration.verdict import verdict
+from segmamba.orchestration.engine.launch import asha_times
+from segmamba.orchestration.engine.progress import SHOWN_ROWS, StudyProgress
+from segmamba.orchestration.question.hypothesis import Hypothesis, Trend
+from segmamba.orchestration.question.spec import TrialPlan
+from segmamba.orchestration.reports.report import write_report
+from segmamba.orchestration.reports.tables import render_terminal, result_table
+from segmamba.orchestration.verdicts.results import Trial, study_from
+from segmamba.orchestration.verdicts.verdict import verdict
 from tests.orchestration.conftest import synthetic_study
 
 

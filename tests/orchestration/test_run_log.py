@@ -10,8 +10,8 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from segmamba.orchestration.run_log import RunLog, keyed_run
-from segmamba.orchestration.store import open_store, store_uri
+from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
+from segmamba.orchestration.tracking.store import open_store, store_uri
 
 EPOCHS = [{"epoch": number, "train/loss": 1 / number, "val/dice_mean": number / 10} for number in range(1, 6)]
 

@@ -3,9 +3,9 @@
 import pytest
 
 from segmamba.errors import UserError
-from segmamba.orchestration.results import Trial
-from segmamba.orchestration.search import METRIC, SpaceSearch, best_trial, importance
-from segmamba.orchestration.space import Between, OneOf
+from segmamba.orchestration.engine.search import METRIC, SpaceSearch, best_trial, importance
+from segmamba.orchestration.question.space import Between, OneOf
+from segmamba.orchestration.verdicts.results import Trial
 
 SPACE = {
     "optim.lr": Between(1e-4, 1e-2, log=True),

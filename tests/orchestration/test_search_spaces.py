@@ -9,8 +9,8 @@ import pytest
 
 from segmamba.config import PRESETS, Config, preset
 from segmamba.errors import UserError
-from segmamba.orchestration.planning import infeasible_arms
-from segmamba.orchestration.spec import ALL_ARMS, FOUND, Budget, Hypothesis, StudySpec, resolve
+from segmamba.orchestration.engine.planning import infeasible_arms
+from segmamba.orchestration.question.spec import ALL_ARMS, FOUND, Budget, Hypothesis, StudySpec, resolve
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {

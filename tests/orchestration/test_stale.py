@@ -2,8 +2,8 @@
 
 from mlflow import MlflowClient
 
-from segmamba.orchestration.store import open_store, store_uri
-from segmamba.orchestration.tracking import STOPPED_REASON, close_stale
+from segmamba.orchestration.tracking.runs import STOPPED_REASON, close_stale
+from segmamba.orchestration.tracking.store import open_store, store_uri
 
 
 def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_path):

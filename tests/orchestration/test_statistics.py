@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segmamba.orchestration.crossed import crossed, holm
-from segmamba.orchestration.statistics import compare_arms, difference, points
-from segmamba.orchestration.verdict import verdict, what_would_decide
+from segmamba.orchestration.verdicts.crossed import crossed, holm
+from segmamba.orchestration.verdicts.statistics import compare_arms, difference, points
+from segmamba.orchestration.verdicts.verdict import verdict, what_would_decide
 
 ALIKE = {"seed_sd": 0.001, "case_sd": 0.002, "rest_sd": 0.002}
 

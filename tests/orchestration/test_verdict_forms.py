@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from segmamba.errors import UserError
-from segmamba.orchestration.crossed import holm
-from segmamba.orchestration.hypothesis import Hypothesis, Pair, Trend, hypothesis_from
-from segmamba.orchestration.statistics import contrast_difference, difference
-from segmamba.orchestration.verdict import gains, verdict
+from segmamba.orchestration.question.hypothesis import Hypothesis, Pair, Trend, hypothesis_from
+from segmamba.orchestration.verdicts.crossed import holm
+from segmamba.orchestration.verdicts.statistics import contrast_difference, difference
+from segmamba.orchestration.verdicts.verdict import gains, verdict
 from tests.orchestration.conftest import synthetic_study
 
 CLEAR = {"seed_sd": 0.001, "case_sd": 0.002, "rest_sd": 0.002, "cases": 200}
@@ -151,7 +151,7 @@ def test_a_claim_that_means_nothing_is_refused(wrong):
 
 
 def test_holm_over_one_family_is_shown_with_the_claims_contrasts():
-    from segmamba.orchestration.statistics import compare_arms
+    from segmamba.orchestration.verdicts.statistics import compare_arms
 
     effects = {"a": 0.0, "b": 0.01, "c": 0.01, "d": 0.02}
     study = synthetic_study(effects, seeds=3)

@@ -1,0 +1,1 @@
+"""A study's trials: planned, launched with Ray, and kept going."""

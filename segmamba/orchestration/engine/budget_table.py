@@ -1,0 +1,49 @@
+"""What `--plan` prints."""
+
+from rich.table import Table
+
+from segmamba.orchestration.engine.budget import clock
+
+GIB, MIB = 2**30, 2**20
+
+
+def render_budget(budget, console):
+    """The arms, the ways that were compared, time and disk of a measured Budget, on a rich Console."""
+    arms = Table(box=None, pad_edge=False)
+    for name, side in (("arm", "left"), ("a step", "right"), ("validating a case", "right"), ("judging a case", "right"), ("memory", "right"),
+                       ("a trial", "right")):  # fmt: skip
+        arms.add_column(name, justify=side)
+    for arm, cost in budget.arms.items():
+        arms.add_row(arm, _short(cost["step_s"]), _short(cost["validate_case_s"]), _short(cost["judge_case_s"]), _size(cost["peak_bytes"]),
+                     clock(cost["trial_s"]))  # fmt: skip
+    console.print(arms)
+    console.print()
+    ways = Table(box=None, pad_edge=False)
+    for name, side in (("way", "left"), ("steps a second", "right"), ("the study", "right"), ("", "left")):
+        ways.add_column(name, justify=side)
+    soonest = min(budget.ways, key=lambda way: way["study_s"])
+    for way in budget.ways:
+        ways.add_row(way["way"], f"{way['steps_per_s']:.2f}", clock(way["study_s"]), "<- soonest" if way is soonest and len(budget.ways) > 1 else "")
+    console.print(ways)
+    console.print()
+    for name, text in _totals(budget):
+        console.print(f"{name:9}{text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _totals(budget):
+    r = budget.resources
+    share = f"{r.gpus:g} GPU and {r.cpus} cores" if r.gpus else f"{r.threads} core{'s' * (r.threads > 1)}"
+    hours = sum(cost["trial_s"] for cost in budget.arms.values()) / len(budget.arms)
+    yield "machine", budget.machine
+    yield "trials", f"{budget.trials}, {r.at_once} at once, {share} each; about {clock(hours)} a trial, {clock(budget.study_s)} in all"
+    yield "disk", f"{_size(budget.disk_bytes)} of checkpoints; {_size(budget.disk_free_bytes)} free" + (
+        ": NOT ENOUGH" if budget.disk_bytes > budget.disk_free_bytes else "")  # fmt: skip
+    yield "start", "the same command without --plan; what was measured is kept and not measured again"
+
+
+def _short(seconds):
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _size(size):
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"

@@ -1,0 +1,177 @@
+"""Where Ray runs: a Ray of our own on this machine, which only this machine can reach, or a cluster that is there already."""
+
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import segmamba
+from segmamba.errors import UserError
+from segmamba.orchestration.engine.budget import Machine, this_machine
+
+OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray's default would take 30 % of the memory
+QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PROBE_S = 120  # for a node to answer: its first worker process must start and unpack the code
+SHARED_HINT = "--output must be a folder that all nodes share, at the same path"
+
+
+@contextmanager
+def machine_for(address, cores, output, store_uri):
+    """The Machine that a study will run on: this one, or the cluster at `address`, to which the block is connected.
+
+    To be entered before Ray is imported: what it binds to is decided then.
+    """
+    os.environ |= QUIET
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: Ray names this node, and binds to, the loopback address
+        yield this_machine(cores)
+        return
+    with ray_cluster(address, output, store_uri) as machine:
+        yield dataclasses.replace(machine, cores=min(machine.cores, cores or machine.cores))
+
+
+def has_joined():
+    """Whether this process is connected to a Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+@contextmanager
+def ray_here(cores):
+    """Ray on this machine, with so many of its cores, until the block ends."""
+    import ray
+
+    _without_noise(
+        lambda: ray.init(
+            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    )  # fmt: skip
+    with _until_done(ray):
+        yield
+
+
+@contextmanager
+def ray_cluster(address, output, store_uri):
+    """The Machine that the nodes of the cluster at `address` are together, after a look at each; connected until the block ends.
+
+    Raises UserError where it cannot be reached, where a node cannot run the code, see `output`, or use the MLflow store at `store_uri`.
+    """
+    import ray
+
+    try:
+        _without_noise(lambda: ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=shipped()))
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"--ray-address {address}: no cluster can be joined there ({_first_line(error)}); see `ray status`, and ~/.ray/auth_token must be the "
+            "cluster's (docs/cluster.md)"
+        ) from error
+
+    with _until_done(ray):
+        yield _look_at_nodes(ray, Path(output).resolve(), store_uri)
+
+
+def shipped():
+    """Ray's runtime environment: this package, a megabyte of source, in front of whatever a node has installed."""
+    return {"py_modules": [str(Path(segmamba.__file__).parent)], "excludes": ["**/__pycache__/**", "*.pyc"]}
+
+
+@contextmanager
+def _until_done(ray):
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _as_sigint)  # after ray.init, which installs a handler that aborts
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _look_at_nodes(ray, output, store_uri):
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    if not nodes:
+        raise UserError("--ray-address: no node of the cluster offers a CPU core; start one with ray start --address=...")
+    token = output / f".seen_by_all_nodes_{uuid.uuid4().hex}"
+    token.write_text("may be deleted\n")
+    try:
+        probe = ray.remote(num_cpus=1, max_retries=0)(look_around)
+        asked = {
+            node["NodeID"]: probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(str(token))
+            for node in nodes
+        }
+        _, missing = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PROBE_S)
+        if missing:
+            raise UserError(f"--ray-address: {len(missing)} of {len(nodes)} nodes did not answer within {PROBE_S} s; see ray status")
+        told = {}
+        for node in nodes:
+            try:
+                told[node["NodeManagerHostname"]] = ray.get(asked[node["NodeID"]])
+            except ray.exceptions.RayError as error:
+                raise UserError(f"--ray-address: node {node['NodeManagerHostname']} cannot run SegMamba ({_first_line(error)}); it needs the same "
+                                "Python packages as this machine") from error  # fmt: skip
+    finally:
+        token.unlink(missing_ok=True)
+    _check(told, output, store_uri)
+    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
+    cores = int(sum(node["Resources"]["CPU"] for node in nodes))
+    smallest = min((seen["gpu_bytes"] for seen in told.values() if seen["gpu_bytes"]), default=0)
+    name = next((seen["gpu"] for seen in told.values() if seen["gpu"]), "CPU")
+    return Machine(
+        name=f"{len(nodes)} nodes with {cores} cores" + (f" and {gpus} x {name}" if gpus else ""),
+        gpus=gpus, gpu_bytes=smallest, cores=cores, memory_bytes=sum(seen["memory_bytes"] for seen in told.values()),
+    )  # fmt: skip
+
+
+def look_around(token):
+    """What a node says of itself and of the shared folder; runs there."""
+    import torch
+
+    from segmamba.doctor import free_memory
+
+    path = Path(token)
+    gpu = torch.cuda.is_available()
+    return {
+        "python": sys.version.split()[0], "sees_output": path.exists(), "can_write": os.access(path.parent, os.W_OK),
+        "machine": BOOT_ID.read_text().strip() if BOOT_ID.exists() else socket.gethostname(), "memory_bytes": free_memory(),
+        "gpu": torch.cuda.get_device_name(0) if gpu else "", "gpu_bytes": torch.cuda.get_device_properties(0).total_memory if gpu else 0,
+    }  # fmt: skip
+
+
+def _check(told, output, store_uri):
+    here = BOOT_ID.read_text().strip() if BOOT_ID.exists() else socket.gethostname()
+    for host, seen in told.items():
+        if not seen["sees_output"]:
+            raise UserError(f"--output {output}: node {host} does not see this folder; {SHARED_HINT}")
+        if not seen["can_write"]:
+            raise UserError(f"--output {output}: node {host} may not write there; {SHARED_HINT}")
+        if store_uri.startswith("sqlite:") and seen["machine"] != here:
+            raise UserError(
+                f"--ray-address: node {host} is another machine, and the MLflow store {store_uri} is a SQLite file, which one machine only can use; "
+                "start `mlflow server` and set MLFLOW_TRACKING_URI to its address (docs/cluster.md)"
+            )
+
+
+def _without_noise(start):
+    """Ray warns about its own defaults before its log level counts, and prints the traceback of a trial whose reason we print in a line."""
+    logger = logging.getLogger("ray")
+    logger.setLevel(logging.CRITICAL)
+    start()
+    logger.setLevel(logging.CRITICAL)  # ray.init has set its own
+
+
+def _as_sigint(number, frame):
+    """A batch system's SIGTERM is Ctrl-C to a study: Tune stops the trials and returns."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _first_line(error):
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return (lines[-1] if "Error" in (lines or [""])[-1] else (lines or [type(error).__name__])[0])[:200]

@@ -1,0 +1,1 @@
+"""Trained members as one model: combined, judged, packed, registered."""

@@ -1,0 +1,1 @@
+"""The MLflow store: studies and trials written to it and read back."""

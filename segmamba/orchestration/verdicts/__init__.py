@@ -1,0 +1,1 @@
+"""What trials found, compared: seeds, cases and folds crossed, and the verdict."""
