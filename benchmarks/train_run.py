@@ -13,43 +13,46 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import os
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
 
 from segmamba.config import parse_assignments, preset
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.source import labelled_cases, source_changes
 from segmamba.data.splits import split_cases
-from segmamba.device import choose_device
 from segmamba.orchestration.single import NoLog
-from segmamba.training import run as run_module
-from segmamba.training.drawing import Pictures
-from segmamba.training.run import train_run
-from segmamba.training.run_folder import RunFolder
-from segmamba.training.step import compile_decision
+
+# What imports torch is imported where it is used: the processes that write and prepare the cases import this module too.
 
 NOT_COUNTED = 2
+AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 GOALS = {"patches_per_s": 70.0, "validation_share": 0.20, "logging_share": 0.01}
 
 
-def write_cases(folder, count, shape=(240, 240, 155)):
-    """BraTS-sized cases: an ellipsoid of noise with a nested ball in it."""
-    rng, grid = np.random.default_rng(0), np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
-    brain = (grid**2).sum(0) < 0.42
-    for number in range(count):
-        name = f"BraTS20_Training_{number:03d}"
-        (folder / name).mkdir(parents=True)
-        distance = np.sqrt(((grid - rng.uniform(-0.25, 0.25, (3, 1, 1, 1))) ** 2).sum(0))
-        label = np.select([distance < 0.08, distance < 0.13, distance < 0.25], [1, 4, 2], 0).astype(np.uint8) * brain
-        for suffix in ("t1", "t1ce", "t2", "flair"):
-            image = (brain * (rng.normal(300, 60, shape) + 80 * label)).astype(np.int16)
-            nibabel.save(nibabel.Nifti1Image(image, np.diag([-1.0, -1.0, 1.0, 1.0])), folder / name / f"{name}_{suffix}.nii")
-        nibabel.save(nibabel.Nifti1Image(label, np.diag([-1.0, -1.0, 1.0, 1.0])), folder / name / f"{name}_seg.nii")
+def write_cases(folder, count):
+    """`count` cases of BraTS size below `folder`, one process each."""
+    with get_context("spawn").Pool(min(count, os.cpu_count())) as pool:
+        pool.starmap(write_case, [(folder, number) for number in range(count)], chunksize=1)
+
+
+def write_case(folder, number, shape=(240, 240, 155)):
+    """An ellipsoid of noise with a nested ball in it."""
+    rng, grid = np.random.default_rng(number), np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
+    brain = sum(x**2 for x in grid) < 0.42
+    distance = np.sqrt(sum((x - np.float32(centre)) ** 2 for x, centre in zip(grid, rng.uniform(-0.25, 0.25, 3), strict=True)))
+    label = np.select([distance < 0.08, distance < 0.13, distance < 0.25], [1, 4, 2], 0).astype(np.uint8) * brain
+    name = f"BraTS20_Training_{number:03d}"
+    (folder / name).mkdir(parents=True)
+    for suffix in ("t1", "t1ce", "t2", "flair"):
+        image = brain * (rng.integers(200, 400, shape, np.int16) + np.int16(80) * label)
+        nibabel.save(nibabel.Nifti1Image(image, AFFINE), folder / name / f"{name}_{suffix}.nii")
+    nibabel.save(nibabel.Nifti1Image(label, AFFINE), folder / name / f"{name}_seg.nii")
 
 
 class Clock:
@@ -75,13 +78,17 @@ def measure(config, data, results, device, epochs, limit_s):
     """{name: value} over the counted epochs."""
     from torch.utils.tensorboard import SummaryWriter
 
+    from segmamba.training import run as run_module
+    from segmamba.training.drawing import Pictures
+    from segmamba.training.run_folder import RunFolder
+
     folder = RunFolder(results / "SegMamba_Run01")
     scalars, pictures = Clock(), Clock()
     scalars.wrap(SummaryWriter, "add_scalar")
     pictures.wrap(run_module, "_picture")
     drawing, log = Pictures(folder), _log(config, data, results, folder, scalars)
     began, rows, at_start = time.perf_counter(), [], {}
-    for epoch in train_run(config, data, folder, device, pictures=drawing):
+    for epoch in run_module.train_run(config, data, folder, device, pictures=drawing):
         log.log_epoch(epoch.metrics, epoch.number)
         now = time.perf_counter()
         m = {"time/validate_s": 0.0} | epoch.metrics
@@ -139,7 +146,13 @@ def main():
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    device = choose_device(options.device)
+
+    import torch
+
+    from segmamba.device import choose_device
+    from segmamba.training.step import compile_decision
+
+    began, device = time.perf_counter(), choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
         if not options.data:
@@ -149,7 +162,8 @@ def main():
         data = split_cases(prepare_cases(cases, results / "cache", config.data), config.data)
         data = dataclasses.replace(data, minival=list(itertools.islice(itertools.cycle(data.minival), config.data.minival_cases)))
         print(f"{source if options.data else 'made-up cases'}; {device}; {compile_decision(config, device)[1]}; MLflow "
-              f"{'on' if importlib.util.find_spec('mlflow') else 'not installed'}", flush=True)  # fmt: skip
+              f"{'on' if importlib.util.find_spec('mlflow') else 'not installed'}; "
+              f"cases ready after {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
         found = measure(config, data, results, device, options.epochs, options.limit_s)
     figures = {}
     for name, value in found.items():
