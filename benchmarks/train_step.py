@@ -4,7 +4,7 @@
 
 eager: as PyTorch runs it. compiled: torch.compile of network and loss, one graph. graphs: the same, captured as CUDA graphs.
 A figure is the median of 20 steps after warm-up; peers run in the same process, with the same loss, optimiser and precision.
-Inference is the forward pass alone, without gradients, in the same mode, our networks' norms folded as prediction folds them. TFLOP are
+Inference is the forward pass alone, without gradients, in the same mode, norms folded and weights in half precision as prediction has them. TFLOP are
 counted by `describe`.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 from segmamba.config import preset
 from segmamba.device import autocast
-from segmamba.inference.fold import folded
+from segmamba.inference.fold import folded, in_half
 from segmamba.models import build_model
 from segmamba.models.describe import describe_arms
 from segmamba.models.peers import PEERS
@@ -74,7 +74,7 @@ def measure(config, mode, dtype):
         "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6, "busy": _busy_share(step), "warm_up_s": warm_up_s,
         "loss": float(step().detach()),
     }  # fmt: skip
-    forward = _in_mode(folded(model, "cuda"), mode)
+    forward = _in_mode(in_half(folded(model, "cuda"), dtype), mode)
 
     def predict():
         with torch.no_grad(), autocast(image.device, dtype):

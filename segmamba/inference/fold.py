@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function with fewer passes over memory, for inference alone.
+"""Networks for inference alone: batch norms folded into the convolutions before them, weights already in half precision.
 
 On a CPU the convolution takes the norm's offset as its bias. On a GPU it keeps none: our narrow kernels add the offset and the ReLU as they
 write, and for cuDNN torch would add a bias in a pass of its own anyway.
@@ -12,6 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segmamba.models.blocks import ConvBlock, Downsample, Shift
 
+MULTIPLYING = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
+
 
 def folded(model, device_type):
     """A copy of the network in eval mode, its weights fixed as they are now, without the batch norms of our conv blocks; for "cpu" or "cuda"."""
@@ -22,6 +24,16 @@ def folded(model, device_type):
             module.norm2 = _fold(module.conv2, module.norm2, device_type)
         elif isinstance(module, Downsample):
             module[1] = _fold(module[0], module[1], device_type)
+    return model
+
+
+def in_half(model, dtype):
+    """A copy whose convolutions and matrix products have their weights in `dtype`, for passes under autocast to it: every pass would cast them
+    again, and a compiled one lose their channels-last order on the way. Biases stay: the scan adds its own in fp32."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, MULTIPLYING):
+            module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
     return model
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from segmamba.device import autocast
 from segmamba.errors import UserError
-from segmamba.inference.fold import folded
+from segmamba.inference.fold import folded, in_half
 from segmamba.inference.sliding_window import predict_windows
 from segmamba.models.outputs import output_channels, probabilities
 
@@ -28,7 +28,9 @@ class Member:
         self.config, self.device = config, device
         self.inference = inference or config.inference
         self.channels = output_channels(config.model)
-        self._network = folded(model, device.type).to(device)
+        self._networks = {None: folded(model, device.type).to(device)}
+        if half := self._half():
+            self._networks[half] = in_half(self._networks[None], half)
         self._batch = self.inference.window_batch or BATCH[device.type]
 
     @torch.inference_mode()
@@ -73,7 +75,7 @@ class Member:
         total = None
         for axes in MIRRORS if self.inference.flips else MIRRORS[:1]:
             with autocast(self.device, dtype):
-                logits = self._network(windows.flip(axes) if axes else windows)
+                logits = self._networks[dtype](windows.flip(axes) if axes else windows)
             probability = probabilities(logits, self.channels)
             probability = probability.flip(axes) if axes else probability
             total = probability if total is None else total.add_(probability)

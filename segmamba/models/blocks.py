@@ -132,7 +132,12 @@ class AttentionGate(nn.Module):
 
 
 def checkpointed(module, *inputs):
-    """module(*inputs), whose activations are dropped and computed again in the backward pass; same results, bit for bit."""
+    """module(*inputs), whose activations are dropped and computed again in the backward pass; same results, bit for bit.
+
+    A compiled network's second pass writes no statistics of itself.
+    """
+    if torch.compiler.is_compiling():
+        return checkpoint(module, *inputs, use_reentrant=False)
     again = lambda: (contextlib.nullcontext(), _unchanged_statistics(module))  # noqa: E731
     return checkpoint(module, *inputs, use_reentrant=False, context_fn=again)
 

@@ -126,7 +126,7 @@ def _backward(ctx, dy):
             dweight = parts.reshape(3, 3, 4, STEM_CHANNELS, CHANNELS)[:, :, :3].permute(4, 3, 0, 1, 2)
         else:
             dweight = parts.reshape(-1, 3, 3, 2, 3, 16, CHANNELS).permute(6, 0, 3, 5, 1, 4, 2).reshape(weight.shape)
-        dweight = dweight.to(weight.dtype).contiguous()
+        dweight = dweight.to(weight.dtype).contiguous(memory_format=torch.channels_last_3d)
     return dx, dweight, None
 
 
@@ -185,7 +185,7 @@ def _slot(x, planes):
 def _launch(name, x, grid, threads, shared, tensors, integers):
     from cuda.bindings import driver
 
-    kernel = _kernel(name, x.shape[1] == PAIR, x.dtype, x.device.index, shared)
+    kernel = _kernel(name, x.shape[1] == PAIR, x.dtype, x.device.index)
     values = (*(0 if t is None else t.data_ptr() for t in tensors), *integers)
     types = (*[ctypes.c_void_p] * len(tensors), *[ctypes.c_int] * len(integers))
     with torch.cuda.device(x.device):
@@ -194,12 +194,16 @@ def _launch(name, x, grid, threads, shared, tensors, integers):
 
 
 @functools.cache
-def _kernel(name, stem, dtype, device, shared):
+def _kernel(name, stem, dtype, device):
     from cuda.bindings import driver
+
+    allowed = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
     with torch.cuda.device(device):
         _, kernel = _checked(driver.cuModuleGetFunction(_module(stem, dtype, device), name.encode()))
-        _checked(driver.cuFuncSetAttribute(kernel, driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared))
+        _, shared = _checked(driver.cuDeviceGetAttribute(most, device))
+        _checked(driver.cuFuncSetAttribute(kernel, allowed, shared))  # the kernel's for good, and not only this launch's
     return kernel
 
 

@@ -16,6 +16,11 @@ class Descent:
         self._optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=device.type == "cuda")
         self._dtype = mixed_dtype(device, config.train.precision)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
+        # The gradients of a CUDA graph lie where its next pass writes: several passes add up in memory of their own.
+        self._one_pass = config.train.accumulation == 1 and not config.learning.consistency_weight
+        if not self._one_pass:
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
 
     def autocast(self):
         """The precision of forward passes, as a context."""
@@ -34,7 +39,7 @@ class Descent:
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=self._one_pass)
 
     def state_dict(self):
         return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from segmamba.config import Config, InferenceConfig, ModelConfig
 from segmamba.errors import UserError
-from segmamba.inference.fold import folded
+from segmamba.inference.fold import folded, in_half
 from segmamba.inference.member import MIRRORS, Member
 from segmamba.models import build_model
 from segmamba.models.blocks import Conv
@@ -93,6 +93,17 @@ def test_folding_batch_norms_changes_neither_the_function_nor_the_network(norm, 
     convolutions = [m for m in folded(model, device_type).modules() if isinstance(m, Conv)]
     assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in folded(model, device_type).modules())
     assert norm == "instance" or all((m.bias is None) == (device_type == "cuda") for m in convolutions), "GPU kernels know no bias"
+
+
+def test_weights_in_half_precision_give_what_autocast_gives_and_leave_the_network_as_it_is():
+    torch.manual_seed(0)
+    model = folded(build_model(ModelConfig(base_channels=8, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1))), "cpu")
+    half, image = in_half(model, torch.bfloat16), torch.randn(2, 4, 16, 32, 16)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(half(image), model(image))
+    scan = half.stages[2][-1].mamba.scans[0]
+    assert scan.dt_proj.weight.dtype == torch.bfloat16 and scan.dt_proj.bias.dtype == scan.A_log.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_a_member_keeps_the_weights_of_the_moment_it_was_made():

@@ -6,6 +6,7 @@ from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.models import build_model
+from segmamba.training.descent import Descent
 from segmamba.training.fit import fit
 from segmamba.training.step import compile_decision, forward_loss
 
@@ -37,17 +38,17 @@ def test_a_long_run_on_a_gpu_with_triton_is_compiled(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes():
     config = preset("demo").changed({"train.compile": "always", "model.norm": "instance"})
-    gradients = []
+    config, gradients = config.changed({"train.accumulation": 2}), []
     for compiled in ("never", "always"):
         torch.manual_seed(0)
         model = build_model(config.model).cuda().train()
-        compute = forward_loss(model, config.changed({"train.compile": compiled}), GPU)
+        compute, descent = forward_loss(model, config.changed({"train.compile": compiled}), GPU), Descent(model, config, GPU)
         for _ in range(3):
-            model.zero_grad(set_to_none=True)
+            descent.step(0.0)  # forgets the gradients
             torch.manual_seed(1)
             for _ in range(2):
                 image = torch.randn(2, 4, 48, 48, 32, device="cuda")
-                compute(image, torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8))[0].backward()
+                descent.backward(compute(image, torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8))[0])
         gradients.append([p.grad.clone() for p in model.parameters()])
     for eager, graph in zip(*gradients, strict=True):
         assert torch.allclose(eager, graph, rtol=1e-2, atol=1e-4 + 1e-3 * float(eager.abs().max()))
