@@ -161,7 +161,8 @@ def test_the_network_with_narrow_convolutions_equals_itself_with_cudnn(monkeypat
     assert (outputs[0] - outputs[1]).norm() / outputs[1].norm() < 5e-3
 
 
-def test_checkpointed_stages_compile_and_give_the_same_gradients():
+def test_checkpointed_stages_compile_and_give_the_same_gradients(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     x, gradients = torch.randn(2, 4, 48, 32, 32, device="cuda"), []
     for stages in ((), (1, 3)):
@@ -170,8 +171,9 @@ def test_checkpointed_stages_compile_and_give_the_same_gradients():
         model = build_model(dataclasses.replace(SMALL, norm="instance", checkpoint_stages=stages)).cuda().train()
         torch.compile(model, fullgraph=True)(x).square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
+    largest = max(g.norm() for g in gradients[0])
     for plain, checkpointed in zip(*gradients, strict=True):
-        assert torch.allclose(plain, checkpointed, rtol=1e-2, atol=1e-5 + 1e-3 * float(plain.abs().max()))
+        assert (plain - checkpointed).norm() < 5e-3 * plain.norm() + 1e-4 * largest
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

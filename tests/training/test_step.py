@@ -36,7 +36,8 @@ def test_a_long_run_on_a_gpu_with_triton_is_compiled(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes():
+def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     config = preset("demo").changed({"train.compile": "always", "model.norm": "instance"})
     config, gradients = config.changed({"train.accumulation": 2}), []
     for compiled in ("never", "always"):
@@ -50,8 +51,9 @@ def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes():
                 image = torch.randn(2, 4, 48, 48, 32, device="cuda")
                 descent.backward(compute(image, torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8))[0])
         gradients.append([p.grad.clone() for p in model.parameters()])
+    largest = max(g.norm() for g in gradients[0])
     for eager, graph in zip(*gradients, strict=True):
-        assert torch.allclose(eager, graph, rtol=1e-2, atol=1e-4 + 1e-3 * float(eager.abs().max()))
+        assert (eager - graph).norm() < 5e-3 * eager.norm() + 1e-4 * largest
 
 
 @pytest.mark.gpu
