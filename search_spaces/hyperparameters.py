@@ -3,6 +3,7 @@
 Hypothesis: a search finds settings that improve on the mission's.
 Decides on: mean Dice of the settings that minival liked best, trained again with fresh seeds, against the baseline; margin 0.5 Dice points.
 Minival chooses, the judge set judges two arms alone. The baseline is the first trial; ASHA stops the trials that minival likes least.
+With --scheduler pbt a population trains in step and its worst members copy the best: what is found is a schedule, which "found" follows.
 """
 
 from segmamba.orchestration.question import Between, Budget, Hypothesis, OneOf, StudySpec
@@ -22,5 +23,6 @@ def STUDY(base):
             "data.tumour_centre_share": Between(0.2, 0.9),
             "model.norm": OneOf(("batch", "instance")),
         },
+        population_space=("optim.lr", "optim.weight_decay", "loss.dice_weight", "data.tumour_centre_share"),
         budget=Budget(seeds=2, trials=12 if base.train.epochs < 10 else 40),
     )

@@ -15,6 +15,7 @@ from segmamba.config import preset as preset_config
 from segmamba.errors import UserError
 
 Output = Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")]
+PBT_HELP = "pbt: population-based training, whose worst members copy the best and change settings; finds a schedule. "
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}  # click: what follows FILE is its own
 MISTAKES = (ImportError, SyntaxError, NameError, TypeError, AttributeError, LookupError, ValueError)  # of a user's own study file
 
@@ -49,10 +50,11 @@ def study_app(study):
         set: Annotated[list[str] | None, typer.Option(help="Change a setting, name=value, e.g. optim.lr=3e-4; may be repeated. "
                                                       "--list-settings shows all.", show_default=False)] = None,
         arms: Annotated[list[str] | None, typer.Option(help=arms_help, show_default=False)] = None,
-        trials: Annotated[int | None, typer.Option(help=f"Of a search: settings tried. Default: {shown.budget.trials}.", show_default=False,
+        trials: Annotated[int | None, typer.Option(help=f"Of a search: settings tried, or members of its population. Default: "
+                                                   f"{shown.budget.trials}.", show_default=False,
                                                    hidden=not shown.space)] = None,
         scheduler: Annotated[str | None, typer.Option(help="none: every trial trains to its end. asha: stop early what minival likes least. "
-                                                      "Default: "
+                                                      f"{PBT_HELP if shown.space else ''}Default: "
                                                       f"{'asha' if shown.space else 'none, so that arms train alike'}.",
                                                       show_default=False)] = None,
         fresh: Annotated[bool, typer.Option("--fresh", help="Train again what a finished run has trained to the letter before.")] = False,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def _prepared(study, options, progress):
     check_writable(options.output)
     base = _base(options)
     spec = resolve(study, base).only(options.arms, options.preset)
+    if options.scheduler == "pbt":
+        spec = spec.as_population()
+        spec.budget.rounds_every(base.train)
     configs = spec.configs(base, options.changes)
     cases, source, left_out = labelled_cases(base, options.output, progress.steps)
     unlabelled, counted = unlabelled_cases(base, configs.values()), progress.steps("preparing cases")
@@ -167,10 +171,11 @@ class _Engine:
     def run(self):
         """Search, where there is a space; then every arm with every seed on every fold."""
         if self.spec.space:
-            changes = self._search()
-            if changes is None:
+            best, schedule = self._search()
+            if best is None:
                 return
-            self.context = dataclasses.replace(self.context, configs=self.context.configs | {FOUND: self.base.changed(changes)})
+            found = self.context.configs | {FOUND: self.base.changed(best.changes)}
+            self.context = dataclasses.replace(self.context, configs=found, schedule=schedule)
         ended = {(t.arm, t.seed, t.fold) for t in self.study.trials if t.status in ("FINISHED", "INFEASIBLE")}
         plans = [plan for plan in self.study.plans if (plan.arm, plan.seed, plan.fold) not in ended]
         plans = self._without_reused(self._without_infeasible(plans))
@@ -179,34 +184,59 @@ class _Engine:
             from segmamba.orchestration.engine.launch import run_trials
 
             self.progress.trials(plans, self.base.train.epochs, self.resources.at_once)
-            run_trials(plans, self.context, self.resources, self.progress, scheduler=self.options.scheduler or "none", base=self.base)
+            run_trials(plans, self.context, self.resources, self.progress, scheduler=self.arms_scheduler, base=self.base)
+
+    @property
+    def arms_scheduler(self):
+        """What the judged arms train under; a population is of the search alone."""
+        return "none" if self.options.scheduler in (None, "pbt") else self.options.scheduler
 
     def _search(self):
-        """The settings that minival likes best, or None where the search was stopped or found nothing."""
-        from segmamba.orchestration.engine.launch import run_search
+        """(the Trial that minival likes best, the Stages of its weights); (None, ()) where the search was stopped or found nothing."""
         from segmamba.orchestration.engine.search import ENDED, best_trial, importance
         from segmamba.orchestration.tracking.runs import store_found
         from segmamba.orchestration.tracking.study_reader import read_study
 
         baseline = {name: self.base.to_flat_dict()[name] for name in self.spec.space}
-        earlier, wanted = self.study.searched, self.options.trials or self.spec.budget.trials
-        missing = wanted - sum(trial.status in ENDED for trial in earlier)
+        ended, wanted = [t.arm for t in self.study.searched if t.status in ENDED], self.options.trials or self.spec.budget.trials
+        rounds = self._rounds(baseline, wanted) if self.study.round_every else None
+        missing = wanted - len(ended)
         if missing > 0:
             self.progress.say(f"search   {missing} of {wanted} trials to run over {len(self.spec.space)} settings, chosen by minival")
             self.progress.trials([], self.base.train.epochs, self.resources.at_once, further=missing)
-            run_search(
-                self.spec.space, baseline, missing, earlier, self.context, self.resources, self.progress,
-                scheduler=self.options.scheduler or "asha", base=self.base,
-            )  # fmt: skip
+            self._launch_search(baseline, missing, rounds, ended)
         study = read_study(self.context.mlflow_uri, self.study.parent_run_id, seconds=0.0)
         if sum(trial.status in ENDED for trial in study.searched) < wanted:
-            return None
+            return None, ()
+        shutil.rmtree(self.context.folder / "population", ignore_errors=True)  # copies that nobody takes any more
         best = best_trial(study.searched, baseline)
         if best is None:
-            return None
-        store_found(self.context.mlflow_uri, self.study.parent_run_id, best, importance(self.spec.space, study.searched))
+            return None, ()
+        schedule = tuple(rounds.lineage(best.arm)) if rounds else ()
+        shares = {} if rounds else importance(self.spec.space, study.searched)  # a member's Dice comes of many settings
+        store_found(self.context.mlflow_uri, self.study.parent_run_id, best, shares, schedule)
         self.progress.say(f"found    {best.arm}: " + ", ".join(f"{name} {value}" for name, value in best.changes.items()))
-        return best.changes
+        return best, schedule
+
+    def _rounds(self, baseline, size):
+        """The Rounds of a population, begun."""
+        from segmamba.orchestration.engine.population import Rounds
+
+        rounds = Rounds(self.context.folder, self.study.round_every)
+        rounds.begin(self.spec.space, baseline, size)
+        self.progress.say(f"pbt      {size} members, a round every {rounds.every} epochs; no run is reused: each depends on the others")
+        return rounds
+
+    def _launch_search(self, baseline, missing, rounds, ended):
+        from segmamba.orchestration.engine.launch import run_population, run_search
+
+        shared = (self.context, self.resources, self.progress)
+        if rounds:
+            run_population(self.spec.space, rounds, *shared, ended=ended, base=self.base)
+        else:
+            run_search(
+                self.spec.space, baseline, missing, self.study.searched, *shared, scheduler=self.options.scheduler or "asha", base=self.base
+            )
 
     def _without_infeasible(self, plans):
         """The plans of arms that can run here; the others end at once, with the reason."""
@@ -222,7 +252,7 @@ class _Engine:
 
     def _without_reused(self, plans):
         """The plans that no finished run answers; the others are taken from there."""
-        if self.options.fresh:
+        if self.options.fresh or self.study.round_every:
             return plans
         from segmamba.orchestration.tracking.runs import reuse_trial
 
@@ -292,7 +322,8 @@ def _check_same(found, planned):
     differing = [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items() if before.get(name) != value]
     arms = [{arm: changes for arm, changes in study.arms.items() if arm != FOUND} for study in (found, planned)]
     differing += ["arms differ"] if _plain(arms[0]) != _plain(arms[1]) else []
-    differing += [f"{name} differ" for name in ("seeds", "folds", "space") if _plain(getattr(found, name)) != _plain(getattr(planned, name))]
+    same = ("seeds", "folds", "space", "round_every")
+    differing += [f"{name} differ" for name in same if _plain(getattr(found, name)) != _plain(getattr(planned, name))]
     differing += [f"the {name} cases differ" for name in ("train", "minival", "judge") if found.data[name] != planned.data[name]]
     if differing:
         raise UserError(f"--resume: {found.name} is not the same study ({'; '.join(differing[:3])}); give its options, or leave --resume out")

@@ -45,5 +45,9 @@ class Descent:
         return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state):
+        """The moments of a checkpoint; decay and betas stay as the Config has them, whatever it was saved under."""
+        own = [{name: group[name] for name in ("weight_decay", "betas")} for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self._optimizer.param_groups, own, strict=True):
+            group.update(settings)
         self._scaler.load_state_dict(state["scaler"])

@@ -21,12 +21,17 @@ class FinishRuns(tune.Callback):
 
     def __init__(self, context, progress):
         self.context, self.progress, self._outbox, self._endings = context, progress, Outbox(), []
+        self._told = {}  # trial to its Stages that were told of
 
     def __getstate__(self):
         return {"context": self.context, "progress": SilentProgress()}  # Ray stores its callbacks; a terminal cannot be stored
 
     def on_trial_start(self, iteration, trials, trial, **info):
-        self.progress.started(trial.config["trial"].key)
+        plan = trial.config["trial"]
+        self.progress.started(plan.key)
+        for stage in plan.stages[self._told.get(plan.key, len(plan.stages)) :]:
+            self.progress.say(f"copy     {plan.arm} takes the weights of {stage.donor} after epoch {stage.epoch} and changes its settings")
+        self._told[plan.key] = len(plan.stages)
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
         if "failed" not in result:

@@ -2,10 +2,14 @@
 
 import tempfile
 import time
+import warnings
 from contextlib import nullcontext
 
 from segmamba.orchestration.engine.cluster import has_joined, ray_here
 from segmamba.orchestration.engine.deaths import MOST_RESTARTS, forget
+
+COPIES = "population"  # folder of the checkpoints that members of a population copy, in the study's
+COPIES_KEPT = 3  # of each member: Ray warns of fewer
 
 
 def run_trials(plans, context, resources, progress, *, scheduler, base):
@@ -27,12 +31,31 @@ def run_search(space, baseline, trials, earlier, context, resources, progress, *
     run_plans(context, resources, progress, {}, scheduler=_scheduler(scheduler, base), search_alg=search, num_samples=trials)
 
 
-def run_plans(context, resources, progress, param_space, **tuning):
+def run_population(space, rounds, context, resources, progress, *, ended, base):
+    """Train the members of a population that have not `ended`, names of arms. `rounds`: its Rounds, begun; they have what was decided.
+
+    What is copied lies in the study's folder, so that a round's copies can still be made after the driver was killed.
+    """
+    from ray import tune
+
+    from segmamba.orchestration.engine.population import Population
+    from segmamba.orchestration.engine.trainable import trial_folder
+
+    plans = [rounds.plan(arm) for arm in rounds.members if arm not in ended]
+    for plan in plans:
+        forget(trial_folder(context.folder, plan))
+    scheduler = Population(space, rounds, base.train.epochs)
+    warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # a process of a trial's own is how it survives another's death
+    run_plans(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=scheduler, storage=context.folder / COPIES)
+
+
+def run_plans(context, resources, progress, param_space, *, storage=None, **tuning):
     """On the cluster that this process has joined, or on a Ray of our own.
 
-    What Tune itself keeps is thrown away: a study goes on from its trials' own folders and from MLflow.
+    What Tune itself keeps is thrown away unless it has a `storage`: a study goes on from its trials' own folders and from MLflow.
     """
-    with nullcontext() if has_joined() else ray_here(resources.cores), tempfile.TemporaryDirectory(prefix="segmamba_tune_") as scratch:
+    kept = nullcontext(storage) if storage else tempfile.TemporaryDirectory(prefix="segmamba_tune_")
+    with nullcontext() if has_joined() else ray_here(resources.cores), kept as scratch:
         from ray import tune
 
         from segmamba.orchestration.engine.callbacks import FinishRuns
@@ -48,7 +71,8 @@ def run_plans(context, resources, progress, param_space, **tuning):
             ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y-%m-%d_%H-%M-%S"),
-                storage_path=scratch,
+                storage_path=str(scratch),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=COPIES_KEPT),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MOST_RESTARTS),
                 callbacks=[watcher],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segmamba.errors import UserError
 
-SCHEDULERS = ("none", "asha")
+SCHEDULERS = ("none", "asha", "pbt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,11 @@ class StudyOptions:
     folds: int = 0
     """Folds of a cross-validation, all of them run; 0 is one split."""
     trials: int | None = None
-    """Of a search: settings tried; None is the study's own number."""
+    """Of a search: settings tried, or members of its population; None is the study's own number."""
     arms: tuple = ()
     """Names of the arms to run; () is the study's choice for the preset, ("all",) all."""
     scheduler: str | None = None
-    """none or asha; None is asha for a search and none for arms, which must train alike to be compared."""
+    """none, asha or, of a search, pbt; None is asha for a search and none for arms, which must train alike to be compared."""
     fresh: bool = False
     """Train everything again, whatever finished runs there are."""
     gpus_per_trial: float | None = None
@@ -58,6 +58,10 @@ class StudyOptions:
             raise UserError("--set data.folds: given by --folds already; leave one of the two out")
         if self.scheduler not in (None, *SCHEDULERS):
             raise UserError(f"--scheduler {self.scheduler!r}: choose one of {', '.join(SCHEDULERS)}")
+        if self.scheduler == "pbt" and self.trials == 1:
+            raise UserError("--scheduler pbt --trials 1: a population has at least 2 members")
+        if self.scheduler == "pbt" and self.folds:
+            raise UserError("--scheduler pbt --folds: the population trains on one split; leave --folds out")
         if self.cpus < 0:
             raise UserError(f"--cpus {self.cpus}: must be 0 (all) or more")
         if self.gpus_per_trial is not None and not 0 < self.gpus_per_trial < math.inf:

@@ -72,7 +72,9 @@ def planned_study(spec, options, base, cases, splits, source, notes, environment
         name="", question=spec.question, hypothesis=spec.hypothesis, secondary=spec.secondary, baseline=spec.baseline,
         arms={arm: dict(changes) for arm, changes in spec.arms.items()}, space={name: str(d) for name, d in spec.space.items()},
         seeds=tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds)),  # a search has used seed 0
-        folds=folds, preset=options.preset, config=base.to_flat_dict(), data=data, environment=environment,
+        folds=folds,
+        round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
+        preset=options.preset, config=base.to_flat_dict(), data=data, environment=environment,
         command=shlex.join([Path(sys.executable).name, *sys.argv]), mlflow_uri=uri, parent_run_id="", seconds=0.0, trials=(),
     )  # fmt: skip
 

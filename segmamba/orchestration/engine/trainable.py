@@ -13,7 +13,9 @@ from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.caching import split_on_this_node
 from segmamba.orchestration.engine.deaths import ALL_LEVELS, deaths, fate
+from segmamba.orchestration.engine.member import join_population, parts, report_again, report_epoch
 from segmamba.orchestration.engine.patience import is_full
+from segmamba.orchestration.question.spec import FOUND
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 from segmamba.training.record import record_environment
@@ -46,10 +48,18 @@ class StudyContext:
     """The Cases of all splits, where each node has a cache of its own ..."""
     cache: str | None = None
     """... here."""
+    schedule: tuple = ()
+    """The Stages that population-based training found: how the arm FOUND trains; () is with the same settings throughout."""
+
+    def stages(self, plan):
+        """A TrialPlan's Stages, the first from epoch 0 on; () where its settings never change."""
+        return plan.stages or (self.schedule if plan.arm == FOUND else ())
 
     def config(self, plan):
-        """The Config of a TrialPlan; an arm with a seed of its own counts from there."""
-        config = self.configs[self.baseline].changed(plan.changes) if plan.changes is not None else self.configs[plan.arm]
+        """The Config of a TrialPlan, as it begins; an arm with a seed of its own counts from there."""
+        stages = self.stages(plan)
+        changes = stages[0].changes if stages else plan.changes
+        config = self.configs[self.baseline].changed(changes) if changes is not None else self.configs[plan.arm]
         return config.changed({"seed": config.seed + plan.seed, "train.compile": self.compile} | self.folds[plan.fold][0])
 
     def split(self, plan):
@@ -81,7 +91,11 @@ def run_trial(assignment, context):
         tags = trial_tags(context, plan) | {FOLDER_TAG: str(root), "execution": compile_decision(config, device)[1]}
         log = trial_log(context, plan, tags)
         log.log_config(config.to_flat_dict())
-        final = _with_less_memory_if_need_be(config, folder, log, lambda config: _outcome(config, context.split(plan), plan, folder, device, log))
+        stages = context.stages(plan)
+        join_population(plan, folder, log)
+        final = _with_less_memory_if_need_be(
+            config, folder, log, lambda config: _outcome(config, stages, context.split(plan), plan, folder, device, log)
+        )
     except UserError as error:
         final = _failed(root, str(error), traceback.format_exc(), log) | {"infeasible": True}
     except Exception as error:
@@ -132,25 +146,30 @@ def out_of_memory(error):
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def _outcome(config, data, plan, folder, device, log):
+def _outcome(config, stages, data, plan, folder, device, log):
     """What the trial reports at its end."""
-    final = _train(config, data, folder, device, log)
+    final = _train(config, stages, data, plan.round_every, folder, device, log)
     if plan.changes is None:  # minival alone sees what a search tries
         final |= _judge(config, data, folder, device, log)
     log.log_files(sorted(folder.plots.glob("*.png")), "plots")
     return final
 
 
-def _train(config, data, folder, device, log):
+def _train(config, stages, data, round_every, folder, device, log):
     """What training alone reports at its end."""
     log.log_data(data)
     record_environment(folder, data, device, len(folder.read_history(config.train.epochs)))
     log.log_files([folder.config, folder.environment], None)
     last = {}
-    for epoch in train_run(config, data, folder, device):
-        log.log_history(folder.read_history(epoch.number))  # with what was saved before, should the process have died before MLflow had it
-        last = {"epoch": epoch.number, "epochs": config.train.epochs} | epoch.metrics
-        tune.report(last)
+    for part, until in parts(config, stages, folder):
+        if round_every:
+            report_again(folder, stages[-1].epoch, round_every, config)
+        for epoch in train_run(part, data, folder, device):
+            log.log_history(folder.read_history(epoch.number))  # with what was saved before, should the process have died before MLflow had it
+            last = {"epoch": epoch.number, "epochs": config.train.epochs} | epoch.metrics
+            report_epoch(last, folder, round_every)
+            if epoch.number == until < config.train.epochs:
+                break
     log.log_history(folder.read_history(config.train.epochs))
     return last | {"epoch": config.train.epochs, "epochs": config.train.epochs}
 

@@ -1,8 +1,11 @@
 """What a search may try: one distribution for a setting. Plain values, so that a study's file imports nothing heavy."""
 
+import math
 from dataclasses import dataclass
 
 from segmamba.errors import UserError
+
+FACTORS = (0.8, 1.2)  # of a number that population-based training changes (Jaderberg et al. 2017, section 4)
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,29 @@ class Between:
     def __str__(self):
         return f"{self.low:g} to {self.high:g}{', log' if self.log else ''}"
 
+    @property
+    def whole(self):
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
     def to_optuna(self):
         from optuna.distributions import FloatDistribution, IntDistribution
 
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        return (IntDistribution if whole else FloatDistribution)(self.low, self.high, log=self.log)
+        return (IntDistribution if self.whole else FloatDistribution)(self.low, self.high, log=self.log)
+
+    def draw(self, rng):
+        """A value at random; rng: a random.Random."""
+        if self.log:
+            return self._within(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return rng.randint(self.low, self.high) if self.whole else rng.uniform(self.low, self.high)
+
+    def near(self, value, rng):
+        """Another value, smaller or larger by a fifth; any other where that leads nowhere, as from 0."""
+        near = [other for factor in FACTORS if (other := self._within(value * factor)) != value]
+        return rng.choice(near) if near else self.draw(rng)
+
+    def _within(self, value):
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.whole else value
 
     def to_setting(self, value):
         return value
@@ -53,6 +74,15 @@ class OneOf:
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution([str(value) for value in self.values])  # tuples are no choices of Optuna's
+
+    def draw(self, rng):
+        """A value at random; rng: a random.Random."""
+        return rng.choice(self.values)
+
+    def near(self, value, rng):
+        """The value before or after it."""
+        at = self.values.index(value)
+        return rng.choice([self.values[i] for i in (at - 1, at + 1) if 0 <= i < len(self.values)])
 
     def to_setting(self, value):
         return {str(known): known for known in self.values}[value]

@@ -19,6 +19,21 @@ FREE = (
     "data.patch_size", "data.pad_to_patch", "data.tumour_centre_share", "data.balance_classes", "data.workers"
 )  # ... but for what becomes of the cases in training
 FOUND = "found"  # the arm of a search's best settings
+MID_RUN = ("optim.", "loss.", "augment.", "data.tumour_centre_share", "data.balance_classes")  # what may change while a network trains
+ROUNDS = 10  # of population-based training, unless the budget says otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Settings that train a network from an epoch on, until the next Stage."""
+
+    epoch: int
+    """Epochs that are done by then."""
+    changes: dict
+    donor: str = ""
+    """The arm whose weights, optimiser and random state were copied then; empty where they are its own."""
+    checkpoint: str = ""
+    """Folder of the copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +45,10 @@ class TrialPlan:
     fold: int | None = None
     changes: dict | None = None
     """Of a search's trial, whose arm no file declares."""
+    stages: tuple = ()
+    """Of a member of a population: its Stages so far, the last having `changes`."""
+    round_every: int = 0
+    """Of a member of a population: epochs between rounds, at which it hands over a checkpoint; 0 is none."""
 
     @property
     def key(self):
@@ -44,7 +63,20 @@ class Budget:
     seeds: int = 2
     """Training runs of every arm; --seeds changes it."""
     trials: int = 20
-    """Of a search: how many settings are tried; --trials changes it."""
+    """Of a search: how many settings are tried, or members a population has; --trials changes it."""
+    copy_every_epochs: int = 0
+    """Of population-based training: epochs between its rounds, a multiple of `train.validate_every_epochs`; 0 is about a tenth of the epochs."""
+
+    def rounds_every(self, train):
+        """Epochs between two rounds of population-based training under the TrainConfig `train`; each needs an evaluation of minival."""
+        validate = train.validate_every_epochs
+        every = self.copy_every_epochs or validate * max(1, round(train.epochs / ROUNDS / validate))
+        if every % validate:
+            raise UserError(f"--scheduler pbt: copy_every_epochs {every} must be a multiple of train.validate_every_epochs {validate}")
+        if every >= train.epochs:
+            raise UserError(f"--scheduler pbt: {train.epochs} epochs, evaluated every {validate}, leave no round before the last; "
+                            "set train.epochs higher or train.validate_every_epochs lower")  # fmt: skip
+        return every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +95,8 @@ class StudySpec:
     arms: dict = field(default_factory=dict)
     space: dict = field(default_factory=dict)
     """Of a search: setting to Between or OneOf."""
+    population_space: tuple = ()
+    """Of a search by population-based training: the settings of `space` that it varies, the others staying the baseline's; () is all."""
     demo_arms: tuple = ()
     """The arms that the demo preset runs unless others are asked for; () is all."""
     budget: Budget = Budget()
@@ -110,6 +144,20 @@ class StudySpec:
         yield f"{'--arms leaves out' if chosen else 'the demo preset leaves out (--arms all runs them)'}: {missing}"
         if claim.left_out:
             yield f"without these arms the question cannot be decided on {', '.join(claim.left_out)}"
+
+    def as_population(self):
+        """The search as population-based training can do it: a UserError where it would change what no training network can change."""
+        if not self.space:
+            raise UserError(f"--scheduler pbt: {self.name} compares arms and has no search space; leave --scheduler out")
+        names = self.population_space or tuple(self.space)
+        if unknown := [name for name in names if name not in self.space]:
+            raise UserError(f"study {self.name}: population_space names {', '.join(unknown)}, which the space does not have")
+        if fixed := [name for name in names if not name.startswith(MID_RUN)]:
+            raise UserError(f"--scheduler pbt: {', '.join(fixed)} cannot change while a network trains; list the others as population_space "
+                            f"of the study {self.name}, or take --scheduler asha")  # fmt: skip
+        left = [name for name in self.space if name not in names]
+        notes = [f"population-based training leaves {', '.join(left)} as the baseline has it"] if left else []
+        return dataclasses.replace(self, space={name: self.space[name] for name in names}, population_space=(), notes=(*self.notes, *notes))
 
     def trials(self, seeds, folds=()):
         """Every arm with every seed on every fold, seed by seed, so that an interrupted study has whole comparisons."""

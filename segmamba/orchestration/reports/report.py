@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segmamba.files import write_text
 from segmamba.orchestration.question.hypothesis import REGIONS
+from segmamba.orchestration.question.spec import FOUND
 from segmamba.orchestration.reports.pages import plain, template
 from segmamba.orchestration.reports.tables import DASH, PHANTOM_NOTICE, arm_table, duration
 from segmamba.orchestration.verdicts.crossed import LEVEL
@@ -53,6 +54,7 @@ def _content(study, folder):
         "searched": [_searched_row(trial, folder) for trial in study.searched],
         "space": study.space,
         "importance": {name: f"{100 * share:.0f} %" for name, share in study.importance.items()},
+        "schedule": [_stage_row(stage) for stage in study.schedule],
         "varied": _varied(study),
         "config": {name: plain(value) for name, value in study.config.items()},
         "sets": _sets(study.data),
@@ -129,9 +131,19 @@ def _p(p):
 
 
 def _searched_row(trial, folder):
-    row = _trial_row(trial, folder)
-    settings = {name: f"{value:.3g}" if isinstance(value, float) else plain(value) for name, value in (trial.changes or {}).items()}
-    return row | {"dice": points(trial.metrics.get("val/best_dice_mean")), "settings": settings}
+    copied = f"copied {trial.copied}" if trial.copied else ""
+    return _trial_row(trial, folder) | {
+        "dice": points(trial.metrics.get("val/best_dice_mean")), "settings": _shown(trial.changes or {}), "copied": copied,
+    }  # fmt: skip
+
+
+def _shown(settings):
+    return {name: f"{value:.3g}" if isinstance(value, float) else plain(value) for name, value in settings.items()}
+
+
+def _stage_row(stage):
+    """Of a schedule: from which epoch on, with which settings, and whose copy that began."""
+    return {"epoch": stage["epoch"] + 1, "settings": _shown(stage["changes"]), "donor": stage["donor"]}
 
 
 def _trial_row(trial, folder):
@@ -161,7 +173,8 @@ def _varied(study):
     declared = dict.fromkeys(name for changes in study.arms.values() for name in changes)
     logged = dict.fromkeys(name for p in params.values() for name in p if name != "seed")
     differing = [name for name in logged if len({p[name] for p in params.values() if name in p}) > 1]
+    scheduled = {FOUND: {name: " then ".join(dict.fromkeys(_shown(stage["changes"])[name] for stage in study.schedule)) for name in study.space}}
     return {
-        name: {arm: plain(changes.get(name, params[arm].get(name, study.config.get(name, DASH)))) for arm, changes in study.arms.items()}
+        name: {arm: scheduled[arm][name] if study.schedule and name in scheduled.get(arm, {}) else plain(changes.get(name, params[arm].get(name, study.config.get(name, DASH)))) for arm, changes in study.arms.items()}
         for name in dict.fromkeys([*declared, *differing])
     }

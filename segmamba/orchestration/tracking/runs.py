@@ -19,6 +19,7 @@ from segmamba.orchestration.tracking.store import artifact_text
 STUDY_FILE = "study.json"
 PARENT_TAG, TRIAL_TAG, FOUND_TAG, CHANGES_TAG = "mlflow.parentRunId", "trial", "found", "changes"
 STOPPED_TAG, INFEASIBLE_TAG, IMPORTANCE_TAG = "stopped_by", "infeasible", "importance"
+COPIED_TAG, SCHEDULE_FILE = "copied", "schedule.json"
 STOPPED_REASON = "stopped before it ended; --resume goes on with it"
 
 
@@ -41,7 +42,7 @@ def start_study(uri, experiment_id, study, splits, folder):
     client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
     client.log_inputs(run_id, dataset_inputs(study.data["source"], next(iter(splits.values()))))
     stored = asdict(study)
-    for name in ("trials", "searched", "importance"):
+    for name in ("trials", "searched", "importance", "schedule"):
         del stored[name]
     client.log_dict(run_id, stored, STUDY_FILE)
     return run_id
@@ -69,7 +70,9 @@ def _trial_run(client, experiment_id, parent_id, key):
 def trial_tags(context, plan):
     """What a trial's run can be filtered by. `context`: a StudyContext."""
     config = context.config(plan)
-    tags = context.tags | {"arm": plan.arm, "seed": str(config.seed), DIGEST_TAG: trial_digest(config, context.split(plan))}
+    tags = context.tags | {"arm": plan.arm, "seed": str(config.seed)}
+    if plan.changes is None and not context.stages(plan):  # a search's trial is not judged, and a schedule is more than its configuration
+        tags[DIGEST_TAG] = trial_digest(config, context.split(plan))
     if plan.fold is not None:
         tags["fold"] = str(plan.fold)
     if plan.changes is not None:
@@ -85,6 +88,14 @@ def trial_log(context, plan, tags):
     )
 
 
+def note_stages(log, changes, rows, record):
+    """What a member of a population copied so far, `rows` and the file `record` that holds them, and the settings it has now."""
+    log.log_tags({CHANGES_TAG: json.dumps(changes)})
+    if rows:
+        log.log_tags({COPIED_TAG: "; ".join(f"{row['from']} after epoch {row['epoch']}" for row in rows)})
+        log.log_files([record], None)
+
+
 def reuse_trial(context, plan):
     """Whether a finished run had this trial's configuration, data, code and seed: then its results are the trial's."""
     client, tags = MlflowClient(context.mlflow_uri), trial_tags(context, plan)
@@ -97,8 +108,10 @@ def reuse_trial(context, plan):
     return True
 
 
-def store_found(uri, parent_id, trial, importance):
-    """What a search found, and how much each setting mattered, on the parent."""
+def store_found(uri, parent_id, trial, importance, schedule=()):
+    """What a search found, and how much each setting mattered, on the parent; of a population the Stages that led there."""
+    if schedule:
+        MlflowClient(uri).log_dict(parent_id, [asdict(stage) for stage in schedule], SCHEDULE_FILE)
     tags = {FOUND_TAG: json.dumps(trial.changes), "found_trial": trial.arm, IMPORTANCE_TAG: json.dumps(importance)}
     MlflowClient(uri).log_batch(parent_id, tags=[RunTag(name, value) for name, value in tags.items()])
 

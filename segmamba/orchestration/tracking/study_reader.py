@@ -10,9 +10,11 @@ from segmamba.orchestration.question.spec import FOUND
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, JUDGE_TABLE, REASON_TAG
 from segmamba.orchestration.tracking.runs import (
     CHANGES_TAG,
+    COPIED_TAG,
     FOUND_TAG,
     IMPORTANCE_TAG,
     INFEASIBLE_TAG,
+    SCHEDULE_FILE,
     STOPPED_TAG,
     TRIAL_TAG,
     children,
@@ -39,6 +41,8 @@ def read_study(uri, parent_id, *, seconds=None):
     runs = children(client, parent.info.experiment_id, parent_id)
     by_key = {run.data.tags[TRIAL_TAG]: run for run in runs}
     now = {"seconds": seconds, "parent_run_id": parent_id, "mlflow_uri": uri, "importance": json.loads(tags.get(IMPORTANCE_TAG, "{}"))}
+    if FOUND_TAG in tags and stored.get("round_every"):
+        now["schedule"] = json.loads(artifact_text(client, parent_id, SCHEDULE_FILE))
     study = study_from(stored, trials=(), **now)
     trials = [_trial(client, by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans]
     searched = sorted((run for run in runs if CHANGES_TAG in run.data.tags), key=lambda run: run.data.tags["arm"])
@@ -85,7 +89,8 @@ def _trial(client, run, arm, seed, fold):
     table = json.loads(artifact_text(client, run_id, JUDGE_TABLE)) if judged else {"columns": [], "data": []}
     return Trial(
         run_id=run_id, arm=arm, seed=seed, fold=fold, status=_status(run), reason=tags.get(REASON_TAG, ""),
-        changes=_changes(tags), folder=tags.get(FOLDER_TAG, ""), params=data.params, metrics=data.metrics, history=history,
+        changes=_changes(tags), copied=tags.get(COPIED_TAG, ""), folder=tags.get(FOLDER_TAG, ""),
+        params=data.params, metrics=data.metrics, history=history,
         judge_cases=[dict(zip(table["columns"], row, strict=True)) for row in table["data"]],
     )  # fmt: skip
 

@@ -23,7 +23,9 @@ class Trial:
     fold: int | None = None
     """Of a study with folds: whose judge set it was judged on."""
     changes: dict | None = None
-    """Of a search's trial: the settings that were tried."""
+    """Of a search's trial: the settings that were tried; of a population's member, those it has now."""
+    copied: str = ""
+    """Of a population's member: whom it copied, and when."""
     folder: str = ""
     params: dict = field(default_factory=dict)
     """The full flat configuration, as MLflow's strings."""
@@ -54,6 +56,8 @@ class Study:
     """Further Hypotheses."""
     space: dict = field(default_factory=dict)
     """Of a search: setting to what could be tried, as text."""
+    round_every: int = 0
+    """Of a search by population-based training: epochs between its rounds; 0 is another search, or none."""
     preset: str
     config: dict
     """The flat configuration shared by all arms."""
@@ -75,6 +79,8 @@ class Study:
     """Of a search: its Trials, in the order in which they were tried; seen by minival alone."""
     importance: dict = field(default_factory=dict)
     """Of a search: setting to its share, 0 to 1, in what the search's trials differ by on minival."""
+    schedule: list = field(default_factory=list)
+    """Of population-based training: what it found, dicts of "epoch", from which on the settings "changes" train, and "donor"."""
 
     @property
     def claims(self):
