@@ -173,8 +173,13 @@ def _varied(study):
     declared = dict.fromkeys(name for changes in study.arms.values() for name in changes)
     logged = dict.fromkeys(name for p in params.values() for name in p if name != "seed")
     differing = [name for name in logged if len({p[name] for p in params.values() if name in p}) > 1]
-    scheduled = {FOUND: {name: " then ".join(dict.fromkeys(_shown(stage["changes"])[name] for stage in study.schedule)) for name in study.space}}
+    stages = [_shown(stage["changes"]) for stage in study.schedule]
+    scheduled = {(FOUND, name): " then ".join(dict.fromkeys(stage[name] for stage in stages)) for name in study.space if stages}
+
+    def value(name, arm, changes):
+        return scheduled.get((arm, name)) or plain(changes.get(name, params[arm].get(name, study.config.get(name, DASH))))
+
     return {
-        name: {arm: scheduled[arm][name] if study.schedule and name in scheduled.get(arm, {}) else plain(changes.get(name, params[arm].get(name, study.config.get(name, DASH)))) for arm, changes in study.arms.items()}
+        name: {arm: value(name, arm, changes) for arm, changes in study.arms.items()}
         for name in dict.fromkeys([*declared, *differing])
     }
