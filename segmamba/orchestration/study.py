@@ -224,7 +224,8 @@ class _Engine:
 
         rounds = Rounds(self.context.folder, self.study.round_every)
         rounds.begin(self.spec.space, baseline, size)
-        self.progress.say(f"pbt      {size} members, a round every {rounds.every} epoch{'s' * (rounds.every > 1)}; no run is reused: each depends on the others")
+        often = "epoch" if rounds.every == 1 else f"{rounds.every} epochs"
+        self.progress.say(f"pbt      {size} members, a round every {often}; no run is reused: each depends on the others")
         return rounds
 
     def _launch_search(self, baseline, missing, rounds, ended):
