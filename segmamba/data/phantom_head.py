@@ -7,6 +7,7 @@ middle of the head box; everything random is drawn in mm too, so the same genera
 import functools
 import importlib.util
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ HEAD_BOX_MM = (192.0, 192.0, 144.0)  # holds every deformed brain; 64x64x48 voxe
 BRAIN_SCALE = 0.93  # MNI brains are larger than most: BraTS's measure about 137 x 171 x 130 mm
 TEMPLATE_CENTRE = (98.0, 117.5, 84.0)  # template voxel (1 mm, RAS) in the middle of the head box; the brain stem is cut below it
 TO_TEMPLATE_AXES = (-1, -1, 1)  # LPS to RAS
+SITING_MM = 3.0  # of the templates in which tumours are placed, at any voxel size, so that they have the same place
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,23 @@ def templates(spacing_mm):
     depth = ndimage.zoom(depth.astype(np.float32), 2, order=1)[tuple(slice(n) for n in brain.shape)]
     maps = {"gm": gm / np.float32(255), "wm": wm / np.float32(255), "brain": brain.astype(np.float32), "depth": depth}
     if spacing_mm > 1:
-        maps = {name: ndimage.gaussian_filter(m, 0.4 * spacing_mm, truncate=3) for name, m in maps.items()}
+        with ThreadPoolExecutor() as pool:
+            smooth = pool.map(lambda m: ndimage.gaussian_filter(m, 0.4 * spacing_mm, truncate=3), maps.values())
+            maps = dict(zip(maps, smooth, strict=True))
     return maps
+
+
+def load_templates(spacing_mm):
+    """Have `templates` remember all that a case of this voxel size needs, before threads would each load it."""
+    for needed_mm in (SITING_MM, spacing_mm):
+        templates(needed_mm)
 
 
 def is_deep_white_matter(point_mm):
     """Whether the undeformed head has cerebral white matter there, off the midline and at least 12 mm below the surface."""
     x, _, z = point_mm
     voxel = tuple(round(c + sign * p / BRAIN_SCALE) for c, sign, p in zip(TEMPLATE_CENTRE, TO_TEMPLATE_AXES, point_mm, strict=True))
-    maps = templates(3.0)  # at any voxel size, so that the answer is the same
+    maps = templates(SITING_MM)
     inside = all(0 <= v < n for v, n in zip(voxel, maps["wm"].shape, strict=True))
     return inside and abs(x) > 15 and z > -15 and maps["wm"][voxel] > 0.5 and maps["depth"][voxel] > 12
 

@@ -153,6 +153,29 @@ def test_a_killed_call_is_continued_without_touching_finished_cases(tmp_path, mo
     assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
 
+def test_cases_made_at_once_are_those_made_one_by_one(tmp_path, monkeypatch):
+    together = write_phantom(tmp_path / "together", cases=4, size=SMALL, seed=3)
+    monkeypatch.setattr(phantom, "MOST_AT_ONCE", 1)
+    alone = write_phantom(tmp_path / "alone", cases=4, size=SMALL, seed=3)
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*.nii.gz"))
+    assert len(files) == 20
+    assert all(np.array_equal(nibabel.load(alone / f).dataobj, nibabel.load(together / f).dataobj) for f in files)
+
+
+def test_an_interrupt_ends_the_making_and_leaves_whole_cases_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom, "MOST_AT_ONCE", 1)
+
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_phantom(tmp_path / "p", cases=12, size=SMALL, seed=3, progress=interrupted)
+    made = list((tmp_path / "p").glob("Phantom_*"))
+    assert len(made) < 12 and all(len(list(case.iterdir())) == 5 for case in made)
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    assert len(find_cases(write_phantom(tmp_path / "p", cases=12, size=SMALL, seed=3))) == 12
+
+
 def test_a_case_whose_writing_failed_is_not_there_at_all(tmp_path, monkeypatch):
     save = nibabel.save
 
