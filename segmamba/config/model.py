@@ -56,6 +56,8 @@ class ModelConfig:
         require(0 <= self.deep_supervision <= LEVELS - 2, "model.deep_supervision", self.deep_supervision, "must lie in 0 (off) to 3")
         require(set(self.checkpoint_stages) <= set(range(1, LEVELS + 1)), "model.checkpoint_stages", self.checkpoint_stages,
                 f"levels are numbered 1 to {LEVELS}, the last being the bottleneck")
+        require(self.name != "segresnet" or self.base_channels % 8 == 0, "model.base_channels", self.base_channels,
+                "segresnet normalises in 8 groups of channels; choose a multiple of 8: 8, 16, 24, ...")
         if self.name not in OURS:
             for name in ("norm", "upsample", "attention_gates", "deep_supervision", "checkpoint_stages"):
                 require(getattr(self, name) == getattr(ModelConfig, name), f"model.{name}", getattr(self, name),

@@ -46,6 +46,20 @@ def test_an_option_that_a_peer_would_ignore_is_refused(option):
         ModelConfig(name="dynunet", **option)
 
 
+@pytest.mark.parametrize("base_channels", [4, 12])
+def test_channels_that_segresnet_cannot_group_are_refused(base_channels):
+    with pytest.raises(UserError, match=rf"model.base_channels = {base_channels}.*segresnet.*multiple of 8"):
+        ModelConfig(name="segresnet", base_channels=base_channels)
+
+
+@pytest.mark.parametrize("name", ["dynunet", "swinunetr", "nnunet_plain", "nnunet_resenc"])
+@pytest.mark.parametrize("base_channels", [1, 5])
+def test_the_other_peers_are_built_with_any_channels(name, base_channels):
+    if not importlib.util.find_spec(PACKAGES[name]):
+        pytest.skip(f"{PACKAGES[name]} is not installed")
+    assert build_model(ModelConfig(name=name, base_channels=base_channels)).training
+
+
 PACKAGES = {
     "dynunet": "monai", "segresnet": "monai", "swinunetr": "einops", "nnunet_plain": "dynamic_network_architectures",
     "nnunet_resenc": "dynamic_network_architectures",
