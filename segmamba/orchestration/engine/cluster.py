@@ -15,7 +15,8 @@ from segmamba.errors import UserError
 from segmamba.orchestration.engine.budget import Machine, this_machine
 
 OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray's default would take 30 % of the memory
-QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0"}
+FOR_RAY = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0",
+           "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}  # ASHA waits for a metric, as it should: not every epoch evaluates minival
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROBE_S = 120  # for a node to answer: its first worker process must start and unpack the code
 SHARED_HINT = "--output must be a folder that all nodes share, at the same path"
@@ -27,7 +28,7 @@ def machine_for(address, cores, output, store_uri):
 
     To be entered before Ray is imported: what it binds to is decided then.
     """
-    os.environ |= QUIET
+    os.environ |= FOR_RAY
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: Ray names this node, and binds to, the loopback address
         yield this_machine(cores)
