@@ -10,8 +10,9 @@ demo: $(INSTALLED)
 
 # Every study in the demo preset, one after another; trials that an earlier one has trained are reused.
 studies: $(INSTALLED)
-	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation ablate_architecture ablate_learning \
-	  compare_baselines tune_hyperparameters; do $(BIN)/python experiments/$$study.py || exit 1; done
+	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation ablate_architecture compare_baselines \
+	  tune_hyperparameters; do $(BIN)/python experiments/$$study.py || exit 1; done
+	$(BIN)/python experiments/ablate_learning.py --set data.labelled_share=0.2
 	$(BIN)/segmamba studies
 
 ensemble: $(INSTALLED)
