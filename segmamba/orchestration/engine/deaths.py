@@ -11,7 +11,8 @@ from pathlib import Path
 
 from segmamba.files import write_json
 
-MEMORY_WORDS = ("OutOfMemoryError", "running low on memory", "OOM kill", "killed due to the node")
+# Not "OOM killer": Ray names it among the causes that any killed process may have had.
+MEMORY_WORDS = ("OutOfMemoryError", "running low on memory", "killed due to the node")
 MOST_RESTARTS = 10  # in all
 MOST_STUCK = 4  # without an epoch between them: the trial gives itself up after three; one that does not even come to that is given up here
 ALL_LEVELS = (1, 2, 3, 4, 5)
