@@ -15,7 +15,7 @@ from segmamba.training.run_folder import RunFolder
 
 KILLED = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
 KILLED += "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM "
-KILLED += "killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed unexpectedly due to SIGSEGV or another error.\n"
+KILLED += "killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed due to SIGSEGV or another error.\n"
 PLAN = TrialPlan(arm="a", seed=1)
 LOW_MEMORY = "Task was killed due to the node running low on memory.\nMemory on the node was 120GB / 125GB\n"
 
