@@ -71,9 +71,11 @@ def run_study(study, options, progress):
 
 def _prepared(study, options, progress):
     """(base Config, StudySpec, {arm: Config}, labelled and unlabelled cases, what they are, notes on them, {fold: Split})."""
-    check_writable(options.output)
     base = _base(options)
     spec = resolve(study, base).only(options.arms, options.preset)
+    if spec.space and options.folds:
+        raise UserError(f"--folds {options.folds}: a search trains on one split; leave --folds out")
+    check_writable(options.output)
     if options.scheduler == "pbt":
         spec = spec.as_population()
         spec.budget.rounds_every(base.train)

@@ -164,6 +164,13 @@ def test_a_file_that_declares_no_study_gets_one_line(tmp_path, text, told):
     assert not (tmp_path / "Results").exists()
 
 
+def test_a_search_refuses_folds(tmp_path):
+    (tmp_path / "tuned.py").write_text(SEARCH)
+    refused = segmamba(tmp_path, "study", "tuned.py", "--folds", "2")
+    assert refused.returncode == 2 and refused.stderr == "error: --folds 2: a search trains on one split; leave --folds out\n"
+    assert not (tmp_path / "Results").exists()
+
+
 def test_no_study_has_run_where_there_is_no_store(tmp_path):
     assert "no study has run" in segmamba(tmp_path, "studies").stdout
     assert segmamba(tmp_path, "report", "mine").returncode == 2

@@ -60,8 +60,6 @@ class StudyOptions:
             raise UserError(f"--scheduler {self.scheduler!r}: choose one of {', '.join(SCHEDULERS)}")
         if self.scheduler == "pbt" and self.trials == 1:
             raise UserError("--scheduler pbt --trials 1: a population has at least 2 members")
-        if self.scheduler == "pbt" and self.folds:
-            raise UserError("--scheduler pbt --folds: the population trains on one split; leave --folds out")
         if self.cpus < 0:
             raise UserError(f"--cpus {self.cpus}: must be 0 (all) or more")
         if self.gpus_per_trial is not None and not 0 < self.gpus_per_trial < math.inf:
