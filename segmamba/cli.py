@@ -21,3 +21,7 @@ app.add_typer(data.app, name="data")
 def main():
     """Exit code 0 done, 1 a problem of ours or of the machine, 2 the user's mistake."""
     run_app(app)
+
+
+if __name__ == "__main__":
+    main()

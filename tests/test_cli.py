@@ -14,6 +14,11 @@ def segmamba(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "segmamba.cli", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "Usage: " in done.stdout
+
+
 def test_help_names_every_command_and_imports_nothing_heavy(tmp_path):
     code = (
         "import sys; sys.argv = ['segmamba', '--help']\n"
