@@ -72,6 +72,7 @@ def calm(source, tmp_path_factory):
     process = killed_at(cwd, 0, source)
     assert process.returncode == 0, process.stderr
     assert process.stderr == "", "nothing but the run itself speaks"
+    assert told_by(cwd)["status"] == "FINISHED", f"MLflow lacks its end: {process.stdout}"
     return cwd, int(process.stdout.split()[-1])
 
 
