@@ -195,6 +195,7 @@ class _Engine:
 
     def _search(self):
         """(the Trial that minival likes best, the Stages of its weights); (None, ()) where the search was stopped or found nothing."""
+        from segmamba.orchestration.engine.launch import COPIES
         from segmamba.orchestration.engine.search import ENDED, best_trial, importance
         from segmamba.orchestration.tracking.runs import store_found
         from segmamba.orchestration.tracking.study_reader import read_study
@@ -210,7 +211,7 @@ class _Engine:
         study = read_study(self.context.mlflow_uri, self.study.parent_run_id, seconds=0.0)
         if sum(trial.status in ENDED for trial in study.searched) < wanted:
             return None, ()
-        shutil.rmtree(self.context.folder / "population", ignore_errors=True)  # copies that nobody takes any more
+        shutil.rmtree(self.context.folder / COPIES, ignore_errors=True)  # copies that nobody takes any more
         best = best_trial(study.searched, baseline)
         if best is None:
             return None, ()

@@ -10,7 +10,8 @@ import pytest
 from segmamba.config import PRESETS, Config, preset
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.planning import infeasible_arms
-from segmamba.orchestration.question.spec import ALL_ARMS, FOUND, Budget, Hypothesis, StudySpec, resolve
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question.spec import ALL_ARMS, FOUND, resolve
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {

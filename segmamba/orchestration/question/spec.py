@@ -8,10 +8,7 @@ import itertools
 from dataclasses import dataclass, field
 
 from segmamba.errors import UserError
-from segmamba.orchestration.question.hypothesis import Hypothesis, Pair, Trend
-from segmamba.orchestration.question.space import Between, OneOf
-
-__all__ = ["Between", "Budget", "Hypothesis", "OneOf", "Pair", "StudySpec", "Trend", "TrialPlan", "resolve"]
+from segmamba.orchestration.question.hypothesis import Hypothesis
 
 ALL_ARMS = "all"
 FIXED = ("data.", "phantom.", "seed")  # what all arms of a study share ...
