@@ -1,10 +1,9 @@
 """Planes of a volume with the outlines of segmentations, and figures that need no display."""
 
-import os
-
 import numpy as np
 
 from segmamba.data.labels import REGIONS, region_masks
+from segmamba.files import replacing
 
 REGION_COLOURS = {"ET": "#d55e00", "TC": "#f0e442", "WT": "#56b4e9"}  # Okabe & Ito 2008: told apart by colour-blind readers
 
@@ -57,6 +56,5 @@ def new_figure(**options):
 
 
 def save_figure(figure, path):
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=110, format="png")

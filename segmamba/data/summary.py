@@ -15,7 +15,7 @@ from segmamba.data.labels import MODALITIES, REGIONS, region_masks
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_case
 from segmamba.errors import UserError
-from segmamba.files import write_json
+from segmamba.files import replacing, write_json
 
 QUANTILES = {"p0.5": 0.005, "median": 0.5, "p99.5": 0.995}  # nnU-Net's fingerprint takes these (Isensee et al. 2021)
 REGION_COLOURS = {"ET": "#d55e00", "TC": "#c9a800", "WT": "#56b4e9"}  # after Okabe & Ito 2008: told apart by colour-blind readers
@@ -116,8 +116,6 @@ def write_summary(folder, fingerprint, measured):
 
 
 def _picture(path, draw, cases):
-    import os
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -127,9 +125,8 @@ def _picture(path, draw, cases):
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=130, format="png")
     return path
 
 

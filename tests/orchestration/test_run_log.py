@@ -47,6 +47,20 @@ def test_an_epoch_is_sent_once_however_often_it_is_told_and_a_second_start_adds_
     assert MlflowClient(uri).get_run(first.run_id).info.status == "FINISHED"
 
 
+def test_a_file_that_is_gone_when_its_turn_comes_holds_up_nothing(sqlite, tmp_path):
+    uri, experiment = sqlite
+    kept = tmp_path / "kept.png"
+    kept.write_bytes(b"a picture")
+    log = open_log(uri, experiment)
+    log.log_files([tmp_path / ".being_drawn.png", kept], "plots")
+    log.log_history(EPOCHS)
+    log.end("FINISHED")
+    assert log.close(20), log.away_because
+    client = MlflowClient(uri)
+    assert client.get_run(log.run_id).info.status == "FINISHED" and steps(uri, log.run_id) == [1, 2, 3, 4, 5]
+    assert [file.path for file in client.list_artifacts(log.run_id, "plots")] == ["plots/kept.png"]
+
+
 def test_one_batch_sent_twice_is_one_entry(sqlite):
     uri, experiment = sqlite
     log = open_log(uri, experiment)

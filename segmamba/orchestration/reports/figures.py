@@ -2,12 +2,12 @@
 
 import io
 import math
-import os
 import re
 import textwrap
 
 import numpy as np
 
+from segmamba.files import replacing
 from segmamba.orchestration.question.hypothesis import REGIONS, Trend
 from segmamba.orchestration.verdicts.statistics import compare_arms, points
 from segmamba.orchestration.verdicts.verdict import verdict
@@ -291,9 +291,8 @@ STYLE = {
 
 def save_png(figure, path):
     """On white, at the resolution that journals ask of line art on a page (300 dpi)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, dpi=300, format="png", facecolor="white")
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=300, format="png", facecolor="white")
 
 
 def to_svg(figure, name):

@@ -69,8 +69,9 @@ class RunLog:
         self._outbox.put(lambda: self._send_table({name: [row[name] for row in rows] for name in rows[0]}))
 
     def log_files(self, paths, folder):
+        """Files as artifacts. One that has gone away before its turn came is left out: to wait for it would hold up all that follows."""
         for path in paths:
-            self._outbox.put(lambda path=path: self._client.log_artifact(self.run_id, str(path), folder))
+            self._outbox.put(lambda path=path: self._send_file(path, folder))
 
     def log_tags(self, tags):
         self._batch(tags=[RunTag(name, str(value)[:5000]) for name, value in tags.items()])
@@ -114,6 +115,10 @@ class RunLog:
         missing = [metric for metric in batch if metric.key not in known]
         if missing:
             self._client.log_batch(self.run_id, metrics=missing)
+
+    def _send_file(self, path, folder):
+        if path.exists():
+            self._client.log_artifact(self.run_id, str(path), folder)
 
     def _send_table(self, table):
         if not any(file.path == JUDGE_TABLE for file in self._client.list_artifacts(self.run_id)):
