@@ -6,7 +6,7 @@ Second: the normalisation, at two batch sizes: batch norm at batch 2 is the miss
 doubled the steps are not, so those two arms see twice the patches and are compared with each other alone.
 """
 
-from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec, Times
 
 CHANGES = {
     "deep supervision": {"model.deep_supervision": 2},
@@ -15,32 +15,29 @@ CHANGES = {
     "three-way scan": {"model.scan_order": "tri"},
     "scan along z last": {"model.scan_axes": "wdh"},
 }
+DOUBLED = {"train.batch_size": Times(2)}
 
-
-def STUDY(base):
-    """The study for a preset's Config."""
-    doubled = {"train.batch_size": 2 * base.train.batch_size}
-    return StudySpec(
-        name="ablate_architecture",
-        question="Which changes to the network are worth having?",
-        hypothesis=Hypothesis(
-            claim="Deep supervision, attention gates or another scan order improve the mission's network.",
-            contrasts=tuple((change, "mission") for change in CHANGES),
+STUDY = StudySpec(
+    name="ablate_architecture",
+    question="Which changes to the network are worth having?",
+    hypothesis=Hypothesis(
+        claim="Deep supervision, attention gates or another scan order improve the mission's network.",
+        contrasts=tuple((change, "mission") for change in CHANGES),
+    ),
+    secondary=(
+        Hypothesis(
+            claim="Instance norm is better than batch norm.",
+            contrasts=(("instance norm", "mission"), ("instance norm, batch x2", "batch norm, batch x2")),
         ),
-        secondary=(
-            Hypothesis(
-                claim="Instance norm is better than batch norm.",
-                contrasts=(("instance norm", "mission"), ("instance norm, batch x2", "batch norm, batch x2")),
-            ),
-        ),
-        baseline="mission",
-        arms={
-            "mission": {},
-            **CHANGES,
-            "instance norm": {"model.norm": "instance"},
-            "batch norm, batch x2": doubled,
-            "instance norm, batch x2": doubled | {"model.norm": "instance"},
-        },
-        demo_arms=("mission", "deep supervision", "attention gates", "bidirectional scan", "instance norm"),
-        budget=Budget(seeds=2),
-    )
+    ),
+    baseline="mission",
+    arms={
+        "mission": {},
+        **CHANGES,
+        "instance norm": {"model.norm": "instance"},
+        "batch norm, batch x2": DOUBLED,
+        "instance norm, batch x2": DOUBLED | {"model.norm": "instance"},
+    },
+    demo_arms=("mission", "deep supervision", "attention gates", "bidirectional scan", "instance norm"),
+    budget=Budget(seeds=2),
+)

@@ -10,7 +10,7 @@ In the demo, whose heads are 64x64x48 voxels, every side is halved, and the arms
 
 from math import prod
 
-from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec, Times
 
 FLAT, CUBE, NESTED = (128, 128, 64), (96, 96, 96), (96, 96, 64)
 MATCHED = {1: (112, 96, 96), 2: (64, 48, 48)}  # scale to the patch of nearly FLAT's volume (-2 %, +12 %) that its grid of 16 allows
@@ -25,7 +25,7 @@ def STUDY(base):
     """The study for a preset's Config."""
     scale = 1 if base.data.spacing_mm < 2 else 2  # the demo has a grid of 3 mm
     flat, cube, nested = (tuple(side // scale for side in patch) for patch in (FLAT, CUBE, NESTED))
-    matched, steps = MATCHED[scale], base.train.steps_per_epoch
+    matched = MATCHED[scale]
     fixed = {"inference.overlap_voxels": OVERLAP_VOXELS // scale}
     as_many_voxels = f"{_name(cube)}, as many voxels"
     return StudySpec(
@@ -46,7 +46,7 @@ def STUDY(base):
         arms={
             _name(flat): fixed | {"data.patch_size": flat},
             _name(cube): fixed | {"data.patch_size": cube},
-            as_many_voxels: fixed | {"data.patch_size": cube, "train.steps_per_epoch": round(steps * prod(flat) / prod(cube))},
+            as_many_voxels: fixed | {"data.patch_size": cube, "train.steps_per_epoch": Times(prod(flat) / prod(cube))},
             _name(matched): fixed | {"data.patch_size": matched},
             _name(nested): fixed | {"data.patch_size": nested},
         },

@@ -21,6 +21,7 @@ from segmamba.orchestration.engine.planning import (
     fold_changes,
     infeasible_arms,
     planned_study,
+    say_notes,
     splits_of,
 )  # fmt: skip
 from segmamba.orchestration.question.spec import FOUND, TrialPlan, resolve
@@ -34,6 +35,7 @@ def plan_study(study, options, progress):
 
     base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
     planned = planned_study(spec, options, base, cases, splits, source, notes, {}, "")
+    say_notes(planned, progress)
     with machine_for(None, options.cpus, options.output, "") as machine:
         return _budget(planned, spec, options, configs, splits, machine, progress)
 
@@ -79,7 +81,7 @@ def _prepared(study, options, progress):
     if options.scheduler == "pbt":
         spec = spec.as_population()
         spec.budget.rounds_every(base.train)
-    configs = spec.configs(base, options.changes)
+    configs, spec = spec.configs(base, options.changes), spec.plain(base)
     cases, source, left_out = labelled_cases(base, options.output, progress.steps)
     unlabelled, counted = unlabelled_cases(base, configs.values()), progress.steps("preparing cases")
     prepared = prepare_cases([*cases, *unlabelled], on_this_node(_cache(options)), base.data, workers=options.cpus, progress=counted)

@@ -10,7 +10,7 @@ import pytest
 from segmamba.config import PRESETS, Config, preset
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.planning import infeasible_arms
-from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
+from segmamba.orchestration.question import Budget, Hypothesis, StudySpec, Times
 from segmamba.orchestration.question.spec import ALL_ARMS, FOUND, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +21,8 @@ SCRIPTS = {
 }  # fmt: skip
 
 
-def study(name, preset_name):
-    base = preset(preset_name)
+def study(name, preset_name, chosen=None):
+    base = preset(preset_name).changed(chosen or {})
     return resolve(importlib.import_module(f"search_spaces.{SCRIPTS[name]}").STUDY, base), base
 
 
@@ -79,6 +79,31 @@ def test_patches_share_steps_or_voxels_and_the_overlap_in_voxels(preset_name):
     voxels = [[o * side for o, side in zip(told.overlaps(patch), patch, strict=True)] for told, patch in patches]
     assert voxels == [pytest.approx([16 if preset_name == "demo" else 32] * 3)] * len(configs)
     assert {"128x128x64", "96x96x96"} <= set(spec.arms) if preset_name == "paper" else {"64x64x32", "48x48x48"} <= set(spec.arms)
+
+
+def test_as_many_voxels_follows_the_steps_that_are_set_and_says_where_a_whole_number_is_off():
+    chosen = {"train.steps_per_epoch": 100}
+    spec, base = study("ablate_patch_size", "demo", chosen)
+    steps = {arm: config.train.steps_per_epoch for arm, config in spec.configs(base, chosen).items()}
+    assert steps.pop("48x48x48, as many voxels") == 119 and set(steps.values()) == {100}
+    assert spec.plain(base).notes == spec.notes
+    chosen = {"train.steps_per_epoch": 4}
+    spec, base = study("ablate_patch_size", "demo", chosen)
+    assert spec.plain(base).notes[-1] == (
+        "48x48x48, as many voxels: train.steps_per_epoch is 5, a whole number: 5.5% more than 1.185 times 4"
+    )  # fmt: skip
+    chosen = {"train.steps_per_epoch": 2}
+    spec, base = study("ablate_patch_size", "demo", chosen)
+    with pytest.raises(UserError, match=r"48x48x48, as many voxels.* would be the same; set train\.steps_per_epoch higher"):
+        spec.configs(base, chosen)
+
+
+def test_the_doubled_batch_is_twice_the_batch_that_is_set():
+    chosen = {"train.batch_size": 3}
+    spec, base = study("ablate_architecture", "quick", chosen)
+    batches = {arm: config.train.batch_size for arm, config in spec.configs(base, chosen).items()}
+    assert batches["batch norm, batch x2"] == batches["instance norm, batch x2"] == 6 and batches["mission"] == batches["instance norm"] == 3
+    assert spec.plain(base).arms["batch norm, batch x2"] == {"train.batch_size": 6}, "what MLflow and --resume see"
 
 
 def test_patch_centres_do_not_depend_on_the_patch_size():
@@ -144,6 +169,18 @@ def test_a_study_that_names_an_arm_it_does_not_have_is_refused(changes, told):
 def test_arms_that_cannot_be_compared_are_refused(arms, told):
     with pytest.raises(UserError, match=told):
         spec_of(arms=arms).configs(Config(), {})
+
+
+def test_a_setting_that_an_arm_gives_a_value_of_its_own_cannot_be_set_and_a_multiple_needs_a_number():
+    arms = {"a": {}, "b": {"optim.lr": Times(2)}, "c": {"optim.lr": 1e-3}}
+    with pytest.raises(UserError, match=r"--set optim\.lr: .* \(arm 'c' has 0\.001\); leave --set optim\.lr out"):
+        spec_of(arms=arms).configs(Config(), {"optim.lr": 1e-4})
+    scaled = spec_of(arms=arms).only(("a", "b"), "paper").configs(Config().changed({"optim.lr": 2e-4}), {"optim.lr": 2e-4})
+    assert scaled["b"].optim.lr == pytest.approx(4e-4)
+    with pytest.raises(UserError, match=r"arm 'b' has model\.norm Times\(factor=2\), but 'batch' is no number"):
+        spec_of(arms={"a": {}, "b": {"model.norm": Times(2)}}).configs(Config(), {})
+    with pytest.raises(UserError, match=r"optim\.ll"):
+        spec_of(arms={"a": {}, "b": {"optim.ll": Times(2)}}).configs(Config(), {})
 
 
 def test_arms_that_differ_in_a_setting_their_network_does_not_read_are_the_same():

@@ -86,7 +86,12 @@ def announce(study, resources, trials, progress):
     where = f"GPU, {resources.gpus:g} a trial" if resources.gpus else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
     progress.say(f"cases    {len(data['train'])} train, {len(data['minival'])} minival, {len(data['judge'])} judge")
-    for note in data["notes"]:
-        progress.say(f"note     {note}")
+    say_notes(study, progress)
     axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (f" x folds {len(study.folds)}" if study.folds else "")
     progress.say(f"trials   {trials} to run ({axes}), {resources.at_once} at once ({where}), preset {study.preset}")
+
+
+def say_notes(study, progress):
+    """What was left out, scaled or rounded, and why."""
+    for note in study.data["notes"]:
+        progress.say(f"note     {note}")

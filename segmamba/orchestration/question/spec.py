@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from segmamba.errors import UserError
 from segmamba.orchestration.question.hypothesis import Hypothesis
+from segmamba.orchestration.question.times import Times
 
 ALL_ARMS = "all"
 FIXED = ("data.", "phantom.", "seed")  # what all arms of a study share ...
@@ -17,6 +18,7 @@ FREE = (
 )  # ... but for what becomes of the cases in training
 FOUND = "found"  # the arm of a search's best settings
 MID_RUN = ("optim.", "loss.", "augment.", "data.tumour_centre_share", "data.balance_classes")  # what may change while a network trains
+OFF_BY = 0.02  # that rounding may move a Times without a word
 ROUNDS = 10  # of population-based training, unless the budget says otherwise
 
 
@@ -78,7 +80,8 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """A study. Arms map a name to dotted changes of the configuration, {} being the baseline as the preset has it.
+    """A study. Arms map a name to dotted changes of the configuration, {} being the baseline as the preset has it. A changed value is
+    plain, or Times of what all arms share, which --set may then change.
 
     A search has a `space` instead of arms: what minival likes best of it becomes the arm "found", which is judged beside "baseline".
     """
@@ -160,30 +163,45 @@ class StudySpec:
         """Every arm with every seed on every fold, seed by seed, so that an interrupted study has whole comparisons."""
         return [TrialPlan(arm=arm, seed=seed, fold=fold) for seed in seeds for fold in folds or (None,) for arm in self.arms]
 
+    def plain(self, base):
+        """The study with every Times as the number that it is on `base`, and a note on each that rounding moves by more than OFF_BY."""
+        shared, arms, notes = base.to_flat_dict(), {}, []
+        for arm, changes in self.arms.items():
+            scaled = {name: times for name, times in changes.items() if isinstance(times, Times) and name in shared}
+            for name, times in scaled.items():
+                if isinstance(shared[name], bool) or not isinstance(shared[name], int | float):
+                    raise UserError(f"study {self.name}: arm {arm!r} has {name} {times}, but {shared[name]!r} is no number; give a plain value")
+                notes += [f"{arm}: {note}"] if (note := times.note(name, shared[name], OFF_BY)) else []
+            arms[arm] = changes | {name: times.of(shared[name]) for name, times in scaled.items()}
+        return dataclasses.replace(self, arms=arms, notes=(*self.notes, *notes))
+
     def configs(self, base, chosen):
-        """{arm: Config}: the arms' changes on `base`. `chosen` are the user's own settings: they may not touch what the arms vary."""
+        """{arm: Config}: the arms' changes on `base`. `chosen` are the user's own settings: they may scale what arms vary, not replace it."""
         for arm, changes in self.arms.items():
             for name in changes.keys() & chosen.keys():
-                raise UserError(f"--set {name}: the study {self.name} varies this setting itself (arm {arm!r}); leave it to the study")
+                if not isinstance(changes[name], Times):
+                    raise UserError(f"--set {name}: the study {self.name} varies this setting itself (arm {arm!r} has {changes[name]!r}); "
+                                    f"leave --set {name} out")  # fmt: skip
         for name in self.space.keys() & chosen.keys():
             raise UserError(f"--set {name}: the study {self.name} searches this setting itself; leave it to the study")
         for name in {*self.space, *(name for changes in self.arms.values() for name in changes if name != "seed")}:  # members may bring seeds
             if name.startswith(FIXED) and name not in FREE:
                 raise UserError(f"study {self.name}: {name} may not vary, since all arms share cases and splits")
-        configs = {arm: base.changed(changes) for arm, changes in self.arms.items()}
+        configs = {arm: base.changed(changes) for arm, changes in self.plain(base).arms.items()}
         if not self.space:
-            _check_different(self.name, configs)
+            self._check_different(configs)
         return configs
 
-
-def _check_different(name, configs):
-    """A UserError where two arms would be one network: their settings differ in nothing, or in nothing that their network reads."""
-    for (arm, config), (other, rival) in itertools.combinations(configs.items(), 2):
-        blockless = config.model.name == rival.model.name and config.model.name not in ("segmamba", "control")
-        depths = {"model.mamba_depths": ()} if blockless else {}
-        if config.to_flat_dict() | depths == rival.to_flat_dict() | depths:
-            why = f"--set model.name: {config.model.name} has no Mamba blocks, so " if blockless else f"study {name}: "
-            raise UserError(f"{why}the arms {arm!r} and {other!r} of {name} would be the same")
+    def _check_different(self, configs):
+        """A UserError where two arms would be one network: their settings differ in nothing, or in nothing that their network reads."""
+        for (arm, config), (other, rival) in itertools.combinations(configs.items(), 2):
+            blockless = config.model.name == rival.model.name and config.model.name not in ("segmamba", "control")
+            depths = {"model.mamba_depths": ()} if blockless else {}
+            if config.to_flat_dict() | depths == rival.to_flat_dict() | depths:
+                why = f"--set model.name: {config.model.name} has no Mamba blocks, so " if blockless else f"study {self.name}: "
+                rounded = [name for name, value in (self.arms[arm] | self.arms[other]).items() if isinstance(value, Times)]
+                fix = f"; set {' and '.join(rounded)} higher: rounding makes them one" if rounded else ""
+                raise UserError(f"{why}the arms {arm!r} and {other!r} of {self.name} would be the same{fix}")
 
 
 def resolve(study, base):
