@@ -3,9 +3,8 @@
     python benchmarks/simulated_cluster.py [--trials 1000] [--nodes 4] [--cores 2] [--kills 3] [--json FILE]
 
 Scheduling, restarts, MLflow runs and statuses are the engine's own; only the training is replaced, by a few numbers written to the
-trial's folder and logged epoch by epoch. All nodes run on this machine, each a process group that is killed as a whole. Worker
-processes are used for one trial after another, which the engine itself does not do. Accounted for: one FINISHED run a trial, with every
-epoch once and the value that its seed gives, and nothing left RUNNING.
+trial's folder and logged epoch by epoch. All nodes run on this machine, each a process group that is killed as a whole. Accounted for:
+one FINISHED run a trial, with every epoch once and the value that its seed gives, and nothing left RUNNING.
 """
 
 import argparse

@@ -1,0 +1,55 @@
+"""Which trials share a process, seen in real Ray workers that train nothing."""
+
+import os
+import sys
+
+import pytest
+from mlflow import MlflowClient
+
+from segmamba.config import preset
+from segmamba.data.splits import Split
+from segmamba.orchestration.engine import launch, trainable
+from segmamba.orchestration.engine.budget import Resources
+from segmamba.orchestration.engine.cluster import machine_for
+from segmamba.orchestration.engine.progress import SilentProgress
+from segmamba.orchestration.engine.trainable import StudyContext, trial_folder
+from segmamba.orchestration.question.spec import TrialPlan
+from segmamba.orchestration.tracking.store import open_store, store_uri
+
+PLANS = [TrialPlan(arm="a", seed=seed) for seed in range(2)]
+
+
+def writes_its_process(assignment, context):
+    from ray import tune
+
+    folder = trial_folder(context.folder, assignment["trial"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "process").write_text(str(os.getpid()))
+    tune.report({"epoch": 1, "epochs": 1, "val/best_dice_mean": 0.5})
+
+
+@pytest.fixture(scope="module")
+def ray_with_one_core_and_a_gpu(tmp_path_factory):
+    with machine_for(None, 1, tmp_path_factory.mktemp("ray"), ""):
+        import ray
+
+        ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "scheduler", "processes"),
+    [(0, "none", 1), (1, "none", 2), pytest.param(0, "asha", 2, marks=pytest.mark.slow)],
+    ids=["on a CPU", "on a GPU", "under a scheduler"],
+)
+def test_trials_share_a_process_on_a_cpu_alone(ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, processes):
+    monkeypatch.setattr(trainable, "run_trial", writes_its_process)
+    uri = store_uri(tmp_path)
+    experiment = open_store(uri, tmp_path)
+    parent = MlflowClient(uri).create_run(experiment).info.run_id
+    context = StudyContext({"a": preset("demo")}, {None: ({}, Split([], [], [], False, ()))}, tmp_path, uri, experiment, parent, {}, 1, "auto", "a")
+    resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile="auto")
+    launch.run_trials(PLANS, context, resources, SilentProgress(), scheduler=scheduler, base=preset("demo"))
+    assert len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes
