@@ -21,6 +21,8 @@ import threading
 import time
 from pathlib import Path
 
+from segmamba.orchestration.engine.progress import SilentProgress
+
 EPOCHS = 3
 OBJECT_STORE = 100 * 2**20
 
@@ -146,7 +148,7 @@ class Nodes:
             group.wait()
 
 
-class Counter:
+class Counter(SilentProgress):
     """Progress in plain lines; kills a node whenever another share of the trials is done."""
 
     def __init__(self, trials, nodes, kills):
@@ -167,12 +169,6 @@ class Counter:
 
     def say(self, text):
         print(text, flush=True)
-
-    def started(self, key):
-        """Not shown."""
-
-    def reported(self, key, metrics):
-        """Not shown."""
 
 
 def run(trials, nodes, cores, kills, folder):

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from simulated_cluster import accounted, simulated_study, simulated_trial  # the script beside this one
 
+from segmamba.orchestration.engine.progress import SilentProgress
+
 ROOT = Path(__file__).parents[1]
 CORES, EPOCHS = 2, 4
 FLAT_MIB = 16  # growth of the driver between a quarter of the trials and their end that counts as none
@@ -114,7 +116,7 @@ def figure(value, unit, goal="", holds=None):
     return {"value": value, "unit": unit, "goal": goal, "holds": holds}
 
 
-class Watch:
+class Watch(SilentProgress):
     """Progress that reads the driver's resident memory, in MiB, as each trial ends."""
 
     def __init__(self):
@@ -131,12 +133,6 @@ class Watch:
 
     def say(self, text):
         print(text, flush=True)
-
-    def started(self, key):
-        """Not shown."""
-
-    def reported(self, key, metrics):
-        """Not shown."""
 
 
 if __name__ == "__main__":
