@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, print_settings, run_app
+from segmamba.commands.shared import LABELS_HELP, STOPPED, print_settings, run_app
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.errors import UserError
 
@@ -59,24 +59,35 @@ def _run(study, options, expected_gain, as_json):
 
     from segmamba.commands.shared import print_json
     from segmamba.orchestration.engine.progress import StudyProgress
-    from segmamba.orchestration.study import run_study
+    from segmamba.orchestration.study import open_study
 
     screen = Console(stderr=as_json, soft_wrap=False)
     with StudyProgress(screen) as progress:
-        done, folder = run_study(study, options, progress)
-        missing = [trial for trial in done.trials if trial.status != "FINISHED"]
-        if missing:
-            stopped = any(trial.status in ("KILLED", "NOT STARTED") for trial in missing)
-            progress.say(f"members  {len(missing)} of {len(done.trials)} are missing, so none is scored; see {folder / 'report.html'}")
-            progress.say("stopped  the same command with --resume goes on with it" if stopped else f"reason   {missing[0].reason}")
-            return 130 if stopped else 1
+        try:
+            with open_study(study, options, progress) as (done, folder):  # not finished before the vote is reported and registered
+                if code := _missing(done, folder, progress.say):
+                    return code
 
-        from segmamba.orchestration.ensembles.ensemble import finish_ensemble
-        from segmamba.orchestration.reports.ensemble import as_dict, render_terminal
+                from segmamba.orchestration.ensembles.ensemble import finish_ensemble
+                from segmamba.orchestration.reports.ensemble import as_dict, render_terminal
 
-        found, report = finish_ensemble(done, options, expected_gain, progress)
+                found, report = finish_ensemble(done, options, expected_gain, progress)
+        except KeyboardInterrupt:
+            progress.say(STOPPED)
+            return 130
     if as_json:
         print_json(as_dict(found))
     render_terminal(found, screen)
     screen.print(f"report   {report}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _missing(done, folder, say):
+    """The exit code where members are missing, which is said; 0 where all are there."""
+    missing = [trial for trial in done.trials if trial.status != "FINISHED"]
+    if not missing:
+        return 0
+    stopped = any(trial.status in ("KILLED", "NOT STARTED") for trial in missing)
+    say(f"members  {len(missing)} of {len(done.trials)} are missing, so none is scored; see {folder / 'report.html'}")
+    say(STOPPED if stopped else f"reason   {missing[0].reason}")
+    return 130 if stopped else 1

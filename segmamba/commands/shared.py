@@ -13,6 +13,7 @@ from segmamba.config import PRESETS, field_docs, preset
 from segmamba.errors import UserError
 
 COLUMNS = 100
+STOPPED = "stopped  the same command with --resume goes on with it"
 
 PresetName = Annotated[str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, name=value, e.g. model.norm=instance; may be repeated. "

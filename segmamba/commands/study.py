@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, print_settings, run_app, shown_uri
+from segmamba.commands.shared import LABELS_HELP, STOPPED, AsJson, console, print_json, print_settings, run_app, shown_uri
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.config import preset as preset_config
 from segmamba.errors import UserError
@@ -121,10 +121,14 @@ def _run(study, options, as_json):
 
     screen = Console(stderr=as_json, soft_wrap=False)
     with StudyProgress(screen) as progress:
-        done, folder = run_study(study, options, progress)
+        try:
+            done, folder = run_study(study, options, progress)
+        except KeyboardInterrupt:  # before or after the trials, which end in an orderly way
+            progress.say(STOPPED)
+            return 130
         _show(done, folder, screen, progress.say, as_json)
         if any(trial.status in ("KILLED", "NOT STARTED") for trial in (*done.trials, *done.searched)):
-            progress.say("stopped  the same command with --resume goes on with it")
+            progress.say(STOPPED)
             return 130
     return 1 if any(trial.status == "FAILED" for trial in done.trials) else 0
 

@@ -24,7 +24,9 @@ from segmamba.evaluation.inference_arms import score_arms
 from segmamba.evaluation.intervals import paired_interval
 from segmamba.files import check_writable
 from segmamba.inference.predictor import load_predictor
+from segmamba.orchestration.engine.driver import only_driver
 from segmamba.orchestration.reports.inference import write_inference_report
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG
 from segmamba.orchestration.tracking.runs import PARENT_TAG, TRIAL_TAG
 from segmamba.orchestration.tracking.store import end_run, open_store, store_uri
 from segmamba.orchestration.verdicts.crossed import crossed
@@ -92,27 +94,31 @@ def run_inference_ablation(checkpoints, arms, baseline, *, data=None, labels=Non
         data=told, environment=describe_environment(), command=shlex.join([Path(sys.executable).name, *sys.argv]), mlflow_uri=uri,
         run_id="", seconds=0.0,
     )  # fmt: skip
-    found = dataclasses.replace(found, run_id=_start(found, experiment))
-    status = "FAILED"
-    try:
-        rows = {arm: [] for arm in arms}
-        for number, path in enumerate(checkpoints, 1):
-            steps = progress.steps(f"checkpoint {number} of {len(checkpoints)}: {len(arms)} arms x {len(split.judge)} cases")
-            for arm, scored in score_arms(path, arms, split.judge, device, progress=steps).items():
-                rows[arm].append(scored)
-        found = dataclasses.replace(found, rows=rows, seconds=time.time() - started)
-        report = write_inference_report(found, folder)
-        _log(found, experiment, report)
-        status = "FINISHED"
-        return found, report
-    finally:
-        end_run(uri, found.run_id, status)
+    with only_driver(folder):
+        found = dataclasses.replace(found, run_id=_start(found, experiment, folder))
+        status = "FAILED"
+        try:
+            rows = {arm: [] for arm in arms}
+            for number, path in enumerate(checkpoints, 1):
+                steps = progress.steps(f"checkpoint {number} of {len(checkpoints)}: {len(arms)} arms x {len(split.judge)} cases")
+                for arm, scored in score_arms(path, arms, split.judge, device, progress=steps).items():
+                    rows[arm].append(scored)
+            found = dataclasses.replace(found, rows=rows, seconds=time.time() - started)
+            report = write_inference_report(found, folder)
+            _log(found, experiment, report)
+            status = "FINISHED"
+            return found, report
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            end_run(uri, found.run_id, status)
 
 
-def _start(found, experiment):
+def _start(found, experiment, folder):
     client = MlflowClient(found.mlflow_uri)
     tags = {"kind": "study", "study": found.name, "dataset": found.data["source"], "labels_convention": found.data["convention"],
-            "git_commit": found.environment["git commit"], "mlflow.source.name": found.command,
+            "git_commit": found.environment["git commit"], "mlflow.source.name": found.command, FOLDER_TAG: str(folder),
             "mlflow.note.content": "**What is each part of inference worth?** Test-time options and post-processing, without training."}  # fmt: skip
     run_id = client.create_run(experiment, run_name=found.name, tags=tags).info.run_id
     client.log_batch(run_id, params=[Param("arms", ", ".join(found.arms)), Param("checkpoints", ", ".join(found.checkpoints)[:5000])])

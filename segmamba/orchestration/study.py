@@ -15,6 +15,7 @@ from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.orchestration.engine.budget import check_gpus_per_trial
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
+from segmamba.orchestration.engine.driver import is_abandoned, only_driver
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import (
     announce,
@@ -26,7 +27,7 @@ from segmamba.orchestration.engine.planning import (
 )  # fmt: skip
 from segmamba.orchestration.question.spec import FOUND, TrialPlan, resolve
 
-__all__ = ["StudyOptions", "plan_study", "run_study"]
+__all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
 
 
 def plan_study(study, options, progress):
@@ -46,6 +47,13 @@ def run_study(study, options, progress):
     Whatever the user got wrong is found before the study's folder, its MLflow run and its trials exist. A study that is stopped
     (SIGINT) ends the same way, with the trials it has; `options.resume` goes on with it.
     """
+    with open_study(study, options, progress) as done:
+        return done
+
+
+@contextlib.contextmanager
+def open_study(study, options, progress):
+    """`run_study` for whoever has more to do with its trials: the study is unfinished, and this process its driver, until the block ends."""
     started = time.time()
     base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
 
@@ -61,14 +69,15 @@ def run_study(study, options, progress):
         if options.ray_address and options.cache:  # otherwise all nodes read what this one has prepared
             prepare_on_nodes(cases, options.cache, base.data, progress=progress.steps("preparing cases on the nodes"))
         experiment = store.open_store(uri, options.output)
-        for name in tracking.close_stale(uri, experiment, _is_abandoned):
-            progress.say(f"closed   {name}: its process is gone; --resume goes on with it")
+        for name in tracking.close_stale(uri, experiment, is_abandoned):
+            hint = "; --resume goes on with it" if name.rpartition("_Run")[0] == spec.name else ""
+            progress.say(f"closed   {name}: its process is gone{hint}")
         planned = planned_study(spec, options, base, cases, splits, source, notes, environment, uri)
         study, resources = _begun(planned, spec, options, configs, splits, experiment, machine, progress)
         folder = Path(options.output).resolve() / study.name
-        with _only_driver(folder), _parent_run(study, progress) as statuses:
+        with only_driver(folder), _parent_run(study, progress) as statuses:
             _Engine(spec, options, configs, cases, splits, folder, experiment, study, resources, progress).run()
-            return _concluded(spec, study, experiment, folder, started, statuses, progress), folder
+            yield _concluded(spec, study, experiment, folder, started, statuses, progress), folder
 
 
 def _prepared(study, options, progress):
@@ -114,12 +123,12 @@ def _budget(planned, spec, options, configs, splits, machine, progress):
 
 @contextlib.contextmanager
 def _parent_run(study, progress):
-    """The study's MLflow run while it runs: gives a list for its final status, FAILED where that stays empty.
+    """The study's MLflow run while it runs: gives a list for its final status; FAILED after an exception, KILLED after Ctrl-C.
 
     An absent store or a full disk ends the study as StudyHalted; then the run stays as it is, and `--resume` finds it.
     """
     import segmamba.orchestration.tracking.store as store
-    from segmamba.orchestration.engine.patience import StudyHalted, disk_full, insist, is_full
+    from segmamba.orchestration.tracking.patience import StudyHalted, disk_full, insist, is_full
 
     uri, parent, statuses = study.mlflow_uri, study.parent_run_id, []
     insist(lambda: store.reopen_run(uri, parent), progress.say, uri=uri)
@@ -130,7 +139,8 @@ def _parent_run(study, progress):
     except BaseException as error:
         if is_full(error):
             raise disk_full(error) from error
-        insist(lambda: store.end_run(uri, parent, "FAILED"), progress.say, uri=uri)
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        insist(lambda: store.end_run(uri, parent, status), progress.say, uri=uri)
         raise
     insist(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
 
@@ -138,8 +148,8 @@ def _parent_run(study, progress):
 def _concluded(spec, study, experiment, folder, started, statuses, progress):
     """The Study as it stands in the end, its report written and in MLflow; `statuses` gets its status."""
     import segmamba.orchestration.tracking.runs as tracking
-    from segmamba.orchestration.engine.patience import insist
     from segmamba.orchestration.reports.report import write_report
+    from segmamba.orchestration.tracking.patience import insist
     from segmamba.orchestration.tracking.registry import register_best
     from segmamba.orchestration.tracking.study_reader import read_study
 
@@ -266,31 +276,6 @@ class _Engine:
         if trained_before:
             self.progress.say(f"reused   {len(trained_before)} trials that were trained before, to the letter; --fresh trains them again")
         return [plan for plan in plans if plan not in trained_before]
-
-
-@contextlib.contextmanager
-def _only_driver(folder):
-    """Holds the study's lock, which the system lets go when this process dies, however it dies."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(folder / ".driver.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(f"--resume: {folder.name} is still running in another process; wait for it, or stop it first") from error
-
-
-def _is_abandoned(folder):
-    """Whether the study in `folder` has no driver any more; False where that cannot be told from here."""
-    from filelock import FileLock, Timeout
-
-    if not Path(folder).is_dir():  # of another machine
-        return False
-    try:
-        with FileLock(Path(folder) / ".driver.lock", timeout=0):
-            return True
-    except (Timeout, OSError):
-        return False
 
 
 def _begun(planned, spec, options, configs, splits, experiment, machine, progress):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search_spaces.ensemble import EXPECTED_GAIN, members
+from segmamba.commands.shared import STOPPED
 from segmamba.config import PostprocessConfig, preset
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
@@ -19,6 +21,7 @@ from segmamba.evaluation.ensemble import ENSEMBLE, Group
 from segmamba.orchestration.reports.ensemble import as_dict, write_ensemble_report
 from segmamba.orchestration.tracking.store import as_default
 from segmamba.orchestration.verdicts.ensemble import Ensemble, answer, gain, verdict_sentence
+from tests.conftest import write_case
 from tests.orchestration.conftest import synthetic_study
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +90,6 @@ def test_diverse_members_differ_in_seed_patch_and_augmentation_and_all_can_be_tr
 @pytest.mark.slow
 def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases_folder, tmp_path):
     """Two tiny members of each kind, in real processes."""
-    from tests.conftest import write_case
-
     for number in range(3, 8):
         write_case(cases_folder, f"BraTS20_Training_{number:03d}", seed=number)
     options = ["--data", cases_folder, "--members", "diverse", "--size", "2", "--output", tmp_path / "Results", "--json"]
@@ -112,6 +113,59 @@ def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases
     assert predicted.shape == (1, *scan.image.shape[1:]) and predicted.dtype == np.uint8
     again = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900)
     assert again.returncode == 0 and "reused   4 trials" in again.stderr, again.stderr
+
+
+def start(home):
+    """The script with two tiny members, started in the folder that holds their cases."""
+    options = ["--data", "data", "--size", "2", "--cpus", "2", "--resume"]
+    for change in ("data.spacing_mm=3", "data.pad_to_patch=true", "train.epochs=1", "train.steps_per_epoch=2", "model.base_channels=4"):
+        options += ["--set", change]
+    command = [sys.executable, str(ROOT / "experiments" / "ensemble.py"), *options]
+    return subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def stop(process, line, number):
+    """Send the signal as soon as the script prints a line that starts so; gives (what it printed, exit code)."""
+    printed = []
+    for text in process.stdout:
+        printed.append(text)
+        if text.startswith(line):
+            process.send_signal(number)
+            break
+    rest, _ = process.communicate(timeout=300)
+    return "".join(printed) + rest, process.returncode
+
+
+def found_in(home):
+    """({run name: status}, version of the model, what its tags say of it, what ensemble.json says, but for its times)."""
+    client = MlflowClient(f"sqlite:///{home}/Results/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
+    (version,) = client.search_model_versions("name = 'segmamba-ensemble'")
+    told = json.loads((home / "Results" / "ensemble_Run01" / "ensemble.json").read_text())
+    return {run.info.run_name: run.info.status for run in runs}, version.version, version.tags | {"data": None}, told | {"seconds": None}
+
+
+@pytest.mark.slow
+def test_a_script_that_is_stopped_and_killed_while_it_scores_goes_on_to_the_same_end(tmp_path):
+    homes = tmp_path / "calm", tmp_path / "disturbed"
+    for home in homes:
+        for number in range(6):
+            write_case(home / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    calm, code = stop(start(homes[0]), "nothing", None)
+    assert code == 0 and "(version 1, champion)" in calm, calm
+    trained = None
+    for line, number, code in (("plain: minival", signal.SIGINT, 130), ("plain: judge", signal.SIGKILL, -9), ("model ", signal.SIGKILL, -9)):
+        printed, ended = stop(start(homes[1]), line, number)
+        assert ended == code and "Traceback" not in printed, printed
+        weights = {path: path.stat().st_mtime_ns for path in homes[1].glob("Results/*/trials/*/checkpoints/*.pth")}
+        trained = trained or weights
+        assert trained and trained == weights and not list(homes[1].glob("Results/*/ensemble.html"))
+        if number == signal.SIGINT:
+            assert printed.splitlines()[-1] == STOPPED
+    printed, ended = stop(start(homes[1]), "nothing", None)
+    assert ended == 0 and "2 of 2 trials are done" in printed and "(version 1, champion)" in printed, printed
+    assert found_in(homes[1]) == found_in(homes[0])
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}, "the members were kept"
 
 
 def test_wrong_options_are_one_line(tmp_path):

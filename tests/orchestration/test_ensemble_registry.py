@@ -85,6 +85,13 @@ def test_the_champion_is_who_scores_best_on_the_same_minival(store, members):
     assert MlflowClient(store[0]).get_model_version_by_alias(NAME, ALIAS).version == told[3][0]
 
 
+def test_a_run_that_registers_again_after_a_kill_has_one_version_and_is_still_champion(store, members):
+    run = new_run(store)
+    told = [register_ensemble(store[0], run, members, POSTPROCESSING, (["once"], 0.1999999)) for _ in range(2)]
+    assert told[0] == told[1] and told[0][1]
+    assert len(MlflowClient(store[0]).search_model_versions(f"run_id = '{run}'")) == 1
+
+
 def test_an_address_that_is_not_there_is_one_line(store, tmp_path):
     with pytest.raises(UserError, match="--model models:/segmamba-ensemble@nobody"):
         fetch_model("models:/segmamba-ensemble@nobody", store[0], tmp_path)

@@ -14,9 +14,12 @@ from segmamba.errors import UserError
 from segmamba.evaluation.cases import judge
 from segmamba.evaluation.inference_arms import score_arms
 from segmamba.models import build_model
+from segmamba.orchestration import inference_ablation
+from segmamba.orchestration.engine.driver import is_abandoned
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.inference_ablation import run_inference_ablation
 from segmamba.orchestration.reports.inference import as_dict
+from segmamba.orchestration.tracking.runs import close_stale
 from segmamba.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
@@ -66,3 +69,21 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path)
     assert told["arms"][BASELINE]["dice_mean"] == found.mean(BASELINE, "dice_mean") and len(found.rows[BASELINE]) == 2
     alone, _ = run_inference_ablation(runs[:1], arms, BASELINE, output=results, device="cpu", progress=SilentProgress())
     assert alone.rows[BASELINE][0][0]["dice_WT"] == found.rows[BASELINE][0][0]["dice_WT"]
+
+
+def test_while_it_runs_no_other_study_takes_it_for_dead_and_when_it_is_stopped_it_says_so(cases_folder, tmp_path, monkeypatch):
+    config = CONFIG.changed({"data.source": str(cases_folder), "data.judge_share": 0.5})
+    run, seen = write_run(tmp_path / "run", config, 0), []
+    client = MlflowClient(f"sqlite:///{tmp_path / 'Results' / 'mlflow.db'}")
+
+    def interrupted(*given, **options):
+        seen.extend(close_stale(client.tracking_uri, "1", is_abandoned))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference_ablation, "score_arms", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_inference_ablation([run.root], ARMS, BASELINE, output=tmp_path / "Results", device="cpu", progress=SilentProgress())
+    (parent,) = client.search_runs(["1"])
+    assert seen == [] and parent.info.status == "KILLED"
+    client.update_run(parent.info.run_id, status="RUNNING")  # as a kill leaves it
+    assert close_stale(client.tracking_uri, "1", is_abandoned) == ["ablate_inference_Run01"]

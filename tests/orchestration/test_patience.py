@@ -6,9 +6,9 @@ import pytest
 import requests
 
 from segmamba.errors import UserError
-from segmamba.orchestration.engine import patience
-from segmamba.orchestration.engine.patience import StudyHalted, insist
 from segmamba.orchestration.study import check_place
+from segmamba.orchestration.tracking import patience
+from segmamba.orchestration.tracking.patience import StudyHalted, insist
 
 URI = "http://127.0.0.1:5000"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from ray import tune
 
 from segmamba.orchestration.engine.deaths import deaths, fate, note_death
-from segmamba.orchestration.engine.patience import insist
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.engine.trainable import trial_folder
 from segmamba.orchestration.tracking.outbox import Outbox
+from segmamba.orchestration.tracking.patience import insist
 from segmamba.orchestration.tracking.runs import INFEASIBLE_TAG, STOPPED_TAG, end_trial
 
 

@@ -1,5 +1,6 @@
 """Ray Tune: running trials, and searching."""
 
+import signal
 import tempfile
 import time
 import warnings
@@ -83,9 +84,11 @@ def run_plans(context, resources, progress, param_space, *, storage=None, **tuni
                 callbacks=[watcher],
             ),
         )
+        before = signal.getsignal(signal.SIGINT)
         try:
             tuner.fit()
         finally:
+            signal.signal(signal.SIGINT, before)  # Tune leaves a handler that swallows the next Ctrl-C
             watcher.settle()
 
 

@@ -23,6 +23,7 @@ from segmamba.files import write_json
 from segmamba.inference.predictor import load_predictor
 from segmamba.orchestration.ensembles.registry import ALIAS, NAME, register_ensemble
 from segmamba.orchestration.reports.ensemble import write_ensemble_report
+from segmamba.orchestration.tracking.patience import insist
 from segmamba.orchestration.verdicts.ensemble import Ensemble, answer, verdict_sentence
 
 MISSION = PostprocessConfig(min_component_voxels=(100, 100, 100))
@@ -30,7 +31,7 @@ PLAIN = "plain"
 
 
 def finish_ensemble(study, options, expected_gain, progress):
-    """Score, register and report the members of a finished study: (Ensemble, path of the report)."""
+    """Score, register and report the members of a study: (Ensemble, path of the report). Repeated after a kill, it registers nothing twice."""
     started, device = time.time(), choose_device()
     split = _split(study, options, progress)
     names = list(dict.fromkeys(trial.arm.rpartition(" ")[0] for trial in study.trials))
@@ -49,7 +50,7 @@ def finish_ensemble(study, options, expected_gain, progress):
                      seconds=time.time() - started)  # fmt: skip
     folder = Path(options.output).resolve() / study.name
     report = write_ensemble_report(found, folder)
-    _log(found, report)
+    insist(lambda: _log(found, report), progress.say, uri=study.mlflow_uri)
     return found, report
 
 
@@ -89,8 +90,9 @@ def _register(study, groups, split, minival, progress):
     trials = [trial for trial in study.trials if trial.arm in best.members]
     tags = {"study": study.name, "group": best.name, "data": study.data["source"]}
     told = ([case.id for case in split.minival], minival[best.name])
-    version, champion = register_ensemble(
-        study.mlflow_uri, study.parent_run_id, _checkpoints(trials, split), best.postprocessing, told, tags=tags
+    checkpoints, uri = _checkpoints(trials, split), study.mlflow_uri
+    version, champion = insist(
+        lambda: register_ensemble(uri, study.parent_run_id, checkpoints, best.postprocessing, told, tags=tags), progress.say, uri=uri
     )
     address = f"models:/{NAME}@{ALIAS}" if champion else f"models:/{NAME}/{version}"
     standing = "champion" if champion else "not champion: an earlier version scored higher on the same minival"
@@ -100,7 +102,7 @@ def _register(study, groups, split, minival, progress):
 
 def _log(found, report):
     """The report, the rows and the figures of the vote, in the study's parent run."""
-    study, client = found.study, MlflowClient(found.study.mlflow_uri)
+    client = MlflowClient(found.study.mlflow_uri)
     folder, run_id = report.parent, found.study.parent_run_id
     rows = [{"group": group.name} | row for group in found.groups for row in group.rows]
     record = write_json(folder / "ensemble.json", {
@@ -129,4 +131,3 @@ def _log(found, report):
         run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
         tags=[RunTag("answer", answer(found)), RunTag("verdict", sentence), RunTag("seconds", json.dumps(found.seconds))],
     )  # fmt: skip
-    return study

@@ -14,6 +14,7 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from segmamba.errors import UserError
 from segmamba.orchestration.ensembles.folder import write_folder
+from segmamba.orchestration.tracking.registry import version_of
 from segmamba.orchestration.tracking.store import as_default, quiet
 
 NAME, ALIAS = "segmamba-ensemble", "champion"
@@ -27,7 +28,7 @@ NEEDED = ("torch", "numpy", "scipy", "nibabel")
 
 
 def register_ensemble(uri, run_id, checkpoints, postprocessing, minival, *, tags=None):
-    """(version, whether it is the champion): the members of a run as the newest version of NAME.
+    """(version, whether it is the champion): the members of a run as the newest version of NAME, or the one that the run has already.
 
     minival: (case ids, mean Dice of the vote). The alias moves to it unless its present holder scored higher on the same minival cases.
     """
@@ -43,17 +44,12 @@ def register_ensemble(uri, run_id, checkpoints, postprocessing, minival, *, tags
             )  # fmt: skip
         client = MlflowClient(uri)
         client.log_artifacts(run_id, str(Path(scratch) / "model"), ARTIFACT)
-    try:
-        client.create_registered_model(NAME, description="Networks that vote softly; `segmamba predict --model models:/segmamba-ensemble@champion`")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    source = client.get_run(run_id).info.artifact_uri.rstrip("/") + f"/{ARTIFACT}"
     told = (tags or {}) | {"members": str(len(checkpoints)), "minival_dice_mean": f"{score:.6f}", "minival_cases": ", ".join(sorted(cases))[:4900]}
-    version = client.create_model_version(NAME, source, run_id=run_id, tags=told)
+    described = "Networks that vote softly; `segmamba predict --model models:/segmamba-ensemble@champion`"
+    version = version_of(client, NAME, run_id, ARTIFACT, description=described, tags=told)
     champion = _champion(client)
     rival = champion.tags if champion else {}
-    wins = rival.get("minival_cases") != told["minival_cases"] or score >= float(rival["minival_dice_mean"])
+    wins = rival.get("minival_cases") != told["minival_cases"] or float(told["minival_dice_mean"]) >= float(rival["minival_dice_mean"])
     if wins:
         client.set_registered_model_alias(NAME, ALIAS, version.version)
     return version.version, wins

@@ -23,13 +23,20 @@ def register_best(uri, study):
     client, name = MlflowClient(uri), f"segmamba-{study.name.rpartition('_Run')[0]}"
     for path in (checkpoint, Path(best.folder) / "config.json"):
         client.log_artifact(best.run_id, str(path), FOLDER)
+    tags = {"study": study.name, "arm": best.arm, "seed": str(best.seed), "data": study.data["source"]}
+    version = version_of(client, name, best.run_id, FOLDER, description=study.question, tags=tags)
+    client.set_registered_model_alias(name, ALIAS, version.version)
+    return version
+
+
+def version_of(client, name, run_id, folder, *, description, tags):
+    """The version of the registered model `name` that a run's artifacts below `folder` are; made where a resumed study has not made it before."""
     try:
-        client.create_registered_model(name, description=study.question)
+        client.create_registered_model(name, description=description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {"study": study.name, "arm": best.arm, "seed": str(best.seed), "data": study.data["source"]}
-    source = client.get_run(best.run_id).info.artifact_uri.rstrip("/") + f"/{FOLDER}"
-    version = client.create_model_version(name, source, run_id=best.run_id, tags=tags)
-    client.set_registered_model_alias(name, ALIAS, version.version)
-    return version
+    if found := client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        return found[0]
+    source = client.get_run(run_id).info.artifact_uri.rstrip("/") + f"/{folder}"
+    return client.create_model_version(name, source, run_id=run_id, tags=tags)

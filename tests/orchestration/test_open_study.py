@@ -1,0 +1,81 @@
+"""A study is unfinished, and this process its driver, until whoever opened it is done with its trials: scoring and registering belong to it."""
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+from mlflow import MlflowClient
+
+from search_spaces.ensemble import members
+from segmamba.errors import UserError
+from segmamba.orchestration import study
+from segmamba.orchestration.engine.cluster import FOR_RAY
+from segmamba.orchestration.engine.options import StudyOptions
+from segmamba.orchestration.engine.progress import SilentProgress
+from segmamba.orchestration.tracking.patience import StudyHalted
+from segmamba.orchestration.tracking.runs import end_trial
+from tests.conftest import write_case
+
+NAME = "ensemble_Run01"
+CHANGES = {
+    "train.epochs": 1, "train.steps_per_epoch": 1, "train.validate_every_epochs": 1, "optim.warmup_epochs": 0,
+    "data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "model.base_channels": 4,
+}  # fmt: skip
+SCORING = """
+import sys, time
+from tests.orchestration.test_open_study import open_here, without_training
+without_training(setattr)
+with open_here(sys.argv[1]) as (done, folder):
+    print("scoring", folder.name, flush=True)
+    time.sleep(600)
+"""
+
+
+def without_training(patch):
+    """Trials end well at once; all else is a study's."""
+
+    def run(engine):
+        ended = {trial.arm for trial in engine.study.trials if trial.status == "FINISHED"}
+        for plan in engine.study.plans:
+            if plan.arm not in ended:
+                end_trial(engine.context, plan, "FINISHED")
+
+    patch(study._Engine, "run", run)
+
+
+def open_here(home, resume=False):
+    options = StudyOptions(data=f"{home}/data", output=f"{home}/Results", cpus=1, resume=resume, changes=CHANGES)
+    return study.open_study(members(2), options, SilentProgress())
+
+
+def status_of(home):
+    """{study: status of its run}."""
+    client = MlflowClient(f"sqlite:///{home}/Results/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id], "tags.kind = 'study'")
+    return {run.data.tags["study"]: run.info.status for run in found}
+
+
+def test_a_study_killed_while_it_is_scored_is_gone_on_with_and_ends_as_its_scoring_does(tmp_path, monkeypatch):
+    without_training(monkeypatch.setattr)
+    for name in (*FOR_RAY, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "0")  # put back what a study sets
+    for number in range(6):
+        write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    scoring = subprocess.Popen([sys.executable, "-c", SCORING, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert scoring.stdout.readline() == f"scoring {NAME}\n"
+    assert status_of(tmp_path) == {NAME: "RUNNING"}
+    with pytest.raises(UserError, match=f"{NAME} is still running in another process"), open_here(tmp_path, resume=True):
+        raise AssertionError("two drivers")
+    scoring.kill()
+    scoring.communicate()
+
+    trained = set()
+    for error, status in ((StudyHalted("full"), "RUNNING"), (KeyboardInterrupt(), "KILLED"), (ValueError("ours"), "FAILED"), (None, "FINISHED")):
+        with pytest.raises(type(error)) if error else contextlib.nullcontext(), open_here(tmp_path, resume=True) as (done, folder):
+            trained.add(tuple(trial.run_id for trial in done.trials))
+            assert folder.name == NAME and status_of(tmp_path) == {NAME: "RUNNING"}
+            if error:
+                raise error
+        assert status_of(tmp_path) == {NAME: status}
+    assert len(trained) == 1, "the trials were kept"
