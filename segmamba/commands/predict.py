@@ -83,8 +83,8 @@ def _registered(address, results, device, settings):
     """The Predictor of a model in the registry."""
     import tempfile
 
-    from segmamba.orchestration.ensembles.folder import load_folder
-    from segmamba.orchestration.ensembles.registry import fetch_model
+    from segmamba.orchestration.tracking.model_folder import load_folder
+    from segmamba.orchestration.tracking.registry import fetch_model
     from segmamba.orchestration.tracking.store import store_uri
 
     with tempfile.TemporaryDirectory() as scratch:

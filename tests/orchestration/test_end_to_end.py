@@ -101,7 +101,7 @@ def test_the_champion_is_registered_and_loads_without_running_code(runs):
     version = client.get_model_version_by_alias("segmamba-ablate_depth", "champion")
     best = max(children.values(), key=lambda run: run.data.metrics["val/best_dice_mean"])
     assert version.run_id == best.info.run_id and version.tags["study"] == parent.info.run_name
-    folder = Path(client.download_artifacts(version.run_id, "model"))
+    folder = Path(client.download_artifacts(version.run_id, "model")) / "artifacts" / "networks" / "01"
     network = build_model(load_config(folder / "config.json").model)
     network.load_state_dict(torch.load(folder / "best_metric_model.pth", weights_only=True))
 

@@ -21,9 +21,10 @@ from segmamba.evaluation.rules import CHALLENGES, LEGACY
 from segmamba.evaluation.tune import Vote, mean_dice, tune
 from segmamba.files import write_json
 from segmamba.inference.predictor import load_predictor
-from segmamba.orchestration.ensembles.registry import ALIAS, NAME, register_ensemble
+from segmamba.orchestration.ensembles.registry import NAME, register_ensemble
 from segmamba.orchestration.reports.ensemble import write_ensemble_report
 from segmamba.orchestration.tracking.patience import insist
+from segmamba.orchestration.tracking.registry import ALIAS
 from segmamba.orchestration.verdicts.ensemble import Ensemble, answer, verdict_sentence
 
 MISSION = PostprocessConfig(min_component_voxels=(100, 100, 100))

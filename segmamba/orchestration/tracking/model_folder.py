@@ -1,4 +1,4 @@
-"""An ensemble as a folder: the weights and config.json of each member, and what is done with their vote.
+"""A model as a folder: the weights and config.json of each network, and what is done with their vote.
 
     01/best_metric_model.pth, 01/config.json, 02/..., postprocessing.json
 """
@@ -18,7 +18,7 @@ WEIGHTS = "best_metric_model.pth"
 
 
 def write_folder(folder, checkpoints, postprocessing):
-    """Copy the checkpoints, as `load_predictor` takes them, to an ensemble's folder; weights alone, whatever else a file holds."""
+    """Copy the checkpoints, as `load_predictor` takes them, to a model's folder; weights alone, whatever else a file holds."""
     folder = Path(folder)
     for number, path in enumerate(checkpoints, 1):
         weights, config = find_checkpoint(path)
@@ -32,7 +32,7 @@ def write_folder(folder, checkpoints, postprocessing):
 
 
 def load_folder(folder, device="auto", **options):
-    """The Predictor of a folder that holds an ensemble, or one model, at any depth; options are those of `load_predictor`."""
+    """The Predictor of a folder that holds a model, or one run, at any depth; options are those of `load_predictor`."""
     found = sorted(Path(folder).rglob(WEIGHTS))
     if not found:
         raise UserError(f"{folder}: holds no {WEIGHTS}; it is no model of this package")

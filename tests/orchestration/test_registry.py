@@ -1,5 +1,6 @@
-"""A registered ensemble: what is stored, what it predicts, who is champion."""
+"""Registered models, a study's best and an ensemble: what is stored, what it predicts, who is champion."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
-from segmamba.orchestration.ensembles.folder import load_folder
-from segmamba.orchestration.ensembles.registry import ALIAS, NAME, fetch_model, register_ensemble
+from segmamba.orchestration.ensembles.registry import NAME, register_ensemble
+from segmamba.orchestration.tracking.model_folder import load_folder
+from segmamba.orchestration.tracking.registry import ALIAS, fetch_model, register_best
 from segmamba.orchestration.tracking.store import as_default, open_store, store_uri
 from segmamba.training.run_folder import RunFolder
+from tests.orchestration.conftest import synthetic_study
 
 SMALL = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 3.0})
 POSTPROCESSING = PostprocessConfig(thresholds=(0.25, 0.3, 0.35), min_component_voxels=(0, 0, 30))
@@ -69,13 +72,70 @@ def test_a_registered_ensemble_read_back_predicts_what_its_members_do(store, mem
     assert model.predict(scan.image[None, :, :32, :40, :24], params=params).shape == (1, 32, 40, 24)
 
 
-def test_what_is_stored_holds_weights_and_settings_but_no_pickled_code(store, members, tmp_path):
-    register_ensemble(store[0], new_run(store), members, POSTPROCESSING, (["stored"], 0.5))
-    folder = fetch_model(f"models:/{NAME}@{ALIAS}", store[0], tmp_path / "fetched")
-    assert not list(folder.rglob("*.pkl"))
+def study_of(store, member, name):
+    """A Study called `name` whose best trial is a member, with an MLflow run of its own."""
+    study = synthetic_study(seeds=1)
+    trials = [dataclasses.replace(t, metrics=t.metrics | {"val/best_dice_mean": 0.1}) for t in study.trials]
+    trials[1] = dataclasses.replace(trials[1], run_id=new_run(store), folder=str(member), metrics=trials[1].metrics | {"val/best_dice_mean": 0.9})
+    return dataclasses.replace(study, name=f"{name}_Run01", trials=tuple(trials))
+
+
+PREDICT = """
+import sys
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+images = np.load(sys.argv[3])
+np.save(sys.argv[4], mlflow.pyfunc.load_model(sys.argv[2]).predict(images, params={"spacing_mm": [1.0, 1.0, 1.0]}))
+"""
+
+
+@pytest.mark.parametrize("postprocessing", [None, POSTPROCESSING], ids=["plain", "tuned"])
+def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_checkpoint_does(store, members, cases_folder, tmp_path, postprocessing):
+    name = "tuned" if postprocessing else "plain"
+    if postprocessing:
+        (members[0] / "postprocessing.json").write_text(postprocessing.to_json())
+    study = study_of(store, members[0], name)
+    versions = [register_best(store[0], study) for _ in range(2)]  # as a study does that was killed after it had registered
+    assert int(versions[0].version) == int(versions[1].version) == 1
+    assert versions[0].run_id == study.trials[1].run_id and versions[0].tags["arm"] == study.trials[1].arm
+    scan = read_scan(find_cases(cases_folder)[0])
+    np.save(tmp_path / "images.npy", scan.image[None])
+    arguments = [store[0], f"models:/segmamba-{name}@{ALIAS}", tmp_path / "images.npy", tmp_path / "classes.npy"]
+    done = subprocess.run([sys.executable, "-c", PREDICT, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    expected = load_predictor(members[0], "cpu").predict(scan)
+    assert scan.spacing_mm == (1.0, 1.0, 1.0) and expected.any() and (np.load(tmp_path / "classes.npy")[0] == expected).all()
+
+
+def test_a_study_without_a_checkpoint_to_register_registers_nothing(store, tmp_path):
+    assert register_best(store[0], study_of(store, tmp_path / "elsewhere", "nothing")) is None
+    assert not MlflowClient(store[0]).search_registered_models("name = 'segmamba-nothing'")
+
+
+def register_study(store, members):
+    """One network registered as a study's best: (its address, members, post-processing)."""
+    register_best(store[0], study_of(store, members[0], "best"))
+    return f"models:/segmamba-best@{ALIAS}", members[:1], PostprocessConfig()
+
+
+def register_members(store, members):
+    """An ensemble, likewise."""
+    register_ensemble(store[0], new_run(store), members, POSTPROCESSING, ([new_run(store)], 0.5))
+    return f"models:/{NAME}@{ALIAS}", members, POSTPROCESSING
+
+
+BOTH = pytest.mark.parametrize("register", [register_study, register_members])
+
+
+@BOTH
+def test_what_is_stored_holds_weights_and_settings_but_no_pickled_code(store, members, tmp_path, register, recwarn):
+    address, stored, postprocessing = register(store, members)
+    assert not [warning for warning in recwarn if warning.category is UserWarning], "nothing of MLflow's on the terminal"
+    folder = fetch_model(address, store[0], tmp_path / "fetched")
+    assert not list(folder.rglob("*.pkl")) and (folder / "MLmodel").is_file()
     for file in folder.rglob("*.pth"):
         torch.load(file, weights_only=True)
-    assert load_folder(folder, "cpu").postprocessing == POSTPROCESSING and len(load_folder(folder, "cpu")) == 2
+    assert load_folder(folder, "cpu").postprocessing == postprocessing and len(load_folder(folder, "cpu")) == len(stored)
 
 
 def test_the_champion_is_who_scores_best_on_the_same_minival(store, members):
@@ -97,15 +157,16 @@ def test_an_address_that_is_not_there_is_one_line(store, tmp_path):
         fetch_model("models:/segmamba-ensemble@nobody", store[0], tmp_path)
 
 
-def test_predict_takes_the_registered_model(store, members, cases_folder, tmp_path):
-    register_ensemble(store[0], new_run(store), members, POSTPROCESSING, (["taken"], 0.5))
+@BOTH
+def test_predict_takes_the_registered_model(store, members, cases_folder, tmp_path, register):
+    address, stored, postprocessing = register(store, members)
     code = "from segmamba.cli import main; main()"
-    options = ["--model", f"models:/{NAME}@{ALIAS}", "--input", cases_folder, "--output", tmp_path / "out", "--results", store[2]]
+    options = ["--model", address, "--input", cases_folder, "--output", tmp_path / "out", "--results", store[2]]
     done = subprocess.run([sys.executable, "-c", code, "predict", *map(str, options)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "2 networks" in done.stderr, done.stderr
+    assert done.returncode == 0 and ("one network", "2 networks")[len(stored) - 1] in done.stderr, done.stderr
     case = find_cases(cases_folder)[0]
     written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out" / f"{case.id}.nii.gz"))
-    expected = load_predictor(members, "cpu", postprocessing=POSTPROCESSING).predict(read_scan(case))
+    expected = load_predictor(stored, "cpu", postprocessing=postprocessing).predict(read_scan(case))
     assert ((np.asarray(written.dataobj) > 0) == (expected > 0)).all()
 
 
