@@ -13,7 +13,7 @@ def describe_environment():
     """A flat {str: str}: package versions, Python, operating system, CPU, GPUs with their driver, git commit."""
     import torch
 
-    found = {"python": platform.python_version(), "system": platform.platform(), "cpu": _cpu_name(), "cpu cores": str(_cores())}
+    found = {"python": platform.python_version(), "system": platform.platform(), "cpu": cpu_name(), "cpu cores": str(_cores())}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -63,7 +63,8 @@ def _cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _cpu_name():
+def cpu_name():
+    """Of the processor, as it calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -31,14 +31,14 @@ __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
 
 
 def plan_study(study, options, progress):
-    """The Budget of a study, measured; nothing is begun but the cache."""
-    from segmamba.orchestration.engine.cluster import machine_for
+    """The Budget of a study on this machine or its cluster, measured; nothing is begun but the cache."""
+    import segmamba.orchestration.tracking.store as store
 
     base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
     planned = planned_study(spec, options, base, cases, splits, source, notes, {}, "")
     say_notes(planned, progress)
-    with machine_for(None, options.cpus, options.output, "") as machine:
-        return _budget(planned, spec, options, configs, splits, machine, progress)
+    with _machine(options, store.store_uri(options.output), cases, base, progress) as machine:
+        return _budget(planned, spec, options, configs, cases, splits, machine, progress)
 
 
 def run_study(study, options, progress):
@@ -61,23 +61,31 @@ def open_study(study, options, progress):
     import segmamba.orchestration.tracking.runs as tracking
     import segmamba.orchestration.tracking.store as store
     from segmamba.environment import describe_environment
-    from segmamba.orchestration.engine.cluster import machine_for
 
     environment, uri = describe_environment(), store.store_uri(options.output)
-    with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
-        check_gpus_per_trial(options.gpus_per_trial, machine)
-        if options.ray_address and options.cache:  # otherwise all nodes read what this one has prepared
-            prepare_on_nodes(cases, options.cache, base.data, progress=progress.steps("preparing cases on the nodes"))
+    with _machine(options, uri, cases, base, progress) as machine:
         experiment = store.open_store(uri, options.output)
         for name in tracking.close_stale(uri, experiment, is_abandoned):
             hint = "; --resume goes on with it" if name.rpartition("_Run")[0] == spec.name else ""
             progress.say(f"closed   {name}: its process is gone{hint}")
         planned = planned_study(spec, options, base, cases, splits, source, notes, environment, uri)
-        study, resources = _begun(planned, spec, options, configs, splits, experiment, machine, progress)
+        study, resources = _begun(planned, spec, options, configs, cases, splits, experiment, machine, progress)
         folder = Path(options.output).resolve() / study.name
         with only_driver(folder), _parent_run(study, progress) as statuses:
             _Engine(spec, options, configs, cases, splits, folder, experiment, study, resources, progress).run()
             yield _concluded(spec, study, experiment, folder, started, statuses, progress), folder
+
+
+@contextlib.contextmanager
+def _machine(options, uri, cases, base, progress):
+    """The Machine that a study will run on, joined where it is a cluster, with the cases where its trials read them."""
+    from segmamba.orchestration.engine.cluster import machine_for
+
+    with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
+        check_gpus_per_trial(options.gpus_per_trial, machine)
+        if options.ray_address and options.cache:  # otherwise all nodes read what this one has prepared
+            prepare_on_nodes(cases, options.cache, base.data, progress=progress.steps("preparing cases on the nodes"))
+        yield machine
 
 
 def _prepared(study, options, progress):
@@ -104,21 +112,29 @@ def _cache(options):
     return options.cache or str(Path(options.output).resolve() / "cache")
 
 
-def _budget(planned, spec, options, configs, splits, machine, progress):
-    """The Budget of a study that is planned, measured where that pays; a search's trials cost what the baseline does."""
+def _budget(planned, spec, options, configs, cases, splits, machine, progress):
+    """The Budget of a study that is planned, measured where that pays, on the first node of a cluster whose nodes are alike.
+
+    A search's trials cost what the baseline does.
+    """
     from segmamba.environment import git_commit
     from segmamba.orchestration.engine.budget import plan, unmeasured
-    from segmamba.orchestration.engine.measuring import Measure
+    from segmamba.orchestration.engine.measuring import Here, Measure, There
 
     searched = (options.trials or spec.budget.trials) if spec.space else 0
     trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
-    if options.ray_address:
-        return unmeasured(configs[spec.baseline], trials, machine, options, "not measured: the nodes of a cluster may differ")
+    if machine.differing:
+        return unmeasured(configs[spec.baseline], trials, machine, options, f"not measured, since the nodes differ: {machine.differing}")
     kept, first = Path(options.output).resolve() / "cache" / "rehearsals", next(iter(splits.values()))
     feasible = {arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)}
     trials = [trial for trial in trials if trial.arm in feasible]
-    with Measure(first, kept, [machine.name, git_commit()], at_once=machine.cores, say=progress.say) as measure:
-        return plan(feasible, trials, first, machine, measure, options)
+    place, processes, at_once = machine.name, Here(), machine.cores
+    for node in machine.nodes[:1]:
+        place, processes, at_once = f"{node.kind} on {node.host}", There(node, cases, options.cache), machine.trial_cores
+    with Measure(first, kept, [place, git_commit()], at_once=at_once, say=progress.say, processes=processes) as measure:
+        budget = plan(feasible, trials, first, machine, measure, options)
+    measured = f"{machine.name}; measured on {place}" if machine.nodes and budget.arms else machine.name
+    return dataclasses.replace(budget, machine=measured)
 
 
 @contextlib.contextmanager
@@ -278,7 +294,7 @@ class _Engine:
         return [plan for plan in plans if plan not in trained_before]
 
 
-def _begun(planned, spec, options, configs, splits, experiment, machine, progress):
+def _begun(planned, spec, options, configs, cases, splits, experiment, machine, progress):
     """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
     from segmamba.orchestration.engine.budget import resumed
     from segmamba.orchestration.tracking.runs import start_study, study_folder
@@ -294,7 +310,7 @@ def _begun(planned, spec, options, configs, splits, experiment, machine, progres
             progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
             return found, resumed(found.budget, configs[spec.baseline], len(found.trials) - ended, machine).resources
         progress.say(f"resume   no unfinished {spec.name} found: starting one")
-    budget = _budget(planned, spec, options, configs, splits, machine, progress)
+    budget = _budget(planned, spec, options, configs, cases, splits, machine, progress)
     folder = next_run_folder(Path(options.output).resolve(), spec.name)
     study = dataclasses.replace(planned, name=folder.name, budget=budget.as_dict())
     parent = start_study(study.mlflow_uri, experiment, study, splits, folder)

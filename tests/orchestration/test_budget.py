@@ -1,15 +1,18 @@
 """How trials share a machine, decided from rehearsals that a test makes up; and one true rehearsal."""
 
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split
 from segmamba.errors import UserError
-from segmamba.orchestration.engine.budget import Machine, plan, resumed, unmeasured
+from segmamba.orchestration.engine.budget import Machine, Node, plan, resumed, unmeasured
+from segmamba.orchestration.engine.budget_table import render_budget
 from segmamba.orchestration.engine.measuring import Measure
 from segmamba.orchestration.question.spec import TrialPlan
 from segmamba.training.rehearsal import Rehearsal
@@ -95,6 +98,37 @@ def test_a_lone_trial_gets_both_cores_where_that_is_faster_and_one_where_not(tmp
     slower = plan({"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 1.2}), options(tmp_path))
     assert slower.resources.threads == 1
     assert plan({"a": preset("demo")}, trials(3), DATA, TWO_CORES, cpu({1: 1.0, 2: 0.55}), options(tmp_path)).resources.threads == 2
+
+
+def nodes(count, *, cores, gpus=0):
+    """The Machine of so many alike nodes."""
+    one = Node(id="", host="h", cpu="EPYC", gpu="H100", gpus=gpus, gpu_bytes=80 * GIB * gpus, cores=cores)
+    return Machine(name="", gpus=count * gpus, gpu_bytes=80 * GIB * gpus, cores=count * cores, memory_bytes=64 * GIB, nodes=(one,) * count)
+
+
+def test_a_trial_on_a_cluster_takes_no_more_than_one_node_has(tmp_path):
+    lone = plan({"a": preset("demo")}, trials(1), DATA, nodes(4, cores=2), cpu({1: 1.0, 2: 0.6}), options(tmp_path)).resources
+    assert (lone.cpus, lone.threads, lone.at_once) == (2, 2, 1), "8 cores, but no node with more than 2"
+    unmeasured_trial = unmeasured(preset("demo"), trials(1), nodes(4, cores=2), options(tmp_path), "").resources
+    assert (unmeasured_trial.cpus, unmeasured_trial.threads) == (2, 2)
+    on_gpu = unmeasured(preset("quick"), trials(9), nodes(3, cores=3, gpus=1), options(tmp_path), "").resources
+    assert preset("quick").data.workers + 1 > 3 and (on_gpu.cpus, on_gpu.at_once) == (3, 3)
+    odd = unmeasured(preset("demo").changed({"data.workers": 1}), trials(9), nodes(3, cores=3, gpus=1), options(tmp_path, gpus_per_trial=0.5), "")
+    assert (odd.resources.cpus, odd.resources.at_once) == (2, 3), "9 cores, but one trial of 2 a node"
+    with pytest.raises(UserError, match="--gpus-per-trial 2: a node has 1"):
+        unmeasured(preset("quick"), trials(1), nodes(3, cores=8, gpus=1), options(tmp_path, gpus_per_trial=2.0), "")
+
+
+def test_alike_nodes_are_packed_as_one_is(tmp_path):
+    budget = plan({"a": preset("quick")}, trials(8), DATA, nodes(2, cores=16, gpus=1), gpu(), options(tmp_path))
+    assert budget.resources.gpus == 0.5 and budget.resources.at_once == 4
+
+
+def test_a_plan_without_measurement_says_why(tmp_path):
+    console = Console(width=200, file=StringIO())
+    render_budget(unmeasured(preset("demo"), trials(8), TWO_CORES, options(tmp_path), "not measured, since the nodes differ"), console)
+    told = " ".join(console.file.getvalue().split())
+    assert told.startswith("machine 2 CPU cores trials 8, 2 at once, 1 core each time not measured, since the nodes differ start the same")
 
 
 def test_a_short_study_that_fills_the_cores_is_not_measured_unless_asked(tmp_path):

@@ -1,5 +1,7 @@
 """A study on a cluster of several Ray nodes, all on this machine's loopback address."""
 
+import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -9,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine import cluster
+from segmamba.orchestration.engine.budget import Node
 from tests.orchestration.faults import (
     STUDY,
     assert_as_if_nothing_had_happened,
@@ -25,7 +29,7 @@ RAY = Path(sys.executable).with_name("ray")
 
 
 class Nodes:
-    """A head without cores and nodes with one each: `ray start`, each in a process group of its own."""
+    """A head without cores and nodes with some: `ray start`, each in a process group of its own."""
 
     def __init__(self, folder):
         self.folder, self.groups = folder, []
@@ -36,8 +40,8 @@ class Nodes:
         self.env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
         self._ray("--head", "--port", self.address.rpartition(":")[2], "--num-cpus", "0", "--include-dashboard", "false")
 
-    def add(self):
-        self._ray("--address", self.address, "--num-cpus", "1")
+    def add(self, cores=1):
+        self._ray("--address", self.address, "--num-cpus", str(cores))
         return self.groups[-1]
 
     def _ray(self, *options):
@@ -77,7 +81,7 @@ def test_a_trial_whose_node_dies_goes_on_from_its_last_checkpoint_on_another(nod
     nodes.kill(first)
     nodes.add()
     output = finish(study)
-    assert "1 nodes with 1 cores" not in output, "what runs where is no news on the terminal"
+    assert "1 node with 1 core" not in output, "what runs where is no news on the terminal"
     assert_as_if_nothing_had_happened(tmp_path, tmp_path / "calm")
     assert nodes.groups[0].poll() is None and nodes.groups[-1].poll() is None, "a cluster that was joined goes on"
 
@@ -88,6 +92,43 @@ def test_each_node_may_have_a_cache_of_its_own(nodes, tmp_path):
     nodes.add()
     finish(start(tmp_path, "--ray-address", nodes.address, "--cache", "$OWN_DISK/cases", env=nodes.env))
     assert list((tmp_path / "own" / "cases").glob("*/case.json")) and not (tmp_path / "Results" / "cache").exists()
+
+
+@pytest.mark.slow
+def test_a_plan_is_made_for_the_cluster_and_measured_on_a_node_unless_nodes_differ(nodes, tmp_path):
+    nodes.env |= {"OWN_DISK": str(tmp_path / "own")}
+    groups = [nodes.add(), nodes.add()]
+    asked = ("--ray-address", nodes.address, "--plan", "--cpus", "0", "--arms", "depth 0", "--cache", "$OWN_DISK/cases")
+    study = start(tmp_path, *asked, env=nodes.env)
+    measuring = wait_for(lambda: [group for group in groups if "_rehearse_there" in titles(group)], study, "process that measures on a node")
+    output = " ".join(finish(study).split())
+    assert len(measuring) == 1, "what is measured at once shares one node"
+    assert "machine 2 nodes with 2 cores; measured on 1 core of" in output and "trials 2, 2 at once, 1 core each; about" in output, output
+    assert "note --arms leaves out: depth 1," in output and not list(tmp_path.glob("Results/*_Run*")), "a plan says the notes and begins nothing"
+    nodes.add(cores=2)
+    output = " ".join(finish(start(tmp_path, *asked, env=nodes.env)).split())
+    assert "machine 3 nodes with 4 cores trials 2, 2 at once, 1 core each time not measured, since the nodes differ:" in output, output
+
+
+def titles(group):
+    """What the processes of a node call themselves."""
+    found = []
+    for process in psutil.Process(group.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+            found.append(" ".join(process.cmdline()))
+    return " ".join(found)
+
+
+def test_trials_run_on_the_nodes_with_gpus_where_there_are_any():
+    head = Node(id="1", host="head", cpu="EPYC", gpu="", gpus=0, gpu_bytes=0, cores=64)
+    worker = dataclasses.replace(head, id="2", host="b", gpu="H100", gpus=1, gpu_bytes=80 * 2**30, cores=4)
+    other = dataclasses.replace(worker, id="3", host="a")
+    both = cluster._together([head, worker, other], 1)
+    assert both.name == "2 nodes with 8 cores and 2 x H100" and [node.host for node in both.nodes] == ["a", "b"] and not both.differing
+    assert (both.gpus, both.gpu_bytes, both.cores) == (2, 80 * 2**30, 8)
+    unlike = cluster._together([worker, dataclasses.replace(other, gpu="A100")], 1)
+    assert unlike.differing == "a has 4 cores and 1 x A100 of 80 GiB, b 4 cores and 1 x H100 of 80 GiB"
+    assert cluster._together([head], 1).name == "1 node with 64 cores"
 
 
 def test_an_address_where_no_cluster_is_gets_one_line(monkeypatch):

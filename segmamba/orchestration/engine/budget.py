@@ -37,6 +37,27 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Node:
+    """What one machine of a cluster gives to trials."""
+
+    id: str
+    """Ray's."""
+    host: str
+    cpu: str
+    gpu: str
+    gpus: int
+    gpu_bytes: int
+    """Memory of one GPU."""
+    cores: int
+
+    @property
+    def kind(self):
+        """What makes two nodes alike."""
+        rest = f" and {self.gpus} x {self.gpu} of {self.gpu_bytes / 2**30:.0f} GiB" if self.gpus else f" of {self.cpu}"
+        return f"{self.cores} core{'s' * (self.cores > 1)}{rest}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """What there is to share."""
 
@@ -47,6 +68,28 @@ class Machine:
     cores: int
     memory_bytes: int
     """Main memory that is free."""
+    nodes: tuple = ()
+    """Of a cluster: the Nodes that trials run on, of which the above is the sum; () is a single machine."""
+
+    def holds(self, cpus, gpus=0):
+        """How many trials of so many cores and GPUs run at once, each within a node."""
+        held = (min(part.cores // cpus, int(part.gpus / gpus) if gpus else part.cores) for part in self.nodes or (self,))
+        return min(self.cores // cpus, sum(held))
+
+    @property
+    def trial_cores(self):
+        """What one trial can have, wherever it runs."""
+        return min([self.cores, *(node.cores for node in self.nodes)])
+
+    @property
+    def trial_gpus(self):
+        return max([node.gpus for node in self.nodes], default=self.gpus)
+
+    @property
+    def differing(self):
+        """Two nodes that are not alike, in words, or ""."""
+        first, other = self.nodes[:1], [node for node in self.nodes if node.kind != self.nodes[0].kind]
+        return f"{first[0].host} has {first[0].kind}, {other[0].host} {other[0].kind}" if other else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +132,22 @@ def check_gpus_per_trial(gpus, machine):
     if gpus is None:
         return
     if not machine.gpus:
-        raise UserError(f"--gpus-per-trial {gpus:g}: torch sees no GPU here; leave the option out to run on the CPU")
-    if gpus > machine.gpus or (gpus > 1 and gpus != int(gpus)):
-        raise UserError(f"--gpus-per-trial {gpus:g}: this machine has {machine.gpus}, and more than one GPU must be a whole number")
+        where = "no node offers a GPU" if machine.nodes else "torch sees no GPU here"
+        raise UserError(f"--gpus-per-trial {gpus:g}: {where}; leave the option out to run on the CPU")
+    if gpus > machine.trial_gpus or (gpus > 1 and gpus != int(gpus)):
+        which = "a node" if machine.nodes else "this machine"
+        raise UserError(f"--gpus-per-trial {gpus:g}: {which} has {machine.trial_gpus}, and more than one GPU must be a whole number")
 
 
 def _fixed(machine, base, trials, gpus, *, threads=None, compile=None):
     """Resources without any measurement."""
     if not machine.gpus:
-        threads = threads or max(1, machine.cores // max(1, trials))
-        at_once, cpus = max(1, min(trials, machine.cores // threads)), min(threads, machine.cores)
+        threads = threads or max(1, min(machine.cores // max(1, trials), machine.trial_cores))
+        cpus = min(threads, machine.trial_cores)
+        at_once = max(1, min(trials, machine.holds(cpus)))
         return Resources(gpus=0, cpus=cpus, threads=threads, at_once=at_once, cores=machine.cores, compile=compile or base.train.compile)
-    cpus = min(base.data.workers + 1, machine.cores)
-    at_once = max(1, min(int(machine.gpus / gpus), machine.cores // cpus, max(1, trials)))
+    cpus = min(base.data.workers + 1, machine.trial_cores)
+    at_once = max(1, min(machine.holds(cpus, gpus), max(1, trials)))
     return Resources(gpus=gpus, cpus=cpus, threads=threads or cpus, at_once=at_once, cores=machine.cores, compile=compile or base.train.compile)
 
 
@@ -166,26 +212,27 @@ class _Way:
 def _worth_measuring(base, trials, machine, options):
     if machine.gpus:
         return options.gpus_per_trial is None
-    return len(_thread_choices(len(trials), machine.cores)) > 1 or _steps(base) >= SHORT_STEPS
+    return len(_thread_choices(len(trials), machine)) > 1 or _steps(base) >= SHORT_STEPS
 
 
-def _thread_choices(trials, cores):
+def _thread_choices(trials, machine):
     """Threads for a trial that are worth comparing: more than one only where a core would otherwise stand idle for long."""
+    cores, most = machine.cores, machine.trial_cores
     if trials % cores == 0 or trials >= 4 * cores:
         return [1]
-    return sorted({1, min(2, cores), max(1, cores // min(trials, cores))})
+    return sorted({1, min(2, most), min(most, cores // min(trials, cores))})
 
 
 def _ways_of_cores(arms, trials, machine, measure, options):
     """({arm: Rehearsal}, [_Way]) without a GPU."""
     first, config = next(iter(arms.items()))
-    fewest, *more = _thread_choices(len(trials), machine.cores)
+    fewest, *more = _thread_choices(len(trials), machine)
     alone = dict(zip(arms, measure(list(arms.values()), threads=fewest), strict=True))
     measured = {fewest: alone[first]} | {threads: measure([config], threads=threads)[0] for threads in more}
     ways = []
     for threads, rehearsal in measured.items():
         fitting = int(MEMORY_SHARE * machine.memory_bytes / max(1, rehearsal.peak_bytes))
-        at_once = max(1, min(len(trials), machine.cores // threads, fitting))
+        at_once = max(1, min(len(trials), machine.holds(threads), fitting))
         resources = Resources(gpus=0, cpus=threads, threads=threads, at_once=at_once, cores=machine.cores, compile=config.train.compile)
         ways.append(_Way(name=f"{at_once} at once, {threads} core{'s' * (threads > 1)} each", resources=resources, step_s=rehearsal.step_s,
                          slowdown=rehearsal.step_s / alone[first].step_s, warm_up_s=rehearsal.warm_up_s))  # fmt: skip
@@ -197,12 +244,12 @@ def _ways_of_gpus(arms, trials, machine, measure, options):
     first, config = next(iter(arms.items()))
     asked, wanted = options.gpus_per_trial, config.train.compile
     eager = "never" if wanted == "auto" else wanted
-    cpus = min(config.data.workers + 1, machine.cores)
+    cpus = min(config.data.workers + 1, machine.trial_cores)
     alone = {arm: measure([arm_config], threads=cpus, compile=eager)[0] for arm, arm_config in arms.items()}
 
     def way(name, gpus, compile, measured):
         step_s = sum(m.step_s for m in measured) / len(measured)
-        at_once = max(1, min(machine.gpus * len(measured), machine.cores // cpus, len(trials)))
+        at_once = max(1, min(machine.holds(cpus, gpus), len(trials)))
         resources = Resources(gpus=gpus, cpus=cpus, threads=cpus, at_once=at_once, cores=machine.cores, compile=compile)
         return _Way(name=name, resources=resources, step_s=step_s, slowdown=step_s / alone[first].step_s, warm_up_s=measured[0].warm_up_s)
 

@@ -8,7 +8,14 @@ GIB, MIB = 2**30, 2**20
 
 
 def render_budget(budget, console):
-    """The arms, the ways that were compared, time and disk of a measured Budget, on a rich Console."""
+    """The arms, the ways that were compared, time and disk of a Budget, on a rich Console; what it has of them where nothing was measured."""
+    if budget.arms:
+        _render_measured(budget, console)
+    for name, text in _totals(budget):
+        console.print(f"{name:9}{text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _render_measured(budget, console):
     arms = Table(box=None, pad_edge=False)
     for name, side in (("arm", "left"), ("a step", "right"), ("validating a case", "right"), ("judging a case", "right"), ("memory", "right"),
                        ("a trial", "right")):  # fmt: skip
@@ -26,16 +33,20 @@ def render_budget(budget, console):
         ways.add_row(way["way"], f"{way['steps_per_s']:.2f}", clock(way["study_s"]), "<- soonest" if way is soonest and len(budget.ways) > 1 else "")
     console.print(ways)
     console.print()
-    for name, text in _totals(budget):
-        console.print(f"{name:9}{text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _totals(budget):
     r = budget.resources
     share = f"{r.gpus:g} GPU and {r.cpus} cores" if r.gpus else f"{r.threads} core{'s' * (r.threads > 1)}"
-    hours = sum(cost["trial_s"] for cost in budget.arms.values()) / len(budget.arms)
+    shared = f"{budget.trials}, {r.at_once} at once, {share} each"
     yield "machine", budget.machine
-    yield "trials", f"{budget.trials}, {r.at_once} at once, {share} each; about {clock(hours)} a trial, {clock(budget.study_s)} in all"
+    if not budget.arms:
+        yield "trials", shared
+        yield "time", budget.why
+        yield "start", "the same command without --plan"
+        return
+    hours = sum(cost["trial_s"] for cost in budget.arms.values()) / len(budget.arms)
+    yield "trials", f"{shared}; about {clock(hours)} a trial, {clock(budget.study_s)} in all"
     yield "disk", f"{_size(budget.disk_bytes)} of checkpoints; {_size(budget.disk_free_bytes)} free" + (
         ": NOT ENOUGH" if budget.disk_bytes > budget.disk_free_bytes else "")  # fmt: skip
     yield "start", "the same command without --plan; what was measured is kept and not measured again"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import segmamba
 from segmamba.errors import UserError
-from segmamba.orchestration.engine.budget import Machine, this_machine
+from segmamba.orchestration.engine.budget import Machine, Node, this_machine
 
 OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray's default would take 30 % of the memory
 FOR_RAY = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0",
@@ -111,23 +111,35 @@ def _look_at_nodes(ray, output, store_uri):
         _, missing = ray.wait(list(asked.values()), num_returns=len(asked), timeout=PROBE_S)
         if missing:
             raise UserError(f"--ray-address: {len(missing)} of {len(nodes)} nodes did not answer within {PROBE_S} s; see ray status")
-        told = {}
+        told, found = {}, []
         for node in nodes:
             try:
-                told[node["NodeManagerHostname"]] = ray.get(asked[node["NodeID"]])
+                told[node["NodeManagerHostname"]] = seen = ray.get(asked[node["NodeID"]])
+                found.append(_node(node, seen))
             except ray.exceptions.RayError as error:
                 raise UserError(f"--ray-address: node {node['NodeManagerHostname']} cannot run SegMamba ({_first_line(error)}); it needs the same "
                                 "Python packages as this machine") from error  # fmt: skip
     finally:
         token.unlink(missing_ok=True)
     _check(told, output, store_uri)
-    gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
-    cores = int(sum(node["Resources"]["CPU"] for node in nodes))
-    smallest = min((seen["gpu_bytes"] for seen in told.values() if seen["gpu_bytes"]), default=0)
-    name = next((seen["gpu"] for seen in told.values() if seen["gpu"]), "CPU")
+    return _together(found, sum(seen["memory_bytes"] for seen in told.values()))
+
+
+def _node(node, seen):
+    """The Node of Ray's entry and what `look_around` told there."""
+    gpus = int(node["Resources"].get("GPU", 0))
+    return Node(id=node["NodeID"], host=node["NodeManagerHostname"], cpu=seen["cpu"], gpu=seen["gpu"], gpus=gpus, gpu_bytes=seen["gpu_bytes"],
+                cores=int(node["Resources"]["CPU"]))  # fmt: skip
+
+
+def _together(nodes, memory_bytes):
+    """The Machine of Nodes: those with a GPU where there are any, since trials then run there alone."""
+    nodes = sorted([node for node in nodes if node.gpus] or nodes, key=lambda node: (node.host, node.id))
+    gpus, cores = sum(node.gpus for node in nodes), sum(node.cores for node in nodes)
+    count, named = len(nodes), next((node.gpu for node in nodes if node.gpu), "GPU")
     return Machine(
-        name=f"{len(nodes)} nodes with {cores} cores" + (f" and {gpus} x {name}" if gpus else ""),
-        gpus=gpus, gpu_bytes=smallest, cores=cores, memory_bytes=sum(seen["memory_bytes"] for seen in told.values()),
+        name=f"{count} node{'s' * (count > 1)} with {cores} core{'s' * (cores > 1)}" + (f" and {gpus} x {named}" if gpus else ""),
+        gpus=gpus, gpu_bytes=min(node.gpu_bytes for node in nodes), cores=cores, memory_bytes=memory_bytes, nodes=tuple(nodes),
     )  # fmt: skip
 
 
@@ -136,12 +148,14 @@ def look_around(token):
     import torch
 
     from segmamba.doctor import free_memory
+    from segmamba.environment import cpu_name
 
     path = Path(token)
     gpu = torch.cuda.is_available()
     return {
         "python": sys.version.split()[0], "sees_output": path.exists(), "can_write": os.access(path.parent, os.W_OK),
         "machine": BOOT_ID.read_text().strip() if BOOT_ID.exists() else socket.gethostname(), "memory_bytes": free_memory(),
+        "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name(0) if gpu else "", "gpu_bytes": torch.cuda.get_device_properties(0).total_memory if gpu else 0,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Rehearsals of a study's arms in fresh processes, kept on disk: what was measured once is not measured again."""
+"""Rehearsals of a study's arms in fresh processes, here or on a node of a cluster, kept on disk: what was measured is not measured again."""
 
 import dataclasses
 import hashlib
@@ -17,21 +17,22 @@ STEPS = {"cpu": 2, "cuda": 20}  # timed, after as many that warm up
 
 
 class Measure:
-    """Called with Configs gives their Rehearsals on this machine's first device. Use as a context manager.
+    """Called with Configs gives their Rehearsals on one GPU or on CPU cores. Use as a context manager.
 
     kept: folder of earlier measurements. machine: what they hold for beside the settings, plain values. at_once: on a CPU, how many
     may be measured at the same time; what is measured then shares the memory with others, as trials will. say: told of each.
+    processes: where they run, this machine (Here) or a node of a cluster (There).
     """
 
-    def __init__(self, data, kept, machine, *, at_once=1, say=lambda text: None):
+    def __init__(self, data, kept, machine, *, at_once=1, say=lambda text: None, processes=None):
         self._data, self._kept, self._machine, self._at_once, self._say = data, Path(kept), machine, at_once, say
-        self._processes, self._pools, self._count = ExitStack(), [], 0
+        self._processes, self._count = processes or Here(), 0
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self._processes.close()
+        self._processes.end()
 
     def __call__(self, configs, *, threads, compile="never", together=False):
         """[Rehearsal, ...]. together: all at once on one GPU, timed while all run; otherwise on a GPU one after another."""
@@ -45,12 +46,11 @@ class Measure:
         missing = [file for file, rehearsal in found.items() if rehearsal is None]
         for start in range(0, len(missing), self._at_once):
             batch = missing[start : start + self._at_once]
-            waiting = [(f, self._pool(slot).submit(_rehearse, by_file[f], self._data, threads, None, 0)) for slot, f in enumerate(batch)]
+            waiting = [(f, self._processes.start(slot, by_file[f], self._data, threads, None, 0)) for slot, f in enumerate(batch)]
             for file, job in waiting:
                 found[file] = self._result(job, by_file[file])
                 self._write(file, [found[file]])
-            if _device() == "cpu":
-                self._forget_pools()  # the next peak of memory is read from a fresh process
+            self._processes.renew()
         return [found[file] for file in files]
 
     def _together(self, configs, threads):
@@ -58,32 +58,24 @@ class Measure:
         kept = self._read_all(file)
         if kept:
             return kept
-        with tempfile.TemporaryDirectory() as meet:
-            jobs = [self._pool(i).submit(_rehearse, c, self._data, threads, meet, len(configs) - 1) for i, c in enumerate(configs)]
+        self._kept.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._kept, prefix="meet_") as meet:  # where a node sees it, too
+            jobs = [self._processes.start(i, c, self._data, threads, meet, len(configs) - 1) for i, c in enumerate(configs)]
             found = [self._result(job, config) for job, config in zip(jobs, configs, strict=True)]
         self._write(file, found)
         return found
 
     def _result(self, job, config):
         try:
-            result = job.result()
-        except BrokenProcessPool as error:
-            self._forget_pools()
+            result = self._processes.result(job)
+        except Killed as error:
+            self._processes.end()
             raise UserError("--plan: the process that measures was killed, probably for its memory; lower data.patch_size or train.batch_size, "
                             "or set --gpus-per-trial to start without measuring") from error  # fmt: skip
         self._count += 1
         compiled = ", compiled" if config.train.compile == "always" else ""
         self._say(f"measured {self._count}: {1000 * result.step_s:.0f} ms a step{compiled}")
         return result
-
-    def _pool(self, slot):
-        while len(self._pools) <= slot:
-            self._pools.append(self._processes.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))))
-        return self._pools[slot]
-
-    def _forget_pools(self):
-        self._processes.close()
-        self._processes, self._pools = ExitStack(), []
 
     def _file(self, config, threads, processes):
         cases = sorted(case.folder.name for group in (self._data.train, self._data.minival[:1], self._data.judge[:1]) for case in group)
@@ -107,6 +99,73 @@ class Measure:
         write_json(file, [dataclasses.asdict(rehearsal) for rehearsal in rehearsals])
 
 
+class Killed(Exception):
+    """The process that measured has died."""
+
+
+class Here:
+    """Processes of this machine, one a slot."""
+
+    def __init__(self):
+        self._open, self._pools = ExitStack(), []
+
+    def start(self, slot, config, data, threads, meet, others):
+        """A job for `result`, begun."""
+        while len(self._pools) <= slot:
+            self._pools.append(self._open.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))))
+        return self._pools[slot].submit(_rehearse, config, data, threads, meet, others)
+
+    def result(self, job):
+        """The job's Rehearsal. Raises Killed."""
+        try:
+            return job.result()
+        except BrokenProcessPool as error:
+            raise Killed from error
+
+    def renew(self):
+        """On a CPU the next peak of memory is read from a fresh process."""
+        if _device() == "cpu":
+            self.end()
+
+    def end(self):
+        self._open.close()
+        self._open, self._pools = ExitStack(), []
+
+
+class There:
+    """Processes of a Node of the connected cluster, each with the cores and the share of a GPU that a trial has.
+
+    cases, cache: as in StudyContext, where each node has a cache of its own.
+    """
+
+    def __init__(self, node, cases=(), cache=None):
+        self._node, self._cases, self._cache = node, cases, cache
+
+    def start(self, slot, config, data, threads, meet, others):
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        share = 1 / (others + 1) if self._node.gpus else 0
+        task = ray.remote(num_cpus=threads, num_gpus=share, max_calls=1, max_retries=0)(_rehearse_there)  # max_calls: a fresh process for each
+        pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(self._node.id, soft=False))
+        return pinned.remote(config, data, threads, meet, others, self._cases, self._cache)
+
+    def result(self, job):
+        import ray
+
+        try:
+            return ray.get(job)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise Killed from error
+
+    def renew(self):
+        """Nothing is left of a process that has measured."""
+
+    end = renew
+
+
 def _device():
     import torch
 
@@ -114,7 +173,15 @@ def _device():
 
 
 def _rehearse(config, data, threads, meet, others):
-    """In the fresh process."""
+    """In a process of its own."""
     from segmamba.training.rehearsal import rehearse
 
     return rehearse(config, data, steps=STEPS[_device()], threads=threads, meet=meet, others=others)
+
+
+def _rehearse_there(config, data, threads, meet, others, cases, cache):
+    """On the node."""
+    from segmamba.orchestration.engine.caching import split_on_this_node
+
+    here = split_on_this_node(data, cases, cache, config.data) if cache else data
+    return _rehearse(config, here, threads, meet, others)
