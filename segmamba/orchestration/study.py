@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -15,16 +14,10 @@ from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.orchestration.engine.budget import check_gpus_per_trial
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
+from segmamba.orchestration.engine.conduct import Conductor
 from segmamba.orchestration.engine.driver import is_abandoned, only_driver
 from segmamba.orchestration.engine.options import StudyOptions
-from segmamba.orchestration.engine.planning import (
-    announce,
-    fold_changes,
-    infeasible_arms,
-    planned_study,
-    say_notes,
-    splits_of,
-)  # fmt: skip
+from segmamba.orchestration.engine.planning import Prepared, infeasible_arms, planned_study, say_notes, splits_of
 from segmamba.orchestration.question.spec import FOUND, TrialPlan, resolve
 
 __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
@@ -34,11 +27,11 @@ def plan_study(study, options, progress):
     """The Budget of a study on this machine or its cluster, measured; nothing is begun but the cache."""
     import segmamba.orchestration.tracking.store as store
 
-    base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
-    planned = planned_study(spec, options, base, cases, splits, source, notes, {}, "")
+    ready = _prepared(study, options, progress)
+    planned = planned_study(ready, options, {}, "")
     say_notes(planned, progress)
-    with _machine(options, store.store_uri(options.output), cases, base, progress) as machine:
-        return _budget(planned, spec, options, configs, cases, splits, machine, progress)
+    with _machine(ready, options, store.store_uri(options.output), progress) as machine:
+        return _budget(planned, ready, options, machine, progress)
 
 
 def run_study(study, options, progress):
@@ -55,7 +48,7 @@ def run_study(study, options, progress):
 def open_study(study, options, progress):
     """`run_study` for whoever has more to do with its trials: the study is unfinished, and this process its driver, until the block ends."""
     started = time.time()
-    base, spec, configs, cases, source, notes, splits = _prepared(study, options, progress)
+    ready = _prepared(study, options, progress)
 
     # Only now the slow imports: everything above answers within a second.
     import segmamba.orchestration.tracking.runs as tracking
@@ -63,34 +56,33 @@ def open_study(study, options, progress):
     from segmamba.environment import describe_environment
 
     environment, uri = describe_environment(), store.store_uri(options.output)
-    with _machine(options, uri, cases, base, progress) as machine:
+    with _machine(ready, options, uri, progress) as machine:
         experiment = store.open_store(uri, options.output)
         for name in tracking.close_stale(uri, experiment, is_abandoned):
-            hint = "; --resume goes on with it" if name.rpartition("_Run")[0] == spec.name else ""
+            hint = "; --resume goes on with it" if name.rpartition("_Run")[0] == ready.spec.name else ""
             progress.say(f"closed   {name}: its process is gone{hint}")
-        planned = planned_study(spec, options, base, cases, splits, source, notes, environment, uri)
-        study, resources = _begun(planned, spec, options, configs, cases, splits, experiment, machine, progress)
+        planned = planned_study(ready, options, environment, uri)
+        study, resources = _begun(planned, ready, options, experiment, machine, progress)
         folder = Path(options.output).resolve() / study.name
         with only_driver(folder), _parent_run(study, progress) as statuses:
-            _Engine(spec, options, configs, cases, splits, folder, experiment, study, resources, progress).run()
-            yield _concluded(spec, study, experiment, folder, started, statuses, progress), folder
+            Conductor(ready, options, folder, experiment, study, resources, progress).run()
+            yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder
 
 
 @contextlib.contextmanager
-def _machine(options, uri, cases, base, progress):
+def _machine(ready, options, uri, progress):
     """The Machine that a study will run on, joined where it is a cluster, with the cases where its trials read them."""
     from segmamba.orchestration.engine.cluster import machine_for
 
     with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
         check_gpus_per_trial(options.gpus_per_trial, machine)
         if options.ray_address and options.cache:  # otherwise all nodes read what this one has prepared
-            prepare_on_nodes(cases, options.cache, base.data, progress=progress.steps("preparing cases on the nodes"))
+            prepare_on_nodes(ready.cases, options.cache, ready.base.data, progress=progress.steps("preparing cases on the nodes"))
         yield machine
 
 
 def _prepared(study, options, progress):
-    """(base Config, StudySpec, {arm: Config}, labelled and unlabelled cases, what they are, notes on them, {fold: Split})."""
-    base = _base(options)
+    base = preset(options.preset).changed({"train.early_stop_epochs": 0} | source_changes(options.data, options.labels) | options.changes)
     spec = resolve(study, base).only(options.arms, options.preset)
     if spec.space and options.folds:
         raise UserError(f"--folds {options.folds}: a search trains on one split; leave --folds out")
@@ -105,14 +97,14 @@ def _prepared(study, options, progress):
     for config in configs.values():
         check_patch_fits(prepared, config.data)
     splits = splits_of(prepared[: len(cases)], prepared[len(cases) :], options, base)
-    return base, spec, configs, [*cases, *unlabelled], source, [*([] if unlabelled else left_out), *notes_on(cases)], splits
+    return Prepared(spec, base, configs, [*cases, *unlabelled], source, [*([] if unlabelled else left_out), *notes_on(cases)], splits)
 
 
 def _cache(options):
     return options.cache or str(Path(options.output).resolve() / "cache")
 
 
-def _budget(planned, spec, options, configs, cases, splits, machine, progress):
+def _budget(planned, ready, options, machine, progress):
     """The Budget of a study that is planned, measured where that pays, on the first node of a cluster whose nodes are alike.
 
     A search's trials cost what the baseline does.
@@ -121,16 +113,17 @@ def _budget(planned, spec, options, configs, cases, splits, machine, progress):
     from segmamba.orchestration.engine.budget import plan, unmeasured
     from segmamba.orchestration.engine.measuring import Here, Measure, There
 
+    spec, configs = ready.spec, ready.configs
     searched = (options.trials or spec.budget.trials) if spec.space else 0
     trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
     if machine.differing:
         return unmeasured(configs[spec.baseline], trials, machine, options, f"not measured, since the nodes differ: {machine.differing}")
-    kept, first = Path(options.output).resolve() / "cache" / "rehearsals", next(iter(splits.values()))
+    kept, first = Path(options.output).resolve() / "cache" / "rehearsals", ready.first_split
     feasible = {arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)}
     trials = [trial for trial in trials if trial.arm in feasible]
     place, processes, at_once = machine.name, Here(), machine.cores
     for node in machine.nodes[:1]:
-        place, processes, at_once = f"{node.kind} on {node.host}", There(node, cases, options.cache), machine.trial_cores
+        place, processes, at_once = f"{node.kind} on {node.host}", There(node, ready.cases, options.cache), machine.trial_cores
     with Measure(first, kept, [place, git_commit()], at_once=at_once, say=progress.say, processes=processes) as measure:
         budget = plan(feasible, trials, first, machine, measure, options)
     measured = f"{machine.name}; measured on {place}" if machine.nodes and budget.arms else machine.name
@@ -182,119 +175,7 @@ def _concluded(spec, study, experiment, folder, started, statuses, progress):
     return study
 
 
-def _base(options):
-    """The Config that the arms change."""
-    return preset(options.preset).changed({"train.early_stop_epochs": 0} | source_changes(options.data, options.labels) | options.changes)
-
-
-class _Engine:
-    """One start of a study: what it has to run, and running it."""
-
-    def __init__(self, spec, options, configs, cases, splits, folder, experiment, study, resources, progress):
-        self.spec, self.options, self.study, self.progress, self.resources = spec, options, study, progress, resources
-        self.base = _base(options)
-        self.context = _context(configs, self._folds(splits), folder, experiment, study, resources, cases if options.cache else (), options.cache)
-
-    def _folds(self, splits):
-        return {fold: (fold_changes(self.options, self.base, fold), split) for fold, split in splits.items()}
-
-    def run(self):
-        """Search, where there is a space; then every arm with every seed on every fold."""
-        if self.spec.space:
-            best, schedule = self._search()
-            if best is None:
-                return
-            found = self.context.configs | {FOUND: self.base.changed(best.changes)}
-            self.context = dataclasses.replace(self.context, configs=found, schedule=schedule)
-        ended = {(t.arm, t.seed, t.fold) for t in self.study.trials if t.status in ("FINISHED", "INFEASIBLE")}
-        plans = [plan for plan in self.study.plans if (plan.arm, plan.seed, plan.fold) not in ended]
-        plans = self._without_reused(self._without_infeasible(plans))
-        announce(self.study, self.resources, len(plans), self.progress)
-        if plans:  # none where only the report was missing
-            from segmamba.orchestration.engine.launch import run_trials
-
-            self.progress.trials(plans, self.base.train.epochs, self.resources.at_once)
-            run_trials(plans, self.context, self.resources, self.progress, scheduler=self.arms_scheduler, base=self.base)
-
-    @property
-    def arms_scheduler(self):
-        """What the judged arms train under; a population is of the search alone."""
-        return "none" if self.options.scheduler in (None, "pbt") else self.options.scheduler
-
-    def _search(self):
-        """(the Trial that minival likes best, the Stages of its weights); (None, ()) where the search was stopped or found nothing."""
-        from segmamba.orchestration.engine.launch import COPIES
-        from segmamba.orchestration.engine.search import ENDED, best_trial, importance
-        from segmamba.orchestration.tracking.runs import store_found
-        from segmamba.orchestration.tracking.study_reader import read_study
-
-        baseline = {name: self.base.to_flat_dict()[name] for name in self.spec.space}
-        ended, wanted = [t.arm for t in self.study.searched if t.status in ENDED], self.options.trials or self.spec.budget.trials
-        rounds = self._rounds(baseline, wanted) if self.study.round_every else None
-        missing = wanted - len(ended)
-        if missing > 0:
-            self.progress.say(f"search   {missing} of {wanted} trials to run over {len(self.spec.space)} settings, chosen by minival")
-            self.progress.trials([], self.base.train.epochs, self.resources.at_once, further=missing)
-            self._launch_search(baseline, missing, rounds, ended)
-        study = read_study(self.context.mlflow_uri, self.study.parent_run_id, seconds=0.0)
-        if sum(trial.status in ENDED for trial in study.searched) < wanted:
-            return None, ()
-        shutil.rmtree(self.context.folder / COPIES, ignore_errors=True)  # copies that nobody takes any more
-        best = best_trial(study.searched, baseline)
-        if best is None:
-            return None, ()
-        schedule = tuple(rounds.lineage(best.arm)) if rounds else ()
-        shares = {} if rounds else importance(self.spec.space, study.searched)  # a member's Dice comes of many settings
-        store_found(self.context.mlflow_uri, self.study.parent_run_id, best, shares, schedule)
-        self.progress.say(f"found    {best.arm}: " + ", ".join(f"{name} {value}" for name, value in best.changes.items()))
-        return best, schedule
-
-    def _rounds(self, baseline, size):
-        """The Rounds of a population, begun."""
-        from segmamba.orchestration.engine.population import Rounds
-
-        rounds = Rounds(self.context.folder, self.study.round_every)
-        rounds.begin(self.spec.space, baseline, size)
-        often = "epoch" if rounds.every == 1 else f"{rounds.every} epochs"
-        self.progress.say(f"pbt      {size} members, a round every {often}; no run is reused: each depends on the others")
-        return rounds
-
-    def _launch_search(self, baseline, missing, rounds, ended):
-        from segmamba.orchestration.engine.launch import run_population, run_search
-
-        shared = (self.context, self.resources, self.progress)
-        if rounds:
-            run_population(self.spec.space, rounds, *shared, ended=ended, base=self.base)
-        else:
-            run_search(
-                self.spec.space, baseline, missing, self.study.searched, *shared, scheduler=self.options.scheduler or "asha", base=self.base
-            )
-
-    def _without_infeasible(self, plans):
-        """The plans of arms that can run here; the others end at once, with the reason."""
-        from segmamba.orchestration.tracking.runs import INFEASIBLE_TAG, end_trial
-
-        reasons = infeasible_arms({arm: self.context.configs[arm] for arm in dict.fromkeys(plan.arm for plan in plans)})
-        for arm, reason in reasons.items():
-            self.progress.say(f"left out {arm}: {reason}")
-        for plan in plans:
-            if plan.arm in reasons:
-                end_trial(self.context, plan, "FAILED", reason=reasons[plan.arm], marks={INFEASIBLE_TAG: "yes"})
-        return [plan for plan in plans if plan.arm not in reasons]
-
-    def _without_reused(self, plans):
-        """The plans that no finished run answers; the others are taken from there."""
-        if self.options.fresh or self.study.round_every:
-            return plans
-        from segmamba.orchestration.tracking.runs import reuse_trial
-
-        trained_before = [plan for plan in plans if reuse_trial(self.context, plan)]
-        if trained_before:
-            self.progress.say(f"reused   {len(trained_before)} trials that were trained before, to the letter; --fresh trains them again")
-        return [plan for plan in plans if plan not in trained_before]
-
-
-def _begun(planned, spec, options, configs, cases, splits, experiment, machine, progress):
+def _begun(planned, ready, options, experiment, machine, progress):
     """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
     from segmamba.orchestration.engine.budget import resumed
     from segmamba.orchestration.tracking.runs import start_study, study_folder
@@ -302,18 +183,18 @@ def _begun(planned, spec, options, configs, cases, splits, experiment, machine, 
     from segmamba.training.run_folder import next_run_folder
 
     if options.resume:
-        found = unfinished_study(planned.mlflow_uri, experiment, spec.name)
+        found = unfinished_study(planned.mlflow_uri, experiment, ready.spec.name)
         if found:
             _check_same(found, planned)
             check_place(study_folder(found.mlflow_uri, found.parent_run_id), Path(options.output).resolve() / found.name)
             ended = sum(trial.status == "FINISHED" for trial in found.trials)
             progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
-            return found, resumed(found.budget, configs[spec.baseline], len(found.trials) - ended, machine).resources
-        progress.say(f"resume   no unfinished {spec.name} found: starting one")
-    budget = _budget(planned, spec, options, configs, cases, splits, machine, progress)
-    folder = next_run_folder(Path(options.output).resolve(), spec.name)
+            return found, resumed(found.budget, ready.configs[ready.spec.baseline], len(found.trials) - ended, machine).resources
+        progress.say(f"resume   no unfinished {ready.spec.name} found: starting one")
+    budget = _budget(planned, ready, options, machine, progress)
+    folder = next_run_folder(Path(options.output).resolve(), ready.spec.name)
     study = dataclasses.replace(planned, name=folder.name, budget=budget.as_dict())
-    parent = start_study(study.mlflow_uri, experiment, study, splits, folder)
+    parent = start_study(study.mlflow_uri, experiment, study, ready.splits, folder)
     return dataclasses.replace(study, parent_run_id=parent), budget.resources
 
 
@@ -347,14 +228,3 @@ def _final_status(study):
     if states & {"KILLED", "RUNNING", "NOT STARTED"}:
         return "KILLED"
     return "FINISHED" if "FINISHED" in states else "FAILED"
-
-
-def _context(configs, folds, folder, experiment, study, resources, cases, cache):
-    from segmamba.orchestration.engine.trainable import StudyContext
-
-    tags = {
-        "study": study.name, "preset": study.preset, "dataset": study.data["source"],
-        "labels_convention": study.data["convention"], "git_commit": study.environment["git commit"], "mlflow.source.name": study.command,
-    }  # fmt: skip
-    return StudyContext(configs, folds, folder, study.mlflow_uri, experiment, study.parent_run_id, tags, resources.threads,
-                        resources.compile, study.baseline, tuple(cases), cache)  # fmt: skip

@@ -41,7 +41,7 @@ def without_training(patch):
             if plan.arm not in ended:
                 end_trial(engine.context, plan, "FINISHED")
 
-    patch(study._Engine, "run", run)
+    patch(study.Conductor, "run", run)
 
 
 def open_here(home, resume=False):

@@ -2,14 +2,40 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from segmamba.config import Config
 from segmamba.config.model import OURS
 from segmamba.data.splits import read_splits, split_cases
 from segmamba.errors import UserError
+from segmamba.orchestration.question.spec import StudySpec
 from segmamba.orchestration.verdicts.results import Study
 
 SETS = ("train", "minival", "judge")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study's question and the cases that will answer it, checked and cached; nothing has begun."""
+
+    spec: StudySpec
+    base: Config
+    """What the arms change."""
+    configs: dict
+    """Arm name to Config."""
+    cases: list
+    """Labelled and unlabelled Cases."""
+    source: str
+    """What they are, in words."""
+    notes: list
+    """On the cases, a line each."""
+    splits: dict
+    """Fold to Split of PreparedCases; the one key is None where there are no folds."""
+
+    @property
+    def first_split(self):
+        return next(iter(self.splits.values()))
 
 
 def folds_of(options, base):
@@ -52,16 +78,16 @@ def infeasible_arms(configs):
     return reasons
 
 
-def planned_study(spec, options, base, cases, splits, source, notes, environment, uri):
-    """The Study before it has a name, a run and trials."""
-    notes, first = list(notes), next(iter(splits.values()))
+def planned_study(ready, options, environment, uri):
+    """The Study of a Prepared before it has a name, a run and trials."""
+    spec, base, splits, first, notes = ready.spec, ready.base, ready.splits, ready.first_split, list(ready.notes)
     notes += dict.fromkeys(note for split in splits.values() for note in split.notes)
     seeds = spec.budget.seeds if options.seeds is None else options.seeds
     if seeds == 1:
         notes.append("one seed: differences between arms cannot be told from luck")
     folds = tuple(fold for fold in splits if fold is not None)
     data = {
-        "source": source, "phantom": not base.data.source, "convention": " + ".join(sorted({c.convention for c in cases})),
+        "source": ready.source, "phantom": not base.data.source, "convention": " + ".join(sorted({c.convention for c in ready.cases})),
         **{name: sorted({c.id for split in splits.values() for c in getattr(split, name)}) for name in SETS},
         "judge_is_minival": first.judge_is_minival, "notes": [*notes, *spec.notes],
         "folds": [{name: [c.id for c in getattr(splits[fold], name)] for name in SETS} for fold in folds],
