@@ -82,6 +82,7 @@ def test_a_trial_whose_node_dies_goes_on_from_its_last_checkpoint_on_another(nod
     nodes.add()
     output = finish(study)
     assert "1 node with 1 core" not in output, "what runs where is no news on the terminal"
+    assert "raylet" not in output and output.count("node     127.0.0.3 is gone") == 1, "Ray's four lines are one of ours"
     assert_as_if_nothing_had_happened(tmp_path, tmp_path / "calm")
     assert nodes.groups[0].poll() is None and nodes.groups[-1].poll() is None, "a cluster that was joined goes on"
 
@@ -140,6 +141,22 @@ def test_an_address_where_no_cluster_is_gets_one_line(monkeypatch):
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(UserError, match=r"--ray-address 10.0.0.1:6379: no cluster can be joined there \(ray client connection timeout\)"):
         cluster.ray_cluster("10.0.0.1:6379", "Results", "sqlite:///x").__enter__()
+
+
+def test_a_nodes_death_is_one_line_and_what_else_ray_reports_stays(capsys):
+    from ray._private import worker
+
+    death = (
+        "The node with node id: ec4d0d and address: 10.0.0.2 and node name: b has been marked dead because the detector has missed too many "
+        "heartbeats from it. This can happen when a \t(1) raylet crashes unexpectedly (OOM, etc.) \n\t(2) raylet has lagging heartbeats."
+    )
+    with cluster.node_deaths_in_a_line():
+        for line in (death, "A worker was killed: the node is low on memory"):
+            worker.print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    told = capsys.readouterr()
+    assert told.err == "node     10.0.0.2 is gone; what ran there goes on from its last checkpoint on another node\n"
+    assert "low on memory" in told.out and "marked dead" not in told.out
+    assert worker.print_to_stdstream.__module__ == worker.__name__, "Ray is as it was"
 
 
 SEEN = {"sees_output": True, "can_write": True, "machine": "elsewhere", "python": "3.11", "memory_bytes": 1, "gpu": "", "gpu_bytes": 0}

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ FOR_RAY = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED":
            "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}  # ASHA waits for a metric, as it should: not every epoch evaluates minival
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROBE_S = 120  # for a node to answer: its first worker process must start and unpack the code
+NODE_GONE = re.compile(r"node with node id: \w+ and address: (\S+) .*has been marked dead")
 SHARED_HINT = "--output must be a folder that all nodes share, at the same path"
 
 
@@ -74,8 +76,31 @@ def ray_cluster(address, output, store_uri):
             "cluster's (docs/cluster.md)"
         ) from error
 
-    with _until_done(ray):
+    with _until_done(ray), node_deaths_in_a_line():
         yield _look_at_nodes(ray, Path(output).resolve(), store_uri)
+
+
+@contextmanager
+def node_deaths_in_a_line():
+    """Ray prints what its head reports to stdout, whatever its log level; a node's death becomes a line on stderr, the rest passes."""
+    from ray._private import worker
+
+    printed = getattr(worker, "print_to_stdstream", None)  # private: where a Ray has it no more, its own words appear
+
+    def show(data, *args, **options):
+        gone = NODE_GONE.search(" ".join(data["lines"]))
+        if gone:
+            print(f"node     {gone[1]} is gone; what ran there goes on from its last checkpoint on another node", file=sys.stderr)
+        else:
+            printed(data, *args, **options)
+
+    if printed:
+        worker.print_to_stdstream = show
+    try:
+        yield
+    finally:
+        if printed:
+            worker.print_to_stdstream = printed
 
 
 def shipped():
