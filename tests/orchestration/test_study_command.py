@@ -8,6 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from segmamba.commands import ensemble, study
+from segmamba.commands.shared import STOPPED
 from tests.conftest import write_case
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "ablate_depth.py"
@@ -126,3 +128,14 @@ def test_help_explains_every_option_and_settings_can_be_listed(tmp_path):
         assert option in shown.stdout
     listed = run("--list-settings", "--preset", "paper", cwd=tmp_path).stdout
     assert "data.patch_size = (128, 128, 64)" in listed and "Voxels along NIfTI x, y, z" in listed
+
+
+@pytest.mark.parametrize(("command", "entry"), [(study, "run_study"), (ensemble, "open_study")])
+def test_ctrl_c_outside_the_trials_says_how_to_go_on(monkeypatch, capsys, command, entry):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"segmamba.orchestration.study.{entry}", interrupted)
+    given = (None, None, False) if command is study else (None, None, None, False)
+    assert command._run(*given) == 130
+    assert capsys.readouterr().out == f"{STOPPED}\n"
