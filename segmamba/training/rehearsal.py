@@ -45,8 +45,7 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    schedule = {"epochs": 2, "steps_per_epoch": steps, "validate_every_epochs": 1, "early_stop_epochs": 0, "keep_every_epochs": 0}
-    short = config.changed({"optim.warmup_epochs": 0} | {f"train.{name}": value for name, value in schedule.items()})
+    short = shortened(config, steps)
     epochs, began = fit(short, dataclasses.replace(data, minival=data.minival[:1]), device), time.perf_counter()
     first = next(epochs).metrics
     warm_up_s = time.perf_counter() - began - first["time/validate_s"]
@@ -67,6 +66,12 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
         weights_bytes=_nbytes(second.checkpoint["model"]),
         resume_bytes=_nbytes(second.checkpoint),
     )
+
+
+def shortened(config, steps):
+    """The Config that is rehearsed: two epochs of `steps` steps, whatever schedule the trial will have."""
+    schedule = {"epochs": 2, "steps_per_epoch": steps, "validate_every_epochs": 1, "early_stop_epochs": 0, "keep_every_epochs": 0}
+    return config.changed({"optim.warmup_epochs": 0} | {f"train.{name}": value for name, value in schedule.items()})
 
 
 def _wait_for_others(folder, others):

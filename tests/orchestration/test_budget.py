@@ -166,3 +166,24 @@ def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(cases_fold
         assert first.step_s > 0 and first.judge_case_s > 0 and first.peak_bytes > 50 * 2**20 and first.resume_bytes > 2.9 * first.weights_bytes
     with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as later:
         assert later([config], threads=1) == [first] and len(said) == 1, "kept"
+
+
+def test_what_a_step_costs_does_not_depend_on_how_many_there_will_be(cases_folder, tmp_path):
+    config = preset("demo").changed({"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True})
+    cases, measured = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), []
+
+    class Counts:
+        def start(self, slot, config, *more):
+            measured.append(config)
+
+        def result(self, job):
+            return Rehearsal(step_s=1, warm_up_s=0, validate_case_s=0, judge_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
+
+        def renew(self): ...
+        def end(self): ...
+
+    with Measure(Split(cases[:1], cases[1:2], cases[2:], False, ()), tmp_path / "kept", [], processes=Counts()) as measure:
+        longer = config.changed({"train.epochs": 99, "train.steps_per_epoch": 7, "optim.warmup_epochs": 3})
+        assert len(measure([config, longer], threads=1)) == 2 and len(measured) == 1
+        measure([config.changed({"train.batch_size": 4})], threads=1)
+        assert len(measured) == 2

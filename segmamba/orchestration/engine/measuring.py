@@ -78,8 +78,10 @@ class Measure:
         return result
 
     def _file(self, config, threads, processes):
+        from segmamba.training.rehearsal import shortened
+
         cases = sorted(case.folder.name for group in (self._data.train, self._data.minival[:1], self._data.judge[:1]) for case in group)
-        known = [config.to_flat_dict(), cases, threads, processes, STEPS, self._machine]
+        known = [shortened(config, 1).to_flat_dict(), cases, threads, processes, STEPS, self._machine]
         return self._kept / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.json"
 
     def _read(self, file):
