@@ -147,8 +147,10 @@ def _picture(config, data, folder, device, pictures, epoch):
 
 def _draw_minival(model, cases, config, device, path):
     """Worst and median case as the judge would see them, drawn here and now."""
-    rows = [{"case": c.id, "dice_mean": dice(predict_classes(model, c, config, device), np.array(c.source_label()))["mean"]} for c in cases]
-    draw_predictions(_shown(model, cases, worst_and_median(rows), config, device), path)
+    predicted = {case.id: predict_classes(model, case, config, device) for case in cases}  # 9 MB a BraTS case
+    rows = [{"case": case.id, "dice_mean": dice(predicted[case.id], np.array(case.source_label()))["mean"]} for case in cases]
+    by_id = {case.id: case for case in cases}
+    draw_predictions([show(by_id[one], predicted[one], name) for name, one in worst_and_median(rows).items()], path)
 
 
 def _shown(model, cases, wanted, config, device):
