@@ -1,5 +1,9 @@
-"""What a result depends on beside the configuration: versions, hardware, the state of the code."""
+"""What a result depends on beside the configuration: versions, hardware, the state of the code.
 
+Packages and code are told as they were when the process first asked: it runs those, whatever has become of the files since.
+"""
+
+import functools
 import importlib.metadata
 import os
 import platform
@@ -26,17 +30,20 @@ def describe_environment():
     return found | {"git commit": git_commit()}
 
 
+@functools.cache
 def all_packages():
     """{name: version} of everything installed."""
     return dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions() if d.metadata["Name"]))
 
 
+@functools.cache
 def git_commit():
     """The commit of the checkout this code runs from, with "+changes" where files differ from it; "unknown" outside a checkout."""
     commit = _git("rev-parse", "HEAD").strip()
     return commit + ("+changes" if commit and _git("status", "--porcelain", "--untracked-files=no").strip() else "") or "unknown"
 
 
+@functools.cache
 def git_diff():
     """What the checkout's files differ by from its commit; empty where they do not, and outside a checkout."""
     return _git("diff", "HEAD", "--", ".")
