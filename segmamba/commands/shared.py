@@ -1,5 +1,6 @@
 """What the commands share: options, progress, tables, the user's mistakes in one line. Imports nothing slow."""
 
+import gc
 import json
 import shlex
 import sys
@@ -32,6 +33,8 @@ def run_app(app, arguments=None):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        gc.freeze()  # the process ends: to look through all that torch and MLflow made for what is garbage takes a second or two
 
 
 def print_settings(preset_name):
