@@ -78,9 +78,9 @@ def simulated_figures(folder, options):
     """Of trials that train nothing, under the engine's own Ray, callbacks and MLflow."""
     from segmamba.orchestration.engine import launch, trainable
     from segmamba.orchestration.engine.budget import Resources
-    from segmamba.orchestration.engine.cluster import machine_for
+    from segmamba.orchestration.engine.cluster import machine_for, ray_here
 
-    with machine_for(None, CORES, folder, ""):
+    with machine_for(None, CORES, folder, "") as machine, ray_here(machine):
         context, plans = simulated_study(folder, options.simulated)
         trainable.run_trial = simulated_trial
         from ray import cloudpickle, tune

@@ -25,12 +25,10 @@ __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
 
 def plan_study(study, options, progress):
     """The Budget of a study on this machine or its cluster, measured; nothing is begun but the cache."""
-    import segmamba.orchestration.tracking.store as store
-
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
     say_notes(planned, progress)
-    with _machine(ready, options, store.store_uri(options.output), progress) as machine:
+    with _machine(ready, options, progress) as machine:
         return _budget(planned, ready, options, machine, progress)
 
 
@@ -50,13 +48,13 @@ def open_study(study, options, progress):
     started = time.time()
     ready = _prepared(study, options, progress)
 
-    # Only now the slow imports: everything above answers within a second.
-    import segmamba.orchestration.tracking.runs as tracking
-    import segmamba.orchestration.tracking.store as store
-    from segmamba.environment import describe_environment
+    with _machine(ready, options, progress) as machine, _ray(options, machine):
+        # Only now the slow imports: everything above answers within a second, and Ray starts beside them.
+        import segmamba.orchestration.tracking.runs as tracking
+        import segmamba.orchestration.tracking.store as store
+        from segmamba.environment import describe_environment
 
-    environment, uri = describe_environment(), store.store_uri(options.output)
-    with _machine(ready, options, uri, progress) as machine:
+        environment, uri = describe_environment(), store.store_uri(options.output)
         experiment = store.open_store(uri, options.output)
         for name in tracking.close_stale(uri, experiment, is_abandoned):
             hint = "; --resume goes on with it" if name.rpartition("_Run")[0] == ready.spec.name else ""
@@ -70,15 +68,27 @@ def open_study(study, options, progress):
 
 
 @contextlib.contextmanager
-def _machine(ready, options, uri, progress):
+def _machine(ready, options, progress):
     """The Machine that a study will run on, joined where it is a cluster, with the cases where its trials read them."""
     from segmamba.orchestration.engine.cluster import machine_for
 
+    uri = ""
+    if options.ray_address:
+        from segmamba.orchestration.tracking.store import store_uri
+
+        uri = store_uri(options.output)
     with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
         check_gpus_per_trial(options.gpus_per_trial, machine)
         if options.ray_address and options.cache:  # otherwise all nodes read what this one has prepared
             prepare_on_nodes(ready.cases, options.cache, ready.base.data, progress=progress.steps("preparing cases on the nodes"))
         yield machine
+
+
+def _ray(options, machine):
+    """Ray for as long as a block takes: the cluster that was joined, or one of our own."""
+    from segmamba.orchestration.engine.cluster import ray_here
+
+    return contextlib.nullcontext() if options.ray_address else ray_here(machine)
 
 
 def _prepared(study, options, progress):

@@ -1,12 +1,14 @@
 """Where Ray runs: a Ray of our own on this machine, which only this machine can reach, or a cluster that is there already."""
 
 import dataclasses
+import importlib
 import logging
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ SHARED_HINT = "--output must be a folder that all nodes share, at the same path"
 
 @contextmanager
 def machine_for(address, cores, output, store_uri):
-    """The Machine that a study will run on: this one, or the cluster at `address`, to which the block is connected.
+    """The Machine that a study will run on: this one, for `ray_here`, or the cluster at `address`, to which the block is connected.
 
     To be entered before Ray is imported: what it binds to is decided then.
     """
@@ -39,20 +41,15 @@ def machine_for(address, cores, output, store_uri):
         yield dataclasses.replace(machine, cores=min(machine.cores, cores or machine.cores))
 
 
-def has_joined():
-    """Whether this process is connected to a Ray."""
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
-
-
 @contextmanager
-def ray_here(cores):
-    """Ray on this machine, with so many of its cores, until the block ends."""
+def ray_here(machine):
+    """Ray on this machine, with so many of its cores, until the block ends. While it starts, this process imports what it will need."""
     import ray
 
+    threading.Thread(target=importlib.import_module, args=("segmamba.orchestration.engine.callbacks",), daemon=True).start()
     _without_noise(
         lambda: ray.init(
-            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            address="local", num_cpus=machine.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             object_store_memory=OBJECT_STORE_BYTES,
         )
     )  # fmt: skip

@@ -6,7 +6,6 @@ import time
 import warnings
 from contextlib import nullcontext
 
-from segmamba.orchestration.engine.cluster import has_joined, ray_here
 from segmamba.orchestration.engine.deaths import MOST_RESTARTS, forget
 
 COPIES = "population"  # folder of the checkpoints that members of a population copy, in the study's
@@ -56,12 +55,12 @@ def run_population(space, rounds, context, resources, progress, *, ended, base):
 
 
 def run_plans(context, resources, progress, param_space, *, storage=None, **tuning):
-    """On the cluster that this process has joined, or on a Ray of our own.
+    """On the Ray that this process has joined.
 
     What Tune itself keeps is thrown away unless it has a `storage`: a study goes on from its trials' own folders and from MLflow.
     """
     kept = nullcontext(storage) if storage else tempfile.TemporaryDirectory(prefix="segmamba_tune_")
-    with nullcontext() if has_joined() else ray_here(resources.cores), kept as scratch:
+    with kept as scratch:
         from ray import tune
 
         from segmamba.orchestration.engine.callbacks import FinishRuns
