@@ -41,7 +41,7 @@ def ray_with_one_core_and_a_gpu(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("gpus", "scheduler", "processes"),
-    [(0, "none", 1), (1, "none", 2), pytest.param(0, "asha", 2, marks=pytest.mark.slow)],
+    [(0, "none", 1), pytest.param(1, "none", 2, marks=pytest.mark.slow), pytest.param(0, "asha", 2, marks=pytest.mark.slow)],
     ids=["on a CPU", "on a GPU", "under a scheduler"],
 )
 def test_trials_share_a_process_on_a_cpu_alone(ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, processes):
