@@ -45,7 +45,8 @@ def test_a_killed_trial_process_changes_no_result_and_leaves_no_gap(calm, tmp_pa
 @pytest.mark.slow
 def test_a_study_whose_driver_was_killed_is_resumed_to_the_same_end(calm, tmp_path):
     study = start(tmp_path)
-    wait_for_first_epoch(tmp_path, study)
+    for trial in wait_for_first_epoch(tmp_path, study):
+        trial.suspend()  # the study is not to end before its driver is killed
     refused = start(tmp_path, "--resume")
     output, _ = refused.communicate(timeout=100)
     assert refused.returncode == 2 and "still running in another process" in output
