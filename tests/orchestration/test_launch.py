@@ -40,16 +40,21 @@ def ray_with_one_core_and_a_gpu(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "scheduler", "processes"),
-    [(0, "none", 1), pytest.param(1, "none", 2, marks=pytest.mark.slow), pytest.param(0, "asha", 2, marks=pytest.mark.slow)],
-    ids=["on a CPU", "on a GPU", "under a scheduler"],
+    ("gpus", "scheduler", "compile", "processes"),
+    [
+        (0, "none", "auto", 1),
+        pytest.param(1, "none", "auto", 2, marks=pytest.mark.slow),
+        pytest.param(0, "asha", "auto", 2, marks=pytest.mark.slow),
+        pytest.param(0, "none", "always", 2, marks=pytest.mark.slow),
+    ],
+    ids=["on a CPU", "on a GPU", "under a scheduler", "compiled"],
 )
-def test_trials_share_a_process_on_a_cpu_alone(ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, processes):
+def test_trials_share_a_process_on_a_cpu_alone(ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, compile, processes):
     monkeypatch.setattr(trainable, "run_trial", writes_its_process)
     uri = store_uri(tmp_path)
     experiment = open_store(uri, tmp_path)
     parent = MlflowClient(uri).create_run(experiment).info.run_id
     context = StudyContext({"a": preset("demo")}, {None: ({}, Split([], [], [], False, ()))}, tmp_path, uri, experiment, parent, {}, 1, "auto", "a")
-    resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile="auto")
+    resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile=compile)
     launch.run_trials(PLANS, context, resources, SilentProgress(), scheduler=scheduler, base=preset("demo"))
     assert len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes

@@ -16,7 +16,8 @@ def run_trials(plans, context, resources, progress, *, scheduler, base):
     """Run the TrialPlans until all ended, or until SIGINT stopped them; MLflow has what became of each.
 
     On a CPU a process goes on to the next trial, which saves it the seconds that torch takes to start. On a GPU each has its own, so
-    that the memory of one trial is free for the next; under a scheduler too, since a trial that is stopped half-way may not let go in time.
+    that the memory of one trial is free for the next; under a scheduler too, since a trial that is stopped half-way may not let go in time;
+    and where trials are compiled, since torch refuses the ninth network of one process.
     """
     from ray import tune
 
@@ -24,7 +25,7 @@ def run_trials(plans, context, resources, progress, *, scheduler, base):
 
     for plan in plans:
         forget(trial_folder(context.folder, plan))
-    reuse = not resources.gpus and scheduler == "none"
+    reuse = not resources.gpus and scheduler == "none" and resources.compile != "always"
     run_plans(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=_scheduler(scheduler, base), reuse_actors=reuse)
 
 

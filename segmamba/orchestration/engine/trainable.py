@@ -1,4 +1,4 @@
-"""One trial, as Ray runs it in a process of its own: train, judge, and tell MLflow and Ray."""
+"""One trial, as Ray runs it in a worker process: train, judge, and tell MLflow and Ray."""
 
 import gc
 import json

@@ -81,7 +81,7 @@ def trial_tags(context, plan):
 
 
 def trial_log(context, plan, tags):
-    """The RunLog of a trial's child run, for the trial's own process; nothing but the driver ends the run."""
+    """The RunLog of a trial's child run, for the process that trains; nothing but the driver ends the run."""
     c = context
     return RunLog(
         c.mlflow_uri, lambda client: child_run(client, c.experiment_id, c.parent_run_id, plan.key, tags), tags["dataset"], system_metrics=True
