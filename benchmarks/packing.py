@@ -5,7 +5,7 @@
 The study runs three times through its command: two half-GPU trials at a time, eager; one at a time, compiled; and as `auto` decides for
 these trials. Counted are optimiser steps a second of all trials that run at once, from the second epoch of each, once warm: what a
 long run has. The study's wall time, with processes that start and a compiler that runs, is printed beside it. `auto` plans for the
-preset's whole length, not for the few epochs timed here. Phantom data; about 4 minutes on an H100. --tiny tries the script on a CPU.
+preset's whole length, not for the few epochs timed here. Phantom data; about 10 minutes on an H100. --tiny tries the script on a CPU.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 from io import StringIO
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from segmamba.orchestration.engine.budget import Machine, Node, plan, resumed, u
 from segmamba.orchestration.engine.budget_table import render_budget
 from segmamba.orchestration.engine.measuring import Measure
 from segmamba.orchestration.question.spec import TrialPlan
-from segmamba.training.rehearsal import Rehearsal
+from segmamba.training.rehearsal import Rehearsal, _Clock
 
 GIB = 2**30
 H100 = Machine(name="1 x H100", gpus=1, gpu_bytes=80 * GIB, cores=16, memory_bytes=120 * GIB)
@@ -23,17 +24,17 @@ TWO_CORES = Machine(name="2 CPU cores", gpus=0, gpu_bytes=0, cores=2, memory_byt
 DATA = Split([], [None] * 8, [None] * 10, False, ())
 
 
-def rehearsal(step_s, *, warm_up_s=1.0, peak_bytes=5 * GIB):
-    costs = {"validate_case_s": 0.1, "judge_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30}
-    return Rehearsal(step_s=step_s, warm_up_s=warm_up_s, peak_bytes=peak_bytes, **costs)
+def rehearsal(step_s, *, warm_up_s=1.0, peak_bytes=5 * GIB, compile_s=0.0):
+    costs = {"validate_case_s": 0.1, "judge_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30, "start_s": 5.0}
+    return Rehearsal(step_s=step_s, warm_up_s=warm_up_s, peak_bytes=peak_bytes, compile_s=compile_s, **costs)
 
 
-def gpu(*, alone=0.055, packed=(0.055, 0.080, 0.110), compiled=0.036, compile_s=60.0, peak_bytes=5 * GIB):
+def gpu(*, alone=0.055, packed=(0.055, 0.080, 0.110), compiled=0.036, from_cache_s=60.0, compile_s=0.0, peak_bytes=5 * GIB):
     """A stand-in for Measure: packed is the step of 2, 3, 4 trials at once."""
 
     def measure(configs, *, threads, compile="never", together=False):
         if compile == "always":
-            return [rehearsal(compiled, warm_up_s=compile_s, peak_bytes=peak_bytes)] * len(configs)
+            return [rehearsal(compiled, warm_up_s=from_cache_s, peak_bytes=peak_bytes, compile_s=compile_s)] * len(configs)
         return [rehearsal(packed[len(configs) - 2] if together else alone, peak_bytes=peak_bytes)] * len(configs)
 
     return measure
@@ -76,7 +77,7 @@ def test_packing_stops_where_memory_or_cores_end(tmp_path):
 
 def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
     never_compiled = preset("quick").changed({"train.compile": "never"})
-    eager = plan({"a": never_compiled}, trials(4), DATA, H100, gpu(compiled=0.001, compile_s=0), options(tmp_path))
+    eager = plan({"a": never_compiled}, trials(4), DATA, H100, gpu(compiled=0.001, from_cache_s=0), options(tmp_path))
     assert eager.resources.compile == "never"
     unpacked = plan({"a": preset("quick")}, trials(4), DATA, H100, never, options(tmp_path, gpus_per_trial=1.0))
     assert unpacked.resources.gpus == 1 and unpacked.resources.compile == "auto" and not unpacked.arms
@@ -84,12 +85,26 @@ def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
     assert half.resources.gpus == 0.5 and half.study_s > 0
 
 
-def test_the_estimate_adds_steps_evaluations_and_warm_up_and_shares_trials_out(tmp_path):
+def test_the_estimate_adds_start_steps_evaluations_and_warm_up_and_shares_trials_out(tmp_path):
     config = preset("paper").changed({"train.compile": "never", "train.epochs": 10, "train.steps_per_epoch": 100, "train.validate_every_epochs": 5})
     budget = plan({"a": config}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
-    one = 10 * 100 * 0.055 + 2 * 8 * 0.1 + (10 + 8) * 1.0 + 1.0
+    one = 5.0 + 10 * 100 * 0.055 + 2 * 8 * 0.1 + (10 + 8) * 1.0 + 1.0
     assert budget.arms["a"]["trial_s"] == pytest.approx(one) and budget.study_s == pytest.approx(3 * one)
     assert budget.disk_bytes == 3 * (2 * 10 + 30)  # best, a copy after epoch 10, last
+
+
+def test_a_network_is_compiled_once_and_then_found_in_the_cache(tmp_path):
+    base = preset("paper").changed({"train.compile": "always"})
+    arms = {"a": base, "half": base.changed({"model.base_channels": 16}), "no flips": base.changed({"augment.flip_probability": 0.0})}
+    plans = [TrialPlan(arm=arm, seed=seed) for arm in arms for seed in range(2)]
+    asked = options(tmp_path, gpus_per_trial=1.0, plan=True)
+    cached, cold = (plan(arms, plans, DATA, H100, gpu(compile_s=seconds), asked) for seconds in (0.0, 80.0))
+    assert cold.study_s == pytest.approx(cached.study_s + 80.0), "measuring has compiled the first; only 'half' is another network"
+
+
+def test_on_a_cpu_the_processes_start_once_and_not_for_each_trial(tmp_path):
+    budget = plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 0.1}), options(tmp_path, plan=True))
+    assert budget.study_s == pytest.approx(5.0 + 4 * budget.arms["a"]["trial_s"])
 
 
 def test_a_lone_trial_gets_both_cores_where_that_is_faster_and_one_where_not(tmp_path):
@@ -156,6 +171,18 @@ def test_more_gpus_than_there_are_is_the_users_mistake(tmp_path):
             plan({"a": preset("quick")}, trials(4), DATA, machine, never, options(tmp_path, gpus_per_trial=gpus))
 
 
+def test_one_pause_among_the_timed_steps_does_not_count(monkeypatch):
+    steps = [0.022] * 40
+    steps[39] = 0.65  # seen on a GPU: the loader's processes end
+    times = iter(np.cumsum([0.0, 100.0, *steps]))
+    monkeypatch.setattr("segmamba.training.rehearsal.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    clock = _Clock()
+    clock.start()
+    for done in range(40):
+        clock.step(2, done + 1)
+    assert clock.step_s() == pytest.approx(0.022)
+
+
 def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(cases_folder, tmp_path):
     config = preset("demo").changed({"model.base_channels": 4, "data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True})
     cases = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data)
@@ -166,6 +193,36 @@ def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(cases_fold
         assert first.step_s > 0 and first.judge_case_s > 0 and first.peak_bytes > 50 * 2**20 and first.resume_bytes > 2.9 * first.weights_bytes
     with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as later:
         assert later([config], threads=1) == [first] and len(said) == 1, "kept"
+
+
+def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in_the_cache(cases_folder, tmp_path):
+    config = preset("demo").changed({"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True})
+    cases, said = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), []
+
+    class Compiler:
+        filled = ended = False
+
+        def start(self, slot, config, *more):
+            assert config.train.compile == "always"
+
+        def result(self, job):
+            warm_up_s = 12.0 if self.filled and self.ended else 90.0
+            self.filled, self.ended = True, False
+            return Rehearsal(step_s=1, warm_up_s=warm_up_s, validate_case_s=0, judge_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
+
+        def end(self):
+            self.ended = True
+
+        def renew(self): ...
+
+    split = Split(cases[:1], cases[1:2], cases[2:], False, ())
+    with Measure(split, tmp_path / "kept", [], processes=Compiler(), say=said.append) as measure:
+        (found,) = measure([config], threads=1, compile="always")
+        assert (found.warm_up_s, found.compile_s) == (12.0, 78.0)
+        assert measure([config], threads=1, compile="always") == [found] and len(said) == 2
+    assert said == [
+        "measured 1: 1000 ms a step, compiled or found in the cache in 90 s", "measured 2: 1000 ms a step, compiled or found in the cache in 12 s",
+    ]  # fmt: skip
 
 
 def test_what_a_step_costs_does_not_depend_on_how_many_there_will_be(cases_folder, tmp_path):

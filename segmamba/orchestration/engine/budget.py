@@ -207,6 +207,8 @@ class _Way:
     slowdown: float
     """Of its steps, against the first arm measured alone (GPU), or as all arms were measured (CPU)."""
     warm_up_s: float
+    compile_s: float = 0.0
+    """Of a network that the compiler has not seen yet; measuring has shown it the first arm's."""
 
 
 def _worth_measuring(base, trials, machine, options):
@@ -251,7 +253,8 @@ def _ways_of_gpus(arms, trials, machine, measure, options):
         step_s = sum(m.step_s for m in measured) / len(measured)
         at_once = max(1, min(machine.holds(cpus, gpus), len(trials)))
         resources = Resources(gpus=gpus, cpus=cpus, threads=cpus, at_once=at_once, cores=machine.cores, compile=compile)
-        return _Way(name=name, resources=resources, step_s=step_s, slowdown=step_s / alone[first].step_s, warm_up_s=measured[0].warm_up_s)
+        slowdown, cost = step_s / alone[first].step_s, measured[0]
+        return _Way(name=name, resources=resources, step_s=step_s, slowdown=slowdown, warm_up_s=cost.warm_up_s, compile_s=cost.compile_s)
 
     kind = {"never": "eager", "always": "compiled"}
     ways = [way(f"1 a GPU, {kind[eager]}", asked if asked and asked > 1 else 1.0, eager, [alone[first]])]
@@ -273,15 +276,23 @@ def _ways_of_gpus(arms, trials, machine, measure, options):
 
 def _way_cost(way, arms, alone, trials, data):
     """(seconds of the study, {arm: seconds of a trial})."""
-    of_trial = {arm: _trial_seconds(arms[arm], alone[arm], way, data) for arm in arms}
-    slots = [0.0] * way.resources.at_once
+    start_s = max(rehearsal.start_s for rehearsal in alone.values())  # all but the first may have been rehearsed in one process
+    each_s = start_s if way.resources.gpus else 0.0  # on a CPU one process runs trial after trial
+    of_trial = {arm: each_s + _trial_seconds(arms[arm], alone[arm], way, data) for arm in arms}
+    slots, seen = [start_s - each_s] * way.resources.at_once, [_what_is_compiled(next(iter(arms.values())))]
     for trial in trials:  # Ray starts them in this order, the next as soon as one ends
-        heapq.heapreplace(slots, slots[0] + of_trial[trial.arm])
+        network = _what_is_compiled(arms[trial.arm])
+        heapq.heapreplace(slots, slots[0] + of_trial[trial.arm] + way.compile_s * (network not in seen))
+        seen.append(network)
     return max(slots), of_trial
 
 
+def _what_is_compiled(config):
+    return config.model, config.loss, config.data.patch_size, config.train.batch_size
+
+
 def _trial_seconds(config, rehearsal, way, data):
-    """A trial from its process's start to its last score."""
+    """A trial from its first step to its last score."""
     train = config.train
     validations = math.ceil(train.epochs / train.validate_every_epochs)
     shared = max(1.0, way.slowdown)  # evaluation is never compiled, but it shares the device

@@ -4,16 +4,18 @@ import dataclasses
 import hashlib
 import json
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 from segmamba.errors import UserError
 from segmamba.files import write_json
 
-STEPS = {"cpu": 2, "cuda": 20}  # timed, after as many that warm up
+STEPS = {"cpu": 2, "cuda": 40}  # timed, after as many that warm up
 
 
 class Measure:
@@ -46,12 +48,24 @@ class Measure:
         missing = [file for file, rehearsal in found.items() if rehearsal is None]
         for start in range(0, len(missing), self._at_once):
             batch = missing[start : start + self._at_once]
-            waiting = [(f, self._processes.start(slot, by_file[f], self._data, threads, None, 0)) for slot, f in enumerate(batch)]
-            for file, job in waiting:
-                found[file] = self._result(job, by_file[file])
-                self._write(file, [found[file]])
+            compiled = by_file[batch[0]].train.compile == "always"
+            for file, rehearsal in (self._from_cache if compiled else self._rehearsed)(batch, by_file, threads).items():
+                found[file] = rehearsal
+                self._write(file, [rehearsal])
             self._processes.renew()
         return [found[file] for file in files]
+
+    def _rehearsed(self, batch, by_file, threads):
+        """{file: Rehearsal} of the Configs with these files, all at the same time, in processes of their own."""
+        jobs = {file: self._processes.start(slot, by_file[file], self._data, threads, None, 0) for slot, file in enumerate(batch)}
+        return {file: self._result(job, by_file[file]) for file, job in jobs.items()}
+
+    def _from_cache(self, batch, by_file, threads):
+        """The same of compiled networks, as trials find them: the compiler's cache on disk is filled by a first rehearsal."""
+        cold = self._rehearsed(batch, by_file, threads)
+        self._processes.end()  # what a process has compiled it does not compile again
+        warm = self._rehearsed(batch, by_file, threads)
+        return {file: replace(warm[file], compile_s=max(0.0, cold[file].warm_up_s - warm[file].warm_up_s)) for file in batch}
 
     def _together(self, configs, threads):
         file = self._file(configs[0], threads, len(configs))
@@ -73,7 +87,7 @@ class Measure:
             raise UserError("--plan: the process that measures was killed, probably for its memory; lower data.patch_size or train.batch_size, "
                             "or set --gpus-per-trial to start without measuring") from error  # fmt: skip
         self._count += 1
-        compiled = ", compiled" if config.train.compile == "always" else ""
+        compiled = f", compiled or found in the cache in {result.warm_up_s:.0f} s" if config.train.compile == "always" else ""
         self._say(f"measured {self._count}: {1000 * result.step_s:.0f} ms a step{compiled}")
         return result
 
@@ -115,7 +129,7 @@ class Here:
         """A job for `result`, begun."""
         while len(self._pools) <= slot:
             self._pools.append(self._open.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))))
-        return self._pools[slot].submit(_rehearse, config, data, threads, meet, others)
+        return self._pools[slot].submit(_rehearse, time.time(), config, data, threads, meet, others)
 
     def result(self, job):
         """The job's Rehearsal. Raises Killed."""
@@ -150,7 +164,7 @@ class There:
         share = 1 / (others + 1) if self._node.gpus else 0
         task = ray.remote(num_cpus=threads, num_gpus=share, max_calls=1, max_retries=0)(_rehearse_there)  # max_calls: a fresh process for each
         pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(self._node.id, soft=False))
-        return pinned.remote(config, data, threads, meet, others, self._cases, self._cache)
+        return pinned.remote(time.time(), config, data, threads, meet, others, self._cases, self._cache)
 
     def result(self, job):
         import ray
@@ -174,16 +188,17 @@ def _device():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _rehearse(config, data, threads, meet, others):
-    """In a process of its own."""
+def _rehearse(asked, config, data, threads, meet, others):
+    """In a process of its own. asked: when it was asked for, by the clock on the wall."""
     from segmamba.training.rehearsal import rehearse
 
-    return rehearse(config, data, steps=STEPS[_device()], threads=threads, meet=meet, others=others)
+    start_s = max(0.0, time.time() - asked)
+    return replace(rehearse(config, data, steps=STEPS[_device()], threads=threads, meet=meet, others=others), start_s=start_s)
 
 
-def _rehearse_there(config, data, threads, meet, others, cases, cache):
+def _rehearse_there(asked, config, data, threads, meet, others, cases, cache):
     """On the node."""
     from segmamba.orchestration.engine.caching import split_on_this_node
 
     here = split_on_this_node(data, cases, cache, config.data) if cache else data
-    return _rehearse(config, here, threads, meet, others)
+    return _rehearse(asked, config, here, threads, meet, others)
