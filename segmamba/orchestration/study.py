@@ -45,7 +45,6 @@ def run_study(study, options, progress):
 @contextlib.contextmanager
 def open_study(study, options, progress):
     """`run_study` for whoever has more to do with its trials: the study is unfinished, and this process its driver, until the block ends."""
-    started = time.time()
     ready = _prepared(study, options, progress)
 
     with _machine(ready, options, progress) as machine, _ray(options, machine):
@@ -61,7 +60,7 @@ def open_study(study, options, progress):
             progress.say(f"closed   {name}: its process is gone{hint}")
         planned = planned_study(ready, options, environment, uri)
         study, resources = _begun(planned, ready, options, experiment, machine, progress)
-        folder = Path(options.output).resolve() / study.name
+        folder, started = Path(options.output).resolve() / study.name, time.time()
         with only_driver(folder), _parent_run(study, progress) as statuses:
             Conductor(ready, options, folder, experiment, study, resources, progress).run()
             yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder

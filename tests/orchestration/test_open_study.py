@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -80,3 +81,25 @@ def test_a_study_killed_while_it_is_scored_is_gone_on_with_and_ends_as_its_scori
                 raise error
         assert status_of(tmp_path) == {NAME: status}
     assert len(trained) == 1, "the trials were kept"
+
+
+def test_the_time_that_is_compared_with_the_plan_begins_where_planning_ends(tmp_path, monkeypatch):
+    without_training(monkeypatch.setattr)
+    for name in (*FOR_RAY, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "0")  # put back what a study sets
+    for number in range(6):
+        write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    now = [0.0]
+
+    def taking(seconds, function):
+        def slow(*arguments):
+            now[0] += seconds
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(study, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(study, "_begun", taking(1000.0, study._begun))
+    monkeypatch.setattr(study.Conductor, "run", taking(60.0, study.Conductor.run))
+    with open_here(tmp_path) as (done, _):
+        assert done.seconds == 60.0

@@ -70,7 +70,7 @@ class Study:
     mlflow_uri: str
     parent_run_id: str
     seconds: float
-    """Wall time of the study so far."""
+    """Wall time of the study so far, from the end of its planning."""
     budget: dict = field(default_factory=dict)
     """How its trials share the machine and what that was expected to cost: a segmamba.orchestration.engine.budget.Budget as a dict."""
     trials: tuple
