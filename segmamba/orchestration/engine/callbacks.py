@@ -77,7 +77,7 @@ class FinishRuns(tune.Callback):
     def _end(self, plan, status, **how):
         ending = functools.partial(end_trial, self.context, plan, status, **how)
         self._endings.append(ending)
-        self._outbox.put(ending)
+        self._outbox.offer(ending)  # a refusal raised here would be taken for this trial's failure; `settle` raises it
 
 
 def _last_error(trial):
