@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 studies: $(INSTALLED)
 	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation ablate_architecture compare_baselines \
 	  tune_hyperparameters; do $(BIN)/python experiments/$$study.py || exit 1; done
-	$(BIN)/python experiments/ablate_learning.py --set data.labelled_share=0.2
+	$(BIN)/python experiments/ablate_learning.py --seeds 2 --set data.labelled_share=0.2
 	$(BIN)/segmamba studies
 
 ensemble: $(INSTALLED)
