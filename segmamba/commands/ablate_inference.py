@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, print_json, run_app
+from segmamba.commands.shared import LABELS_HELP, AsJson, print_json, print_line, run_app
 from segmamba.errors import UserError
 
 
@@ -46,6 +46,6 @@ def inference_command(arms, baseline):
         if as_json:
             print_json(as_dict(found))
         render_terminal(found, screen)
-        screen.print(f"report   {report}", highlight=False, soft_wrap=True)
+        print_line(screen, f"report   {report}")
 
     run_app(app)

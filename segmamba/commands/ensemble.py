@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, STOPPED, print_settings, run_app
+from segmamba.commands.shared import LABELS_HELP, STOPPED, print_line, print_settings, run_app
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.errors import UserError
 
@@ -78,7 +78,7 @@ def _run(study, options, expected_gain, as_json):
     if as_json:
         print_json(as_dict(found))
     render_terminal(found, screen)
-    screen.print(f"report   {report}", highlight=False, soft_wrap=True)
+    print_line(screen, f"report   {report}")
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, progress_bar
+from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, print_line, progress_bar
 from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments
 from segmamba.errors import UserError
 
@@ -61,16 +61,16 @@ def run_prediction(predictor, source, labels, outputs, names, as_json):
 
     told = console(stderr=True)
     cases = list_cases(source, MIXED if labels == "auto" else labels)
-    told.print(f"{predictor.summary}; {len(cases)} cases", highlight=False)
+    print_line(told, f"{predictor.summary}; {len(cases)} cases")
     for note in notes_on_labels(cases):
-        told.print(f"note: {note}", highlight=False, soft_wrap=True)
+        print_line(told, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:
         for outcome in predict_cases(predictor, cases, outputs):
             outcomes.append(outcome)
             progress(len(outcomes), len(cases))
             if outcome.state == FAILED:
-                told.print(f"error: {outcome.error}", highlight=False, soft_wrap=True)
+                print_line(told, f"error: {outcome.error}")
     record = write_record(predictor, outcomes, outputs, names)
     if as_json:
         print_json(record)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import AsJson, Changes, PresetName, console, print_json, progress_bar
+from segmamba.commands.shared import AsJson, Changes, PresetName, console, print_json, print_line, progress_bar
 from segmamba.config import parse_assignments
 from segmamba.config import preset as preset_named
 
@@ -50,11 +50,11 @@ def pretrain(
     check_patch_fits(prepared, config.data)
     folder = _folder(output, config, resume, told)
     for note in notes:
-        told.print(f"note     {note}", highlight=False)
-    told.print(f"cases    {len(prepared)}; {wanted} epochs of {config.train.steps_per_epoch} steps on {chosen}", highlight=False)
+        print_line(told, f"note     {note}")
+    print_line(told, f"cases    {len(prepared)}; {wanted} epochs of {config.train.steps_per_epoch} steps on {chosen}")
     for epoch in pretrain_run(config, prepared, folder, chosen):
         left = (wanted - epoch.number) * epoch.metrics["time/pretrain_s"]
-        told.print(f"epoch {epoch.number:4d}   loss {epoch.metrics['pretrain/loss']:.4f}   {left / 60:.0f} min left", highlight=False)
+        print_line(told, f"epoch {epoch.number:4d}   loss {epoch.metrics['pretrain/loss']:.4f}   {left / 60:.0f} min left")
     if as_json:
         print_json({"weights": str(folder.pretrained), "cases": len(prepared), "epochs": read_pretraining(folder)})
     else:
@@ -79,10 +79,10 @@ def _folder(output, config, resume, told):
         folder = RunFolder(unfinished[-1])
         if folder.config.exists() and load_config(folder.config) != config:
             raise UserError(f"--resume: {folder.root} was begun with other settings (its config.json); give the same, or leave --resume out")
-        told.print(f"resume   {folder.root}", highlight=False)
+        print_line(told, f"resume   {folder.root}")
     else:
         if resume:
-            told.print("resume   no unfinished pretraining found: starting one", highlight=False)
+            print_line(told, "resume   no unfinished pretraining found: starting one")
         folder = RunFolder(next_run_folder(output, NAME))
     folder.write_config(config)
     return folder

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, Changes, console, print_json, shown_uri
+from segmamba.commands.shared import LABELS_HELP, AsJson, Changes, console, print_json, print_line, shown_uri
 from segmamba.config import PRESETS, load_config, parse_assignments
 from segmamba.config import preset as config_of
 from segmamba.errors import RunStopped, Stopped, UserError
@@ -102,9 +102,9 @@ def _tell(finished, as_json):
         distance = f"{final[f'judge/hd95_mm_{region}']:.1f}" if region != "mean" else ""
         table.add_row(region, f"{final[f'judge/dice_{region}']:.3f}", distance)
     out = console()
-    out.print(f"judged   {final['judged_checkpoint']} checkpoint, epoch {final['judged_epoch']}, on {len(final['cases'])} cases", highlight=False)
+    print_line(out, f"judged   {final['judged_checkpoint']} checkpoint, epoch {final['judged_epoch']}, on {len(final['cases'])} cases")
     out.print(table)
     lines = [f"run      {folder.root}"]
     lines += [f"runs     mlflow ui --backend-store-uri {shown_uri(finished.mlflow_uri)}"] if finished.mlflow_uri else []
     for line in lines:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(out, line)

@@ -5,10 +5,14 @@ cache, which all workers of all trials on a machine share.
 """
 
 import math
+import os
 import shutil
 import signal
+import threading
+import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +135,24 @@ def _stream(dataset, config, first_epoch, last_epoch, pin_memory):
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=partial(_end_without, os.getpid()),
     )
     with _interrupts_held_back() if workers else nullcontext():
         stream = iter(loader)  # starts the workers
     # The iterator lives in this generator's frame alone: when that is closed or forgotten, its workers end.
     yield from stream
+
+
+def _end_without(parent, worker):
+    """End this worker once its parent has: torch's own watch learns who the parent is too late where that is killed while workers start,
+    and such a worker would wait for ever, with its memory."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
 
 
 @contextmanager

@@ -127,6 +127,28 @@ for batch in batches(cases, config, first_epoch=1, pin_memory=False):
 """
 
 
+LATE = """
+import os, time
+from segmamba.data.loader import _end_without
+parent = os.getpid()
+child = os.fork()
+if child:
+    print(child, flush=True)
+    os._exit(0)
+while os.getppid() == parent:
+    time.sleep(0.01)
+_end_without(parent, 0)
+time.sleep(600)
+"""
+
+
+def test_a_worker_whose_parent_is_gone_before_it_looks_ends_as_well():
+    started = subprocess.Popen([sys.executable, "-c", LATE], stdout=subprocess.PIPE, text=True)
+    worker = int(started.stdout.readline())
+    assert all_gone_within([worker], 30)
+    started.communicate()
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_workers_end_with_their_trial_and_say_nothing(cases_folder, tmp_path, how):
     trial = subprocess.Popen(
