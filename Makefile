@@ -18,9 +18,10 @@ studies: $(INSTALLED)
 ensemble: $(INSTALLED)
 	$(BIN)/python experiments/ensemble.py
 
+# Two processes, a file each at a time: nearly everything here keeps one core busy.
 test: $(INSTALLED)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not gpu"

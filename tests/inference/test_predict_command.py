@@ -46,9 +46,10 @@ def test_cases_in_segmentations_out_and_the_post_processing_is_named(run, data, 
 
 def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(run, data, tmp_path):
     (data / "A" / "A_t2.nii.gz").write_bytes(b"junk")
-    result = segmamba("predict", "--checkpoint", "run", "--input", "data", "--output", "out", cwd=tmp_path)
+    data.rename(tmp_path / "data [old]")
+    result = segmamba("predict", "--checkpoint", "run", "--input", "data [old]", "--output", "out", cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == "out\n"
-    assert "error: A: " in result.stderr and "A_t2.nii.gz" in result.stderr and "Traceback" not in result.stderr
+    assert "error: A: data [old]/A/A_t2.nii.gz" in result.stderr and "Traceback" not in result.stderr
     assert (tmp_path / "out" / "BraTS-GLI-00000-000.nii.gz").exists() and not (tmp_path / "out" / "A.nii.gz").exists()
 
 
