@@ -12,10 +12,10 @@ from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.source import labelled_cases, source_changes, unlabelled_cases
 from segmamba.errors import UserError
 from segmamba.files import check_writable
-from segmamba.orchestration.engine.budget import check_gpus_per_trial
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.engine.conduct import Conductor
 from segmamba.orchestration.engine.driver import is_abandoned, only_driver
+from segmamba.orchestration.engine.machine import check_gpus_per_trial
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import Prepared, infeasible_arms, planned_study, say_notes, splits_of
 from segmamba.orchestration.question.spec import FOUND, TrialPlan, resolve

@@ -16,7 +16,7 @@ import pytest
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine import cluster
-from segmamba.orchestration.engine.budget import Node
+from segmamba.orchestration.engine.machine import Node
 from tests.orchestration.faults import (
     STUDY,
     assert_as_if_nothing_had_happened,

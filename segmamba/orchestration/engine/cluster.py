@@ -15,7 +15,7 @@ from pathlib import Path
 
 import segmamba
 from segmamba.errors import UserError
-from segmamba.orchestration.engine.budget import Machine, Node, this_machine
+from segmamba.orchestration.engine.machine import Machine, Node, this_machine
 
 OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray's default would take 30 % of the memory
 FOR_RAY = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0",
