@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
 
-# Every study in the demo preset, one after another; trials that an earlier one has trained are reused.
+# Every study in the demo preset, one after another; trials that an earlier one has trained are reused. Two seeds for all: an hour's work.
 studies: $(INSTALLED)
 	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation ablate_architecture compare_baselines \
 	  tune_hyperparameters; do $(BIN)/python experiments/$$study.py || exit 1; done

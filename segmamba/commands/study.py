@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segmamba.commands.shared import LABELS_HELP, STOPPED, AsJson, console, print_json, print_settings, run_app, shown_uri
+from segmamba.commands.shared import LABELS_HELP, STOPPED, AsJson, console, print_json, print_line, print_settings, run_app, shown_uri
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.config import preset as preset_config
 from segmamba.errors import UserError
@@ -193,7 +193,10 @@ def studies(output: Output = Path("Results"), as_json: AsJson = False):
     for row in rows:
         dice = "" if row["best_dice_mean"] is None else f"{100 * row['best_dice_mean']:.1f}"
         table.add_row(row["study"], row["began"], row["state"], f"{row['finished']}/{row['trials']}", dice, row["verdict"] or row["question"])
-    console().print(table if rows else f"no study has run in {output}")
+    if rows:
+        console().print(table)
+    else:
+        print_line(console(), f"no study has run in {output}")
 
 
 def report(

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_start_method
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,7 @@ def _stream(dataset, config, first_epoch, last_epoch, pin_memory):
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=partial(_end_without, os.getpid()),
+        worker_init_fn=None if get_start_method() == "forkserver" else partial(_end_without, os.getpid()),  # there the parent is another
     )
     with _interrupts_held_back() if workers else nullcontext():
         stream = iter(loader)  # starts the workers

@@ -124,6 +124,7 @@ def _budget(planned, ready, options, machine, progress):
 
     spec, configs = ready.spec, ready.configs
     searched = (options.trials or spec.budget.trials) if spec.space else 0
+    options = dataclasses.replace(options, scheduler=options.scheduler or "asha") if spec.space else options
     trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
     if machine.differing:
         return unmeasured(configs[spec.baseline], trials, machine, options, f"not measured, since the nodes differ: {machine.differing}")

@@ -37,7 +37,9 @@ class Rehearsal:
     resume_bytes: int
     """... and one that resuming needs."""
     compile_s: float = 0.0
-    """What the compiler takes beyond warm_up_s where its cache does not hold this network yet."""
+    """What the compiler takes beyond warm_up_s where its cache does not hold this network yet; 0 where it held it from the start."""
+    epoch_s: float = 0.0
+    """What an epoch takes beyond its steps where the loader's processes end with it: the last one, or every one with hard cases."""
     start_s: float = 0.0
     """Until the process had started and imported what it needs; 0 where it had done so before."""
 
@@ -70,6 +72,7 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
     return Rehearsal(
         step_s=step_s,
         warm_up_s=max(0.0, warm_up_s - steps * step_s),
+        epoch_s=max(0.0, second.metrics["time/train_s"] - steps * step_s),
         validate_case_s=second.metrics["time/validate_s"],
         judge_case_s=judge_case_s,
         peak_bytes=_peak_bytes(device),

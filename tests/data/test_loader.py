@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -145,8 +146,22 @@ time.sleep(600)
 def test_a_worker_whose_parent_is_gone_before_it_looks_ends_as_well():
     started = subprocess.Popen([sys.executable, "-c", LATE], stdout=subprocess.PIPE, text=True)
     worker = int(started.stdout.readline())
-    assert all_gone_within([worker], 30)
-    started.communicate()
+    try:
+        assert all_gone_within([worker], 30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+        started.communicate()
+
+
+def test_workers_are_told_whose_end_is_theirs(prepared, monkeypatch):
+    given = {}
+    monkeypatch.setattr(loader, "DataLoader", lambda dataset, **options: given.update(options) or [])
+    assert list(batches(*prepared, first_epoch=1, pin_memory=False)) == []
+    assert given["worker_init_fn"].func is loader._end_without and given["worker_init_fn"].args == (os.getpid(),)
+    monkeypatch.setattr(loader, "get_start_method", lambda: "forkserver")
+    list(batches(*prepared, first_epoch=1, pin_memory=False))
+    assert given["worker_init_fn"] is None, "a fork server starts them, and lives on"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])

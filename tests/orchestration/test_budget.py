@@ -1,5 +1,6 @@
 """How trials share a machine, decided from rehearsals that a test makes up; and one true rehearsal."""
 
+import dataclasses
 from io import StringIO
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ DATA = Split([], [None] * 8, [None] * 10, False, ())
 
 
 def rehearsal(step_s, *, warm_up_s=1.0, peak_bytes=5 * GIB, compile_s=0.0):
-    costs = {"validate_case_s": 0.1, "judge_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30, "start_s": 5.0}
+    costs = {"validate_case_s": 0.1, "judge_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30, "start_s": 5.0, "epoch_s": 0.5}
     return Rehearsal(step_s=step_s, warm_up_s=warm_up_s, peak_bytes=peak_bytes, compile_s=compile_s, **costs)
 
 
@@ -55,7 +56,7 @@ def trials(count):
 
 
 def options(tmp_path, **chosen):
-    return SimpleNamespace(**{"gpus_per_trial": None, "plan": False, "output": tmp_path} | chosen)
+    return SimpleNamespace(**{"gpus_per_trial": None, "plan": False, "output": tmp_path, "scheduler": None} | chosen)
 
 
 def test_four_short_trials_are_packed_since_compiling_costs_more_than_it_saves(tmp_path):
@@ -89,23 +90,39 @@ def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
 def test_the_estimate_adds_start_steps_evaluations_and_warm_up_and_shares_trials_out(tmp_path):
     config = preset("paper").changed({"train.compile": "never", "train.epochs": 10, "train.steps_per_epoch": 100, "train.validate_every_epochs": 5})
     budget = plan({"a": config}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
-    one = 5.0 + 10 * 100 * 0.055 + 2 * 8 * 0.1 + (10 + 8) * 1.0 + 1.0
+    one = 5.0 + 10 * 100 * 0.055 + 0.5 + 2 * 8 * 0.1 + (10 + 8) * 1.0 + 1.0
     assert budget.arms["a"]["trial_s"] == pytest.approx(one) and budget.study_s == pytest.approx(3 * one)
+    hard = config.changed({"learning.hard_case_factor": 3.0})
+    restarting = plan({"a": hard}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
+    assert restarting.arms["a"]["trial_s"] == pytest.approx(one + 9 * 0.5), "the loader starts anew for each of ten epochs"
     assert budget.disk_bytes == 3 * (2 * 10 + 30)  # best, a copy after epoch 10, last
 
 
 def test_a_network_is_compiled_once_and_then_found_in_the_cache(tmp_path):
-    base = preset("paper").changed({"train.compile": "always"})
-    arms = {"a": base, "half": base.changed({"model.base_channels": 16}), "no flips": base.changed({"augment.flip_probability": 0.0})}
+    base = preset("paper")
+    changed = {"half": {"model.base_channels": 16}, "no flips": {"augment.flip_probability": 0.0}, "hard cases": {"learning.hard_case_factor": 3.0}}
+    arms = {"a": base} | {arm: base.changed(changes) for arm, changes in changed.items()}
     plans = [TrialPlan(arm=arm, seed=seed) for arm in arms for seed in range(2)]
-    asked = options(tmp_path, gpus_per_trial=1.0, plan=True)
-    cached, cold = (plan(arms, plans, DATA, H100, gpu(compile_s=seconds), asked) for seconds in (0.0, 80.0))
-    assert cold.study_s == pytest.approx(cached.study_s + 80.0), "measuring has compiled the first; only 'half' is another network"
+
+    def study_s(compile_s, machine=H100, compile="auto"):
+        wanted = {arm: config.changed({"train.compile": compile}) for arm, config in arms.items()}
+        budget = plan(wanted, plans, DATA, machine, gpu(compiled=0.01, compile_s=compile_s), options(tmp_path, gpus_per_trial=1.0, plan=True))
+        return budget.study_s
+
+    assert study_s(80.0) == pytest.approx(study_s(0.0) + 2 * 80.0), "measuring has compiled the first; flips change no network"
+    assert study_s(80.0, compile="always") == study_s(0.0, compile="always"), "then all are measured compiled"
+    two = dataclasses.replace(H100, gpus=2)
+    assert study_s(80.0, two) == pytest.approx(study_s(0.0, two) + 2 * 80.0), "both seeds start, and compile, at the same time"
 
 
-def test_on_a_cpu_the_processes_start_once_and_not_for_each_trial(tmp_path):
-    budget = plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 0.1}), options(tmp_path, plan=True))
-    assert budget.study_s == pytest.approx(5.0 + 4 * budget.arms["a"]["trial_s"])
+def test_where_each_trial_has_a_process_of_its_own_each_pays_for_its_start(tmp_path):
+    def budget(**chosen):
+        return plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 0.1}), options(tmp_path, plan=True, **chosen))
+
+    apart, shared = budget(scheduler="asha"), budget()
+    assert apart.arms["a"]["trial_s"] == pytest.approx(shared.arms["a"]["trial_s"] + 5.0)
+    assert apart.study_s == pytest.approx(4 * apart.arms["a"]["trial_s"])
+    assert shared.study_s == pytest.approx(5.0 + 4 * shared.arms["a"]["trial_s"]), "on a CPU a process goes on to the next trial"
 
 
 def test_a_lone_trial_gets_both_cores_where_that_is_faster_and_one_where_not(tmp_path):

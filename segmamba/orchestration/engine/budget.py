@@ -81,7 +81,7 @@ def plan(arms, trials, data, machine, measure, options):
     used = {arm: arms[arm] for arm in dict.fromkeys(trial.arm for trial in trials)}
     find = _ways_of_gpus if machine.gpus else _ways_of_cores
     alone, ways = find(used, trials, machine, measure, options)
-    costs = [_way_cost(way, used, alone, trials, data) for way in ways]
+    costs = [_way_cost(way, used, alone, trials, data, options.scheduler) for way in ways]
     chosen = min(range(len(ways)), key=lambda i: costs[i][0])
     study_s, trial_s = costs[chosen]
     rows = [
@@ -126,7 +126,7 @@ class _Way:
     """Of its steps, against the first arm measured alone (GPU), or as all arms were measured (CPU)."""
     warm_up_s: float
     compile_s: float = 0.0
-    """Of a network that the compiler has not seen yet; measuring has shown it the first arm's."""
+    """Of a network that the compiler has not seen yet; measuring has shown it the first arm's, or all of them: then this is 0."""
 
 
 def _worth_measuring(base, trials, machine, options):
@@ -167,12 +167,12 @@ def _ways_of_gpus(arms, trials, machine, measure, options):
     cpus = min(config.data.workers + 1, machine.trial_cores)
     alone = {arm: measure([arm_config], threads=cpus, compile=eager)[0] for arm, arm_config in arms.items()}
 
-    def way(name, gpus, compile, measured):
+    def way(name, gpus, compile, measured, compile_s=0.0):
         step_s = sum(m.step_s for m in measured) / len(measured)
         at_once = max(1, min(machine.holds(cpus, gpus), len(trials)))
         resources = Resources(gpus=gpus, cpus=cpus, threads=cpus, at_once=at_once, cores=machine.cores, compile=compile)
-        slowdown, cost = step_s / alone[first].step_s, measured[0]
-        return _Way(name=name, resources=resources, step_s=step_s, slowdown=slowdown, warm_up_s=cost.warm_up_s, compile_s=cost.compile_s)
+        slowdown, warm_up_s = step_s / alone[first].step_s, measured[0].warm_up_s
+        return _Way(name=name, resources=resources, step_s=step_s, slowdown=slowdown, warm_up_s=warm_up_s, compile_s=compile_s)
 
     kind = {"never": "eager", "always": "compiled"}
     ways = [way(f"1 a GPU, {kind[eager]}", asked if asked and asked > 1 else 1.0, eager, [alone[first]])]
@@ -186,27 +186,39 @@ def _ways_of_gpus(arms, trials, machine, measure, options):
         if packed / ways[-1].step_s < WORTH_TRYING * (packed - 1) / ways[-2].step_s:
             break
     if wanted == "auto" and (asked is None or asked >= 1):
-        ways.append(way("1 a GPU, compiled", ways[0].resources.gpus, "always", measure([config], threads=cpus, compile="always")))
+        compiled = measure([config], threads=cpus, compile="always")
+        ways.append(way("1 a GPU, compiled", ways[0].resources.gpus, "always", compiled, compiled[0].compile_s))
     if asked:
         ways = [w for w in ways if math.isclose(w.resources.gpus, asked)] or ways[-1:]
     return alone, ways
 
 
-def _way_cost(way, arms, alone, trials, data):
+def goes_on(resources, scheduler):
+    """Whether a trial's process goes on to the next trial, which saves it the seconds that torch takes to start.
+
+    On a GPU each trial has its own, so that the memory of one is free for the next; under a scheduler too, since a trial that is stopped
+    half-way may not let go in time; and where trials are compiled, since torch refuses the ninth network of one process.
+    """
+    return not resources.gpus and scheduler in (None, "none") and resources.compile != "always"
+
+
+def _way_cost(way, arms, alone, trials, data, scheduler):
     """(seconds of the study, {arm: seconds of a trial})."""
     start_s = max(rehearsal.start_s for rehearsal in alone.values())  # all but the first may have been rehearsed in one process
-    each_s = start_s if way.resources.gpus else 0.0  # on a CPU one process runs trial after trial
+    each_s = 0.0 if goes_on(way.resources, scheduler) else start_s
     of_trial = {arm: each_s + _trial_seconds(arms[arm], alone[arm], way, data) for arm in arms}
-    slots, seen = [start_s - each_s] * way.resources.at_once, [_what_is_compiled(next(iter(arms.values())))]
+    slots, compiled = [start_s - each_s] * way.resources.at_once, {_what_is_compiled(next(iter(arms.values()))): 0.0}
     for trial in trials:  # Ray starts them in this order, the next as soon as one ends
-        network = _what_is_compiled(arms[trial.arm])
-        heapq.heapreplace(slots, slots[0] + of_trial[trial.arm] + way.compile_s * (network not in seen))
-        seen.append(network)
+        began, network = slots[0], _what_is_compiled(arms[trial.arm])
+        missing_s = way.compile_s if began < compiled.get(network, math.inf) else 0.0
+        compiled.setdefault(network, began + missing_s)  # when the compiler's cache has it
+        heapq.heapreplace(slots, began + of_trial[trial.arm] + missing_s)
     return max(slots), of_trial
 
 
 def _what_is_compiled(config):
-    return config.model, config.loss, config.data.patch_size, config.train.batch_size
+    hard_cases = config.learning.hard_case_factor > 1
+    return config.model, config.loss, config.data.patch_size, config.train.batch_size, config.train.precision, hard_cases
 
 
 def _trial_seconds(config, rehearsal, way, data):
@@ -215,7 +227,8 @@ def _trial_seconds(config, rehearsal, way, data):
     validations = math.ceil(train.epochs / train.validate_every_epochs)
     shared = max(1.0, way.slowdown)  # evaluation is never compiled, but it shares the device
     evaluation = validations * len(data.minival) * rehearsal.validate_case_s + (len(data.judge) + len(data.minival)) * rehearsal.judge_case_s
-    return _steps(config) * rehearsal.step_s * way.slowdown + shared * evaluation + way.warm_up_s
+    restarts = train.epochs if config.learning.hard_case_factor > 1 else 1  # of the loader
+    return _steps(config) * rehearsal.step_s * way.slowdown + restarts * rehearsal.epoch_s + shared * evaluation + way.warm_up_s
 
 
 def _steps(config):

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+from mlflow.exceptions import MlflowException
 from ray import tune
 
 from segmamba.orchestration.engine.deaths import deaths, fate, note_death
@@ -66,9 +67,20 @@ class FinishRuns(tune.Callback):
         self._end(plan, "FAILED", reason=reason, marks={INFEASIBLE_TAG: "yes"} if told.memory else None)
 
     def settle(self):
-        """Wait until MLflow knows how every trial ended. StudyHalted where it stays away: `--resume` puts that right."""
-        if not self._outbox.close(2.0):
-            insist(lambda: [ending() for ending in self._endings], self.progress.say, uri=self.context.mlflow_uri)
+        """Wait until MLflow knows how every trial ended. StudyHalted where it stays away: `--resume` puts that right.
+
+        What it refuses of one trial is raised once it has been told of all others.
+        """
+        if self._outbox.close(2.0):
+            return
+        refused = []
+        for ending in self._endings:
+            try:
+                insist(ending, self.progress.say, uri=self.context.mlflow_uri)
+            except MlflowException as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
 
     def _note_death(self, trial):
         done = (trial.last_result or {}).get("epoch", 0)

@@ -13,19 +13,15 @@ COPIES_KEPT = 3  # of each member: Ray warns of fewer
 
 
 def run_trials(plans, context, resources, progress, *, scheduler, base):
-    """Run the TrialPlans until all ended, or until SIGINT stopped them; MLflow has what became of each.
-
-    On a CPU a process goes on to the next trial, which saves it the seconds that torch takes to start. On a GPU each has its own, so
-    that the memory of one trial is free for the next; under a scheduler too, since a trial that is stopped half-way may not let go in time;
-    and where trials are compiled, since torch refuses the ninth network of one process.
-    """
+    """Run the TrialPlans until all ended, or until SIGINT stopped them; MLflow has what became of each."""
     from ray import tune
 
+    from segmamba.orchestration.engine.budget import goes_on
     from segmamba.orchestration.engine.trainable import trial_folder
 
     for plan in plans:
         forget(trial_folder(context.folder, plan))
-    reuse = not resources.gpus and scheduler == "none" and resources.compile != "always"
+    reuse = goes_on(resources, scheduler)
     run_plans(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=_scheduler(scheduler, base), reuse_actors=reuse)
 
 

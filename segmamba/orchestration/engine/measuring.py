@@ -189,7 +189,7 @@ def _device():
 
 
 def _rehearse(asked, config, data, threads, meet, others):
-    """In a process of its own. asked: when it was asked for, by the clock on the wall."""
+    """In a process of its own. asked: when it was asked for, by the clock on the wall, on a cluster another machine's."""
     from segmamba.training.rehearsal import rehearse
 
     start_s = max(0.0, time.time() - asked)
@@ -200,5 +200,7 @@ def _rehearse_there(asked, config, data, threads, meet, others, cases, cache):
     """On the node."""
     from segmamba.orchestration.engine.caching import split_on_this_node
 
+    began = time.time()
     here = split_on_this_node(data, cases, cache, config.data) if cache else data
+    asked += time.time() - began  # a trial's cases are there
     return _rehearse(asked, config, here, threads, meet, others)

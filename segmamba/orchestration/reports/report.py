@@ -44,7 +44,7 @@ def _content(study, folder):
         "last_checkpoint": _last_checkpoint(study),
         "secondary": [{"claim": claim.claim, "decided_by": _decided_by(claim), "verdict": verdict(study, claim)} for claim in study.secondary],
         "summary": f"{finished} of {count(len(study.trials), 'trial')} finished; {per_arm} per arm; "
-        f"preset {study.preset}; {duration(study.seconds)} in all",
+        f"preset {study.preset}; {duration(study.seconds)} from plan to report",
         "judged": "last" if study.data.get("judge_is_minival") else "best on minival",
         "headers": headers,
         "rows": rows,
