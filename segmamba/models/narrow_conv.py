@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segmamba.models.compiling import constant_result
+
 CHANNELS, STEM_CHANNELS, PAIR = 32, 4, 8
 WIDTH, TILE_D = 64, 4  # voxels along w and d of a block, as in narrow_conv.cu
 
@@ -30,7 +32,7 @@ def fits(x, weight):
     return known and filled >= 0.75 and 64 * depth * height * width < 2**31 and _available(x.device.index or 0)
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _available(device):
     return obstacle(device) is None
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmamba.errors import UserError
+from segmamba.models.compiling import constant_result
 
 
 def selective_scan(x, delta, A, B, C, D, bias, *, implementation="auto"):
@@ -140,7 +141,7 @@ def _triton_obstacle(device_type):
 _CHOICES = {}
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _chosen(requested, device_type, compiling):
     key = requested, device_type, compiling
     if key not in _CHOICES:

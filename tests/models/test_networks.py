@@ -1,6 +1,8 @@
 """The network is the mission's, takes every legal patch, and each of its options does what it says."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from segmamba.config import Config, ModelConfig
 from segmamba.errors import UserError
 from segmamba.models import build_model, decay_groups
 from segmamba.models.blocks import InstanceNorm
+from segmamba.models.compiling import constant_result
 
 SMALL = ModelConfig(base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), d_state=4)
 
@@ -174,3 +177,23 @@ def test_network_compiles_as_one_graph(changes):
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     for got, want in zip(compiled(x), model(x), strict=True):
         assert torch.allclose(got, want, atol=1e-5)
+
+
+BUILT = """
+import sys
+from segmamba.config import preset
+from segmamba.models import build_model
+build_model(preset("demo").model)
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_building_a_network_does_not_import_the_compiler():
+    assert subprocess.run([sys.executable, "-c", BUILT], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_constant_result_is_marked_as_torch_marks_it():
+    def ours(): ...
+    def torchs(): ...
+
+    assert vars(constant_result(ours)) == vars(torch.compiler.assume_constant_result(torchs)) != {}

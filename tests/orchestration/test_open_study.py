@@ -58,37 +58,38 @@ def status_of(home):
     return {run.data.tags["study"]: run.info.status for run in found}
 
 
-def test_a_study_killed_while_it_is_scored_is_gone_on_with_and_ends_as_its_scoring_does(tmp_path, monkeypatch):
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with six cases, in which studies end at once."""
     without_training(monkeypatch.setattr)
     for name in (*FOR_RAY, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
         monkeypatch.setenv(name, "0")  # put back what a study sets
     for number in range(6):
         write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
-    scoring = subprocess.Popen([sys.executable, "-c", SCORING, tmp_path], stdout=subprocess.PIPE, text=True)
+    return tmp_path
+
+
+def test_a_study_killed_while_it_is_scored_is_gone_on_with_and_ends_as_its_scoring_does(home):
+    scoring = subprocess.Popen([sys.executable, "-c", SCORING, home], stdout=subprocess.PIPE, text=True)
     assert scoring.stdout.readline() == f"scoring {NAME}\n"
-    assert status_of(tmp_path) == {NAME: "RUNNING"}
-    with pytest.raises(UserError, match=f"{NAME} is still running in another process"), open_here(tmp_path, resume=True):
+    assert status_of(home) == {NAME: "RUNNING"}
+    with pytest.raises(UserError, match=f"{NAME} is still running in another process"), open_here(home, resume=True):
         raise AssertionError("two drivers")
     scoring.kill()
     scoring.communicate()
 
     trained = set()
     for error, status in ((StudyHalted("full"), "RUNNING"), (KeyboardInterrupt(), "KILLED"), (ValueError("ours"), "FAILED"), (None, "FINISHED")):
-        with pytest.raises(type(error)) if error else contextlib.nullcontext(), open_here(tmp_path, resume=True) as (done, folder):
+        with pytest.raises(type(error)) if error else contextlib.nullcontext(), open_here(home, resume=True) as (done, folder):
             trained.add(tuple(trial.run_id for trial in done.trials))
-            assert folder.name == NAME and status_of(tmp_path) == {NAME: "RUNNING"}
+            assert folder.name == NAME and status_of(home) == {NAME: "RUNNING"}
             if error:
                 raise error
-        assert status_of(tmp_path) == {NAME: status}
+        assert status_of(home) == {NAME: status}
     assert len(trained) == 1, "the trials were kept"
 
 
-def test_the_time_that_is_compared_with_the_plan_begins_where_planning_ends(tmp_path, monkeypatch):
-    without_training(monkeypatch.setattr)
-    for name in (*FOR_RAY, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
-        monkeypatch.setenv(name, "0")  # put back what a study sets
-    for number in range(6):
-        write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
+def test_the_time_that_is_compared_with_the_plan_begins_where_planning_ends(home, monkeypatch):
     now = [0.0]
 
     def taking(seconds, function):
@@ -101,5 +102,5 @@ def test_the_time_that_is_compared_with_the_plan_begins_where_planning_ends(tmp_
     monkeypatch.setattr(study, "time", SimpleNamespace(time=lambda: now[0]))
     monkeypatch.setattr(study, "_begun", taking(1000.0, study._begun))
     monkeypatch.setattr(study.Conductor, "run", taking(60.0, study.Conductor.run))
-    with open_here(tmp_path) as (done, _):
+    with open_here(home) as (done, _):
         assert done.seconds == 60.0
