@@ -48,7 +48,7 @@ def main():
 
 def study_figures(folder, options):
     step_s = json.loads(study(folder, options, 1, "--plan", "--json"))["arms"]["depth 2"]["step_s"]
-    steps = max(1, int(1.1 * options.seconds / EPOCHS / step_s))
+    steps = max(1, int(1.2 * options.seconds / EPOCHS / step_s))
     print(f"a step takes {step_s:.2f} s alone: {EPOCHS} epochs of {steps} steps", flush=True)
     began = time.monotonic()
     study(folder, options, steps)
