@@ -83,7 +83,7 @@ def test_an_unreachable_server_holds_nobody_up_and_is_named_at_the_end():
     log.end("FINISHED")
     told = time.perf_counter() - began
     assert not log.close(0.5) and log.away_because
-    assert told < 20, "no call waits for the network: MLflow would try again for minutes"
+    assert told < 1, "no call waits for the network"
 
 
 def test_final_figures_are_there_once_after_a_second_start(sqlite):
