@@ -7,7 +7,7 @@ from segmamba.models.baselines import control_plan, unet_plan
 from segmamba.models.peers import PEERS
 from segmamba.models.segmamba import SegMamba, segmamba_plan
 
-__all__ = ["build_model", "decay_groups"]
+__all__ = ["build_model", "decay_groups", "side_multiples"]
 
 PLANS = {"segmamba": segmamba_plan, "unet": unet_plan, "control": control_plan}
 
@@ -22,6 +22,18 @@ def build_model(config):
     if config.name in PEERS:
         return PEERS[config.name](config)
     return SegMamba(config, PLANS[config.name](config)).to(memory_format=torch.channels_last_3d)
+
+
+def side_multiples(config):
+    """What the sides of the input of a ModelConfig's network must be multiples of.
+
+    UserError where the network's package is missing or no widths serve; ValueError where another's network refuses its width. A network
+    of ours is not built for that.
+    """
+    if config.name in PEERS:
+        return PEERS[config.name](config).side_multiples
+    PLANS[config.name](config)
+    return SegMamba.side_multiples
 
 
 def decay_groups(model):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -46,24 +47,16 @@ def run_study(study, options, progress):
 def open_study(study, options, progress):
     """`run_study` for whoever has more to do with its trials: the study is unfinished, and this process its driver, until the block ends."""
     ready = _prepared(study, options, progress)
-
-    with _machine(ready, options, progress) as machine, _ray(options, machine):
-        # Only now the slow imports: everything above answers within a second, and Ray starts beside them.
-        import segmamba.orchestration.tracking.runs as tracking
-        import segmamba.orchestration.tracking.store as store
-        from segmamba.environment import describe_environment
-
-        environment, uri = describe_environment(), store.store_uri(options.output)
-        experiment = store.open_store(uri, options.output)
-        for name in tracking.close_stale(uri, experiment, is_abandoned):
-            hint = "; --resume goes on with it" if name.rpartition("_Run")[0] == ready.spec.name else ""
-            progress.say(f"closed   {name}: its process is gone{hint}")
-        planned = planned_study(ready, options, environment, uri)
-        study, resources = _begun(planned, ready, options, experiment, machine, progress)
-        folder, started = Path(options.output).resolve() / study.name, time.time()
-        with only_driver(folder), _parent_run(study, progress) as statuses:
+    with contextlib.ExitStack() as held:
+        with _machine(ready, options, progress) as machine, _ray(options, machine, held) as (uri, experiment, environment):
+            _close_stale(uri, experiment, ready.spec.name, progress)
+            planned = planned_study(ready, options, environment, uri)
+            study, resources = _begun(planned, ready, options, experiment, machine, progress)
+            folder, started = Path(options.output).resolve() / study.name, time.time()
+            held.enter_context(only_driver(folder))
+            statuses = held.enter_context(_parent_run(study, progress))
             Conductor(ready, options, folder, experiment, study, resources, progress).run()
-            yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder
+        yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder
 
 
 @contextlib.contextmanager
@@ -83,11 +76,35 @@ def _machine(ready, options, progress):
         yield machine
 
 
-def _ray(options, machine):
-    """Ray for as long as a block takes: the cluster that was joined, or one of our own."""
+def _ray(options, machine, waiting):
+    """Ray for as long as a block takes: the cluster that was joined, or one of our own, whose end `waiting` waits for.
+
+    The block gets what `_opened` does: only now come the slow imports, beside Ray's start. All before this answers within a second.
+    """
     from segmamba.orchestration.engine.cluster import ray_here
 
-    return contextlib.nullcontext() if options.ray_address else ray_here(machine)
+    if options.ray_address:
+        return contextlib.nullcontext(_opened(options))
+    return ray_here(machine, functools.partial(_opened, options), waiting)
+
+
+def _opened(options):
+    """(the store's URI, its experiment, this process's environment), with all imported that trials are started with."""
+    import segmamba.orchestration.engine.callbacks  # noqa: F401
+    import segmamba.orchestration.tracking.store as store
+    from segmamba.environment import describe_environment
+
+    uri = store.store_uri(options.output)
+    return uri, store.open_store(uri, options.output), describe_environment()
+
+
+def _close_stale(uri, experiment, name, progress):
+    """End the runs of studies whose driver is gone, with a line for each."""
+    from segmamba.orchestration.tracking.runs import close_stale
+
+    for stale in close_stale(uri, experiment, is_abandoned):
+        hint = "; --resume goes on with it" if stale.rpartition("_Run")[0] == name else ""
+        progress.say(f"closed   {stale}: its process is gone{hint}")
 
 
 def _prepared(study, options, progress):

@@ -43,7 +43,7 @@ def without_training(patch):
                 end_trial(engine.context, plan, "FINISHED")
 
     patch(study.Conductor, "run", run)
-    patch(study, "_ray", lambda options, machine: contextlib.nullcontext())
+    patch(study, "_ray", lambda options, machine, waiting: contextlib.nullcontext(study._opened(options)))
 
 
 def open_here(home, resume=False):

@@ -1,7 +1,6 @@
 """Where Ray runs: a Ray of our own on this machine, which only this machine can reach, or a cluster that is there already."""
 
 import dataclasses
-import importlib
 import logging
 import os
 import re
@@ -10,7 +9,8 @@ import socket
 import sys
 import threading
 import uuid
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import segmamba
@@ -42,19 +42,23 @@ def machine_for(address, cores, output, store_uri):
 
 
 @contextmanager
-def ray_here(machine):
-    """Ray on this machine, with so many of its cores, until the block ends. While it starts, this process imports what it will need."""
+def ray_here(machine, meanwhile=lambda: None, waiting=None):
+    """Ray on this machine, with so many of its cores, until the block ends. The block gets what `meanwhile()` returns, called while Ray starts.
+
+    waiting: an ExitStack, whose end waits for that of Ray's processes, which takes a second; without one the block's does.
+    """
     import ray
 
-    threading.Thread(target=importlib.import_module, args=("segmamba.orchestration.engine.callbacks",), daemon=True).start()
-    _without_noise(
-        lambda: ray.init(
-            address="local", num_cpus=machine.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
-    )  # fmt: skip
-    with _until_done(ray):
-        yield
+    with ThreadPoolExecutor(1) as beside:
+        prepared = beside.submit(meanwhile)
+        _without_noise(
+            lambda: ray.init(
+                address="local", num_cpus=machine.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+        )  # fmt: skip
+        with _until_done(ray, waiting):
+            yield prepared.result()
 
 
 @contextmanager
@@ -106,14 +110,17 @@ def shipped():
 
 
 @contextmanager
-def _until_done(ray):
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, _as_sigint)  # after ray.init, which installs a handler that aborts
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, before)
+def _until_done(ray, waiting=None):
+    with ExitStack() as here:
+        waiting = waiting or here
+        waiting.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, _as_sigint)  # after ray.init, which installs a handler that aborts
+        try:
+            yield
+        finally:
+            ending = threading.Thread(target=ray.shutdown)
+            ending.start()
+            waiting.callback(ending.join)
 
 
 def _look_at_nodes(ray, output, store_uri):

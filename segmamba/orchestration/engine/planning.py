@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segmamba.config import Config
-from segmamba.config.model import OURS
 from segmamba.data.splits import read_splits, split_cases
 from segmamba.errors import UserError
 from segmamba.orchestration.question.spec import StudySpec
@@ -62,17 +61,13 @@ def splits_of(prepared, unlabelled, options, base):
 
 def infeasible_arms(configs):
     """{arm: reason} of arms whose network cannot be built here, or does not take the patch: a missing package, a side that does not fit."""
-    import torch
-
-    from segmamba.models import build_model
+    from segmamba.models import side_multiples
     from segmamba.models.segmamba import check_sides
 
     reasons = {}
     for arm, config in configs.items():
         try:
-            with torch.device("meta" if config.model.name in OURS else "cpu"):  # Swin UNETR's makers look at values
-                model = build_model(config.model)
-            check_sides(config.data.patch_size, model.side_multiples)
+            check_sides(config.data.patch_size, side_multiples(config.model))
         except (UserError, ValueError) as error:  # ValueError: how others' networks refuse a width
             reasons[arm] = str(error)
     return reasons
