@@ -92,10 +92,11 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
     model = build_model(config.model).to(device)
     if initial:
         start_from(model, initial, config.learning.initial_weights or "pretrained weights")
-    done, best, best_epoch = 0, -1.0, 0
+    done, best, best_epoch, best_rows = 0, -1.0, 0, []
     if resume_from:
         model.load_state_dict(resume_from["trained"])
         done, best, best_epoch = resume_from["epoch"], resume_from["best"], resume_from["best_epoch"]
+        best_rows = resume_from.get("best_rows", [])  # of a checkpoint of an earlier version: none
     average = averaged(model, config.learning)
     unlabelled = teacher(model, average, data.unlabelled, config, device, first_epoch=done + 1)
     learner = Learner(
@@ -123,7 +124,7 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
             metrics["time/validate_s"] = time.perf_counter() - trained
             is_best = metrics["val/dice_mean"] > best
             if is_best:
-                best, best_epoch = metrics["val/dice_mean"], number
+                best, best_epoch, best_rows = metrics["val/dice_mean"], number, rows
         if best_epoch:
             metrics["val/best_dice_mean"] = best
         if device.type == "cuda":
@@ -131,7 +132,7 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
             torch.cuda.reset_peak_memory_stats(device)
         checkpoint = {
             "model": average.model.state_dict(), "trained": model.state_dict(), **learner.descent.state_dict(), "cases": learner.cases.state_dict(),
-            "epoch": number, "best": best, "best_epoch": best_epoch, "random": random_state(),
+            "epoch": number, "best": best, "best_epoch": best_epoch, "best_rows": best_rows, "random": random_state(),
         }  # fmt: skip
         yield Epoch(number, metrics, is_best, rows, checkpoint)
 

@@ -6,12 +6,10 @@ import functools
 import os
 import time
 
-import numpy as np
 import torch
 
 from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import judge, means, predict_classes
-from segmamba.evaluation.dice import dice
 from segmamba.files import write_json
 from segmamba.models import build_model
 from segmamba.training.advice import memory_advice
@@ -74,7 +72,8 @@ def judge_run(config, data, folder, device, watch=None):
         model.load_state_dict(weights)
         verdicts[verdict["epoch"]] = judge(model, _watched(data.judge, watch), config, device)
         if verdict is chosen:
-            _draw_minival(model, data.minival, config, device, folder.val_predictions(chosen["epoch"]))
+            minival = (data.judge, verdicts[chosen["epoch"]]) if data.judge_is_minival else (data.minival, last.get("best_rows", []))
+            _draw_minival(model, *minival, config, device, folder.val_predictions(chosen["epoch"]))
     rows = verdicts[chosen["epoch"]]
     metrics = means(rows, "judge")
     if final["epoch"] in verdicts:
@@ -145,15 +144,14 @@ def _picture(config, data, folder, device, pictures, epoch):
     pictures.order(_shown(model, data.minival, wanted, config, device), folder.val_predictions(epoch.number))
 
 
-def _draw_minival(model, cases, config, device, path):
-    """Worst and median case as the judge would see them, drawn here and now."""
-    predicted = {case.id: predict_classes(model, case, config, device) for case in cases}  # 9 MB a BraTS case
-    rows = [{"case": case.id, "dice_mean": dice(predicted[case.id], np.array(case.source_label()))["mean"]} for case in cases]
-    by_id = {case.id: case for case in cases}
-    draw_predictions([show(by_id[one], predicted[one], name) for name, one in worst_and_median(rows).items()], path)
+def _draw_minival(model, cases, rows, config, device, path):
+    """The worst and the median of `rows`, unless they were drawn while the run trained; a checkpoint of an earlier version has no rows."""
+    if rows and not path.exists():
+        draw_predictions(_shown(model, cases, worst_and_median(rows), config, device), path)
 
 
 def _shown(model, cases, wanted, config, device):
+    """What `worst_and_median` named, as the judge would see it."""
     by_id = {case.id: case for case in cases}
     return [show(by_id[one], predict_classes(model, by_id[one], config, device), name) for name, one in wanted.items()]
 

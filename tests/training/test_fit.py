@@ -39,6 +39,10 @@ def weights(epoch):
     return {name: value.clone() for name, value in epoch.checkpoint["model"].items()}
 
 
+def row_of(case, score):
+    return {"case": case.id} | dict.fromkeys(SCORE_NAMES, score)
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -152,7 +156,7 @@ def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(d
 def test_with_a_separate_judge_set_the_best_checkpoint_is_judged(data, tmp_path, monkeypatch):
     for own_minival, judged, epoch in ((True, "best", 1), (False, "last", 3)):
         scores = iter([0.9, 0.1, 0.1])
-        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [{"case": "x"} | dict.fromkeys(SCORE_NAMES, next(scores))])
+        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.minival[0], next(scores))])
         folder = RunFolder(tmp_path / judged)
         split = dataclasses.replace(data, judge_is_minival=not own_minival)
         list(train_run(TINY, split, folder, CPU))
@@ -164,7 +168,7 @@ def test_with_a_separate_judge_set_the_best_checkpoint_is_judged(data, tmp_path,
 def test_the_last_checkpoint_is_judged_beside_the_chosen_one_and_never_twice(data, tmp_path, monkeypatch):
     for name, changes, epochs in (("both", {}, [1, 3]), ("same", {"train.epochs": 1}, [1]), ("off", {"train.judge_last": False}, [1])):
         scores, judged = iter([0.9, 0.1, 0.1]), []
-        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [{"case": "x"} | dict.fromkeys(SCORE_NAMES, next(scores))])
+        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.minival[0], next(scores))])
         monkeypatch.setattr(
             run_module, "judge", lambda model, *rest, judged=judged: judged.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(judged) / 4)]
         )
@@ -174,6 +178,18 @@ def test_the_last_checkpoint_is_judged_beside_the_chosen_one_and_never_twice(dat
         metrics, _ = judge_run(config, split, folder, CPU)
         assert len(judged) == len(epochs) and metrics["judge/dice_mean"] == 0.25
         assert metrics.get("last/judge_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]
+
+
+def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_drawn_once(data, tmp_path, monkeypatch):
+    scores, predicted, predict = iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]), [], run_module.predict_classes
+    split, folder = dataclasses.replace(data, minival=data.train[:3], judge_is_minival=False), RunFolder(tmp_path / "run")
+    monkeypatch.setattr(fit_module, "validate", lambda *args: [row_of(*pair) for pair in zip(split.minival, next(scores), strict=True)])
+    monkeypatch.setattr(run_module, "predict_classes", lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest))
+    next(train_run(TINY, split, folder, CPU))
+    list(train_run(TINY, split, folder, CPU))  # epoch 1, whose rows are known from the checkpoint alone, stays the best
+    for _ in range(2):
+        judge_run(TINY, split, folder, CPU)
+    assert predicted == [split.minival[0].id, split.minival[2].id] and folder.val_predictions(1).is_file()
 
 
 def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_drawn(data, monkeypatch):

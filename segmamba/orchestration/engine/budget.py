@@ -226,7 +226,8 @@ def _trial_seconds(config, rehearsal, way, data):
     train = config.train
     validations = math.ceil(train.epochs / train.validate_every_epochs)
     shared = max(1.0, way.slowdown)  # evaluation is never compiled, but it shares the device
-    evaluation = validations * len(data.minival) * rehearsal.validate_case_s + (len(data.judge) + len(data.minival)) * rehearsal.judge_case_s
+    judged = len(data.judge) + min(len(data.minival), 2)  # and the two cases of a picture
+    evaluation = validations * len(data.minival) * rehearsal.validate_case_s + judged * rehearsal.judge_case_s
     restarts = train.epochs if config.learning.hard_case_factor > 1 else 1  # of the loader
     return _steps(config) * rehearsal.step_s * way.slowdown + restarts * rehearsal.epoch_s + shared * evaluation + way.warm_up_s
 
