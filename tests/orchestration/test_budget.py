@@ -90,7 +90,7 @@ def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
 def test_the_estimate_adds_start_steps_evaluations_and_warm_up_and_shares_trials_out(tmp_path):
     config = preset("paper").changed({"train.compile": "never", "train.epochs": 10, "train.steps_per_epoch": 100, "train.validate_every_epochs": 5})
     budget = plan({"a": config}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
-    one = 5.0 + 10 * 100 * 0.055 + 0.5 + 2 * 8 * 0.1 + (10 + 8) * 1.0 + 1.0
+    one = 5.0 + 10 * 100 * 0.055 + 0.5 + 2 * 8 * 0.1 + (10 + 2) * 1.0 + 1.0
     assert budget.arms["a"]["trial_s"] == pytest.approx(one) and budget.study_s == pytest.approx(3 * one)
     hard = config.changed({"learning.hard_case_factor": 3.0})
     restarting = plan({"a": hard}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))

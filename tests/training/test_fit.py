@@ -182,7 +182,8 @@ def test_the_last_checkpoint_is_judged_beside_the_chosen_one_and_never_twice(dat
 
 def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_drawn_once(data, tmp_path, monkeypatch):
     scores, predicted, predict = iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]), [], run_module.predict_classes
-    split, folder = dataclasses.replace(data, minival=data.train[:3], judge_is_minival=False), RunFolder(tmp_path / "run")
+    cases, folder = [*data.train, *data.minival, *data.judge][:3], RunFolder(tmp_path / "run")
+    split = dataclasses.replace(data, minival=cases, judge_is_minival=False)
     monkeypatch.setattr(fit_module, "validate", lambda *args: [row_of(*pair) for pair in zip(split.minival, next(scores), strict=True)])
     monkeypatch.setattr(run_module, "predict_classes", lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest))
     next(train_run(TINY, split, folder, CPU))
