@@ -165,14 +165,23 @@ def test_terminal_shows_every_arm_the_verdict_and_the_notice(study):
     assert verdict(study).sentence in shown and PHANTOM_NOTICE in shown
 
 
-def test_the_terminal_table_fits_into_eighty_columns():
-    screen, study = io.StringIO(), synthetic_study(seeds=2, cases=3)
-    distances = {f"judge/hd95_mm_{region}": 120.0 + 20 * seed for seed in (0, 1) for region in ("ET", "TC", "WT")}
+@pytest.mark.parametrize(
+    ("width", "seed_sd", "measured", "columns"),
+    [
+        (80, 0.003, {}, "arm mean ET TC WT HD95 params time seeds"),
+        (80, 0.3, {"last/judge_dice_mean": 0.5}, "arm mean ET TC WT last HD95 time seeds"),
+        (60, 0.3, {"last/judge_dice_mean": 0.5}, "arm mean ET TC WT seeds"),
+    ],
+)
+def test_the_terminal_table_fits_into_its_columns(width, seed_sd, measured, columns):
+    screen, study = io.StringIO(), synthetic_study(seeds=2, cases=3, seed_sd=seed_sd)
+    distances = {f"judge/hd95_mm_{region}": 120.0 + 20 * seed for seed in (0, 1) for region in ("ET", "TC", "WT")} | measured
     study = dataclasses.replace(study, trials=tuple(dataclasses.replace(t, metrics=t.metrics | distances) for t in study.trials))
-    render_terminal(study, Console(file=screen, width=80))
+    render_terminal(study, Console(file=screen, width=width))
     rows = [line for line in screen.getvalue().splitlines() if line.startswith("depth ") and line.rstrip().endswith("2/2")]
     assert len(rows) == len(study.arms)
     assert "\N{HORIZONTAL ELLIPSIS}" not in screen.getvalue()
+    assert columns.split() in [line.split() for line in screen.getvalue().splitlines()]
 
 
 def test_terminal_prints_names_in_brackets_as_they_are():

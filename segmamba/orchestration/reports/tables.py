@@ -90,13 +90,13 @@ def render_terminal(study, console):
     from rich.table import Table
     from rich.text import Text
 
-    headers, rows = arm_table(study)
+    headers, rows = _fitting(*arm_table(study), console.width)
     title = "Dice in points, mean±sd over seeds, on the judge set; * is the baseline"
     table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, collapse_padding=True)
     for header in headers:
-        table.add_column(_compact(header), justify="left" if header == "arm" else "right", no_wrap=header != "arm")
+        table.add_column(header, justify="left" if header == "arm" else "right", no_wrap=header != "arm")
     for row in rows:
-        table.add_row(*(Text(_compact(text), style="bold" if best else "") for text, best in row))
+        table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
     console.print()
     console.print(table)
     console.print()
@@ -105,6 +105,19 @@ def render_terminal(study, console):
         console.print(Text(found.sentence, style=COLOURS[found.answer]))
     if study.data.get("phantom"):
         console.print(Text(PHANTOM_NOTICE, style="bold"))
+
+
+def _fitting(headers, rows, width):
+    """Headers and rows as a terminal of so many columns shows them: shortened, and without what it has no room for but the page has."""
+    headers, rows = [_compact(header) for header in headers], [[(_compact(text), best) for text, best in row] for row in rows]
+    for spare in (None, "params", "last", "time", "HD95"):
+        at = headers.index(spare) if spare in headers else None
+        headers, *rows = [[cell for place, cell in enumerate(row) if place != at] for row in (headers, *rows)]
+        arm = max(len(word) for row in rows for word in row[0][0].split())  # a name is wrapped between its words
+        others = [max(map(len, column)) for column in zip(headers[1:], *([text for text, _ in row[1:]] for row in rows), strict=True)]
+        if arm + sum(1 + other for other in others) <= width:
+            break
+    return headers, rows
 
 
 def _compact(text):
