@@ -5,7 +5,7 @@
 The study: so many trials of one arm on 2 cores, each of at least --seconds inside fit() (steps, validation), on phantoms that are
 made and cached beforehand. Its whole wall time, from the command's start to the report, is compared with the sum of the times inside
 fit() divided by two. A report: the epoch's log to MLflow and the report to Ray, timed inside trials that train nothing; of those there
-are --simulated, and the driver's resident memory is read as they end. About 6 minutes; needs a quiet machine.
+are --simulated, and the driver's resident memory is read as they end. About 8 minutes; needs a quiet machine.
 """
 
 import argparse

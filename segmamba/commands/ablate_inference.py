@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, print_json, print_line, run_app
+from segmamba.commands.shared import LABELS_HELP, AsJson, print_json, run_app
 from segmamba.errors import UserError
+from segmamba.screen import print_line
 
 
 def inference_command(arms, baseline):

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, STOPPED, print_line, print_settings, run_app
+from segmamba.commands.shared import LABELS_HELP, STOPPED, print_settings, run_app
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.errors import UserError
+from segmamba.screen import print_line
 
 
 def ensemble_command(members, expected_gain):

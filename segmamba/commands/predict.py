@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, print_line, progress_bar
+from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, progress_bar
 from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments
 from segmamba.errors import UserError
+from segmamba.screen import print_line
 
 MISSION = PostprocessConfig(min_component_voxels=(100, 100, 100))
 POSTPROCESS_HELP = ("auto: the postprocessing.json beside a single checkpoint, where there is one; none; mission: components under 100 voxels "

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import AsJson, Changes, PresetName, console, print_json, print_line, progress_bar
+from segmamba.commands.shared import AsJson, Changes, PresetName, console, print_json, progress_bar
 from segmamba.config import parse_assignments
 from segmamba.config import preset as preset_named
+from segmamba.screen import print_line
 
 NAME = "SegMamba_Pretrain"
 

@@ -5,6 +5,7 @@ import signal
 import time
 
 from segmamba.errors import Stopped
+from segmamba.screen import print_line
 
 WORKERS_AHEAD_S = 0.5  # how much sooner than this process its workers may get a signal that was sent to all
 
@@ -38,7 +39,7 @@ class RunProgress:
 
     def say(self, message):
         """One line."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, message)
 
     def note(self, text):
         self.say(f"note     {text}")

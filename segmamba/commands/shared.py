@@ -64,11 +64,6 @@ def console(**options):
     return made
 
 
-def print_line(screen, text):
-    """On a rich Console as it is: brackets in a file's name are no markup, and no path is cut in two by a line's end."""
-    screen.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def print_json(value):
     print(json.dumps(value, indent=1))
 

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segmamba.commands.shared import LABELS_HELP, STOPPED, AsJson, console, print_json, print_line, print_settings, run_app, shown_uri
+from segmamba.commands.shared import LABELS_HELP, STOPPED, AsJson, console, print_json, print_settings, run_app, shown_uri
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.config import preset as preset_config
 from segmamba.errors import UserError
+from segmamba.screen import print_line
 
 Output = Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")]
 PBT_HELP = "pbt: population-based training, whose worst members copy the best and change settings; finds a schedule. "

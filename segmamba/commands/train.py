@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, Changes, console, print_json, print_line, shown_uri
+from segmamba.commands.shared import LABELS_HELP, AsJson, Changes, console, print_json, shown_uri
 from segmamba.config import PRESETS, load_config, parse_assignments
 from segmamba.config import preset as config_of
 from segmamba.errors import RunStopped, Stopped, UserError
+from segmamba.screen import print_line
 
 Data = Annotated[Path | None, typer.Option(help="Folder of BraTS cases, or another known layout. Without it: embedded phantom data.",
                                            show_default=False)]  # fmt: skip

@@ -17,6 +17,7 @@ from segmamba.data.cases import list_cases, notes_on_labels
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_case
 from segmamba.files import write_text
+from segmamba.screen import print_line
 
 SAME_SPACING_MM = 1e-3
 ISOTROPIC_SHARE = 0.01  # sides of a voxel that differ by less count as equal
@@ -118,19 +119,19 @@ def write_csv(path, checked):
 
 def render(checked, console):
     """Every error and warning as a line, what is mere information as a count, then the sum."""
-    say = lambda text, style=None: console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     rows = list(as_rows(checked))
     for row in rows:
         if row["severity"] in (ERROR, WARNING):
-            say(f"{row['severity']:8s} {row['text']}", "red" if row["severity"] == ERROR else None)
+            print_line(console, f"{row['severity']:8s} {row['text']}", "red" if row["severity"] == ERROR else None)
     known = Counter(row["problem"] for row in rows if row["severity"] == INFORMATION)
     for kind, cases in known.items():
-        say(f"note     {kind}, {cases} of {len(checked)} cases: {next(row['text'] for row in rows if row['problem'] == kind)}")
+        print_line(console, f"note     {kind}, {cases} of {len(checked)} cases: {next(row['text'] for row in rows if row['problem'] == kind)}")
     for note in notes_on_labels(checked):
-        say(f"note     {note}")
+        print_line(console, f"note     {note}")
     sums = f"{count(checked, ERROR)} with errors, {count(checked, WARNING)} with warnings"
     labels = ", ".join(sorted({case.convention for case in checked}))
-    say(f"{len(checked)} cases of {len({case.patient for case in checked})} patients, labels {labels}: {sums}. {_verdict(checked, known)}")
+    patients = len({case.patient for case in checked})
+    print_line(console, f"{len(checked)} cases of {patients} patients, labels {labels}: {sums}. {_verdict(checked, known)}")
 
 
 def _verdict(checked, known):

@@ -16,6 +16,7 @@ from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_case
 from segmamba.errors import UserError
 from segmamba.files import replacing, write_json
+from segmamba.screen import print_line
 
 QUANTILES = {"p0.5": 0.005, "median": 0.5, "p99.5": 0.995}  # nnU-Net's fingerprint takes these (Isensee et al. 2021)
 REGION_COLOURS = {"ET": "#d55e00", "TC": "#c9a800", "WT": "#56b4e9"}  # after Okabe & Ito 2008: told apart by colour-blind readers
@@ -191,7 +192,7 @@ def render(fingerprint, console):
     lines += [f"note      {note}" for note in told["notes"]]
     lines += [f"left out  {len(told['unreadable'])} cases that cannot be read, {told['unreadable'][0]} for one"] if told["unreadable"] else []
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
     intensities = Table("modality", "mean", "std", *QUANTILES, title="intensity in the brain, median over cases", box=None)
     for modality, spreads in told["intensities"].items():
         intensities.add_row(modality, *(f"{spreads[name]['median']:.4g}" for name in ("mean", "std", *QUANTILES)))

@@ -16,6 +16,7 @@ from segmamba.evaluation.evaluate import as_csv, evaluate
 from segmamba.evaluation.intervals import paired_interval
 from segmamba.evaluation.summary import MEAN, case_values
 from segmamba.files import write_json, write_text
+from segmamba.screen import print_line
 
 METRICS = ("dice", "hd95_mm")
 MARGIN = 0.005
@@ -145,4 +146,4 @@ def render(found, console):
         console.print(table)
     verdicts = [f"{rule}: {words}" for rule, words in found.verdicts.items()]
     for text in (*verdicts, CAVEAT, *(f"note     {note}" for note in found.about["notes"])):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, text)

@@ -6,6 +6,7 @@ from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS
 from segmamba.evaluation.intervals import mean_interval
 from segmamba.evaluation.score import METRICS
+from segmamba.screen import print_line
 
 MEAN = "mean"
 
@@ -65,12 +66,12 @@ def render(evaluation, console):
             )  # fmt: skip
         console.print(table)
     for rule, words in about["rules"].items():
-        _say(console, f"{rule}: {words}")
+        print_line(console, f"{rule}: {words}")
     for region, count in summary["empty"].items():
         if count["cases"]:
-            _say(console, f"note     {count['cases']} cases without {region}; in {count['predicted']} of them it was predicted")
+            print_line(console, f"note     {count['cases']} cases without {region}; in {count['predicted']} of them it was predicted")
     for note in about["notes"]:
-        _say(console, f"note     {note}")
+        print_line(console, f"note     {note}")
 
 
 def _interval(figures, form):
@@ -79,7 +80,3 @@ def _interval(figures, form):
 
 def _number(value, form):
     return "-" if value is None else form.format(value)
-
-
-def _say(console, text):
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

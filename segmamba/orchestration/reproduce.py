@@ -12,6 +12,7 @@ from segmamba.data.source import source_changes
 from segmamba.errors import UserError
 from segmamba.orchestration.single import RunOptions, run_single
 from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.screen import print_line
 
 COMPARED = ("train/", "val/", "judge/", "last/")
 """Names of metrics that a repetition must give again; times and memory are the machine's affair."""
@@ -105,5 +106,5 @@ def render(compared, console):
         distance = "" if row.difference is None else f"{row.difference:.3g}"
         table.add_row(row.name, str(row.values), distance, "same" if row.same else "differs", style=None if row.same else "red")
     console.print(table)
-    console.print(f"repetition {compared.folder}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"repetition {compared.folder}")
     console.print("the same" if compared.same else "not the same", markup=False)

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from segmamba.orchestration.engine.budget import clock
+from segmamba.screen import print_line
 
 GIB, MIB = 2**30, 2**20
 
@@ -12,7 +13,7 @@ def render_budget(budget, console):
     if budget.arms:
         _render_measured(budget, console)
     for name, text in _totals(budget):
-        console.print(f"{name:9}{text}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"{name:9}{text}")
 
 
 def _render_measured(budget, console):

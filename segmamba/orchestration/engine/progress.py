@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from rich.live import Live
 from rich.table import Table
 
+from segmamba.screen import print_line
+
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 OVER = (DONE, STOPPED, FAILED)
 STYLES = {WAITING: "dim", RUNNING: "bold", DONE: "green", STOPPED: "yellow", FAILED: "red"}
@@ -51,7 +53,7 @@ class StudyProgress:
 
     def say(self, message):
         """One line."""
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        print_line(self.console, message)
 
     def trials(self, plans, epochs, at_once, further=0):
         """The trials begin: those planned, and as many `further` ones as a search will think of."""
