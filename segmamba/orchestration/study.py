@@ -54,7 +54,7 @@ def open_study(study, options, progress):
             study, resources = _begun(planned, ready, options, experiment, machine, progress)
             folder, started = Path(options.output).resolve() / study.name, time.time()
             held.enter_context(only_driver(folder))
-            statuses = held.enter_context(_parent_run(study, progress))
+            statuses = held.enter_context(_parent_run(study, experiment, progress))
             Conductor(ready, options, folder, experiment, study, resources, progress).run()
         yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder
 
@@ -158,13 +158,15 @@ def _budget(planned, ready, options, machine, progress):
 
 
 @contextlib.contextmanager
-def _parent_run(study, progress):
-    """The study's MLflow run while it runs: gives a list for its final status; FAILED after an exception, KILLED after Ctrl-C.
+def _parent_run(study, experiment, progress):
+    """The study's MLflow run while it runs: gives a list for its final status; FAILED after an exception, KILLED after Ctrl-C, as are the
+    trials that were running.
 
     An absent store or a full disk ends the study as StudyHalted; then the run stays as it is, and `--resume` finds it.
     """
     import segmamba.orchestration.tracking.store as store
     from segmamba.orchestration.tracking.patience import StudyHalted, disk_full, insist, is_full
+    from segmamba.orchestration.tracking.runs import close_stopped_trials
 
     uri, parent, statuses = study.mlflow_uri, study.parent_run_id, []
     insist(lambda: store.reopen_run(uri, parent), progress.say, uri=uri)
@@ -176,7 +178,7 @@ def _parent_run(study, progress):
         if is_full(error):
             raise disk_full(error) from error
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        insist(lambda: store.end_run(uri, parent, status), progress.say, uri=uri)
+        insist(lambda: (close_stopped_trials(uri, experiment, parent), store.end_run(uri, parent, status)), progress.say, uri=uri)
         raise
     insist(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
 

@@ -23,7 +23,8 @@ def start(cwd, *options, env=None, **changes):
     chosen = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
     settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     command = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--seeds", "1", "--arms", "depth 2", "--cpus", "1", *settings, *options]
-    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **pipes)  # a signal to its group is not one to the tests
 
 
 def finish(study, code=0):

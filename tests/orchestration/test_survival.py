@@ -57,11 +57,15 @@ def test_a_study_whose_driver_was_killed_is_resumed_to_the_same_end(calm, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_stopped_study_says_so_closes_its_runs_and_goes_on_with_resume(calm, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "sent"),
+    [(signal.SIGINT, os.kill), (signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM to all its processes"],
+)
+def test_a_stopped_study_says_so_closes_its_runs_and_goes_on_with_resume(calm, tmp_path, number, sent):
     study = start(tmp_path)
     wait_for_first_epoch(tmp_path, study)
-    study.send_signal(number)
+    sent(study.pid, number)
     output, _ = study.communicate(timeout=200)
     assert study.returncode == 130 and "--resume goes on with it" in output and "Traceback" not in output
     by_kind, _ = runs(tmp_path)

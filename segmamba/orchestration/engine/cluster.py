@@ -1,6 +1,7 @@
 """Where Ray runs: a Ray of our own on this machine, which only this machine can reach, or a cluster that is there already."""
 
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray'
 FOR_RAY = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0",
            "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}  # ASHA waits for a metric, as it should: not every epoch evaluates minival
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+SENT_TO_ALL_S = 1.0  # within which Ray's processes end on a SIGTERM that they got as well
 PROBE_S = 120  # for a node to answer: its first worker process must start and unpack the code
 NODE_GONE = re.compile(r"node with node id: \w+ and address: (\S+) .*has been marked dead")
 SHARED_HINT = "--output must be a folder that all nodes share, at the same path"
@@ -47,6 +49,7 @@ def ray_here(machine, meanwhile=lambda: None, waiting=None):
 
     waiting: an ExitStack, whose end waits for that of Ray's processes, which takes a second; without one the block's does.
     """
+    import psutil
     import ray
 
     with ThreadPoolExecutor(1) as beside:
@@ -57,7 +60,7 @@ def ray_here(machine, meanwhile=lambda: None, waiting=None):
                 object_store_memory=OBJECT_STORE_BYTES,
             )
         )  # fmt: skip
-        with _until_done(ray, waiting):
+        with _until_done(ray, psutil.Process().children(), waiting):
             yield prepared.result()
 
 
@@ -77,7 +80,7 @@ def ray_cluster(address, output, store_uri):
             "cluster's (docs/cluster.md)"
         ) from error
 
-    with _until_done(ray), node_deaths_in_a_line():
+    with _until_done(ray, []), node_deaths_in_a_line():
         yield _look_at_nodes(ray, Path(output).resolve(), store_uri)
 
 
@@ -110,11 +113,12 @@ def shipped():
 
 
 @contextmanager
-def _until_done(ray, waiting=None):
+def _until_done(ray, processes, waiting=None):
+    """processes: Ray's own, that this process has started."""
     with ExitStack() as here:
         waiting = waiting or here
         waiting.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        signal.signal(signal.SIGTERM, _as_sigint)  # after ray.init, which installs a handler that aborts
+        signal.signal(signal.SIGTERM, functools.partial(_as_sigint, processes))  # after ray.init, which installs a handler that aborts
         try:
             yield
         finally:
@@ -211,8 +215,14 @@ def _without_noise(start):
     logger.setLevel(logging.CRITICAL)  # ray.init has set its own
 
 
-def _as_sigint(number, frame):
-    """A batch system's SIGTERM is Ctrl-C to a study: Tune stops the trials and returns."""
+def _as_sigint(processes, number, frame):
+    """A batch system's SIGTERM is Ctrl-C to a study: Tune stops the trials and returns. Where Ray's own processes got it too, they are gone and
+    Tune, which would wait a minute for them before Ray ends this process, is left at once."""
+    import psutil
+
+    gone, _ = psutil.wait_procs(processes, timeout=SENT_TO_ALL_S)
+    if gone:
+        raise KeyboardInterrupt
     os.kill(os.getpid(), signal.SIGINT)
 
 
