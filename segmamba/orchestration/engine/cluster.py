@@ -115,16 +115,16 @@ def shipped():
 @contextmanager
 def _until_done(ray, processes, waiting=None):
     """processes: Ray's own, that this process has started."""
+    ending = threading.Thread(target=ray.shutdown)
     with ExitStack() as here:
         waiting = waiting or here
+        waiting.callback(ending.join)  # now, and not when it starts: what `waiting` is given meanwhile ends first
         waiting.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         signal.signal(signal.SIGTERM, functools.partial(_as_sigint, processes))  # after ray.init, which installs a handler that aborts
         try:
             yield
         finally:
-            ending = threading.Thread(target=ray.shutdown)
             ending.start()
-            waiting.callback(ending.join)
 
 
 def _look_at_nodes(ray, output, store_uri):
