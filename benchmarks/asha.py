@@ -26,7 +26,7 @@ import numpy as np
 from segmamba.config import preset
 from segmamba.orchestration.engine.launch import asha_times
 from segmamba.orchestration.engine.search import METRIC, SpaceSearch
-from segmamba.orchestration.question.space import Between
+from segmamba.studies.search_space import Between
 
 ARMS, WORKERS, EPOCHS = 27, 4, 30
 GAP, MARGIN, SEED_SD, EVALUATION_SD = 0.02, 0.005, 0.005, 0.003  # Dice

@@ -67,8 +67,8 @@ def simulated_study(folder, trials):
     from segmamba.config import preset
     from segmamba.data.splits import Split
     from segmamba.orchestration.engine.trainable import StudyContext
-    from segmamba.orchestration.question.spec import TrialPlan
     from segmamba.orchestration.tracking.store import open_store, store_uri
+    from segmamba.studies.spec import TrialPlan
 
     folder = Path(folder).resolve()
     uri = store_uri(folder)

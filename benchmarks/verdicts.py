@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmamba.orchestration.verdicts.crossed import LEVEL, crossed, holm
+from segmamba.studies.anova import LEVEL, crossed, holm
 
 SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
 ARMS, MARGIN, FOLDS = 3, 0.5, 5  # arms beside the baseline; Dice points

@@ -3,10 +3,10 @@
     python experiments/ablate_loss_weights.py
     python experiments/ablate_loss_weights.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/loss_weights.py.
+The question, the arms and the claim stand in search_spaces/ablate_loss_weights.py.
 """
 
-from search_spaces.loss_weights import STUDY
+from search_spaces.ablate_loss_weights import STUDY
 from segmamba.commands.study import study_command
 
 if __name__ == "__main__":

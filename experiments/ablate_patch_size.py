@@ -3,10 +3,10 @@
     python experiments/ablate_patch_size.py
     python experiments/ablate_patch_size.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/patch_size.py.
+The question, the arms and the claim stand in search_spaces/ablate_patch_size.py.
 """
 
-from search_spaces.patch_size import STUDY
+from search_spaces.ablate_patch_size import STUDY
 from segmamba.commands.study import study_command
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python experiments/compare_baselines.py
     python experiments/compare_baselines.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/baselines.py.
+The question, the arms and the claim stand in search_spaces/compare_baselines.py.
 """
 
-from search_spaces.baselines import STUDY
+from search_spaces.compare_baselines import STUDY
 from segmamba.commands.study import study_command
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Decides on: judge Dice of the vote against the mean of its members, patient by p
 Cost: 5 trainings (10 with --members diverse, so that both ensembles have five); about 35 s each on one CPU core (demo).
 """
 
-from segmamba.orchestration.question import Hypothesis, StudySpec
+from segmamba.studies import Hypothesis, StudySpec
 
 SIZE = 5
 EXPECTED_GAIN = (0.02, 0.03)

@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all."""
+"""Small files that are there whole or not at all, and folders that one process at a time may write."""
 
 import contextlib
 import json
@@ -6,7 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from segmamba.errors import UserError
+
+LOCK = ".process.lock"
 
 
 def write_bytes(path, content):
@@ -61,3 +65,32 @@ def check_writable(folder):
             pass
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold the lock of a run's or a study's folder, which the system releases when this process dies, however it dies.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    lock = FileLock(Path(folder) / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"--resume: {Path(folder).name} is still running in another process; wait for it, or stop it first") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_abandoned(folder):
+    """Whether no process writes to `folder` any more; False where that cannot be told from this machine."""
+    if not folder or not Path(folder).is_dir():  # its run does not say, or names a folder of another machine
+        return False
+    try:
+        with FileLock(Path(folder) / LOCK, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False

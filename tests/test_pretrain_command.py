@@ -7,8 +7,7 @@ import torch
 
 from segmamba.config import load_config
 from segmamba.models import build_model
-from segmamba.models.weights import load_checkpoint
-from segmamba.training.initial_weights import start_from
+from segmamba.models.weights import load_checkpoint, start_from
 from tests.conftest import write_case
 from tests.test_cli import segmamba
 

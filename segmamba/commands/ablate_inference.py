@@ -37,7 +37,7 @@ def inference_command(arms, baseline):
 
         from segmamba.orchestration.engine.progress import StudyProgress
         from segmamba.orchestration.inference_ablation import run_inference_ablation
-        from segmamba.orchestration.reports.inference import as_dict, render_terminal
+        from segmamba.reports.inference_report import as_dict, render_terminal
 
         screen = Console(stderr=as_json, soft_wrap=False)
         with StudyProgress(screen) as progress:

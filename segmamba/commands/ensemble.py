@@ -69,8 +69,8 @@ def _run(study, options, expected_gain, as_json):
                 if code := _missing(done, folder, progress.say):
                     return code
 
-                from segmamba.orchestration.ensembles.ensemble import finish_ensemble
-                from segmamba.orchestration.reports.ensemble import as_dict, render_terminal
+                from segmamba.orchestration.ensemble_study import finish_ensemble
+                from segmamba.reports.ensemble_report import as_dict, render_terminal
 
                 found, report = finish_ensemble(done, options, expected_gain, progress)
         except KeyboardInterrupt:

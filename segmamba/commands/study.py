@@ -31,7 +31,7 @@ def study_command(study, arguments=None):
 
 def study_app(study):
     """The typer app of a study: every option that a study takes."""
-    from segmamba.orchestration.question.spec import resolve
+    from segmamba.studies.spec import resolve
 
     shown = resolve(study, preset_config("demo"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -135,7 +135,7 @@ def _run(study, options, as_json):
 
 
 def _show(study, folder, screen, say, as_json):
-    from segmamba.orchestration.reports.tables import render_terminal, result_table
+    from segmamba.reports.tables import render_terminal, result_table
 
     if as_json:
         print(json.dumps(result_table(study), indent=1))

@@ -10,7 +10,7 @@ from segmamba.data.labels import REGIONS
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
 from segmamba.inference.decide import decide
-from segmamba.inference.member import Member
+from segmamba.inference.ensemble_member import Member
 from segmamba.inference.predictor import Predictor, PreparedScan
 
 SCORES = (*REGIONS, "mean")

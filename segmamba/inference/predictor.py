@@ -26,8 +26,8 @@ from segmamba.data.preprocess import to_working_grid
 from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.inference.decide import background, in_channels
+from segmamba.inference.ensemble_member import Member
 from segmamba.inference.grids import Grids, coverage, source_box, to_source, union
-from segmamba.inference.member import Member
 from segmamba.inference.postprocess import likeliest, postprocess_classes
 from segmamba.inference.uncertainty import vote_with_entropy
 from segmamba.models import build_model

@@ -20,6 +20,8 @@ DIGEST_BYTES = len(DIGEST_MARK) + 64
 ZIP_END, END_BYTES = b"PK\5\6", 22
 """How the last record of a zip archive begins, and its length without the comment."""
 BLOCK = 2**22
+HEADS = ("head.", "deep_heads.")
+"""How the names of a network's output layers begin."""
 
 
 def load_checkpoint(path, device="cpu"):
@@ -62,3 +64,24 @@ def _computed_digest(path):
             left -= len(block)
     sha256.update(struct.pack("<H", 0))
     return sha256.hexdigest()
+
+
+def start_from(model, state, source):
+    """Load the tensors of `state` into `model`. Its heads are taken where they fit, so that other outputs may be learnt; all else must fit.
+
+    UserError that names `source` and the first tensor that does not.
+    """
+    wanted = model.state_dict()
+    fits = {name: tensor for name, tensor in state.items() if name in wanted and wanted[name].shape == tensor.shape}
+    misfits = sorted(name for name in wanted.keys() | state.keys() if name not in fits and not name.startswith(HEADS))
+    if misfits:
+        name = misfits[0]
+        have, want = (tuple(s[name].shape) if name in s else "absent" for s in (state, wanted))
+        raise UserError(f"{source}: not weights of this network: {name} is {have} there and {want} here, and {len(misfits) - 1} more tensors differ; "
+                        "choose the settings of `model` that they were trained with")  # fmt: skip
+    model.load_state_dict(fits, strict=False)
+
+
+def without_heads(state):
+    """What of a network's state another task can start from."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}

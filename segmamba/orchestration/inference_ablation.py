@@ -22,14 +22,13 @@ from segmamba.environment import describe_environment
 from segmamba.errors import UserError
 from segmamba.evaluation.inference_arms import score_arms
 from segmamba.evaluation.intervals import paired_interval
-from segmamba.files import check_writable
+from segmamba.files import check_writable, locked
 from segmamba.inference.predictor import load_predictor
-from segmamba.orchestration.engine.driver import only_driver
-from segmamba.orchestration.reports.inference import write_inference_report
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG
 from segmamba.orchestration.tracking.runs import PARENT_TAG, TRIAL_TAG
 from segmamba.orchestration.tracking.store import end_run, open_store, store_uri
-from segmamba.orchestration.verdicts.crossed import crossed
+from segmamba.reports.inference_report import write_inference_report
+from segmamba.studies.anova import crossed
 from segmamba.training.run_folder import next_run_folder
 
 NAME = "ablate_inference"
@@ -94,7 +93,7 @@ def run_inference_ablation(checkpoints, arms, baseline, *, data=None, labels=Non
         data=told, environment=describe_environment(), command=shlex.join([Path(sys.executable).name, *sys.argv]), mlflow_uri=uri,
         run_id="", seconds=0.0,
     )  # fmt: skip
-    with only_driver(folder):
+    with locked(folder):
         found = dataclasses.replace(found, run_id=_start(found, experiment, folder))
         status = "FAILED"
         try:

@@ -6,10 +6,10 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from segmamba.errors import UserError
-from segmamba.orchestration.reports.report import write_report
 from segmamba.orchestration.tracking.runs import children
 from segmamba.orchestration.tracking.store import open_store, store_uri
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, study_runs
+from segmamba.reports.report import write_report
 
 
 def list_studies(output):

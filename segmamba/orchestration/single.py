@@ -17,7 +17,7 @@ from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.source import labelled_cases, unlabelled_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import Stopped, UserError
-from segmamba.files import check_writable, write_json
+from segmamba.files import check_writable, locked, write_json
 from segmamba.training.run_folder import RunFolder, next_run_folder
 
 NAME = "SegMamba"
@@ -72,7 +72,7 @@ def run_single(options, watch):
     device = choose_device(options.device)
     uri, experiment = _store(results)
     root = root or next_run_folder(results, options.name)
-    with _only_one(root):
+    with locked(root):
         folder, key = _entered(root, config)
         told = record_environment(folder, data, device, len(folder.read_history(config.train.epochs)))
         _check_same_data(folder, told, data)
@@ -163,18 +163,6 @@ def _unfinished(results, name):
     begun = [path for path in results.glob(f"{name}_Run*/run.json") if re.fullmatch(rf"{re.escape(name)}_Run\d+", path.parent.name)]
     waiting = [path.parent for path in begun if not json.loads(path.read_text())["finished"]]
     return max(waiting, key=lambda root: int(root.name.rpartition("_Run")[2]), default=None)
-
-
-@contextlib.contextmanager
-def _only_one(root):
-    """Holds the run's lock, which the system lets go when this process dies, however it dies."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(root / ".run.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(f"--resume: {root.name} is still running in another process; wait for it, or stop it first") from error
 
 
 def _entered(root, config):

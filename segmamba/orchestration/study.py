@@ -12,14 +12,13 @@ from segmamba.data.cases import notes_on
 from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.source import labelled_cases, source_changes, unlabelled_cases
 from segmamba.errors import UserError
-from segmamba.files import check_writable
+from segmamba.files import check_writable, is_abandoned, locked
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.engine.conduct import Conductor
-from segmamba.orchestration.engine.driver import is_abandoned, only_driver
 from segmamba.orchestration.engine.machine import check_gpus_per_trial
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import Prepared, infeasible_arms, planned_study, say_notes, splits_of
-from segmamba.orchestration.question.spec import FOUND, TrialPlan, resolve
+from segmamba.studies.spec import FOUND, TrialPlan, resolve
 
 __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
 
@@ -53,7 +52,7 @@ def open_study(study, options, progress):
             planned = planned_study(ready, options, environment, uri)
             study, resources = _begun(planned, ready, options, experiment, machine, progress)
             folder, started = Path(options.output).resolve() / study.name, time.time()
-            held.enter_context(only_driver(folder))
+            held.enter_context(locked(folder))
             statuses = held.enter_context(_parent_run(study, experiment, progress))
             Conductor(ready, options, folder, experiment, study, resources, progress).run()
         yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder
@@ -186,10 +185,10 @@ def _parent_run(study, experiment, progress):
 def _concluded(spec, study, experiment, folder, started, statuses, progress):
     """The Study as it stands in the end, its report written and in MLflow; `statuses` gets its status."""
     import segmamba.orchestration.tracking.runs as tracking
-    from segmamba.orchestration.reports.report import write_report
     from segmamba.orchestration.tracking.patience import insist
     from segmamba.orchestration.tracking.registry import register_best
     from segmamba.orchestration.tracking.study_reader import read_study
+    from segmamba.reports.report import write_report
 
     uri, parent = study.mlflow_uri, study.parent_run_id
 

@@ -14,13 +14,12 @@ from segmamba.data.loader import patches_per_epoch
 from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import means, validate
 from segmamba.models import build_model
+from segmamba.models.weights import start_from
 from segmamba.training.average import averaged
-from segmamba.training.descent import Descent
 from segmamba.training.hard_cases import training_cases
-from segmamba.training.initial_weights import start_from
 from segmamba.training.mean_teacher import teacher
+from segmamba.training.optim import Descent, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
-from segmamba.training.schedule import learning_rate
 from segmamba.training.step import forward_loss
 
 

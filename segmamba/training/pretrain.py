@@ -23,10 +23,9 @@ from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
 from segmamba.models.blocks import PointwiseConv
 from segmamba.models.segmamba import MODALITIES
-from segmamba.training.descent import Descent
 from segmamba.training.fit import Nobody, NonFiniteLoss
+from segmamba.training.optim import Descent, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
-from segmamba.training.schedule import learning_rate
 from segmamba.training.step import compiled
 
 

@@ -3,9 +3,8 @@
 import json
 
 from segmamba.files import write_json
-from segmamba.models.weights import load_checkpoint
+from segmamba.models.weights import load_checkpoint, without_heads
 from segmamba.training.checkpoint import save_checkpoint
-from segmamba.training.initial_weights import without_heads
 from segmamba.training.pretrain import pretrain
 
 

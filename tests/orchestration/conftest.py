@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segmamba.orchestration.verdicts.results import Hypothesis, Study, Trial
+from segmamba.studies.results import Hypothesis, Study, Trial
 
 DICE = {"ET": 0.78, "TC": 0.82, "WT": 0.88}
 

@@ -17,7 +17,7 @@ from segmamba.orchestration.engine.budget import plan, resumed, unmeasured
 from segmamba.orchestration.engine.budget_table import render_budget
 from segmamba.orchestration.engine.machine import Machine, Node
 from segmamba.orchestration.engine.measuring import Measure
-from segmamba.orchestration.question.spec import TrialPlan
+from segmamba.studies.spec import TrialPlan
 from segmamba.training.rehearsal import Rehearsal, _Clock
 
 GIB = 2**30

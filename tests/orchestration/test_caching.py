@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from search_spaces import mamba_depth
+from search_spaces import ablate_depth
 from segmamba.config import DataConfig
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
@@ -127,4 +127,4 @@ def test_cpus_bounds_the_processes_that_prepare(monkeypatch, cases_folder, tmp_p
     monkeypatch.setattr(study, "prepare_cases", record)
     options = study.StudyOptions(data=cases_folder, cpus=3, output=tmp_path / "Results")
     with pytest.raises(Asked, match="3"):
-        study.run_study(mamba_depth.STUDY, options, SimpleNamespace(steps=lambda label: None))
+        study.run_study(ablate_depth.STUDY, options, SimpleNamespace(steps=lambda label: None))

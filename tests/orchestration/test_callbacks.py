@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 
 from segmamba.orchestration.engine import callbacks
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.question.spec import TrialPlan
+from segmamba.studies.spec import TrialPlan
 
 
 def test_what_mlflow_refuses_of_one_trial_is_not_taken_for_the_failure_of_the_next(monkeypatch):

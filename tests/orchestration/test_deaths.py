@@ -10,7 +10,7 @@ from segmamba.config import preset
 from segmamba.orchestration.engine import trainable
 from segmamba.orchestration.engine.deaths import deaths, fate, forget, note_death
 from segmamba.orchestration.engine.trainable import ALL_LEVELS, StudyContext, run_trial, trial_folder
-from segmamba.orchestration.question.spec import TrialPlan
+from segmamba.studies.spec import TrialPlan
 from segmamba.training.run_folder import RunFolder
 
 KILLED = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"

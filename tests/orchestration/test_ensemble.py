@@ -17,10 +17,10 @@ from segmamba.commands.shared import STOPPED
 from segmamba.config import PostprocessConfig, preset
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
-from segmamba.evaluation.ensemble import ENSEMBLE, Group
-from segmamba.orchestration.reports.ensemble import as_dict, write_ensemble_report
+from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group
 from segmamba.orchestration.tracking.store import as_default
-from segmamba.orchestration.verdicts.ensemble import Ensemble, answer, gain, verdict_sentence
+from segmamba.reports.ensemble_report import as_dict, write_ensemble_report
+from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
 from tests.conftest import write_case
 from tests.orchestration.conftest import synthetic_study
 

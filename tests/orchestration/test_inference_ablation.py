@@ -6,20 +6,20 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from search_spaces.inference import ARMS, BASELINE
+from search_spaces.ablate_inference import ARMS, BASELINE
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.errors import UserError
 from segmamba.evaluation.cases import judge
 from segmamba.evaluation.inference_arms import score_arms
+from segmamba.files import is_abandoned
 from segmamba.models import build_model
 from segmamba.orchestration import inference_ablation
-from segmamba.orchestration.engine.driver import is_abandoned
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.inference_ablation import run_inference_ablation
-from segmamba.orchestration.reports.inference import as_dict
 from segmamba.orchestration.tracking.runs import close_stale
+from segmamba.reports.inference_report import as_dict
 from segmamba.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from segmamba.orchestration.engine.budget import Resources
 from segmamba.orchestration.engine.cluster import machine_for
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.engine.trainable import StudyContext, trial_folder
-from segmamba.orchestration.question.spec import TrialPlan
 from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.studies.spec import TrialPlan
 
 PLANS = [TrialPlan(arm="a", seed=seed) for seed in range(2)]
 

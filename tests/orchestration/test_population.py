@@ -12,14 +12,14 @@ from ray.tune.experiment import Trial as RayTrial
 from segmamba.config import preset
 from segmamba.errors import UserError
 from segmamba.models import build_model
-from segmamba.orchestration.engine.member import epochs_done, join_population, parts
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.population import SCORE, Population, Rounds, explore, first_settings
-from segmamba.orchestration.question.hypothesis import Hypothesis
-from segmamba.orchestration.question.space import Between, OneOf
-from segmamba.orchestration.question.spec import Budget, Stage, StudySpec, TrialPlan
+from segmamba.orchestration.engine.population_member import epochs_done, join_population, parts
+from segmamba.studies.hypothesis import Hypothesis
+from segmamba.studies.search_space import Between, OneOf
+from segmamba.studies.spec import Budget, Stage, StudySpec, TrialPlan
 from segmamba.training.checkpoint import load_checkpoint, save_checkpoint
-from segmamba.training.descent import Descent
+from segmamba.training.optim import Descent
 from segmamba.training.run_folder import RunFolder
 
 SPACE = {

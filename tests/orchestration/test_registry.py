@@ -18,7 +18,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
-from segmamba.orchestration.ensembles.registry import NAME, register_ensemble
+from segmamba.orchestration.ensemble_study import NAME, register_ensemble
 from segmamba.orchestration.tracking.model_folder import load_folder
 from segmamba.orchestration.tracking.registry import ALIAS, fetch_model, register_best
 from segmamba.orchestration.tracking.store import as_default, open_store, store_uri

@@ -4,8 +4,8 @@ import pytest
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.search import METRIC, SpaceSearch, best_trial, importance
-from segmamba.orchestration.question.space import Between, OneOf
-from segmamba.orchestration.verdicts.results import Trial
+from segmamba.studies.results import Trial
+from segmamba.studies.search_space import Between, OneOf
 
 SPACE = {
     "optim.lr": Between(1e-4, 1e-2, log=True),

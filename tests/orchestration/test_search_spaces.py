@@ -10,23 +10,19 @@ import pytest
 from segmamba.config import PRESETS, Config, preset
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.planning import infeasible_arms
-from segmamba.orchestration.question import Budget, Hypothesis, StudySpec, Times
-from segmamba.orchestration.question.spec import ALL_ARMS, FOUND, resolve
+from segmamba.studies import Budget, Hypothesis, StudySpec, Times
+from segmamba.studies.spec import ALL_ARMS, FOUND, resolve
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = {
-    "ablate_depth": "mamba_depth", "ablate_patch_size": "patch_size", "ablate_loss_weights": "loss_weights", "ablate_augmentation": "augmentation",
-    "compare_baselines": "baselines", "ablate_architecture": "architecture", "ablate_learning": "learning",
-    "tune_hyperparameters": "hyperparameters",
-}  # fmt: skip
+STUDIES = sorted(path.stem for path in (ROOT / "search_spaces").glob("*.py") if path.stem not in ("__init__", "ensemble", "ablate_inference"))
 
 
 def study(name, preset_name, chosen=None):
     base = preset(preset_name).changed(chosen or {})
-    return resolve(importlib.import_module(f"search_spaces.{SCRIPTS[name]}").STUDY, base), base
+    return resolve(importlib.import_module(f"search_spaces.{name}").STUDY, base), base
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("preset_name", PRESETS)
 def test_every_arm_is_a_valid_configuration_of_its_own_that_can_be_built_or_lacks_a_package(name, preset_name):
     spec, base = study(name, preset_name)
@@ -38,7 +34,7 @@ def test_every_arm_is_a_valid_configuration_of_its_own_that_can_be_built_or_lack
     assert claimed <= set(spec.arms)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_demos_arms_can_answer_something(name):
     spec, _ = study(name, "demo")
     core, everything = spec.only((), "demo"), spec.only((ALL_ARMS,), "demo")
@@ -48,11 +44,11 @@ def test_the_demos_arms_can_answer_something(name):
     assert len(core.arms) == len(spec.arms) or "--arms all runs them" in " ".join(core.notes)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", STUDIES)
 def test_its_script_is_a_dozen_lines_about_its_file(name):
     source = (ROOT / "experiments" / f"{name}.py").read_text()
     assert len(source.splitlines()) <= 14
-    assert f"from search_spaces.{SCRIPTS[name]} import STUDY" in source
+    assert f"from search_spaces.{name} import STUDY" in source
     assert f"experiments/{name}.py" in ast.get_docstring(ast.parse(source))
 
 

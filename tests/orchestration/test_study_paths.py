@@ -16,7 +16,7 @@ TINY = {
     "data.spacing_mm": "2", "data.patch_size": "32,32,16", "model.base_channels": "4",
 }  # fmt: skip
 ARMS = '''"""Is one learning rate better than another?"""
-from segmamba.orchestration.question import Budget, Hypothesis, StudySpec
+from segmamba.studies import Budget, Hypothesis, StudySpec
 
 STUDY = StudySpec(
     name="mine", question="Which learning rate?", baseline="low", budget=Budget(seeds=1),
@@ -25,7 +25,7 @@ STUDY = StudySpec(
 )
 '''
 SEARCH = '''"""Which learning rate?"""
-from segmamba.orchestration.question import Between, Budget, Hypothesis, StudySpec
+from segmamba.studies import Between, Budget, Hypothesis, StudySpec
 
 STUDY = StudySpec(
     name="tuned", question="Which learning rate?", baseline="baseline", budget=Budget(seeds=1, trials=3),

@@ -14,12 +14,12 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.models import build_model
+from segmamba.models.weights import start_from
 from segmamba.training import fit as fit_module
 from segmamba.training.average import averaged
 from segmamba.training.checkpoint import load_checkpoint
 from segmamba.training.fit import fit
 from segmamba.training.hard_cases import HardCases, chances
-from segmamba.training.initial_weights import start_from
 from segmamba.training.losses import patch_losses
 from segmamba.training.mean_teacher import consistency_weight
 from segmamba.training.pretrain import Reconstruction, hidden_voxels, pretrain

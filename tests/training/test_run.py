@@ -153,7 +153,7 @@ def test_the_environment_is_written_once_and_what_changes_is_added(data, folder,
 def test_the_data_digest_follows_the_values_and_not_the_times_of_files(data):  # noqa: F811
     import numpy as np
 
-    from segmamba.data.digest import data_digest
+    from segmamba.training.record import data_digest
 
     before = data_digest(data)
     path = Path(data.train[0].folder) / "label.npy"

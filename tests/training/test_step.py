@@ -6,8 +6,8 @@ from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.models import build_model
-from segmamba.training.descent import Descent
 from segmamba.training.fit import fit
+from segmamba.training.optim import Descent
 from segmamba.training.step import compile_decision, forward_loss
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 
 from segmamba.orchestration.engine.planning import announce, fold_changes, infeasible_arms
-from segmamba.orchestration.question.spec import FOUND
+from segmamba.studies.spec import FOUND
 
 
 class Conductor:

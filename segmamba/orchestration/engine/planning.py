@@ -8,8 +8,8 @@ from pathlib import Path
 from segmamba.config import Config
 from segmamba.data.splits import read_splits, split_cases
 from segmamba.errors import UserError
-from segmamba.orchestration.question.spec import StudySpec
-from segmamba.orchestration.verdicts.results import Study
+from segmamba.studies.results import Study
+from segmamba.studies.spec import StudySpec
 
 SETS = ("train", "minival", "judge")
 

@@ -15,7 +15,7 @@ from ray.tune.schedulers import PopulationBasedTraining
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.orchestration.engine.search import SEARCH_SEED, search_arm
-from segmamba.orchestration.question.spec import Stage, TrialPlan
+from segmamba.studies.spec import Stage, TrialPlan
 
 SCORE = "val/dice_mean"  # of the round's own epoch: the best so far would speak for an earlier one
 QUANTILE = 0.25  # of the population copies the same share at its top

@@ -4,7 +4,7 @@ import warnings
 
 from ray.tune.search import Searcher
 
-from segmamba.orchestration.question.spec import TrialPlan
+from segmamba.studies.spec import TrialPlan
 
 METRIC = "val/best_dice_mean"
 SEARCH_SEED = 0  # of every trial of a search; what it finds is judged with other seeds

@@ -13,11 +13,11 @@ from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.caching import split_on_this_node
 from segmamba.orchestration.engine.deaths import ALL_LEVELS, deaths, fate
-from segmamba.orchestration.engine.member import join_population, parts, report_again, report_epoch
-from segmamba.orchestration.question.spec import FOUND
+from segmamba.orchestration.engine.population_member import join_population, parts, report_again, report_epoch
 from segmamba.orchestration.tracking.patience import is_full
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking.runs import trial_log, trial_tags
+from segmamba.studies.spec import FOUND
 from segmamba.training.record import record_environment
 from segmamba.training.run import judge_run, train_run
 from segmamba.training.run_folder import RunFolder

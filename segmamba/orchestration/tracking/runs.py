@@ -121,7 +121,7 @@ def log_report(uri, study, report):
 
     `report`: path of report.html.
     """
-    from segmamba.orchestration.verdicts.verdict import verdict
+    from segmamba.studies.verdict import verdict
 
     client, folder, found = MlflowClient(uri), Path(report).parent, verdict(study)
     for name in ("report.md", "report.html"):

@@ -6,7 +6,6 @@ import json
 from mlflow import MlflowClient
 
 from segmamba.errors import UserError
-from segmamba.orchestration.question.spec import FOUND
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, JUDGE_TABLE, REASON_TAG
 from segmamba.orchestration.tracking.runs import (
     CHANGES_TAG,
@@ -21,7 +20,8 @@ from segmamba.orchestration.tracking.runs import (
     stored_study,
 )
 from segmamba.orchestration.tracking.store import artifact_text
-from segmamba.orchestration.verdicts.results import Trial, study_from
+from segmamba.studies.results import Trial, study_from
+from segmamba.studies.spec import FOUND
 
 MAX_STUDIES = 1000
 

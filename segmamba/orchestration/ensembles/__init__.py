@@ -1,1 +1,0 @@
-"""Trained members as one model: combined, judged, packed, registered."""

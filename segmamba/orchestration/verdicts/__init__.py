@@ -1,1 +1,0 @@
-"""What trials found, compared: seeds, cases and folds crossed, and the verdict."""
