@@ -54,3 +54,11 @@ def cases_folder(tmp_path):
     for number in range(3):
         write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
     return tmp_path / "data"
+
+
+@pytest.fixture
+def make_study():
+    """Makes a Study with known effects, without training anything."""
+    from tests.studies.synthetic import synthetic_study
+
+    return synthetic_study

@@ -22,7 +22,7 @@ from segmamba.orchestration.tracking.store import as_default
 from segmamba.reports.ensemble_report import as_dict, write_ensemble_report
 from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
 from tests.conftest import write_case
-from tests.orchestration.conftest import synthetic_study
+from tests.studies.synthetic import synthetic_study
 
 ROOT = Path(__file__).parents[2]
 REGIONS = ("ET", "TC", "WT")

@@ -23,7 +23,7 @@ from segmamba.orchestration.tracking.model_folder import load_folder
 from segmamba.orchestration.tracking.registry import ALIAS, fetch_model, register_best
 from segmamba.orchestration.tracking.store import as_default, open_store, store_uri
 from segmamba.training.run_folder import RunFolder
-from tests.orchestration.conftest import synthetic_study
+from tests.studies.synthetic import synthetic_study
 
 SMALL = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 3.0})
 POSTPROCESSING = PostprocessConfig(thresholds=(0.25, 0.3, 0.35), min_component_voxels=(0, 0, 30))

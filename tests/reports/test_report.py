@@ -14,7 +14,7 @@ from segmamba.reports.report import write_report
 from segmamba.reports.tables import PHANTOM_NOTICE, arm_table, duration, render_terminal, result_table
 from segmamba.studies.results import Trial
 from segmamba.studies.verdict import verdict
-from tests.orchestration.conftest import synthetic_study
+from tests.studies.synthetic import synthetic_study
 
 HOSTILE = "a | b <script>alert(1)</script> [bold]x[/bold] & so on, at a length that no column of any table was made for"
 

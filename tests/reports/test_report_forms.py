@@ -16,7 +16,7 @@ from segmamba.studies.hypothesis import Hypothesis, Trend
 from segmamba.studies.results import Trial, study_from
 from segmamba.studies.spec import TrialPlan
 from segmamba.studies.verdict import verdict
-from tests.orchestration.conftest import synthetic_study
+from tests.studies.synthetic import synthetic_study
 
 
 def tried(number, status, dice, lr):

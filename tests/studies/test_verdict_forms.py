@@ -12,7 +12,7 @@ from segmamba.studies.anova import holm
 from segmamba.studies.contrasts import contrast_difference, difference
 from segmamba.studies.hypothesis import Hypothesis, Pair, Trend, hypothesis_from
 from segmamba.studies.verdict import gains, verdict
-from tests.orchestration.conftest import synthetic_study
+from tests.studies.synthetic import synthetic_study
 
 CLEAR = {"seed_sd": 0.001, "case_sd": 0.002, "rest_sd": 0.002, "cases": 200}
 

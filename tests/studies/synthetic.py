@@ -1,16 +1,10 @@
 """Studies with known effects, made without training anything."""
 
 import numpy as np
-import pytest
 
 from segmamba.studies.results import Hypothesis, Study, Trial
 
 DICE = {"ET": 0.78, "TC": 0.82, "WT": 0.88}
-
-
-@pytest.fixture
-def make_study():
-    return synthetic_study
 
 
 def synthetic_study(effects=None, *, seeds=5, cases=40, seed_sd=0.003, case_sd=0.02, rest_sd=0.02, margin=0.005, failed=(),
