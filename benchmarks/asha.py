@@ -3,13 +3,13 @@
 python benchmarks/asha.py [--repeats 20] [--json FILE]      a minute on one core
 
 Simulated trainings, the real schedulers: Ray's ASHA with the times that a search of ours gives it, and our search over Optuna, in a loop
-that stands for Ray Tune's (WORKERS trials at once, an epoch each in turn). An arm's minival Dice rises as level - drop * exp(-epoch / pace)
+that stands for Ray Tune's (WORKERS trials at once, an epoch each in turn). An arm's validation Dice rises as level - drop * exp(-epoch / pace)
 plus the noise of its seed and of each evaluation; arms differ in level and in pace, so that the best is not always the first to lead.
 
 arms:   ARMS arms, the best GAP above the next, which learn at nearly the same pace.
 paces:  the same arms, but the slowest takes 2.5 times the epochs of the fastest: what ASHA cannot know, and why no ablation uses it unasked.
 search: our Optuna search over a learning rate and a weight decay, with a ridge around the best learning rate.
-Returned is the arm that minival likes best at the end. It counts as found where its true level is within MARGIN of the best.
+Returned is the arm that the validation set likes best at the end. It counts as found where its true level is within MARGIN of the best.
 """
 
 import argparse
@@ -58,7 +58,7 @@ CONFIG = preset("quick").changed({"train.epochs": EPOCHS})
 
 
 def run(scheduler, next_training, search=None):
-    """(best training by minival, epochs spent): WORKERS at once until `next_training()`, which gives (name, Training), gives None."""
+    """(best training by the validation set, epochs spent): WORKERS at once until `next_training()`, which gives (name, Training), gives None."""
     from ray.tune.schedulers import TrialScheduler
 
     running, ended, epochs, more = [], [], 0, True

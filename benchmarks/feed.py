@@ -4,7 +4,7 @@
 
 Batches of 2 patches of 128x128x64 from four 240x240x155 cases (noise in an ellipsoid: quick to make). A fake training step keeps the GPU
 busy for --step-ms after each batch; waiting is the share of the time that the GPU has nothing queued because the batch is not there, as
-`time/data_wait_share` of every training epoch measures it. "mission": flips, turns, zoom, brightness, contrast. "everything": all
+`time/data_wait_share` of every training epoch measures it. "default": flips, turns, zoom, brightness, contrast. "everything": all
 transforms on every patch, several times what nnU-Net's chances give. Under a minute on an H100; --device cpu only tries the script.
 """
 
@@ -32,7 +32,7 @@ from segmamba.device import choose_device
 
 SIZE, CASES, MOST_WAITING = (240, 240, 155), 4, 0.05
 CHANCES = ("flip", "rotate90", "rotation", "elastic", "noise", "blur", "low_resolution", "gamma")
-AUGMENTATIONS = {"mission": AugmentConfig(), "everything": AugmentConfig(**{f"{name}_probability": 1.0 for name in CHANCES})}
+AUGMENTATIONS = {"default": AugmentConfig(), "everything": AugmentConfig(**{f"{name}_probability": 1.0 for name in CHANCES})}
 
 
 def main():

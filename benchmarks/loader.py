@@ -3,7 +3,7 @@
     python benchmarks/loader.py [--json FILE] [--cases 4]
 
 One core, no worker processes: 128x128x64 patches of 240x240x155 phantom cases, batches of 2, half of them centred on tumour. The first
-columns read and crop; the last also augments on the CPU, ours and MONAI's with the mission's transforms (which training does on the GPU),
+columns read and crop; the last also augments on the CPU, ours and MONAI's with the default transforms (which training does on the GPU),
 nnU-Net's with its own from a larger crop, as it trains. Cold: the files leave the page cache before every batch (posix_fadvise). Rates are
 medians over batches, which other work on the machine disturbs least. The phantom takes half a minute to make; --data gives real cases.
 

@@ -54,7 +54,7 @@ def main():
 
 def overfit(config, cases, device, limit_s, goal):
     """Train until the goal or the limit; the figures."""
-    everything = Split(train=cases, minival=cases, judge=cases, judge_is_minival=True, notes=())
+    everything = Split(train=cases, validation=cases, test=cases, test_is_validation=True, notes=())
     began, dice, reached = time.perf_counter(), {}, None
     print(f"{'epoch':>6}{'seconds':>9}{'loss':>8}{'patches/s':>11}" + "".join(f"{region:>8}" for region in REGIONS), flush=True)
     for epoch in fit(config, everything, device):

@@ -76,7 +76,7 @@ def measure(folder, options):
 
 def short(options):
     changes = {"train.epochs": options.epochs, "train.steps_per_epoch": options.steps, "train.validate_every_epochs": options.epochs,
-               "optim.warmup_epochs": 0, "data.judge_cases": 1, "data.minival_cases": 1}  # fmt: skip
+               "optim.warmup_epochs": 0, "data.test_cases": 1, "data.validation_cases": 1}  # fmt: skip
     return [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
 
 

@@ -4,7 +4,7 @@
 
 A gradient-boosted classifier sees the four z-scored intensities of one voxel and nothing around it, but its probabilities are
 smoothed afterwards. The phantom is a fair stage for a network only where this stays clearly below what shape and context give.
-Both are trained and judged on the demo preset's own split, the network by the product's own loop; a minute and a half on one core.
+Both are trained and tested on the demo preset's own split, the network by the product's own loop; a minute and a half on one core.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.device import choose_device
 from segmamba.evaluation.dice import dice
-from segmamba.training.run import judge_run, train_run
+from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
 
 SMALLEST_GAP = 0.15  # mean Dice of the network above the classifier: below it the phantom would be too easy
@@ -93,12 +93,12 @@ def demo_split(folder, config):
 
 
 def network_dice(split, folder, config):
-    """Judge Dice of one training run with the product's own loop, as {"ET", "TC", "WT", "mean"}."""
+    """Test Dice of one training run with the product's own loop, as {"ET", "TC", "WT", "mean"}."""
     run, device = RunFolder(folder / "run"), choose_device()
     for epoch in train_run(config, split, run, device):
         print(f"  network: epoch {epoch.number} of {config.train.epochs}, loss {epoch.metrics['train/loss']:.3f}", flush=True)
-    metrics, _ = judge_run(config, split, run, device)
-    return {name: metrics[f"judge/dice_{name}"] for name in ("ET", "TC", "WT", "mean")}
+    metrics, _ = evaluate_run(config, split, run, device)
+    return {name: metrics[f"test/dice_{name}"] for name in ("ET", "TC", "WT", "mean")}
 
 
 def main():
@@ -109,10 +109,10 @@ def main():
     config = preset("demo")
     with tempfile.TemporaryDirectory() as scratch:
         split = demo_split(Path(scratch), config)
-        train, judged = ([(np.float32(case.image()), np.array(case.label())) for case in cases] for cases in (split.train, split.judge))
-        classifier = intensity_classifier_dice(train, judged)
+        train, tested = ([(np.float32(case.image()), np.array(case.label())) for case in cases] for cases in (split.train, split.test))
+        classifier = intensity_classifier_dice(train, tested)
         network = network_dice(split, Path(scratch), config)
-    print(f"Dice on the demo phantom: {len(train)} cases to train on, {len(judged)} judged")
+    print(f"Dice on the demo phantom: {len(train)} cases to train on, {len(tested)} tested")
     print("       network  intensities     gap")
     for name in network:
         print(f"{name:5} {network[name]:9.3f} {classifier[name]:12.3f} {network[name] - classifier[name]:7.3f}")

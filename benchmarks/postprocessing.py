@@ -25,7 +25,7 @@ from segmamba.evaluation.dice import dice
 from segmamba.inference.predictor import load_predictor
 
 CRF = {"crf_steps": 5}
-COMPONENTS = {"min_component_voxels": (10, 10, 10)}  # of 3 mm: 270 mm3, the mission's 100 voxels being 100 mm3 at 1 mm
+COMPONENTS = {"min_component_voxels": (10, 10, 10)}  # of 3 mm: 270 mm3, the usual 100 voxels being 100 mm3 at 1 mm
 SETTINGS = {
     "components under 10 voxels": COMPONENTS,
     "CRF": CRF,

@@ -3,8 +3,8 @@
     python benchmarks/train_run.py [--data DIR] [--labels mixed] [--preset paper] [--epochs 6] [--limit-s 480] [--set name=value ...] [--json FILE]
 
 Loading by worker processes, augmentation, checkpoints, TensorBoard, pictures and, where it is installed, MLflow, exactly as
-`segmamba train` runs them. The first two epochs (compilation, cuDNN's choices, filling of caches) are not counted. minival always has
-`data.minival_cases` cases: a small folder's are taken several times, so that validation costs what it costs on a large one.
+`segmamba train` runs them. The first two epochs (compilation, cuDNN's choices, filling of caches) are not counted. validation always has
+`data.validation_cases` cases: a small folder's are taken several times, so that validation costs what it costs on a large one.
 Without --data, made-up cases of BraTS size: what they hold does not matter here.
 """
 
@@ -160,7 +160,7 @@ def main():
         config = preset(options.preset).changed(source_changes(options.data or results / "made_up", options.labels) | parse_assignments(options.set))
         cases, source, _ = labelled_cases(config, results, lambda label: lambda done, total: None)
         data = split_cases(prepare_cases(cases, results / "cache", config.data), config.data)
-        data = dataclasses.replace(data, minival=list(itertools.islice(itertools.cycle(data.minival), config.data.minival_cases)))
+        data = dataclasses.replace(data, validation=list(itertools.islice(itertools.cycle(data.validation), config.data.validation_cases)))
         print(f"{source if options.data else 'made-up cases'}; {device}; {compile_decision(config, device)[1]}; MLflow "
               f"{'on' if importlib.util.find_spec('mlflow') else 'not installed'}; "
               f"cases ready after {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip

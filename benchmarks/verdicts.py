@@ -6,7 +6,7 @@ Each cell simulates whole studies: a baseline and three arms that share cases an
 effect[a] + run[a, s] + patient[c] + taste[a, c] + rest[a, s, c]. `--case-sd` and `--rest-sd` are those of the *paired*
 difference, in Dice points; the seed sd is that of one run's mean Dice, so a paired difference has it times sqrt(2).
 The same tables with t-distributed (3 degrees of freedom) taste and rest follow: Dice has outliers, such as missed lesions. The third
-table is of a cross-validation: FOLDS runs for every seed, each judged on its own share of the cases, with the cases put together.
+table is of a cross-validation: FOLDS runs for every seed, each tested on its own share of the cases, with the cases put together.
 """
 
 import argparse

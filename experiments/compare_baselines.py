@@ -1,4 +1,4 @@
-"""SegMamba against the U-Net and the field's networks: the mission's results table. With no option: embedded phantom data, two CPU cores, minutes.
+"""SegMamba against the U-Net and the field's networks. With no option: embedded phantom data, two CPU cores, minutes.
 
     python experiments/compare_baselines.py
     python experiments/compare_baselines.py --data DIR --preset paper --seeds 3

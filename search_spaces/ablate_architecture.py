@@ -1,8 +1,8 @@
 """Which changes to the network are worth having?
 
-Hypothesis: deep supervision and attention gates, which the mission plans, improve mean Dice, or another scan order does.
-Decides on: mean Dice, each change against the mission's network, margin 0.5 Dice points, Holm over all of them.
-Second: the normalisation, at two batch sizes: batch norm at batch 2 is the mission's, instance norm the field's. Where the batch is
+Hypothesis: deep supervision and attention gates, which are planned for the network, improve mean Dice, or another scan order does.
+Decides on: mean Dice, each change against the network as it is, margin 0.5 Dice points, Holm over all of them.
+Second: the normalisation, at two batch sizes: batch norm at batch 2 is the paper preset's, instance norm the field's. Where the batch is
 doubled the steps are not, so those two arms see twice the patches and are compared with each other alone.
 """
 
@@ -21,23 +21,23 @@ STUDY = StudySpec(
     name="ablate_architecture",
     question="Which changes to the network are worth having?",
     hypothesis=Hypothesis(
-        claim="Deep supervision, attention gates or another scan order improve the mission's network.",
-        contrasts=tuple((change, "mission") for change in CHANGES),
+        claim="Deep supervision, attention gates or another scan order improve the network.",
+        contrasts=tuple((change, "default") for change in CHANGES),
     ),
     secondary=(
         Hypothesis(
             claim="Instance norm is better than batch norm.",
-            contrasts=(("instance norm", "mission"), ("instance norm, batch x2", "batch norm, batch x2")),
+            contrasts=(("instance norm", "default"), ("instance norm, batch x2", "batch norm, batch x2")),
         ),
     ),
-    baseline="mission",
+    baseline="default",
     arms={
-        "mission": {},
+        "default": {},
         **CHANGES,
         "instance norm": {"model.norm": "instance"},
         "batch norm, batch x2": DOUBLED,
         "instance norm, batch x2": DOUBLED | {"model.norm": "instance"},
     },
-    demo_arms=("mission", "deep supervision", "attention gates", "bidirectional scan", "instance norm"),
+    demo_arms=("default", "deep supervision", "attention gates", "bidirectional scan", "instance norm"),
     budget=Budget(seeds=2),
 )

@@ -2,7 +2,7 @@
 
 Hypothesis: augmentation is crucial for generalisation.
 Decides on: mean Dice, all transforms against none, margin 0.5 Dice points. Second: whether any single transform is worth having, by leaving
-out each in turn (Holm over all of them). "all" is the mission's list; the field's further transforms are one arm on top.
+out each in turn (Holm over all of them). "all" is the default list; the field's further transforms are one arm on top.
 """
 
 from segmamba.studies import Budget, Hypothesis, StudySpec
@@ -26,7 +26,7 @@ STUDY = StudySpec(
     hypothesis=Hypothesis(claim="Augmentation is crucial for generalisation.", better="all", than="none"),
     secondary=(
         Hypothesis(claim="At least one transform is worth having on its own.", contrasts=tuple(("all", f"without {name}") for name in OFF)),
-        Hypothesis(claim="The field's further transforms improve on the mission's.", better="all and the field's", than="all"),
+        Hypothesis(claim="The field's further transforms improve on the default ones.", better="all and the field's", than="all"),
     ),
     baseline="all",
     arms={

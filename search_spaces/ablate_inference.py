@@ -1,8 +1,8 @@
 """What is each part of inference worth, on networks that are trained already?
 
-Hypotheses (the mission's): mirror images gain 1 to 2 Dice points, a conditional random field 0.5 to 1, removing components under 100
+Hypotheses: mirror images gain 1 to 2 Dice points, a conditional random field 0.5 to 1, removing components under 100
 voxels something, because tumours are spatially coherent. Multi-scale inference and the overlap of windows come without a figure.
-Decides on: judge Dice of each arm against the baseline, patient by patient, on the same weights. Cost: predictions alone.
+Decides on: test Dice of each arm against the baseline, patient by patient, on the same weights. Cost: predictions alone.
 """
 
 MIRRORS = {"inference.flips": True}

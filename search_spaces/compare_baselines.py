@@ -1,6 +1,6 @@
 """How does SegMamba compare with a U-Net, and with the field's networks?
 
-Hypothesis: SegMamba (mean Dice 0.87) improves on the baseline U-Net (0.82), as the mission's table expects.
+Hypothesis: SegMamba (mean Dice 0.87) improves on the baseline U-Net (0.82), as the design expects.
 Decides on: mean Dice, SegMamba against the U-Net, margin 0.5 Dice points. Second: whether any of the field's networks is better than it.
 All train with the same patches, loss, schedule and augmentation; each is built as its authors build it. This is no contest of pipelines.
 An arm whose package is missing (pip install 'segmamba[peers]') is in the table as infeasible.

@@ -1,8 +1,8 @@
 """What does an ensemble add to one network?
 
-Hypothesis: averaging five networks gains 2 to 3 Dice points over one of them (the mission's hope), and members that differ in more than
+Hypothesis: averaging five networks gains 2 to 3 Dice points over one of them (expected, not measured), and members that differ in more than
 the seed gain more than plain seeds.
-Decides on: judge Dice of the vote against the mean of its members, patient by patient. The members themselves are the arms here.
+Decides on: test Dice of the vote against the mean of its members, patient by patient. The members themselves are the arms here.
 Cost: 5 trainings (10 with --members diverse, so that both ensembles have five); about 35 s each on one CPU core (demo).
 """
 
@@ -10,9 +10,9 @@ from segmamba.studies import Hypothesis, StudySpec
 
 SIZE = 5
 EXPECTED_GAIN = (0.02, 0.03)
-"""In Dice, of five members over one: the mission's section 8.1."""
+"""In Dice, of five members over one, as the design expects."""
 
-# What the diverse members differ in beside their seeds: the mission's "augmentation strategies" and "patch sizes".
+# What the diverse members differ in beside their seeds: augmentation strategies and patch sizes.
 SPATIAL = {"augment.rotation_probability": 0.2, "augment.elastic_probability": 0.2, "augment.scale_range": (0.7, 1.4)}
 INTENSITY = {
     "augment.noise_probability": 0.1, "augment.blur_probability": 0.1, "augment.low_resolution_probability": 0.125,

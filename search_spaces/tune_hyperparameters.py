@@ -1,8 +1,8 @@
 """Which learning rate, weight decay and loss weights?
 
-Hypothesis: a search finds settings that improve on the mission's.
-Decides on: mean Dice of the settings that minival liked best, trained again with fresh seeds, against the baseline; margin 0.5 Dice points.
-Minival chooses, the judge set judges two arms alone. The baseline is the first trial; ASHA stops the trials that minival likes least.
+Hypothesis: a search finds settings that improve on the preset's.
+Decides on: mean Dice of the settings that the validation set liked best, trained again with fresh seeds, against the baseline; margin 0.5 Dice points.
+The validation set chooses, the test set sees two arms alone. The baseline is the first trial; ASHA stops the trials that the validation set likes least.
 With --scheduler pbt a population trains in step and its worst members copy the best: what is found is a schedule, which "found" follows.
 """
 
@@ -14,7 +14,7 @@ def STUDY(base):
     return StudySpec(
         name="tune_hyperparameters",
         question="Which learning rate, weight decay and loss weights?",
-        hypothesis=Hypothesis(claim="A search finds settings that improve on the mission's.", better="found", than="baseline"),
+        hypothesis=Hypothesis(claim="A search finds settings that improve on the preset's.", better="found", than="baseline"),
         baseline="baseline",
         space={
             "optim.lr": Between(base.optim.lr / 10, base.optim.lr * 10, log=True),

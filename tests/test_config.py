@@ -6,9 +6,9 @@ from segmamba.config import PRESETS, Config, field_docs, from_flat_dict, load_co
 from segmamba.errors import UserError
 
 
-def test_paper_preset_is_the_missions_table():
+def test_paper_preset_is_the_documenteds_table():
     flat = preset("paper").to_flat_dict()
-    mission = {
+    documented = {
         "model.base_channels": 32, "model.conv_depths": (2, 2, 2), "model.mamba_depths": (2, 2, 2),
         "model.d_state": 16, "model.d_conv": 4, "model.expand": 2, "model.norm": "batch",
         "data.patch_size": (128, 128, 64), "data.spacing_mm": 1.0, "data.tumour_centre_share": 0.5,
@@ -19,7 +19,7 @@ def test_paper_preset_is_the_missions_table():
         "augment.flip_probability": 0.5, "augment.rotate90_probability": 0.5, "augment.scale_range": (0.9, 1.1),
         "augment.brightness": 0.1, "augment.contrast_range": (0.9, 1.1),
     }  # fmt: skip
-    assert {name: flat[name] for name in mission} == mission
+    assert {name: flat[name] for name in documented} == documented
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -71,7 +71,7 @@ def test_assignments_are_parsed_as_literals_or_words():
         ("model.norm=layer", "must be one of batch, instance"),
         ("optim.lr", "write it as name=value"),
         ("augment.scale_range=1.1,0.9", "0 < low <= high"),
-        ("data.judge_share=0.9", "minival_share is 0.15"),
+        ("data.test_share=0.9", "validation_share is 0.15"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_field_value_and_rule(assignment, told):

@@ -67,7 +67,7 @@ def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_i
     environment = json.loads((tmp_path / "Results" / "SegMamba_Run01" / "environment.json").read_text())
     split = environment["split"]
     assert {"BraTS-GLI-00006-000", "BraTS-GLI-00007-000"} <= set(split["unlabelled"])
-    assert ("BraTS-GLI-00000-001" in split["unlabelled"]) == ("BraTS-GLI-00000-000" in split["train"]), "nothing of a judged patient"
+    assert ("BraTS-GLI-00000-001" in split["unlabelled"]) == ("BraTS-GLI-00000-000" in split["train"]), "nothing of a tested patient"
     assert "cases without a segmentation serve as unlabelled" in told.stdout + told.stderr
 
 

@@ -15,12 +15,12 @@ from segmamba.training.checkpoint import load_checkpoint, weights_digest
 from tests.conftest import write_case
 
 SETTINGS = {
-    "data.spacing_mm": "1.0", "data.patch_size": "16,16,16", "data.workers": "0", "data.minival_share": "0.2", "model.base_channels": "2",
+    "data.spacing_mm": "1.0", "data.patch_size": "16,16,16", "data.workers": "0", "data.validation_share": "0.2", "model.base_channels": "2",
     "model.conv_depths": "1,1,1", "model.mamba_depths": "1,0,1", "model.d_state": "2", "train.epochs": "4", "train.steps_per_epoch": "3",
     "train.validate_every_epochs": "1", "train.keep_every_epochs": "2", "optim.warmup_epochs": "1",
 }  # fmt: skip
 COMMAND = [sys.executable, "-c", "import torch; torch.set_num_threads(1)\nfrom segmamba.cli import main; main()"]
-# The same command, which ends by SIGKILL in the middle of its n-th event: a step, a minival case, a judged case, a flush or a rename.
+# The same command, which ends by SIGKILL in the middle of its n-th event: a step, a validation case, a tested case, a flush or a rename.
 KILLED = """
 import os, signal, sys
 import torch; torch.set_num_threads(1)
@@ -35,7 +35,7 @@ def counted(function):
     return call
 os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 from segmamba.commands.run_progress import RunProgress
-for name in ("begin", "step", "case", "judged", "epoch"):
+for name in ("begin", "step", "case", "tested", "epoch"):
     setattr(RunProgress, name, counted(getattr(RunProgress, name)))
 from segmamba.cli import main
 try:
@@ -196,7 +196,7 @@ def reproduced(cwd):
 def test_reproduce_gives_the_same_figures_and_weights_and_code_0(calm, source):
     process, rows = reproduced(calm[0])
     assert process.returncode == 0 and json.loads(process.stdout)["same"], process.stderr
-    names = {"data", "split", "train/loss", "val/dice_mean", "judge/dice_mean", "last/judge_dice_mean", "weights, last", "weights, best"}
+    names = {"data", "split", "train/loss", "val/dice_mean", "test/dice_mean", "test/last_dice_mean", "weights, last", "weights, best"}
     assert names <= rows.keys() and all(row["same"] for row in rows.values())
 
 

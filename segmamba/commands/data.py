@@ -69,16 +69,16 @@ def splits(
     preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
 
     from segmamba.data.cases import find_cases
-    from segmamba.data.splits import describe_folds, fold_judges, strata_of_files, write_splits
+    from segmamba.data.splits import describe_folds, strata_of_files, stratified_folds, write_splits
 
     cases = [case for case in find_cases(source, labels) if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")
     with progress_bar("reading segmentations") as progress:
         strata = strata_of_files(cases, progress=progress)
-    judges = fold_judges(strata, folds, seed)
-    write_splits(output, cases, judges)
-    rows = list(describe_folds(cases, strata, judges))
+    test_sets = stratified_folds(strata, folds, seed)
+    write_splits(output, cases, test_sets)
+    rows = list(describe_folds(cases, strata, test_sets))
     if as_json:
         print_json(rows)
         return

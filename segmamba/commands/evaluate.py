@@ -93,13 +93,13 @@ def tune_postprocessing(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     as_json: AsJson = False,
 ):  # fmt: skip
-    """Choose thresholds and post-processing on the minival cases alone, and store them with the checkpoint."""
+    """Choose thresholds and post-processing on the validation cases alone, and store them with the checkpoint."""
     import dataclasses
 
     from segmamba.data.source import source_changes
     from segmamba.errors import UserError
     from segmamba.evaluation.rules import RULES
-    from segmamba.evaluation.tune import minival_of, tune, votes_on, write_choice
+    from segmamba.evaluation.tune import tune, validation_of, votes_on, write_choice
     from segmamba.inference.predictor import find_checkpoint, load_predictor
 
     if rule not in RULES:
@@ -110,15 +110,15 @@ def tune_postprocessing(
     config = predictor.members[0].config
     chosen_data = source_changes(data, labels or "auto") if data else {"data.labels": labels} if labels else {}
     with progress_bar("making phantom cases") as progress:
-        cases = minival_of(config.changed(chosen_data), results, lambda label: progress)
-    with progress_bar("predicting minival") as progress:
+        cases = validation_of(config.changed(chosen_data), results, lambda label: progress)
+    with progress_bar("predicting validation") as progress:
         votes = votes_on(predictor, cases, progress=progress)
     with progress_bar("trying settings") as progress:
         settings, steps = tune(predictor, votes, rule=rule, challenge=challenge, progress=progress)
     path = output or find_checkpoint(checkpoint[0])[0].with_name("postprocessing.json")
     written = write_choice(path, settings, steps, cases, rule)
     if as_json:
-        print_json({"settings": dataclasses.asdict(settings), "steps": [vars(step) for step in steps], "minival": [case.id for case in cases]})
+        print_json({"settings": dataclasses.asdict(settings), "steps": [vars(step) for step in steps], "validation": [case.id for case in cases]})
         return
     from segmamba.evaluation.tune import render as render_steps
 

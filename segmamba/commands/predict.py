@@ -10,8 +10,8 @@ from segmamba.config import PostprocessConfig, load_postprocess, parse_assignmen
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
-MISSION = PostprocessConfig(min_component_voxels=(100, 100, 100))
-POSTPROCESS_HELP = ("auto: the postprocessing.json beside a single checkpoint, where there is one; none; mission: components under 100 voxels "
+PAPER = PostprocessConfig(min_component_voxels=(100, 100, 100))
+POSTPROCESS_HELP = ("auto: the postprocessing.json beside a single checkpoint, where there is one; none; paper: components under 100 voxels "
                     "removed; or a FILE.json.")  # fmt: skip
 
 
@@ -94,9 +94,9 @@ def _registered(address, results, device, settings):
 
 def _postprocessing(name):
     """The PostprocessConfig that --postprocess names; None for what lies beside the checkpoint."""
-    named = {"auto": None, "none": PostprocessConfig(), "mission": MISSION}
+    named = {"auto": None, "none": PostprocessConfig(), "paper": PAPER}
     if name in named:
         return named[name]
     if not Path(name).is_file():
-        raise UserError(f"--postprocess {name}: no such file; choose auto, none, mission or a postprocessing.json")
+        raise UserError(f"--postprocess {name}: no such file; choose auto, none, paper or a postprocessing.json")
     return load_postprocess(name)

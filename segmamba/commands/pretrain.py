@@ -30,7 +30,7 @@ def pretrain(
     """Pretrain a network by filling in hidden cubes; a run starts from it with --set learning.initial_weights=FILE.
 
     Learns from the images of unlabelled cases and of those that a run with the same settings would train on; never from a patient whom it
-    would choose by or be judged on.
+    would choose by or be tested on.
     """
     config = preset_named(preset).changed({"data.source": str(data.resolve()) if data else ""} | parse_assignments(changes or []))
     wanted = epochs or config.learning.pretrain_epochs or config.train.epochs

@@ -47,7 +47,7 @@ class RunProgress:
     def begin(self, folder, config, device, data, source, notes):
         """All is ready; what is about to happen, before it takes hours."""
         self._config, self._per_step = config.train, config.train.batch_size * config.train.accumulation
-        self.say(f"data     {source}: {len(data.train)} train, {len(data.minival)} minival, {len(data.judge)} judge cases")
+        self.say(f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test cases")
         for note in notes:
             self.note(note)
         self.say(f"run      {folder.root}, {config.train.epochs} epochs of {config.train.steps_per_epoch} steps on {device}")
@@ -73,12 +73,12 @@ class RunProgress:
 
     def case(self, epoch, done):
         if self._bar:
-            self._bar.update(self._task, description=f"epoch {epoch}/{self._config.epochs}, minival case {done}")
+            self._bar.update(self._task, description=f"epoch {epoch}/{self._config.epochs}, validation case {done}")
         self._stop_if_asked()
 
-    def judged(self, done):
+    def tested(self, done):
         if self._bar:
-            self._bar.update(self._task, description=f"judging, case {done}", total=None)
+            self._bar.update(self._task, description=f"testing, case {done}", total=None)
         self._stop_if_asked()
 
     def epoch(self, epoch):

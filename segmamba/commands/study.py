@@ -54,7 +54,7 @@ def study_app(study):
         trials: Annotated[int | None, typer.Option(help=f"Of a search: settings tried, or members of its population. Default: "
                                                    f"{shown.budget.trials}.", show_default=False,
                                                    hidden=not shown.space)] = None,
-        scheduler: Annotated[str | None, typer.Option(help="none: every trial trains to its end. asha: stop early what minival likes least. "
+        scheduler: Annotated[str | None, typer.Option(help="none: every trial trains to its end. asha: stop early what the validation set likes least. "
                                                       f"{PBT_HELP if shown.space else ''}Default: "
                                                       f"{'asha' if shown.space else 'none, so that arms train alike'}.",
                                                       show_default=False)] = None,

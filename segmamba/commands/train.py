@@ -32,7 +32,7 @@ def train(
     output: Output = Path("Results"),
     as_json: AsJson = False,
 ):  # fmt: skip
-    """Train one network, choose its checkpoint on minival and judge it. Exit code 130 or 143 if it was stopped; --resume goes on."""
+    """Train one network, choose its checkpoint on the validation set and test it. Exit code 130 or 143 if it was stopped; --resume goes on."""
     asked = {"data": data, "labels": labels, "preset": preset_name, "config": config_file, "set": changes, "deterministic": deterministic}
     config = None if resume and not any(asked.values()) else _config(**asked)
 
@@ -100,10 +100,10 @@ def _tell(finished, as_json):
     for name in ("region", "Dice", "HD95, mm"):
         table.add_column(name, justify="left" if name == "region" else "right")
     for region in (*REGIONS, "mean"):
-        distance = f"{final[f'judge/hd95_mm_{region}']:.1f}" if region != "mean" else ""
-        table.add_row(region, f"{final[f'judge/dice_{region}']:.3f}", distance)
+        distance = f"{final[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
+        table.add_row(region, f"{final[f'test/dice_{region}']:.3f}", distance)
     out = console()
-    print_line(out, f"judged   {final['judged_checkpoint']} checkpoint, epoch {final['judged_epoch']}, on {len(final['cases'])} cases")
+    print_line(out, f"tested   {final['tested_checkpoint']} checkpoint, epoch {final['tested_epoch']}, on {len(final['cases'])} cases")
     out.print(table)
     lines = [f"run      {folder.root}"]
     lines += [f"runs     mlflow ui --backend-store-uri {shown_uri(finished.mlflow_uri)}"] if finished.mlflow_uri else []

@@ -19,7 +19,7 @@ class AugmentConfig:
     contrast_range: tuple[float, float] = (0.9, 1.1)
     """Factor on the intensities, uniform, per channel; (1, 1) is off."""
     rotation_probability: float = 0.0
-    """Chance of a turn by any angle; 0 is off. This and what follows is off in the mission; ranges are nnU-Net's, whose chance here is 0.2."""
+    """Chance of a turn by any angle; 0 is off. This and what follows is off by default; ranges are nnU-Net's, whose chance here is 0.2."""
     rotation_degrees: float = 30.0
     """Largest angle about each of the three axes, uniform in +-."""
     elastic_probability: float = 0.0

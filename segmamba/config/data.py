@@ -21,26 +21,26 @@ class DataConfig:
     """Probability that a patch is centred on a tumour voxel; otherwise on a brain voxel that is none. 0 is off."""
     balance_classes: bool = False
     """Draw a tumour centre's class first, all classes of the case alike, so that small ones are seen as often. Off: all tumour voxels alike."""
-    minival_cases: int = 20
-    """At most this many cases choose checkpoints (minival). More would only make validation slower."""
-    minival_share: float = 0.15
-    """Share of the patients held out for minival, before the cap of `minival_cases`."""
-    judge_share: float = 0.2
-    """Share of the patients held out for the verdict (judge)."""
-    judge_cases: int = 0
-    """At most this many cases are judged; 0 is no cap."""
+    validation_cases: int = 20
+    """At most this many cases choose checkpoints, the validation set. More would only make validation slower."""
+    validation_share: float = 0.15
+    """Share of the patients held out for the validation set, before the cap of `validation_cases`."""
+    test_share: float = 0.2
+    """Share of the patients held out for the verdict, the test set."""
+    test_cases: int = 0
+    """At most this many cases are tested; 0 is no cap."""
     split_seed: int = 0
     """Which patients fall into which set. The same for every arm and every seed of a study."""
     folds: int = 0
-    """Folds of a cross-validation, stratified by tumour volume and presence of ET; judge is 1 / folds of the patients. 0 is one split."""
+    """Folds of a cross-validation, stratified by tumour volume and presence of ET; the test set is 1 / folds of the patients. 0 is one split."""
     fold: int = 0
-    """Which of the folds is trained and judged, from 0; they are those of `folds` or of `splits_file`."""
+    """Which of the folds is trained and tested, from 0; they are those of `folds` or of `splits_file`."""
     splits_file: str = ""
-    """Path of nnU-Net's splits_final.json, or of a MONAI datalist with folds, that says who trains and who is judged. Empty is off."""
-    test_share: float = 0.0
+    """Path of nnU-Net's splits_final.json, or of a MONAI datalist with folds, that says who trains and who is tested. Empty is off."""
+    holdout_share: float = 0.0
     """Share of the patients that no study touches, chosen by their ids alone; kept for a final evaluation. 0 is off."""
-    test_file: str = ""
-    """Path of a list of patients or cases, one a line or a JSON list, that no study touches; instead of `test_share`. Empty is off."""
+    holdout_file: str = ""
+    """Path of a list of patients or cases, one a line or a JSON list, that no study touches; instead of `holdout_share`. Empty is off."""
     labelled_share: float = 1.0
     """Share of the patients to train on whose labels are used; the others serve as unlabelled cases. 1 is all."""
     workers: int = 4
@@ -50,18 +50,18 @@ class DataConfig:
         require(self.spacing_mm > 0, "data.spacing_mm", self.spacing_mm, "must be above 0 mm")
         require(all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size), "data.patch_size", self.patch_size,
                 f"every side must be a positive multiple of {SIDE_MULTIPLE}, because the network halves it four times")
-        for name in ("tumour_centre_share", "minival_share", "judge_share", "test_share"):
+        for name in ("tumour_centre_share", "validation_share", "test_share", "holdout_share"):
             require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must lie in [0, 1]")
-        require(self.minival_share + self.judge_share < 1, "data.judge_share", self.judge_share,
-                f"minival_share + judge_share must leave patients to train on, below 1 (minival_share is {self.minival_share})")
-        require(self.minival_cases >= 1, "data.minival_cases", self.minival_cases, "at least one case must choose the checkpoint")
-        require(self.judge_cases >= 0, "data.judge_cases", self.judge_cases, "must be 0 (no cap) or more")
+        require(self.validation_share + self.test_share < 1, "data.test_share", self.test_share,
+                f"validation_share + test_share must leave patients to train on, below 1 (validation_share is {self.validation_share})")
+        require(self.validation_cases >= 1, "data.validation_cases", self.validation_cases, "at least one case must choose the checkpoint")
+        require(self.test_cases >= 0, "data.test_cases", self.test_cases, "must be 0 (no cap) or more")
         require(self.folds == 0 or self.folds >= 2, "data.folds", self.folds, "must be 0 (one split) or at least 2")
         require(self.fold >= 0, "data.fold", self.fold, "folds are numbered from 0")
         require(not (self.folds and self.splits_file), "data.folds", self.folds, "splits_file brings its own folds; set one of the two")
         require(self.splits_file or self.fold < max(self.folds, 1), "data.fold", self.fold,
                 f"there are {self.folds} folds, numbered from 0; set data.folds or data.splits_file")
-        require(self.test_share < 1, "data.test_share", self.test_share, "must leave patients to study, below 1")
-        require(not (self.test_share and self.test_file), "data.test_file", self.test_file, "set test_share or test_file, not both")
+        require(self.holdout_share < 1, "data.holdout_share", self.holdout_share, "must leave patients to study, below 1")
+        require(not (self.holdout_share and self.holdout_file), "data.holdout_file", self.holdout_file, "set holdout_share or holdout_file, not both")
         require(0 < self.labelled_share <= 1, "data.labelled_share", self.labelled_share, "must lie in (0, 1], 1 being all labels")
         require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more processes")

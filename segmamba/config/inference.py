@@ -7,7 +7,7 @@ from segmamba.config.rules import require
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """Test-time options. Minival, which is predicted every few epochs, takes the overlap alone; the judge and `segmamba predict` take all."""
+    """Test-time options. The validation set, which is predicted every few epochs, takes the overlap alone; testing and `segmamba predict` take all."""
 
     overlap: float = 0.5
     """Overlap of neighbouring windows, as a share of the patch (nnU-Net's 0.5)."""

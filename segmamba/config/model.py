@@ -32,7 +32,7 @@ class ModelConfig:
     scan_axes: Literal["dhw", "dwh", "hdw", "hwd", "wdh", "whd"] = "dhw"
     """The order of the axes in a scan, slowest first; d, h, w are NIfTI x, y, z. dhw is the order in memory."""
     norm: Literal["batch", "instance"] = "batch"
-    """Normalisation of the conv blocks. The mission takes batch; nnU-Net and most of the field take instance."""
+    """Normalisation of the conv blocks. The paper preset takes batch; nnU-Net and most of the field take instance."""
     upsample: Literal["transposed", "interpolate"] = "transposed"
     """How the decoder doubles the resolution: 2x2x2 transposed convolution, or 1x1x1 convolution and trilinear interpolation."""
     attention_gates: bool = False

@@ -14,7 +14,7 @@ class OptimConfig:
     weight_decay: float = 1e-2
     """Decoupled weight decay; never on A_log, D, norms and biases. 0 is off."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's moment decays (Loshchilov & Hutter 2019); torch's defaults, on which the mission is silent."""
+    """AdamW's moment decays (Loshchilov & Hutter 2019); torch's defaults."""
     warmup_epochs: int = 10
     """Epochs of linear warm-up from lr / warmup_epochs to lr; 0 is off."""
     clip_norm: float = 0.0

@@ -1,4 +1,4 @@
-"""What is done to a predicted volume. A run's own values, chosen on minival, stand in postprocessing.json beside its checkpoint."""
+"""What is done to a predicted volume. A run's own values, chosen on the validation set, stand in postprocessing.json beside its checkpoint."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ class PostprocessConfig:
     thresholds: tuple[float, ...] = ()
     """Probability above which a voxel belongs to ET, TC and WT; () is off: the likeliest class, or 0.5 for a network of regions."""
     min_component_voxels: tuple[int, int, int] = (0, 0, 0)
-    """Smallest 26-connected component of ET, TC and WT that stays, in voxels of the source; 0 is off. The mission's is 100."""
+    """Smallest 26-connected component of ET, TC and WT that stays, in voxels of the source; 0 is off. `--postprocess paper` has 100."""
     min_et_voxels: int = 0
     """A case whose whole ET has fewer voxels of the source gets it as NCR (known from BraTS, where an absent ET is all or nothing); 0 is off."""
 

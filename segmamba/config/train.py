@@ -19,15 +19,15 @@ class TrainConfig:
     precision: Literal["mixed", "fp32"] = "mixed"
     """mixed: autocast on CUDA, bf16 where the GPU has it, else fp16 with loss scaling; fp32 on a CPU. fp32: never autocast."""
     validate_every_epochs: int = 2
-    """Epochs between two evaluations of minival; the last epoch is always evaluated."""
+    """Epochs between two evaluations of the validation set; the last epoch is always evaluated."""
     early_stop_epochs: int = 50
-    """Stop after this many epochs without a better minival Dice; 0 is off. Studies turn it off unless it is set, so that arms train alike."""
+    """Stop after this many epochs without a better validation Dice; 0 is off. Studies turn it off unless it is set, so that arms train alike."""
     keep_every_epochs: int = 10
     """Keep a copy of the weights every so many epochs; 0 is off."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile network and loss into one graph. auto: on a GPU, where the run is long enough to earn the minute back."""
-    judge_last: bool = True
-    """Judge the last epoch's weights too, beside those that minival chose: last/judge_... . Doubles the judge's time; False is off."""
+    test_last: bool = True
+    """Test the last epoch's weights too, beside those that the validation set chose: test/last_... . Doubles the test's time; False is off."""
     deterministic: bool = False
     """Ask torch for deterministic kernels. The CPU path is deterministic either way."""
 

@@ -24,6 +24,17 @@ from segmamba.config.rules import require
 from segmamba.config.train import TrainConfig
 from segmamba.errors import UserError
 
+# Settings of configurations that were written before 0.2, whose "test" is today's holdout.
+RENAMED = {
+    "data.minival_cases": "data.validation_cases",
+    "data.minival_share": "data.validation_share",
+    "data.judge_cases": "data.test_cases",
+    "data.judge_share": "data.test_share",
+    "data.test_share": "data.holdout_share",
+    "data.test_file": "data.holdout_file",
+    "train.judge_last": "train.test_last",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -84,6 +95,8 @@ def load_config(path):
     flat = {}
     for name, value in _read_tree(path, "a configuration", "a config.json written by a run").items():
         flat |= {f"{name}.{leaf}": v for leaf, v in value.items()} if isinstance(value, dict) else {name: value}
+    if "data.minival_share" in flat:
+        flat = {RENAMED.get(name, name): value for name, value in flat.items()}
     return Config().changed(flat)
 
 

@@ -1,7 +1,7 @@
-"""Three disjoint sets of patients: train; minival, which chooses; judge, which gives the verdict and chooses nothing.
+"""Three disjoint sets of patients: train; validation, which chooses; test, which gives the verdict and chooses nothing.
 
-One split (data.folds = 0), k folds whose judges together are everybody (data.folds), or the folds of a file (data.splits_file).
-A fourth set, test, is taken out before all of them and belongs to no study (data.test_share, data.test_file).
+One split (data.folds = 0), k folds whose test sets together are everybody (data.folds), or the folds of a file (data.splits_file).
+A fourth set, holdout, is taken out before all of them and belongs to no study (data.holdout_share, data.holdout_file).
 """
 
 import hashlib
@@ -26,18 +26,18 @@ FEWEST_PATIENTS_FOR_THREE_SETS = 5  # with fewer, train would keep only one or t
 
 @dataclass(frozen=True)
 class Split:
-    """Lists of cases. Where `judge_is_minival`, the last checkpoint must be judged, since minival can choose none.
+    """Lists of cases. Where `test_is_validation`, the last checkpoint must be tested, since validation can choose none.
 
-    test: what no study may train on, choose by or be judged on; for one final evaluation. unlabelled: cases to learn from by their images
+    holdout: what no study may train on, choose by or be tested on; for one final evaluation. unlabelled: cases to learn from by their images
     alone; a label that one of them happens to have is not read.
     """
 
     train: list
-    minival: list
-    judge: list
-    judge_is_minival: bool
+    validation: list
+    test: list
+    test_is_validation: bool
     notes: tuple
-    test: tuple = ()
+    holdout: tuple = ()
     unlabelled: tuple = ()
 
 
@@ -45,37 +45,37 @@ def split_cases(cases, config, unlabelled=()):
     """Split by patient, the same for every arm and seed. `config` is a DataConfig; cases need .id and .patient.
 
     With folds, cases also need label(), which gives the internal classes (x, y, z): it is read to stratify. `unlabelled`: cases without a
-    segmentation; those of a patient who is judged, chosen by or held out are left out, for nothing of such a patient is learnt from.
+    segmentation; those of a patient who is tested, chosen by or held out are left out, for nothing of such a patient is learnt from.
     """
-    cases, test, notes = hold_out(sorted(cases, key=lambda c: c.id), config)
+    cases, holdout, notes = hold_out(sorted(cases, key=lambda c: c.id), config)
     by_patient = _by_patient(cases)
     if len(by_patient) < 2:
-        raise UserError(f"{len(by_patient)} labelled patient found: a study needs at least 2, one to train on and one to judge")
-    judge_is_minival = len(by_patient) < FEWEST_PATIENTS_FOR_THREE_SETS
-    held_out = 0 if judge_is_minival else max(1, round(config.minival_share * len(by_patient)))
+        raise UserError(f"{len(by_patient)} labelled patient found: a study needs at least 2, one to train on and one to test")
+    test_is_validation = len(by_patient) < FEWEST_PATIENTS_FOR_THREE_SETS
+    held_out = 0 if test_is_validation else max(1, round(config.validation_share * len(by_patient)))
     if config.splits_file or config.folds:
         strata = strata_of(cases)
-        rest, judge = _fold_of_file(cases, test, config, notes) if config.splits_file else _fold(strata, config, notes)
-        minival = _alike(rest, strata, held_out, config.split_seed)
-        train = [patient for patient in rest if patient not in set(minival)]
+        rest, test = _fold_of_file(cases, holdout, config, notes) if config.splits_file else _fold(strata, config, notes)
+        validation = _alike(rest, strata, held_out, config.split_seed)
+        train = [patient for patient in rest if patient not in set(validation)]
     else:
         patients = sorted(by_patient)
         random.Random(config.split_seed).shuffle(patients)
-        judged = max(1, round(config.judge_share * len(patients)))
-        judge, minival, train = patients[:judged], patients[judged : judged + held_out], patients[judged + held_out :]
+        tested = max(1, round(config.test_share * len(patients)))
+        test, validation, train = patients[:tested], patients[tested : tested + held_out], patients[tested + held_out :]
     if not train:
-        raise UserError(f"no patient is left to train on: {len(judge)} to judge, {len(minival)} for minival; lower data.minival_share")
-    judge = _capped([c for p in judge for c in by_patient[p]], config.judge_cases, "judge", notes)
-    minival = judge if judge_is_minival else [c for p in minival for c in by_patient[p]]
-    minival = _capped(minival, config.minival_cases, "minival", notes)
-    if judge_is_minival:
+        raise UserError(f"no patient is left to train on: {len(test)} to test, {len(validation)} for the validation set; lower data.validation_share")
+    test = _capped([c for p in test for c in by_patient[p]], config.test_cases, "test", notes)
+    validation = test if test_is_validation else [c for p in validation for c in by_patient[p]]
+    validation = _capped(validation, config.validation_cases, "validation", notes)
+    if test_is_validation:
         notes.append(
-            f"only {len(by_patient)} patients: the judge set is also the minival set, so no checkpoint is chosen and the last one is judged"
+            f"only {len(by_patient)} patients: the test set is also the validation set, so no checkpoint is chosen and the last one is tested"
         )
     train, withheld = _labelled(train, config, notes)
     train, withheld = ([c for p in patients for c in by_patient[p]] for patients in (train, withheld))
-    unlabelled = [*withheld, *_open(unlabelled, by_patient, {c.patient for c in [*train, *withheld]}, test, config, notes)]
-    return Split(train, minival, judge, judge_is_minival, tuple(notes), tuple(test), tuple(unlabelled))
+    unlabelled = [*withheld, *_open(unlabelled, by_patient, {c.patient for c in [*train, *withheld]}, holdout, config, notes)]
+    return Split(train, validation, test, test_is_validation, tuple(notes), tuple(holdout), tuple(unlabelled))
 
 
 def _labelled(patients, config, notes):
@@ -88,35 +88,35 @@ def _labelled(patients, config, notes):
     return [p for p in patients if p in kept], [p for p in patients if p not in kept]
 
 
-def _open(unlabelled, by_patient, trained, test, config, notes):
-    """The unlabelled cases but for those of patients who are judged, chosen by or held out."""
-    closed = (by_patient.keys() - trained) | {case.patient for case in test}
-    kept = [c for c in sorted(unlabelled, key=lambda c: c.id) if c.patient not in closed and _place(c.patient) >= config.test_share]
+def _open(unlabelled, by_patient, trained, holdout, config, notes):
+    """The unlabelled cases but for those of patients who are tested, chosen by or held out."""
+    closed = (by_patient.keys() - trained) | {case.patient for case in holdout}
+    kept = [c for c in sorted(unlabelled, key=lambda c: c.id) if c.patient not in closed and _place(c.patient) >= config.holdout_share]
     if kept:
         notes.append(f"{len(kept)} cases without a segmentation serve as unlabelled")
     if len(kept) < len(unlabelled):
-        notes.append(f"{len(unlabelled) - len(kept)} cases without a segmentation are left out: their patients are judged, chosen by or held out")
+        notes.append(f"{len(unlabelled) - len(kept)} cases without a segmentation are left out: their patients are tested, chosen by or held out")
     return kept
 
 
 def hold_out(cases, config):
-    """(cases that studies may use, cases of the test set, notes). `config` is a DataConfig.
+    """(cases that studies may use, holdout cases, notes). `config` is a DataConfig.
 
     By share, a patient's place depends on nothing but its id: neither a seed nor new cases ever move anyone into a study.
     """
-    if config.test_file:
-        named = _listed(config.test_file, {name for case in cases for name in (case.id, case.patient)})
+    if config.holdout_file:
+        named = _listed(config.holdout_file, {name for case in cases for name in (case.id, case.patient)})
         patients = {case.patient for case in cases if named & {case.id, case.patient}}
     else:
-        patients = {case.patient for case in cases if _place(case.patient) < config.test_share}
+        patients = {case.patient for case in cases if _place(case.patient) < config.holdout_share}
     if not patients:
-        if config.test_share:
+        if config.holdout_share:
             count = len(_by_patient(cases))
-            raise UserError(f"data.test_share = {config.test_share:g} holds out none of {count} patients; raise it or name them in data.test_file")
+            raise UserError(f"data.holdout_share = {config.holdout_share:g} holds out none of {count} patients; raise it or name them in data.holdout_file")
         return cases, [], []
-    test = [case for case in cases if case.patient in patients]
-    note = f"{len(test)} cases of {len(patients)} patients are held out as test set; no trial reads them"
-    return [case for case in cases if case.patient not in patients], test, [note]
+    holdout = [case for case in cases if case.patient in patients]
+    note = f"{len(holdout)} cases of {len(patients)} patients are held out (holdout set); no trial reads them"
+    return [case for case in cases if case.patient not in patients], holdout, [note]
 
 
 @dataclass(frozen=True)
@@ -149,17 +149,17 @@ def strata_of_files(cases, *, progress=lambda done, total: None):
     return _strata(cases, map_cases(_measure_file, cases, lost=_lost, progress=progress))
 
 
-def describe_folds(cases, strata, judges):
-    """A dict for each fold: what its judges are like."""
-    for number, judge in enumerate(judges):
-        voxels = [strata[patient][1] for patient in judge]
+def describe_folds(cases, strata, test_sets):
+    """A dict for each fold: what its test patients are like."""
+    for number, test in enumerate(test_sets):
+        voxels = [strata[patient][1] for patient in test]
         yield {
-            "fold": number, "patients": len(judge), "cases": sum(case.patient in judge for case in cases),
-            "without ET": sum(not strata[patient][0] for patient in judge), "tumour voxels, median": int(np.median(voxels)),
+            "fold": number, "patients": len(test), "cases": sum(case.patient in test for case in cases),
+            "without ET": sum(not strata[patient][0] for patient in test), "tumour voxels, median": int(np.median(voxels)),
         }  # fmt: skip
 
 
-def fold_judges(strata, folds, seed):
+def stratified_folds(strata, folds, seed):
     """`folds` disjoint lists of patients that together are all of them, alike in tumour volume and presence of ET.
 
     Patients without ET and then those with it, sorted by volume, are dealt in runs of `folds`, in random order within a run.
@@ -175,16 +175,16 @@ def fold_judges(strata, folds, seed):
     return [sorted(fold) for fold in dealt]
 
 
-def write_splits(path, cases, judges):
-    """nnU-Net's splits_final.json: {"train": ids, "val": ids} for each fold; `judges` are lists of patients. minival is inside train."""
+def write_splits(path, cases, test_sets):
+    """nnU-Net's splits_final.json: {"train": ids, "val": ids} for each fold; `test_sets` are lists of patients. The validation set is inside train."""
     folds = [
-        {"train": [c.id for c in cases if c.patient not in fold], "val": [c.id for c in cases if c.patient in fold]} for fold in map(set, judges)
+        {"train": [c.id for c in cases if c.patient not in fold], "val": [c.id for c in cases if c.patient in fold]} for fold in map(set, test_sets)
     ]
     return write_json(path, folds)
 
 
 def read_splits(path):
-    """[(ids to train on, ids to judge), ...] of nnU-Net's splits_final.json, or of a MONAI datalist whose entries have folds."""
+    """[(ids to train on, ids to test), ...] of nnU-Net's splits_final.json, or of a MONAI datalist whose entries have folds."""
     path = Path(path)
     told = _json(path)
     if isinstance(told, dict):
@@ -199,10 +199,10 @@ def read_splits(path):
 
 
 def _fold(strata, config, notes):
-    """(patients to train on, patients to judge) of fold `data.fold`."""
+    """(patients to train on, patients to test) of fold `data.fold`."""
     notes.append(f"fold {config.fold} of {config.folds}, stratified by tumour volume and presence of ET")
-    judge = fold_judges(strata, config.folds, config.split_seed)[config.fold]
-    return sorted(strata.keys() - set(judge)), judge
+    test = stratified_folds(strata, config.folds, config.split_seed)[config.fold]
+    return sorted(strata.keys() - set(test)), test
 
 
 def _alike(patients, strata, wanted, seed):
@@ -213,21 +213,21 @@ def _alike(patients, strata, wanted, seed):
     return rng.sample(chosen, len(chosen))
 
 
-def _fold_of_file(cases, test, config, notes):
-    """(patients to train on, patients to judge) of the fold that the file and data.fold name; who is held out for the test stays so."""
+def _fold_of_file(cases, holdout, config, notes):
+    """(patients to train on, patients to test) of the fold that the file and data.fold name; who is held out stays so."""
     path, folds = config.splits_file, read_splits(config.splits_file)
     if config.fold >= len(folds):
         raise UserError(f"data.fold = {config.fold}: {path} has {len(folds)} folds, numbered from 0")
-    train, judge = (ids - {case.id for case in test} for ids in folds[config.fold])
-    absent = (train | judge) - {case.id for case in cases}
+    train, test = (ids - {case.id for case in holdout} for ids in folds[config.fold])
+    absent = (train | test) - {case.id for case in cases}
     if absent:
         raise UserError(f"{path}: {len(absent)} of its cases are not in the data, {sorted(absent)[0]} for one; give the data it was made for")
-    patients = [{case.patient for case in cases if case.id in ids} for ids in (train, judge)]
+    patients = [{case.patient for case in cases if case.id in ids} for ids in (train, test)]
     if both := patients[0] & patients[1]:
-        raise UserError(f"{path}: fold {config.fold} trains on and judges by patient {min(both)}; put all time points of a patient on one side")
+        raise UserError(f"{path}: fold {config.fold} trains and tests on patient {min(both)}; put all time points of a patient on one side")
     if not all(patients):
-        raise UserError(f"{path}: fold {config.fold} has nobody to {'judge' if patients[0] else 'train on'}; correct it or choose another data.fold")
-    unused = sorted(case.id for case in cases if case.id not in train | judge)
+        raise UserError(f"{path}: fold {config.fold} has nobody to {'test' if patients[0] else 'train on'}; correct it or choose another data.fold")
+    unused = sorted(case.id for case in cases if case.id not in train | test)
     partly = [case_id for case_id in unused if next(c.patient for c in cases if c.id == case_id) in patients[0] | patients[1]]
     if partly:
         raise UserError(f"{path}: names some cases of a patient but not {partly[0]}; name all time points of a patient")

@@ -1,4 +1,4 @@
-"""Scoring a network on whole cases: `validate` chooses (minival), `judge` gives the verdict (judge set)."""
+"""Scoring a network on whole cases: `validate` chooses (validation), `evaluate` gives the verdict (test)."""
 
 import functools
 
@@ -14,7 +14,7 @@ from segmamba.inference.ensemble_member import Member
 from segmamba.inference.predictor import Predictor, PreparedScan
 
 SCORES = (*REGIONS, "mean")
-RESIDENT_CASES = 32  # minival cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at 1 mm
+RESIDENT_CASES = 32  # validation cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at 1 mm
 
 
 def validate(model, cases, config, device):
@@ -42,7 +42,7 @@ def _load(case, device):
 _resident = functools.lru_cache(RESIDENT_CASES)(_load)
 
 
-def judge(model, cases, config, device):
+def evaluate(model, cases, config, device):
     """One row per case, on the source's grid and labels: Dice as in `validate`, and hd95_mm_ET, hd95_mm_TC, hd95_mm_WT.
 
     With the configuration's test-time options and post-processing. Where preprocessing changed the grid, probabilities are brought back
@@ -58,7 +58,7 @@ def judge(model, cases, config, device):
 
 
 def predict_classes(model, case, config, device):
-    """Internal classes, uint8 NumPy (x, y, z), of a PreparedCase on the source's grid in canonical orientation, as the judge sees them."""
+    """Internal classes, uint8 NumPy (x, y, z), of a PreparedCase on the source's grid in canonical orientation, as the test scores them."""
     return _predictor(model, config, device).predict(prepared_scan(case, config))
 
 

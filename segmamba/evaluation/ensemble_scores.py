@@ -35,7 +35,7 @@ class Group:
     members: tuple
     """Their names."""
     best: int
-    """Which of them minival likes best."""
+    """Which of them validation likes best."""
     postprocessing: PostprocessConfig
     rows: list = field(default_factory=list)
     """{"case", "who": a member's name or ENSEMBLE, "flips", "postprocessed", "dice_ET" .., "dice_mean", "hd95_mm_ET" ..} (distances of
@@ -67,7 +67,7 @@ class Group:
 
 
 def score_group(group, plain, flipped, cases, *, progress=lambda done, total: None):
-    """Fill a Group: plain and flipped are its Predictors without and with mirror images, cases PreparedCases that it is judged on."""
+    """Fill a Group: plain and flipped are its Predictors without and with mirror images, cases PreparedCases that it is tested on."""
     subsets = subsets_of(len(plain))
     config, taken = plain.members[0].config, []
     deciders = {post: Predictor(plain.members, group.postprocessing if post else None) for post in (False, True)}

@@ -1,4 +1,4 @@
-"""Thresholds and post-processing of a trained network, chosen on minival alone: the judge must not see them being chosen.
+"""Thresholds and post-processing of a trained network, chosen on the validation set alone: the test must not see them being chosen.
 
 One setting after the other, each kept at its best before the next is tried: the thresholds of WT, TC and ET, their smallest
 components, the smallest ET. What gains less than LEAST_GAIN stays off: on a few cases the best of many values always gains a little.
@@ -29,21 +29,21 @@ COMPONENT_VOXELS = (0, 10, 20, 50, 100, 200, 500)
 ET_VOXELS = (0, 20, 50, 100, 200, 500, 1000)
 
 
-def minival_of(config, results, steps):
-    """The labelled Cases that chose the checkpoint of a run with this Config; UserError where they judged it as well.
+def validation_of(config, results, steps):
+    """The labelled Cases that chose the checkpoint of a run with this Config; UserError where they tested it as well.
 
     results, steps: as `labelled_cases` takes them.
     """
     cases, source, _ = labelled_cases(config, results, steps)
     split = split_cases([SourceCase(case) for case in cases], config.data)
-    if split.judge_is_minival:
-        raise UserError(f"{source}: too few patients for a minival of their own; what is chosen on the judge set would flatter the verdict")
-    return [case.case for case in split.minival]
+    if split.test_is_validation:
+        raise UserError(f"{source}: too few patients for a validation set of their own; what is chosen on the test set would flatter the verdict")
+    return [case.case for case in split.validation]
 
 
 @dataclass(frozen=True)
 class Vote:
-    """A minival case with what the network says about it, before anything is decided."""
+    """A validation case with what the network says about it, before anything is decided."""
 
     case_id: str
     prepared: object
@@ -57,7 +57,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Step:
-    """One setting that was tried. scores: {value as text: mean Dice on minival}; chosen: the value that stays."""
+    """One setting that was tried. scores: {value as text: mean Dice on the validation set}; chosen: the value that stays."""
 
     setting: str
     scores: dict
@@ -132,7 +132,7 @@ def write_choice(path, settings, steps, cases, rule):
     """The settings as postprocessing.json at `path`, and beside it how they were chosen; returns both paths."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"rule": rule, "minival": [case.id for case in cases], "least_gain": LEAST_GAIN, "steps": [vars(step) for step in steps]}
+    record = {"rule": rule, "validation": [case.id for case in cases], "least_gain": LEAST_GAIN, "steps": [vars(step) for step in steps]}
     return [write_text(path, settings.to_json()), write_json(path.with_name(f"{path.stem}_choice.json"), record)]
 
 
@@ -140,9 +140,9 @@ def render(steps, console):
     """A line for each setting: what was tried, what it scored and what stays."""
     from rich.table import Table
 
-    table = Table("setting", "mean Dice on minival by value", "chosen", box=None)
+    table = Table("setting", "mean Dice on the validation set by value", "chosen", box=None)
     for step in steps:
         scores = "  ".join(f"{value}: {score:.4f}" for value, score in step.scores.items())
         table.add_row(step.setting, scores, step.chosen)
     console.print(table)
-    console.print("These scores flatter: the settings were chosen on the same cases. The judge set has not been read.", highlight=False)
+    console.print("These scores flatter: the settings were chosen on the same cases. The test set has not been read.", highlight=False)

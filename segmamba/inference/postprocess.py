@@ -1,6 +1,6 @@
 """What is done to a predicted volume: CRF, thresholds, small components, small ET; each off unless its setting says otherwise.
 
-Parameters are chosen on minival and stored in postprocessing.json beside the checkpoint. Legend: K channels, (x, y, z) any volume.
+Parameters are chosen on the validation set and stored in postprocessing.json beside the checkpoint. Legend: K channels, (x, y, z) any volume.
 """
 
 import numpy as np

@@ -42,7 +42,7 @@ def causal_conv_silu(x, weight, bias, *, implementation="auto"):
 
 
 def sequential_scan(x, delta, A, B, C, D, bias):
-    """The recurrence, token by token, differentiated by autograd: the oracle. Computes in the dtype of A; use float64 to judge others."""
+    """The recurrence, token by token, differentiated by autograd: the oracle. Computes in the dtype of A; use float64 to check others."""
     y_dtype, (x, delta, B, C) = x.dtype, (t.to(A.dtype) for t in (x, delta, B, C))
     delta = F.softplus(delta + bias)
     state, outputs = x.new_zeros(x.shape[0], *A.shape), []

@@ -1,4 +1,4 @@
-"""The ensemble experiment: a study trains the members, then they vote on the judge's cases; the vote is reported and registered."""
+"""The ensemble experiment: a study trains the members, then they vote on the test set; the vote is reported and registered."""
 
 import json
 import time
@@ -26,7 +26,7 @@ from segmamba.orchestration.tracking.registry import ALIAS, champion_of, registe
 from segmamba.reports.ensemble_report import write_ensemble_report
 from segmamba.studies.ensemble_verdict import Ensemble, answer, verdict_sentence
 
-MISSION = PostprocessConfig(min_component_voxels=(100, 100, 100))
+PAPER_POSTPROCESS = PostprocessConfig(min_component_voxels=(100, 100, 100))
 PLAIN = "plain"
 NAME = "segmamba-ensemble"
 DESCRIPTION = f"Networks that vote softly; `segmamba predict --model models:/{NAME}@{ALIAS}`"
@@ -37,18 +37,18 @@ def finish_ensemble(study, options, expected_gain, progress):
     started, device = time.time(), choose_device()
     split = _split(study, options, progress)
     names = list(dict.fromkeys(trial.arm.rpartition(" ")[0] for trial in study.trials))
-    groups, minival = [], {}
+    groups, validation = [], {}
     torch.set_num_threads(options.cpus or torch.get_num_threads())
     for name in names:
         trials = [trial for trial in study.trials if trial.arm.rpartition(" ")[0] == name]
         plain, flipped = (load_predictor(_checkpoints(trials, split), device, changes=changes, postprocessing=PostprocessConfig())
                           for changes in (None, {"inference.flips": True}))  # fmt: skip
-        postprocessing, minival[name] = _choose(plain, split, progress.steps(f"{name}: minival"))
+        postprocessing, validation[name] = _choose(plain, split, progress.steps(f"{name}: validation"))
         best = max(range(len(trials)), key=lambda place: trials[place].metrics.get("val/best_dice_mean", -1.0))
         group = Group(name=name, members=tuple(trial.arm for trial in trials), best=best, postprocessing=postprocessing)
-        groups.append(score_group(group, plain, flipped, split.judge, progress=progress.steps(f"{name}: judge")))
-    registered = _register(study, groups, split, minival, progress)
-    found = Ensemble(study=study, groups=tuple(groups), expected_gain=tuple(expected_gain), minival=minival, registered=registered,
+        groups.append(score_group(group, plain, flipped, split.test, progress=progress.steps(f"{name}: test")))
+    registered = _register(study, groups, split, validation, progress)
+    found = Ensemble(study=study, groups=tuple(groups), expected_gain=tuple(expected_gain), validation=validation, registered=registered,
                      seconds=time.time() - started)  # fmt: skip
     folder = Path(options.output).resolve() / study.name
     report = write_ensemble_report(found, folder)
@@ -57,7 +57,7 @@ def finish_ensemble(study, options, expected_gain, progress):
 
 
 def _split(study, options, progress):
-    """The Split of PreparedCases that the members were trained and judged on."""
+    """The Split of PreparedCases that the members were trained and tested on."""
     config = from_flat_dict(study.config)
     cases, _, _ = labelled_cases(config, options.output, progress.steps)
     prepared = prepare_cases(cases, Path(options.output).resolve() / "cache", config.data, workers=options.cpus)
@@ -65,8 +65,8 @@ def _split(study, options, progress):
 
 
 def _checkpoints(trials, split):
-    """The judged checkpoint of every trial; UserError where one is gone."""
-    name = "last.pth" if split.judge_is_minival else "best_metric_model.pth"
+    """The tested checkpoint of every trial; UserError where one is gone."""
+    name = "last.pth" if split.test_is_validation else "best_metric_model.pth"
     paths = [Path(trial.folder) / "checkpoints" / name for trial in trials]
     for trial, path in zip(trials, paths, strict=True):
         if not path.is_file():
@@ -75,29 +75,29 @@ def _checkpoints(trials, split):
 
 
 def _choose(predictor, split, progress):
-    """(PostprocessConfig for the vote, its mean Dice on minival): tuned where minival is not the judge, else the mission's."""
+    """(PostprocessConfig for the vote, its mean Dice on the validation set): tuned where the validation set is not the test set, else PAPER_POSTPROCESS."""
     config = predictor.members[0].config
     votes = []
-    for case in split.minival:
+    for case in split.validation:
         prepared = prepared_scan(case, config)
         probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
         votes.append(Vote(case.id, prepared, probability, case.source_label(), case.source_spacing_mm))
-    chosen = MISSION if split.judge_is_minival else tune(predictor, votes, progress=progress)[0]
+    chosen = PAPER_POSTPROCESS if split.test_is_validation else tune(predictor, votes, progress=progress)[0]
     return chosen, mean_dice(predictor, votes, chosen, LEGACY, CHALLENGES["GLI"])
 
 
-def _register(study, groups, split, minival, progress):
-    """Register the group that minival likes best; tells the address and its standing."""
-    best = max(groups, key=lambda group: minival[group.name])
+def _register(study, groups, split, validation, progress):
+    """Register the group that the validation set likes best; tells the address and its standing."""
+    best = max(groups, key=lambda group: validation[group.name])
     trials = [trial for trial in study.trials if trial.arm in best.members]
     tags = {"study": study.name, "group": best.name, "data": study.data["source"]}
-    told = ([case.id for case in split.minival], minival[best.name])
+    told = ([case.id for case in split.validation], validation[best.name])
     checkpoints, uri = _checkpoints(trials, split), study.mlflow_uri
     version, champion = insist(
         lambda: register_ensemble(uri, study.parent_run_id, checkpoints, best.postprocessing, told, tags=tags), progress.say, uri=uri
     )
     address = f"models:/{NAME}@{ALIAS}" if champion else f"models:/{NAME}/{version}"
-    standing = "champion" if champion else "not champion: an earlier version scored higher on the same minival"
+    standing = "champion" if champion else "not champion: an earlier version scored higher on the same validation set"
     progress.say(f"model    {address} (version {version}, {standing})")
     return f"{address} (version {version}, {standing})"
 
@@ -108,7 +108,7 @@ def _log(found, report):
     folder, run_id = report.parent, found.study.parent_run_id
     rows = [{"group": group.name} | row for group in found.groups for row in group.rows]
     record = write_json(folder / "ensemble.json", {
-        "rows": rows, "minival": found.minival, "registered": found.registered, "seconds": {g.name: g.seconds for g in found.groups},
+        "rows": rows, "validation": found.validation, "registered": found.registered, "seconds": {g.name: g.seconds for g in found.groups},
         "postprocessing": {g.name: asdict(g.postprocessing) for g in found.groups},
         "subsets": [{"group": g.name, "members": [g.members[i] for i in row["members"]], **{k: row[k] for k in ("case", "dice_mean")}}
                     for g in found.groups for row in g.subsets],
@@ -126,8 +126,8 @@ def _log(found, report):
                 variant = f"ensemble_{group.name}{'_flips' * flips}{'_post' * post}"
                 for score in ("dice_mean", "dice_ET", "dice_TC", "dice_WT", "hd95_mm_ET", "hd95_mm_TC", "hd95_mm_WT"):
                     values = group.scores(ENSEMBLE, score, flips=flips, postprocessed=post)
-                    metrics[f"judge/{variant}_{score}"] = sum(values.values()) / len(values)
-        metrics[f"val/ensemble_{group.name}_dice_mean"] = found.minival[group.name]
+                    metrics[f"test/{variant}_{score}"] = sum(values.values()) / len(values)
+        metrics[f"val/ensemble_{group.name}_dice_mean"] = found.validation[group.name]
     sentence = verdict_sentence(found)
     client.log_batch(
         run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
@@ -135,18 +135,18 @@ def _log(found, report):
     )  # fmt: skip
 
 
-def register_ensemble(uri, run_id, checkpoints, postprocessing, minival, *, tags=None):
+def register_ensemble(uri, run_id, checkpoints, postprocessing, validation, *, tags=None):
     """(version, whether it is the champion): the members of a run as the newest version of NAME, or the one that the run has already.
 
-    minival: (case ids, mean Dice of the vote). The alias moves to it unless its present holder scored higher on the same minival cases.
+    validation: (case ids, mean Dice of the vote). The alias moves to it unless its present holder scored higher on the same validation cases.
     """
-    cases, score = minival
-    told = (tags or {}) | {"members": str(len(checkpoints)), "minival_dice_mean": f"{score:.6f}", "minival_cases": ", ".join(sorted(cases))[:4900]}
+    cases, score = validation
+    told = (tags or {}) | {"members": str(len(checkpoints)), "validation_dice_mean": f"{score:.6f}", "validation_cases": ", ".join(sorted(cases))[:4900]}
     version = register_networks(uri, run_id, NAME, checkpoints, postprocessing, description=DESCRIPTION, tags=told)
     client = MlflowClient(uri)
     champion = champion_of(client, NAME)
     rival = champion.tags if champion else {}
-    wins = rival.get("minival_cases") != told["minival_cases"] or float(told["minival_dice_mean"]) >= float(rival["minival_dice_mean"])
+    wins = rival.get("validation_cases") != told["validation_cases"] or float(told["validation_dice_mean"]) >= float(rival["validation_dice_mean"])
     if wins:
         client.set_registered_model_alias(NAME, ALIAS, version.version)
     return version.version, wins

@@ -46,7 +46,7 @@ class InferenceAblation:
     rows: dict
     """{arm: [rows of checkpoint 1, of checkpoint 2 ..]}; see `score_arms`."""
     data: dict
-    """source, phantom, convention, judge (case ids), notes."""
+    """source, phantom, convention, test (case ids), notes."""
     environment: dict
     command: str
     mlflow_uri: str
@@ -64,7 +64,7 @@ class InferenceAblation:
         """(mean, low, high) of the arm minus the baseline: one checkpoint, over patients; several, over training runs and cases."""
         d = self.table(arm, column) - self.table(self.baseline, column)
         if len(d) == 1:
-            return paired_interval(d[0], [patient_of(case) for case in self.data["judge"]])
+            return paired_interval(d[0], [patient_of(case) for case in self.data["test"]])
         layout = crossed(d)
         half = float(layout.half_width())
         return float(d.mean()), float(d.mean()) - half, float(d.mean()) + half
@@ -87,7 +87,7 @@ def run_inference_ablation(checkpoints, arms, baseline, *, data=None, labels=Non
     experiment = open_store(uri, output)
     folder = next_run_folder(Path(output).resolve(), NAME)
     told = {"source": source, "phantom": not config.data.source, "convention": " + ".join(sorted({case.convention for case in cases})),
-            "judge": [case.id for case in split.judge], "notes": [*left_out, *notes_on(cases), *split.notes]}  # fmt: skip
+            "test": [case.id for case in split.test], "notes": [*left_out, *notes_on(cases), *split.notes]}  # fmt: skip
     found = InferenceAblation(
         name=folder.name, baseline=baseline, arms=arms, checkpoints=tuple(str(Path(path).resolve()) for path in checkpoints), rows={},
         data=told, environment=describe_environment(), command=shlex.join([Path(sys.executable).name, *sys.argv]), mlflow_uri=uri,
@@ -99,8 +99,8 @@ def run_inference_ablation(checkpoints, arms, baseline, *, data=None, labels=Non
         try:
             rows = {arm: [] for arm in arms}
             for number, path in enumerate(checkpoints, 1):
-                steps = progress.steps(f"checkpoint {number} of {len(checkpoints)}: {len(arms)} arms x {len(split.judge)} cases")
-                for arm, scored in score_arms(path, arms, split.judge, device, progress=steps).items():
+                steps = progress.steps(f"checkpoint {number} of {len(checkpoints)}: {len(arms)} arms x {len(split.test)} cases")
+                for arm, scored in score_arms(path, arms, split.test, device, progress=steps).items():
                     rows[arm].append(scored)
             found = dataclasses.replace(found, rows=rows, seconds=time.time() - started)
             report = write_inference_report(found, folder)
@@ -132,13 +132,13 @@ def _log(found, experiment, report):
         run_id = client.create_run(experiment, run_name=arm, tags=tags).info.run_id
         client.log_batch(run_id, params=[Param(name, str(value)) for name, value in changes.items()])
         columns = [name for name in found.rows[arm][0][0] if name != "case"]
-        metrics = [Metric("time/case_s" if c == "seconds" else f"judge/{c}", found.mean(arm, c), now, 0) for c in columns]
+        metrics = [Metric("time/case_s" if c == "seconds" else f"test/{c}", found.mean(arm, c), now, 0) for c in columns]
         client.log_batch(run_id, metrics=metrics)
         table = [{"checkpoint": number} | row for number, rows in enumerate(found.rows[arm], 1) for row in rows]
-        client.log_table(run_id, {name: [row[name] for row in table] for name in table[0]}, "judge_cases.json")
+        client.log_table(run_id, {name: [row[name] for row in table] for name in table[0]}, "test_cases.json")
         client.set_terminated(run_id, "FINISHED")
     for path in (report, report.with_suffix(".md")):
         client.log_artifact(found.run_id, str(path))
     client.log_artifacts(found.run_id, str(report.parent / "plots"), "plots")
     best = max(found.arms, key=lambda arm: found.mean(arm, "dice_mean"))
-    client.log_batch(found.run_id, tags=[RunTag("best_arm", best), RunTag("cases", json.dumps(found.data["judge"])[:5000])])
+    client.log_batch(found.run_id, tags=[RunTag("best_arm", best), RunTag("cases", json.dumps(found.data["test"])[:5000])])

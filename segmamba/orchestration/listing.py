@@ -53,7 +53,7 @@ def _row(run, trials):
         "trials": len(trials),
         "finished": sum(trial.info.status == "FINISHED" for trial in trials),
         "best_arm": tags.get("best_arm"),
-        "best_dice_mean": run.data.metrics.get("best/judge/dice_mean"),
+        "best_dice_mean": run.data.metrics.get("best/test/dice_mean"),
         "answer": tags.get("answer"),
         "verdict": tags.get("verdict", ""),
     }

@@ -14,7 +14,7 @@ from segmamba.orchestration.single import RunOptions, run_single
 from segmamba.orchestration.tracking.store import open_store, store_uri
 from segmamba.screen import print_line
 
-COMPARED = ("train/", "val/", "judge/", "last/")
+COMPARED = ("train/", "val/", "test/")
 """Names of metrics that a repetition must give again; times and memory are the machine's affair."""
 
 

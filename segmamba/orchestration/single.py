@@ -51,7 +51,7 @@ class FinishedRun:
 
 
 def run_single(options, watch):
-    """Train and judge; a FinishedRun. `watch` (a RunProgress) sees it happen and may end it with Stopped.
+    """Train and test; a FinishedRun. `watch` (a RunProgress) sees it happen and may end it with Stopped.
 
     Whatever the user got wrong is found before the run's folder and its MLflow run exist.
     """
@@ -89,7 +89,7 @@ def _logged(config, data, folder, device, log, watch, uri):
         log.log_data(data)
         log.log_files([folder.config, folder.environment], None)
         with watch.stop_explains_errors():
-            final = _train_and_judge(config, data, folder, device, log, watch)
+            final = _train_and_test(config, data, folder, device, log, watch)
         status, patience = "FINISHED", 60.0
     except Stopped as stop:
         status, reason = "KILLED", f"stopped by {stop}; --resume goes on with it"
@@ -110,10 +110,10 @@ def _logged(config, data, folder, device, log, watch, uri):
     return FinishedRun(folder, final, uri, sent)
 
 
-def _train_and_judge(config, data, folder, device, log, watch):
-    """final_metrics.json's content, once all is trained, judged and handed to the log."""
+def _train_and_test(config, data, folder, device, log, watch):
+    """final_metrics.json's content, once all is trained, tested and handed to the log."""
     from segmamba.training.drawing import Pictures
-    from segmamba.training.run import judge_run, train_run
+    from segmamba.training.run import evaluate_run, train_run
 
     begun, shown = False, set()
     for epoch in train_run(config, data, folder, device, watch, Pictures(folder)):
@@ -129,11 +129,11 @@ def _train_and_judge(config, data, folder, device, log, watch):
     if not begun:
         log.log_history(folder.read_history(config.train.epochs))
     if not folder.final_metrics.exists():
-        judge_run(config, data, folder, device, watch)
+        evaluate_run(config, data, folder, device, watch)
     final = json.loads(folder.final_metrics.read_text())
     log.log_metrics({name: value for name, value in final.items() if "/" in name}, final["epochs"])
     log.log_tags({f"weights_sha256_{which}": digest for which, digest in final["weights_sha256"].items()})
-    log.log_judge_cases(final["cases"])
+    log.log_test_cases(final["cases"])
     log.log_files(sorted(folder.plots.glob("*.png")), "plots")
     log.log_files([folder.final_metrics], None)
     return final
@@ -225,7 +225,7 @@ class NoLog:
     def _ignore(self, *told):
         """Nobody reads it."""
 
-    log_config = log_data = log_history = log_epoch = log_metrics = log_judge_cases = log_files = log_tags = log_reason = end = _ignore
+    log_config = log_data = log_history = log_epoch = log_metrics = log_test_cases = log_files = log_tags = log_reason = end = _ignore
 
     def close(self, seconds=0.0):
         return True

@@ -240,7 +240,7 @@ def _check_same(found, planned):
     differing += ["arms differ"] if _plain(arms[0]) != _plain(arms[1]) else []
     same = ("seeds", "folds", "space", "round_every")
     differing += [f"{name} differ" for name in same if _plain(getattr(found, name)) != _plain(getattr(planned, name))]
-    differing += [f"the {name} cases differ" for name in ("train", "minival", "judge") if found.data[name] != planned.data[name]]
+    differing += [f"the {name} cases differ" for name in ("train", "validation", "test") if found.data[name] != planned.data[name]]
     if differing:
         raise UserError(f"--resume: {found.name} is not the same study ({'; '.join(differing[:3])}); give its options, or leave --resume out")
 

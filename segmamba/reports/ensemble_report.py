@@ -34,7 +34,7 @@ def content_of(found):
         "study": study, "answer": answer(found), "sentence": verdict_sentence(found), "expected": [points(value) for value in found.expected_gain],
         "notice": PHANTOM_NOTICE if study.data.get("phantom") else "", "registered": found.registered,
         "notes": [note for note in study.data["notes"] if not note.startswith("one seed")],  # true of arms, but these are members
-        "predict": _predict_command(found), "judge_is_minival": bool(study.data.get("judge_is_minival")), "judge_cases": len(study.data["judge"]),
+        "predict": _predict_command(found), "test_is_validation": bool(study.data.get("test_is_validation")), "test_cases": len(study.data["test"]),
         "summary": f"{len(study.trials)} members trained; preset {study.preset}; {duration(study.seconds)} of training and "
         f"{duration(found.seconds)} of scoring",
         "members": [_members(group, study) for group in found.groups],
@@ -46,7 +46,7 @@ def content_of(found):
         "varied": {name: {arm: plain(changes.get(name, study.config.get(name, DASH))) for arm, changes in study.arms.items()}
                    for name in dict.fromkeys(name for changes in study.arms.values() for name in changes)},
         "config": {name: plain(value) for name, value in study.config.items()},
-        "sets": {name: list(study.data.get(name) or []) for name in ("train", "minival", "judge")},
+        "sets": {name: list(study.data.get(name) or []) for name in ("train", "validation", "test")},
     }  # fmt: skip
 
 
@@ -61,12 +61,12 @@ def _members(group, study):
     val = {trial.arm: trial.metrics.get("val/best_dice_mean") for trial in study.trials}
     rows = []
     for place, member in enumerate(group.members):
-        name = f"{member} (best on minival)" if place == group.best else member
-        rows.append({"name": name, "minival": points(val[member]), "cells": _score_cells(group, member), "strong": False})
+        name = f"{member} (best on the validation set)" if place == group.best else member
+        rows.append({"name": name, "validation": points(val[member]), "cells": _score_cells(group, member), "strong": False})
     means = [np.mean(list(group.member_mean(score).values())) for score in [f"dice_{s}" for s in COLUMNS]]
     hd95_mm = np.mean([np.mean(list(group.member_mean(score).values())) for score in HD95])
-    rows.append({"name": "mean of the members", "minival": DASH, "cells": [*(points(m) for m in means), f"{hd95_mm:.1f}"], "strong": False})
-    rows.append({"name": f"{group.name} ensemble", "minival": DASH, "cells": _score_cells(group, ENSEMBLE), "strong": True})
+    rows.append({"name": "mean of the members", "validation": DASH, "cells": [*(points(m) for m in means), f"{hd95_mm:.1f}"], "strong": False})
+    rows.append({"name": f"{group.name} ensemble", "validation": DASH, "cells": _score_cells(group, ENSEMBLE), "strong": True})
     return {"group": group.name, "headers": ["mean Dice", *COLUMNS[1:], "HD95 (mm)"], "rows": rows}
 
 
@@ -80,7 +80,7 @@ def _pairs(found, group):
     cells = [_cell(gain(found, group, f"dice_{s}")) for s in COLUMNS]
     yield {"contrast": f"{group.name} ensemble \N{MINUS SIGN} mean of its members", "cells": cells}
     cells = [_cell(difference(group.scores(ENSEMBLE, f"dice_{s}"), group.scores(best, f"dice_{s}"))) for s in COLUMNS]
-    yield {"contrast": f"{group.name} ensemble \N{MINUS SIGN} its best member on minival", "cells": cells}
+    yield {"contrast": f"{group.name} ensemble \N{MINUS SIGN} its best member on the validation set", "cells": cells}
 
 
 def _between(found):
@@ -154,8 +154,8 @@ def draw_sizes(found):
         panel.plot(np.array(list(sizes)) + shift, [100 * np.mean(means) for means in sizes.values()], "-", lw=1.8, color=colour, label=group.name)
     best = found.groups[0].members[found.groups[0].best]
     panel.axhline(100 * np.mean(list(found.groups[0].scores(best, "dice_mean").values())), color=BASELINE_COLOUR, ls="--", lw=1,
-                  label=f"{best}, the best on minival")  # fmt: skip
-    panel.set(xlabel="members that vote", ylabel="mean Dice on the judge set, points")
+                  label=f"{best}, the best on the validation set")  # fmt: skip
+    panel.set(xlabel="members that vote", ylabel="mean Dice on the test set, points")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.grid(axis="y", color="#dbdcdd", lw=0.5)
     panel.legend(frameon=False, loc="lower right")
@@ -209,9 +209,9 @@ def render_terminal(found, console):
     from rich.text import Text
 
     for table in content_of(found)["members"]:
-        shown = Table(table["group"], "minival", *table["headers"], title="Dice in points on the judge set", title_justify="left", box=None)
+        shown = Table(table["group"], "validation", *table["headers"], title="Dice in points on the test set", title_justify="left", box=None)
         for row in table["rows"]:
-            shown.add_row(*(Text(text, style="bold" if row["strong"] else "") for text in (row["name"], row["minival"], *row["cells"])))
+            shown.add_row(*(Text(text, style="bold" if row["strong"] else "") for text in (row["name"], row["validation"], *row["cells"])))
         console.print()
         console.print(shown)
     console.print()

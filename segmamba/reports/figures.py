@@ -105,8 +105,8 @@ def _short(arm):
 
 
 def draw_curves(study):
-    """Minival Dice and training loss over epochs; one thin line per trial, the mean of the finished ones thick."""
-    series = (("val/dice_mean", "minival mean Dice (points)", 100), ("train/loss", "training loss", 1))
+    """Validation Dice and training loss over epochs; one thin line per trial, the mean of the finished ones thick."""
+    series = (("val/dice_mean", "validation mean Dice (points)", 100), ("train/loss", "training loss", 1))
     if not any(trial.history.get(name) for trial in study.trials for name, _, _ in series):
         return None
     figure = _figure(height_in=2.9)
@@ -143,10 +143,10 @@ def _dot(curve):
 
 
 def draw_cost(study):
-    """Judge Dice against training time and against parameters: seeds small, the arm's mean large."""
+    """Test Dice against training time and against parameters: seeds small, the arm's mean large."""
     costs = (("time/train_total_s", *_time_unit(study)), ("model/parameters", "parameters (millions)", 1e-6))
     found = {
-        arm: [t for t in study.trials if t.arm == arm and math.isfinite(t.metrics.get("judge/dice_mean", math.nan))] for arm in study.arms
+        arm: [t for t in study.trials if t.arm == arm and math.isfinite(t.metrics.get("test/dice_mean", math.nan))] for arm in study.arms
     }
     costs = [cost for cost in costs if any(cost[0] in t.metrics for trials in found.values() for t in trials)]
     if not costs:
@@ -155,14 +155,14 @@ def draw_cost(study):
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for panel, (name, label, scale) in zip(panels, costs, strict=True):
         for arm, trials in found.items():
-            pairs = np.array([(scale * t.metrics[name], 100 * t.metrics["judge/dice_mean"]) for t in trials if name in t.metrics])
+            pairs = np.array([(scale * t.metrics[name], 100 * t.metrics["test/dice_mean"]) for t in trials if name in t.metrics])
             if len(pairs):
                 panel.plot(*pairs.T, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0)
                 panel.plot(*pairs.mean(0), "D", color=colours[arm], ms=7)
         panel.set(xlabel=label)
         panel.margins(0.12)
         panel.grid(color=RULE, lw=0.6)
-    panels[0].set_ylabel("judge mean Dice (points)")
+    panels[0].set_ylabel("test mean Dice (points)")
     _arm_legend(figure, study, marker="D")
     return figure
 
@@ -176,7 +176,7 @@ def _time_unit(study):
 
 
 def draw_cases(study):
-    """The contrast that the answer leads with, patient by patient: the mean over seeds of each judge case, sorted."""
+    """The contrast that the answer leads with, patient by patient: the mean over seeds of each test case, sorted."""
     claim, found = study.hypothesis, verdict(study).difference
     if len(found.case_differences) < 5 or not found.versus:  # fewer are better read in the per-case table
         return None
@@ -193,7 +193,7 @@ def draw_cases(study):
     )
     better = int((heights > 0).sum())
     panel.set(
-        xlabel=f"judge cases, sorted: {better} of {len(heights)} better with {_short(found.arm)}", ylabel=f"{found.region}, Dice points"
+        xlabel=f"test cases, sorted: {better} of {len(heights)} better with {_short(found.arm)}", ylabel=f"{found.region}, Dice points"
     )
     panel.set_title(f"{_short(found.arm)} \N{MINUS SIGN} {_short(found.versus)}, per patient (mean of {len(found.seeds)} seeds)")
     panel.xaxis.get_major_locator().set_params(integer=True)
@@ -207,7 +207,7 @@ def draw_doses(study):
         return None
     figure, colours = _figure(height_in=2.5), arm_colours(study)
     for panel, (claim, trend) in zip(figure.subplots(1, len(trends), squeeze=False)[0], trends, strict=True):
-        name, means = f"judge/{claim.score}_{claim.regions[0]}", {}
+        name, means = f"test/{claim.score}_{claim.regions[0]}", {}
         for arm, dose in trend.doses.items():
             found = [100 * t.metrics[name] for t in study.trials if t.arm == arm and t.status == "FINISHED" and name in t.metrics]
             if found:
@@ -216,13 +216,13 @@ def draw_doses(study):
                 panel.plot(dose, means[dose], "D", color=colours[arm], ms=7, zorder=3)
         panel.plot(list(means), list(means.values()), color=MUTED, lw=1, zorder=1)
         panel.set_xticks(list(trend.doses.values()), [_short(arm) for arm in trend.doses])
-        panel.set_ylabel(f"judge {claim.regions[0]} Dice (points)")
+        panel.set_ylabel(f"test {claim.regions[0]} Dice (points)")
         panel.grid(axis="y", color=RULE, lw=0.6)
     return figure
 
 
 def draw_search(study):
-    """A search: minival's Dice of every trial in the order tried, and the importance of the settings."""
+    """A search: the validation set's Dice of every trial in the order tried, and the importance of the settings."""
     tried = [(i, t) for i, t in enumerate(study.searched) if "val/best_dice_mean" in t.metrics]
     if not tried:
         return None
@@ -236,7 +236,7 @@ def draw_search(study):
     best = np.maximum.accumulate([100 * t.metrics["val/best_dice_mean"] for _, t in tried])
     panel.step([i for i, _ in tried], best, where="post", color=INK, lw=1, label="best so far")
     panel.axhline(best[0], color=BASELINE_COLOUR, lw=0.8, ls=":", label="baseline")
-    panel.set(xlabel="trial, in the order tried", ylabel="minival mean Dice (points)")
+    panel.set(xlabel="trial, in the order tried", ylabel="validation mean Dice (points)")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.legend(frameon=False, fontsize=7)
     shares = sorted(study.importance.items(), key=lambda item: item[1])

@@ -27,7 +27,7 @@ def content_of(found):
     return {
         "found": found,
         "notice": PHANTOM_NOTICE if found.data["phantom"] else "",
-        "summary": f"{count(len(found.checkpoints), 'checkpoint')}, {count(len(found.data['judge']), 'judge case')}, {duration(found.seconds)}",
+        "summary": f"{count(len(found.checkpoints), 'checkpoint')}, {count(len(found.data['test']), 'test case')}, {duration(found.seconds)}",
         "interval": "over training runs and cases" if several else "over patients, for this one network: another training run may answer otherwise",
         "headers": ["mean Dice", "ET", "TC", "WT", "HD95 (mm)", "lesion-wise Dice", "s a case"],
         "rows": [_row(found, arm) for arm in found.arms],

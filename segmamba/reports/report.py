@@ -45,7 +45,7 @@ def _content(study, folder):
         "secondary": [{"claim": claim.claim, "decided_by": _decided_by(claim), "verdict": verdict(study, claim)} for claim in study.secondary],
         "summary": f"{finished} of {count(len(study.trials), 'trial')} finished; {per_arm} per arm; "
         f"preset {study.preset}; {duration(study.seconds)} from plan to report",
-        "judged": "last" if study.data.get("judge_is_minival") else "best on minival",
+        "tested": "last" if study.data.get("test_is_validation") else "best on the validation set",
         "headers": headers,
         "rows": rows,
         **_pairs(study),
@@ -68,7 +68,7 @@ def _decided_by(claim):
     test = {"better": "", "no better": ", all to lie below the margin", "alike": ", all to lie within the margin"}[claim.direction]
     many = len(claim.contrasts) * len(claim.regions) > 1 and claim.direction == "better"
     return (
-        f"{region} Dice on the judge set, {contrasts}{test}; smallest difference that matters: {points(claim.margin)} Dice points; "
+        f"{region} Dice on the test set, {contrasts}{test}; smallest difference that matters: {points(claim.margin)} Dice points; "
         f"{100 * LEVEL:.0f} % interval{'; Holm over all' if many else ''}"
     )
 
@@ -87,7 +87,7 @@ def _planned(study):
 
 
 def _last_checkpoint(study):
-    """The question's contrasts with the last epoch's weights in place of those that minival chose; empty where these were not judged."""
+    """The question's contrasts with the last epoch's weights in place of those that the validation set chose; empty where these were not tested."""
     claim = study.hypothesis
     found = [contrast_difference(study, contrast, claim.regions[0], f"last_{claim.score}") for contrast in claim.contrasts]
     return [{"contrast": f.label, "cell": _interval(f)} for f in found if f.cases]
@@ -97,7 +97,7 @@ def _sets(data):
     """{name: case ids} of the study's sets, for each fold where there are folds."""
     if data.get("folds"):
         return {f"fold {number}, {name}": cases for number, sets in enumerate(data["folds"]) for name, cases in sets.items()}
-    return {name: list(data.get(name) or []) for name in ("train", "minival", "judge")}
+    return {name: list(data.get(name) or []) for name in ("train", "validation", "test")}
 
 
 def _pairs(study):
@@ -152,7 +152,7 @@ def _trial_row(trial, folder):
         "arm": trial.arm,
         "seed": trial.seed if trial.fold is None else f"{trial.seed}, fold {trial.fold}",
         "status": trial.status.lower(),
-        "dice": points(trial.metrics.get("judge/dice_mean")),
+        "dice": points(trial.metrics.get("test/dice_mean")),
         "epochs": epochs,
         "time": duration(trial.metrics.get("time/train_total_s")),
         "reason": trial.reason,

@@ -16,7 +16,7 @@ def result_table(study):
     """One plain dict per arm, ready for JSON, None where nothing was measured.
 
     Each score is {"mean", "sd", "seeds"} over finished seeds: dice_mean, dice_ET, dice_TC, dice_WT (0 to 1), hd95_mm (mean of the
-    regions) and last_dice_mean (the last checkpoint's, where it was judged too); beside them parameters and train_s.
+    regions) and last_dice_mean (the last checkpoint's, where it was tested too); beside them parameters and train_s.
     """
     rows = []
     for arm in study.arms:
@@ -26,9 +26,9 @@ def result_table(study):
             "baseline": arm == study.baseline,
             "seeds_finished": len({trial.seed for trial in finished}),
             "seeds_planned": len(study.seeds),
-            **{name: _over_seeds(finished, lambda metrics, name=name: metrics.get(f"judge/{name}")) for name in SCORES},
+            **{name: _over_seeds(finished, lambda metrics, name=name: metrics.get(f"test/{name}")) for name in SCORES},
             "hd95_mm": _over_seeds(finished, _hd95_mm),
-            "last_dice_mean": _over_seeds(finished, lambda metrics: metrics.get("last/judge_dice_mean")),
+            "last_dice_mean": _over_seeds(finished, lambda metrics: metrics.get("test/last_dice_mean")),
             "parameters": _mean([t.metrics.get("model/parameters") for t in finished]),
             "train_s": _mean([t.metrics.get("time/train_total_s") for t in finished]),
         })  # fmt: skip
@@ -36,7 +36,7 @@ def result_table(study):
 
 
 def _hd95_mm(metrics):
-    return _mean([metrics.get(f"judge/hd95_mm_{region}") for region in REGIONS if region != "mean"])
+    return _mean([metrics.get(f"test/hd95_mm_{region}") for region in REGIONS if region != "mean"])
 
 
 def _over_seeds(trials, score):
@@ -91,7 +91,7 @@ def render_terminal(study, console):
     from rich.text import Text
 
     headers, rows = _fitting(*arm_table(study), console.width)
-    title = "Dice in points, mean±sd over seeds, on the judge set; * is the baseline"
+    title = "Dice in points, mean±sd over seeds, on the test set; * is the baseline"
     table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, collapse_padding=True)
     for header in headers:
         table.add_column(header, justify="left" if header == "arm" else "right", no_wrap=header != "arm")

@@ -22,7 +22,7 @@ class Difference:
     seeds: tuple = ()
     """The seeds that finished in both arms; only these are compared."""
     cases: tuple = ()
-    """Ids of the judge cases that all these trials scored."""
+    """Ids of the test cases that all these trials scored."""
     seed_differences: tuple = ()
     """Mean over cases, per seed of `seeds`."""
     case_differences: tuple = ()
@@ -47,7 +47,7 @@ class Difference:
 
 
 def difference(study, arm, versus, region, score="dice"):
-    """The paired difference `arm` minus `versus` of judge Dice on `region` (mean, ET, TC or WT), same seed, same case."""
+    """The paired difference `arm` minus `versus` of test Dice on `region` (mean, ET, TC or WT), same seed, same case."""
     return contrast_difference(study, Pair(arm, versus), region, score)
 
 
@@ -63,7 +63,7 @@ def contrast_difference(study, contrast, region, score="dice"):
     cases = tuple(case for case in tables[0] if all(case in table for table in tables))
     dropped = len({case for table in tables for case in table}) - len(cases)
     if dropped:
-        notes += (f"{dropped} judge case{'s' * (dropped != 1)} left out: no {region} Dice in every trial compared",)
+        notes += (f"{dropped} test case{'s' * (dropped != 1)} left out: no {region} Dice in every trial compared",)
     if not cases:
         return Difference(**named, notes=notes)
     d = np.array([[sum(w * scores[arm][seed][case] for arm, w in contrast.weights.items()) for case in cases] for seed in seeds])
@@ -74,7 +74,7 @@ def contrast_difference(study, contrast, region, score="dice"):
     if len(seeds) == 1:
         return Difference(**found, notes=notes + ("one seed: no interval, because nothing shows how much training itself varies",))
     if len(cases) == 1:
-        notes += ("one judge case: the interval covers other seeds, not other patients",)
+        notes += ("one test case: the interval covers other seeds, not other patients",)
     layout = crossed(d)
     seed_sd, case_sd, rest_sd = (float(np.sqrt(v)) for v in layout.variances)
     half = float(layout.half_width())
@@ -88,7 +88,7 @@ def _scores(study, arm, column):
     scores = {}
     for trial in study.trials:
         if trial.arm == arm and trial.status == "FINISHED":
-            found = {r["case"]: float(r[column]) for r in trial.judge_cases if r.get(column) is not None and math.isfinite(r[column])}
+            found = {r["case"]: float(r[column]) for r in trial.test_cases if r.get(column) is not None and math.isfinite(r[column])}
             if found:
                 scores[trial.seed] = scores.get(trial.seed, {}) | found if study.folds else found
     return scores
@@ -97,14 +97,14 @@ def _scores(study, arm, column):
 def _missing_trials(study, arms, scores):
     """One note per arm that lacks trials of the plan."""
     notes = ()
-    judged = {(t.arm, t.seed, t.fold) for t in study.trials if t.status == "FINISHED" and t.judge_cases}
+    tested = {(t.arm, t.seed, t.fold) for t in study.trials if t.status == "FINISHED" and t.test_cases}
     for arm in arms:
         missing = [seed for seed in study.seeds if seed not in scores[arm]]
         if missing:
-            notes += (f"{arm} has no judged trial of seed{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}",)
-        folds = [f"{s}/{f}" for s in study.seeds if s not in missing for f in study.folds if (arm, s, f) not in judged]
+            notes += (f"{arm} has no tested trial of seed{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}",)
+        folds = [f"{s}/{f}" for s in study.seeds if s not in missing for f in study.folds if (arm, s, f) not in tested]
         if folds:
-            notes += (f"{arm} has no judged trial of seed/fold {', '.join(folds)}: its patients are left out for every seed",)
+            notes += (f"{arm} has no tested trial of seed/fold {', '.join(folds)}: its patients are left out for every seed",)
     return notes
 
 

@@ -14,8 +14,8 @@ class Ensemble:
     groups: tuple
     expected_gain: tuple
     """(least, most) Dice that the vote is expected to gain over one member."""
-    minival: dict
-    """{group: mean Dice of the vote on minival, with post-processing}."""
+    validation: dict
+    """{group: mean Dice of the vote on the validation set, with post-processing}."""
     registered: str
     """The address of the registered model, and whether it is the champion, in words."""
     seconds: float
@@ -42,7 +42,7 @@ def answer(found):
 def verdict_sentence(found):
     """The answer in plain words, in Dice points."""
     group, (mean, low, high) = found.groups[0], gain(found, found.groups[0])
-    cases = count(len(group.scores(ENSEMBLE, "dice_mean")), "judge case")
+    cases = count(len(group.scores(ENSEMBLE, "dice_mean")), "test case")
     where = "above" if mean >= 0 else "below"
     measured = f"{len(group.members)} {group.name} members together score {points(abs(mean))} Dice points {where} one of them"
     if low is None:

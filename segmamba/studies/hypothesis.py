@@ -55,16 +55,16 @@ class Trend:
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """A claim about the paired difference in judge Dice, on average over patients and over runs with other seeds.
+    """A claim about the paired difference in test Dice, on average over patients and over runs with other seeds.
 
     One contrast: `better` and `than`. Several: `contrasts`, pairs (arm, versus) or a Trend; then Holm's adjustment is over all of them and
     all regions.
     """
 
     claim: str
-    """One sentence, as the mission states it."""
+    """One sentence, as it was stated beforehand."""
     region: str | tuple = "mean"
-    """ET, TC, WT or mean: which judge Dice decides; or several of them."""
+    """ET, TC, WT or mean: which test Dice decides; or several of them."""
     better: str = ""
     """The arm that is claimed to score higher ..."""
     than: str = ""

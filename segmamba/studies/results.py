@@ -21,7 +21,7 @@ class Trial:
     reason: str = ""
     """Why it did not finish, or which run it was taken from; empty otherwise."""
     fold: int | None = None
-    """Of a study with folds: whose judge set it was judged on."""
+    """Of a study with folds: whose test set it was tested on."""
     changes: dict | None = None
     """Of a search's trial: the settings that were tried; of a population's member, those it has now."""
     copied: str = ""
@@ -30,11 +30,11 @@ class Trial:
     params: dict = field(default_factory=dict)
     """The full flat configuration, as MLflow's strings."""
     metrics: dict = field(default_factory=dict)
-    """Last values: judge/dice_mean, judge/dice_ET, ..., last/judge_..., model/parameters, time/train_total_s, time/judge_s ..."""
+    """Last values: test/dice_mean, test/dice_ET, ..., test/last_..., model/parameters, time/train_total_s, time/test_s ..."""
     history: dict = field(default_factory=dict)
     """Metric name to a list of (step, value): train/loss, val/dice_mean, val/dice_ET ..."""
-    judge_cases: list = field(default_factory=list)
-    """One dict per judged case: case, dice_mean, dice_ET, dice_TC, dice_WT, hd95_mm_ET ..."""
+    test_cases: list = field(default_factory=list)
+    """One dict per tested case: case, dice_mean, dice_ET, dice_TC, dice_WT, hd95_mm_ET ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Study:
     config: dict
     """The flat configuration shared by all arms."""
     data: dict
-    """source, phantom (bool), convention, train / minival / judge (lists of case ids), judge_is_minival (bool), notes (list of str)."""
+    """source, phantom (bool), convention, train / validation / test (lists of case ids), test_is_validation (bool), notes (list of str)."""
     environment: dict
     """Versions and hardware: flat, str to str."""
     command: str
@@ -76,9 +76,9 @@ class Study:
     trials: tuple
     """Trial objects in the order arm, seed, fold; every planned trial is here, finished or not."""
     searched: tuple = ()
-    """Of a search: its Trials, in the order in which they were tried; seen by minival alone."""
+    """Of a search: its Trials, in the order in which they were tried; seen by the validation set alone."""
     importance: dict = field(default_factory=dict)
-    """Of a search: setting to its share, 0 to 1, in what the search's trials differ by on minival."""
+    """Of a search: setting to its share, 0 to 1, in what the search's trials differ by on the validation set."""
     schedule: list = field(default_factory=list)
     """Of population-based training: what it found, dicts of "epoch", from which on the settings "changes" train, and "donor"."""
 

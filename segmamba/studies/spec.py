@@ -67,7 +67,7 @@ class Budget:
     """Of population-based training: epochs between its rounds, a multiple of `train.validate_every_epochs`; 0 is about a tenth of the epochs."""
 
     def rounds_every(self, train):
-        """Epochs between two rounds of population-based training under the TrainConfig `train`; each needs an evaluation of minival."""
+        """Epochs between two rounds of population-based training under the TrainConfig `train`; each needs an evaluation of the validation set."""
         validate = train.validate_every_epochs
         every = self.copy_every_epochs or validate * max(1, round(train.epochs / ROUNDS / validate))
         if every % validate:
@@ -83,7 +83,7 @@ class StudySpec:
     """A study. Arms map a name to dotted changes of the configuration, {} being the baseline as the preset has it. A changed value is
     plain, or Times of what all arms share, which --set may then change.
 
-    A search has a `space` instead of arms: what minival likes best of it becomes the arm "found", which is judged beside "baseline".
+    A search has a `space` instead of arms: what the validation set likes best of it becomes the arm "found", which is tested beside "baseline".
     """
 
     name: str

@@ -32,7 +32,7 @@ class Verdict:
     further_seeds: int | None = None
     """Seeds per arm, beyond those there are, that would decide it if the estimate and the spreads stay; None: no reachable number."""
     further_cases: int | None = None
-    """The same for judge cases."""
+    """The same for test cases."""
 
 
 def verdict(study, claim=None):
@@ -136,7 +136,7 @@ def _sentence(found, claim, answer, further_seeds, further_cases, planned):
     measured = _measured(found)
     margin = f"{points(claim.margin)} points that matter"
     if len(found.cases) == 1:
-        return f"Undecided: {measured}, but one judge case says nothing about other patients."
+        return f"Undecided: {measured}, but one test case says nothing about other patients."
     if answer == "supported":
         return f"Supported: {measured}; the interval lies above 0 and the estimate reaches the {margin}."
     if answer == "rejected":
@@ -155,7 +155,7 @@ def _sentence_of_many(found, lead, claim, answer, further_seeds, further_cases):
     if answer == "undecided" and min(len(f.seeds) for f in found) == 1:
         return f"Undecided: {_estimate(first)}, but from one seed ({_based(first)}), which cannot show how much training itself varies."
     if answer == "undecided" and min(len(f.cases) for f in found) == 1:
-        return f"Undecided: {_measured(first)}, but one judge case says nothing about other patients."
+        return f"Undecided: {_measured(first)}, but one test case says nothing about other patients."
     corrected = f" after Holm's correction for {tests} tests" if tests > 1 else ""
     largest = "the largest difference" if claim.direction == "alike" else "the best"
     lead_in = f"{largest} of {tests}: " if tests > 1 else ""
@@ -183,7 +183,7 @@ def _nothing_asked(claim):
 
 
 def _no_pair(found):
-    why = "; ".join(found.notes) or "nothing was judged"
+    why = "; ".join(found.notes) or "nothing was tested"
     who = f"{found.arm} and {found.versus}" if found.versus else found.arm
     return f"Undecided: no pair of trials of {who} to compare on {_score(found)} ({why})."
 
@@ -200,7 +200,7 @@ def _estimate(found):
 
 
 def _based(found):
-    return f"{count(len(found.seeds), 'seed')}, {count(len(found.cases), 'judge case')}"
+    return f"{count(len(found.seeds), 'seed')}, {count(len(found.cases), 'test case')}"
 
 
 def _measured(found):
@@ -212,11 +212,11 @@ def _advice(further_seeds, further_cases):
     if further_seeds:
         ways.append(f"about {count(further_seeds, 'further seed')} per arm")
     if further_cases:
-        ways.append(f"about {count(further_cases, 'further judge case')}")
+        ways.append(f"about {count(further_cases, 'further test case')}")
     if ways:
         return f"{' or '.join(ways)} would decide it if estimate and spread stay as they are"
     return (
-        f"neither {MOST_SEEDS} further seeds nor {MOST_CASES} further judge cases alone would decide it: "
+        f"neither {MOST_SEEDS} further seeds nor {MOST_CASES} further test cases alone would decide it: "
         "the estimate lies too close to the limit, or the spread is too large"
     )
 
@@ -225,8 +225,8 @@ def _caveats(study, found):
     """Sentences that belong to the answer whatever it is."""
     if found.seeds and found.notes and len(found.seeds) < len(study.seeds):
         yield f"Only {len(found.seeds)} of {len(study.seeds)} planned seeds could be paired."
-    if study.data.get("judge_is_minival"):
-        yield "The judge set also served as minival (too few cases for three sets), so the last checkpoint was judged."
+    if study.data.get("test_is_validation"):
+        yield "The test set also served as the validation set (too few cases for three sets), so the last checkpoint was tested."
 
 
 def _left_out(claim):

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights (EMA): a network of its own that is validated, kept and judged in the trained one's place."""
+"""An exponential moving average of the weights (EMA): a network of its own that is validated, kept and tested in the trained one's place."""
 
 import copy
 

@@ -34,11 +34,11 @@ class Epoch:
     number: int
     """From 1."""
     metrics: dict
-    """train/..., time/... and, where minival was evaluated, val/... ."""
+    """train/..., time/... and, where the validation set was evaluated, val/... ."""
     is_best: bool
-    """Whether minival's mean Dice is the best so far."""
+    """Whether the validation set's mean Dice is the best so far."""
     rows: list
-    """minival's scores per case; empty where it was not evaluated."""
+    """The validation set's scores per case; empty where it was not evaluated."""
     checkpoint: dict
     """All that `resume_from` needs, "model" being the weights that were validated. Holds live tensors: save it before the next epoch is
     asked for."""
@@ -54,10 +54,10 @@ class Nobody:
         """`done` optimiser steps of an epoch of pretraining are behind us."""
 
     def case(self, epoch, done):
-        """`done` minival cases are evaluated."""
+        """`done` validation cases are evaluated."""
 
-    def judged(self, done):
-        """`done` cases of the judge set have their verdict."""
+    def tested(self, done):
+        """`done` cases of the test set have their verdict."""
 
     def note(self, text):
         """Something that whoever started the run should know, in one line."""
@@ -72,7 +72,7 @@ class Learner:
     """(image, label) to (loss, loss of each patch): the model and its loss, perhaps compiled."""
     descent: Descent
     average: Any
-    """Its `model` is validated, kept and judged: the trained one, or its moving average."""
+    """Its `model` is validated, kept and tested: the trained one, or its moving average."""
     cases: Any
     """Gives every epoch its stream of batches."""
     teacher: Any
@@ -80,9 +80,9 @@ class Learner:
 
 
 def fit(config, data, device, resume_from=None, watch=None, initial=None):
-    """Train on data.train and choose on data.minival (PreparedCases); yields one Epoch after another.
+    """Train on data.train and choose on data.validation (PreparedCases); yields one Epoch after another.
 
-    Ends after `train.epochs`, or after `train.early_stop_epochs` without a better minival Dice.
+    Ends after `train.epochs`, or after `train.early_stop_epochs` without a better validation Dice.
     `resume_from` is an Epoch's checkpoint, as loaded from a file; `watch` is a Nobody, or somebody; `initial`, weights to start
     from. Raises NonFiniteLoss.
     """
@@ -118,7 +118,7 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
         metrics["time/patches_per_s"] = patches_per_epoch(config.train) / (trained - started)
         rows, is_best = [], False
         if number % config.train.validate_every_epochs == 0 or number == config.train.epochs:
-            rows = validate(average.model, _watched(data.minival, number, watch), config, device)
+            rows = validate(average.model, _watched(data.validation, number, watch), config, device)
             metrics |= means(rows, "val")
             metrics["time/validate_s"] = time.perf_counter() - trained
             is_best = metrics["val/dice_mean"] > best

@@ -19,7 +19,7 @@ def dice_loss(logits, label, channels, *, smooth):
     """1 - mean over the tumour's channels of (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth).
 
     Sums run over the whole batch ("batch Dice") and the background is left out. The sums are kept in fp32.
-    logits: (B, K, D, H, W); label: integer (B, D, H, W). Mission, section 3.1; Milletari et al. 2016 in its unsquared form.
+    logits: (B, K, D, H, W); label: integer (B, D, H, W). Milletari et al. 2016 in its unsquared form.
     """
     probability, truth = _foreground(logits, label, channels)
     overlap = (probability * truth).sum((0, 2))

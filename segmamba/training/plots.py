@@ -12,7 +12,7 @@ SHOWN_MODALITIES = ("T1ce", "FLAIR")
 
 
 def draw_training_curves(history, path):
-    """Loss, minival Dice per region and learning rate over epochs. history: a list of dicts of metrics with "epoch"."""
+    """Loss, validation Dice per region and learning rate over epochs. history: a list of dicts of metrics with "epoch"."""
     figure = new_figure(figsize=(12, 3.2))
     figure.subplots_adjust(left=0.045, right=0.99, bottom=0.155, top=0.9, wspace=0.19)  # a layout found anew would take half the time
     loss, val, rate = figure.subplots(1, 3)
@@ -24,7 +24,7 @@ def draw_training_curves(history, path):
     for region in REGIONS:
         val.plot(when, [e[f"val/dice_{region}"] for e in validated], marker=".", color=REGION_COLOURS[region], label=region)
     val.plot(when, [e["val/dice_mean"] for e in validated], color="black", linewidth=2, label="mean")
-    val.set(title="minival Dice", xlabel="epoch", ylim=(0, 1))
+    val.set(title="validation Dice", xlabel="epoch", ylim=(0, 1))
     val.legend(frameon=False, fontsize=8)
     rate.plot(epochs, [e["train/lr"] for e in history], color="#333333")
     rate.set(title="learning rate at the epoch's end", xlabel="epoch")

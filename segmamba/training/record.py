@@ -25,8 +25,8 @@ def record_environment(folder, data, device, epoch):
         return told
     told = {
         "environment": now, "git_diff": git_diff(), "packages": all_packages(), "data_sha256": data_digest(data),
-        "split": {name: [case.id for case in getattr(data, name)] for name in ("train", "minival", "judge", "unlabelled")},
-        "judge_is_minival": data.judge_is_minival, "resumed": [],
+        "split": {name: [case.id for case in getattr(data, name)] for name in ("train", "validation", "test", "unlabelled")},
+        "test_is_validation": data.test_is_validation, "resumed": [],
     }  # fmt: skip
     write_json(folder.environment, told)
     return told
@@ -35,7 +35,7 @@ def record_environment(folder, data, device, epoch):
 def data_digest(split):
     """SHA-256 over the ids, the grids and samples of the values of a Split's cases, and over which set each is in."""
     sha256 = hashlib.sha256()
-    for name in ("train", "minival", "judge"):
+    for name in ("train", "validation", "test"):
         for case in sorted(getattr(split, name), key=lambda c: c.id):
             sha256.update(f"{name} {case.id} {case.patient} {case.shape} {case.offset} {case.working_shape} {case.source_shape}".encode())
             for array in (case.image(), case.label()):

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from segmamba.device import choose_device
-from segmamba.evaluation.cases import judge
+from segmamba.evaluation.cases import evaluate
 from segmamba.models import build_model
 from segmamba.training.fit import Nobody, fit
 
@@ -29,9 +29,9 @@ class Rehearsal:
     warm_up_s: float
     """What the first steps take beyond that: kernels are chosen and, where asked for, compiled or found in the compiler's cache."""
     validate_case_s: float
-    judge_case_s: float
+    test_case_s: float
     peak_bytes: int
-    """On a GPU what the process takes of its memory, judging included; on a CPU the process's largest resident memory."""
+    """On a GPU what the process takes of its memory, testing included; on a CPU the process's largest resident memory."""
     weights_bytes: int
     """A checkpoint of the weights alone ..."""
     resume_bytes: int
@@ -47,7 +47,7 @@ class Rehearsal:
 def rehearse(config, data, *, steps, threads, meet=None, others=0):
     """The Rehearsal of a Config, whose `train.compile` should not be auto, on a Split of PreparedCases.
 
-    Trains twice `steps` optimiser steps, the second half timed, and evaluates one case of minival and one of judge. meet: a folder where
+    Trains twice `steps` optimiser steps, the second half timed, and evaluates one case of the validation set and one of test. meet: a folder where
     `others` further processes that do the same wait, so that all are timed while all run.
     """
     torch.set_num_threads(threads)
@@ -56,7 +56,7 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     short, clock = shortened(config, steps), _Clock()
-    epochs, began = fit(short, dataclasses.replace(data, minival=data.minival[:1]), device, watch=clock), time.perf_counter()
+    epochs, began = fit(short, dataclasses.replace(data, validation=data.validation[:1]), device, watch=clock), time.perf_counter()
     first = next(epochs).metrics
     warm_up_s = time.perf_counter() - began - first["time/validate_s"]
     if meet:
@@ -67,14 +67,14 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
     model = build_model(short.model).to(device)
     model.load_state_dict(second.checkpoint["model"])
     began = time.perf_counter()
-    judge(model, data.judge[:1], short, device)
-    judge_case_s = time.perf_counter() - began
+    evaluate(model, data.test[:1], short, device)
+    test_case_s = time.perf_counter() - began
     return Rehearsal(
         step_s=step_s,
         warm_up_s=max(0.0, warm_up_s - steps * step_s),
         epoch_s=max(0.0, second.metrics["time/train_s"] - steps * step_s),
         validate_case_s=second.metrics["time/validate_s"],
-        judge_case_s=judge_case_s,
+        test_case_s=test_case_s,
         peak_bytes=_peak_bytes(device),
         weights_bytes=_nbytes(second.checkpoint["model"]),
         resume_bytes=_nbytes(second.checkpoint),

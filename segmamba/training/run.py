@@ -1,4 +1,4 @@
-"""One run from start to verdict: `fit` with its run folder around it, then the judge."""
+"""One run from start to verdict: `fit` with its run folder around it, then its test."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ import time
 import torch
 
 from segmamba.errors import RunStopped
-from segmamba.evaluation.cases import judge, means, predict_classes
+from segmamba.evaluation.cases import evaluate, means, predict_classes
 from segmamba.files import write_json
 from segmamba.models import build_model
 from segmamba.training.advice import memory_advice
@@ -51,11 +51,11 @@ def train_run(config, data, folder, device, watch=None, pictures=None):
             draw_training_curves(history, folder.plots / "training_curves.png")
 
 
-def judge_run(config, data, folder, device, watch=None):
-    """Judge the finished run in `folder` once: (metrics with judge/ names, rows per case). Writes final_metrics.json and pictures.
+def evaluate_run(config, data, folder, device, watch=None):
+    """Test the finished run in `folder` once: (metrics with test/ names, rows per case). Writes final_metrics.json and pictures.
 
-    The checkpoint is the best on minival, or the last where the judge set had to serve as minival too. With `train.judge_last` the
-    last one is judged as well, as last/judge_...; where both are the same epoch it is judged once.
+    The checkpoint is the best on the validation set, or the last where the test set had to serve as validation set too. With `train.test_last` the
+    last one is tested as well, as test/last_...; where both are the same epoch it is tested once.
     """
     watch = watch or Nobody()
     started = time.perf_counter()
@@ -63,28 +63,28 @@ def judge_run(config, data, folder, device, watch=None):
     last, _ = resume_state([folder.last, folder.previous], device)
     chosen = {"checkpoint": "best", "epoch": last["best_epoch"], "weights": functools.partial(load_checkpoint, folder.best, device)}
     final = {"checkpoint": "last", "epoch": last["epoch"], "weights": lambda: last["model"]}
-    if data.judge_is_minival:
+    if data.test_is_validation:
         chosen = final
     verdicts, digests = {}, {"last": weights_digest(last["model"])}
-    for verdict in [chosen, final] if config.train.judge_last and chosen["epoch"] != final["epoch"] else [chosen]:
+    for verdict in [chosen, final] if config.train.test_last and chosen["epoch"] != final["epoch"] else [chosen]:
         weights = verdict["weights"]()
         digests[verdict["checkpoint"]] = weights_digest(weights)
         model.load_state_dict(weights)
-        verdicts[verdict["epoch"]] = judge(model, _watched(data.judge, watch), config, device)
+        verdicts[verdict["epoch"]] = evaluate(model, _watched(data.test, watch), config, device)
         if verdict is chosen:
-            minival = (data.judge, verdicts[chosen["epoch"]]) if data.judge_is_minival else (data.minival, last.get("best_rows", []))
-            _draw_minival(model, *minival, config, device, folder.val_predictions(chosen["epoch"]))
+            validation = (data.test, verdicts[chosen["epoch"]]) if data.test_is_validation else (data.validation, last.get("best_rows", []))
+            _draw_validation(model, *validation, config, device, folder.val_predictions(chosen["epoch"]))
     rows = verdicts[chosen["epoch"]]
-    metrics = means(rows, "judge")
+    metrics = means(rows, "test")
     if final["epoch"] in verdicts:
-        metrics |= {f"last/{name.replace('/', '_')}": value for name, value in means(verdicts[final["epoch"]], "judge").items()}
+        metrics |= {name.replace("test/", "test/last_"): value for name, value in means(verdicts[final["epoch"]], "test").items()}
     metrics |= {
-        "time/judge_s": time.perf_counter() - started,
+        "time/test_s": time.perf_counter() - started,
         "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"]))
         + sum(e["time/pretrain_s"] for e in read_pretraining(folder)),
         "model/parameters": float(sum(p.numel() for p in model.parameters())),
     }
-    told = {"judged_checkpoint": chosen["checkpoint"], "judged_epoch": chosen["epoch"], "epochs": last["epoch"], "weights_sha256": digests}
+    told = {"tested_checkpoint": chosen["checkpoint"], "tested_epoch": chosen["epoch"], "epochs": last["epoch"], "weights_sha256": digests}
     told |= {**metrics, "cases": rows} | ({"last_cases": verdicts[final["epoch"]]} if final["epoch"] in verdicts else {})
     write_json(folder.final_metrics, told)
     return metrics, rows
@@ -93,7 +93,7 @@ def judge_run(config, data, folder, device, watch=None):
 def _watched(cases, watch):
     for done, case in enumerate(cases):
         yield case
-        watch.judged(done + 1)
+        watch.tested(done + 1)
 
 
 def _resumed(config, folder, device, watch):
@@ -134,24 +134,24 @@ def _named_faults(config, folder, device):
 
 
 def _picture(config, data, folder, device, pictures, epoch):
-    """Order the worst and the median minival case of an epoch that is kept, the best so far or the last."""
+    """Order the worst and the median validation case of an epoch that is kept, the best so far or the last."""
     keep = config.train.keep_every_epochs
     if not (pictures.wanted and epoch.rows and (epoch.is_best or epoch.number == config.train.epochs or (keep and epoch.number % keep == 0))):
         return
     model = build_model(config.model).to(device)
     model.load_state_dict(epoch.checkpoint["model"])
     wanted = worst_and_median(epoch.rows)
-    pictures.order(_shown(model, data.minival, wanted, config, device), folder.val_predictions(epoch.number))
+    pictures.order(_shown(model, data.validation, wanted, config, device), folder.val_predictions(epoch.number))
 
 
-def _draw_minival(model, cases, rows, config, device, path):
+def _draw_validation(model, cases, rows, config, device, path):
     """The worst and the median of `rows`, unless they were drawn while the run trained; a checkpoint of an earlier version has no rows."""
     if rows and not path.exists():
         draw_predictions(_shown(model, cases, worst_and_median(rows), config, device), path)
 
 
 def _shown(model, cases, wanted, config, device):
-    """What `worst_and_median` named, as the judge would see it."""
+    """What `worst_and_median` named, as the test would see it."""
     by_id = {case.id: case for case in cases}
     return [show(by_id[one], predict_classes(model, by_id[one], config, device), name) for name, one in wanted.items()]
 

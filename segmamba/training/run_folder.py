@@ -1,7 +1,7 @@
 """Where a run keeps what it made; never overwritten.
 
     SegMamba_Run01/
-      checkpoints/best_metric_model.pth   weights alone, best on minival
+      checkpoints/best_metric_model.pth   weights alone, best on the validation set
       checkpoints/last.pth                everything that resuming needs
       checkpoints/previous.pth            the same, of the epoch before: what is gone on from where last.pth is damaged
       checkpoints/epoch_0010.pth          weights alone, every `train.keep_every_epochs`
@@ -10,7 +10,7 @@
       plots/training_curves.png, val_predictions_epoch_0010.png
       metrics/history.json                one entry per epoch
       metrics/pretraining.json            one entry per epoch of pretraining
-      metrics/final_metrics.json          the judge's figures, with a row per case
+      metrics/final_metrics.json          the test's figures, with a row per case
       config.json                         repeats the run
       environment.json                    code, packages, machine, data and split that it depends on
 """

@@ -258,7 +258,7 @@ def test_switching_one_transform_off_leaves_the_others_as_they_were(switch):
     assert [name for name in full if not np.array_equal(full[name], without[name])] == [field]
 
 
-def test_what_the_mission_does_not_ask_for_is_off_and_changes_none_of_its_draws():
+def test_what_is_off_by_default_stays_off_and_changes_none_of_its_draws():
     extra = {name: value for name, value in EVERYTHING.items() if not name.startswith(("flip", "rotate90"))}
     default, more = (plan(AugmentConfig(**changes), 5, 1, 7, 4) for changes in ({}, extra))
     assert default.rotation_degrees == (0.0,) * 3 and default.elastic_voxels == 0

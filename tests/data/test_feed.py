@@ -75,7 +75,7 @@ def test_on_a_gpu_the_wait_is_the_time_it_had_nothing_to_do():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("config", [AugmentConfig(), EVERYTHING], ids=["mission", "everything"])
+@pytest.mark.parametrize("config", [AugmentConfig(), EVERYTHING], ids=["default", "everything"])
 def test_augmentation_never_waits_for_the_gpu(config):
     image, label = torch.randn(2, 4, 32, 32, 32, device="cuda"), torch.zeros(2, 32, 32, 32, dtype=torch.uint8, device="cuda")
     plans = [[plan(config, 0, epoch, index, 4) for index in range(2)] for epoch in (1, 2, 3)]

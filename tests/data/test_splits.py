@@ -9,12 +9,12 @@ from segmamba.data.cases import find_cases
 from segmamba.data.splits import (
     SourceCase,
     describe_folds,
-    fold_judges,
     hold_out,
     read_splits,
     split_cases,
     strata_of,
     strata_of_files,
+    stratified_folds,
     write_splits,
 )
 from segmamba.errors import UserError
@@ -50,9 +50,9 @@ def patients_of(*groups):
 
 def test_no_patient_is_in_two_sets():
     data = split_cases(people(30, scans=2), DataConfig())
-    sets = patients_of(data.train, data.minival, data.judge)
+    sets = patients_of(data.train, data.validation, data.test)
     assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
-    assert sum(map(len, sets)) == 30 and not data.judge_is_minival
+    assert sum(map(len, sets)) == 30 and not data.test_is_validation
 
 
 def test_the_split_depends_on_its_seed_and_not_on_the_order_of_cases():
@@ -63,33 +63,33 @@ def test_the_split_depends_on_its_seed_and_not_on_the_order_of_cases():
 
 def test_the_single_split_never_changes_so_that_studies_stay_comparable():
     data = split_cases(people(10), DataConfig())
-    assert [case.patient for case in data.judge] == ["P007", "P008"]
-    assert [case.patient for case in data.minival] == ["P001", "P005"]
+    assert [case.patient for case in data.test] == ["P007", "P008"]
+    assert [case.patient for case in data.validation] == ["P001", "P005"]
 
 
-def test_minival_is_capped_and_says_so():
+def test_validation_is_capped_and_says_so():
     data = split_cases(people(400), DataConfig())
-    assert len(data.minival) == 20
-    assert any("minival is capped at 20 of its 60 cases" in note for note in data.notes)
+    assert len(data.validation) == 20
+    assert any("validation is capped at 20 of its 60 cases" in note for note in data.notes)
 
 
-def test_with_three_patients_the_judge_set_is_minival_and_says_so():
+def test_with_three_patients_the_test_set_is_validation_and_says_so():
     data = split_cases(people(3), DataConfig())
-    assert data.judge_is_minival and data.judge == data.minival and len(data.train) == 2
-    assert "the last one is judged" in data.notes[0]
+    assert data.test_is_validation and data.test == data.validation and len(data.train) == 2
+    assert "the last one is tested" in data.notes[0]
 
 
-def test_where_the_judge_set_is_minival_its_many_scans_are_capped_for_choosing_and_not_for_the_verdict():
-    data = split_cases(people(3, scans=30), DataConfig(minival_cases=4))
-    assert data.judge_is_minival and len(data.judge) == 30 and data.minival == data.judge[:4]
-    assert any("minival is capped at 4 of its 30 cases" in note for note in data.notes)
+def test_where_the_test_set_is_validation_its_many_scans_are_capped_for_choosing_and_not_for_the_verdict():
+    data = split_cases(people(3, scans=30), DataConfig(validation_cases=4))
+    assert data.test_is_validation and len(data.test) == 30 and data.validation == data.test[:4]
+    assert any("validation is capped at 4 of its 30 cases" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("count", range(2, 12))
 @pytest.mark.parametrize("folds", [0, 2])
 def test_every_set_has_someone(count, folds):
     data = split_cases(people(count), DataConfig(folds=folds))
-    assert data.train and data.minival and data.judge
+    assert data.train and data.validation and data.test
 
 
 def test_one_patient_is_too_few():
@@ -98,33 +98,33 @@ def test_one_patient_is_too_few():
 
 
 @pytest.mark.parametrize("scans", [1, 3])
-def test_the_judges_of_all_folds_are_everybody_once_and_no_patient_is_in_two_sets(scans):
+def test_the_tests_of_all_folds_are_everybody_once_and_no_patient_is_in_two_sets(scans):
     cases = mixed_people(43, scans)
-    judged = []
+    tested = []
     for fold in range(5):
         data = split_cases(cases, DataConfig(folds=5, fold=fold))
-        sets = patients_of(data.train, data.minival, data.judge)
+        sets = patients_of(data.train, data.validation, data.test)
         assert sum(map(len, sets)) == len(set().union(*sets)) == 43
-        judged += sorted(sets[2])
-    assert sorted(judged) == sorted({case.patient for case in cases})
+        tested += sorted(sets[2])
+    assert sorted(tested) == sorted({case.patient for case in cases})
 
 
-def test_folds_and_minivals_are_alike_in_volume_and_in_patients_without_et():
+def test_folds_and_validations_are_alike_in_volume_and_in_patients_without_et():
     cases = mixed_people(100)
     everyone = np.mean([case.tumour_voxels for case in cases])
     for fold in range(5):
         data = split_cases(cases, DataConfig(folds=5, fold=fold))
-        for group, most_off in ((data.judge, 0.1), (data.minival, 0.3)):
+        for group, most_off in ((data.test, 0.1), (data.validation, 0.3)):
             assert abs(np.mean([case.tumour_voxels for case in group]) / everyone - 1) < most_off
-        assert sum(not case.has_et for case in data.judge) == 4
-        assert sum(not case.has_et for case in data.minival) in (2, 3, 4)
+        assert sum(not case.has_et for case in data.test) == 4
+        assert sum(not case.has_et for case in data.validation) in (2, 3, 4)
 
 
 def test_a_fold_depends_on_the_seed_and_not_on_the_order_of_cases():
     cases = mixed_people(30)
     config = DataConfig(folds=3, fold=1)
     assert split_cases(cases, config) == split_cases(cases[::-1], config)
-    assert patients_of(split_cases(cases, config).judge) != patients_of(split_cases(cases, DataConfig(folds=3, fold=1, split_seed=1)).judge)
+    assert patients_of(split_cases(cases, config).test) != patients_of(split_cases(cases, DataConfig(folds=3, fold=1, split_seed=1)).test)
 
 
 def test_more_folds_than_patients_are_refused():
@@ -132,36 +132,36 @@ def test_more_folds_than_patients_are_refused():
         split_cases(people(4), DataConfig(folds=5))
 
 
-def test_written_splits_come_back_as_the_same_train_minival_and_judge(tmp_path):
+def test_written_splits_come_back_as_the_same_train_validation_and_test(tmp_path):
     cases = mixed_people(30, scans=2)
-    path = write_splits(tmp_path / "splits_final.json", cases, fold_judges(strata_of(cases), 5, 0))
+    path = write_splits(tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0))
     told = json.loads(path.read_text())
     assert len(told) == 5 and set(told[0]) == {"train", "val"} and len(told[0]["train"]) + len(told[0]["val"]) == 60
     for fold in range(5):
         ours, theirs = (split_cases(cases, c) for c in (DataConfig(folds=5, fold=fold), DataConfig(splits_file=str(path), fold=fold)))
-        assert (ours.train, ours.minival, ours.judge) == (theirs.train, theirs.minival, theirs.judge)
+        assert (ours.train, ours.validation, ours.test) == (theirs.train, theirs.validation, theirs.test)
 
 
 def test_a_datalist_with_folds_is_a_splits_file(tmp_path):
     path = tmp_path / "datalist.json"
     path.write_text(json.dumps({"training": [{"image": f"P{p:03d}-0.nii.gz", "fold": p % 3} for p in range(9)]}))
     data = split_cases(people(9), DataConfig(splits_file=str(path), fold=2))
-    assert patients_of(data.judge) == [{"P002", "P005", "P008"}]
+    assert patients_of(data.test) == [{"P002", "P005", "P008"}]
     assert [sorted(val)[0] for _, val in read_splits(path)] == ["P000-0", "P001-0", "P002-0"]
 
 
 def test_the_test_set_stays_held_out_of_the_folds_of_a_file(tmp_path):
     cases = mixed_people(60)
-    path = write_splits(tmp_path / "splits_final.json", cases, fold_judges(strata_of(cases), 5, 0))
-    data = split_cases(cases, DataConfig(splits_file=str(path), test_share=0.2))
-    assert len(data.test) > 5 and len(data.train) + len(data.minival) + len(data.judge) + len(data.test) == 60
+    path = write_splits(tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0))
+    data = split_cases(cases, DataConfig(splits_file=str(path), holdout_share=0.2))
+    assert len(data.holdout) > 5 and len(data.train) + len(data.validation) + len(data.test) + len(data.holdout) == 60
 
 
 def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_path):
     path = tmp_path / "splits_final.json"
     path.write_text(json.dumps([{"train": [f"P{p:03d}-0" for p in range(6)], "val": ["P006-0", "P007-0"]}]))
     data = split_cases(people(10), DataConfig(splits_file=str(path)))
-    assert len(data.train) + len(data.minival) == 6 and len(data.judge) == 2
+    assert len(data.train) + len(data.validation) == 6 and len(data.test) == 2
     assert "2 cases are in none of its sets" in data.notes[0]
 
 
@@ -169,9 +169,9 @@ def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_pat
     ("folds", "told"),
     [
         ([{"train": ["P000-0", "P000-1"], "val": ["P001-0", "P099-0"]}], "1 of its cases are not in the data, P099-0"),
-        ([{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P000-1"]}], "trains on and judges by patient P000"),
+        ([{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P000-1"]}], "trains and tests on patient P000"),
         ([{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P002-0", "P002-1"]}], "not P000-1; name all time points"),
-        ([{"train": ["P000-0", "P000-1"], "val": []}], "nobody to judge"),
+        ([{"train": ["P000-0", "P000-1"], "val": []}], "nobody to test"),
         ([], "expected nnU-Net's splits_final.json"),
         ([{"train": []}], "expected nnU-Net's splits_final.json"),
         ({"training": [{"image": "a.nii.gz"}]}, 'no entry has a "fold"'),
@@ -196,37 +196,37 @@ def test_a_splits_file_that_is_absent_or_damaged_is_named(tmp_path, text):
 @pytest.mark.parametrize("changes", [{}, {"split_seed": 3}, {"folds": 4, "fold": 2}])
 def test_the_test_set_is_the_same_whatever_the_seed_and_the_folds_and_in_no_other_set(changes):
     cases = mixed_people(60, scans=2)
-    data = split_cases(cases, DataConfig(test_share=0.2, **changes))
-    (test,) = patients_of(data.test)
-    assert test == patients_of(split_cases(cases, DataConfig(test_share=0.2)).test)[0]
-    assert not test & set().union(*patients_of(data.train, data.minival, data.judge))
-    assert 0.1 < len(test) / 60 < 0.3 and len(data.test) == 2 * len(test)
-    assert f"{len(test)} patients are held out as test set" in data.notes[0]
+    data = split_cases(cases, DataConfig(holdout_share=0.2, **changes))
+    (holdout,) = patients_of(data.holdout)
+    assert holdout == patients_of(split_cases(cases, DataConfig(holdout_share=0.2)).holdout)[0]
+    assert not holdout & set().union(*patients_of(data.train, data.validation, data.test))
+    assert 0.1 < len(holdout) / 60 < 0.3 and len(data.holdout) == 2 * len(holdout)
+    assert f"{len(holdout)} patients are held out (holdout set)" in data.notes[0]
 
 
 def test_new_cases_never_move_a_test_patient_into_a_study():
-    before = {case.id for case in split_cases(people(60), DataConfig(test_share=0.2)).test}
-    after = {case.id for case in split_cases(people(90), DataConfig(test_share=0.2)).test}
+    before = {case.id for case in split_cases(people(60), DataConfig(holdout_share=0.2)).holdout}
+    after = {case.id for case in split_cases(people(90), DataConfig(holdout_share=0.2)).holdout}
     assert before == {case_id for case_id in after if case_id < "P060"}
 
 
 @pytest.mark.parametrize(("name", "text"), [("test.txt", "P003\n\nP007-1\n"), ("test.json", '["P003", "P007-1"]')])
 def test_a_list_of_patients_or_cases_is_held_out_by_patient(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    data = split_cases(people(20, scans=2), DataConfig(test_file=str(tmp_path / name)))
-    assert {case.id for case in data.test} == {"P003-0", "P003-1", "P007-0", "P007-1"}
+    data = split_cases(people(20, scans=2), DataConfig(holdout_file=str(tmp_path / name)))
+    assert {case.id for case in data.holdout} == {"P003-0", "P003-1", "P007-0", "P007-1"}
 
 
 @pytest.mark.parametrize(("text", "told"), [("P003\nP333\n", "P333 is no patient or case of the data"), ("\n", "names nobody")])
 def test_a_test_list_that_does_not_fit_is_refused(tmp_path, text, told):
     (tmp_path / "test.txt").write_text(text)
     with pytest.raises(UserError, match=told):
-        split_cases(people(20), DataConfig(test_file=str(tmp_path / "test.txt")))
+        split_cases(people(20), DataConfig(holdout_file=str(tmp_path / "test.txt")))
 
 
 def test_a_share_that_holds_out_nobody_is_told_instead_of_ignored():
-    with pytest.raises(UserError, match=r"data\.test_share = 0\.001 holds out none of 5 patients"):
-        split_cases(people(5), DataConfig(test_share=0.001))
+    with pytest.raises(UserError, match=r"data\.holdout_share = 0\.001 holds out none of 5 patients"):
+        split_cases(people(5), DataConfig(holdout_share=0.001))
 
 
 def test_without_a_test_set_nothing_is_held_out():
@@ -241,8 +241,8 @@ def test_without_a_test_set_nothing_is_held_out():
         ({"folds": 5, "fold": 5}, r"data\.fold = 5: there are 5 folds"),
         ({"fold": 1}, r"data\.fold = 1: there are 0 folds"),
         ({"folds": 5, "splits_file": "a.json"}, "splits_file brings its own folds"),
-        ({"test_share": 0.1, "test_file": "a.txt"}, "not both"),
-        ({"test_share": 1.0}, "below 1"),
+        ({"holdout_share": 0.1, "holdout_file": "a.txt"}, "not both"),
+        ({"holdout_share": 1.0}, "below 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, told):
@@ -269,21 +269,21 @@ def test_a_share_of_the_labels_leaves_the_other_patients_unlabelled_and_all_othe
     assert trained["few"] < trained["more"] < trained["whole"], "more labels are the same ones and some more"
     assert trained["few"] | patients_of(few.unlabelled)[0] == trained["whole"]
     assert not trained["few"] & patients_of(few.unlabelled)[0]
-    assert (few.minival, few.judge) == (whole.minival, whole.judge)
+    assert (few.validation, few.test) == (whole.validation, whole.test)
     assert any("labels of 4 of 20 patients" in note for note in few.notes)
 
 
-def test_unlabelled_cases_of_patients_who_choose_judge_or_are_held_out_are_left_out():
+def test_unlabelled_cases_of_patients_who_choose_test_or_are_held_out_are_left_out():
     cases = people(30)
     further = [Person(f"{case.patient}-later", case.patient) for case in cases] + [Person("Q1-0", "Q1"), Person("Q2-0", "Q2")]
-    data = split_cases(cases, DataConfig(test_share=0.2), further)
+    data = split_cases(cases, DataConfig(holdout_share=0.2), further)
     allowed = patients_of(data.train)[0]
-    assert data.test and {c.patient for c in data.unlabelled} <= allowed | {"Q1", "Q2"} and allowed <= {c.patient for c in data.unlabelled}
+    assert data.holdout and {c.patient for c in data.unlabelled} <= allowed | {"Q1", "Q2"} and allowed <= {c.patient for c in data.unlabelled}
     assert any(f"{len(further) - len(data.unlabelled)} cases without a segmentation are left out" in note for note in data.notes)
 
 
 def test_a_patient_whom_the_test_share_holds_out_is_never_learnt_from():
     strangers = [Person(f"R{i}", f"R{i}") for i in range(200)]
-    _, test, _ = hold_out(strangers, DataConfig(test_share=0.3))
-    kept = split_cases(people(30), DataConfig(test_share=0.3), strangers).unlabelled
-    assert 20 < len(test) < 100 and {c.id for c in kept} == {c.id for c in strangers} - {c.id for c in test}
+    _, holdout, _ = hold_out(strangers, DataConfig(holdout_share=0.3))
+    kept = split_cases(people(30), DataConfig(holdout_share=0.3), strangers).unlabelled
+    assert 20 < len(holdout) < 100 and {c.id for c in kept} == {c.id for c in strangers} - {c.id for c in holdout}

@@ -90,7 +90,7 @@ def test_folds_are_written_for_nnunet_and_for_us(cases_folder):
     result = segmamba("splits", "data", "--folds", "3", "--output", "splits_final.json", cwd=cases_folder.parent)
     assert result.returncode == 0, result.stderr
     cases = [SourceCase(case) for case in find_cases(cases_folder)]
-    judged = [split_cases(cases, DataConfig(splits_file=str(cases_folder.parent / "splits_final.json"), fold=f)).judge for f in range(3)]
-    assert sorted(case.id for judge in judged for case in judge) == [case.id for case in cases]
+    tested = [split_cases(cases, DataConfig(splits_file=str(cases_folder.parent / "splits_final.json"), fold=f)).test for f in range(3)]
+    assert sorted(case.id for test in tested for case in test) == [case.id for case in cases]
     refused = segmamba("splits", "data", "--folds", "1", cwd=cases_folder.parent)
     assert refused.returncode == 2 and "data.folds = 1" in refused.stderr

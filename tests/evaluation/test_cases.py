@@ -7,7 +7,7 @@ import torch
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
-from segmamba.evaluation.cases import judge, means, predict_classes, validate
+from segmamba.evaluation.cases import evaluate, means, predict_classes, validate
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
 from tests.conftest import write_case
@@ -33,8 +33,8 @@ def case(tmp_path):
     return prepared
 
 
-def test_the_judge_scores_on_the_sources_grid_with_its_spacing_and_labels(case):
-    (row,) = judge(Thresholds(), [case], COARSE, CPU)
+def test_the_test_scores_on_the_sources_grid_with_its_spacing_and_labels(case):
+    (row,) = evaluate(Thresholds(), [case], COARSE, CPU)
     prediction, truth = predict_classes(Thresholds(), case, COARSE, CPU), np.array(case.source_label())
     assert prediction.shape == truth.shape == (48, 56, 32)
     assert {name: row[f"dice_{name}"] for name in ("ET", "TC", "WT", "mean")} == dice(prediction, truth)
@@ -59,15 +59,15 @@ def test_means_are_over_cases():
 
 def test_evaluation_leaves_the_network_in_eval_mode_and_repeats(case):
     model = Thresholds().train()
-    first = judge(model, [case], dataclasses.replace(COARSE), CPU)
-    assert not model.training and judge(model, [case], COARSE, CPU) == first
+    first = evaluate(model, [case], dataclasses.replace(COARSE), CPU)
+    assert not model.training and evaluate(model, [case], COARSE, CPU) == first
 
 
-def test_the_judge_takes_test_time_options_and_post_processing_and_minival_neither(case):
-    """Minival compares epochs; what is done to a finished network's predictions would only make it slower."""
+def test_the_test_takes_test_time_options_and_post_processing_and_validation_neither(case):
+    """The validation set compares epochs; what is done to a finished network's predictions would only make it slower."""
     coarser = COARSE.changed({"inference.scales": (0.5,)})
     emptied = COARSE.changed({"postprocess.min_component_voxels": (10**6, 10**6, 10**6)})
-    (plain,) = judge(Thresholds(), [case], COARSE, CPU)
-    assert judge(Thresholds(), [case], coarser, CPU)[0]["dice_mean"] != plain["dice_mean"]
-    assert judge(Thresholds(), [case], emptied, CPU)[0]["dice_mean"] == 0 < plain["dice_mean"]
+    (plain,) = evaluate(Thresholds(), [case], COARSE, CPU)
+    assert evaluate(Thresholds(), [case], coarser, CPU)[0]["dice_mean"] != plain["dice_mean"]
+    assert evaluate(Thresholds(), [case], emptied, CPU)[0]["dice_mean"] == 0 < plain["dice_mean"]
     assert validate(Thresholds(), [case], COARSE, CPU) == validate(Thresholds(), [case], coarser, CPU) == validate(Thresholds(), [case], emptied, CPU)

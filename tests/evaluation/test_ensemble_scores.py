@@ -5,7 +5,7 @@ import torch
 from segmamba.config import PostprocessConfig, preset
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
-from segmamba.evaluation.cases import judge, prepared_scan
+from segmamba.evaluation.cases import evaluate, prepared_scan
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group, difference, score_group, subsets_of
 from segmamba.inference.ensemble_member import Member
@@ -41,10 +41,10 @@ def scored(prepared):
     return score_group(group, Predictor(members[False]), Predictor(members[True]), prepared), models, prepared
 
 
-def test_members_score_as_the_judge_has_it_and_a_subset_of_one_is_its_member(scored):
+def test_members_score_as_the_test_has_it_and_a_subset_of_one_is_its_member(scored):
     group, models, cases = scored
     for place, (name, model) in enumerate(zip(group.members, models, strict=True)):
-        expected = {row["case"]: row for row in judge(model, cases, CONFIG, CPU)}
+        expected = {row["case"]: row for row in evaluate(model, cases, CONFIG, CPU)}
         assert group.scores(name, "dice_mean") == {case: row["dice_mean"] for case, row in expected.items()}
         assert group.scores(name, "hd95_mm_WT") == {case: row["hd95_mm_WT"] for case, row in expected.items()}
         alone = {row["case"]: row["dice_mean"] for row in group.subsets if row["members"] == (place,)}

@@ -71,7 +71,7 @@ def test_volumes_and_distances_follow_the_headers_spacing(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_case_scores_are_those_of_the_judge_and_of_other_scorers(seed):
+def test_case_scores_are_those_of_the_test_and_of_other_scorers(seed):
     rng = np.random.default_rng(seed)
     pred, truth = (np.zeros((24, 20, 16), np.uint8) for _ in range(2))
     for volume in (pred, truth):

@@ -12,7 +12,7 @@ from segmamba.data.cases import find_cases
 from segmamba.data.labels import CLASSES, ET, NCR
 from segmamba.data.splits import SourceCase, split_cases
 from segmamba.errors import UserError
-from segmamba.evaluation.tune import Vote, minival_of, tune
+from segmamba.evaluation.tune import Vote, tune, validation_of
 from segmamba.inference.predictor import Predictor
 from segmamba.models import build_model
 from segmamba.training.run_folder import RunFolder
@@ -66,21 +66,21 @@ def write_run(folder, config):
     return run
 
 
-def test_the_command_tunes_on_minival_alone_and_stores_what_predict_then_takes(tmp_path, monkeypatch, capsys):
+def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_takes(tmp_path, monkeypatch, capsys):
     for number in range(6):
         write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
-    config = TINY.changed({"data.source": str(tmp_path / "data"), "data.minival_share": 0.4})
+    config = TINY.changed({"data.source": str(tmp_path / "data"), "data.validation_share": 0.4})
     run = write_run(tmp_path / "run", config)
     monkeypatch.setattr(sys, "argv", ["segmamba", "tune-postprocessing", "--checkpoint", str(run.root), "--json"])
     with pytest.raises(SystemExit) as stopped:
         main()
     told = json.loads(capsys.readouterr().out)
     split = split_cases([SourceCase(case) for case in find_cases(tmp_path / "data")], config.data)
-    assert stopped.value.code == 0 and told["minival"] == [case.id for case in split.minival] and len(split.minival) == 2
+    assert stopped.value.code == 0 and told["validation"] == [case.id for case in split.validation] and len(split.validation) == 2
     stored = load_postprocess(run.checkpoints / "postprocessing.json")
     assert list(stored.min_component_voxels) == told["settings"]["min_component_voxels"]
     choice = json.loads((run.checkpoints / "postprocessing_choice.json").read_text())
-    assert choice["minival"] == told["minival"] and len(choice["steps"]) == 7
+    assert choice["validation"] == told["validation"] and len(choice["steps"]) == 7
     argv = ["segmamba", "predict", "--input", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--checkpoint", str(run.root)]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit):
@@ -88,6 +88,6 @@ def test_the_command_tunes_on_minival_alone_and_stores_what_predict_then_takes(t
     assert "postprocessing.json" in " ".join(capsys.readouterr().err.split())
 
 
-def test_minival_that_is_also_the_judge_is_refused(cases_folder, tmp_path):
+def test_validation_that_is_also_the_test_is_refused(cases_folder, tmp_path):
     with pytest.raises(UserError, match="too few patients"):
-        minival_of(TINY.changed({"data.source": str(cases_folder)}), tmp_path, None)
+        validation_of(TINY.changed({"data.source": str(cases_folder)}), tmp_path, None)

@@ -39,7 +39,7 @@ def test_activations_beyond_half_precision_are_computed_again_in_single(case, tm
     assert there.isfinite().all() and (there - here).abs().mean() < 1e-2
 
 
-def test_minival_stays_on_the_gpu_between_two_validations(tmp_path):
+def test_validation_stays_on_the_gpu_between_two_validations(tmp_path):
     _, config = write_run(tmp_path / "run")
     write_case(tmp_path / "data", "X")
     cases = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", config.data)

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("spacing_mm", [1.0, 1.7])
-def test_a_scan_from_files_is_predicted_as_the_judge_predicts_it_from_the_cache(case, tmp_path, spacing_mm):
+def test_a_scan_from_files_is_predicted_as_the_test_predicts_it_from_the_cache(case, tmp_path, spacing_mm):
     folder, config = write_run(tmp_path / "run", **{"data.spacing_mm": spacing_mm})
     (cached,) = prepare_cases([case], tmp_path / "cache", config.data)
     model = build_model(config.model)

@@ -1,4 +1,4 @@
-"""The network is the mission's, takes every legal patch, and each of its options does what it says."""
+"""The network has the documented shape, takes every legal patch, and each of its options does what it says."""
 
 import dataclasses
 import subprocess
@@ -43,7 +43,7 @@ def test_paper_network_has_the_designs_size_and_arithmetic():
     assert counter.get_total_flops() == pytest.approx(5.0e12, rel=0.02)  # torch counts convolutions and matrix products
 
 
-def test_levels_have_the_missions_resolutions_channels_and_blocks():
+def test_levels_have_the_documented_resolutions_channels_and_blocks():
     model, seen = seeded(conv_depths=(1, 2, 3), mamba_depths=(3, 2, 1)), []
     for stage in model.stages:
         stage.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))

@@ -64,7 +64,7 @@ def wait_for_first_epoch(cwd, study):
     return victims
 
 
-def judged(cwd):
+def final_metrics(cwd):
     """What a repeated run must find again: the trial's final metrics without its times."""
     final = json.loads(next(cwd.glob(f"Results/{STUDY}/trials/*/metrics/final_metrics.json")).read_text())
     return {name: value for name, value in final.items() if not name.startswith("time/")}
@@ -84,4 +84,4 @@ def assert_as_if_nothing_had_happened(cwd, calm, uri=None):
     by_kind, steps = runs(cwd, uri)
     assert {run.info.status for run in by_kind.values()} == {"FINISHED"}
     assert "reason" not in by_kind["trial"].data.tags
-    assert steps == [1, 2, 3] and judged(cwd) == judged(calm)
+    assert steps == [1, 2, 3] and final_metrics(cwd) == final_metrics(calm)

@@ -27,7 +27,7 @@ DATA = Split([], [None] * 8, [None] * 10, False, ())
 
 
 def rehearsal(step_s, *, warm_up_s=1.0, peak_bytes=5 * GIB, compile_s=0.0):
-    costs = {"validate_case_s": 0.1, "judge_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30, "start_s": 5.0, "epoch_s": 0.5}
+    costs = {"validate_case_s": 0.1, "test_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30, "start_s": 5.0, "epoch_s": 0.5}
     return Rehearsal(step_s=step_s, warm_up_s=warm_up_s, peak_bytes=peak_bytes, compile_s=compile_s, **costs)
 
 
@@ -208,7 +208,7 @@ def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(cases_fold
     with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as measure:
         first, again = measure([config, config.changed({"seed": 3})], threads=1)
         assert again == first and len(said) == 1, "a seed changes no cost"
-        assert first.step_s > 0 and first.judge_case_s > 0 and first.peak_bytes > 50 * 2**20 and first.resume_bytes > 2.9 * first.weights_bytes
+        assert first.step_s > 0 and first.test_case_s > 0 and first.peak_bytes > 50 * 2**20 and first.resume_bytes > 2.9 * first.weights_bytes
     with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as later:
         assert later([config], threads=1) == [first] and len(said) == 1, "kept"
 
@@ -226,7 +226,7 @@ def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in
         def result(self, job):
             warm_up_s = 12.0 if self.filled and self.ended else 90.0
             self.filled, self.ended = True, False
-            return Rehearsal(step_s=1, warm_up_s=warm_up_s, validate_case_s=0, judge_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
+            return Rehearsal(step_s=1, warm_up_s=warm_up_s, validate_case_s=0, test_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
 
         def end(self):
             self.ended = True
@@ -252,7 +252,7 @@ def test_what_a_step_costs_does_not_depend_on_how_many_there_will_be(cases_folde
             measured.append(config)
 
         def result(self, job):
-            return Rehearsal(step_s=1, warm_up_s=0, validate_case_s=0, judge_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
+            return Rehearsal(step_s=1, warm_up_s=0, validate_case_s=0, test_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
 
         def renew(self): ...
         def end(self): ...

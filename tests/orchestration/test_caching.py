@@ -18,7 +18,7 @@ from segmamba.orchestration.engine import caching
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes, split_on_this_node
 from tests.conftest import write_case
 
-SETS = ("train", "minival", "judge", "unlabelled")
+SETS = ("train", "validation", "test", "unlabelled")
 
 
 @pytest.fixture(scope="module")

@@ -68,14 +68,14 @@ def test_children_carry_the_full_configuration_and_differ_only_by_their_arm(runs
     assert control["model.name"] == "control" and control["train.early_stop_epochs"] == "0"
 
 
-def test_children_carry_train_val_judge_and_time_metrics(runs):
+def test_children_carry_train_val_test_and_time_metrics(runs):
     client, _, children = runs
     for run in children.values():
-        for name in ("train/loss", "val/dice_mean", "judge/dice_mean", "judge/dice_ET", "judge/dice_TC", "judge/dice_WT", "model/parameters"):
+        for name in ("train/loss", "val/dice_mean", "test/dice_mean", "test/dice_ET", "test/dice_TC", "test/dice_WT", "model/parameters"):
             assert name in run.data.metrics
-        assert 0 <= run.data.metrics["judge/dice_mean"] <= 1
+        assert 0 <= run.data.metrics["test/dice_mean"] <= 1
         assert [m.step for m in client.get_metric_history(run.info.run_id, "val/dice_mean")] == [1]
-        assert {name.split("/")[0] for name in run.data.metrics} - {"system"} == {"train", "val", "judge", "last", "time", "model"}
+        assert {name.split("/")[0] for name in run.data.metrics} - {"system"} == {"train", "val", "test", "time", "model"}
 
 
 def test_tags_to_filter_by_are_there(runs):
@@ -91,7 +91,7 @@ def test_artifacts_are_absolute_below_results_and_hold_no_checkpoint_but_the_cha
     client, parent, children = runs
     for run in children.values():
         assert run.info.artifact_uri.startswith((cwd / "Results" / "mlartifacts").as_uri())
-        assert {"config.json", "final_metrics.json", "judge_cases.json", "plots"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
+        assert {"config.json", "final_metrics.json", "test_cases.json", "plots"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
     assert {"report.md", "report.html", "study.json", "plots"} <= {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert len(list((cwd / "Results" / "mlartifacts").rglob("*.pth"))) == 1
 
@@ -111,16 +111,16 @@ def test_the_answer_is_a_tag_of_the_study(runs):
     assert parent.data.tags["answer"] == "undecided" and parent.data.tags["verdict"].startswith("Undecided: ")
 
 
-def test_the_per_case_table_holds_the_judge_set(study, runs):
+def test_the_per_case_table_holds_the_test_set(study, runs):
     client, parent, children = runs
     planned = json.loads(Path(client.download_artifacts(parent.info.run_id, "study.json")).read_text())
-    assert not set(planned["data"]["judge"]) & set(planned["data"]["train"] + planned["data"]["minival"])
+    assert not set(planned["data"]["test"]) & set(planned["data"]["train"] + planned["data"]["validation"])
     for run in children.values():
-        table = json.loads(Path(client.download_artifacts(run.info.run_id, "judge_cases.json")).read_text())
-        assert [row[table["columns"].index("case")] for row in table["data"]] == planned["data"]["judge"]
+        table = json.loads(Path(client.download_artifacts(run.info.run_id, "test_cases.json")).read_text())
+        assert [row[table["columns"].index("case")] for row in table["data"]] == planned["data"]["test"]
 
 
-def test_every_trial_has_the_run_folder_that_the_mission_describes(study, runs):
+def test_every_trial_has_the_documented_run_folder(study, runs):
     folder = study[0] / "Results" / "ablate_depth_Run01"
     for arm, run in runs[2].items():
         trial = folder / "trials" / f"{arm.replace(' ', '-')}_seed0"

@@ -53,7 +53,7 @@ def ensemble_of(*groups):
     arms = [member for group in groups for member in group.members]
     trials = tuple(dataclasses.replace(study.trials[0], arm=arm, seed=0) for arm in arms)
     study = dataclasses.replace(study, arms={arm: {"seed": i} for i, arm in enumerate(arms)}, trials=trials)
-    return Ensemble(study=study, groups=groups, expected_gain=EXPECTED_GAIN, minival={g.name: 0.8 for g in groups},
+    return Ensemble(study=study, groups=groups, expected_gain=EXPECTED_GAIN, validation={g.name: 0.8 for g in groups},
                     registered="models:/segmamba-ensemble@champion (version 1, champion)", seconds=12.0)  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_the_report_shows_every_member_the_vote_each_size_and_the_cost(tmp_path)
     found = ensemble_of(group_of("plain", [0.79, 0.80, 0.81], 0.83), group_of("diverse", [0.78, 0.79, 0.80], 0.84))
     page = write_ensemble_report(found, tmp_path)
     html, text = page.read_text(), page.with_suffix(".md").read_text()
-    for words in ("plain 3", "diverse ensemble", "mean of the members", "best on minival", "8 mirror images", "min_et_voxels 50", "@champion"):
+    for words in ("plain 3", "diverse ensemble", "mean of the members", "best on the validation set", "8 mirror images", "min_et_voxels 50", "@champion"):
         assert words in html and words in text, words
     assert "diverse ensemble \N{MINUS SIGN} plain ensemble" in html and html.count("<svg") == 2
     assert (tmp_path / "plots" / "members.png").stat().st_size > 5000
@@ -105,7 +105,7 @@ def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases
     uri = f"sqlite:///{tmp_path / 'Results' / 'mlflow.db'}"
     client = MlflowClient(uri)
     (parent,) = client.search_runs(["1"], "tags.kind = 'study'")
-    assert "judge/ensemble_plain_flips_post_dice_mean" in parent.data.metrics and parent.data.tags["verdict"] == told["verdict"]
+    assert "test/ensemble_plain_flips_post_dice_mean" in parent.data.metrics and parent.data.tags["verdict"] == told["verdict"]
     assert "ensemble_cases.json" in {file.path for file in client.list_artifacts(parent.info.run_id)}
     scan = read_scan(find_cases(cases_folder)[0])
     with as_default(uri):
@@ -154,7 +154,7 @@ def test_a_script_that_is_stopped_and_killed_while_it_scores_goes_on_to_the_same
     calm, code = stop(start(homes[0]), "nothing", None)
     assert code == 0 and "(version 1, champion)" in calm, calm
     trained = None
-    for line, number, code in (("plain: minival", signal.SIGINT, 130), ("plain: judge", signal.SIGKILL, -9), ("model ", signal.SIGKILL, -9)):
+    for line, number, code in (("plain: validation", signal.SIGINT, 130), ("plain: test", signal.SIGKILL, -9), ("model ", signal.SIGKILL, -9)):
         printed, ended = stop(start(homes[1]), line, number)
         assert ended == code and "Traceback" not in printed, printed
         weights = {path: path.stat().st_mtime_ns for path in homes[1].glob("Results/*/trials/*/checkpoints/*.pth")}

@@ -11,7 +11,7 @@ from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.errors import UserError
-from segmamba.evaluation.cases import judge
+from segmamba.evaluation.cases import evaluate
 from segmamba.evaluation.inference_arms import score_arms
 from segmamba.files import is_abandoned
 from segmamba.models import build_model
@@ -34,14 +34,14 @@ def write_run(folder, config, seed):
     return run
 
 
-def test_an_arm_scores_what_the_judge_gives_with_its_settings(cases_folder, tmp_path):
+def test_an_arm_scores_what_the_test_gives_with_its_settings(cases_folder, tmp_path):
     run = write_run(tmp_path / "run", CONFIG, 0)
     cases = prepare_cases(find_cases(cases_folder), tmp_path / "cache", CONFIG.data)
     rows = score_arms(run.root, {name: ARMS[name] for name in (BASELINE, "8 mirror images", "CRF")}, cases, CPU)
     model = build_model(CONFIG.model)
     model.load_state_dict(torch.load(run.best, weights_only=True))
     for name, scored in rows.items():
-        expected = judge(model, cases, CONFIG.changed(ARMS[name]), CPU)
+        expected = evaluate(model, cases, CONFIG.changed(ARMS[name]), CPU)
         assert [row["dice_WT"] for row in scored] == [row["dice_WT"] for row in expected]
         assert [row["hd95_mm_TC"] for row in scored] == [row["hd95_mm_TC"] for row in expected] and all(row["seconds"] > 0 for row in scored)
 
@@ -52,7 +52,7 @@ def test_what_training_fixes_cannot_vary(tmp_path):
 
 
 def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path):
-    config = CONFIG.changed({"data.source": str(cases_folder), "data.judge_share": 0.5})
+    config = CONFIG.changed({"data.source": str(cases_folder), "data.test_share": 0.5})
     runs = [write_run(tmp_path / f"run{seed}", config, seed).root for seed in (0, 1)]
     arms = {name: ARMS[name] for name in (BASELINE, "8 mirror images", "small components removed")}
     results = tmp_path / "Results"
@@ -62,7 +62,7 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path)
         assert words in html and words in text
     client = MlflowClient(found.mlflow_uri)
     children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{found.run_id}'")
-    assert {run.data.tags["arm"] for run in children} == set(arms) and all("judge/lesionwise_dice_mean" in run.data.metrics for run in children)
+    assert {run.data.tags["arm"] for run in children} == set(arms) and all("test/lesionwise_dice_mean" in run.data.metrics for run in children)
     assert client.get_run(found.run_id).info.status == "FINISHED"
     assert "report.html" in {file.path for file in client.list_artifacts(found.run_id)}
     told = json.loads(json.dumps(as_dict(found)))
@@ -72,7 +72,7 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path)
 
 
 def test_while_it_runs_no_other_study_takes_it_for_dead_and_when_it_is_stopped_it_says_so(cases_folder, tmp_path, monkeypatch):
-    config = CONFIG.changed({"data.source": str(cases_folder), "data.judge_share": 0.5})
+    config = CONFIG.changed({"data.source": str(cases_folder), "data.test_share": 0.5})
     run, seen = write_run(tmp_path / "run", config, 0), []
     client = MlflowClient(f"sqlite:///{tmp_path / 'Results' / 'mlflow.db'}")
 

@@ -45,7 +45,7 @@ def members(tmp_path):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """(address, experiment, results): one for all tests, since making the database takes seconds; each test has minival cases of its own."""
+    """(address, experiment, results): one for all tests, since making the database takes seconds; each test has validation cases of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         results = tmp_path_factory.mktemp("Results")
@@ -138,9 +138,9 @@ def test_what_is_stored_holds_weights_and_settings_but_no_pickled_code(store, me
     assert load_folder(folder, "cpu").postprocessing == postprocessing and len(load_folder(folder, "cpu")) == len(stored)
 
 
-def test_the_champion_is_who_scores_best_on_the_same_minival(store, members):
-    minivals = (["a", "b"], 0.5), (["a", "b"], 0.4), (["a", "b"], 0.6), (["c"], 0.1), (["c"], 0.0)
-    told = [register_ensemble(store[0], new_run(store), members, POSTPROCESSING, minival) for minival in minivals]
+def test_the_champion_is_who_scores_best_on_the_same_validation(store, members):
+    validations = (["a", "b"], 0.5), (["a", "b"], 0.4), (["a", "b"], 0.6), (["c"], 0.1), (["c"], 0.0)
+    told = [register_ensemble(store[0], new_run(store), members, POSTPROCESSING, validation) for validation in validations]
     assert [champion for _, champion in told] == [True, False, True, True, False]
     assert MlflowClient(store[0]).get_model_version_by_alias(NAME, ALIAS).version == told[3][0]
 

@@ -64,12 +64,12 @@ def test_a_file_that_is_gone_when_its_turn_comes_holds_up_nothing(sqlite, tmp_pa
 def test_one_batch_sent_twice_is_one_entry(sqlite):
     uri, experiment = sqlite
     log = open_log(uri, experiment)
-    log.log_metrics({"judge/dice_mean": 0.5}, 3)
+    log.log_metrics({"test/dice_mean": 0.5}, 3)
     assert log.close()
     client = MlflowClient(uri)
-    (entry,) = client.get_metric_history(log.run_id, "judge/dice_mean")
+    (entry,) = client.get_metric_history(log.run_id, "test/dice_mean")
     client.log_batch(log.run_id, metrics=[entry])  # what a retry after a lost answer does
-    assert len(client.get_metric_history(log.run_id, "judge/dice_mean")) == 1
+    assert len(client.get_metric_history(log.run_id, "test/dice_mean")) == 1
 
 
 def test_an_unreachable_server_holds_nobody_up_and_is_named_at_the_end():
@@ -90,9 +90,9 @@ def test_final_figures_are_there_once_after_a_second_start(sqlite):
     uri, experiment = sqlite
     for _ in range(2):
         log = open_log(uri, experiment)
-        log.log_metrics({"judge/dice_mean": 0.5}, 5)
+        log.log_metrics({"test/dice_mean": 0.5}, 5)
         assert log.close()
-    assert steps(uri, log.run_id, "judge/dice_mean") == [5]
+    assert steps(uri, log.run_id, "test/dice_mean") == [5]
 
 
 @pytest.mark.slow

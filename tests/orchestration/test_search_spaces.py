@@ -98,7 +98,7 @@ def test_the_doubled_batch_is_twice_the_batch_that_is_set():
     chosen = {"train.batch_size": 3}
     spec, base = study("ablate_architecture", "quick", chosen)
     batches = {arm: config.train.batch_size for arm, config in spec.configs(base, chosen).items()}
-    assert batches["batch norm, batch x2"] == batches["instance norm, batch x2"] == 6 and batches["mission"] == batches["instance norm"] == 3
+    assert batches["batch norm, batch x2"] == batches["instance norm, batch x2"] == 6 and batches["default"] == batches["instance norm"] == 3
     assert spec.plain(base).arms["batch norm, batch x2"] == {"train.batch_size": 6}, "what MLflow and --resume see"
 
 

@@ -69,17 +69,17 @@ def runs(home, study_name):
     return client, {run.data.tags["trial"]: run for run in found}
 
 
-def test_every_arm_runs_on_every_fold_and_all_patients_are_judged_once(home, folded):
+def test_every_arm_runs_on_every_fold_and_all_patients_are_tested_once(home, folded):
     client, trials = runs(home, "mine_Run01")
     ran = {key for key, run in trials.items() if run.info.status == "FINISHED"}
     assert ran == {f"{arm}, seed 0, fold {fold}" for arm in ("low", "high") for fold in (0, 1)}
-    judged = []
+    tested = []
     for fold in (0, 1):
         run = trials[f"low, seed 0, fold {fold}"]
         assert (run.data.params["data.folds"], run.data.params["data.fold"]) == ("2", str(fold)) and run.data.tags["fold"] == str(fold)
-        table = json.loads(Path(client.download_artifacts(run.info.run_id, "judge_cases.json")).read_text())
-        judged += [row[table["columns"].index("case")] for row in table["data"]]
-    assert sorted(judged) == [f"BraTS20_Training_{number:03d}" for number in range(6)]
+        table = json.loads(Path(client.download_artifacts(run.info.run_id, "test_cases.json")).read_text())
+        tested += [row[table["columns"].index("case")] for row in table["data"]]
+    assert sorted(tested) == [f"BraTS20_Training_{number:03d}" for number in range(6)]
 
 
 def test_an_arm_that_cannot_run_here_is_in_the_table_with_its_reason(home, folded):
@@ -132,12 +132,12 @@ def test_a_study_that_is_not_there_is_named_with_those_that_are(home, folded):
 
 
 @pytest.mark.slow
-def test_a_search_judges_the_baseline_and_what_minival_chose_and_nothing_else(home):
+def test_a_search_tests_the_baseline_and_what_validation_chose_and_nothing_else(home):
     printed = study(home, "tuned.py", **{"train.validate_every_epochs": "2"})  # ASHA must do without the metric at first
     _client, trials = runs(home, "tuned_Run01")
     searched = {key: run for key, run in trials.items() if run.data.tags.get("stage") == "search"}
-    judged = {key for key, run in trials.items() if "judge/dice_mean" in run.data.metrics}
-    assert len(searched) == 3 and judged == {"baseline, seed 1", "found, seed 1"}
+    tested = {key for key, run in trials.items() if "test/dice_mean" in run.data.metrics}
+    assert len(searched) == 3 and tested == {"baseline, seed 1", "found, seed 1"}
     first = json.loads(searched["trial 00, seed 0"].data.tags["changes"])
     assert first == {"optim.lr": float(trials["baseline, seed 1"].data.params["optim.lr"])}
     found = trials["found, seed 1"].data.params["optim.lr"]

@@ -16,9 +16,9 @@ from tests.orchestration.faults import (
     STUDY,
     assert_as_if_nothing_had_happened,
     finish,
-    judged,
     runs,
     start,
+    tested,
     trial_processes,
     wait_for,
     wait_for_first_epoch,
@@ -178,10 +178,10 @@ def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_w
     output = finish(study, code=2)
     assert f"MLflow store {server.uri} has not answered" in output and "--resume goes on" in output
     last = next(tmp_path.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth"))
-    written, found = last.stat().st_mtime_ns, judged(tmp_path)
+    written, found = last.stat().st_mtime_ns, final_metrics(tmp_path)
     server.start()
     finish(start(tmp_path, "--resume", env=server.env))
-    assert last.stat().st_mtime_ns == written and judged(tmp_path) == found
+    assert last.stat().st_mtime_ns == written and final_metrics(tmp_path) == found
     assert_as_if_nothing_had_happened(tmp_path, calm, server.uri)
 
 

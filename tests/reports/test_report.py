@@ -56,7 +56,7 @@ def test_every_planned_trial_is_there_with_its_reason(study, text):
 def test_the_report_says_what_was_run_on_what_and_how_to_open_it(study, text):
     for part in (study.command, "mlflow ui --backend-store-uri sqlite:///Results/mlflow.db", "brats2023", "torch", "2.13.0", "optim.lr"):
         assert part in text
-    assert all(case in text for case in study.data["judge"])
+    assert all(case in text for case in study.data["test"])
     assert "validation is capped at 20 cases" in text
 
 
@@ -90,7 +90,7 @@ def test_drawing_again_gives_the_same_report(study, folder, tmp_path):
 
 def test_hostile_names_break_neither_table_nor_page(tmp_path):
     study = synthetic_study({HOSTILE: 0.0, "b": 0.02}, seeds=2, cases=4, epochs=2)
-    failed = dataclasses.replace(study.trials[-1], status="FAILED", reason="line one\nline | two <img src=x>", judge_cases=[])
+    failed = dataclasses.replace(study.trials[-1], status="FAILED", reason="line one\nline | two <img src=x>", test_cases=[])
     page = write_report(dataclasses.replace(study, trials=(*study.trials[:-1], failed)), tmp_path).read_text(encoding="utf-8")
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "<script" not in page and "<img" not in page
@@ -129,7 +129,7 @@ def test_a_study_that_has_not_begun_can_be_reported(tmp_path):
 
 def test_nan_metrics_are_dashes_and_never_best():
     study = synthetic_study({"a": 0.0, "b": 0.02, "c": 0.2}, seeds=2, cases=3)
-    broken = [dataclasses.replace(t, metrics={**t.metrics, "judge/dice_mean": math.nan}) if t.arm == "b" else t for t in study.trials]
+    broken = [dataclasses.replace(t, metrics={**t.metrics, "test/dice_mean": math.nan}) if t.arm == "b" else t for t in study.trials]
     study = dataclasses.replace(study, trials=tuple(broken))
     assert result_table(study)[1]["dice_mean"] == {"mean": None, "sd": None, "seeds": 0}
     headers, rows = arm_table(study)
@@ -142,14 +142,14 @@ def test_nan_metrics_are_dashes_and_never_best():
 def test_result_table_averages_over_finished_seeds_only():
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=3, failed={("b", 1)})
     row = result_table(study)[1]
-    scores = [t.metrics["judge/dice_WT"] for t in study.trials if t.arm == "b" and t.status == "FINISHED"]
+    scores = [t.metrics["test/dice_WT"] for t in study.trials if t.arm == "b" and t.status == "FINISHED"]
     assert row["dice_WT"]["mean"] == pytest.approx(sum(scores) / 2)
     assert (row["seeds_finished"], row["seeds_planned"]) == (2, 3)
 
 
 def test_hd95_and_the_last_checkpoint_get_a_column_only_where_they_were_measured():
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=3)
-    extra = {"judge/hd95_mm_ET": 4.0, "judge/hd95_mm_TC": 5.0, "judge/hd95_mm_WT": 9.0, "last/judge_dice_mean": 0.5}
+    extra = {"test/hd95_mm_ET": 4.0, "test/hd95_mm_TC": 5.0, "test/hd95_mm_WT": 9.0, "test/last_dice_mean": 0.5}
     measured = dataclasses.replace(study, trials=tuple(dataclasses.replace(t, metrics=t.metrics | extra) for t in study.trials))
     assert not {"HD95 (mm)", "last checkpoint"} & set(arm_table(study)[0])
     headers, rows = arm_table(measured)
@@ -169,13 +169,13 @@ def test_terminal_shows_every_arm_the_verdict_and_the_notice(study):
     ("width", "seed_sd", "measured", "columns"),
     [
         (80, 0.003, {}, "arm mean ET TC WT HD95 params time seeds"),
-        (80, 0.3, {"last/judge_dice_mean": 0.5}, "arm mean ET TC WT last HD95 time seeds"),
-        (60, 0.3, {"last/judge_dice_mean": 0.5}, "arm mean ET TC WT seeds"),
+        (80, 0.3, {"test/last_dice_mean": 0.5}, "arm mean ET TC WT last HD95 time seeds"),
+        (60, 0.3, {"test/last_dice_mean": 0.5}, "arm mean ET TC WT seeds"),
     ],
 )
 def test_the_terminal_table_fits_into_its_columns(width, seed_sd, measured, columns):
     screen, study = io.StringIO(), synthetic_study(seeds=2, cases=3, seed_sd=seed_sd)
-    distances = {f"judge/hd95_mm_{region}": 120.0 + 20 * seed for seed in (0, 1) for region in ("ET", "TC", "WT")} | measured
+    distances = {f"test/hd95_mm_{region}": 120.0 + 20 * seed for seed in (0, 1) for region in ("ET", "TC", "WT")} | measured
     study = dataclasses.replace(study, trials=tuple(dataclasses.replace(t, metrics=t.metrics | distances) for t in study.trials))
     render_terminal(study, Console(file=screen, width=width))
     rows = [line for line in screen.getvalue().splitlines() if line.startswith("depth ") and line.rstrip().endswith("2/2")]

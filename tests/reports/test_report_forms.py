@@ -60,24 +60,24 @@ def test_every_further_claim_has_an_answer_of_its_own_below_the_first(tmp_path):
 def test_folds_are_averaged_before_seeds_and_their_sets_are_listed(tmp_path):
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=6, epochs=1)
     trials = [
-        dataclasses.replace(t, fold=fold, metrics=t.metrics | {"judge/dice_WT": 0.5 + 0.1 * t.seed + 0.2 * fold})
+        dataclasses.replace(t, fold=fold, metrics=t.metrics | {"test/dice_WT": 0.5 + 0.1 * t.seed + 0.2 * fold})
         for t in study.trials for fold in (0, 1)
     ]  # fmt: skip
-    sets = [{"train": ["x"], "minival": ["y"], "judge": [f"judged-{fold}"]} for fold in (0, 1)]
+    sets = [{"train": ["x"], "validation": ["y"], "test": [f"tested-{fold}"]} for fold in (0, 1)]
     study = dataclasses.replace(study, folds=(0, 1), trials=tuple(trials), data=study.data | {"folds": sets})
     score = result_table(study)[0]["dice_WT"]
     assert score == {"mean": pytest.approx(0.65), "sd": pytest.approx(0.1 / 2**0.5), "seeds": 2}
     for text in pages(study, tmp_path):
-        assert "fold 1, judge" in text and "judged-1" in text and "2 folds" in text
+        assert "fold 1, test" in text and "tested-1" in text and "2 folds" in text
 
 
 def test_the_last_checkpoints_difference_stands_beside_the_chosen_ones(tmp_path):
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=6, epochs=1)
     assert "last epoch's weights" not in pages(study, tmp_path)[0]
     for trial in study.trials:
-        for row in trial.judge_cases:
+        for row in trial.test_cases:
             row["last_dice_WT"] = 0.5 + (0.07 if trial.arm == "b" else 0.0)
-    assert "last epoch's weights in place of those that minival chose: b \N{MINUS SIGN} a +7.0 [+7.0, +7.0]." in pages(study, tmp_path)[0]
+    assert "last epoch's weights in place of those that the validation set chose: b \N{MINUS SIGN} a +7.0 [+7.0, +7.0]." in pages(study, tmp_path)[0]
 
 
 def test_a_study_comes_back_from_json_as_it_was():

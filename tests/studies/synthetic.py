@@ -8,7 +8,7 @@ DICE = {"ET": 0.78, "TC": 0.82, "WT": 0.88}
 
 
 def synthetic_study(effects=None, *, seeds=5, cases=40, seed_sd=0.003, case_sd=0.02, rest_sd=0.02, margin=0.005, failed=(),
-                    phantom=False, judge_is_minival=False, better=None, than=None, baseline=None, region="WT", draw_seed=0, epochs=20):  # fmt: skip
+                    phantom=False, test_is_validation=False, better=None, than=None, baseline=None, region="WT", draw_seed=0, epochs=20):  # fmt: skip
     """A Study whose arms score `effects` (Dice, arm name to gain) above DICE; `failed`: (arm, seed) pairs that crashed.
 
     seed_sd: of one run's Dice; case_sd, rest_sd: of one arm's taste for a patient, and of what is left. All in Dice.
@@ -35,8 +35,8 @@ def synthetic_study(effects=None, *, seeds=5, cases=40, seed_sd=0.003, case_sd=0
         preset="demo",
         config={"seed": 0, "model.mamba_depths": (2, 2, 2), "optim.lr": 3e-3, "train.epochs": epochs, "data.patch_size": (48, 48, 32)},
         data={"source": "phantom" if phantom else "data/brats2023", "phantom": phantom, "convention": "brats2023",
-              "train": [f"train-{i}" for i in range(60)], "minival": ["BraTS-GLI-90000-000"], "judge": names,
-              "judge_is_minival": judge_is_minival, "notes": ["validation is capped at 20 cases"]},
+              "train": [f"train-{i}" for i in range(60)], "validation": ["BraTS-GLI-90000-000"], "test": names,
+              "test_is_validation": test_is_validation, "notes": ["validation is capped at 20 cases"]},
         environment={"python": "3.11.9", "torch": "2.13.0", "cpu": "2 cores"},
         command="python experiments/ablate_depth.py",
         mlflow_uri="sqlite:///Results/mlflow.db",
@@ -52,7 +52,7 @@ def _trial(rng, arm, number, seed, scores, rows, epochs, crashed):
         "val/dice_mean": [(e, float(scores["mean"].mean() * s + rng.normal(0, 0.006))) for e, s in enumerate(shape, 1)],
         "train/loss": [(e, float(1.6 * np.exp(-e / 8) + 0.35 - 0.02 * number + rng.normal(0, 0.01))) for e in range(1, epochs + 1)],
     }
-    metrics = {f"judge/dice_{region}": float(values.mean()) for region, values in scores.items()}
+    metrics = {f"test/dice_{region}": float(values.mean()) for region, values in scores.items()}
     metrics |= {"model/parameters": 1.2e6 + 2.1e5 * number, "time/train_total_s": 41.0 + 6 * number + rng.normal(0, 1)}
     if crashed:
         history, metrics, rows = {name: points[: epochs // 3] for name, points in history.items()}, {}, []
@@ -66,5 +66,5 @@ def _trial(rng, arm, number, seed, scores, rows, epochs, crashed):
         params={"seed": str(seed), "model.mamba_depths": f"({number}, {number}, {number})", "optim.lr": "0.003"},
         metrics=metrics,
         history=history,
-        judge_cases=rows,
+        test_cases=rows,
     )

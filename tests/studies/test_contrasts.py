@@ -96,16 +96,16 @@ def test_a_failed_trial_leaves_its_seed_out_of_the_pairs_and_says_so(make_study)
     study = make_study({"a": 0.0, "b": 0.03}, failed={("b", 2)})
     found = difference(study, "b", "a", "WT")
     assert found.seeds == (0, 1, 3, 4)
-    assert found.notes == ("b has no judged trial of seed 2",)
+    assert found.notes == ("b has no tested trial of seed 2",)
     assert "Only 4 of 5 planned seeds could be paired." in verdict(study).sentence
 
 
 def test_a_case_that_one_trial_did_not_score_is_left_out_everywhere(make_study):
     study = make_study({"a": 0.0, "b": 0.03})
-    study.trials[3].judge_cases[7]["dice_WT"] = math.nan
+    study.trials[3].test_cases[7]["dice_WT"] = math.nan
     found = difference(study, "b", "a", "WT")
     assert len(found.cases) == 39 and "BraTS-GLI-00007-000" not in found.cases
-    assert "1 judge case left out" in found.notes[0]
+    assert "1 test case left out" in found.notes[0]
 
 
 def test_every_arm_is_compared_with_the_baseline_and_adjusted(make_study):
@@ -162,16 +162,16 @@ def test_one_seed_is_undecided_and_says_why(make_study):
     assert math.isnan(found.difference.low) and not math.isnan(found.difference.mean)
 
 
-def test_one_judge_case_is_undecided_and_says_why(make_study):
+def test_one_test_case_is_undecided_and_says_why(make_study):
     found = verdict(make_study({"a": 0.0, "b": 0.2}, cases=1))
     assert found.answer == "undecided"
-    assert "one judge case says nothing about other patients" in found.sentence
+    assert "one test case says nothing about other patients" in found.sentence
 
 
 def test_an_arm_without_finished_trials_is_undecided_and_named(make_study):
     found = verdict(make_study({"a": 0.0, "b": 0.2}, failed={("b", seed) for seed in range(5)}))
     assert found.answer == "undecided"
-    assert "b has no judged trial of seeds 0, 1, 2, 3, 4" in found.sentence
+    assert "b has no tested trial of seeds 0, 1, 2, 3, 4" in found.sentence
 
 
 def test_a_hypothesis_about_an_unknown_arm_is_undecided(make_study):
@@ -180,9 +180,9 @@ def test_a_hypothesis_about_an_unknown_arm_is_undecided(make_study):
     assert found.answer == "undecided" and "depth 8" in found.sentence
 
 
-def test_judging_on_minival_is_part_of_the_answer(make_study):
-    assert "also served as minival" in verdict(make_study(judge_is_minival=True)).sentence
-    assert "minival" not in verdict(make_study()).sentence
+def test_testing_on_validation_is_part_of_the_answer(make_study):
+    assert "also served as the validation set" in verdict(make_study(test_is_validation=True)).sentence
+    assert "validation" not in verdict(make_study()).sentence
 
 
 def test_points_are_dice_times_a_hundred_with_a_real_minus():

@@ -51,7 +51,7 @@ def test_one_contrast_of_two_that_cannot_be_told_leaves_it_undecided(direction):
     spread = {"seed_sd": 0.001, "case_sd": 0.001, "rest_sd": 0.001}
     study = synthetic_study({"a": 0.0, "b": 0.0, "c": 0.0}, seeds=3, cases=12, failed={("c", seed) for seed in range(3)}, **spread)
     found = verdict(study, Hypothesis(claim="c", region="WT", contrasts=(("b", "a"), ("c", "a")), direction=direction))
-    assert found.answer == "undecided" and "c has no judged trial" in found.sentence
+    assert found.answer == "undecided" and "c has no tested trial" in found.sentence
 
 
 def test_a_gain_is_supported_although_another_contrast_has_no_trials():
@@ -88,7 +88,7 @@ def test_a_trend_is_the_least_squares_line_of_every_seed_and_case():
     doses = {"depth 0": 0, "depth 1": 1, "depth 2": 2, "depth 4": 4}
     study = synthetic_study(seeds=3, cases=7)
     found = contrast_difference(study, Trend(doses), "WT")
-    tables = {arm: [[row["dice_WT"] for row in t.judge_cases] for t in study.trials if t.arm == arm] for arm in doses}
+    tables = {arm: [[row["dice_WT"] for row in t.test_cases] for t in study.trials if t.arm == arm] for arm in doses}
     stacked = np.array([tables[arm] for arm in doses])  # (4 arms, S, C)
     rises = [[4 * stats.linregress([0, 1, 2, 4], stacked[:, s, c]).slope for c in range(7)] for s in range(3)]
     assert found.mean == pytest.approx(np.mean(rises))
@@ -116,7 +116,7 @@ def test_further_seeds_are_named_for_the_contrast_that_may_gain_at_the_corrected
 def test_folds_are_put_together_to_one_table_and_a_missing_one_is_named():
     study = synthetic_study({"a": 0.0, "b": 0.03}, seeds=3, cases=20)
     parts = [
-        dataclasses.replace(t, fold=fold, judge_cases=t.judge_cases[fold * 10 : fold * 10 + 10]) for t in study.trials for fold in (0, 1)
+        dataclasses.replace(t, fold=fold, test_cases=t.test_cases[fold * 10 : fold * 10 + 10]) for t in study.trials for fold in (0, 1)
     ]
     folded = dataclasses.replace(study, folds=(0, 1), trials=tuple(parts))
     whole, pooled = difference(study, "b", "a", "WT"), difference(folded, "b", "a", "WT")
@@ -124,7 +124,7 @@ def test_folds_are_put_together_to_one_table_and_a_missing_one_is_named():
     lacking = dataclasses.replace(folded, trials=tuple(t for t in parts if (t.arm, t.seed, t.fold) != ("b", 1, 1)))
     found = difference(lacking, "b", "a", "WT")
     assert found.seeds == (0, 1, 2) and len(found.cases) == 10
-    assert "b has no judged trial of seed/fold 1/1" in found.notes[0]
+    assert "b has no tested trial of seed/fold 1/1" in found.notes[0]
 
 
 def test_a_claim_keeps_what_a_part_of_the_arms_can_answer():

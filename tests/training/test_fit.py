@@ -16,7 +16,7 @@ from segmamba.training import fit as fit_module
 from segmamba.training import run as run_module
 from segmamba.training import step as step_module
 from segmamba.training.fit import Nobody, NonFiniteLoss, fit
-from segmamba.training.run import judge_run, train_run
+from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
 
 SCORE_NAMES = ("dice_ET", "dice_TC", "dice_WT", "dice_mean")
@@ -103,7 +103,7 @@ def test_validation_falls_where_it_is_asked_for_and_always_at_the_end(data):
     assert [("val/dice_mean" in e.metrics) for e in epochs] == [False, True, True]
 
 
-def test_early_stopping_counts_epochs_without_a_better_minival_dice(data, monkeypatch):
+def test_early_stopping_counts_epochs_without_a_better_validation_dice(data, monkeypatch):
     scores = iter([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
     monkeypatch.setattr(fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}])
     epochs = list(fit(TINY.changed({"train.epochs": 6, "train.early_stop_epochs": 2}), data, CPU))
@@ -140,57 +140,57 @@ def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(d
     next(stopped)
     stopped.close()
     assert [e.number for e in train_run(config, data, folder, CPU)] == [2, 3]
-    metrics, rows = judge_run(config, data, folder, CPU)
+    metrics, rows = evaluate_run(config, data, folder, CPU)
     names = {str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file()}
     assert {
         "checkpoints/best_metric_model.pth", "checkpoints/last.pth", "checkpoints/epoch_0002.pth", "config.json",
         "metrics/history.json", "metrics/final_metrics.json", "plots/training_curves.png", "plots/val_predictions_epoch_0003.png",
     } <= names  # fmt: skip
     assert any(name.startswith("logs/events.out.tfevents") for name in names)
-    assert {"judge/dice_mean", "judge/dice_ET", "judge/hd95_mm_WT", "model/parameters"} <= metrics.keys()
-    assert [row["case"] for row in rows] == [case.id for case in data.judge]
+    assert {"test/dice_mean", "test/dice_ET", "test/hd95_mm_WT", "model/parameters"} <= metrics.keys()
+    assert [row["case"] for row in rows] == [case.id for case in data.test]
     assert [entry["epoch"] for entry in folder.read_history(3)] == [1, 2, 3]
     assert list(train_run(config, data, folder, CPU)) == [], "a finished run has nothing left to train"
 
 
-def test_with_a_separate_judge_set_the_best_checkpoint_is_judged(data, tmp_path, monkeypatch):
-    for own_minival, judged, epoch in ((True, "best", 1), (False, "last", 3)):
+def test_with_a_separate_test_set_the_best_checkpoint_is_tested(data, tmp_path, monkeypatch):
+    for own_validation, tested, epoch in ((True, "best", 1), (False, "last", 3)):
         scores = iter([0.9, 0.1, 0.1])
-        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.minival[0], next(scores))])
-        folder = RunFolder(tmp_path / judged)
-        split = dataclasses.replace(data, judge_is_minival=not own_minival)
+        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.validation[0], next(scores))])
+        folder = RunFolder(tmp_path / tested)
+        split = dataclasses.replace(data, test_is_validation=not own_validation)
         list(train_run(TINY, split, folder, CPU))
-        judge_run(TINY, split, folder, CPU)
+        evaluate_run(TINY, split, folder, CPU)
         final = json.loads(folder.final_metrics.read_text())
-        assert (final["judged_checkpoint"], final["judged_epoch"]) == (judged, epoch)
+        assert (final["tested_checkpoint"], final["tested_epoch"]) == (tested, epoch)
 
 
-def test_the_last_checkpoint_is_judged_beside_the_chosen_one_and_never_twice(data, tmp_path, monkeypatch):
-    for name, changes, epochs in (("both", {}, [1, 3]), ("same", {"train.epochs": 1}, [1]), ("off", {"train.judge_last": False}, [1])):
-        scores, judged = iter([0.9, 0.1, 0.1]), []
-        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.minival[0], next(scores))])
+def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(data, tmp_path, monkeypatch):
+    for name, changes, epochs in (("both", {}, [1, 3]), ("same", {"train.epochs": 1}, [1]), ("off", {"train.test_last": False}, [1])):
+        scores, tested = iter([0.9, 0.1, 0.1]), []
+        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.validation[0], next(scores))])
         monkeypatch.setattr(
-            run_module, "judge", lambda model, *rest, judged=judged: judged.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(judged) / 4)]
+            run_module, "evaluate", lambda model, *rest, tested=tested: tested.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(tested) / 4)]
         )
         config, folder = TINY.changed(changes), RunFolder(tmp_path / name)
-        split = dataclasses.replace(data, judge_is_minival=False)
+        split = dataclasses.replace(data, test_is_validation=False)
         list(train_run(config, split, folder, CPU))
-        metrics, _ = judge_run(config, split, folder, CPU)
-        assert len(judged) == len(epochs) and metrics["judge/dice_mean"] == 0.25
-        assert metrics.get("last/judge_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]
+        metrics, _ = evaluate_run(config, split, folder, CPU)
+        assert len(tested) == len(epochs) and metrics["test/dice_mean"] == 0.25
+        assert metrics.get("test/last_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]
 
 
 def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_drawn_once(data, tmp_path, monkeypatch):
     scores, predicted, predict = iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]), [], run_module.predict_classes
-    cases, folder = [*data.train, *data.minival, *data.judge][:3], RunFolder(tmp_path / "run")
-    split = dataclasses.replace(data, minival=cases, judge_is_minival=False)
-    monkeypatch.setattr(fit_module, "validate", lambda *args: [row_of(*pair) for pair in zip(split.minival, next(scores), strict=True)])
+    cases, folder = [*data.train, *data.validation, *data.test][:3], RunFolder(tmp_path / "run")
+    split = dataclasses.replace(data, validation=cases, test_is_validation=False)
+    monkeypatch.setattr(fit_module, "validate", lambda *args: [row_of(*pair) for pair in zip(split.validation, next(scores), strict=True)])
     monkeypatch.setattr(run_module, "predict_classes", lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest))
     next(train_run(TINY, split, folder, CPU))
     list(train_run(TINY, split, folder, CPU))  # epoch 1, whose rows are known from the checkpoint alone, stays the best
     for _ in range(2):
-        judge_run(TINY, split, folder, CPU)
-    assert predicted == [split.minival[0].id, split.minival[2].id] and folder.val_predictions(1).is_file()
+        evaluate_run(TINY, split, folder, CPU)
+    assert predicted == [split.validation[0].id, split.validation[2].id] and folder.val_predictions(1).is_file()
 
 
 def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_drawn(data, monkeypatch):
@@ -229,6 +229,6 @@ def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data
     assert watch.told == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
 
 
-def test_an_epoch_brings_the_scores_of_each_minival_case(data):
+def test_an_epoch_brings_the_scores_of_each_validation_case(data):
     first = next(iter(fit(TINY, data, CPU)))
-    assert [row["case"] for row in first.rows] == [case.id for case in data.minival]
+    assert [row["case"] for row in first.rows] == [case.id for case in data.validation]

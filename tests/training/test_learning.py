@@ -24,7 +24,7 @@ from segmamba.training.losses import patch_losses
 from segmamba.training.mean_teacher import consistency_weight
 from segmamba.training.pretrain import Reconstruction, hidden_voxels, pretrain
 from segmamba.training.pretrain_run import pretrain_run, read_pretraining
-from segmamba.training.run import judge_run, train_run
+from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
 from tests.training.test_fit import TINY, same, weights
@@ -41,13 +41,13 @@ OPTIONS = {
 
 @pytest.fixture
 def data(tmp_path):
-    """Two cases to train on with labels, two without, one for minival, one for the judge."""
+    """Two cases to train on with labels, two without, one for the validation set, one for the test."""
     for number in range(6):
         write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number, shape=(32, 32, 24), label=number not in (4, 5))
     cases = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", TINY.data)
     labelled, unlabelled = [c for c in cases if c.id[-1] in "0123"], [c for c in cases if c.id[-1] in "45"]
     split = split_cases(labelled, TINY.data)
-    return dataclasses.replace(split, train=labelled[:2], minival=labelled[2:3], judge=labelled[3:], judge_is_minival=False, unlabelled=unlabelled)
+    return dataclasses.replace(split, train=labelled[:2], validation=labelled[2:3], test=labelled[3:], test_is_validation=False, unlabelled=unlabelled)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -223,7 +223,7 @@ def test_a_run_starts_from_what_it_has_pretrained_but_for_its_heads(data, tmp_pa
         source = untrained if name.startswith("head.") else pretrained
         assert torch.equal(value, source[name]), name
     assert not torch.equal(pretrained["stem.conv1.weight"], untrained["stem.conv1.weight"]) and "head.weight" not in pretrained
-    metrics, _ = judge_run(config, data, folder, CPU)
+    metrics, _ = evaluate_run(config, data, folder, CPU)
     assert metrics["time/train_total_s"] > sum(entry["time/pretrain_s"] for entry in read_pretraining(folder)) > 0
 
 

@@ -46,7 +46,7 @@ class Budget:
     ways: list = field(default_factory=list)
     """What was compared: dicts of way, steps_per_s (of all trials together), study_s."""
     arms: dict = field(default_factory=dict)
-    """Arm name to step_s, train_s (all steps), trial_s, validate_case_s, judge_case_s, peak_bytes."""
+    """Arm name to step_s, train_s (all steps), trial_s, validate_case_s, test_case_s, peak_bytes."""
     trials: int = 0
     study_s: float = 0.0
     disk_bytes: int = 0
@@ -93,7 +93,7 @@ def plan(arms, trials, data, machine, measure, options):
             arm: {
                 "step_s": alone[arm].step_s * ways[chosen].slowdown, "trial_s": trial_s[arm],
                 "train_s": _steps(used[arm]) * alone[arm].step_s * ways[chosen].slowdown, "validate_case_s": alone[arm].validate_case_s,
-                "judge_case_s": alone[arm].judge_case_s, "peak_bytes": alone[arm].peak_bytes,
+                "test_case_s": alone[arm].test_case_s, "peak_bytes": alone[arm].peak_bytes,
             } for arm in used
         },
         disk_bytes=sum(_checkpoint_bytes(used[trial.arm], alone[trial.arm]) for trial in trials),
@@ -226,8 +226,8 @@ def _trial_seconds(config, rehearsal, way, data):
     train = config.train
     validations = math.ceil(train.epochs / train.validate_every_epochs)
     shared = max(1.0, way.slowdown)  # evaluation is never compiled, but it shares the device
-    judged = len(data.judge) + min(len(data.minival), 2)  # and the two cases of a picture
-    evaluation = validations * len(data.minival) * rehearsal.validate_case_s + judged * rehearsal.judge_case_s
+    tested = len(data.test) + min(len(data.validation), 2)  # and the two cases of a picture
+    evaluation = validations * len(data.validation) * rehearsal.validate_case_s + tested * rehearsal.test_case_s
     restarts = train.epochs if config.learning.hard_case_factor > 1 else 1  # of the loader
     return _steps(config) * rehearsal.step_s * way.slowdown + restarts * rehearsal.epoch_s + shared * evaluation + way.warm_up_s
 

@@ -18,11 +18,11 @@ def render_budget(budget, console):
 
 def _render_measured(budget, console):
     arms = Table(box=None, pad_edge=False)
-    for name, side in (("arm", "left"), ("a step", "right"), ("validating a case", "right"), ("judging a case", "right"), ("memory", "right"),
+    for name, side in (("arm", "left"), ("a step", "right"), ("validating a case", "right"), ("testing a case", "right"), ("memory", "right"),
                        ("a trial", "right")):  # fmt: skip
         arms.add_column(name, justify=side)
     for arm, cost in budget.arms.items():
-        arms.add_row(arm, _short(cost["step_s"]), _short(cost["validate_case_s"]), _short(cost["judge_case_s"]), _size(cost["peak_bytes"]),
+        arms.add_row(arm, _short(cost["step_s"]), _short(cost["validate_case_s"]), _short(cost["test_case_s"]), _size(cost["peak_bytes"]),
                      clock(cost["trial_s"]))  # fmt: skip
     console.print(arms)
     console.print()

@@ -46,7 +46,7 @@ def prepare_on_nodes(cases, cache, config, *, progress=lambda done, total: None)
 
 def split_on_this_node(split, cases, cache, config):
     """The Split with its cases prepared in this node's cache; fast where they are. cases: the Cases that it was made from, or more."""
-    groups = {name: getattr(split, name) for name in ("train", "minival", "judge", "unlabelled")}
+    groups = {name: getattr(split, name) for name in ("train", "validation", "test", "unlabelled")}
     wanted = {case.id for group in groups.values() for case in group}
     prepared = {case.id: case for case in prepare_cases([c for c in cases if c.id in wanted], on_this_node(cache), config)}
     return dataclasses.replace(split, **{name: type(group)(prepared[case.id] for case in group) for name, group in groups.items()})

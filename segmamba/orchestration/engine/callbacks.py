@@ -44,7 +44,7 @@ class FinishRuns(tune.Callback):
             self.progress.failed(plan.key, last["failed"], last["log"])
             self._end(plan, "FAILED", marks={INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None)
         elif last["epoch"] < last["epochs"]:
-            reason = f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: others were better on minival"
+            reason = f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: others were better on the validation set"
             self.progress.stopped(plan.key, reason)
             self._end(plan, "FINISHED", reason=reason, marks={STOPPED_TAG: "asha"})
         else:

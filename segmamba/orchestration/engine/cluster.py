@@ -20,7 +20,7 @@ from segmamba.orchestration.engine.machine import Machine, Node, this_machine
 
 OBJECT_STORE_BYTES = 256 * 2**20  # trials exchange paths and numbers only; Ray's default would take 30 % of the memory
 FOR_RAY = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0",
-           "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}  # ASHA waits for a metric, as it should: not every epoch evaluates minival
+           "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1"}  # ASHA waits for a metric, as it should: not every epoch evaluates validation
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SENT_TO_ALL_S = 1.0  # within which Ray's processes end on a SIGTERM that they got as well
 PROBE_S = 120  # for a node to answer: its first worker process must start and unpack the code

@@ -35,11 +35,11 @@ class Conductor:
 
     @property
     def arms_scheduler(self):
-        """What the judged arms train under; a population is of the search alone."""
+        """What the tested arms train under; a population is of the search alone."""
         return "none" if self.options.scheduler in (None, "pbt") else self.options.scheduler
 
     def _search(self):
-        """(the Trial that minival likes best, the Stages of its weights); (None, ()) where the search was stopped or found nothing."""
+        """(the Trial that the validation set likes best, the Stages of its weights); (None, ()) where the search was stopped or found nothing."""
         from segmamba.orchestration.engine.launch import COPIES
         from segmamba.orchestration.engine.search import ENDED, best_trial, importance
         from segmamba.orchestration.tracking.runs import store_found
@@ -50,7 +50,7 @@ class Conductor:
         rounds = self._rounds(baseline, wanted) if self.study.round_every else None
         missing = wanted - len(ended)
         if missing > 0:
-            self.progress.say(f"search   {missing} of {wanted} trials to run over {len(self.spec.space)} settings, chosen by minival")
+            self.progress.say(f"search   {missing} of {wanted} trials to run over {len(self.spec.space)} settings, chosen by the validation set")
             self.progress.trials([], self.base.train.epochs, self.resources.at_once, further=missing)
             self._launch_search(baseline, missing, rounds, ended)
         study = read_study(self.context.mlflow_uri, self.study.parent_run_id, seconds=0.0)

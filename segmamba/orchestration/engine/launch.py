@@ -98,8 +98,8 @@ def _scheduler(name, base):
 
 
 def asha_times(base):
-    """Ray's arguments: the first decision comes after the warm-up and with an evaluation of minival, further ones at four times the epochs."""
+    """Ray's arguments: the first decision comes after the warm-up and with an evaluation of the validation set, further ones at four times the epochs."""
     every = base.train.validate_every_epochs
     grace = min(every * (base.optim.warmup_epochs // every + 1), base.train.epochs)
-    # max_t: Ray stops what reaches it, and the last epoch is followed by the judge.
+    # max_t: Ray stops what reaches it, and the last epoch is followed by the test.
     return {"time_attr": "epoch", "grace_period": grace, "reduction_factor": 4, "max_t": base.train.epochs + 1}

@@ -94,7 +94,7 @@ class Measure:
     def _file(self, config, threads, processes):
         from segmamba.training.rehearsal import shortened
 
-        cases = sorted(case.folder.name for group in (self._data.train, self._data.minival[:1], self._data.judge[:1]) for case in group)
+        cases = sorted(case.folder.name for group in (self._data.train, self._data.validation[:1], self._data.test[:1]) for case in group)
         known = [shortened(config, 1).to_flat_dict(), cases, threads, processes, STEPS, self._machine]
         return self._kept / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.json"
 

@@ -11,7 +11,7 @@ from segmamba.errors import UserError
 from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec
 
-SETS = ("train", "minival", "judge")
+SETS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def planned_study(ready, options, environment, uri):
     data = {
         "source": ready.source, "phantom": not base.data.source, "convention": " + ".join(sorted({c.convention for c in ready.cases})),
         **{name: sorted({c.id for split in splits.values() for c in getattr(split, name)}) for name in SETS},
-        "judge_is_minival": first.judge_is_minival, "notes": [*notes, *spec.notes],
+        "test_is_validation": first.test_is_validation, "notes": [*notes, *spec.notes],
         "folds": [{name: [c.id for c in getattr(splits[fold], name)] for name in SETS} for fold in folds],
     }  # fmt: skip
     if not folds:
@@ -106,7 +106,7 @@ def announce(study, resources, trials, progress):
     origin = "from the files' naming" if study.config["data.labels"] == "auto" else "stated"
     where = f"GPU, {resources.gpus:g} a trial" if resources.gpus else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
-    progress.say(f"cases    {len(data['train'])} train, {len(data['minival'])} minival, {len(data['judge'])} judge")
+    progress.say(f"cases    {len(data['train'])} train, {len(data['validation'])} validation, {len(data['test'])} test")
     say_notes(study, progress)
     axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (f" x folds {len(study.folds)}" if study.folds else "")
     progress.say(f"trials   {trials} to run ({axes}), {resources.at_once} at once ({where}), preset {study.preset}")

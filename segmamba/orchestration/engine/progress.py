@@ -82,7 +82,7 @@ class StudyProgress:
     def completed(self, key):
         row = self.rows[key]
         row.state, row.seconds = DONE, time.monotonic() - row.began
-        self._line(f"{key}: done in {_clock(row.seconds)}, best minival Dice {_number(row.best)}")
+        self._line(f"{key}: done in {_clock(row.seconds)}, best validation Dice {_number(row.best)}")
 
     def stopped(self, key, reason):
         row = self.rows[key]

@@ -1,4 +1,4 @@
-"""Searching a space through Ray Tune: Optuna's tree-structured Parzen estimator, which begins with the baseline and sees minival alone."""
+"""Searching a space through Ray Tune: Optuna's tree-structured Parzen estimator, which begins with the baseline and sees validation alone."""
 
 import warnings
 
@@ -7,7 +7,7 @@ from ray.tune.search import Searcher
 from segmamba.studies.spec import TrialPlan
 
 METRIC = "val/best_dice_mean"
-SEARCH_SEED = 0  # of every trial of a search; what it finds is judged with other seeds
+SEARCH_SEED = 0  # of every trial of a search; what it finds is tested with other seeds
 ENDED = ("FINISHED", "STOPPED", "FAILED", "INFEASIBLE")
 FIRST_RANDOM = 8  # settings drawn at random, the baseline among them, before the estimator takes over
 
@@ -91,13 +91,13 @@ class SpaceSearch(Searcher):
 
 
 def best_trial(trials, baseline):
-    """The Trial that minival likes best of those that ended and differ from `baseline` ({setting: value}); None where there is none."""
+    """The Trial that the validation set likes best of those that ended and differ from `baseline` ({setting: value}); None where there is none."""
     tried = [t for t in trials if t.status == "FINISHED" and METRIC in t.metrics and any(t.changes[n] != baseline[n] for n in t.changes)]
     return max(tried, key=lambda trial: trial.metrics[METRIC], default=None)
 
 
 def importance(space, trials):
-    """{setting: share, 0 to 1} of what the finished Trials' Dice on minival varies with (PED-ANOVA, Watanabe et al. 2023); {} of fewer than 4."""
+    """{setting: share, 0 to 1} of what the finished Trials' Dice on the validation set varies with (PED-ANOVA, Watanabe et al. 2023); {} of fewer than 4."""
     import optuna
 
     finished = [trial for trial in trials if trial.status == "FINISHED" and METRIC in trial.metrics]

@@ -1,4 +1,4 @@
-"""One trial, as Ray runs it in a worker process: train, judge, and tell MLflow and Ray."""
+"""One trial, as Ray runs it in a worker process: train, test, and tell MLflow and Ray."""
 
 import gc
 import json
@@ -19,7 +19,7 @@ from segmamba.orchestration.tracking.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 from segmamba.studies.spec import FOUND
 from segmamba.training.record import record_environment
-from segmamba.training.run import judge_run, train_run
+from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.step import compile_decision
 
@@ -149,8 +149,8 @@ def out_of_memory(error):
 def _outcome(config, stages, data, plan, folder, device, log):
     """What the trial reports at its end."""
     final = _train(config, stages, data, plan.round_every, folder, device, log)
-    if plan.changes is None:  # minival alone sees what a search tries
-        final |= _judge(config, data, folder, device, log)
+    if plan.changes is None:  # validation alone sees what a search tries
+        final |= _test(config, data, folder, device, log)
     log.log_files(sorted(folder.plots.glob("*.png")), "plots")
     return final
 
@@ -174,16 +174,16 @@ def _train(config, stages, data, round_every, folder, device, log):
     return last | {"epoch": config.train.epochs, "epochs": config.train.epochs}
 
 
-def _judge(config, data, folder, device, log):
-    metrics, rows = judge_run(config, data, folder, device)
+def _test(config, data, folder, device, log):
+    metrics, rows = evaluate_run(config, data, folder, device)
     log.log_metrics(metrics, config.train.epochs)
-    log.log_judge_cases(_with_last(rows, json.loads(folder.final_metrics.read_text()).get("last_cases")))
+    log.log_test_cases(_with_last(rows, json.loads(folder.final_metrics.read_text()).get("last_cases")))
     log.log_files([folder.final_metrics], None)
     return metrics
 
 
 def _with_last(rows, last_rows):
-    """The per-case rows with the last checkpoint's scores beside them, as last_..., where it was judged."""
+    """The per-case rows with the last checkpoint's scores beside them, as last_..., where it was tested."""
     by_case = {row["case"]: row for row in last_rows or ()}
     return [row | {f"last_{name}": value for name, value in by_case.get(row["case"], {}).items() if name != "case"} for row in rows]
 

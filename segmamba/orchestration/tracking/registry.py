@@ -20,7 +20,7 @@ from segmamba.errors import UserError
 from segmamba.inference.predictor import postprocess_file
 from segmamba.orchestration.tracking.model_folder import write_folder
 from segmamba.orchestration.tracking.outbox import is_away
-from segmamba.orchestration.tracking.runs import best_judged
+from segmamba.orchestration.tracking.runs import best_tested
 from segmamba.orchestration.tracking.store import as_default, quiet
 
 ALIAS = "champion"
@@ -34,12 +34,12 @@ NEEDED = ("torch", "numpy", "scipy", "nibabel")
 
 
 def register_best(uri, study):
-    """The version of `segmamba-STUDY` that the study's best trial is, which gets the alias; None where none judged.
+    """The version of `segmamba-STUDY` that the study's best trial is, which gets the alias; None where none was tested.
 
     It is the trial's best_metric_model.pth with the postprocessing.json beside it, as `segmamba predict --checkpoint` takes them.
     """
-    best = best_judged(study)
-    if not best or not (Path(best.folder) / "checkpoints" / "best_metric_model.pth").is_file():  # of another machine, or without minival
+    best = best_tested(study)
+    if not best or not (Path(best.folder) / "checkpoints" / "best_metric_model.pth").is_file():  # of another machine, or without validation
         return None
     name, file = f"segmamba-{study.name.rpartition('_Run')[0]}", postprocess_file(best.folder)
     postprocessing = load_postprocess(file) if file else PostprocessConfig()

@@ -20,7 +20,7 @@ BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's largest log_batch
 
 def trial_digest(config, split):
     """A name for all that a trial's result depends on: configuration with its seed, the cases of its three sets, code, torch, device."""
-    sets = {name: [case.folder.name for case in getattr(split, name)] for name in ("train", "minival", "judge", "unlabelled")}
+    sets = {name: [case.folder.name for case in getattr(split, name)] for name in ("train", "validation", "test", "unlabelled")}
     settings = config.to_flat_dict() | {"data.source": ""}  # where the cases lie is no matter: their own digests are told
     told = {"config": settings, "data": sets, "code": code_digest(), "torch": torch.__version__, "device": _device()}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
@@ -28,7 +28,7 @@ def trial_digest(config, split):
 
 @functools.cache
 def code_digest():
-    """Of the source files that train and judge, as they are now, committed or not."""
+    """Of the source files that train and test, as they are now, committed or not."""
     root, digest = Path(segmamba.__file__).parent, hashlib.sha256()
     for room in ROOMS:
         for path in sorted((root / room).rglob("*.py")) if (root / room).is_dir() else [root / room]:

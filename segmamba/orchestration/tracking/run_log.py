@@ -17,7 +17,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.store import quiet
 
-JUDGE_TABLE = "judge_cases.json"
+TEST_TABLE = "test_cases.json"
 REASON_TAG, FOLDER_TAG, KEY_TAG = "reason", "folder", "run_key"
 PARAM_LIMIT = 100  # MLflow's largest number of parameters in one log_batch
 PATIENCE_S = 60.0
@@ -64,7 +64,7 @@ class RunLog:
         batch = _metrics(metrics, step)
         self._outbox.put(lambda: self._send_missing(batch))
 
-    def log_judge_cases(self, rows):
+    def log_test_cases(self, rows):
         """The per-case table, once: a second call would append to it."""
         self._outbox.put(lambda: self._send_table({name: [row[name] for row in rows] for name in rows[0]}))
 
@@ -121,8 +121,8 @@ class RunLog:
             self._client.log_artifact(self.run_id, str(path), folder)
 
     def _send_table(self, table):
-        if not any(file.path == JUDGE_TABLE for file in self._client.list_artifacts(self.run_id)):
-            self._client.log_table(self.run_id, table, JUDGE_TABLE)
+        if not any(file.path == TEST_TABLE for file in self._client.list_artifacts(self.run_id)):
+            self._client.log_table(self.run_id, table, TEST_TABLE)
 
     def _watch_machine(self):
         """Start MLflow's own sampling of CPU, memory and GPUs, again where it gave up because the server was away."""
@@ -161,7 +161,7 @@ def keyed_run(client, experiment_id, key, name, tags):
 def dataset_inputs(source, data):
     """The three sets of a Split as MLflow dataset inputs; the digest changes with any file or preprocessing setting."""
     inputs = []
-    for context, cases in (("train", data.train), ("minival", data.minival), ("judge", data.judge)):
+    for context, cases in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         digest = hashlib.sha256("\n".join(sorted(case.folder.name for case in cases)).encode()).hexdigest()[:16]
         profile = json.dumps({"cases": len(cases), "ids": sorted(case.id for case in cases)})
         dataset = Dataset(f"{context} ({len(cases)} cases)", digest, "local", json.dumps({"uri": source}), profile=profile[:16_000_000])

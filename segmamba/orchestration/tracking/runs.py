@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over, trial_digest
-from segmamba.orchestration.tracking.run_log import FOLDER_TAG, JUDGE_TABLE, REASON_TAG, RunLog, dataset_inputs
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, TEST_TABLE, RunLog, dataset_inputs
 from segmamba.orchestration.tracking.store import artifact_text
 
 STUDY_FILE = "study.json"
@@ -71,7 +71,7 @@ def trial_tags(context, plan):
     """What a trial's run can be filtered by. `context`: a StudyContext."""
     config = context.config(plan)
     tags = context.tags | {"arm": plan.arm, "seed": str(config.seed)}
-    if plan.changes is None and not context.stages(plan):  # a search's trial is not judged, and a schedule is more than its configuration
+    if plan.changes is None and not context.stages(plan):  # a search's trial is not tested, and a schedule is more than its configuration
         tags[DIGEST_TAG] = trial_digest(config, context.split(plan))
     if plan.fold is not None:
         tags["fold"] = str(plan.fold)
@@ -103,7 +103,7 @@ def reuse_trial(context, plan):
     if source is None or source.data.tags.get(PARENT_TAG) == context.parent_run_id:
         return False
     run_id = child_run(client, context.experiment_id, context.parent_run_id, plan.key, tags)
-    take_over(context.mlflow_uri, source, run_id, JUDGE_TABLE)
+    take_over(context.mlflow_uri, source, run_id, TEST_TABLE)
     client.set_terminated(run_id, "FINISHED")
     return True
 
@@ -117,7 +117,7 @@ def store_found(uri, parent_id, trial, importance, schedule=()):
 
 
 def log_report(uri, study, report):
-    """The report, its pictures, the answer, and the figures of the trial that minival likes best, in the parent run.
+    """The report, its pictures, the answer, and the figures of the trial that the validation set likes best, in the parent run.
 
     `report`: path of report.html.
     """
@@ -129,9 +129,9 @@ def log_report(uri, study, report):
     if (folder / "plots").is_dir():
         client.log_artifacts(study.parent_run_id, str(folder / "plots"), "plots")
     client.log_batch(study.parent_run_id, tags=[RunTag("answer", found.answer), RunTag("verdict", found.sentence[:5000])])
-    best = best_judged(study)
+    best = best_tested(study)
     if best:
-        figures = {f"best/{name}": value for name, value in best.metrics.items() if name.startswith("judge/")}
+        figures = {f"best/{name}": value for name, value in best.metrics.items() if name.startswith("test/")}
         now = int(time.time() * 1000)
         client.log_batch(
             study.parent_run_id,
@@ -140,10 +140,10 @@ def log_report(uri, study, report):
         )
 
 
-def best_judged(study):
-    """The finished Trial that minival, never the judge set, likes best; None where there is none."""
-    judged = [trial for trial in study.trials if trial.status == "FINISHED" and "judge/dice_mean" in trial.metrics]
-    return max(judged, key=lambda trial: trial.metrics.get("val/best_dice_mean", -1.0), default=None)
+def best_tested(study):
+    """The finished Trial that the validation set, never the test set, likes best; None where there is none."""
+    tested = [trial for trial in study.trials if trial.status == "FINISHED" and "test/dice_mean" in trial.metrics]
+    return max(tested, key=lambda trial: trial.metrics.get("val/best_dice_mean", -1.0), default=None)
 
 
 def end_trial(context, plan, status, *, reason="", marks=None):

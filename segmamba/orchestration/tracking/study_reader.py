@@ -6,7 +6,7 @@ import json
 from mlflow import MlflowClient
 
 from segmamba.errors import UserError
-from segmamba.orchestration.tracking.run_log import FOLDER_TAG, JUDGE_TABLE, REASON_TAG
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.runs import (
     CHANGES_TAG,
     COPIED_TAG,
@@ -85,13 +85,13 @@ def _trial(client, run, arm, seed, fold):
     run_id, data, tags = run.info.run_id, run.data, run.data.tags
     series = [name for name in data.metrics if name.startswith(("train/", "val/"))]
     history = {name: [(m.step, m.value) for m in sorted(client.get_metric_history(run_id, name), key=lambda m: m.step)] for name in series}
-    judged = any(file.path == JUDGE_TABLE for file in client.list_artifacts(run_id))
-    table = json.loads(artifact_text(client, run_id, JUDGE_TABLE)) if judged else {"columns": [], "data": []}
+    tested = any(file.path == TEST_TABLE for file in client.list_artifacts(run_id))
+    table = json.loads(artifact_text(client, run_id, TEST_TABLE)) if tested else {"columns": [], "data": []}
     return Trial(
         run_id=run_id, arm=arm, seed=seed, fold=fold, status=_status(run), reason=tags.get(REASON_TAG, ""),
         changes=_changes(tags), copied=tags.get(COPIED_TAG, ""), folder=tags.get(FOLDER_TAG, ""),
         params=data.params, metrics=data.metrics, history=history,
-        judge_cases=[dict(zip(table["columns"], row, strict=True)) for row in table["data"]],
+        test_cases=[dict(zip(table["columns"], row, strict=True)) for row in table["data"]],
     )  # fmt: skip
 
 
