@@ -30,7 +30,10 @@ from segmamba.studies.search_space import Between
 
 ARMS, WORKERS, EPOCHS = 27, 4, 30
 GAP, MARGIN, SEED_SD, EVALUATION_SD = 0.02, 0.005, 0.005, 0.003  # Dice
-SPACE = {"optim.lr": Between(1e-5, 1e-2, log=True), "optim.weight_decay": Between(1e-5, 1e-1, log=True)}
+SPACE = {
+    "optim.lr": Between(1e-5, 1e-2, log=True),
+    "optim.weight_decay": Between(1e-5, 1e-1, log=True),
+}
 BASELINE = {"optim.lr": 1e-4, "optim.weight_decay": 1e-2}
 SEARCH_TRIALS = 40
 PACES, FAR_APART = (2.4, 2.6), (2.0, 5.0)  # epochs
@@ -41,7 +44,13 @@ class Training:
     """One simulated run."""
 
     def __init__(self, rng, level, pace):
-        self.level, self.final, self.pace, self.rng, self.epoch = level, level + rng.normal(0, SEED_SD), pace, rng, 0
+        self.level, self.final, self.pace, self.rng, self.epoch = (
+            level,
+            level + rng.normal(0, SEED_SD),
+            pace,
+            rng,
+            0,
+        )
         self.best = 0.0
 
     def step(self):
@@ -49,7 +58,11 @@ class Training:
         self.epoch += 1
         result = {"epoch": self.epoch, "epochs": EPOCHS, "training_iteration": self.epoch}
         if self.epoch % CONFIG.train.validate_every_epochs == 0 or self.epoch == EPOCHS:
-            dice = self.final - 0.5 * np.exp(-self.epoch / self.pace) + self.rng.normal(0, EVALUATION_SD)
+            dice = (
+                self.final
+                - 0.5 * np.exp(-self.epoch / self.pace)
+                + self.rng.normal(0, EVALUATION_SD)
+            )
             self.best = max(self.best, float(dice))
         return result | ({METRIC: self.best} if self.best else {})
 
@@ -67,7 +80,9 @@ def run(scheduler, next_training, search=None):
             begun = next_training()
             more = begun is not None
             if more:
-                trial = SimpleNamespace(trial_id=begun[0], training=begun[1], last_result={}, config={})
+                trial = SimpleNamespace(
+                    trial_id=begun[0], training=begun[1], last_result={}, config={}
+                )
                 scheduler.on_trial_add(None, trial)
                 running.append(trial)
         for trial in list(running):
@@ -124,24 +139,50 @@ def search_once(seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
     began, figures = time.perf_counter(), {}
-    print(f"{'':8s} {'found, %':>9s} {'epochs, %':>10s} {'mean loss, points':>18s}    ({options.repeats} repeats)")
-    for name, once in (("arms", arms_once), ("paces", partial(arms_once, paces=FAR_APART)), ("search", search_once)):
+    print(
+        f"{'':8s} {'found, %':>9s} {'epochs, %':>10s} {'mean loss, points':>18s}    ({options.repeats} repeats)"
+    )
+    for name, once in (
+        ("arms", arms_once),
+        ("paces", partial(arms_once, paces=FAR_APART)),
+        ("search", search_once),
+    ):
         losses, shares = np.array([once(seed) for seed in range(options.repeats)]).T
         found, spent = 100 * float(np.mean(losses <= MARGIN)), 100 * float(np.mean(shares))
         print(f"{name:8s} {found:9.0f} {spent:10.1f} {100 * losses.mean():18.2f}")
         if name == "paces":  # shown, and no goal
             continue
-        figures[f"asha_{name}_found"] = {"value": found, "unit": "%", "goal": f">= {FOUND_GOAL:g}", "holds": found >= FOUND_GOAL}
-        figures[f"asha_{name}_epochs"] = {"value": spent, "unit": "%", "goal": f"<= {EPOCHS_GOAL:g}", "holds": spent <= EPOCHS_GOAL}
-    print(f"goals: found >= {FOUND_GOAL:g} %, epochs <= {EPOCHS_GOAL:g} %; {time.perf_counter() - began:.0f} s")
+        figures[f"asha_{name}_found"] = {
+            "value": found,
+            "unit": "%",
+            "goal": f">= {FOUND_GOAL:g}",
+            "holds": found >= FOUND_GOAL,
+        }
+        figures[f"asha_{name}_epochs"] = {
+            "value": spent,
+            "unit": "%",
+            "goal": f"<= {EPOCHS_GOAL:g}",
+            "holds": spent <= EPOCHS_GOAL,
+        }
+    print(
+        f"goals: found >= {FOUND_GOAL:g} %, epochs <= {EPOCHS_GOAL:g} %; {time.perf_counter() - began:.0f} s"
+    )
     if options.json:
-        machine = {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()}
-        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=2) + "\n")
+        machine = {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+        }
+        options.json.write_text(
+            json.dumps({"figures": figures, "machine": machine}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -36,33 +36,63 @@ SIZE, STRAYS = (240, 240, 155), 300
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="labelled cases in place of the phantom")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="labelled cases in place of the phantom"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures, theirs = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         truth = options.data or write_phantom(scratch / "phantom", cases=2, size=SIZE, seed=0)
-        score_case("warm", *(np.ones((8, 8, 8), np.uint8),) * 2, (1, 1, 1), tuple(RULES), CHALLENGES["GLI"])  # imports
+        score_case(
+            "warm", *(np.ones((8, 8, 8), np.uint8),) * 2, (1, 1, 1), tuple(RULES), CHALLENGES["GLI"]
+        )  # imports
         for kind, predict in PREDICTIONS.items():
             folder = write_predictions(scratch / kind, truth, predict)
             pairs, _ = match(folder, truth)
-            taken = [seconds(lambda pair=pair: score_case(pair.id, *read_pair(pair), tuple(RULES), CHALLENGES["GLI"])) for pair in pairs]
-            figures[f"{kind}: files to both rules"] = figure(max(taken), f"<= {GOAL_S:g} s", max(taken) <= GOAL_S)
+            taken = [
+                seconds(
+                    lambda pair=pair: score_case(
+                        pair.id, *read_pair(pair), tuple(RULES), CHALLENGES["GLI"]
+                    )
+                )
+                for pair in pairs
+            ]
+            figures[f"{kind}: files to both rules"] = figure(
+                max(taken), f"<= {GOAL_S:g} s", max(taken) <= GOAL_S
+            )
             for name, scorer in scorers().items():
                 taken = [seconds(partial(scorer, *read_pair(pair))) for pair in pairs]
                 theirs[f"{kind}: {name}"] = figure(statistics.mean(taken), "-", True)
     for name, found in (figures | theirs).items():
-        print(f"{name:60} {found['value']:7.2f} s   goal {found['goal']:8} {'holds' if found['holds'] else 'MISSED'}")
+        print(
+            f"{name:60} {found['value']:7.2f} s   goal {found['goal']:8} {'holds' if found['holds'] else 'MISSED'}"
+        )
     if options.json:
-        machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": 1, "numpy": np.__version__}
-        options.json.write_text(json.dumps({"figures": figures | theirs, "machine": machine}, indent=1) + "\n")
+        machine = {
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "threads": 1,
+            "numpy": np.__version__,
+        }
+        options.json.write_text(
+            json.dumps({"figures": figures | theirs, "machine": machine}, indent=1) + "\n"
+        )
 
 
 def disturbed(masks, rng):
-    return [ndimage.gaussian_filter(np.float32(mask) + rng.normal(0, 1, mask.shape).astype(np.float32), 2) > 0.5 for mask in masks]
+    return [
+        ndimage.gaussian_filter(
+            np.float32(mask) + rng.normal(0, 1, mask.shape).astype(np.float32), 2
+        )
+        > 0.5
+        for mask in masks
+    ]
 
 
 def with_strays(masks, rng):
@@ -75,7 +105,11 @@ def with_strays(masks, rng):
     return masks
 
 
-PREDICTIONS = {"disturbed": disturbed, f"{STRAYS} strays": with_strays, "mirrored": lambda masks, rng: [mask[::-1] for mask in masks]}
+PREDICTIONS = {
+    "disturbed": disturbed,
+    f"{STRAYS} strays": with_strays,
+    "mirrored": lambda masks, rng: [mask[::-1] for mask in masks],
+}
 
 
 def write_predictions(folder, truth, predict):
@@ -85,8 +119,13 @@ def write_predictions(folder, truth, predict):
     for case_id, known in true_segmentations(truth).items():
         values, affine, _ = read_volume(known.path)
         et, tc, wt = predict(list(region_masks(to_classes(values, known.labels, known.path))), rng)
-        classes = np.where(et & tc & wt, 3, np.where(tc & wt, 1, np.where(wt, 2, 0))).astype(np.uint8)
-        nibabel.save(nibabel.Nifti1Image(from_classes(classes, known.labels), affine), folder / f"{case_id}.nii.gz")
+        classes = np.where(et & tc & wt, 3, np.where(tc & wt, 1, np.where(wt, 2, 0))).astype(
+            np.uint8
+        )
+        nibabel.save(
+            nibabel.Nifti1Image(from_classes(classes, known.labels), affine),
+            folder / f"{case_id}.nii.gz",
+        )
     return folder
 
 
@@ -101,7 +140,9 @@ def scorers():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 for p, t in zip(region_masks(pred), region_masks(truth), strict=True):
-                    metrics.compute_robust_hausdorff(metrics.compute_surface_distances(t, p, spacing_mm), 95)
+                    metrics.compute_robust_hausdorff(
+                        metrics.compute_surface_distances(t, p, spacing_mm), 95
+                    )
 
         found["surface-distance, HD95 of the whole alone"] = surface_distance
     if importlib.util.find_spec("monai"):
@@ -110,8 +151,12 @@ def scorers():
         def monai(pred, truth, spacing_mm):
             masks = (torch.from_numpy(region_masks(classes))[None] for classes in (pred, truth))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of an argument that it gives itself
-                compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=list(spacing_mm))
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # of an argument that it gives itself
+                compute_hausdorff_distance(
+                    *masks, include_background=True, percentile=95, spacing=list(spacing_mm)
+                )
 
         found["MONAI, HD95 of the whole alone"] = monai
     return found

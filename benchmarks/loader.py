@@ -43,43 +43,71 @@ CONFIG = Config().changed({"data.workers": 0})
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--cases", type=int, default=4)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="labelled cases in place of the phantom")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="labelled cases in place of the phantom"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        data = options.data or write_phantom(folder / "phantom", cases=options.cases, size=SIZE, seed=0)
+        data = options.data or write_phantom(
+            folder / "phantom", cases=options.cases, size=SIZE, seed=0
+        )
         cases = [case for case in find_cases(data) if case.label]
         figures = preprocessing(cases, folder)
         prepared = prepare_cases(cases, folder / "cache", CONFIG.data)
         figures |= rates(cases, prepared, folder) | memory(prepared)
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": 1, "torch": torch.__version__}
+    machine = {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": 1,
+        "torch": torch.__version__,
+    }
     print()
     for name, figure in figures.items():
-        print(f"{name:60} {figure['value']:9.3g} {figure['unit']:4} goal {figure['goal']:8} {'holds' if figure['holds'] else 'MISSED'}")
+        print(
+            f"{name:60} {figure['value']:9.3g} {figure['unit']:4} goal {figure['goal']:8} {'holds' if figure['holds'] else 'MISSED'}"
+        )
     if options.json:
-        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
+        )
 
 
 def preprocessing(cases, folder):
     """One case at a time, so that no worker process starts; then the same call again. Source files in the page cache."""
     for case in cases:
         [path.read_bytes() for path in case.files]
-    build = statistics.median(seconds(lambda c=case: prepare_cases([c], folder / "cache", CONFIG.data)) for case in cases)
-    again = statistics.median(seconds(lambda: prepare_cases(cases, folder / "cache", CONFIG.data)) for _ in range(5)) / len(cases)
+    build = statistics.median(
+        seconds(lambda c=case: prepare_cases([c], folder / "cache", CONFIG.data)) for case in cases
+    )
+    again = statistics.median(
+        seconds(lambda: prepare_cases(cases, folder / "cache", CONFIG.data)) for _ in range(5)
+    ) / len(cases)
     return {
         "preprocessing a case": {"value": build, "unit": "s", "goal": "<= 2", "holds": build <= 2},
-        "finding a case in the cache again": {"value": again, "unit": "s", "goal": "< 0.1", "holds": again < 0.1},
+        "finding a case in the cache again": {
+            "value": again,
+            "unit": "s",
+            "goal": "< 0.1",
+            "holds": again < 0.1,
+        },
     }
 
 
 def rates(cases, prepared, folder):
     cache = [path for case in prepared for path in case.folder.iterdir()]
     plain, augmented = our_batches(prepared, augmented=False), our_batches(prepared, augmented=True)
-    ours = {"warm": patches_per_s(plain), "cold": patches_per_s(plain, forget=cache), "augmented": patches_per_s(augmented, count=10)}
+    ours = {
+        "warm": patches_per_s(plain),
+        "cold": patches_per_s(plain, forget=cache),
+        "augmented": patches_per_s(augmented, count=10),
+    }
     table = {"segmamba": ours}
     if importlib.util.find_spec("monai"):
         table["MONAI, PersistentDataset"] = monai_rates(cases, folder / "monai")
@@ -90,10 +118,22 @@ def rates(cases, prepared, folder):
         print(f"{name:30} {row['warm']:8.1f} {row['cold']:8.1f} {row['augmented']:22.1f}")
     if importlib.util.find_spec("nnunetv2") is None:
         print("nnU-Net is not installed, so its loader is not measured: --help says how")
-    figures = {"patches/s, warm page cache": {"value": ours["warm"], "unit": "/s", "goal": ">= 60", "holds": ours["warm"] >= 60}}
+    figures = {
+        "patches/s, warm page cache": {
+            "value": ours["warm"],
+            "unit": "/s",
+            "goal": ">= 60",
+            "holds": ours["warm"] >= 60,
+        }
+    }
     for name, row in list(table.items())[1:]:
         ratio = ours["warm"] / row["warm"]
-        figures[f"times as fast as {name}"] = {"value": ratio, "unit": "x", "goal": "> 1", "holds": ratio > 1}
+        figures[f"times as fast as {name}"] = {
+            "value": ratio,
+            "unit": "x",
+            "goal": "> 1",
+            "holds": ratio > 1,
+        }
     return figures
 
 
@@ -101,14 +141,19 @@ def our_batches(prepared, *, augmented):
     for batch in batches(prepared, CONFIG, first_epoch=1, pin_memory=False):
         image, label = batch.image, batch.label
         if augmented:
-            plans = [plan(CONFIG.augment, 0, int(e), int(i), len(MODALITIES)) for e, i in zip(batch.epoch, batch.index, strict=True)]
+            plans = [
+                plan(CONFIG.augment, 0, int(e), int(i), len(MODALITIES))
+                for e, i in zip(batch.epoch, batch.index, strict=True)
+            ]
             image, label = augment(image.float(), label, plans)
         yield image, label
 
 
 def monai_rates(cases, folder):
     """The same steps by MONAI's dictionary transforms: volumes prepared once on disk (PersistentDataset), random ones at every access."""
-    cropped, full = (monai_batches(cases, folder, augmented=augmented) for augmented in (False, True))
+    cropped, full = (
+        monai_batches(cases, folder, augmented=augmented) for augmented in (False, True)
+    )
     warm = patches_per_s(cropped, count=8)
     cold = patches_per_s(cropped, count=4, forget=list(folder.iterdir()))
     return {"warm": warm, "cold": cold, "augmented": patches_per_s(full, count=8)}
@@ -133,9 +178,11 @@ def monai_batches(cases, folder, *, augmented):
 
     size, both = CONFIG.data.patch_size, ["image", "label"]
     prepare = [
-        LoadImaged(both), EnsureChannelFirstd(both), NormalizeIntensityd("image", nonzero=True, channel_wise=True),
+        LoadImaged(both),
+        EnsureChannelFirstd(both),
+        NormalizeIntensityd("image", nonzero=True, channel_wise=True),
         CropForegroundd(both, source_key="image", allow_smaller=True),
-    ]  # fmt: skip
+    ]
     crop = [RandCropByPosNegLabeld(both, "label", size, pos=1, neg=1, image_key="image")]
     random = [
         *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
@@ -149,7 +196,9 @@ def monai_batches(cases, folder, *, augmented):
     data = PersistentDataset(items, transform, cache_dir=folder, hash_transform=pickle_hashing)
     number = 0
     while True:
-        batch = list_data_collate([data[(number + i) % len(items)] for i in range(CONFIG.train.batch_size)])
+        batch = list_data_collate(
+            [data[(number + i) % len(items)] for i in range(CONFIG.train.batch_size)]
+        )
         number += CONFIG.train.batch_size
         yield batch["image"], batch["label"]
 
@@ -171,10 +220,21 @@ def store_for_nnunet(prepared, folder):
     folder.mkdir()
     for case in prepared:
         image, label = np.array(case.image(), np.float32), np.array(case.label(), np.int16)[None]
-        (blocks, chunks), (blocks_seg, chunks_seg) = (comp_blosc2_params(a.shape, CONFIG.data.patch_size, a.itemsize) for a in (image, label))
-        properties = {"class_locations": DefaultPreprocessor._sample_foreground_locations(label, [1, 2, 3])}
+        (blocks, chunks), (blocks_seg, chunks_seg) = (
+            comp_blosc2_params(a.shape, CONFIG.data.patch_size, a.itemsize) for a in (image, label)
+        )
+        properties = {
+            "class_locations": DefaultPreprocessor._sample_foreground_locations(label, [1, 2, 3])
+        }
         nnUNetDatasetBlosc2.save_case(
-            image, label, properties, str(folder / case.id), chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg
+            image,
+            label,
+            properties,
+            str(folder / case.id),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=chunks_seg,
+            blocks_seg=blocks_seg,
         )
 
 
@@ -186,11 +246,23 @@ def nnunet_batches(folder, *, augmented):
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
     size, turn = CONFIG.data.patch_size, (-math.pi / 6, math.pi / 6)
-    transforms = nnUNetTrainer.get_training_transforms(np.array(size), turn, None, (0, 1, 2), False) if augmented else None
+    transforms = (
+        nnUNetTrainer.get_training_transforms(np.array(size), turn, None, (0, 1, 2), False)
+        if augmented
+        else None
+    )
     read = get_patch_size(size, turn, turn, turn, (0.85, 1.25)) if augmented else size
     labels = LabelManager({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, None)
     share = CONFIG.data.tumour_centre_share
-    loader = nnUNetDataLoader(nnUNetDatasetBlosc2(str(folder)), CONFIG.train.batch_size, read, size, labels, share, transforms=transforms)
+    loader = nnUNetDataLoader(
+        nnUNetDatasetBlosc2(str(folder)),
+        CONFIG.train.batch_size,
+        read,
+        size,
+        labels,
+        share,
+        transforms=transforms,
+    )
     while True:
         batch = next(loader)
         yield batch["data"], batch["target"]
@@ -204,7 +276,10 @@ def memory(prepared):
         stream = batches(prepared * times, config, first_epoch=1, pin_memory=False)
         for _ in range(BATCHES):
             next(stream)
-        peak = max(child.memory_full_info().pss for child in psutil.Process().children(recursive=True)) / 2**20
+        peak = (
+            max(child.memory_full_info().pss for child in psutil.Process().children(recursive=True))
+            / 2**20
+        )
         stream.close()
         name = f"proportional set size of a worker, {len(prepared) * times} cases"
         figures[name] = {"value": peak, "unit": "MiB", "goal": "< 1024", "holds": peak < 1024}

@@ -21,62 +21,120 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 GOAL = 0.95
 TINY = {
-    "model.base_channels": 4, "data.spacing_mm": 4, "data.patch_size": "32,32,32", "phantom.size": "48,48,48", "phantom.cases": 6,
+    "model.base_channels": 4,
+    "data.spacing_mm": 4,
+    "data.patch_size": "32,32,32",
+    "phantom.size": "48,48,48",
+    "phantom.cases": 6,
     "data.workers": 0,
-}  # fmt: skip
+}
 WAYS = {"packed, eager": ("0.5", "never"), "serial, compiled": ("1", "always")}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=3, help="of each trial; the first is not counted")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="of each trial; the first is not counted"
+    )
     parser.add_argument("--steps", type=int, default=40, help="of an epoch")
-    parser.add_argument("--tiny", action="store_true", help="a tiny network on this machine's CPU, where nothing is packed or compiled")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="a tiny network on this machine's CPU, where nothing is packed or compiled",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rates, chosen = measure(Path(folder), options)
     best = max(rates[name] for name in WAYS)
     share = rates["auto"] / best
-    print(f"auto chose {chosen}; {share:.2f} of the better way: {'holds' if share >= GOAL else 'MISSED'} (goal {GOAL})", flush=True)
+    print(
+        f"auto chose {chosen}; {share:.2f} of the better way: {'holds' if share >= GOAL else 'MISSED'} (goal {GOAL})",
+        flush=True,
+    )
     if options.json:
-        figures = {name: {"value": rate, "unit": "steps/s", "goal": "", "holds": None} for name, rate in rates.items()}
-        figures["auto, share of the better"] = {"value": share, "unit": "", "goal": f">= {GOAL}", "holds": share >= GOAL}
-        machine = {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count(), "gpu": gpu(), "chosen": chosen}
-        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+        figures = {
+            name: {"value": rate, "unit": "steps/s", "goal": "", "holds": None}
+            for name, rate in rates.items()
+        }
+        figures["auto, share of the better"] = {
+            "value": share,
+            "unit": "",
+            "goal": f">= {GOAL}",
+            "holds": share >= GOAL,
+        }
+        machine = {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+            "gpu": gpu(),
+            "chosen": chosen,
+        }
+        options.json.write_text(
+            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
+        )
     return int(share < GOAL)
 
 
 def measure(folder, options):
     """({way: steps a second}, the way that auto chose)."""
-    ways = {name: [] if options.tiny else ["--gpus-per-trial", gpus, "--set", f"train.compile={compiled}"]
-            for name, (gpus, compiled) in WAYS.items()}  # fmt: skip
+    ways = {
+        name: []
+        if options.tiny
+        else ["--gpus-per-trial", gpus, "--set", f"train.compile={compiled}"]
+        for name, (gpus, compiled) in WAYS.items()
+    }
     began = time.monotonic()
     budget = json.loads(study(folder, options, "--plan", "--json"))
     chosen = budget["why"]
     print(f"planned in {time.monotonic() - began:.0f} s: {chosen}", flush=True)
     for way in budget["ways"]:
-        print(f"    {way['way']:24} {way['steps_per_s']:6.2f} steps/s, the study in {way['study_s']:.0f} s", flush=True)
+        print(
+            f"    {way['way']:24} {way['steps_per_s']:6.2f} steps/s, the study in {way['study_s']:.0f} s",
+            flush=True,
+        )
     resources = budget["resources"]
-    ways["auto"] = [] if options.tiny else ["--gpus-per-trial", f"{resources['gpus']:g}", "--set", f"train.compile={resources['compile']}"]
+    ways["auto"] = (
+        []
+        if options.tiny
+        else [
+            "--gpus-per-trial",
+            f"{resources['gpus']:g}",
+            "--set",
+            f"train.compile={resources['compile']}",
+        ]
+    )
     rates = {}
     for number, (name, how) in enumerate(ways.items(), 1):
         same = next((other for other in rates if ways[other] == how), None)
         if name == "auto" and same and not options.tiny:
-            rates[name] = rates[same]  # the very same command: running it again would time the noise
+            rates[name] = rates[
+                same
+            ]  # the very same command: running it again would time the noise
             print(f"auto is {same}", flush=True)
             continue
         began = time.monotonic()
         study(folder, options, "--fresh", *short(options), *how)
         rates[name] = rate(folder, number)
-        print(f"{name:20} {rates[name]:6.2f} steps/s, the whole study took {time.monotonic() - began:.0f} s", flush=True)
+        print(
+            f"{name:20} {rates[name]:6.2f} steps/s, the whole study took {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
     return rates, chosen
 
 
 def short(options):
-    changes = {"train.epochs": options.epochs, "train.steps_per_epoch": options.steps, "train.validate_every_epochs": options.epochs,
-               "optim.warmup_epochs": 0, "data.test_cases": 1, "data.validation_cases": 1}  # fmt: skip
+    changes = {
+        "train.epochs": options.epochs,
+        "train.steps_per_epoch": options.steps,
+        "train.validate_every_epochs": options.epochs,
+        "optim.warmup_epochs": 0,
+        "data.test_cases": 1,
+        "data.validation_cases": 1,
+    }
     return [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
 
 
@@ -84,9 +142,25 @@ def study(folder, options, *more):
     """What a study of one arm prints, run in `folder`."""
     settings = TINY if options.tiny else {"phantom.cases": 8}
     changes = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--preset", "demo" if options.tiny else "quick", "--arms", "depth 2",
-               "--seeds", str(options.trials), *changes, *more]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": _with_root()})
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "ablate_depth.py",
+        "--preset",
+        "demo" if options.tiny else "quick",
+        "--arms",
+        "depth 2",
+        "--seeds",
+        str(options.trials),
+        *changes,
+        *more,
+    ]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": _with_root()},
+    )
     if done.returncode:
         sys.exit(f"the study failed with {done.returncode}:\n{done.stdout[-3000:]}")
     return done.stdout
@@ -99,10 +173,15 @@ def _with_root():
 def rate(folder, number):
     """Steps a second of the trials that ran at once in the study's run with this number, from the second epoch on."""
     found = folder / "Results" / f"ablate_depth_Run{number:02d}"
-    histories = [json.loads(path.read_text()) for path in sorted(found.glob("trials/*/metrics/history.json"))]
+    histories = [
+        json.loads(path.read_text()) for path in sorted(found.glob("trials/*/metrics/history.json"))
+    ]
     configs = [json.loads(path.read_text()) for path in sorted(found.glob("trials/*/config.json"))]
     steps = configs[0]["train"]["steps_per_epoch"]
-    alone = [steps * len(history[1:]) / sum(epoch["time/train_s"] for epoch in history[1:]) for history in histories]
+    alone = [
+        steps * len(history[1:]) / sum(epoch["time/train_s"] for epoch in history[1:])
+        for history in histories
+    ]
     return sum(alone) / len(alone) * at_once(found)
 
 
@@ -112,7 +191,16 @@ def at_once(found):
     for path in sorted(found.glob("trials/*/metrics/history.json")):
         history = json.loads(path.read_text())
         end = (path.parents[1] / "checkpoints" / "last.pth").stat().st_mtime
-        spans.append((end - sum(epoch["time/train_s"] + epoch.get("time/validate_s", 0.0) for epoch in history[1:]), end))
+        spans.append(
+            (
+                end
+                - sum(
+                    epoch["time/train_s"] + epoch.get("time/validate_s", 0.0)
+                    for epoch in history[1:]
+                ),
+                end,
+            )
+        )
     covered, last = 0.0, 0.0
     for start, end in sorted(spans):
         covered += max(0.0, end - max(start, last))

@@ -30,11 +30,18 @@ from segmamba.evaluation.dice import dice
 from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
 
-SMALLEST_GAP = 0.15  # mean Dice of the network above the classifier: below it the phantom would be too easy
+SMALLEST_GAP = (
+    0.15  # mean Dice of the network above the classifier: below it the phantom would be too easy
+)
 VOXELS_PER_CASE = 6000  # drawn from each training case, a tenth of its brain at 3 mm
 CASES_TO_TUNE_ON = 8
 SMOOTHINGS_VOXELS = (0.5, 0.7, 1.0)  # sd of the Gaussian over the probabilities
-FAVOURS = (1, 2, 3, 5)  # factor on the tumour classes' probabilities: Dice rewards finding a rare class more than accuracy does
+FAVOURS = (
+    1,
+    2,
+    3,
+    5,
+)  # factor on the tumour classes' probabilities: Dice rewards finding a rare class more than accuracy does
 
 
 def intensity_classifier_dice(train_cases, test_cases):
@@ -48,9 +55,14 @@ def intensity_classifier_dice(train_cases, test_cases):
     rng = np.random.default_rng(0)
     drawn = [_drawn_voxels(image, classes, rng) for image, classes in train_cases]
     features, labels = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    model = HistGradientBoostingClassifier(max_iter=80, max_leaf_nodes=15, random_state=0).fit(features, labels)
+    model = HistGradientBoostingClassifier(max_iter=80, max_leaf_nodes=15, random_state=0).fit(
+        features, labels
+    )
     tuned_on = _predicted(model, train_cases[:CASES_TO_TUNE_ON])
-    choice = max(itertools.product(SMOOTHINGS_VOXELS, FAVOURS), key=lambda choice: _mean_dice(tuned_on, *choice)["mean"])
+    choice = max(
+        itertools.product(SMOOTHINGS_VOXELS, FAVOURS),
+        key=lambda choice: _mean_dice(tuned_on, *choice)["mean"],
+    )
     return _mean_dice(_predicted(model, test_cases), *choice)
 
 
@@ -88,42 +100,75 @@ def _mean_dice(predicted, smoothing_voxels, favour):
 
 def demo_split(folder, config):
     """The demo preset's phantom, written and prepared below `folder`, as a Split of PreparedCases."""
-    write_phantom(folder / "phantom", cases=config.phantom.cases, size=config.phantom.size, seed=config.phantom.seed)
-    return split_cases(prepare_cases(find_cases(folder / "phantom"), folder / "cache", config.data), config.data)
+    write_phantom(
+        folder / "phantom",
+        cases=config.phantom.cases,
+        size=config.phantom.size,
+        seed=config.phantom.seed,
+    )
+    return split_cases(
+        prepare_cases(find_cases(folder / "phantom"), folder / "cache", config.data), config.data
+    )
 
 
 def network_dice(split, folder, config):
     """Test Dice of one training run with the product's own loop, as {"ET", "TC", "WT", "mean"}."""
     run, device = RunFolder(folder / "run"), choose_device()
     for epoch in train_run(config, split, run, device):
-        print(f"  network: epoch {epoch.number} of {config.train.epochs}, loss {epoch.metrics['train/loss']:.3f}", flush=True)
+        print(
+            f"  network: epoch {epoch.number} of {config.train.epochs}, loss {epoch.metrics['train/loss']:.3f}",
+            flush=True,
+        )
     metrics, _ = evaluate_run(config, split, run, device)
     return {name: metrics[f"test/dice_{name}"] for name in ("ET", "TC", "WT", "mean")}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = preset("demo")
     with tempfile.TemporaryDirectory() as scratch:
         split = demo_split(Path(scratch), config)
-        train, tested = ([(np.float32(case.image()), np.array(case.label())) for case in cases] for cases in (split.train, split.test))
+        train, tested = (
+            [(np.float32(case.image()), np.array(case.label())) for case in cases]
+            for cases in (split.train, split.test)
+        )
         classifier = intensity_classifier_dice(train, tested)
         network = network_dice(split, Path(scratch), config)
     print(f"Dice on the demo phantom: {len(train)} cases to train on, {len(tested)} tested")
     print("       network  intensities     gap")
     for name in network:
-        print(f"{name:5} {network[name]:9.3f} {classifier[name]:12.3f} {network[name] - classifier[name]:7.3f}")
+        print(
+            f"{name:5} {network[name]:9.3f} {classifier[name]:12.3f} {network[name] - classifier[name]:7.3f}"
+        )
     gap = network["mean"] - classifier["mean"]
     figures = {
-        "network, mean Dice": {"value": network["mean"], "unit": "Dice", "goal": ">= 0.70", "holds": network["mean"] >= 0.70},
-        "network above intensity classifier": {"value": gap, "unit": "Dice", "goal": f">= {SMALLEST_GAP}", "holds": gap >= SMALLEST_GAP},
+        "network, mean Dice": {
+            "value": network["mean"],
+            "unit": "Dice",
+            "goal": ">= 0.70",
+            "holds": network["mean"] >= 0.70,
+        },
+        "network above intensity classifier": {
+            "value": gap,
+            "unit": "Dice",
+            "goal": f">= {SMALLEST_GAP}",
+            "holds": gap >= SMALLEST_GAP,
+        },
     }
     if options.json:
-        machine = {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()}
-        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=2) + "\n")
+        machine = {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+        }
+        options.json.write_text(
+            json.dumps({"figures": figures, "machine": machine}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

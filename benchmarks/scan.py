@@ -27,7 +27,9 @@ GPU_SHAPES = ((2, 16384, 256), (2, 2048, 512), (2, 256, 1024))  # stage 3, stage
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     json_file = parser.parse_args().json
     torch.set_num_threads(THREADS)
@@ -37,7 +39,9 @@ def main():
     machine = f"{cpu_name()}, {THREADS} threads, torch {torch.__version__}"
     print(f"\n{machine}")
     for name, figure in figures.items():
-        print(f"{name:44} {figure['value']:10.3g} {figure['unit']:4} goal {figure['goal']:8} {'holds' if figure['holds'] else 'MISSED'}")
+        print(
+            f"{name:44} {figure['value']:10.3g} {figure['unit']:4} goal {figure['goal']:8} {'holds' if figure['holds'] else 'MISSED'}"
+        )
     if json_file:
         write_json({"figures": figures, "machine": machine}, json_file)
 
@@ -45,17 +49,40 @@ def main():
 def against_oracle():
     inputs = random_inputs(LENGTH)
     exact = run("sequential", [t.detach().double().requires_grad_() for t in inputs])
-    error = max(relative_error(got, want) for got, want in zip(run("portable", inputs), exact, strict=True))
-    seconds = {name: best_seconds(name, inputs, repeats) for name, repeats in (("sequential", 3), ("portable", 15))}
+    error = max(
+        relative_error(got, want) for got, want in zip(run("portable", inputs), exact, strict=True)
+    )
+    seconds = {
+        name: best_seconds(name, inputs, repeats)
+        for name, repeats in (("sequential", 3), ("portable", 15))
+    }
     peaks = {name: peak_bytes(name, inputs) for name in seconds}
     print(f"{LENGTH} tokens, {CHANNELS} channels, {STATES} states   ms   peak MiB")
     for name in seconds:
         print(f"{name:40} {seconds[name] * 1e3:7.1f} {peaks[name] / 2**20:8.1f}")
-    speedup, memory = seconds["sequential"] / seconds["portable"], peaks["portable"] / peaks["sequential"]
+    speedup, memory = (
+        seconds["sequential"] / seconds["portable"],
+        peaks["portable"] / peaks["sequential"],
+    )
     return {
-        "portable scan, times as fast as the oracle": {"value": speedup, "unit": "x", "goal": ">= 20", "holds": speedup >= 20},
-        "portable scan, relative error": {"value": error, "unit": "", "goal": "< 1e-5", "holds": error < 1e-5},
-        "portable scan, share of the oracle's memory": {"value": memory, "unit": "", "goal": "< 0.25", "holds": memory < 0.25},
+        "portable scan, times as fast as the oracle": {
+            "value": speedup,
+            "unit": "x",
+            "goal": ">= 20",
+            "holds": speedup >= 20,
+        },
+        "portable scan, relative error": {
+            "value": error,
+            "unit": "",
+            "goal": "< 1e-5",
+            "holds": error < 1e-5,
+        },
+        "portable scan, share of the oracle's memory": {
+            "value": memory,
+            "unit": "",
+            "goal": "< 0.25",
+            "holds": memory < 0.25,
+        },
     }
 
 
@@ -66,9 +93,18 @@ def growth():
     peaks = {length: peak_bytes("portable", inputs[length]) for length in LENGTHS}
     print(f"\n{'portable, tokens':40} {'ms':>7} {'us/token':>8} {'peak MiB':>8}")
     for length in LENGTHS:
-        print(f"{length:<40} {seconds[length] * 1e3:7.1f} {seconds[length] * 1e6 / length:8.2f} {peaks[length] / 2**20:8.1f}")
+        print(
+            f"{length:<40} {seconds[length] * 1e3:7.1f} {seconds[length] * 1e6 / length:8.2f} {peaks[length] / 2**20:8.1f}"
+        )
     ratio = (seconds[LENGTHS[-1]] / LENGTHS[-1]) / (seconds[LENGTH] / LENGTH)
-    return {f"time per token, {LENGTHS[-1]} against {LENGTH}": {"value": ratio, "unit": "x", "goal": "<= 1.25", "holds": ratio <= 1.25}}
+    return {
+        f"time per token, {LENGTHS[-1]} against {LENGTH}": {
+            "value": ratio,
+            "unit": "x",
+            "goal": "<= 1.25",
+            "holds": ratio <= 1.25,
+        }
+    }
 
 
 def gpu_kernels():
@@ -92,11 +128,16 @@ def gpu_kernels():
             continue
         module = importlib.import_module(f"segmamba.models.scan_{name}")
         for shape in GPU_SHAPES:
-            inputs = [t.detach().cuda() for t in random_inputs(shape[1], channels=shape[2], batch=shape[0])]
-            inputs = [t.bfloat16() if i in (0, 1, 3, 4) else t for i, t in enumerate(inputs)]  # x, delta, B, C
+            inputs = [
+                t.detach().cuda()
+                for t in random_inputs(shape[1], channels=shape[2], batch=shape[0])
+            ]
+            inputs = [
+                t.bfloat16() if i in (0, 1, 3, 4) else t for i, t in enumerate(inputs)
+            ]  # x, delta, B, C
             y, states = module.scan_forward(*inputs)
-            forward = replay_ms(lambda: module.scan_forward(*inputs))  # noqa: B023
-            backward = replay_ms(lambda: module.scan_backward(y.contiguous(), *inputs, states))  # noqa: B023
+            forward = replay_ms(lambda: module.scan_forward(*inputs))
+            backward = replay_ms(lambda: module.scan_backward(y.contiguous(), *inputs, states))
             print(f"{name:12}{shape!s:28}{forward:12.3f}{backward:9.3f}")
 
 
@@ -106,7 +147,10 @@ def random_inputs(length, *, channels=CHANNELS, batch=1):
     x, delta = torch.randn(batch, length, channels), torch.randn(batch, length, channels)
     A = -torch.arange(1.0, STATES + 1).repeat(channels, 1)
     B, C = torch.randn(batch, length, STATES), torch.randn(batch, length, STATES)
-    return [t.requires_grad_() for t in (x, delta, A, B, C, torch.ones(channels), torch.linspace(-6, -2, channels))]
+    return [
+        t.requires_grad_()
+        for t in (x, delta, A, B, C, torch.ones(channels), torch.linspace(-6, -2, channels))
+    ]
 
 
 def run(name, inputs):
@@ -131,7 +175,9 @@ def best_seconds(name, inputs, repeats):
 
 def peak_bytes(name, inputs):
     """Highest sum of live allocations made during a run: the profiler's running total of torch's CPU allocator."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
         run(name, inputs)
     live = peak = 0
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -144,7 +190,10 @@ def peak_bytes(name, inputs):
 def cpu_name():
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(": ")[1] for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def write_json(tree, path):

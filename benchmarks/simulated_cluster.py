@@ -46,7 +46,9 @@ def simulated_trial(assignment, context):
     log.log_history(history)
     took = []
     for epoch in range(len(history) + 1, EPOCHS + 1):
-        metrics = {f"val/dice_{region}": value(plan.seed, epoch) for region in ("mean", "ET", "TC", "WT")} | {"train/loss": 1.0 / epoch}
+        metrics = {
+            f"val/dice_{region}": value(plan.seed, epoch) for region in ("mean", "ET", "TC", "WT")
+        } | {"train/loss": 1.0 / epoch}
         history.append({"epoch": epoch} | metrics)
         write_json(kept, history)
         began = time.perf_counter()
@@ -75,9 +77,24 @@ def simulated_study(folder, trials):
     experiment = open_store(uri, folder)
     from mlflow import MlflowClient
 
-    parent = MlflowClient(uri).create_run(experiment, run_name="simulated", tags={"kind": "study"}).info.run_id
+    parent = (
+        MlflowClient(uri)
+        .create_run(experiment, run_name="simulated", tags={"kind": "study"})
+        .info.run_id
+    )
     split = Split([], [], [], False, ())
-    context = StudyContext({"a": preset("demo")}, {None: ({}, split)}, folder, uri, experiment, parent, {"dataset": "none"}, 1, "auto", "a")
+    context = StudyContext(
+        {"a": preset("demo")},
+        {None: ({}, split)},
+        folder,
+        uri,
+        experiment,
+        parent,
+        {"dataset": "none"},
+        1,
+        "auto",
+        "a",
+    )
     return context, [TrialPlan(arm="a", seed=seed) for seed in range(trials)]
 
 
@@ -96,7 +113,10 @@ def accounted(context, plans):
         if len(mine) != 1 or mine[0].info.status != "FINISHED":
             wrong.append(f"{plan.key}: {[run.info.status for run in mine]}")
             continue
-        found = {(m.step, m.value) for m in client.get_metric_history(mine[0].info.run_id, "val/dice_mean")}
+        found = {
+            (m.step, m.value)
+            for m in client.get_metric_history(mine[0].info.run_id, "val/dice_mean")
+        }
         if found != {(epoch, value(plan.seed, epoch)) for epoch in range(1, EPOCHS + 1)}:
             wrong.append(f"{plan.key}: epochs {sorted(found)}")
     return len(plans) - len(wrong), wrong[:5]
@@ -111,7 +131,15 @@ class Nodes:
         with socket.socket() as free:
             free.bind(("127.0.0.2", 0))
             self.address = f"127.0.0.2:{free.getsockname()[1]}"
-        self.head = self._start("--head", "--port", self.address.rpartition(":")[2], "--num-cpus", "0", "--include-dashboard", "false")
+        self.head = self._start(
+            "--head",
+            "--port",
+            self.address.rpartition(":")[2],
+            "--num-cpus",
+            "0",
+            "--include-dashboard",
+            "false",
+        )
 
     def add(self):
         self.groups.append(self._start("--address", self.address, "--num-cpus", str(self.cores)))
@@ -130,7 +158,14 @@ class Nodes:
     def _start(self, *options):
         self.hosts += 1
         host = f"127.0.0.{self.hosts}"  # all of them are this machine; Ray takes 127.0.0.1 for no address of a node
-        options = [*options, "--node-ip-address", host, "--block", "--object-store-memory", str(OBJECT_STORE)]
+        options = [
+            *options,
+            "--node-ip-address",
+            host,
+            "--block",
+            "--object-store-memory",
+            str(OBJECT_STORE),
+        ]
         told = self.folder / f"node{self.hosts}.log"
         with told.open("wb") as log:
             command = [Path(sys.executable).with_name("ray"), "start", *options]
@@ -159,10 +194,15 @@ class Counter(SilentProgress):
         self.done += 1
         if self.deaths_at and self.done >= self.deaths_at[0]:
             self.deaths_at.pop(0)
-            print(f"{self.done} trials done after {time.monotonic() - self.began:.0f} s; a node is killed", flush=True)
+            print(
+                f"{self.done} trials done after {time.monotonic() - self.began:.0f} s; a node is killed",
+                flush=True,
+            )
             threading.Thread(target=self.nodes.replace_one).start()
         elif self.done % 100 == 0:
-            print(f"{self.done} trials done after {time.monotonic() - self.began:.0f} s", flush=True)
+            print(
+                f"{self.done} trials done after {time.monotonic() - self.began:.0f} s", flush=True
+            )
 
     def failed(self, key, reason, log):
         print(f"{key} failed: {reason}", flush=True)
@@ -174,7 +214,11 @@ class Counter(SilentProgress):
 def run(trials, nodes, cores, kills, folder):
     """{"accounted", "wrong", "seconds"} of such a study."""
     # Before Ray is imported, which reads them then.
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     from segmamba.orchestration.engine import launch, trainable
     from segmamba.orchestration.engine.budget import Resources
     from segmamba.orchestration.engine.cluster import machine_for
@@ -190,9 +234,22 @@ def run(trials, nodes, cores, kills, folder):
             from ray import cloudpickle, tune
 
             cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
-            resources = Resources(gpus=0, cpus=1, threads=1, at_once=machine.cores, cores=machine.cores, compile="auto")
+            resources = Resources(
+                gpus=0,
+                cpus=1,
+                threads=1,
+                at_once=machine.cores,
+                cores=machine.cores,
+                compile="auto",
+            )
             began = time.monotonic()
-            launch.run_plans(context, resources, Counter(trials, cluster, kills), {"trial": tune.grid_search(plans)}, reuse_actors=True)
+            launch.run_plans(
+                context,
+                resources,
+                Counter(trials, cluster, kills),
+                {"trial": tune.grid_search(plans)},
+                reuse_actors=True,
+            )
             seconds = time.monotonic() - began
     finally:
         cluster.stop()
@@ -201,24 +258,48 @@ def run(trials, nodes, cores, kills, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--cores", type=int, default=2, help="of one node")
-    parser.add_argument("--kills", type=int, default=3, help="nodes that die while trials run, each replaced by a new one")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=3,
+        help="nodes that die while trials run, each replaced by a new one",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = run(options.trials, options.nodes, options.cores, options.kills, folder)
     holds = found["accounted"] == options.trials
-    print(f"{found['accounted']} of {options.trials} trials accounted for in {found['seconds']:.0f} s: {'holds' if holds else 'MISSED'}")
+    print(
+        f"{found['accounted']} of {options.trials} trials accounted for in {found['seconds']:.0f} s: {'holds' if holds else 'MISSED'}"
+    )
     for line in found["wrong"]:
         print(line)
     if options.json:
-        goal = {"value": found["accounted"], "unit": "trials", "goal": str(options.trials), "holds": holds}
-        figures = {"simulated trials accounted for, with nodes killed": goal, "their time": {"value": found["seconds"], "unit": "s"}}
-        machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "nodes": options.nodes, "killed": options.kills}
-        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+        goal = {
+            "value": found["accounted"],
+            "unit": "trials",
+            "goal": str(options.trials),
+            "holds": holds,
+        }
+        figures = {
+            "simulated trials accounted for, with nodes killed": goal,
+            "their time": {"value": found["seconds"], "unit": "s"},
+        }
+        machine = {
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "nodes": options.nodes,
+            "killed": options.kills,
+        }
+        options.json.write_text(
+            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
+        )
     return int(not holds)
 
 

@@ -39,9 +39,18 @@ main()
 def seconds_to_first_step(cwd):
     """(seconds, [(phase, seconds after the command)])."""
     root = str(Path(__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    }
     began = time.time()
-    process = subprocess.run([sys.executable, "-c", FIRST_STEP], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    process = subprocess.run(
+        [sys.executable, "-c", FIRST_STEP],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     lines = [line.split() for line in process.stdout.splitlines() if line.startswith("AT ")]
     if not lines or lines[-1][1] != "step":
         raise SystemExit(process.stdout + process.stderr)
@@ -50,7 +59,9 @@ def seconds_to_first_step(cwd):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--times", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -58,14 +69,25 @@ def main():
     with tempfile.TemporaryDirectory() as cwd:
         for which in ("fresh", "again"):
             seconds, phases = seconds_to_first_step(cwd)
-            figures[f"command to first step, {which}"] = {"value": seconds, "unit": "s", "goal": f"<= {GOAL_S:g}", "holds": seconds <= GOAL_S}
+            figures[f"command to first step, {which}"] = {
+                "value": seconds,
+                "unit": "s",
+                "goal": f"<= {GOAL_S:g}",
+                "holds": seconds <= GOAL_S,
+            }
             print(f"{which:8}{seconds:8.1f} s   (goal {GOAL_S:g} s)", flush=True)
             if options.times:
                 for phase, at in phases:
                     print(f"    {at:6.1f} s  {phase}")
     if options.json:
-        machine = {"cpu": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-        options.json.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+        machine = {
+            "cpu": platform.processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        }
+        options.json.write_text(
+            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

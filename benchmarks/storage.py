@@ -26,20 +26,29 @@ SIZE, PATCH, CHUNKS = (240, 240, 155), (128, 128, 64), (4, 64, 64, 64)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     json_file = parser.parse_args().json
     images, _, _ = make_case(0, 0, SIZE)
     whole = zscore(np.stack([images[m] for m in MODALITIES]).astype(np.float32)).astype(np.float16)
     image = np.ascontiguousarray(whole[(slice(None), *brain_box(whole, None))])
     figures = {}
-    print(f"{'x'.join(map(str, image.shape))} float16{'MiB':>28} {'warm ms':>9} {'cold ms':>9} {'write s':>8}")
+    print(
+        f"{'x'.join(map(str, image.shape))} float16{'MiB':>28} {'warm ms':>9} {'cold ms':>9} {'write s':>8}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name, write, read in formats():
             path = Path(folder) / name.replace(" ", "_")
             row = measure(path, image, write, read)
-            print(f"{name:45} {row['MiB']:8.1f} {row['warm ms']:9.1f} {row['cold ms']:9.1f} {row['write s']:8.2f}")
-            figures |= {f"{name}, {column}": {"value": value, "unit": "", "goal": "", "holds": True} for column, value in row.items()}
+            print(
+                f"{name:45} {row['MiB']:8.1f} {row['warm ms']:9.1f} {row['cold ms']:9.1f} {row['write s']:8.2f}"
+            )
+            figures |= {
+                f"{name}, {column}": {"value": value, "unit": "", "goal": "", "holds": True}
+                for column, value in row.items()
+            }
     if json_file:
         machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "numpy": np.__version__}
         json_file.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
@@ -47,7 +56,11 @@ def main():
 
 def formats():
     """(name, write(path, array), read(path, window)); a window is slices (channels, x, y, z) and a patch comes back in memory."""
-    yield "npy, memory map", save_npy, lambda path, window: np.array(np.load(path, mmap_mode="r")[window])
+    yield (
+        "npy, memory map",
+        save_npy,
+        lambda path, window: np.array(np.load(path, mmap_mode="r")[window]),
+    )
     if importlib.util.find_spec("blosc2"):
         import blosc2
 
@@ -56,8 +69,12 @@ def formats():
             params = {"codec": codec, "clevel": level, "nthreads": 1}
             yield (
                 f"blosc2 {codec.name} {level}",
-                lambda path, array, params=params: blosc2.asarray(array, urlpath=str(path), chunks=CHUNKS, cparams=params),
-                lambda path, window: blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})[window],
+                lambda path, array, params=params: blosc2.asarray(
+                    array, urlpath=str(path), chunks=CHUNKS, cparams=params
+                ),
+                lambda path, window: blosc2.open(
+                    str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1}
+                )[window],
             )
     if importlib.util.find_spec("zarr"):
         for codec in (None, "lz4", "zstd"):
@@ -78,7 +95,13 @@ def save_zarr(path, array, codec):
     from zarr.codecs import BloscCodec
 
     compressors = [BloscCodec(cname=codec, clevel=1, shuffle="shuffle")] if codec else None
-    zarr.create_array(store=str(path), shape=array.shape, dtype=array.dtype, chunks=CHUNKS, compressors=compressors)[:] = array
+    zarr.create_array(
+        store=str(path),
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=CHUNKS,
+        compressors=compressors,
+    )[:] = array
 
 
 def read_zarr(path, window):
@@ -99,13 +122,24 @@ def measure(path, image, write, read):
             drop_from_page_cache(file)
         cold.append(seconds(lambda w=window: read(path, w)))
     size = sum(f.stat().st_size for f in files) / 2**20
-    return {"MiB": size, "warm ms": statistics.median(warm) * 1e3, "cold ms": statistics.median(cold) * 1e3, "write s": write_s}
+    return {
+        "MiB": size,
+        "warm ms": statistics.median(warm) * 1e3,
+        "cold ms": statistics.median(cold) * 1e3,
+        "write s": write_s,
+    }
 
 
 def random_windows(shape, count):
     rng = np.random.default_rng(0)
-    starts = [[int(rng.integers(n - p + 1)) for n, p in zip(shape[1:], PATCH, strict=True)] for _ in range(count)]
-    return [(slice(None), *(slice(s, s + p) for s, p in zip(start, PATCH, strict=True))) for start in starts]
+    starts = [
+        [int(rng.integers(n - p + 1)) for n, p in zip(shape[1:], PATCH, strict=True)]
+        for _ in range(count)
+    ]
+    return [
+        (slice(None), *(slice(s, s + p) for s, p in zip(start, PATCH, strict=True)))
+        for start in starts
+    ]
 
 
 if __name__ == "__main__":

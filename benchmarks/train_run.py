@@ -43,10 +43,25 @@ def write_cases(folder, count):
 
 def write_case(folder, number, shape=(240, 240, 155)):
     """An ellipsoid of noise with a nested ball in it."""
-    rng, grid = np.random.default_rng(number), np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True)
+    rng, grid = (
+        np.random.default_rng(number),
+        np.meshgrid(
+            *(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True
+        ),
+    )
     brain = sum(x**2 for x in grid) < 0.42
-    distance = np.sqrt(sum((x - np.float32(centre)) ** 2 for x, centre in zip(grid, rng.uniform(-0.25, 0.25, 3), strict=True)))
-    label = np.select([distance < 0.08, distance < 0.13, distance < 0.25], [1, 4, 2], 0).astype(np.uint8) * brain
+    distance = np.sqrt(
+        sum(
+            (x - np.float32(centre)) ** 2
+            for x, centre in zip(grid, rng.uniform(-0.25, 0.25, 3), strict=True)
+        )
+    )
+    label = (
+        np.select([distance < 0.08, distance < 0.13, distance < 0.25], [1, 4, 2], 0).astype(
+            np.uint8
+        )
+        * brain
+    )
     name = f"BraTS20_Training_{number:03d}"
     (folder / name).mkdir(parents=True)
     for suffix in ("t1", "t1ce", "t2", "flair"):
@@ -92,8 +107,11 @@ def measure(config, data, results, device, epochs, limit_s):
         log.log_epoch(epoch.metrics, epoch.number)
         now = time.perf_counter()
         m = {"time/validate_s": 0.0} | epoch.metrics
-        print(f"epoch {epoch.number}: {m['time/train_s']:.1f} s of training, {m['time/patches_per_s']:.1f} patches/s, "
-              f"waiting {m['time/data_wait_share']:.1%}, validation {m['time/validate_s']:.1f} s", flush=True)  # fmt: skip
+        print(
+            f"epoch {epoch.number}: {m['time/train_s']:.1f} s of training, {m['time/patches_per_s']:.1f} patches/s, "
+            f"waiting {m['time/data_wait_share']:.1%}, validation {m['time/validate_s']:.1f} s",
+            flush=True,
+        )
         if epoch.number > NOT_COUNTED:
             rows.append(epoch.metrics)
         else:
@@ -103,7 +121,9 @@ def measure(config, data, results, device, epochs, limit_s):
     log.close()
     drawing.close()
     if not rows:
-        raise SystemExit(f"no epoch after the first {NOT_COUNTED} ended within the limit; raise --limit-s")
+        raise SystemExit(
+            f"no epoch after the first {NOT_COUNTED} ended within the limit; raise --limit-s"
+        )
     wall, train = now - at_start["wall"], sum(m["time/train_s"] for m in rows)
     validate = sum(m.get("time/validate_s", 0.0) for m in rows)
     return {
@@ -129,19 +149,31 @@ def _log(config, data, results, folder, clock):
     experiment = open_store(uri, results)
     clock.wrap(RunLog, "_send_epoch", time.thread_time)
     clock.wrap(RunLog, "log_epoch")
-    log = RunLog(uri, lambda client: keyed_run(client, experiment, "benchmark", folder.root.name, {}), "benchmark", system_metrics=True)
+    log = RunLog(
+        uri,
+        lambda client: keyed_run(client, experiment, "benchmark", folder.root.name, {}),
+        "benchmark",
+        system_metrics=True,
+    )
     log.log_config(config.to_flat_dict())
     log.log_data(data)
     return log
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, metavar="DIR")
     parser.add_argument("--labels", default="mixed")
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--limit-s", type=float, default=480.0, help="stop after the epoch in which so many seconds are over")
+    parser.add_argument(
+        "--limit-s",
+        type=float,
+        default=480.0,
+        help="stop after the epoch in which so many seconds are over",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -157,23 +189,51 @@ def main():
         results = Path(folder)
         if not options.data:
             write_cases(results / "made_up", 8)
-        config = preset(options.preset).changed(source_changes(options.data or results / "made_up", options.labels) | parse_assignments(options.set))
+        config = preset(options.preset).changed(
+            source_changes(options.data or results / "made_up", options.labels)
+            | parse_assignments(options.set)
+        )
         cases, source, _ = labelled_cases(config, results, lambda label: lambda done, total: None)
         data = split_cases(prepare_cases(cases, results / "cache", config.data), config.data)
-        data = dataclasses.replace(data, validation=list(itertools.islice(itertools.cycle(data.validation), config.data.validation_cases)))
-        print(f"{source if options.data else 'made-up cases'}; {device}; {compile_decision(config, device)[1]}; MLflow "
-              f"{'on' if importlib.util.find_spec('mlflow') else 'not installed'}; "
-              f"cases ready after {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
+        data = dataclasses.replace(
+            data,
+            validation=list(
+                itertools.islice(itertools.cycle(data.validation), config.data.validation_cases)
+            ),
+        )
+        print(
+            f"{source if options.data else 'made-up cases'}; {device}; {compile_decision(config, device)[1]}; MLflow "
+            f"{'on' if importlib.util.find_spec('mlflow') else 'not installed'}; "
+            f"cases ready after {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
         found = measure(config, data, results, device, options.epochs, options.limit_s)
     figures = {}
     for name, value in found.items():
         goal = GOALS.get(name)
-        holds = None if goal is None else bool(value >= goal if name == "patches_per_s" else value <= goal)
+        holds = (
+            None
+            if goal is None
+            else bool(value >= goal if name == "patches_per_s" else value <= goal)
+        )
         figures[name] = {"value": value, "unit": "", "goal": goal, "holds": holds}
-        print(f"{name:28}{value:10.3f}" + ("" if goal is None else f"   goal {'>=' if name == 'patches_per_s' else '<='} {goal:g}"))
+        print(
+            f"{name:28}{value:10.3f}"
+            + (
+                ""
+                if goal is None
+                else f"   goal {'>=' if name == 'patches_per_s' else '<='} {goal:g}"
+            )
+        )
     if options.json:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        options.json.write_text(json.dumps({"figures": figures, "machine": {"device": name, "torch": torch.__version__}}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps(
+                {"figures": figures, "machine": {"device": name, "torch": torch.__version__}},
+                indent=1,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,11 @@ from segmamba.training.step import COMPILE_OPTIONS, ForwardLoss
 
 PATCH, BATCH = (128, 128, 64), 2
 WARM_UP, STEPS = 4, 20
-MODES = {"eager": None, "compiled": COMPILE_OPTIONS | {"triton.cudagraphs": False}, "graphs": COMPILE_OPTIONS}
+MODES = {
+    "eager": None,
+    "compiled": COMPILE_OPTIONS | {"triton.cudagraphs": False},
+    "graphs": COMPILE_OPTIONS,
+}
 
 
 def network(**changes):
@@ -70,10 +74,14 @@ def measure(config, mode, dtype):
 
     warm_up_s, ms = _timed(step)
     row = {
-        "ms": ms, "patches_per_s": 1000 * BATCH / ms, "peak_GiB": torch.cuda.max_memory_allocated() / 2**30,
-        "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6, "busy": _busy_share(step), "warm_up_s": warm_up_s,
+        "ms": ms,
+        "patches_per_s": 1000 * BATCH / ms,
+        "peak_GiB": torch.cuda.max_memory_allocated() / 2**30,
+        "parameters_M": sum(p.numel() for p in model.parameters()) / 1e6,
+        "busy": _busy_share(step),
+        "warm_up_s": warm_up_s,
         "loss": float(step().detach()),
-    }  # fmt: skip
+    }
     forward = _in_mode(in_half(folded(model, "cuda"), dtype), mode)
 
     def predict():
@@ -114,34 +122,57 @@ def _busy_share(step, steps=5):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME"
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}, batch {BATCH}, patch {PATCH}")
-    arms = describe_arms({name: NETWORKS[name] for name in options.only}, patch_size=PATCH, batch_size=BATCH)
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}, batch {BATCH}, patch {PATCH}"
+    )
+    arms = describe_arms(
+        {name: NETWORKS[name] for name in options.only}, patch_size=PATCH, batch_size=BATCH
+    )
     flops = {arm["arm"]: arm["training_flops"] / 1e12 for arm in arms}
-    print(f"{'network':24}{'mode':10}{'ms':>8}{'patches/s':>11}{'peak GiB':>10}{'params M':>10}{'TFLOP':>8}{'GPU busy':>10}"
-          f"{'inference ms':>14}{'warm-up s':>11}", flush=True)  # fmt: skip
+    print(
+        f"{'network':24}{'mode':10}{'ms':>8}{'patches/s':>11}{'peak GiB':>10}{'params M':>10}{'TFLOP':>8}{'GPU busy':>10}"
+        f"{'inference ms':>14}{'warm-up s':>11}",
+        flush=True,
+    )
     rows = {}
     for name in options.only:
         for mode in options.modes:
             try:
                 row = measure(NETWORKS[name], mode, getattr(torch, options.dtype))
-            except Exception as error:  # a peer that cannot run in a mode is a row of the table, not the end of it
-                print(f"{name:24}{mode:10}{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}", flush=True)
+            except (
+                Exception
+            ) as error:  # a peer that cannot run in a mode is a row of the table, not the end of it
+                print(
+                    f"{name:24}{mode:10}{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}",
+                    flush=True,
+                )
                 continue
             finally:
                 gc.collect()
                 torch.cuda.empty_cache()
             rows[f"{name}, {mode}"] = row | {"TFLOP": flops[name]}
-            print(f"{name:24}{mode:10}{row['ms']:8.1f}{row['patches_per_s']:11.1f}{row['peak_GiB']:10.2f}{row['parameters_M']:10.2f}"
-                  f"{flops[name]:8.2f}{row['busy']:10.0%}{row['inference_ms']:14.2f}{row['warm_up_s']:11.1f}", flush=True)  # fmt: skip
+            print(
+                f"{name:24}{mode:10}{row['ms']:8.1f}{row['patches_per_s']:11.1f}{row['peak_GiB']:10.2f}{row['parameters_M']:10.2f}"
+                f"{flops[name]:8.2f}{row['busy']:10.0%}{row['inference_ms']:14.2f}{row['warm_up_s']:11.1f}",
+                flush=True,
+            )
     if options.json:
-        machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "python": platform.python_version()}
+        machine = {
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
         options.json.write_text(json.dumps({"figures": rows, "machine": machine}, indent=1) + "\n")
 
 

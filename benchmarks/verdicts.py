@@ -48,7 +48,10 @@ def cell(d):
         "supported": np.mean((layout.mean - half > 0) & (layout.mean >= MARGIN)),
         "overlooked": np.mean(layout.mean + half < 0),
         "family supported": np.mean(((adjusted < alpha) & (layout.mean >= MARGIN)).any(-1)),
-        **{f"{route} alone": np.mean(p_route < alpha) for route, p_route in layout.p_values().items()},
+        **{
+            f"{route} alone": np.mean(p_route < alpha)
+            for route, p_route in layout.p_values().items()
+        },
     }
     for effect in EFFECTS:  # a true effect moves the mean and leaves every mean square alone
         mean = layout.mean + effect
@@ -58,12 +61,18 @@ def cell(d):
 
 def table(draw, rng, options, folds=1):
     """{(seed sd, cases, seeds): rates}, each averaged over batches of studies."""
-    found, spread = {}, {"studies": BATCH, "case_sd": options.case_sd, "rest_sd": options.rest_sd, "folds": folds}
+    found, spread = (
+        {},
+        {"studies": BATCH, "case_sd": options.case_sd, "rest_sd": options.rest_sd, "folds": folds},
+    )
     for seed_sd, cases, seeds in itertools.product(SEED_SDS, CASES, SEEDS):
         batches = [
-            cell(simulate(rng, draw, seed_sd=seed_sd, cases=cases, seeds=seeds, **spread)) for _ in range(-(-options.studies // BATCH))
+            cell(simulate(rng, draw, seed_sd=seed_sd, cases=cases, seeds=seeds, **spread))
+            for _ in range(-(-options.studies // BATCH))
         ]
-        found[seed_sd, cases, seeds] = {name: np.mean([batch[name] for batch in batches]) for name in batches[0]}
+        found[seed_sd, cases, seeds] = {
+            name: np.mean([batch[name] for batch in batches]) for name in batches[0]
+        }
     return found
 
 
@@ -73,7 +82,11 @@ def print_table(title, rows):
     print("| seed sd | cases | seeds | " + " | ".join(columns) + " |")
     print("|" + "--:|" * (3 + len(columns)))
     for (sd, cases, seeds), rates in rows.items():
-        print(f"| {sd:g} | {cases} | {seeds} | " + " | ".join(f"{rates[name]:.1f}" for name in columns) + " |")
+        print(
+            f"| {sd:g} | {cases} | {seeds} | "
+            + " | ".join(f"{rates[name]:.1f}" for name in columns)
+            + " |"
+        )
 
 
 def figures(normal, heavy, folded):
@@ -81,41 +94,83 @@ def figures(normal, heavy, folded):
     for noise, rows in (("normal", normal), ("heavy_tails", heavy), ("folds", folded)):
         for name in ("one", "family", "supported", "family supported", "overlooked"):
             worst = float(max(rates[name] for rates in rows.values()))
-            figure = {"value": worst, "unit": "%", "goal": f"<= {GOAL_PERCENT}", "holds": worst <= GOAL_PERCENT}
+            figure = {
+                "value": worst,
+                "unit": "%",
+                "goal": f"<= {GOAL_PERCENT}",
+                "holds": worst <= GOAL_PERCENT,
+            }
             found[f"false_alarms_{name.replace(' ', '_')}_{noise}"] = figure
     for effect in EFFECTS:
         power = float(normal[0.5, 100, 5][f"power {effect:g}"])
-        found[f"power_{effect:g}_points_5_seeds_100_cases_sd_0.5"] = {"value": power, "unit": "%", "goal": None, "holds": None}
+        found[f"power_{effect:g}_points_5_seeds_100_cases_sd_0.5"] = {
+            "value": power,
+            "unit": "%",
+            "goal": None,
+            "holds": None,
+        }
     return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=2000, help=f"simulated studies per cell, a multiple of {BATCH}")
-    parser.add_argument("--case-sd", type=float, default=5.0, help="how much arms differ from patient to patient, Dice points")
-    parser.add_argument("--rest-sd", type=float, default=5.0, help="what varies from case to case within a seed, Dice points")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--studies",
+        type=int,
+        default=2000,
+        help=f"simulated studies per cell, a multiple of {BATCH}",
+    )
+    parser.add_argument(
+        "--case-sd",
+        type=float,
+        default=5.0,
+        help="how much arms differ from patient to patient, Dice points",
+    )
+    parser.add_argument(
+        "--rest-sd",
+        type=float,
+        default=5.0,
+        help="what varies from case to case within a seed, Dice points",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
     start, rng = time.perf_counter(), np.random.default_rng(options.seed)
 
     normal = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options)
-    heavy = table(lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options)  # unit variance
+    heavy = table(
+        lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options
+    )  # unit variance
     folded = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options, folds=FOLDS)
-    print("Rates in %, without a true effect: one = a given arm is called different; family = at least one of three arms is, after Holm;")
+    print(
+        "Rates in %, without a true effect: one = a given arm is called different; family = at least one of three arms is, after Holm;"
+    )
     print("overlooked = an arm that is better by exactly the margin is called no better;")
-    print("supported = the verdict on one declared contrast; family supported = at least one of three after Holm; seeds, cases, crossed")
-    print("alone = as one, by only that of the three t tests. power n = the verdict is supported at a true effect of n Dice points.")
+    print(
+        "supported = the verdict on one declared contrast; family supported = at least one of three after Holm; seeds, cases, crossed"
+    )
+    print(
+        "alone = as one, by only that of the three t tests. power n = the verdict is supported at a true effect of n Dice points."
+    )
     print_table("Normal taste and rest", normal)
     print_table("Heavy tails (t with 3 degrees of freedom)", heavy)
     print_table(f"{FOLDS} folds", folded)
     found = figures(normal, heavy, folded)
     print()
     for name, figure in found.items():
-        print(f"{name:48s} {figure['value']:5.1f} %  goal {figure['goal'] or '-':7s} {figure['holds'] if figure['goal'] else ''}")
+        print(
+            f"{name:48s} {figure['value']:5.1f} %  goal {figure['goal'] or '-':7s} {figure['holds'] if figure['goal'] else ''}"
+        )
     print(f"{time.perf_counter() - start:.0f} s")
     if options.json:
-        machine = {"platform": platform.platform(), "python": platform.python_version(), "numpy": np.__version__, "cpus": os.cpu_count()}
+        machine = {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "cpus": os.cpu_count(),
+        }
         options.json.write_text(json.dumps({"figures": found, "machine": machine}, indent=2) + "\n")
 
 

@@ -27,7 +27,10 @@ STUDY = StudySpec(
     secondary=(
         Hypothesis(
             claim="Instance norm is better than batch norm.",
-            contrasts=(("instance norm", "default"), ("instance norm, batch x2", "batch norm, batch x2")),
+            contrasts=(
+                ("instance norm", "default"),
+                ("instance norm, batch x2", "batch norm, batch x2"),
+            ),
         ),
     ),
     baseline="default",
@@ -38,6 +41,12 @@ STUDY = StudySpec(
         "batch norm, batch x2": DOUBLED,
         "instance norm, batch x2": DOUBLED | {"model.norm": "instance"},
     },
-    demo_arms=("default", "deep supervision", "attention gates", "bidirectional scan", "instance norm"),
+    demo_arms=(
+        "default",
+        "deep supervision",
+        "attention gates",
+        "bidirectional scan",
+        "instance norm",
+    ),
     budget=Budget(seeds=2),
 )

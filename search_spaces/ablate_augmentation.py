@@ -16,17 +16,29 @@ OFF = {
 }
 # nnU-Net's chances; a probability of blur and low resolution is for each channel.
 FIELD = {
-    "augment.rotation_probability": 0.2, "augment.noise_probability": 0.1, "augment.blur_probability": 0.1,
-    "augment.low_resolution_probability": 0.125, "augment.gamma_probability": 0.3,
-}  # fmt: skip
+    "augment.rotation_probability": 0.2,
+    "augment.noise_probability": 0.1,
+    "augment.blur_probability": 0.1,
+    "augment.low_resolution_probability": 0.125,
+    "augment.gamma_probability": 0.3,
+}
 
 STUDY = StudySpec(
     name="ablate_augmentation",
     question="What is augmentation worth, and which part of it?",
-    hypothesis=Hypothesis(claim="Augmentation is crucial for generalisation.", better="all", than="none"),
+    hypothesis=Hypothesis(
+        claim="Augmentation is crucial for generalisation.", better="all", than="none"
+    ),
     secondary=(
-        Hypothesis(claim="At least one transform is worth having on its own.", contrasts=tuple(("all", f"without {name}") for name in OFF)),
-        Hypothesis(claim="The field's further transforms improve on the default ones.", better="all and the field's", than="all"),
+        Hypothesis(
+            claim="At least one transform is worth having on its own.",
+            contrasts=tuple(("all", f"without {name}") for name in OFF),
+        ),
+        Hypothesis(
+            claim="The field's further transforms improve on the default ones.",
+            better="all and the field's",
+            than="all",
+        ),
     ),
     baseline="all",
     arms={

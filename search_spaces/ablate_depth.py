@@ -8,7 +8,11 @@ Cost: 13 arms. In the demo 4 arms x 2 seeds, 50 s a trial on one CPU core.
 
 from segmamba.studies import Budget, Hypothesis, StudySpec, Trend
 
-DEPTHS = {"1": (1, 1, 1), "2": (2, 2, 2), "4": (4, 4, 4)}  # Mamba blocks in stage 3, stage 4 and the bottleneck
+DEPTHS = {
+    "1": (1, 1, 1),
+    "2": (2, 2, 2),
+    "4": (4, 4, 4),
+}  # Mamba blocks in stage 3, stage 4 and the bottleneck
 STAGES = {"stage 3 only": (2, 0, 0), "stage 4 only": (0, 2, 0), "bottleneck only": (0, 0, 2)}
 
 STUDY = StudySpec(
@@ -17,7 +21,8 @@ STUDY = StudySpec(
     hypothesis=Hypothesis(
         claim="Deeper Mamba blocks improve long-range modelling: they raise whole-tumour Dice by more than their parameters would.",
         region="WT",
-        contrasts=tuple((f"depth {d}", f"control {d}") for d in DEPTHS) + tuple((s, f"control {s}") for s in STAGES),
+        contrasts=tuple((f"depth {d}", f"control {d}") for d in DEPTHS)
+        + tuple((s, f"control {s}") for s in STAGES),
     ),
     secondary=(
         Hypothesis(
@@ -30,9 +35,15 @@ STUDY = StudySpec(
     arms={
         "depth 0": {"model.mamba_depths": (0, 0, 0)},
         **{f"depth {d}": {"model.mamba_depths": blocks} for d, blocks in DEPTHS.items()},
-        **{f"control {d}": {"model.name": "control", "model.mamba_depths": blocks} for d, blocks in DEPTHS.items()},
+        **{
+            f"control {d}": {"model.name": "control", "model.mamba_depths": blocks}
+            for d, blocks in DEPTHS.items()
+        },
         **{s: {"model.mamba_depths": blocks} for s, blocks in STAGES.items()},
-        **{f"control {s}": {"model.name": "control", "model.mamba_depths": blocks} for s, blocks in STAGES.items()},
+        **{
+            f"control {s}": {"model.name": "control", "model.mamba_depths": blocks}
+            for s, blocks in STAGES.items()
+        },
     },
     demo_arms=("depth 0", "depth 2", "control 2", "depth 4"),
     budget=Budget(seeds=2),

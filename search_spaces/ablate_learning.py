@@ -24,7 +24,8 @@ def STUDY(base):
         "hard cases": {"learning.hard_case_factor": 4.0},
         "regions": {"model.outputs": "regions"},
         "pretraining": {"learning.pretrain_epochs": epochs},
-        "mean teacher": AVERAGE | {"learning.consistency_weight": 1.0, "learning.consistency_rampup_epochs": epochs // 2},
+        "mean teacher": AVERAGE
+        | {"learning.consistency_weight": 1.0, "learning.consistency_rampup_epochs": epochs // 2},
     }
     return StudySpec(
         name="ablate_learning",

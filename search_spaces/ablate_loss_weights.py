@@ -10,10 +10,20 @@ from segmamba.studies import Budget, Hypothesis, StudySpec
 
 
 def _weights(dice, ce, total=2.0):
-    return {"loss.dice_weight": total * dice / (dice + ce), "loss.ce_weight": total * ce / (dice + ce)}
+    return {
+        "loss.dice_weight": total * dice / (dice + ce),
+        "loss.ce_weight": total * ce / (dice + ce),
+    }
 
 
-RATIOS = {"1:0": (1, 0), "9:1": (9, 1), "3:1": (3, 1), "1:3": (1, 3), "1:9": (1, 9), "0:1": (0, 1)}  # Dice : cross entropy
+RATIOS = {
+    "1:0": (1, 0),
+    "9:1": (9, 1),
+    "3:1": (3, 1),
+    "1:3": (1, 3),
+    "1:9": (1, 9),
+    "0:1": (0, 1),
+}  # Dice : cross entropy
 
 STUDY = StudySpec(
     name="ablate_loss_weights",
@@ -23,7 +33,13 @@ STUDY = StudySpec(
         direction="no better",
         contrasts=tuple((ratio, "1:1") for ratio in RATIOS),
     ),
-    secondary=(Hypothesis(claim="The sum of the weights does not matter.", direction="alike", contrasts=(("1:1 doubled", "1:1"),)),),
+    secondary=(
+        Hypothesis(
+            claim="The sum of the weights does not matter.",
+            direction="alike",
+            contrasts=(("1:1 doubled", "1:1"),),
+        ),
+    ),
     baseline="1:1",
     arms={
         "1:1": _weights(1, 1),

@@ -13,7 +13,10 @@ from math import prod
 from segmamba.studies import Budget, Hypothesis, StudySpec, Times
 
 FLAT, CUBE, NESTED = (128, 128, 64), (96, 96, 96), (96, 96, 64)
-MATCHED = {1: (112, 96, 96), 2: (64, 48, 48)}  # scale to the patch of nearly FLAT's volume (-2 %, +12 %) that its grid of 16 allows
+MATCHED = {
+    1: (112, 96, 96),
+    2: (64, 48, 48),
+}  # scale to the patch of nearly FLAT's volume (-2 %, +12 %) that its grid of 16 allows
 OVERLAP_VOXELS = 32
 
 
@@ -33,12 +36,20 @@ def STUDY(base):
         question=f"Which patch: {_name(cube)} or {_name(flat)}?",
         hypothesis=Hypothesis(
             claim="Larger patches improve the segmentation of the whole tumour, at the same number of optimiser steps.",
-            region="WT", better=_name(flat), than=_name(cube),
+            region="WT",
+            better=_name(flat),
+            than=_name(cube),
         ),
         secondary=(
-            Hypothesis(claim="They do so where both see as many voxels, too.", region="WT", better=_name(flat), than=as_many_voxels),
             Hypothesis(
-                claim="It is the shape, or the field of view, that does it.", region="WT",
+                claim="They do so where both see as many voxels, too.",
+                region="WT",
+                better=_name(flat),
+                than=as_many_voxels,
+            ),
+            Hypothesis(
+                claim="It is the shape, or the field of view, that does it.",
+                region="WT",
                 contrasts=((_name(flat), _name(matched)), (_name(flat), _name(nested))),
             ),
         ),
@@ -46,11 +57,16 @@ def STUDY(base):
         arms={
             _name(flat): fixed | {"data.patch_size": flat},
             _name(cube): fixed | {"data.patch_size": cube},
-            as_many_voxels: fixed | {"data.patch_size": cube, "train.steps_per_epoch": Times(prod(flat) / prod(cube))},
+            as_many_voxels: fixed
+            | {"data.patch_size": cube, "train.steps_per_epoch": Times(prod(flat) / prod(cube))},
             _name(matched): fixed | {"data.patch_size": matched},
             _name(nested): fixed | {"data.patch_size": nested},
         },
         demo_arms=(_name(flat), _name(cube), as_many_voxels),
         budget=Budget(seeds=2),
-        notes=() if scale == 1 else ("demo: every side of a patch is halved; 64x64x32 stands for 128x128x64, 48x48x48 for 96x96x96",),
-    )  # fmt: skip
+        notes=()
+        if scale == 1
+        else (
+            "demo: every side of a patch is halved; 64x64x32 stands for 128x128x64, 48x48x48 for 96x96x96",
+        ),
+    )

@@ -9,22 +9,32 @@ An arm whose package is missing (pip install 'segmamba[peers]') is in the table 
 from segmamba.studies import Budget, Hypothesis, StudySpec
 
 PEERS = {
-    "DynUNet (MONAI)": "dynunet", "SegResNet (MONAI)": "segresnet", "SwinUNETR (MONAI)": "swinunetr",
-    "nnU-Net plain": "nnunet_plain", "nnU-Net ResEnc": "nnunet_resenc",
-}  # fmt: skip
+    "DynUNet (MONAI)": "dynunet",
+    "SegResNet (MONAI)": "segresnet",
+    "SwinUNETR (MONAI)": "swinunetr",
+    "nnU-Net plain": "nnunet_plain",
+    "nnU-Net ResEnc": "nnunet_resenc",
+}
 
 
 def STUDY(base):
     """The study for a preset's Config."""
-    narrow = base.data.patch_size == (48, 48, 32)  # the demo's patch has a side that the field's networks do not take
+    narrow = base.data.patch_size == (
+        48,
+        48,
+        32,
+    )  # the demo's patch has a side that the field's networks do not take
     patch = {"data.patch_size": (64, 64, 32)} if narrow else {}
     return StudySpec(
         name="compare_baselines",
         question="How does SegMamba compare with a U-Net, and with the field's networks?",
-        hypothesis=Hypothesis(claim="SegMamba improves on the baseline U-Net.", better="SegMamba", than="U-Net"),
+        hypothesis=Hypothesis(
+            claim="SegMamba improves on the baseline U-Net.", better="SegMamba", than="U-Net"
+        ),
         secondary=(
             Hypothesis(
-                claim="None of the field's networks is better than SegMamba.", direction="no better",
+                claim="None of the field's networks is better than SegMamba.",
+                direction="no better",
                 contrasts=tuple((peer, "SegMamba") for peer in PEERS),
             ),
         ),
@@ -36,5 +46,9 @@ def STUDY(base):
         },
         demo_arms=("SegMamba", "U-Net", "DynUNet (MONAI)", "SegResNet (MONAI)", "nnU-Net plain"),
         budget=Budget(seeds=2),
-        notes=("demo: patches of 64x64x32 voxels for all arms, since the field's networks need sides of 32",) if narrow else (),
-    )  # fmt: skip
+        notes=(
+            "demo: patches of 64x64x32 voxels for all arms, since the field's networks need sides of 32",
+        )
+        if narrow
+        else (),
+    )

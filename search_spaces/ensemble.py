@@ -13,13 +13,25 @@ EXPECTED_GAIN = (0.02, 0.03)
 """In Dice, of five members over one, as the design expects."""
 
 # What the diverse members differ in beside their seeds: augmentation strategies and patch sizes.
-SPATIAL = {"augment.rotation_probability": 0.2, "augment.elastic_probability": 0.2, "augment.scale_range": (0.7, 1.4)}
+SPATIAL = {
+    "augment.rotation_probability": 0.2,
+    "augment.elastic_probability": 0.2,
+    "augment.scale_range": (0.7, 1.4),
+}
 INTENSITY = {
-    "augment.noise_probability": 0.1, "augment.blur_probability": 0.1, "augment.low_resolution_probability": 0.125,
+    "augment.noise_probability": 0.1,
+    "augment.blur_probability": 0.1,
+    "augment.low_resolution_probability": 0.125,
     "augment.gamma_probability": 0.3,
-}  # fmt: skip
+}
 NO_TURNS = {"augment.rotate90_probability": 0.0}  # BraTS has one orientation
-DIVERSITY = ((1, 1, 1), {}), ((1, 1, 1), SPATIAL | INTENSITY), ((0.75, 0.75, 1.5), NO_TURNS), ((0.75, 0.75, 1), INTENSITY), ((1, 1, 1.5), SPATIAL)
+DIVERSITY = (
+    ((1, 1, 1), {}),
+    ((1, 1, 1), SPATIAL | INTENSITY),
+    ((0.75, 0.75, 1.5), NO_TURNS),
+    ((0.75, 0.75, 1), INTENSITY),
+    ((1, 1, 1.5), SPATIAL),
+)
 """(patch as a share of the preset's along x, y, z; augmentation) of each member; more than five start again."""
 
 
@@ -36,7 +48,12 @@ def _study(size, diverse, base):
     return StudySpec(
         name="ensemble",
         question="What does an ensemble add to one network?",
-        hypothesis=Hypothesis(claim="Networks that differ in nothing but the seed score alike.", better=last, than="plain 1", direction="alike"),
+        hypothesis=Hypothesis(
+            claim="Networks that differ in nothing but the seed score alike.",
+            better=last,
+            than="plain 1",
+            direction="alike",
+        ),
         baseline="plain 1",
         arms=arms,
         registers_best=False,  # the vote is registered
@@ -45,5 +62,8 @@ def _study(size, diverse, base):
 
 def _variety(number, base):
     shares, augmentation = DIVERSITY[number % len(DIVERSITY)]
-    patch = tuple(max(16, 16 * round(side * share / 16)) for side, share in zip(base.data.patch_size, shares, strict=True))
+    patch = tuple(
+        max(16, 16 * round(side * share / 16))
+        for side, share in zip(base.data.patch_size, shares, strict=True)
+    )
     return augmentation | ({} if patch == base.data.patch_size else {"data.patch_size": patch})

@@ -14,7 +14,11 @@ def STUDY(base):
     return StudySpec(
         name="tune_hyperparameters",
         question="Which learning rate, weight decay and loss weights?",
-        hypothesis=Hypothesis(claim="A search finds settings that improve on the preset's.", better="found", than="baseline"),
+        hypothesis=Hypothesis(
+            claim="A search finds settings that improve on the preset's.",
+            better="found",
+            than="baseline",
+        ),
         baseline="baseline",
         space={
             "optim.lr": Between(base.optim.lr / 10, base.optim.lr * 10, log=True),
@@ -23,6 +27,11 @@ def STUDY(base):
             "data.tumour_centre_share": Between(0.2, 0.9),
             "model.norm": OneOf(("batch", "instance")),
         },
-        population_space=("optim.lr", "optim.weight_decay", "loss.dice_weight", "data.tumour_centre_share"),
+        population_space=(
+            "optim.lr",
+            "optim.weight_decay",
+            "loss.dice_weight",
+            "data.tumour_centre_share",
+        ),
         budget=Budget(seeds=2, trials=12 if base.train.epochs < 10 else 40),
     )

@@ -6,13 +6,28 @@ from segmamba.commands import data, evaluate, export, machine, predict, pretrain
 from segmamba.commands.shared import run_app
 
 app = typer.Typer(
-    help="Mamba U-Nets for brain tumour segmentation.", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Mamba U-Nets for brain tumour segmentation.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     no_args_is_help=True,
-)  # fmt: skip
+)
 for command in (
-    machine.doctor, machine.describe, machine.phantom, machine.settings, pretrain.pretrain, train.train, train.reproduce, predict.predict,
-    export.export, evaluate.evaluate, evaluate.compare, evaluate.tune_postprocessing, study.studies, study.report,
-):  # fmt: skip
+    machine.doctor,
+    machine.describe,
+    machine.phantom,
+    machine.settings,
+    pretrain.pretrain,
+    train.train,
+    train.reproduce,
+    predict.predict,
+    export.export,
+    evaluate.evaluate,
+    evaluate.compare,
+    evaluate.tune_postprocessing,
+    study.studies,
+    study.report,
+):
     app.command()(command)
 app.command(context_settings=study.PASS_ON)(study.study)
 app.add_typer(data.app, name="data")

@@ -22,32 +22,51 @@ def describe(config, *, measure=False):
     """
     import torch
 
-    dtypes = {"mixed": torch.bfloat16, "fp32": None} if config.train.precision == "mixed" else {"fp32": None}
+    dtypes = (
+        {"mixed": torch.bfloat16, "fp32": None}
+        if config.train.precision == "mixed"
+        else {"fp32": None}
+    )
     devices = {"mixed": "cuda", "fp32": choose_device().type}
     size = {"patch_size": config.data.patch_size, "batch_size": config.train.batch_size}
-    parts = {precision: describe_network(config.model, dtype=dtype, **size) for precision, dtype in dtypes.items()}
+    parts = {
+        precision: describe_network(config.model, dtype=dtype, **size)
+        for precision, dtype in dtypes.items()
+    }
     rows = [
         {
-            "part": part.name, "output": part.output, "parameters": part.parameters, "forward_flops": part.forward_flops,
+            "part": part.name,
+            "output": part.output,
+            "parameters": part.parameters,
+            "forward_flops": part.forward_flops,
             "kept_bytes": {precision: parts[precision][i].kept_bytes for precision in parts},
         }
         for i, part in enumerate(parts["fp32"])
-    ]  # fmt: skip
+    ]
     flops = sum(row["forward_flops"] for row in rows)
     return {
         "input": size,
         "parts": rows,
         "totals": {
-            "parameters": sum(row["parameters"] for row in rows), "forward_flops": flops, "training_flops": TRAINING_PASSES * flops,
-            "kept_bytes": {precision: sum(row["kept_bytes"][precision] for row in rows) for precision in parts},
+            "parameters": sum(row["parameters"] for row in rows),
+            "forward_flops": flops,
+            "training_flops": TRAINING_PASSES * flops,
+            "kept_bytes": {
+                precision: sum(row["kept_bytes"][precision] for row in rows) for precision in parts
+            },
         },
-        "training_memory": {precision: _estimated(config, devices[precision], dtype) for precision, dtype in dtypes.items()},
+        "training_memory": {
+            precision: _estimated(config, devices[precision], dtype)
+            for precision, dtype in dtypes.items()
+        },
         "measured": _measured(config) if measure else None,
-    }  # fmt: skip
+    }
 
 
 def _estimated(config, device_type, dtype):
-    return {"device": device_type} | estimate_training_memory(config, device_type=device_type, dtype=dtype).as_dict()
+    return {"device": device_type} | estimate_training_memory(
+        config, device_type=device_type, dtype=dtype
+    ).as_dict()
 
 
 def _measured(config):
@@ -60,45 +79,70 @@ def _measured(config):
     estimate = estimate_training_memory(config, device_type=device.type, dtype=dtype).total
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
-        "device": name, "precision": str(dtype or torch.float32).removeprefix("torch."),
-        "peak_bytes": peak, "estimate_bytes": estimate, "estimate_share": round(estimate / peak, 3),
-    }  # fmt: skip
+        "device": name,
+        "precision": str(dtype or torch.float32).removeprefix("torch."),
+        "peak_bytes": peak,
+        "estimate_bytes": estimate,
+        "estimate_share": round(estimate / peak, 3),
+    }
 
 
 def render(described, console):
     """The dict of `describe` as tables of at most 100 columns on a rich Console."""
-    batch, patch = described["input"]["batch_size"], "x".join(map(str, described["input"]["patch_size"]))
-    console.print(f"{batch} x 4 x {patch}: batch, modalities, voxels along x, y, z\n", highlight=False)
+    batch, patch = (
+        described["input"]["batch_size"],
+        "x".join(map(str, described["input"]["patch_size"])),
+    )
+    console.print(
+        f"{batch} x 4 x {patch}: batch, modalities, voxels along x, y, z\n", highlight=False
+    )
     console.print(_parts_table(described))
     console.print()
     console.print(_memory_table(described["training_memory"]))
     if measured := described["measured"]:
         console.print(
             f"\nmeasured on {measured['device']}, {measured['precision']}: {_size(measured['peak_bytes'])}; "
-            f"the estimate is {_size(measured['estimate_bytes'])}, {measured['estimate_share']:.0%} of it", highlight=False,
-        )  # fmt: skip
+            f"the estimate is {_size(measured['estimate_bytes'])}, {measured['estimate_share']:.0%} of it",
+            highlight=False,
+        )
 
 
 def _parts_table(described):
     precisions, totals = list(described["training_memory"]), described["totals"]
-    table = _table("part", "output", "parameters", "GFLOP", *(f"kept {precision}" for precision in precisions))
+    table = _table(
+        "part", "output", "parameters", "GFLOP", *(f"kept {precision}" for precision in precisions)
+    )
 
     def add(name, output, row):
         kept = (_size(row["kept_bytes"][precision]) for precision in precisions)
-        table.add_row(name, output, f"{row['parameters']:,}", f"{row['forward_flops'] / 1e9:,.1f}", *kept)
+        table.add_row(
+            name, output, f"{row['parameters']:,}", f"{row['forward_flops'] / 1e9:,.1f}", *kept
+        )
 
     for row in described["parts"]:
         channels, voxels = row["output"][1:2], row["output"][2:]
-        add(row["part"], " x ".join([*map(str, channels), "x".join(map(str, voxels))]) if voxels else "", row)
+        add(
+            row["part"],
+            " x ".join([*map(str, channels), "x".join(map(str, voxels))]) if voxels else "",
+            row,
+        )
     table.add_section()
     add("forward pass", "", totals)
-    table.add_row("training step", f"{TRAINING_PASSES} x forward", "", f"{totals['training_flops'] / 1e9:,.1f}")
+    table.add_row(
+        "training step",
+        f"{TRAINING_PASSES} x forward",
+        "",
+        f"{totals['training_flops'] / 1e9:,.1f}",
+    )
     return table
 
 
 def _memory_table(estimates):
     where = {"cuda": "GPU", "cpu": "CPU"}
-    table = _table("memory of a training step", *(f"{precision}, {where[estimate['device']]}" for precision, estimate in estimates.items()))
+    table = _table(
+        "memory of a training step",
+        *(f"{precision}, {where[estimate['device']]}" for precision, estimate in estimates.items()),
+    )
     for key, name in MEMORY_ROWS.items():
         if key == "total":
             table.add_section()

@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 GIB = 2**30
-CACHED_CASE_BYTES = 240 * 240 * 155 * (4 * 2 + 1)  # a BraTS case in the cache: four fp16 images and a uint8 label
-TORCH_INDEX = {12: "cu126", 13: "cu130"}  # driver's CUDA major version to torch's wheels: within one, any driver runs them
+CACHED_CASE_BYTES = (
+    240 * 240 * 155 * (4 * 2 + 1)
+)  # a BraTS case in the cache: four fp16 images and a uint8 label
+TORCH_INDEX = {
+    12: "cu126",
+    13: "cu130",
+}  # driver's CUDA major version to torch's wheels: within one, any driver runs them
 
 
 @dataclass(frozen=True)
@@ -52,35 +57,67 @@ def examine(output):
     on_gpu = device.type == "cuda"
     checks = [check_torch(torch.__version__, torch.version.cuda, on_gpu, driver)]
     if on_gpu:
-        checks += [check_kernels(_gpu_error()), check_convolutions(narrow_conv.obstacle()), check_gpu_memory(*torch.cuda.mem_get_info(device))]
-    checks += [check_scan(*choose_scan("auto", device.type), on_gpu), check_precision(mixed_dtype(device, "mixed"))]
+        checks += [
+            check_kernels(_gpu_error()),
+            check_convolutions(narrow_conv.obstacle()),
+            check_gpu_memory(*torch.cuda.mem_get_info(device)),
+        ]
+    checks += [
+        check_scan(*choose_scan("auto", device.type), on_gpu),
+        check_precision(mixed_dtype(device, "mixed")),
+    ]
     checks += [check_memory(free_memory()), check_disk(output, *disk_state(output))]
     if Path("/dev/shm").exists():
         checks.append(check_shared_memory(shutil.disk_usage("/dev/shm").total))
-    return checks + [check_package(name, *import_state(name)) for name in ("ray", "mlflow", "nilearn")]
+    return checks + [
+        check_package(name, *import_state(name)) for name in ("ray", "mlflow", "nilearn")
+    ]
 
 
 def check_torch(version, built_for, sees_gpu, driver):
     """version: torch's; built_for: its CUDA version or None; driver: a Driver or None."""
     found = f"torch {version}" + (f", CUDA {built_for}" if built_for else ", a CPU build")
     if sees_gpu:
-        return Check("torch", "ok", f"{found}, driver {driver.version} (CUDA {driver.cuda})" if driver else found)
+        return Check(
+            "torch",
+            "ok",
+            f"{found}, driver {driver.version} (CUDA {driver.cuda})" if driver else found,
+        )
     if driver is None:
-        return Check("torch", "note", f"{found}; no NVIDIA GPU here: the demo preset takes minutes, quick and paper want a GPU")
+        return Check(
+            "torch",
+            "note",
+            f"{found}; no NVIDIA GPU here: the demo preset takes minutes, quick and paper want a GPU",
+        )
     found = f"{found}; cannot use {', '.join(driver.gpus)} (driver {driver.version}, CUDA {driver.cuda})"
     major = int(driver.cuda.partition(".")[0])
     if built_for and int(built_for.partition(".")[0]) <= major:
-        return Check("torch", "note", f"{found}, though the driver is new enough", "echo $CUDA_VISIBLE_DEVICES; nvidia-smi")
+        return Check(
+            "torch",
+            "note",
+            f"{found}, though the driver is new enough",
+            "echo $CUDA_VISIBLE_DEVICES; nvidia-smi",
+        )
     if major < min(TORCH_INDEX):
         return Check("torch", "note", found, "update the NVIDIA driver to 580 or newer")
     index = TORCH_INDEX[min(major, max(TORCH_INDEX))]
-    return Check("torch", "note", found, f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{index}")
+    return Check(
+        "torch",
+        "note",
+        found,
+        f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{index}",
+    )
 
 
 def check_kernels(error):
     """error: the first line of what a convolution on the GPU raised, or None."""
     if error:
-        return Check("GPU kernels", "problem", f"a convolution fails: {error}", "install the torch for this GPU: https://pytorch.org")
+        return Check(
+            "GPU kernels",
+            "problem",
+            f"a convolution fails: {error}",
+            "install the torch for this GPU: https://pytorch.org",
+        )
     return Check("GPU kernels", "ok", "a convolution runs")
 
 
@@ -89,22 +126,30 @@ def check_convolutions(obstacle):
     if obstacle:
         mend = "pip install cuda-bindings" if "not installed" in obstacle else ""
         return Check("convolutions", "ok", f"cuDNN's; our own for 32 channels: {obstacle}", mend)
-    return Check("convolutions", "ok", "our own for 32 channels in half precision, cuDNN's for the others")
+    return Check(
+        "convolutions", "ok", "our own for 32 channels in half precision, cuDNN's for the others"
+    )
 
 
 def check_scan(implementation, reason, on_gpu):
     """implementation: the selective scan that `model.scan = auto` takes here; reason: why."""
     if on_gpu and implementation != "mamba_ssm":
-        return Check("scan", "note", f"{implementation}: {reason}, without mamba-ssm's kernels", "make setup-gpu")
+        return Check(
+            "scan",
+            "note",
+            f"{implementation}: {reason}, without mamba-ssm's kernels",
+            "make setup-gpu",
+        )
     return Check("scan", "ok", f"{implementation}: {reason}")
 
 
 def check_precision(dtype):
     """dtype: the autocast type of train.precision = mixed, or None."""
     why = {
-        "bfloat16": "no loss scaling needed", "float16": "with loss scaling, as this GPU has no bf16",
+        "bfloat16": "no loss scaling needed",
+        "float16": "with loss scaling, as this GPU has no bf16",
         "fp32": "a CPU trains without autocast",
-    }  # fmt: skip
+    }
     name = str(dtype).removeprefix("torch.") if dtype else "fp32"
     return Check("precision", "ok", f"{name}: {why[name]}")
 
@@ -122,9 +167,19 @@ def check_memory(free):
     """Bytes that this process may still take, whatever the machine has."""
     found = f"{free / GIB:.1f} GiB free"
     if free < 2 * GIB:
-        return Check("memory", "problem", found, "close other programs, or run with --cpus 1; see them with: ps aux --sort=-rss | head")
+        return Check(
+            "memory",
+            "problem",
+            found,
+            "close other programs, or run with --cpus 1; see them with: ps aux --sort=-rss | head",
+        )
     if free < 8 * GIB:
-        return Check("memory", "note", f"{found}; trials that run at once share it", "run a study with --cpus 2")
+        return Check(
+            "memory",
+            "note",
+            f"{found}; trials that run at once share it",
+            "run a study with --cpus 2",
+        )
     return Check("memory", "ok", found)
 
 
@@ -133,7 +188,9 @@ def check_disk(folder, free, writable):
     found = f"{free / GIB:.0f} GiB free for {folder}"
     mend = f"delete what is largest: du -sh {folder}/* | sort -h"
     if not writable:
-        return Check("disk", "problem", f"{folder} cannot be written", "choose another folder with --output")
+        return Check(
+            "disk", "problem", f"{folder} cannot be written", "choose another folder with --output"
+        )
     if free < 2 * GIB:
         return Check("disk", "problem", found, mend)
     room = free // CACHED_CASE_BYTES
@@ -147,7 +204,12 @@ def check_shared_memory(total):
     found = f"/dev/shm of {total / GIB:.1f} GiB"
     mend = "docker run --shm-size=8g ..., or: sudo mount -o remount,size=8G /dev/shm"
     if total < GIB / 2:
-        return Check("shared memory", "problem", f"{found}: reading patches in parallel dies of a bus error", mend)
+        return Check(
+            "shared memory",
+            "problem",
+            f"{found}: reading patches in parallel dies of a bus error",
+            mend,
+        )
     if total < 2 * GIB:
         return Check("shared memory", "note", f"{found}: Ray falls back to the disk", mend)
     return Check("shared memory", "ok", found)
@@ -157,10 +219,21 @@ def check_package(name, version, error):
     """version: None where it is not installed; error: the first line of what its import raised, or None."""
     needed = {"ray": "studies", "mlflow": "studies", "nilearn": "the phantom"}[name]
     if version is None:
-        return Check(name, "note", f"not installed; {needed} need it" if needed == "studies" else f"not installed; {needed} needs it",
-                     "pip install -e '.[studies]'")
+        return Check(
+            name,
+            "note",
+            f"not installed; {needed} need it"
+            if needed == "studies"
+            else f"not installed; {needed} needs it",
+            "pip install -e '.[studies]'",
+        )
     if error:
-        return Check(name, "problem", f"{version} is installed but cannot be imported: {error}", f"pip install --force-reinstall {name}")
+        return Check(
+            name,
+            "problem",
+            f"{version} is installed but cannot be imported: {error}",
+            f"pip install --force-reinstall {name}",
+        )
     return Check(name, "ok", version)
 
 
@@ -168,7 +241,10 @@ def read_driver():
     """The Driver that nvidia-smi describes, or None."""
     try:
         run = {"capture_output": True, "text": True, "check": True, "timeout": 20}
-        banner, listed = (subprocess.run(command, **run).stdout for command in (["nvidia-smi"], ["nvidia-smi", "-L"]))
+        banner, listed = (
+            subprocess.run(command, **run).stdout
+            for command in (["nvidia-smi"], ["nvidia-smi", "-L"])
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return parse_driver(banner, listed)
@@ -176,7 +252,10 @@ def read_driver():
 
 def parse_driver(banner, listed):
     """The Driver from the output of `nvidia-smi` and `nvidia-smi -L`; None where they show no GPU."""
-    version, cuda = re.search(r"Driver Version:\s*([\d.]+)", banner), re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", banner)
+    version, cuda = (
+        re.search(r"Driver Version:\s*([\d.]+)", banner),
+        re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", banner),
+    )
     gpus = tuple(re.findall(r"^GPU \d+: (.+?) \(UUID", listed, re.MULTILINE))
     return Driver(version[1], cuda[1], gpus) if version and cuda and gpus else None
 
@@ -184,7 +263,9 @@ def parse_driver(banner, listed):
 def parse_free_memory(meminfo, limit, used):
     """Bytes free: what /proc/meminfo calls available, or what a container's limit (cgroup v2 memory.max, .current) leaves."""
     available = int(re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)[1]) * 1024
-    return available if not limit.strip().isdigit() else min(available, max(int(limit) - int(used), 0))
+    return (
+        available if not limit.strip().isdigit() else min(available, max(int(limit) - int(used), 0))
+    )
 
 
 def as_rows(checks):
@@ -212,7 +293,9 @@ def render(checks, versions, console):
         table.add_row(Text(mark, style=style), check.name, told)
     console.print(table)
     console.print()
-    installed = [f"{name} {version}" for name, version in versions.items() if version != "not installed"]
+    installed = [
+        f"{name} {version}" for name, version in versions.items() if version != "not installed"
+    ]
     console.print(Text("; ".join(installed), style="dim"))
 
 
@@ -221,7 +304,9 @@ def _gpu_error():
     import torch
 
     try:
-        torch.nn.functional.conv3d(torch.ones(1, 1, 4, 4, 4, device="cuda"), torch.ones(1, 1, 3, 3, 3, device="cuda")).sum().item()
+        torch.nn.functional.conv3d(
+            torch.ones(1, 1, 4, 4, 4, device="cuda"), torch.ones(1, 1, 3, 3, 3, device="cuda")
+        ).sum().item()
     except RuntimeError as error:
         return str(error).strip().splitlines()[0]
     return None
@@ -233,7 +318,9 @@ def free_memory():
     except OSError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # no /proc: all there is
     try:
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
+        limit, used = (
+            Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current")
+        )
     except OSError:
         limit, used = "max", "0"
     return parse_free_memory(meminfo, limit, used)

@@ -10,14 +10,31 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("segmamba", "torch", "numpy", "scipy", "nibabel", "ray", "mlflow", "monai", "mamba-ssm", "causal-conv1d", "triton")
+PACKAGES = (
+    "segmamba",
+    "torch",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "ray",
+    "mlflow",
+    "monai",
+    "mamba-ssm",
+    "causal-conv1d",
+    "triton",
+)
 
 
 def describe_environment():
     """A flat {str: str}: package versions, Python, operating system, CPU, GPUs with their driver, git commit."""
     import torch
 
-    found = {"python": platform.python_version(), "system": platform.platform(), "cpu": cpu_name(), "cpu cores": str(_cores())}
+    found = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": cpu_name(),
+        "cpu cores": str(_cores()),
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -33,14 +50,28 @@ def describe_environment():
 @functools.cache
 def all_packages():
     """{name: version} of everything installed."""
-    return dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions() if d.metadata["Name"]))
+    return dict(
+        sorted(
+            (d.metadata["Name"], d.version)
+            for d in importlib.metadata.distributions()
+            if d.metadata["Name"]
+        )
+    )
 
 
 @functools.cache
 def git_commit():
     """The commit of the checkout this code runs from, with "+changes" where files differ from it; "unknown" outside a checkout."""
     commit = _git("rev-parse", "HEAD").strip()
-    return commit + ("+changes" if commit and _git("status", "--porcelain", "--untracked-files=no").strip() else "") or "unknown"
+    return (
+        commit
+        + (
+            "+changes"
+            if commit and _git("status", "--porcelain", "--untracked-files=no").strip()
+            else ""
+        )
+        or "unknown"
+    )
 
 
 @functools.cache
@@ -51,7 +82,13 @@ def git_diff():
 
 def _git(*arguments):
     try:
-        options = {"capture_output": True, "text": True, "check": True, "timeout": 10, "errors": "replace"}
+        options = {
+            "capture_output": True,
+            "text": True,
+            "check": True,
+            "timeout": 10,
+            "errors": "replace",
+        }
         return subprocess.run(["git", *arguments], cwd=Path(__file__).parents[1], **options).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -76,4 +113,7 @@ def cpu_name():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

@@ -64,7 +64,9 @@ def check_writable(folder):
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written ({error.strerror or error}); choose another folder") from error
+        raise UserError(
+            f"--output {folder}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -78,7 +80,9 @@ def locked(folder):
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(f"--resume: {Path(folder).name} is still running in another process; wait for it, or stop it first") from error
+        raise UserError(
+            f"--resume: {Path(folder).name} is still running in another process; wait for it, or stop it first"
+        ) from error
     try:
         yield
     finally:
@@ -87,7 +91,9 @@ def locked(folder):
 
 def is_abandoned(folder):
     """Whether no process writes to `folder` any more; False where that cannot be told from this machine."""
-    if not folder or not Path(folder).is_dir():  # its run does not say, or names a folder of another machine
+    if (
+        not folder or not Path(folder).is_dir()
+    ):  # its run does not say, or names a folder of another machine
         return False
     try:
         with FileLock(Path(folder) / LOCK, timeout=0):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(1)  # tiny tensors: a second thread only waits, for minutes where the cores are busy
+torch.set_num_threads(
+    1
+)  # tiny tensors: a second thread only waits, for minutes where the cores are busy
 
 BRATS_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 OLD_NAMES = {"T1": "_t1", "T1ce": "_t1ce", "T2": "_t2", "FLAIR": "_flair", "label": "_seg"}
@@ -36,7 +38,18 @@ def tumour_case(shape, seed, et_value=4):
     return images, label
 
 
-def write_case(folder, case_id, *, shape=(48, 48, 32), seed=0, names=OLD_NAMES, et_value=4, ending=".nii.gz", affine=BRATS_AFFINE, label=True):
+def write_case(
+    folder,
+    case_id,
+    *,
+    shape=(48, 48, 32),
+    seed=0,
+    names=OLD_NAMES,
+    et_value=4,
+    ending=".nii.gz",
+    affine=BRATS_AFFINE,
+    label=True,
+):
     """One case below `folder`; returns its folder."""
     images, classes = tumour_case(shape, seed, et_value)
     target = Path(folder) / case_id
@@ -44,7 +57,9 @@ def write_case(folder, case_id, *, shape=(48, 48, 32), seed=0, names=OLD_NAMES, 
     for image, name in zip(images, list(names.values())[:4], strict=True):
         nibabel.save(nibabel.Nifti1Image(image, affine), target / f"{case_id}{name}{ending}")
     if label:
-        nibabel.save(nibabel.Nifti1Image(classes, affine), target / f"{case_id}{names['label']}{ending}")
+        nibabel.save(
+            nibabel.Nifti1Image(classes, affine), target / f"{case_id}{names['label']}{ending}"
+        )
     return target
 
 

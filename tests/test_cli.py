@@ -15,7 +15,9 @@ def segmamba(*arguments, cwd):
 
 
 def test_the_module_runs_as_the_command_does():
-    done = subprocess.run([sys.executable, "-m", "segmamba.cli", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "segmamba.cli", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "Usage: " in done.stdout
 
 
@@ -27,7 +29,9 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path):
         "heavy = {'torch', 'numpy', 'ray', 'mlflow', 'monai', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
     for command in ("doctor", "describe", "phantom", "settings", "pretrain"):
         assert command in shown
 
@@ -60,21 +64,47 @@ def test_settings_lists_every_setting_of_the_preset_with_its_meaning(tmp_path):
 
 
 def test_phantom_writes_cases_that_are_found_again(tmp_path):
-    result = segmamba("phantom", "made", "--cases", "2", "--size", "48,48,48", "--seed", "3", cwd=tmp_path)
+    result = segmamba(
+        "phantom", "made", "--cases", "2", "--size", "48,48,48", "--seed", "3", cwd=tmp_path
+    )
     assert result.returncode == 0 and result.stdout == "made\n", result.stderr
-    assert [case.id for case in find_cases(tmp_path / "made", "auto")] == ["Phantom_000", "Phantom_001"]
+    assert [case.id for case in find_cases(tmp_path / "made", "auto")] == [
+        "Phantom_000",
+        "Phantom_001",
+    ]
 
 
 def test_describe_tells_the_same_in_json_and_in_a_table_of_100_columns(tmp_path):
-    options = ["describe", "--preset", "demo", "--batch", "1", "--patch", "32,32,32", "--set", "model.base_channels=4"]
+    options = [
+        "describe",
+        "--preset",
+        "demo",
+        "--batch",
+        "1",
+        "--patch",
+        "32,32,32",
+        "--set",
+        "model.base_channels=4",
+    ]
     described = json.loads(segmamba(*options, "--json", cwd=tmp_path).stdout)
-    assert described["input"] == {"patch_size": [32, 32, 32], "batch_size": 1} and described["measured"] is None
-    assert described["totals"]["training_flops"] == 3 * sum(part["forward_flops"] for part in described["parts"])
+    assert (
+        described["input"] == {"patch_size": [32, 32, 32], "batch_size": 1}
+        and described["measured"] is None
+    )
+    assert described["totals"]["training_flops"] == 3 * sum(
+        part["forward_flops"] for part in described["parts"]
+    )
     memory = described["training_memory"]["fp32"]
-    assert memory["total"] == sum(memory[key] for key in ("weights", "optimizer", "kept", "passing", "workspace"))
+    assert memory["total"] == sum(
+        memory[key] for key in ("weights", "optimizer", "kept", "passing", "workspace")
+    )
 
     table = segmamba(*options, cwd=tmp_path).stdout
-    assert f"{described['totals']['parameters']:,}" in table and "bottleneck" in table and "estimated peak" in table
+    assert (
+        f"{described['totals']['parameters']:,}" in table
+        and "bottleneck" in table
+        and "estimated peak" in table
+    )
     assert max(map(len, table.splitlines())) <= 100
 
 
@@ -89,7 +119,10 @@ def test_describe_measures_a_true_step_beside_the_estimate(tmp_path):
     options = ["describe", "--preset", "demo", "--set", "train.precision=fp32", "--measure"]
     described = json.loads(segmamba(*options, "--json", cwd=tmp_path).stdout)
     assert list(described["training_memory"]) == ["fp32"]
-    assert described["measured"]["precision"] == "float32" and 0.5 < described["measured"]["estimate_share"] < 2
+    assert (
+        described["measured"]["precision"] == "float32"
+        and 0.5 < described["measured"]["estimate_share"] < 2
+    )
 
 
 def test_doctor_examines_this_machine_in_json_and_in_a_checklist(tmp_path):

@@ -2,23 +2,52 @@ import dataclasses
 
 import pytest
 
-from segmamba.config import PRESETS, Config, field_docs, from_flat_dict, load_config, parse_assignments, preset
+from segmamba.config import (
+    PRESETS,
+    Config,
+    field_docs,
+    from_flat_dict,
+    load_config,
+    parse_assignments,
+    preset,
+)
 from segmamba.errors import UserError
 
 
 def test_paper_preset_is_the_documenteds_table():
     flat = preset("paper").to_flat_dict()
     documented = {
-        "model.base_channels": 32, "model.conv_depths": (2, 2, 2), "model.mamba_depths": (2, 2, 2),
-        "model.d_state": 16, "model.d_conv": 4, "model.expand": 2, "model.norm": "batch",
-        "data.patch_size": (128, 128, 64), "data.spacing_mm": 1.0, "data.tumour_centre_share": 0.5,
-        "train.batch_size": 2, "train.accumulation": 2, "train.epochs": 300, "train.steps_per_epoch": 250,
-        "train.validate_every_epochs": 2, "train.early_stop_epochs": 50, "train.keep_every_epochs": 10, "train.precision": "mixed",
-        "optim.lr": 1e-4, "optim.min_lr": 1e-6, "optim.weight_decay": 1e-2, "optim.warmup_epochs": 10, "optim.clip_norm": 0.0,
-        "loss.dice_weight": 1.0, "loss.ce_weight": 1.0,
-        "augment.flip_probability": 0.5, "augment.rotate90_probability": 0.5, "augment.scale_range": (0.9, 1.1),
-        "augment.brightness": 0.1, "augment.contrast_range": (0.9, 1.1),
-    }  # fmt: skip
+        "model.base_channels": 32,
+        "model.conv_depths": (2, 2, 2),
+        "model.mamba_depths": (2, 2, 2),
+        "model.d_state": 16,
+        "model.d_conv": 4,
+        "model.expand": 2,
+        "model.norm": "batch",
+        "data.patch_size": (128, 128, 64),
+        "data.spacing_mm": 1.0,
+        "data.tumour_centre_share": 0.5,
+        "train.batch_size": 2,
+        "train.accumulation": 2,
+        "train.epochs": 300,
+        "train.steps_per_epoch": 250,
+        "train.validate_every_epochs": 2,
+        "train.early_stop_epochs": 50,
+        "train.keep_every_epochs": 10,
+        "train.precision": "mixed",
+        "optim.lr": 1e-4,
+        "optim.min_lr": 1e-6,
+        "optim.weight_decay": 1e-2,
+        "optim.warmup_epochs": 10,
+        "optim.clip_norm": 0.0,
+        "loss.dice_weight": 1.0,
+        "loss.ce_weight": 1.0,
+        "augment.flip_probability": 0.5,
+        "augment.rotate90_probability": 0.5,
+        "augment.scale_range": (0.9, 1.1),
+        "augment.brightness": 0.1,
+        "augment.contrast_range": (0.9, 1.1),
+    }
     assert {name: flat[name] for name in documented} == documented
 
 
@@ -47,7 +76,14 @@ def test_configuration_cannot_be_edited_in_place():
 
 
 def test_assignments_are_parsed_as_literals_or_words():
-    parsed = parse_assignments(["optim.lr=3e-4", "data.patch_size=96,96,96", "model.norm=instance", "data.pad_to_patch=true"])
+    parsed = parse_assignments(
+        [
+            "optim.lr=3e-4",
+            "data.patch_size=96,96,96",
+            "model.norm=instance",
+            "data.pad_to_patch=true",
+        ]
+    )
     config = Config().changed(parsed)
     assert config.optim.lr == 3e-4 and config.data.patch_size == (96, 96, 96)
     assert config.model.norm == "instance" and config.data.pad_to_patch is True

@@ -26,7 +26,9 @@ LISTED = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\nGPU 1: NVIDIA A100-SXM4 (U
         ("12.6", False, Driver("580.1", "13.0", H100), "note", "CUDA_VISIBLE_DEVICES"),
     ],
 )
-def test_torch_driver_and_cuda_are_matched_and_the_fitting_wheel_named(torch_cuda, sees_gpu, driver, state, told):
+def test_torch_driver_and_cuda_are_matched_and_the_fitting_wheel_named(
+    torch_cuda, sees_gpu, driver, state, told
+):
     check = doctor.check_torch("2.13.0", torch_cuda, sees_gpu, driver)
     assert check.state == state and told in f"{check.found} {check.mend}"
 
@@ -34,21 +36,33 @@ def test_torch_driver_and_cuda_are_matched_and_the_fitting_wheel_named(torch_cud
 @pytest.mark.parametrize("label", ["CUDA Version", "CUDA UMD Version"])
 def test_the_driver_is_read_from_nvidia_smi_old_and_new(label):
     banner = f"| NVIDIA-SMI 580.1   Driver Version: 580.159.04   {label}: 13.0 |"
-    assert doctor.parse_driver(banner, LISTED) == Driver("580.159.04", "13.0", ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4"))
+    assert doctor.parse_driver(banner, LISTED) == Driver(
+        "580.159.04", "13.0", ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4")
+    )
 
 
 def test_an_nvidia_smi_that_shows_no_gpu_is_no_driver():
-    assert doctor.parse_driver("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", "No devices found.") is None
+    assert (
+        doctor.parse_driver(
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+            "No devices found.",
+        )
+        is None
+    )
 
 
 def test_a_gpu_that_torch_has_no_kernels_for_stops_a_run():
     assert doctor.check_kernels(None).state == "ok"
-    broken = doctor.check_kernels("CUDA error: no kernel image is available for execution on the device")
+    broken = doctor.check_kernels(
+        "CUDA error: no kernel image is available for execution on the device"
+    )
     assert broken.state == "problem" and "no kernel image" in broken.found and broken.mend
 
 
 def test_a_scan_without_mamba_ssm_on_a_gpu_is_noted_with_the_command_that_adds_it():
-    assert doctor.check_scan("mamba_ssm", "the fastest", on_gpu=True) == Check("scan", "ok", "mamba_ssm: the fastest")
+    assert doctor.check_scan("mamba_ssm", "the fastest", on_gpu=True) == Check(
+        "scan", "ok", "mamba_ssm: the fastest"
+    )
     assert doctor.check_scan("portable", "no CUDA", on_gpu=False).mend == ""
     for slower in ("triton", "portable"):
         assert doctor.check_scan(slower, "why", on_gpu=True).mend == "make setup-gpu"
@@ -56,11 +70,20 @@ def test_a_scan_without_mamba_ssm_on_a_gpu_is_noted_with_the_command_that_adds_i
 
 def test_the_convolutions_say_whose_they_are_and_what_mends_them():
     assert "our own" in doctor.check_convolutions(None).found
-    assert doctor.check_convolutions("cuda-bindings is not installed").mend == "pip install cuda-bindings"
-    assert doctor.check_convolutions("needs a GPU of compute capability 9.0 (Hopper), not 8.6").mend == ""
+    assert (
+        doctor.check_convolutions("cuda-bindings is not installed").mend
+        == "pip install cuda-bindings"
+    )
+    assert (
+        doctor.check_convolutions("needs a GPU of compute capability 9.0 (Hopper), not 8.6").mend
+        == ""
+    )
 
 
-@pytest.mark.parametrize(("dtype", "told"), [(torch.bfloat16, "bfloat16"), (torch.float16, "loss scaling"), (None, "fp32")])
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [(torch.bfloat16, "bfloat16"), (torch.float16, "loss scaling"), (None, "fp32")],
+)
 def test_the_precision_says_why(dtype, told):
     assert told in doctor.check_precision(dtype).found
 
@@ -70,8 +93,14 @@ def test_the_precision_says_why(dtype, told):
     [
         (lambda gib: doctor.check_memory(gib * GIB), {1: "problem", 4: "note", 16: "ok"}),
         (lambda gib: doctor.check_gpu_memory(gib * GIB, 80 * GIB), {1: "note", 40: "ok"}),
-        (lambda gib: doctor.check_shared_memory(gib * GIB), {1 / 16: "problem", 1: "note", 8: "ok"}),  # 64 MiB is Docker's default
-        (lambda gib: doctor.check_disk(Path("Results"), gib * GIB, True), {1: "problem", 20: "note", 200: "ok"}),
+        (
+            lambda gib: doctor.check_shared_memory(gib * GIB),
+            {1 / 16: "problem", 1: "note", 8: "ok"},
+        ),  # 64 MiB is Docker's default
+        (
+            lambda gib: doctor.check_disk(Path("Results"), gib * GIB, True),
+            {1: "problem", 20: "note", 200: "ok"},
+        ),
     ],
     ids=["memory", "GPU memory", "shared memory", "disk"],
 )
@@ -100,7 +129,9 @@ def test_a_package_may_be_there_absent_or_broken(tmp_path, monkeypatch):
     assert doctor.import_state("surely-not-installed") == (None, None)
     (tmp_path / "brokenpkg.py").write_text("raise OSError('libthing.so: cannot open')")
     (tmp_path / "brokenpkg-1.2.dist-info").mkdir()
-    (tmp_path / "brokenpkg-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: brokenpkg\nVersion: 1.2\n")
+    (tmp_path / "brokenpkg-1.2.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: brokenpkg\nVersion: 1.2\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert doctor.import_state("brokenpkg") == ("1.2", "OSError: libthing.so: cannot open")
     assert doctor.check_package("ray", None, None).mend == "pip install -e '.[studies]'"
@@ -112,10 +143,21 @@ def test_only_a_problem_fails_and_every_mend_is_printed_within_100_columns(capsy
     from rich.console import Console
 
     fine, note = Check("torch", "ok", "fine"), Check("scan", "note", "slow", "make setup-gpu")
-    broken = Check("disk", "problem", "1 GiB free " + "in a folder of a long name " * 9, "delete something")
+    broken = Check(
+        "disk", "problem", "1 GiB free " + "in a folder of a long name " * 9, "delete something"
+    )
     assert doctor.exit_code([fine, note]) == 0 and doctor.exit_code([fine, note, broken]) == 1
-    assert doctor.as_rows([note]) == [{"name": "scan", "state": "note", "found": "slow", "mend": "make setup-gpu"}]
-    doctor.render([fine, note, broken], {"python": "3.11", "ray": "not installed"}, Console(width=100))
+    assert doctor.as_rows([note]) == [
+        {"name": "scan", "state": "note", "found": "slow", "mend": "make setup-gpu"}
+    ]
+    doctor.render(
+        [fine, note, broken], {"python": "3.11", "ray": "not installed"}, Console(width=100)
+    )
     shown = capsys.readouterr().out
-    assert "-> make setup-gpu" in shown and "PROBLEM" in shown and "python 3.11" in shown and "ray" not in shown
+    assert (
+        "-> make setup-gpu" in shown
+        and "PROBLEM" in shown
+        and "python 3.11" in shown
+        and "ray" not in shown
+    )
     assert max(map(len, shown.splitlines())) <= 100

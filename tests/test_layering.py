@@ -11,7 +11,16 @@ import segmamba
 
 PACKAGE = Path(segmamba.__file__).parent
 FLOW = (
-    "config", "data", "models", "inference", "evaluation", "training", "studies", "reports", "orchestration", "commands",
+    "config",
+    "data",
+    "models",
+    "inference",
+    "evaluation",
+    "training",
+    "studies",
+    "reports",
+    "orchestration",
+    "commands",
 )  # an import never points back up this list
 ROOMS = ("tracking", "engine")  # nor up this one, inside orchestration
 
@@ -49,14 +58,22 @@ def test_imports_never_point_back_up_the_flow(path):
     if room not in FLOW:
         return
     later = FLOW[FLOW.index(room) + 1 :]
-    assert not [name for name in imports(path) for other in later if name.startswith(f"segmamba.{other}")]
+    assert not [
+        name for name in imports(path) for other in later if name.startswith(f"segmamba.{other}")
+    ]
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "orchestration").glob("*/*.py")), ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize(
+    "path",
+    sorted((PACKAGE / "orchestration").glob("*/*.py")),
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)
 def test_imports_inside_orchestration_never_point_back_up_either(path):
     room = path.parent.name
     known = ROOMS[: ROOMS.index(room)]
-    ours = {name.split(".")[2] for name in imports(path) if name.startswith("segmamba.orchestration.")}
+    ours = {
+        name.split(".")[2] for name in imports(path) if name.startswith("segmamba.orchestration.")
+    }
     assert ours <= {room, *known}
 
 

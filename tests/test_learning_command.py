@@ -17,9 +17,14 @@ from tests.conftest import write_case
 from tests.test_train_command import KILLED, arguments, run, told_by
 
 EVERYTHING = {
-    "learning.pretrain_epochs": 2, "learning.ema_decay": 0.9, "learning.consistency_weight": 1.0, "learning.hard_case_factor": 5.0,
-    "model.outputs": "regions", "model.deep_supervision": 1, "train.accumulation": 2,
-}  # fmt: skip
+    "learning.pretrain_epochs": 2,
+    "learning.ema_decay": 0.9,
+    "learning.consistency_weight": 1.0,
+    "learning.hard_case_factor": 5.0,
+    "model.outputs": "regions",
+    "model.deep_supervision": 1,
+    "train.accumulation": 2,
+}
 OPTIONS = [word for name, value in EVERYTHING.items() for word in ("--set", f"{name}={value}")]
 KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "pretraining", ')
 
@@ -29,7 +34,14 @@ def source(tmp_path_factory):
     """Six labelled cases, two without a segmentation, and a second time point without one of the first patient's."""
     folder = tmp_path_factory.mktemp("data")
     for number in range(8):
-        write_case(folder, f"BraTS-GLI-{number:05d}-000", seed=number, names=NAMES, et_value=3, label=number < 6)
+        write_case(
+            folder,
+            f"BraTS-GLI-{number:05d}-000",
+            seed=number,
+            names=NAMES,
+            et_value=3,
+            label=number < 6,
+        )
     write_case(folder, "BraTS-GLI-00000-001", seed=9, names=NAMES, et_value=3, label=False)
     return folder
 
@@ -38,8 +50,16 @@ NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label": "
 
 
 def killed_at(cwd, event, source):
-    command = [sys.executable, "-c", KILLED_IN_PRETRAINING_TOO, event, *arguments(source, *OPTIONS, "--resume")]
-    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-c",
+        KILLED_IN_PRETRAINING_TOO,
+        event,
+        *arguments(source, *OPTIONS, "--resume"),
+    ]
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.mark.slow
@@ -50,7 +70,11 @@ def test_a_run_with_every_option_killed_anywhere_ends_as_if_nothing_had_happened
     whole = killed_at(calm, 0, source)
     assert whole.returncode == 0, whole.stderr
     total, rng = int(whole.stdout.split()[-1]), random.Random(0)
-    for event in [8, 14, *(rng.randrange(total // 4, total) for _ in range(4))]:  # the first two while it pretrains
+    for event in [
+        8,
+        14,
+        *(rng.randrange(total // 4, total) for _ in range(4)),
+    ]:  # the first two while it pretrains
         killed_at(stormy, event, source)
     finished = run(stormy, *arguments(source, *OPTIONS, "--resume"))
     assert finished.returncode == 0, finished.stderr
@@ -60,22 +84,34 @@ def test_a_run_with_every_option_killed_anywhere_ends_as_if_nothing_had_happened
 
 
 @pytest.mark.slow
-def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_images(source, tmp_path):
+def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_images(
+    source, tmp_path
+):
     short = ["--set", "train.epochs=1", "--set", "train.steps_per_epoch=1"]
     told = run(tmp_path, *arguments(source, *OPTIONS, *short))
     assert told.returncode == 0, told.stderr
-    environment = json.loads((tmp_path / "Results" / "SegMamba_Run01" / "environment.json").read_text())
+    environment = json.loads(
+        (tmp_path / "Results" / "SegMamba_Run01" / "environment.json").read_text()
+    )
     split = environment["split"]
     assert {"BraTS-GLI-00006-000", "BraTS-GLI-00007-000"} <= set(split["unlabelled"])
-    assert ("BraTS-GLI-00000-001" in split["unlabelled"]) == ("BraTS-GLI-00000-000" in split["train"]), "nothing of a tested patient"
+    assert ("BraTS-GLI-00000-001" in split["unlabelled"]) == (
+        "BraTS-GLI-00000-000" in split["train"]
+    ), "nothing of a tested patient"
     assert "cases without a segmentation serve as unlabelled" in told.stdout + told.stderr
 
 
 def test_unlabelled_cases_are_looked_for_only_where_an_arm_learns_from_images(source):
     base = Config().changed({"data.source": str(source)})
     pretrained = base.changed({"learning.pretrain_epochs": 1})
-    assert [case.id for case in unlabelled_cases(base, [base, pretrained])] == ["BraTS-GLI-00000-001", "BraTS-GLI-00006-000", "BraTS-GLI-00007-000"]
-    assert unlabelled_cases(base, [base]) == [] and unlabelled_cases(Config(), [pretrained]) == [], "the phantom has labels throughout"
+    assert [case.id for case in unlabelled_cases(base, [base, pretrained])] == [
+        "BraTS-GLI-00000-001",
+        "BraTS-GLI-00006-000",
+        "BraTS-GLI-00007-000",
+    ]
+    assert (
+        unlabelled_cases(base, [base]) == [] and unlabelled_cases(Config(), [pretrained]) == []
+    ), "the phantom has labels throughout"
 
 
 def test_a_studys_splits_hold_its_unlabelled_cases(source):

@@ -15,11 +15,25 @@ from segmamba.training.checkpoint import load_checkpoint, weights_digest
 from tests.conftest import write_case
 
 SETTINGS = {
-    "data.spacing_mm": "1.0", "data.patch_size": "16,16,16", "data.workers": "0", "data.validation_share": "0.2", "model.base_channels": "2",
-    "model.conv_depths": "1,1,1", "model.mamba_depths": "1,0,1", "model.d_state": "2", "train.epochs": "4", "train.steps_per_epoch": "3",
-    "train.validate_every_epochs": "1", "train.keep_every_epochs": "2", "optim.warmup_epochs": "1",
-}  # fmt: skip
-COMMAND = [sys.executable, "-c", "import torch; torch.set_num_threads(1)\nfrom segmamba.cli import main; main()"]
+    "data.spacing_mm": "1.0",
+    "data.patch_size": "16,16,16",
+    "data.workers": "0",
+    "data.validation_share": "0.2",
+    "model.base_channels": "2",
+    "model.conv_depths": "1,1,1",
+    "model.mamba_depths": "1,0,1",
+    "model.d_state": "2",
+    "train.epochs": "4",
+    "train.steps_per_epoch": "3",
+    "train.validate_every_epochs": "1",
+    "train.keep_every_epochs": "2",
+    "optim.warmup_epochs": "1",
+}
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import torch; torch.set_num_threads(1)\nfrom segmamba.cli import main; main()",
+]
 # The same command, which ends by SIGKILL in the middle of its n-th event: a step, a validation case, a tested case, a flush or a rename.
 KILLED = """
 import os, signal, sys
@@ -46,11 +60,21 @@ finally:
 
 
 def arguments(source, *more):
-    return ["train", "--data", source, "--device", "cpu", *(part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")), *more]
+    return [
+        "train",
+        "--data",
+        source,
+        "--device",
+        "cpu",
+        *(part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")),
+        *more,
+    ]
 
 
 def run(cwd, *arguments, command=COMMAND):
-    return subprocess.run([*command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [*command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
 
 
 def killed_at(cwd, event, source, *more):
@@ -83,7 +107,10 @@ def untimed(metrics):
 def told_by(cwd, name="SegMamba_Run01"):
     """All that a run's folder and MLflow say of it, but for times."""
     root = cwd / "Results" / name
-    history, final = (json.loads((root / "metrics" / f"{which}.json").read_text()) for which in ("history", "final_metrics"))
+    history, final = (
+        json.loads((root / "metrics" / f"{which}.json").read_text())
+        for which in ("history", "final_metrics")
+    )
     files = ("best_metric_model", "last", "epoch_0002", "epoch_0004")
     weights = {file: load_checkpoint(root / "checkpoints" / f"{file}.pth") for file in files}
     weights["last"] = weights["last"]["model"]
@@ -96,15 +123,20 @@ def told_by(cwd, name="SegMamba_Run01"):
         entries = client.get_metric_history(mine[0].info.run_id, metric)
         steps[metric] = [(m.step, None if metric.startswith("time/") else m.value) for m in entries]
     return {
-        "history": [untimed(entry) for entry in history], "final": untimed(final), "status": mine[0].info.status, "mlflow": steps,
+        "history": [untimed(entry) for entry in history],
+        "final": untimed(final),
+        "status": mine[0].info.status,
+        "mlflow": steps,
         "weights": {file: weights_digest(w) for file, w in weights.items()},
-    }  # fmt: skip
+    }
 
 
 def assert_as_if_nothing_had_happened(cwd, calm):
     told, expected = told_by(cwd), told_by(calm)
     assert told["status"] == "FINISHED"
-    assert [step for step, _ in told["mlflow"]["train/loss"]] == [1, 2, 3, 4], "no gap, no repetition"
+    assert [step for step, _ in told["mlflow"]["train/loss"]] == [1, 2, 3, 4], (
+        "no gap, no repetition"
+    )
     assert told == expected
 
 
@@ -126,7 +158,9 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(calm, source, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(8))
-def test_a_run_killed_at_random_events_ends_as_if_nothing_had_happened(calm, source, tmp_path, number):
+def test_a_run_killed_at_random_events_ends_as_if_nothing_had_happened(
+    calm, source, tmp_path, number
+):
     folder, total = calm
     rng = random.Random(number)
     killed_often_then_finished(tmp_path, source, [rng.randrange(1, total) for _ in range(3)])
@@ -137,25 +171,44 @@ def test_a_run_killed_at_random_events_ends_as_if_nothing_had_happened(calm, sou
 def test_a_run_killed_at_random_times_ends_as_if_nothing_had_happened(calm, source, tmp_path):
     rng = random.Random(0)
     for _ in range(8):
-        process = subprocess.Popen([*COMMAND, *map(str, arguments(source, "--resume"))], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments(source, "--resume"))],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             process.wait(timeout=rng.uniform(0.5, 15))
         except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()
     assert run(tmp_path, *arguments(source, "--resume")).returncode == 0
-    assert told_by(tmp_path, sorted(p.name for p in (tmp_path / "Results").glob("SegMamba_Run*"))[0]) == told_by(calm[0])
+    assert told_by(
+        tmp_path, sorted(p.name for p in (tmp_path / "Results").glob("SegMamba_Run*"))[0]
+    ) == told_by(calm[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=["SIGTERM", "SIGINT"],
+)
 def test_a_stopped_run_says_so_and_goes_on_with_resume(calm, source, tmp_path, number):
-    process = subprocess.Popen([*COMMAND, *map(str, arguments(source))], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments(source))],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if line.startswith("epoch 1/4"):
             process.send_signal(number)
             break
     output, errors = process.communicate(timeout=100)
-    assert process.returncode == 128 + number and "--resume goes on with it" in output and errors == ""
+    assert (
+        process.returncode == 128 + number and "--resume goes on with it" in output and errors == ""
+    )
     client = MlflowClient(f"sqlite:///{tmp_path}/Results/mlflow.db")
     (stopped,) = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
     assert stopped.info.status == "KILLED" and "--resume" in stopped.data.tags["reason"]
@@ -164,10 +217,14 @@ def test_a_stopped_run_says_so_and_goes_on_with_resume(calm, source, tmp_path, n
     assert_as_if_nothing_had_happened(tmp_path, calm[0])
 
 
-def test_resume_with_nothing_to_resume_starts_and_says_so_and_config_alone_repeats_a_run(calm, source, tmp_path):
+def test_resume_with_nothing_to_resume_starts_and_says_so_and_config_alone_repeats_a_run(
+    calm, source, tmp_path
+):
     config = calm[0] / "Results" / "SegMamba_Run01" / "config.json"
     process = run(tmp_path, "train", "--config", config, "--resume", "--device", "cpu")
-    assert process.returncode == 0 and "no unfinished SegMamba found" in process.stdout, process.stderr
+    assert process.returncode == 0 and "no unfinished SegMamba found" in process.stdout, (
+        process.stderr
+    )
     assert_as_if_nothing_had_happened(tmp_path, calm[0])
 
 
@@ -180,13 +237,20 @@ def test_a_finished_run_is_not_gone_on_with(calm, source):
 def test_resuming_with_other_settings_or_other_data_is_refused(calm, source, tmp_path):
     assert killed_at(tmp_path, calm[1] // 2, source).returncode == -signal.SIGKILL
     refused = run(tmp_path, *arguments(source, "--resume", "--set", "optim.lr=1e-3"))
-    assert refused.returncode == 2 and "optim.lr was 0.003 and is 0.001" in refused.stderr and refused.stderr.count("\n") == 1
+    assert (
+        refused.returncode == 2
+        and "optim.lr was 0.003 and is 0.001" in refused.stderr
+        and refused.stderr.count("\n") == 1
+    )
 
 
 def reproduced(cwd):
     """(process, rows by name) of `segmamba reproduce` of the calm run."""
     client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id], "tags.`mlflow.runName` = 'SegMamba_Run01'")
+    found = client.search_runs(
+        [client.get_experiment_by_name("segmamba").experiment_id],
+        "tags.`mlflow.runName` = 'SegMamba_Run01'",
+    )
     run_id = found[0].info.run_id
     process = run(cwd, "reproduce", run_id, "--device", "cpu", "--json")
     return process, {row["name"]: row for row in json.loads(process.stdout)["rows"]}
@@ -196,16 +260,29 @@ def reproduced(cwd):
 def test_reproduce_gives_the_same_figures_and_weights_and_code_0(calm, source):
     process, rows = reproduced(calm[0])
     assert process.returncode == 0 and json.loads(process.stdout)["same"], process.stderr
-    names = {"data", "split", "train/loss", "val/dice_mean", "test/dice_mean", "test/last_dice_mean", "weights, last", "weights, best"}
+    names = {
+        "data",
+        "split",
+        "train/loss",
+        "val/dice_mean",
+        "test/dice_mean",
+        "test/last_dice_mean",
+        "weights, last",
+        "weights, best",
+    }
     assert names <= rows.keys() and all(row["same"] for row in rows.values())
 
 
-def test_reproduce_finds_the_one_figure_that_is_another_and_ends_with_code_1(calm, source, tmp_path):
+def test_reproduce_finds_the_one_figure_that_is_another_and_ends_with_code_1(
+    calm, source, tmp_path
+):
     cwd = tmp_path / "copy"
     shutil.copytree(calm[0], cwd)
     database = sqlite3.connect(cwd / "Results" / "mlflow.db")
     with database:
-        database.execute("UPDATE metrics SET value = value + 1 WHERE key = 'train/loss' AND step = 2")
+        database.execute(
+            "UPDATE metrics SET value = value + 1 WHERE key = 'train/loss' AND step = 2"
+        )
     database.close()
     process, rows = reproduced(cwd)
     assert process.returncode == 1, process.stderr
@@ -225,6 +302,11 @@ def test_reproduce_finds_the_one_figure_that_is_another_and_ends_with_code_1(cal
     ids=str,
 )
 def test_a_wrong_option_gets_one_line_and_code_2_and_begins_nothing(tmp_path, options, told):
-    process = run(tmp_path, "train", *options, command=[sys.executable, "-c", "from segmamba.cli import main; main()"])
+    process = run(
+        tmp_path,
+        "train",
+        *options,
+        command=[sys.executable, "-c", "from segmamba.cli import main; main()"],
+    )
     assert process.returncode == 2 and told in process.stderr and process.stderr.count("\n") == 1
     assert not list(tmp_path.glob("Results/SegMamba*"))

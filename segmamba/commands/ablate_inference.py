@@ -16,22 +16,49 @@ def inference_command(arms, baseline):
 
     @app.command()
     def run(
-        checkpoint: Annotated[list[Path], typer.Option(help="A run's folder or its weights; several are training runs of one configuration.",
-                                                       metavar="PATH")],
-        data: Annotated[Path | None, typer.Option(help="The data set it was trained on. Default: the one that config.json names.", metavar="DIR",
-                                                  show_default=False)] = None,
-        labels: Annotated[str | None, typer.Option(help=LABELS_HELP + " Default: as config.json says.", show_default=False)] = None,
-        only: Annotated[list[str] | None, typer.Option("--arms", help=f"Run only this arm beside '{baseline}'; may be repeated. Default: all of "
-                                                       f"{', '.join(arms)}.", show_default=False)] = None,
+        checkpoint: Annotated[
+            list[Path],
+            typer.Option(
+                help="A run's folder or its weights; several are training runs of one configuration.",
+                metavar="PATH",
+            ),
+        ],
+        data: Annotated[
+            Path | None,
+            typer.Option(
+                help="The data set it was trained on. Default: the one that config.json names.",
+                metavar="DIR",
+                show_default=False,
+            ),
+        ] = None,
+        labels: Annotated[
+            str | None,
+            typer.Option(help=LABELS_HELP + " Default: as config.json says.", show_default=False),
+        ] = None,
+        only: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--arms",
+                help=f"Run only this arm beside '{baseline}'; may be repeated. Default: all of "
+                f"{', '.join(arms)}.",
+                show_default=False,
+            ),
+        ] = None,
         device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-        output: Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")] = Path("Results"),
+        output: Annotated[
+            Path, typer.Option(help="Folder for results, the MLflow store and the cache.")
+        ] = Path("Results"),
         as_json: AsJson = False,
-    ):  # fmt: skip
+    ):
         """What is each part of inference worth? Mirror images, scales, overlap, component removal and CRF, without training."""
         for name in only or ():
             if name not in arms:
-                raise UserError(f"--arms {name!r}: no such arm; choose of {', '.join(map(repr, arms))}")
-        chosen = {name: changes for name, changes in arms.items() if not only or name in (baseline, *only)}
+                raise UserError(
+                    f"--arms {name!r}: no such arm; choose of {', '.join(map(repr, arms))}"
+                )
+        chosen = {
+            name: changes for name, changes in arms.items() if not only or name in (baseline, *only)
+        }
 
         from rich.console import Console
 
@@ -42,7 +69,14 @@ def inference_command(arms, baseline):
         screen = Console(stderr=as_json, soft_wrap=False)
         with StudyProgress(screen) as progress:
             found, report = run_inference_ablation(
-                checkpoint, chosen, baseline, data=data, labels=labels, output=output, device=device, progress=progress
+                checkpoint,
+                chosen,
+                baseline,
+                data=data,
+                labels=labels,
+                output=output,
+                device=device,
+                progress=progress,
             )
         if as_json:
             print_json(as_dict(found))

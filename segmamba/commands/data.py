@@ -9,14 +9,21 @@ from segmamba.commands.shared import AsJson, Labels, Source, console, print_json
 from segmamba.config import preset
 from segmamba.errors import UserError
 
-app = typer.Typer(help="Look at a data set: what is wrong with it, what is in it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at a data set: what is wrong with it, what is in it.", no_args_is_help=True
+)
 
 
 @app.command()
 def check(
     source: Source,
     labels: Labels = "auto",
-    output: Annotated[Path | None, typer.Option(help="Also write all findings to this CSV file.", metavar="FILE.csv", show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write all findings to this CSV file.", metavar="FILE.csv", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ):
     """Read every header and voxel and say what is wrong, case by case. Exit code 2 if a training run would fail."""
@@ -29,7 +36,13 @@ def check(
     if output:
         write_csv(output, checked)
     if as_json:
-        print_json({"findings": list(as_rows(checked)), "notes": notes_on_labels(checked), "training_would_fail": would_fail(checked)})
+        print_json(
+            {
+                "findings": list(as_rows(checked)),
+                "notes": notes_on_labels(checked),
+                "training_would_fail": would_fail(checked),
+            }
+        )
     else:
         render(checked, console())
     raise typer.Exit(2 if would_fail(checked) else 0)
@@ -39,7 +52,9 @@ def check(
 def summary(
     source: Source,
     labels: Labels = "auto",
-    output: Annotated[Path, typer.Option(help="Folder for summary.json and the pictures.")] = Path("Results/data_summary"),
+    output: Annotated[Path, typer.Option(help="Folder for summary.json and the pictures.")] = Path(
+        "Results/data_summary"
+    ),
     as_json: AsJson = False,
 ):
     """Measure grids, intensities and tumour volumes, and draw them."""
@@ -62,7 +77,9 @@ def splits(
     labels: Labels = "auto",
     folds: Annotated[int, typer.Option(help="How many.")] = 5,
     seed: Annotated[int, typer.Option(help="Which patients fall into which fold.")] = 0,
-    output: Annotated[Path, typer.Option(help="Where the folds go.", metavar="FILE.json")] = Path("splits_final.json"),
+    output: Annotated[Path, typer.Option(help="Where the folds go.", metavar="FILE.json")] = Path(
+        "splits_final.json"
+    ),
     as_json: AsJson = False,
 ):
     """Write stratified folds by patient as nnU-Net's splits_final.json, for nnU-Net or for --set data.splits_file=FILE."""

@@ -7,14 +7,39 @@ import typer
 
 from segmamba.commands.shared import LABELS_HELP, AsJson, Labels, console, print_json, progress_bar
 
-Predictions = Annotated[Path, typer.Option(help="Folder of predictions, <case-id>.nii.gz; nnU-Net's too.", metavar="DIR")]
-TruthFolder = Annotated[Path, typer.Option("--truth", help="The data set, in any layout, or a folder of segmentations named like the predictions.",
-                                           metavar="DIR")]  # fmt: skip
+Predictions = Annotated[
+    Path,
+    typer.Option(help="Folder of predictions, <case-id>.nii.gz; nnU-Net's too.", metavar="DIR"),
+]
+TruthFolder = Annotated[
+    Path,
+    typer.Option(
+        "--truth",
+        help="The data set, in any layout, or a folder of segmentations named like the predictions.",
+        metavar="DIR",
+    ),
+]
 Rule = Annotated[str, typer.Option(help="brats-legacy, lesionwise-2023 or both.")]
-ChallengeName = Annotated[str, typer.Option("--challenge", help="Whose lesion-wise parameters: GLI, SSA, PED, MEN, MET; auto goes by case ids.")]
-PredictionLabels = Annotated[str, typer.Option(help="Label convention of the predictions; auto takes it from a dataset.json beside them, else the "
-                                               "truth's.")]  # fmt: skip
-Missing = Annotated[str, typer.Option(help="A case without prediction: error, skip (it is left out), or empty (scored as an empty prediction).")]
+ChallengeName = Annotated[
+    str,
+    typer.Option(
+        "--challenge",
+        help="Whose lesion-wise parameters: GLI, SSA, PED, MEN, MET; auto goes by case ids.",
+    ),
+]
+PredictionLabels = Annotated[
+    str,
+    typer.Option(
+        help="Label convention of the predictions; auto takes it from a dataset.json beside them, else the "
+        "truth's."
+    ),
+]
+Missing = Annotated[
+    str,
+    typer.Option(
+        help="A case without prediction: error, skip (it is left out), or empty (scored as an empty prediction)."
+    ),
+]
 
 
 def evaluate(
@@ -25,7 +50,10 @@ def evaluate(
     labels: Labels = "auto",
     prediction_labels: PredictionLabels = "auto",
     missing: Missing = "error",
-    output: Annotated[Path, typer.Option(help="Folder for cases.csv, summary.csv, evaluation.json and the pictures.")] = Path("Results/evaluation"),
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder for cases.csv, summary.csv, evaluation.json and the pictures."),
+    ] = Path("Results/evaluation"),
     as_json: AsJson = False,
 ):
     """Score predictions: Dice, HD95, sensitivity, specificity, volume, per case and region, under named rules."""
@@ -35,7 +63,14 @@ def evaluate(
 
     with progress_bar("scoring cases") as progress:
         found = evaluate(
-            predictions, truth, rule=rule, challenge=challenge, labels=labels, prediction_labels=prediction_labels, missing=missing, progress=progress
+            predictions,
+            truth,
+            rule=rule,
+            challenge=challenge,
+            labels=labels,
+            prediction_labels=prediction_labels,
+            missing=missing,
+            progress=progress,
         )
     written = [*write_evaluation(output, found), *write_pictures(output, found)]
     if as_json:
@@ -52,12 +87,16 @@ def compare(
     truth: TruthFolder,
     rule: Rule = "both",
     challenge: ChallengeName = "auto",
-    margin: Annotated[float, typer.Option(help="Smallest difference of Dice (0 to 1) that matters.")] = 0.005,
+    margin: Annotated[
+        float, typer.Option(help="Smallest difference of Dice (0 to 1) that matters.")
+    ] = 0.005,
     labels: Labels = "auto",
     labels_a: PredictionLabels = "auto",
     labels_b: PredictionLabels = "auto",
     missing: Missing = "error",
-    output: Annotated[Path, typer.Option(help="Folder for differences.csv, comparison.json and the picture.")] = Path("Results/comparison"),
+    output: Annotated[
+        Path, typer.Option(help="Folder for differences.csv, comparison.json and the picture.")
+    ] = Path("Results/comparison"),
     as_json: AsJson = False,
 ):
     """Compare two folders of predictions case by case: which of the two models is better, with the interval over patients."""
@@ -67,10 +106,22 @@ def compare(
 
     with progress_bar("scoring cases") as progress:
         found = compare(
-            a, b, truth, margin=margin, labels_a=labels_a, labels_b=labels_b,
-            rule=rule, challenge=challenge, labels=labels, missing=missing, progress=progress,
-        )  # fmt: skip
-    written = [*write_comparison(output, found), draw_differences(found, output / "differences.png")]
+            a,
+            b,
+            truth,
+            margin=margin,
+            labels_a=labels_a,
+            labels_b=labels_b,
+            rule=rule,
+            challenge=challenge,
+            labels=labels,
+            missing=missing,
+            progress=progress,
+        )
+    written = [
+        *write_comparison(output, found),
+        draw_differences(found, output / "differences.png"),
+    ]
     if as_json:
         print_json(told(found))
         return
@@ -80,19 +131,49 @@ def compare(
 
 
 def tune_postprocessing(
-    checkpoint: Annotated[list[Path], typer.Option(help="A run's folder or its weights, config.json beside or above; several vote.", metavar="PATH")],
-    data: Annotated[Path | None, typer.Option(help="The data set it was trained on. Default: the one that config.json names.", metavar="DIR",
-                                              show_default=False)] = None,
-    labels: Annotated[str | None, typer.Option(help=LABELS_HELP + " Default: as config.json says.", show_default=False)] = None,
-    rule: Annotated[str, typer.Option(help="Whose Dice is to be best: brats-legacy or lesionwise-2023.")] = "brats-legacy",
+    checkpoint: Annotated[
+        list[Path],
+        typer.Option(
+            help="A run's folder or its weights, config.json beside or above; several vote.",
+            metavar="PATH",
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The data set it was trained on. Default: the one that config.json names.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help=LABELS_HELP + " Default: as config.json says.", show_default=False),
+    ] = None,
+    rule: Annotated[
+        str, typer.Option(help="Whose Dice is to be best: brats-legacy or lesionwise-2023.")
+    ] = "brats-legacy",
     challenge: ChallengeName = "auto",
-    flips: Annotated[bool, typer.Option("--flips", "--tta", help="Tune for predictions that average over 8 mirror images.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Where the settings go. Default: postprocessing.json beside the checkpoint.",
-                                                metavar="FILE.json", show_default=False)] = None,
-    results: Annotated[Path, typer.Option(help="Folder of the study's results, where an embedded phantom lies.")] = Path("Results"),
+    flips: Annotated[
+        bool,
+        typer.Option(
+            "--flips", "--tta", help="Tune for predictions that average over 8 mirror images."
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the settings go. Default: postprocessing.json beside the checkpoint.",
+            metavar="FILE.json",
+            show_default=False,
+        ),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(help="Folder of the study's results, where an embedded phantom lies.")
+    ] = Path("Results"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     as_json: AsJson = False,
-):  # fmt: skip
+):
     """Choose thresholds and post-processing on the validation cases alone, and store them with the checkpoint."""
     import dataclasses
 
@@ -106,9 +187,17 @@ def tune_postprocessing(
         raise UserError(f"--rule {rule!r}: choose one of {', '.join(RULES)}")
     if output is None and len(checkpoint) > 1:
         raise UserError("--output: say where the settings of several checkpoints together go")
-    predictor = load_predictor(checkpoint, device, changes={"inference.flips": True} if flips else None)
+    predictor = load_predictor(
+        checkpoint, device, changes={"inference.flips": True} if flips else None
+    )
     config = predictor.members[0].config
-    chosen_data = source_changes(data, labels or "auto") if data else {"data.labels": labels} if labels else {}
+    chosen_data = (
+        source_changes(data, labels or "auto")
+        if data
+        else {"data.labels": labels}
+        if labels
+        else {}
+    )
     with progress_bar("making phantom cases") as progress:
         cases = validation_of(config.changed(chosen_data), results, lambda label: progress)
     with progress_bar("predicting validation") as progress:
@@ -118,7 +207,13 @@ def tune_postprocessing(
     path = output or find_checkpoint(checkpoint[0])[0].with_name("postprocessing.json")
     written = write_choice(path, settings, steps, cases, rule)
     if as_json:
-        print_json({"settings": dataclasses.asdict(settings), "steps": [vars(step) for step in steps], "validation": [case.id for case in cases]})
+        print_json(
+            {
+                "settings": dataclasses.asdict(settings),
+                "steps": [vars(step) for step in steps],
+                "validation": [case.id for case in cases],
+            }
+        )
         return
     from segmamba.evaluation.tune import render as render_steps
 

@@ -7,7 +7,9 @@ import time
 from segmamba.errors import Stopped
 from segmamba.screen import print_line
 
-WORKERS_AHEAD_S = 0.5  # how much sooner than this process its workers may get a signal that was sent to all
+WORKERS_AHEAD_S = (
+    0.5  # how much sooner than this process its workers may get a signal that was sent to all
+)
 
 
 class RunProgress:
@@ -46,34 +48,60 @@ class RunProgress:
 
     def begin(self, folder, config, device, data, source, notes):
         """All is ready; what is about to happen, before it takes hours."""
-        self._config, self._per_step = config.train, config.train.batch_size * config.train.accumulation
-        self.say(f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test cases")
+        self._config, self._per_step = (
+            config.train,
+            config.train.batch_size * config.train.accumulation,
+        )
+        self.say(
+            f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test cases"
+        )
         for note in notes:
             self.note(note)
-        self.say(f"run      {folder.root}, {config.train.epochs} epochs of {config.train.steps_per_epoch} steps on {device}")
+        self.say(
+            f"run      {folder.root}, {config.train.epochs} epochs of {config.train.steps_per_epoch} steps on {device}"
+        )
         self._begun_at = time.monotonic()
         if self._console.is_terminal:
             self._bar = _bar(self._console)
-            self._task = self._bar.add_task("first epoch", total=config.train.steps_per_epoch, told="")
+            self._task = self._bar.add_task(
+                "first epoch", total=config.train.steps_per_epoch, told=""
+            )
             self._bar.start()
 
     def step(self, epoch, done):
         if self._first is None or self._first[0] != epoch:
             self._first = epoch, done, time.monotonic()
         if self._bar and done > self._first[1]:
-            rate = (done - self._first[1]) * self._per_step / max(1e-9, time.monotonic() - self._first[2])
-            self._bar.update(self._task, description=f"epoch {epoch}/{self._config.epochs}", completed=done,
-                             total=self._config.steps_per_epoch, told=self._told({"time/patches_per_s": rate}))  # fmt: skip
+            rate = (
+                (done - self._first[1])
+                * self._per_step
+                / max(1e-9, time.monotonic() - self._first[2])
+            )
+            self._bar.update(
+                self._task,
+                description=f"epoch {epoch}/{self._config.epochs}",
+                completed=done,
+                total=self._config.steps_per_epoch,
+                told=self._told({"time/patches_per_s": rate}),
+            )
         self._stop_if_asked()
 
     def pretraining(self, epoch, done):
         if self._bar:
-            self._bar.update(self._task, description=f"pretraining, epoch {epoch}", completed=done, total=self._config.steps_per_epoch)
+            self._bar.update(
+                self._task,
+                description=f"pretraining, epoch {epoch}",
+                completed=done,
+                total=self._config.steps_per_epoch,
+            )
         self._stop_if_asked()
 
     def case(self, epoch, done):
         if self._bar:
-            self._bar.update(self._task, description=f"epoch {epoch}/{self._config.epochs}, validation case {done}")
+            self._bar.update(
+                self._task,
+                description=f"epoch {epoch}/{self._config.epochs}, validation case {done}",
+            )
         self._stop_if_asked()
 
     def tested(self, done):
@@ -84,7 +112,11 @@ class RunProgress:
     def epoch(self, epoch):
         """An epoch is saved."""
         first = epoch.number if not self._latest else self._latest["first"]
-        left = (time.monotonic() - self._begun_at) / (epoch.number - first + 1) * (self._config.epochs - epoch.number)
+        left = (
+            (time.monotonic() - self._begun_at)
+            / (epoch.number - first + 1)
+            * (self._config.epochs - epoch.number)
+        )
         self._latest = self._latest | epoch.metrics | {"first": first, "left": left}
         if not self._bar:
             self.say(f"epoch {epoch.number}/{self._config.epochs}: {self._told({})}")
@@ -93,7 +125,9 @@ class RunProgress:
     @contextlib.contextmanager
     def stoppable(self):
         """Within it Ctrl-C and SIGTERM end the run at the next step or case; a second one, or one before the run began, at once."""
-        before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -135,7 +169,13 @@ class RunProgress:
 def _bar(console):
     from rich.progress import BarColumn, Progress, TextColumn
 
-    return Progress(TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[told]}"), console=console, transient=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[told]}"),
+        console=console,
+        transient=True,
+    )
 
 
 def clock(seconds):

@@ -16,13 +16,30 @@ from segmamba.errors import UserError
 COLUMNS = 100
 STOPPED = "stopped  the same command with --resume goes on with it"
 
-PresetName = Annotated[str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, name=value, e.g. model.norm=instance; may be repeated. "
-                                                   "`segmamba settings` shows all.", show_default=False)]  # fmt: skip
+PresetName = Annotated[
+    str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change a setting, name=value, e.g. model.norm=instance; may be repeated. "
+        "`segmamba settings` shows all.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Source = Annotated[Path, typer.Argument(help="Folder of BraTS cases, Decathlon or nnU-Net raw folder, or a MONAI datalist (.json).", metavar="DIR")]
-LABELS_HELP = ("Label convention: brats2018, brats2023, brats2024, brats2024ped, msd; auto takes it from the files' naming or dataset.json, "
-               "mixed does so for each case on its own.")  # fmt: skip
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of BraTS cases, Decathlon or nnU-Net raw folder, or a MONAI datalist (.json).",
+        metavar="DIR",
+    ),
+]
+LABELS_HELP = (
+    "Label convention: brats2018, brats2023, brats2024, brats2024ped, msd; auto takes it from the files' naming or dataset.json, "
+    "mixed does so for each case on its own."
+)
 Labels = Annotated[str, typer.Option(help=LABELS_HELP)]
 
 

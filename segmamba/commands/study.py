@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from segmamba.commands.shared import LABELS_HELP, STOPPED, AsJson, console, print_json, print_settings, run_app, shown_uri
+from segmamba.commands.shared import (
+    LABELS_HELP,
+    STOPPED,
+    AsJson,
+    console,
+    print_json,
+    print_settings,
+    run_app,
+    shown_uri,
+)
 from segmamba.config import PRESETS, parse_assignments
 from segmamba.config import preset as preset_config
 from segmamba.errors import UserError
@@ -17,8 +26,20 @@ from segmamba.screen import print_line
 
 Output = Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")]
 PBT_HELP = "pbt: population-based training, whose worst members copy the best and change settings; finds a schedule. "
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}  # click: what follows FILE is its own
-MISTAKES = (ImportError, SyntaxError, NameError, TypeError, AttributeError, LookupError, ValueError)  # of a user's own study file
+PASS_ON = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+}  # click: what follows FILE is its own
+MISTAKES = (
+    ImportError,
+    SyntaxError,
+    NameError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ValueError,
+)  # of a user's own study file
 
 
 def study_command(study, arguments=None):
@@ -36,43 +57,124 @@ def study_app(study):
     shown = resolve(study, preset_config("demo"))
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     arms_help = "Run only this arm; may be repeated; all runs every one. Default: all" + (
-        f", in the demo preset {', '.join(shown.demo_arms)}." if shown.demo_arms else " of " + ", ".join(shown.arms) + "."
+        f", in the demo preset {', '.join(shown.demo_arms)}."
+        if shown.demo_arms
+        else " of " + ", ".join(shown.arms) + "."
     )
 
     @app.command(help=f"{shown.question}\n\n{shown.hypothesis.claim}")
     def run(
-        data: Annotated[Path | None, typer.Option(help="Folder of BraTS cases. Without it: embedded phantom data.", show_default=False)] = None,
+        data: Annotated[
+            Path | None,
+            typer.Option(
+                help="Folder of BraTS cases. Without it: embedded phantom data.", show_default=False
+            ),
+        ] = None,
         labels: Annotated[str, typer.Option(help=LABELS_HELP)] = "auto",
-        preset: Annotated[str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}. demo: minutes on a CPU; quick: an hour on "
-                                            "one GPU; paper: 300 epochs of 250 steps.")] = "demo",
-        seeds: Annotated[int | None, typer.Option(help=f"Training runs per arm. With one, the verdict is always undecided. Default: "
-                                                  f"{shown.budget.seeds}.", show_default=False)] = None,
-        folds: Annotated[int, typer.Option(help="Cross-validate: every arm and seed on each of so many folds; 0 is one split.")] = 0,
-        set: Annotated[list[str] | None, typer.Option(help="Change a setting, name=value, e.g. optim.lr=3e-4; may be repeated. "
-                                                      "--list-settings shows all.", show_default=False)] = None,
+        preset: Annotated[
+            str,
+            typer.Option(
+                help=f"Settings to start from: {', '.join(PRESETS)}. demo: minutes on a CPU; quick: an hour on "
+                "one GPU; paper: 300 epochs of 250 steps."
+            ),
+        ] = "demo",
+        seeds: Annotated[
+            int | None,
+            typer.Option(
+                help=f"Training runs per arm. With one, the verdict is always undecided. Default: "
+                f"{shown.budget.seeds}.",
+                show_default=False,
+            ),
+        ] = None,
+        folds: Annotated[
+            int,
+            typer.Option(
+                help="Cross-validate: every arm and seed on each of so many folds; 0 is one split."
+            ),
+        ] = 0,
+        set: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Change a setting, name=value, e.g. optim.lr=3e-4; may be repeated. "
+                "--list-settings shows all.",
+                show_default=False,
+            ),
+        ] = None,
         arms: Annotated[list[str] | None, typer.Option(help=arms_help, show_default=False)] = None,
-        trials: Annotated[int | None, typer.Option(help=f"Of a search: settings tried, or members of its population. Default: "
-                                                   f"{shown.budget.trials}.", show_default=False,
-                                                   hidden=not shown.space)] = None,
-        scheduler: Annotated[str | None, typer.Option(help="none: every trial trains to its end. asha: stop early what the validation set likes least. "
-                                                      f"{PBT_HELP if shown.space else ''}Default: "
-                                                      f"{'asha' if shown.space else 'none, so that arms train alike'}.",
-                                                      show_default=False)] = None,
-        fresh: Annotated[bool, typer.Option("--fresh", help="Train again what a finished run has trained to the letter before.")] = False,
-        gpus_per_trial: Annotated[str, typer.Option(help="GPUs for one trial; 0.5 runs two on one GPU. auto: measured, whichever ends "
-                                                    "soonest.")] = "auto",
+        trials: Annotated[
+            int | None,
+            typer.Option(
+                help=f"Of a search: settings tried, or members of its population. Default: "
+                f"{shown.budget.trials}.",
+                show_default=False,
+                hidden=not shown.space,
+            ),
+        ] = None,
+        scheduler: Annotated[
+            str | None,
+            typer.Option(
+                help="none: every trial trains to its end. asha: stop early what the validation set likes least. "
+                f"{PBT_HELP if shown.space else ''}Default: "
+                f"{'asha' if shown.space else 'none, so that arms train alike'}.",
+                show_default=False,
+            ),
+        ] = None,
+        fresh: Annotated[
+            bool,
+            typer.Option(
+                "--fresh", help="Train again what a finished run has trained to the letter before."
+            ),
+        ] = False,
+        gpus_per_trial: Annotated[
+            str,
+            typer.Option(
+                help="GPUs for one trial; 0.5 runs two on one GPU. auto: measured, whichever ends "
+                "soonest."
+            ),
+        ] = "auto",
         cpus: Annotated[int, typer.Option(help="CPU cores for the whole study; 0 takes all.")] = 0,
         output: Output = Path("Results"),
-        resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this study; start one where there is "
-                                             "none.")] = False,
-        plan: Annotated[bool, typer.Option("--plan", help="Measure each arm for a few steps, print hours, memory and disk, and exit.")] = False,
-        ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address (docs/cluster.md). Default: on this "
-                                                        "machine alone.", show_default=False)] = None,
-        cache: Annotated[str | None, typer.Option(help="Folder of the preprocessed cases; on a cluster each node's own, e.g. "
-                                                  "'$TMPDIR/segmamba'. Default: in the output folder.", show_default=False)] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the result table as JSON instead.")] = False,
-        list_settings: Annotated[bool, typer.Option("--list-settings", help="Show every setting with its default and unit, and exit.")] = False,
-    ):  # fmt: skip
+        resume: Annotated[
+            bool,
+            typer.Option(
+                "--resume",
+                help="Go on with the newest unfinished run of this study; start one where there is "
+                "none.",
+            ),
+        ] = False,
+        plan: Annotated[
+            bool,
+            typer.Option(
+                "--plan",
+                help="Measure each arm for a few steps, print hours, memory and disk, and exit.",
+            ),
+        ] = False,
+        ray_address: Annotated[
+            str | None,
+            typer.Option(
+                help="Run on the Ray cluster at this address (docs/cluster.md). Default: on this "
+                "machine alone.",
+                show_default=False,
+            ),
+        ] = None,
+        cache: Annotated[
+            str | None,
+            typer.Option(
+                help="Folder of the preprocessed cases; on a cluster each node's own, e.g. "
+                "'$TMPDIR/segmamba'. Default: in the output folder.",
+                show_default=False,
+            ),
+        ] = None,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Print the result table as JSON instead.")
+        ] = False,
+        list_settings: Annotated[
+            bool,
+            typer.Option(
+                "--list-settings", help="Show every setting with its default and unit, and exit."
+            ),
+        ] = False,
+    ):
         if list_settings:
             print_settings(preset)
             return
@@ -80,10 +182,24 @@ def study_app(study):
         from segmamba.orchestration.engine.options import StudyOptions
 
         options = StudyOptions(
-            data=data, labels=labels, preset=preset, seeds=seeds, folds=folds, trials=trials, arms=tuple(arms or ()), scheduler=scheduler,
-            fresh=fresh, gpus_per_trial=_gpus(gpus_per_trial), cpus=cpus, output=output, resume=resume, plan=plan, ray_address=ray_address,
-            cache=cache, changes=parse_assignments(set or []),
-        )  # fmt: skip
+            data=data,
+            labels=labels,
+            preset=preset,
+            seeds=seeds,
+            folds=folds,
+            trials=trials,
+            arms=tuple(arms or ()),
+            scheduler=scheduler,
+            fresh=fresh,
+            gpus_per_trial=_gpus(gpus_per_trial),
+            cpus=cpus,
+            output=output,
+            resume=resume,
+            plan=plan,
+            ray_address=ray_address,
+            cache=cache,
+            changes=parse_assignments(set or []),
+        )
         if plan:
             _plan(study, options, as_json)
             return
@@ -99,7 +215,9 @@ def _gpus(text):
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"--gpus-per-trial {text}: must be auto or a number, for example 0.5 for two trials on one GPU") from None
+        raise UserError(
+            f"--gpus-per-trial {text}: must be auto or a number, for example 0.5 for two trials on one GPU"
+        ) from None
 
 
 def _plan(study, options, as_json):
@@ -128,7 +246,9 @@ def _run(study, options, as_json):
             progress.say(STOPPED)
             return 130
         _show(done, folder, screen, progress.say, as_json)
-        if any(trial.status in ("KILLED", "NOT STARTED") for trial in (*done.trials, *done.searched)):
+        if any(
+            trial.status in ("KILLED", "NOT STARTED") for trial in (*done.trials, *done.searched)
+        ):
             progress.say(STOPPED)
             return 130
     return 1 if any(trial.status == "FAILED" for trial in done.trials) else 0
@@ -146,8 +266,13 @@ def _show(study, folder, screen, say, as_json):
 
 def study(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A Python file that defines STUDY, as those in search_spaces/ do.", metavar="FILE")],
-):  # fmt: skip
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A Python file that defines STUDY, as those in search_spaces/ do.", metavar="FILE"
+        ),
+    ],
+):
     """Run the study that a file of your own declares; FILE --help shows its options."""
     study_command(load_study(file), context.args)
 
@@ -164,7 +289,11 @@ def load_study(file):
     try:
         spec.loader.exec_module(module)
     except MISTAKES as error:
-        lines = [frame.tb_lineno for frame in _frames(error.__traceback__) if frame.tb_frame.f_code.co_filename == str(file)]
+        lines = [
+            frame.tb_lineno
+            for frame in _frames(error.__traceback__)
+            if frame.tb_frame.f_code.co_filename == str(file)
+        ]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
         raise UserError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
     if not hasattr(module, "STUDY"):
@@ -189,11 +318,25 @@ def studies(output: Output = Path("Results"), as_json: AsJson = False):
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for header, side in (("study", "left"), ("began", "left"), ("state", "left"), ("trials", "right"), ("best Dice", "right"), ("answer", "left")):
+    for header, side in (
+        ("study", "left"),
+        ("began", "left"),
+        ("state", "left"),
+        ("trials", "right"),
+        ("best Dice", "right"),
+        ("answer", "left"),
+    ):
         table.add_column(header, justify=side, no_wrap=header not in ("answer",))
     for row in rows:
         dice = "" if row["best_dice_mean"] is None else f"{100 * row['best_dice_mean']:.1f}"
-        table.add_row(row["study"], row["began"], row["state"], f"{row['finished']}/{row['trials']}", dice, row["verdict"] or row["question"])
+        table.add_row(
+            row["study"],
+            row["began"],
+            row["state"],
+            f"{row['finished']}/{row['trials']}",
+            dice,
+            row["verdict"] or row["question"],
+        )
     if rows:
         console().print(table)
     else:
@@ -201,7 +344,13 @@ def studies(output: Output = Path("Results"), as_json: AsJson = False):
 
 
 def report(
-    study: Annotated[str, typer.Argument(help="A study's name, with or without _RunNN (the newest), or its MLflow run id.", metavar="STUDY")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="A study's name, with or without _RunNN (the newest), or its MLflow run id.",
+            metavar="STUDY",
+        ),
+    ],
     output: Output = Path("Results"),
     as_json: AsJson = False,
 ):
@@ -209,4 +358,10 @@ def report(
     from segmamba.orchestration.listing import redraw
 
     found, folder = redraw(output, study)
-    _show(found, folder, Console(stderr=as_json, soft_wrap=False), lambda text: print(text, file=sys.stderr if as_json else sys.stdout), as_json)
+    _show(
+        found,
+        folder,
+        Console(stderr=as_json, soft_wrap=False),
+        lambda text: print(text, file=sys.stderr if as_json else sys.stdout),
+        as_json,
+    )

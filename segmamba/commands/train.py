@@ -12,28 +12,68 @@ from segmamba.config import preset as config_of
 from segmamba.errors import RunStopped, Stopped, UserError
 from segmamba.screen import print_line
 
-Data = Annotated[Path | None, typer.Option(help="Folder of BraTS cases, or another known layout. Without it: embedded phantom data.",
-                                           show_default=False)]  # fmt: skip
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of BraTS cases, or another known layout. Without it: embedded phantom data.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Output = Annotated[Path, typer.Option(help="Folder for the run's folder, the MLflow store and the cache.")]
+Output = Annotated[
+    Path, typer.Option(help="Folder for the run's folder, the MLflow store and the cache.")
+]
 
 
 def train(
     data: Data = None,
-    labels: Annotated[str | None, typer.Option(help=LABELS_HELP + " Default: auto.", show_default=False)] = None,
-    preset_name: Annotated[str | None, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}. Default: demo.",
-                                                    show_default=False)] = None,
-    config_file: Annotated[Path | None, typer.Option("--config", help="Or from a run's config.json, which repeats that run.", metavar="FILE",
-                                                     show_default=False)] = None,
+    labels: Annotated[
+        str | None, typer.Option(help=LABELS_HELP + " Default: auto.", show_default=False)
+    ] = None,
+    preset_name: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help=f"Settings to start from: {', '.join(PRESETS)}. Default: demo.",
+            show_default=False,
+        ),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Or from a run's config.json, which repeats that run.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     changes: Changes = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run; start one where there is none.")] = False,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="Deterministic kernels; short for --set train.deterministic=true.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the newest unfinished run; start one where there is none."
+        ),
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Deterministic kernels; short for --set train.deterministic=true.",
+        ),
+    ] = False,
     device: Device = "auto",
     output: Output = Path("Results"),
     as_json: AsJson = False,
-):  # fmt: skip
+):
     """Train one network, choose its checkpoint on the validation set and test it. Exit code 130 or 143 if it was stopped; --resume goes on."""
-    asked = {"data": data, "labels": labels, "preset": preset_name, "config": config_file, "set": changes, "deterministic": deterministic}
+    asked = {
+        "data": data,
+        "labels": labels,
+        "preset": preset_name,
+        "config": config_file,
+        "set": changes,
+        "deterministic": deterministic,
+    }
     config = None if resume and not any(asked.values()) else _config(**asked)
 
     from segmamba.orchestration.single import RunOptions, run_single
@@ -44,8 +84,13 @@ def train(
 
 
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="MLflow's id of a run or of a study's trial.", metavar="RUN_ID")],
-    data: Annotated[Path | None, typer.Option(help="Where its data are now, if they were moved.", show_default=False)] = None,
+    run_id: Annotated[
+        str, typer.Argument(help="MLflow's id of a run or of a study's trial.", metavar="RUN_ID")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where its data are now, if they were moved.", show_default=False),
+    ] = None,
     device: Device = "auto",
     output: Output = Path("Results"),
     as_json: AsJson = False,
@@ -63,12 +108,18 @@ def reproduce(
 
 def _config(*, data, labels, preset, config, set, deterministic):
     if preset and config:
-        raise UserError("--preset and --config: give one of the two; --set changes single settings of either")
+        raise UserError(
+            "--preset and --config: give one of the two; --set changes single settings of either"
+        )
     from segmamba.data.source import source_changes
 
     base = load_config(config) if config else config_of(preset or "demo")
     wanted = source_changes(data or base.data.source or None, labels or base.data.labels)
-    return base.changed(wanted | parse_assignments(set or []) | ({"train.deterministic": True} if deterministic else {}))
+    return base.changed(
+        wanted
+        | parse_assignments(set or [])
+        | ({"train.deterministic": True} if deterministic else {})
+    )
 
 
 def _watched(work, as_json):
@@ -80,7 +131,9 @@ def _watched(work, as_json):
             with watch.stoppable():
                 return work(watch)
         except Stopped as stop:
-            watch.say("stopped  the last whole epoch is saved; the same command with --resume goes on with it")
+            watch.say(
+                "stopped  the last whole epoch is saved; the same command with --resume goes on with it"
+            )
             raise typer.Exit(128 + stop.number) from stop
         except RunStopped as error:
             print(f"error: {error}", file=sys.stderr)
@@ -103,9 +156,16 @@ def _tell(finished, as_json):
         distance = f"{final[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
         table.add_row(region, f"{final[f'test/dice_{region}']:.3f}", distance)
     out = console()
-    print_line(out, f"tested   {final['tested_checkpoint']} checkpoint, epoch {final['tested_epoch']}, on {len(final['cases'])} cases")
+    print_line(
+        out,
+        f"tested   {final['tested_checkpoint']} checkpoint, epoch {final['tested_epoch']}, on {len(final['cases'])} cases",
+    )
     out.print(table)
     lines = [f"run      {folder.root}"]
-    lines += [f"runs     mlflow ui --backend-store-uri {shown_uri(finished.mlflow_uri)}"] if finished.mlflow_uri else []
+    lines += (
+        [f"runs     mlflow ui --backend-store-uri {shown_uri(finished.mlflow_uri)}"]
+        if finished.mlflow_uri
+        else []
+    )
     for line in lines:
         print_line(out, line)

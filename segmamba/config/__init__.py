@@ -21,7 +21,24 @@ from segmamba.config.train import TrainConfig
 from segmamba.config.tree import Config, field_docs, from_flat_dict, load_config, load_postprocess
 
 __all__ = [
-    "LEVELS", "PRESETS", "SIDE_MULTIPLE", "AugmentConfig", "Config", "DataConfig", "InferenceConfig", "LearningConfig", "LossConfig", "ModelConfig",
-    "OptimConfig", "PhantomConfig", "PostprocessConfig", "TrainConfig", "field_docs", "from_flat_dict", "load_config", "load_postprocess",
-    "parse_assignments", "preset",
-]  # fmt: skip
+    "LEVELS",
+    "PRESETS",
+    "SIDE_MULTIPLE",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "InferenceConfig",
+    "LearningConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PhantomConfig",
+    "PostprocessConfig",
+    "TrainConfig",
+    "field_docs",
+    "from_flat_dict",
+    "load_config",
+    "load_postprocess",
+    "parse_assignments",
+    "preset",
+]

@@ -11,7 +11,9 @@ def parse_assignments(assignments):
     for text in assignments:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
-            raise UserError(f"--set {text!r}: write it as name=value, for example --set optim.lr=3e-4")
+            raise UserError(
+                f"--set {text!r}: write it as name=value, for example --set optim.lr=3e-4"
+            )
         changes[name.strip()] = _literal(value.strip())
     return changes
 

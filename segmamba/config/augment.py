@@ -47,14 +47,52 @@ class AugmentConfig:
 
     def __post_init__(self):
         for name in (f.name for f in dataclasses.fields(self) if f.name.endswith("_probability")):
-            require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "must lie in [0, 1]")
-        for name in ("scale_range", "contrast_range", "blur_range", "low_resolution_range", "gamma_range"):
+            require(
+                0 <= getattr(self, name) <= 1,
+                f"augment.{name}",
+                getattr(self, name),
+                "must lie in [0, 1]",
+            )
+        for name in (
+            "scale_range",
+            "contrast_range",
+            "blur_range",
+            "low_resolution_range",
+            "gamma_range",
+        ):
             low, high = getattr(self, name)
-            require(0 < low <= high, f"augment.{name}", (low, high), "must be (low, high) with 0 < low <= high")
+            require(
+                0 < low <= high,
+                f"augment.{name}",
+                (low, high),
+                "must be (low, high) with 0 < low <= high",
+            )
         for name in ("elastic_range", "noise_range"):
             low, high = getattr(self, name)
-            require(0 <= low <= high, f"augment.{name}", (low, high), "must be (low, high) with 0 <= low <= high")
-        require(self.low_resolution_range[1] <= 1, "augment.low_resolution_range", self.low_resolution_range, "must not exceed 1 (no loss)")
-        require(self.brightness >= 0, "augment.brightness", self.brightness, "must be 0 (off) or more")
-        require(0 <= self.rotation_degrees <= 180, "augment.rotation_degrees", self.rotation_degrees, "must lie in [0, 180]")
-        require(self.elastic_spacing_voxels >= 2, "augment.elastic_spacing_voxels", self.elastic_spacing_voxels, "must be 2 voxels or more")
+            require(
+                0 <= low <= high,
+                f"augment.{name}",
+                (low, high),
+                "must be (low, high) with 0 <= low <= high",
+            )
+        require(
+            self.low_resolution_range[1] <= 1,
+            "augment.low_resolution_range",
+            self.low_resolution_range,
+            "must not exceed 1 (no loss)",
+        )
+        require(
+            self.brightness >= 0, "augment.brightness", self.brightness, "must be 0 (off) or more"
+        )
+        require(
+            0 <= self.rotation_degrees <= 180,
+            "augment.rotation_degrees",
+            self.rotation_degrees,
+            "must lie in [0, 180]",
+        )
+        require(
+            self.elastic_spacing_voxels >= 2,
+            "augment.elastic_spacing_voxels",
+            self.elastic_spacing_voxels,
+            "must be 2 voxels or more",
+        )

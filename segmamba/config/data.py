@@ -48,20 +48,69 @@ class DataConfig:
 
     def __post_init__(self):
         require(self.spacing_mm > 0, "data.spacing_mm", self.spacing_mm, "must be above 0 mm")
-        require(all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size), "data.patch_size", self.patch_size,
-                f"every side must be a positive multiple of {SIDE_MULTIPLE}, because the network halves it four times")
+        require(
+            all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size),
+            "data.patch_size",
+            self.patch_size,
+            f"every side must be a positive multiple of {SIDE_MULTIPLE}, because the network halves it four times",
+        )
         for name in ("tumour_centre_share", "validation_share", "test_share", "holdout_share"):
-            require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "must lie in [0, 1]")
-        require(self.validation_share + self.test_share < 1, "data.test_share", self.test_share,
-                f"validation_share + test_share must leave patients to train on, below 1 (validation_share is {self.validation_share})")
-        require(self.validation_cases >= 1, "data.validation_cases", self.validation_cases, "at least one case must choose the checkpoint")
-        require(self.test_cases >= 0, "data.test_cases", self.test_cases, "must be 0 (no cap) or more")
-        require(self.folds == 0 or self.folds >= 2, "data.folds", self.folds, "must be 0 (one split) or at least 2")
+            require(
+                0 <= getattr(self, name) <= 1,
+                f"data.{name}",
+                getattr(self, name),
+                "must lie in [0, 1]",
+            )
+        require(
+            self.validation_share + self.test_share < 1,
+            "data.test_share",
+            self.test_share,
+            f"validation_share + test_share must leave patients to train on, below 1 (validation_share is {self.validation_share})",
+        )
+        require(
+            self.validation_cases >= 1,
+            "data.validation_cases",
+            self.validation_cases,
+            "at least one case must choose the checkpoint",
+        )
+        require(
+            self.test_cases >= 0, "data.test_cases", self.test_cases, "must be 0 (no cap) or more"
+        )
+        require(
+            self.folds == 0 or self.folds >= 2,
+            "data.folds",
+            self.folds,
+            "must be 0 (one split) or at least 2",
+        )
         require(self.fold >= 0, "data.fold", self.fold, "folds are numbered from 0")
-        require(not (self.folds and self.splits_file), "data.folds", self.folds, "splits_file brings its own folds; set one of the two")
-        require(self.splits_file or self.fold < max(self.folds, 1), "data.fold", self.fold,
-                f"there are {self.folds} folds, numbered from 0; set data.folds or data.splits_file")
-        require(self.holdout_share < 1, "data.holdout_share", self.holdout_share, "must leave patients to study, below 1")
-        require(not (self.holdout_share and self.holdout_file), "data.holdout_file", self.holdout_file, "set holdout_share or holdout_file, not both")
-        require(0 < self.labelled_share <= 1, "data.labelled_share", self.labelled_share, "must lie in (0, 1], 1 being all labels")
+        require(
+            not (self.folds and self.splits_file),
+            "data.folds",
+            self.folds,
+            "splits_file brings its own folds; set one of the two",
+        )
+        require(
+            self.splits_file or self.fold < max(self.folds, 1),
+            "data.fold",
+            self.fold,
+            f"there are {self.folds} folds, numbered from 0; set data.folds or data.splits_file",
+        )
+        require(
+            self.holdout_share < 1,
+            "data.holdout_share",
+            self.holdout_share,
+            "must leave patients to study, below 1",
+        )
+        require(
+            not (self.holdout_share and self.holdout_file),
+            "data.holdout_file",
+            self.holdout_file,
+            "set holdout_share or holdout_file, not both",
+        )
+        require(
+            0 < self.labelled_share <= 1,
+            "data.labelled_share",
+            self.labelled_share,
+            "must lie in (0, 1], 1 being all labels",
+        )
         require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more processes")

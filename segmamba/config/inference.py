@@ -22,15 +22,39 @@ class InferenceConfig:
 
     def __post_init__(self):
         require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "must lie in [0, 1)")
-        require(self.overlap_voxels >= 0, "inference.overlap_voxels", self.overlap_voxels, "must be 0 (off) or more")
-        require(self.scales and all(0.25 <= s <= 4 for s in self.scales), "inference.scales", self.scales, "at least one factor, each in [0.25, 4]")
-        require(len(set(self.scales)) == len(self.scales), "inference.scales", self.scales, "every factor once")
-        require(self.window_batch >= 0, "inference.window_batch", self.window_batch, "must be 0 (chosen here) or more")
+        require(
+            self.overlap_voxels >= 0,
+            "inference.overlap_voxels",
+            self.overlap_voxels,
+            "must be 0 (off) or more",
+        )
+        require(
+            self.scales and all(0.25 <= s <= 4 for s in self.scales),
+            "inference.scales",
+            self.scales,
+            "at least one factor, each in [0.25, 4]",
+        )
+        require(
+            len(set(self.scales)) == len(self.scales),
+            "inference.scales",
+            self.scales,
+            "every factor once",
+        )
+        require(
+            self.window_batch >= 0,
+            "inference.window_batch",
+            self.window_batch,
+            "must be 0 (chosen here) or more",
+        )
 
     @property
     def summary(self):
         mirrors = ", 8 mirror images" if self.flips else ""
-        scales = "" if self.scales == (1.0,) else f", scales {' '.join(f'{scale:g}' for scale in self.scales)}"
+        scales = (
+            ""
+            if self.scales == (1.0,)
+            else f", scales {' '.join(f'{scale:g}' for scale in self.scales)}"
+        )
         overlap = f"{self.overlap_voxels} voxels" if self.overlap_voxels else f"{self.overlap:g}"
         return f"overlap {overlap}{mirrors}{scales}"
 
@@ -38,5 +62,10 @@ class InferenceConfig:
         """The overlap of windows of this size (voxels along x, y, z), as a share of each side."""
         if not self.overlap_voxels:
             return (self.overlap,) * 3
-        require(self.overlap_voxels < min(window), "inference.overlap_voxels", self.overlap_voxels, f"must be below the patch's {min(window)} voxels")
+        require(
+            self.overlap_voxels < min(window),
+            "inference.overlap_voxels",
+            self.overlap_voxels,
+            f"must be below the patch's {min(window)} voxels",
+        )
         return tuple(self.overlap_voxels / side for side in window)

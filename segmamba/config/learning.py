@@ -38,15 +38,55 @@ class LearningConfig:
         return bool(self.consistency_weight or self.pretrain_epochs)
 
     def __post_init__(self):
-        require(0 <= self.ema_decay < 1, "learning.ema_decay", self.ema_decay, "must lie in [0 (off), 1)")
-        require(self.hard_case_factor >= 1, "learning.hard_case_factor", self.hard_case_factor, "must be 1 (off) or more")
-        require(self.pretrain_epochs >= 0, "learning.pretrain_epochs", self.pretrain_epochs, "must be 0 (off) or more")
-        require(not (self.pretrain_epochs and self.initial_weights), "learning.pretrain_epochs", self.pretrain_epochs,
-                "starts from nothing; leave learning.initial_weights empty, or this at 0")
-        require(0 < self.mask_share < 1, "learning.mask_share", self.mask_share, "must lie between 0 and 1")
-        require(self.mask_side >= 1, "learning.mask_side", self.mask_side, "must be 1 voxel or more")
-        require(self.consistency_weight >= 0, "learning.consistency_weight", self.consistency_weight, "must be 0 (off) or more")
-        require(not self.consistency_weight or self.ema_decay, "learning.consistency_weight", self.consistency_weight,
-                "the teacher is the averaged network: set learning.ema_decay too, for example 0.99")
+        require(
+            0 <= self.ema_decay < 1,
+            "learning.ema_decay",
+            self.ema_decay,
+            "must lie in [0 (off), 1)",
+        )
+        require(
+            self.hard_case_factor >= 1,
+            "learning.hard_case_factor",
+            self.hard_case_factor,
+            "must be 1 (off) or more",
+        )
+        require(
+            self.pretrain_epochs >= 0,
+            "learning.pretrain_epochs",
+            self.pretrain_epochs,
+            "must be 0 (off) or more",
+        )
+        require(
+            not (self.pretrain_epochs and self.initial_weights),
+            "learning.pretrain_epochs",
+            self.pretrain_epochs,
+            "starts from nothing; leave learning.initial_weights empty, or this at 0",
+        )
+        require(
+            0 < self.mask_share < 1,
+            "learning.mask_share",
+            self.mask_share,
+            "must lie between 0 and 1",
+        )
+        require(
+            self.mask_side >= 1, "learning.mask_side", self.mask_side, "must be 1 voxel or more"
+        )
+        require(
+            self.consistency_weight >= 0,
+            "learning.consistency_weight",
+            self.consistency_weight,
+            "must be 0 (off) or more",
+        )
+        require(
+            not self.consistency_weight or self.ema_decay,
+            "learning.consistency_weight",
+            self.consistency_weight,
+            "the teacher is the averaged network: set learning.ema_decay too, for example 0.99",
+        )
         for name in ("consistency_rampup_epochs", "consistency_noise"):
-            require(getattr(self, name) >= 0, f"learning.{name}", getattr(self, name), "must be 0 or more")
+            require(
+                getattr(self, name) >= 0,
+                f"learning.{name}",
+                getattr(self, name),
+                "must be 0 or more",
+            )

@@ -18,8 +18,20 @@ class LossConfig:
     nnU-Net halves them (Isensee et al. 2021, supplement); Lee et al. 2015 introduced the losses themselves."""
 
     def __post_init__(self):
-        require(self.dice_weight >= 0, "loss.dice_weight", self.dice_weight, "must be 0 (off) or more")
+        require(
+            self.dice_weight >= 0, "loss.dice_weight", self.dice_weight, "must be 0 (off) or more"
+        )
         require(self.ce_weight >= 0, "loss.ce_weight", self.ce_weight, "must be 0 (off) or more")
-        require(self.dice_weight + self.ce_weight > 0, "loss.ce_weight", self.ce_weight, "one of dice_weight and ce_weight must be above 0")
-        require(0 <= self.deep_supervision_decay <= 1, "loss.deep_supervision_decay", self.deep_supervision_decay, "must lie in [0, 1]")
+        require(
+            self.dice_weight + self.ce_weight > 0,
+            "loss.ce_weight",
+            self.ce_weight,
+            "one of dice_weight and ce_weight must be above 0",
+        )
+        require(
+            0 <= self.deep_supervision_decay <= 1,
+            "loss.deep_supervision_decay",
+            self.deep_supervision_decay,
+            "must lie in [0, 1]",
+        )
         require(self.dice_smooth > 0, "loss.dice_smooth", self.dice_smooth, "must be above 0")

@@ -5,12 +5,25 @@ from typing import Literal
 
 from segmamba.config.rules import LEVELS, require
 
-OURS = ("segmamba", "unet", "control")  # the networks that are built here; the others are their authors'
+OURS = (
+    "segmamba",
+    "unet",
+    "control",
+)  # the networks that are built here; the others are their authors'
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    name: Literal["segmamba", "unet", "control", "dynunet", "segresnet", "swinunetr", "nnunet_plain", "nnunet_resenc"] = "segmamba"
+    name: Literal[
+        "segmamba",
+        "unet",
+        "control",
+        "dynunet",
+        "segresnet",
+        "swinunetr",
+        "nnunet_plain",
+        "nnunet_resenc",
+    ] = "segmamba"
     """unet: conv blocks at every level, as many in stage 4 and the bottleneck as in stage 3. control: no Mamba blocks, and wider
     convolution in their stages for the parameters that `mamba_depths` would have cost. The others are MONAI's and nnU-Net's networks,
     to which of the settings below only base_channels applies."""
@@ -48,17 +61,54 @@ class ModelConfig:
     """What computes the selective scan; the weights fit all. auto: the fastest that runs here. sequential is for tests: slow, exact."""
 
     def __post_init__(self):
-        require(self.base_channels >= 1, "model.base_channels", self.base_channels, "must be 1 or more")
-        require(min(self.conv_depths) >= 1, "model.conv_depths", self.conv_depths, "stages 1-3 need at least one conv block each")
-        require(min(self.mamba_depths) >= 0, "model.mamba_depths", self.mamba_depths, "must be 0 (no Mamba block) or more, per stage")
+        require(
+            self.base_channels >= 1, "model.base_channels", self.base_channels, "must be 1 or more"
+        )
+        require(
+            min(self.conv_depths) >= 1,
+            "model.conv_depths",
+            self.conv_depths,
+            "stages 1-3 need at least one conv block each",
+        )
+        require(
+            min(self.mamba_depths) >= 0,
+            "model.mamba_depths",
+            self.mamba_depths,
+            "must be 0 (no Mamba block) or more, per stage",
+        )
         for name in ("d_state", "d_conv", "expand"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be 1 or more")
-        require(0 <= self.deep_supervision <= LEVELS - 2, "model.deep_supervision", self.deep_supervision, "must lie in 0 (off) to 3")
-        require(set(self.checkpoint_stages) <= set(range(1, LEVELS + 1)), "model.checkpoint_stages", self.checkpoint_stages,
-                f"levels are numbered 1 to {LEVELS}, the last being the bottleneck")
-        require(self.name != "segresnet" or self.base_channels % 8 == 0, "model.base_channels", self.base_channels,
-                "segresnet normalises in 8 groups of channels; choose a multiple of 8: 8, 16, 24, ...")
+            require(
+                getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be 1 or more"
+            )
+        require(
+            0 <= self.deep_supervision <= LEVELS - 2,
+            "model.deep_supervision",
+            self.deep_supervision,
+            "must lie in 0 (off) to 3",
+        )
+        require(
+            set(self.checkpoint_stages) <= set(range(1, LEVELS + 1)),
+            "model.checkpoint_stages",
+            self.checkpoint_stages,
+            f"levels are numbered 1 to {LEVELS}, the last being the bottleneck",
+        )
+        require(
+            self.name != "segresnet" or self.base_channels % 8 == 0,
+            "model.base_channels",
+            self.base_channels,
+            "segresnet normalises in 8 groups of channels; choose a multiple of 8: 8, 16, 24, ...",
+        )
         if self.name not in OURS:
-            for name in ("norm", "upsample", "attention_gates", "deep_supervision", "checkpoint_stages"):
-                require(getattr(self, name) == getattr(ModelConfig, name), f"model.{name}", getattr(self, name),
-                         f"has no effect on {self.name}, which is built as its authors build it; leave it at {getattr(ModelConfig, name)!r}")
+            for name in (
+                "norm",
+                "upsample",
+                "attention_gates",
+                "deep_supervision",
+                "checkpoint_stages",
+            ):
+                require(
+                    getattr(self, name) == getattr(ModelConfig, name),
+                    f"model.{name}",
+                    getattr(self, name),
+                    f"has no effect on {self.name}, which is built as its authors build it; leave it at {getattr(ModelConfig, name)!r}",
+                )

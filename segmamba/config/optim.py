@@ -22,7 +22,22 @@ class OptimConfig:
 
     def __post_init__(self):
         require(self.lr > 0, "optim.lr", self.lr, "must be above 0")
-        require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, f"must lie in [0, lr = {self.lr}]")
+        require(
+            0 <= self.min_lr <= self.lr,
+            "optim.min_lr",
+            self.min_lr,
+            f"must lie in [0, lr = {self.lr}]",
+        )
         for name in ("weight_decay", "warmup_epochs", "clip_norm"):
-            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must be 0 (off) or more")
-        require(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "both must lie in [0, 1)")
+            require(
+                getattr(self, name) >= 0,
+                f"optim.{name}",
+                getattr(self, name),
+                "must be 0 (off) or more",
+            )
+        require(
+            all(0 <= b < 1 for b in self.betas),
+            "optim.betas",
+            self.betas,
+            "both must lie in [0, 1)",
+        )

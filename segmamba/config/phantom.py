@@ -17,6 +17,13 @@ class PhantomConfig:
     """Which heads and tumours."""
 
     def __post_init__(self):
-        require(self.cases >= 2, "phantom.cases", self.cases, "at least one case to train on and one to test")
-        require(min(self.size) >= 48, "phantom.size", self.size, "every side must be at least 48 voxels")
+        require(
+            self.cases >= 2,
+            "phantom.cases",
+            self.cases,
+            "at least one case to train on and one to test",
+        )
+        require(
+            min(self.size) >= 48, "phantom.size", self.size, "every side must be at least 48 voxels"
+        )
         require(self.seed >= 0, "phantom.seed", self.seed, "must be 0 or more")

@@ -31,28 +31,69 @@ class PostprocessConfig:
     """A case whose whole ET has fewer voxels of the source gets it as NCR (known from BraTS, where an absent ET is all or nothing); 0 is off."""
 
     def __post_init__(self):
-        require(self.crf_steps >= 0, "postprocess.crf_steps", self.crf_steps, "must be 0 (off) or more")
+        require(
+            self.crf_steps >= 0, "postprocess.crf_steps", self.crf_steps, "must be 0 (off) or more"
+        )
         for name in ("crf_smoothness", "crf_appearance"):
-            require(getattr(self, name) >= 0, f"postprocess.{name}", getattr(self, name), "must be 0 (off) or more")
+            require(
+                getattr(self, name) >= 0,
+                f"postprocess.{name}",
+                getattr(self, name),
+                "must be 0 (off) or more",
+            )
         for name in ("crf_reach", "crf_contrast"):
-            require(getattr(self, name) > 0, f"postprocess.{name}", getattr(self, name), "must be above 0")
-        require(len(self.thresholds) in (0, 3), "postprocess.thresholds", self.thresholds, "must be () (off) or three values, for ET, TC and WT")
-        require(all(0 < t < 1 for t in self.thresholds), "postprocess.thresholds", self.thresholds, "must lie in (0, 1)")
-        require(min(self.min_component_voxels) >= 0, "postprocess.min_component_voxels", self.min_component_voxels, "must be 0 (off) or more")
-        require(self.min_et_voxels >= 0, "postprocess.min_et_voxels", self.min_et_voxels, "must be 0 (off) or more")
+            require(
+                getattr(self, name) > 0,
+                f"postprocess.{name}",
+                getattr(self, name),
+                "must be above 0",
+            )
+        require(
+            len(self.thresholds) in (0, 3),
+            "postprocess.thresholds",
+            self.thresholds,
+            "must be () (off) or three values, for ET, TC and WT",
+        )
+        require(
+            all(0 < t < 1 for t in self.thresholds),
+            "postprocess.thresholds",
+            self.thresholds,
+            "must lie in (0, 1)",
+        )
+        require(
+            min(self.min_component_voxels) >= 0,
+            "postprocess.min_component_voxels",
+            self.min_component_voxels,
+            "must be 0 (off) or more",
+        )
+        require(
+            self.min_et_voxels >= 0,
+            "postprocess.min_et_voxels",
+            self.min_et_voxels,
+            "must be 0 (off) or more",
+        )
 
     @property
     def is_off(self):
-        return not (self.crf_steps or self.thresholds or any(self.min_component_voxels) or self.min_et_voxels)
+        return not (
+            self.crf_steps
+            or self.thresholds
+            or any(self.min_component_voxels)
+            or self.min_et_voxels
+        )
 
     @property
     def summary(self):
         """What is on, in the settings' own words."""
         steps = {
-            "crf_steps": self.crf_steps, "thresholds": self.thresholds, "min_component_voxels": any(self.min_component_voxels),
+            "crf_steps": self.crf_steps,
+            "thresholds": self.thresholds,
+            "min_component_voxels": any(self.min_component_voxels),
             "min_et_voxels": self.min_et_voxels,
-        }  # fmt: skip
-        return ", ".join(f"{name} {getattr(self, name)}" for name, on in steps.items() if on) or "off"
+        }
+        return (
+            ", ".join(f"{name} {getattr(self, name)}" for name, on in steps.items() if on) or "off"
+        )
 
     def to_json(self):
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

@@ -7,18 +7,35 @@ PRESETS = {
     "paper": {},  # the defaults, exactly
     # An hour on one GPU for a study of a few arms: the paper's network and patch, a short schedule with its own warm-up.
     "quick": {
-        "train.epochs": 30, "train.steps_per_epoch": 100, "train.accumulation": 1, "optim.lr": 3e-4, "optim.warmup_epochs": 2,
-        "data.validation_cases": 8, "phantom.cases": 40,
+        "train.epochs": 30,
+        "train.steps_per_epoch": 100,
+        "train.accumulation": 1,
+        "optim.lr": 3e-4,
+        "optim.warmup_epochs": 2,
+        "data.validation_cases": 8,
+        "phantom.cases": 40,
     },
     # Minutes on two CPU cores: a 3 mm grid, so that a whole head is 64x64x48 voxels, and a narrow network.
     "demo": {
-        "data.spacing_mm": 3.0, "data.patch_size": (48, 48, 32), "data.pad_to_patch": True, "data.workers": 0, "data.validation_cases": 4,
-        "model.base_channels": 8, "model.conv_depths": (1, 1, 1), "model.d_state": 8,
-        "optim.lr": 3e-3, "optim.min_lr": 1e-5, "optim.warmup_epochs": 1,
-        "train.epochs": 6, "train.steps_per_epoch": 20, "train.accumulation": 1, "train.validate_every_epochs": 3,
-        "phantom.cases": 30, "phantom.size": (64, 64, 48),
+        "data.spacing_mm": 3.0,
+        "data.patch_size": (48, 48, 32),
+        "data.pad_to_patch": True,
+        "data.workers": 0,
+        "data.validation_cases": 4,
+        "model.base_channels": 8,
+        "model.conv_depths": (1, 1, 1),
+        "model.d_state": 8,
+        "optim.lr": 3e-3,
+        "optim.min_lr": 1e-5,
+        "optim.warmup_epochs": 1,
+        "train.epochs": 6,
+        "train.steps_per_epoch": 20,
+        "train.accumulation": 1,
+        "train.validate_every_epochs": 3,
+        "phantom.cases": 30,
+        "phantom.size": (64, 64, 48),
     },
-}  # fmt: skip
+}
 
 
 def preset(name):

@@ -32,9 +32,26 @@ class TrainConfig:
     """Ask torch for deterministic kernels. The CPU path is deterministic either way."""
 
     def __post_init__(self):
-        for name in ("epochs", "steps_per_epoch", "batch_size", "accumulation", "validate_every_epochs"):
-            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be 1 or more")
+        for name in (
+            "epochs",
+            "steps_per_epoch",
+            "batch_size",
+            "accumulation",
+            "validate_every_epochs",
+        ):
+            require(
+                getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be 1 or more"
+            )
         for name in ("early_stop_epochs", "keep_every_epochs"):
-            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "must be 0 (off) or more")
-        require(self.early_stop_epochs == 0 or self.early_stop_epochs >= self.validate_every_epochs, "train.early_stop_epochs",
-                self.early_stop_epochs, f"must be 0 (off) or at least train.validate_every_epochs = {self.validate_every_epochs}")
+            require(
+                getattr(self, name) >= 0,
+                f"train.{name}",
+                getattr(self, name),
+                "must be 0 (off) or more",
+            )
+        require(
+            self.early_stop_epochs == 0 or self.early_stop_epochs >= self.validate_every_epochs,
+            "train.early_stop_epochs",
+            self.early_stop_epochs,
+            f"must be 0 (off) or at least train.validate_every_epochs = {self.validate_every_epochs}",
+        )

@@ -53,10 +53,18 @@ class Config:
 
     def __post_init__(self):
         require(self.seed >= 0, "seed", self.seed, "must be 0 or more")
-        require(self.optim.warmup_epochs <= self.train.epochs, "optim.warmup_epochs", self.optim.warmup_epochs,
-                f"must not exceed train.epochs = {self.train.epochs}")
-        require(not self.learning.pretrain_epochs or self.model.name in OURS, "learning.pretrain_epochs", self.learning.pretrain_epochs,
-                f"only {', '.join(OURS)} can be pretrained; model.name is {self.model.name}")
+        require(
+            self.optim.warmup_epochs <= self.train.epochs,
+            "optim.warmup_epochs",
+            self.optim.warmup_epochs,
+            f"must not exceed train.epochs = {self.train.epochs}",
+        )
+        require(
+            not self.learning.pretrain_epochs or self.model.name in OURS,
+            "learning.pretrain_epochs",
+            self.learning.pretrain_epochs,
+            f"only {', '.join(OURS)} can be pretrained; model.name is {self.model.name}",
+        )
         self.inference.overlaps(self.data.patch_size)
 
     def changed(self, changes):
@@ -69,7 +77,10 @@ class Config:
         for top in dataclasses.fields(self):
             value = getattr(self, top.name)
             if dataclasses.is_dataclass(value):
-                flat |= {f"{top.name}.{f.name}": getattr(value, f.name) for f in dataclasses.fields(value)}
+                flat |= {
+                    f"{top.name}.{f.name}": getattr(value, f.name)
+                    for f in dataclasses.fields(value)
+                }
             else:
                 flat[top.name] = value
         return flat
@@ -87,14 +98,22 @@ def from_flat_dict(flat):
         owner = hints[section] if section else Config
         value = _typed(value, typing.get_type_hints(owner)[leaf], name)
         (sections.setdefault(section, {}) if section else top)[leaf] = value
-    return Config(**top, **{section: hints[section](**values) for section, values in sections.items()})
+    return Config(
+        **top, **{section: hints[section](**values) for section, values in sections.items()}
+    )
 
 
 def load_config(path):
     """The Config that `config.json` holds; a field it does not know is an error that names the nearest."""
     flat = {}
-    for name, value in _read_tree(path, "a configuration", "a config.json written by a run").items():
-        flat |= {f"{name}.{leaf}": v for leaf, v in value.items()} if isinstance(value, dict) else {name: value}
+    for name, value in _read_tree(
+        path, "a configuration", "a config.json written by a run"
+    ).items():
+        flat |= (
+            {f"{name}.{leaf}": v for leaf, v in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     if "data.minival_share" in flat:
         flat = {RENAMED.get(name, name): value for name, value in flat.items()}
     return Config().changed(flat)
@@ -104,7 +123,11 @@ def load_postprocess(path):
     """The PostprocessConfig that a postprocessing.json holds; what it does not name is off."""
     tree = _read_tree(path, "post-processing", "a postprocessing.json")
     try:
-        return Config().changed({f"postprocess.{name}": value for name, value in tree.items()}).postprocess
+        return (
+            Config()
+            .changed({f"postprocess.{name}": value for name, value in tree.items()})
+            .postprocess
+        )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -115,17 +138,27 @@ def _read_tree(path, what, wanted):
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as {what} ({error}); give {wanted}") from error
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: cannot be read as {what} (it holds a {type(tree).__name__}); give {wanted}")
+        raise UserError(
+            f"{path}: cannot be read as {what} (it holds a {type(tree).__name__}); give {wanted}"
+        )
     return tree
 
 
 def _known(changes, fields):
     for name in changes:
         if name not in fields:
-            leaves = difflib.get_close_matches(name.rpartition(".")[2], {f.rpartition(".")[2] for f in fields}, n=2, cutoff=0.7)
+            leaves = difflib.get_close_matches(
+                name.rpartition(".")[2], {f.rpartition(".")[2] for f in fields}, n=2, cutoff=0.7
+            )
             near = [f for f in fields if f.rpartition(".")[2] in leaves]
-            near += [f for f in difflib.get_close_matches(name, fields, n=3, cutoff=0.7) if f not in near]
-            hint = f"did you mean {', '.join(near)}?" if near else f"the sections are {', '.join(sorted({f.partition('.')[0] for f in fields}))}"
+            near += [
+                f for f in difflib.get_close_matches(name, fields, n=3, cutoff=0.7) if f not in near
+            ]
+            hint = (
+                f"did you mean {', '.join(near)}?"
+                if near
+                else f"the sections are {', '.join(sorted({f.partition('.')[0] for f in fields}))}"
+            )
             raise UserError(f"unknown setting {name!r}: {hint}")
     return changes
 
@@ -139,23 +172,50 @@ def _typed(value, hint, name):
     if origin is tuple:
         if args[-1] is Ellipsis and not isinstance(value, (tuple, list)):
             value = (value,)
-        item_hints = args if args[-1] is not Ellipsis else (args[0],) * (len(value) if isinstance(value, (tuple, list)) else 0)
+        item_hints = (
+            args
+            if args[-1] is not Ellipsis
+            else (args[0],) * (len(value) if isinstance(value, (tuple, list)) else 0)
+        )
         wanted = f"{len(args)} values" if args[-1] is not Ellipsis else "a list of values"
-        require(isinstance(value, (tuple, list)) and len(value) == len(item_hints), name, value, f"must be {wanted}, for example {name}=1,2,3")
+        require(
+            isinstance(value, (tuple, list)) and len(value) == len(item_hints),
+            name,
+            value,
+            f"must be {wanted}, for example {name}=1,2,3",
+        )
         return tuple(_typed(v, h, name) for v, h in zip(value, item_hints, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         require(abs(value) < 1e300, name, "a huge integer", "must be finite")
         value = float(value)
     right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    require(right, name, value, f"must be {'an' if hint is int else 'a'} {hint.__name__}, not {type(value).__name__}")
-    require(hint is not float or (value == value and abs(value) != float("inf")), name, value, "must be finite")
+    require(
+        right,
+        name,
+        value,
+        f"must be {'an' if hint is int else 'a'} {hint.__name__}, not {type(value).__name__}",
+    )
+    require(
+        hint is not float or (value == value and abs(value) != float("inf")),
+        name,
+        value,
+        "must be finite",
+    )
     return value
 
 
 def field_docs():
     """{dotted name: docstring} of every field, read from the sections' source, for --help and docs."""
-    sections = {f"{name}.": hint for name, hint in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(hint)}
-    return {prefix + name: doc for prefix, section in {"": Config, **sections}.items() for name, doc in _docs_of(section).items()}
+    sections = {
+        f"{name}.": hint
+        for name, hint in typing.get_type_hints(Config).items()
+        if dataclasses.is_dataclass(hint)
+    }
+    return {
+        prefix + name: doc
+        for prefix, section in {"": Config, **sections}.items()
+        for name, doc in _docs_of(section).items()
+    }
 
 
 def _docs_of(section):
@@ -164,5 +224,8 @@ def _docs_of(section):
     pairs = itertools.pairwise(body)
     return {
         this.target.id: after.value.value
-        for this, after in pairs if isinstance(this, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-    }  # fmt: skip
+        for this, after in pairs
+        if isinstance(this, ast.AnnAssign)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }

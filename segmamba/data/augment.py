@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from segmamba.data.augment_intensity import add_noise, blur, gamma, lower_resolution, shift_and_stretch
+from segmamba.data.augment_intensity import (
+    add_noise,
+    blur,
+    gamma,
+    lower_resolution,
+    shift_and_stretch,
+)
 from segmamba.data.augment_spatial import flip_and_turn, warp, warps
 from segmamba.data.sampling import AUGMENTATION, generator
 
@@ -52,8 +58,15 @@ def plan(config, seed, epoch, index, channels):
     scale = float(rng.uniform(*config.scale_range))
     brightness = rng.uniform(-1, 1, channels) * config.brightness
     contrast = rng.uniform(*config.contrast_range, channels)
-    rotated, turn = rng.random() < config.rotation_probability, rng.uniform(-1, 1, 3) * config.rotation_degrees
-    deformed, elastic, field_seed = rng.random() < config.elastic_probability, rng.uniform(*config.elastic_range), int(rng.integers(2**31))
+    rotated, turn = (
+        rng.random() < config.rotation_probability,
+        rng.uniform(-1, 1, 3) * config.rotation_degrees,
+    )
+    deformed, elastic, field_seed = (
+        rng.random() < config.elastic_probability,
+        rng.uniform(*config.elastic_range),
+        int(rng.integers(2**31)),
+    )
     return Plan(
         flips=flips,
         quarter_turns=turns if turned else 0,
@@ -64,11 +77,21 @@ def plan(config, seed, epoch, index, channels):
         elastic_voxels=float(elastic) if deformed else 0.0,
         elastic_spacing=config.elastic_spacing_voxels,
         field_seed=field_seed,
-        noise_std=_for_some_channels(rng, config.noise_probability, config.noise_range, channels, none=0),
+        noise_std=_for_some_channels(
+            rng, config.noise_probability, config.noise_range, channels, none=0
+        ),
         noise_seed=int(rng.integers(2**31)),
-        blur_sigma=_for_some_channels(rng, config.blur_probability, config.blur_range, channels, none=0),
-        zoom=_for_some_channels(rng, config.low_resolution_probability, config.low_resolution_range, channels, none=1),
-        gamma=np.exp(_for_some_channels(rng, config.gamma_probability, np.log(config.gamma_range), channels, none=0)),
+        blur_sigma=_for_some_channels(
+            rng, config.blur_probability, config.blur_range, channels, none=0
+        ),
+        zoom=_for_some_channels(
+            rng, config.low_resolution_probability, config.low_resolution_range, channels, none=1
+        ),
+        gamma=np.exp(
+            _for_some_channels(
+                rng, config.gamma_probability, np.log(config.gamma_range), channels, none=0
+            )
+        ),
     )
 
 
@@ -102,7 +125,9 @@ def _intensities(image, plans):
         image = torch.where(brain, add_noise(image, std, [p.noise_seed for p in plans]), 0)
     if (sigma := strengths("blur_sigma")).any():
         image = torch.where(brain, blur(image, sigma), 0)
-    image = torch.where(brain, shift_and_stretch(image, strengths("brightness"), strengths("contrast")), 0)
+    image = torch.where(
+        brain, shift_and_stretch(image, strengths("brightness"), strengths("contrast")), 0
+    )
     if ((zoom := strengths("zoom")) < 1).any():
         image = torch.where(brain, lower_resolution(image, zoom), 0)
     if ((exponent := strengths("gamma")) != 1).any():

@@ -20,7 +20,12 @@ def add_noise(image, std, seeds):
     image, strength = image.clone(), _spread(std, image)
     for row in np.flatnonzero(std.any(axis=1)):
         generator = torch.Generator(image.device).manual_seed(seeds[row])
-        image[row].addcmul_(torch.randn(image.shape[1:], generator=generator, device=image.device, dtype=image.dtype), strength[row])
+        image[row].addcmul_(
+            torch.randn(
+                image.shape[1:], generator=generator, device=image.device, dtype=image.dtype
+            ),
+            strength[row],
+        )
     return image
 
 
@@ -42,7 +47,12 @@ def lower_resolution(image, zoom):
     on = zoom < 1
 
     def shrink(channels, _):
-        return torch.cat([_shrink_one(channel[None, None], z)[0] for channel, z in zip(channels, zoom[on], strict=True)])
+        return torch.cat(
+            [
+                _shrink_one(channel[None, None], z)[0]
+                for channel, z in zip(channels, zoom[on], strict=True)
+            ]
+        )
 
     return _where_on(image, on, shrink)
 
@@ -53,7 +63,11 @@ def gamma(image, exponent, brain):
     brain: bool, the image's shape.
     """
     on = exponent != 1
-    return _where_on(image, on, lambda channels, chosen: _bend(channels, exponent[on], brain.flatten(0, 1)[chosen]))
+    return _where_on(
+        image,
+        on,
+        lambda channels, chosen: _bend(channels, exponent[on], brain.flatten(0, 1)[chosen]),
+    )
 
 
 def _where_on(image, on, change):
@@ -90,7 +104,11 @@ def _gaussian(channels, sigma):
 
 def _shrink_one(channel, zoom):
     """(1, 1, D, H, W)."""
-    small = F.interpolate(channel, size=[max(1, round(n * float(zoom))) for n in channel.shape[2:]], mode="nearest-exact")
+    small = F.interpolate(
+        channel,
+        size=[max(1, round(n * float(zoom))) for n in channel.shape[2:]],
+        mode="nearest-exact",
+    )
     return F.interpolate(small, size=channel.shape[2:], mode="trilinear", align_corners=False)
 
 
@@ -101,7 +119,9 @@ def _bend(channels, exponent, brain):
 
     def mean_and_std(values):
         mean = torch.where(brain, values, 0).sum(volume, keepdim=True) / count
-        return mean, (torch.where(brain, (values - mean) ** 2, 0).sum(volume, keepdim=True) / count).sqrt()
+        return mean, (
+            torch.where(brain, (values - mean) ** 2, 0).sum(volume, keepdim=True) / count
+        ).sqrt()
 
     low = torch.where(brain, channels, torch.inf).amin(volume, keepdim=True)
     high = torch.where(brain, channels, -torch.inf).amax(volume, keepdim=True)

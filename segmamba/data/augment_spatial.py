@@ -16,7 +16,9 @@ from segmamba.data.feed import sent
 def flip_and_turn(image, label, plan):
     """One patch, image (C, D, H, W) and label (D, H, W), mirrored and turned in the axial plane; exact."""
     axes = [axis for axis, flip in zip((-3, -2, -1), plan.flips, strict=True) if flip]
-    return tuple(torch.rot90(t.flip(axes), _turns(plan, label.shape), (-3, -2)) for t in (image, label))
+    return tuple(
+        torch.rot90(t.flip(axes), _turns(plan, label.shape), (-3, -2)) for t in (image, label)
+    )
 
 
 def warps(plan):
@@ -35,7 +37,11 @@ def warp(image, label, plans):
     grid = _places(theta, size)
     if bent := [row for row, plan in enumerate(plans) if plan.elastic_voxels]:
         half = sent(np.array(size[::-1]) / 2, device)
-        grid = grid.index_add(0, sent(np.array(bent), device), _elastic([plans[row] for row in bent], size, device).flip(-1) / half)
+        grid = grid.index_add(
+            0,
+            sent(np.array(bent), device),
+            _elastic([plans[row] for row in bent], size, device).flip(-1) / half,
+        )
     grid = grid.to(image.dtype)
     image = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
     label = F.grid_sample(label[:, None].to(image.dtype), grid, mode="nearest", align_corners=False)
@@ -59,7 +65,9 @@ def _turns(plan, size):
 def _mirror_and_turn(plan, size):
     """(3, 3) in (x, y, z): what `flip_and_turn` does, from the new patch to the old one about the centre."""
     quarter = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
-    return np.diag([-1.0 if flip else 1.0 for flip in plan.flips]) @ np.linalg.matrix_power(quarter, _turns(plan, size))
+    return np.diag([-1.0 if flip else 1.0 for flip in plan.flips]) @ np.linalg.matrix_power(
+        quarter, _turns(plan, size)
+    )
 
 
 def _matrix(plan, size):
@@ -84,9 +92,19 @@ def _elastic(plans, size, device):
     """
     bases = [_spline_basis(n, plans[0].elastic_spacing) for n in size]
     controls = [3, *(basis.shape[1] for basis in bases)]
-    points = [np.random.default_rng(plan.field_seed).normal(0, plan.elastic_voxels, controls) for plan in plans]
-    points = np.stack([np.tensordot(_mirror_and_turn(plan, size), p, 1) for plan, p in zip(plans, points, strict=True)])
-    return torch.einsum("ncijk,xi,yj,zk->nxyzc", *(sent(array, device) for array in (points, *bases)))
+    points = [
+        np.random.default_rng(plan.field_seed).normal(0, plan.elastic_voxels, controls)
+        for plan in plans
+    ]
+    points = np.stack(
+        [
+            np.tensordot(_mirror_and_turn(plan, size), p, 1)
+            for plan, p in zip(plans, points, strict=True)
+        ]
+    )
+    return torch.einsum(
+        "ncijk,xi,yj,zk->nxyzc", *(sent(array, device) for array in (points, *bases))
+    )
 
 
 def _spline_basis(side, spacing):

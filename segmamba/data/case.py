@@ -6,7 +6,11 @@ from pathlib import Path
 
 from segmamba.data.labels import MODALITIES
 
-ERROR, WARNING, INFORMATION = SEVERITIES = ("error", "warning", "information")  # an error is what a training run would stop at
+ERROR, WARNING, INFORMATION = SEVERITIES = (
+    "error",
+    "warning",
+    "information",
+)  # an error is what a training run would stop at
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,14 @@ class Case:
     @property
     def files(self):
         """Every file of the case, once, in the order of MODALITIES with the label last."""
-        return list(dict.fromkeys([*(self.images[m] for m in MODALITIES if m in self.images), *([self.label] if self.label else [])]))
+        return list(
+            dict.fromkeys(
+                [
+                    *(self.images[m] for m in MODALITIES if m in self.images),
+                    *([self.label] if self.label else []),
+                ]
+            )
+        )
 
 
 def patient_of(case_id):

@@ -35,7 +35,9 @@ def list_cases(source, labels=AUTO):
     if source.is_file() and source.suffix == ".json":
         cases = datalist.list_cases(source, labels)
     elif not source.is_dir():
-        raise UserError(f"{source}: no such folder; give the folder that holds the BraTS cases, or a datalist (.json)")
+        raise UserError(
+            f"{source}: no such folder; give the folder that holds the BraTS cases, or a datalist (.json)"
+        )
     elif root := dataset_json.root_of(source):
         cases = dataset_json.list_cases(root, labels)
     else:
@@ -51,20 +53,33 @@ def list_cases(source, labels=AUTO):
 
 def notes_on(cases):
     """What a study must say about its cases: merged labels, misnamed files, stated conventions; each line once."""
-    return list(dict.fromkeys(notes_on_labels(cases) + [finding.text for case in cases for finding in case.findings]))
+    return list(
+        dict.fromkeys(
+            notes_on_labels(cases) + [finding.text for case in cases for finding in case.findings]
+        )
+    )
 
 
 def notes_on_labels(cases):
     """What the label conventions of `cases`, anything with a .convention, merge or leave open; a line each."""
-    return [note for name in sorted({case.convention for case in cases}) for note in convention(name).notes]
+    return [
+        note
+        for name in sorted({case.convention for case in cases})
+        for note in convention(name).notes
+    ]
 
 
 def _same_ids(cases):
     count = Counter(case.id for case in cases)
     return {
-        case.id: Finding(ERROR, "duplicate case", f"{case.id}: {count[case.id]} cases have this id, one with {case.files[0]}; rename or remove one")
-        for case in cases if count[case.id] > 1
-    }  # fmt: skip
+        case.id: Finding(
+            ERROR,
+            "duplicate case",
+            f"{case.id}: {count[case.id]} cases have this id, one with {case.files[0]}; rename or remove one",
+        )
+        for case in cases
+        if count[case.id] > 1
+    }
 
 
 def _other_conventions(cases):
@@ -73,11 +88,22 @@ def _other_conventions(cases):
     if len(first) == 1:
         return {}
     usual = Counter(case.convention for case in cases).most_common(1)[0][0]
-    examples = ", ".join(f"{case_id} is {name}" for name, case_id in sorted(first.items(), key=lambda item: item[1]))
-    fix = f"keep them in separate folders, state one with --labels, or mix them with --labels {MIXED}"
+    examples = ", ".join(
+        f"{case_id} is {name}" for name, case_id in sorted(first.items(), key=lambda item: item[1])
+    )
+    fix = (
+        f"keep them in separate folders, state one with --labels, or mix them with --labels {MIXED}"
+    )
     text = f"cases of more than one label convention ({examples}); {fix}"
-    return {case.id: Finding(ERROR, "mixed conventions", f"{case.id}: {text}") for case in cases if case.convention != usual}
+    return {
+        case.id: Finding(ERROR, "mixed conventions", f"{case.id}: {text}")
+        for case in cases
+        if case.convention != usual
+    }
 
 
 def _with_errors(cases, found):
-    return [replace(case, findings=(*case.findings, found[case.id])) if case.id in found else case for case in cases]
+    return [
+        replace(case, findings=(*case.findings, found[case.id])) if case.id in found else case
+        for case in cases
+    ]

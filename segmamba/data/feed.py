@@ -40,7 +40,9 @@ class DeviceFeed:
         started = time.perf_counter()
         batch = next(self._stream)
         self._waits.append(time.perf_counter() - started)
-        return replace(batch, image=batch.image.to(self._device).float(), label=batch.label.to(self._device))
+        return replace(
+            batch, image=batch.image.to(self._device).float(), label=batch.label.to(self._device)
+        )
 
     def _next_on_gpu(self):
         compute = torch.cuda.current_stream(self._device)
@@ -49,7 +51,10 @@ class DeviceFeed:
         if self._slots is None:
             first = next(self._stream)
             self._copies = torch.cuda.Stream(self._device)
-            self._slots = [_Slot.like(first, self._device, filled_by=self._copies, emptied_by=compute) for _ in range(SLOTS)]
+            self._slots = [
+                _Slot.like(first, self._device, filled_by=self._copies, emptied_by=compute)
+                for _ in range(SLOTS)
+            ]
             self._copy(first)
         if self._ahead is None:
             raise StopIteration
@@ -89,7 +94,9 @@ class _Slot:
         with torch.cuda.stream(filled_by):
             image, label = (torch.empty_like(t, device=device) for t in (batch.image, batch.label))
         for tensor in (image, label):
-            tensor.record_stream(emptied_by)  # so that the memory is not given away while either stream uses it
+            tensor.record_stream(
+                emptied_by
+            )  # so that the memory is not given away while either stream uses it
         return cls(image, label, torch.cuda.Event(), torch.cuda.Event())
 
 

@@ -38,46 +38,91 @@ class Convention:
     @property
     def regions(self):
         """{"ET": (4,), ...}: the file's values that make up each evaluation region."""
-        return {region: tuple(v for v, internal in self.values.items() if internal in classes) for region, classes in REGION_CLASSES.items()}
+        return {
+            region: tuple(v for v, internal in self.values.items() if internal in classes)
+            for region, classes in REGION_CLASSES.items()
+        }
 
     @property
     def notes(self):
         """One line for each thing that a table of results must say about these labels."""
-        return [f"labels {self.name}: {fate}" for fate in self.merged.values()] + ([f"labels {self.name}: {self.warning}"] if self.warning else [])
+        return [f"labels {self.name}: {fate}" for fate in self.merged.values()] + (
+            [f"labels {self.name}: {self.warning}"] if self.warning else []
+        )
 
 
 CONVENTIONS = {
     c.name: c
     for c in (
-        Convention("brats2018", {0: BACKGROUND, 1: NCR, 2: ED, 4: ET}, "BraTS 2018-2021", {0: "background", 1: "NCR/NET", 2: "ED", 4: "ET"}),
-        Convention("brats2023", {0: BACKGROUND, 1: NCR, 2: ED, 3: ET}, "BraTS 2023 GLI, SSA, MEN and PED, GoAT"),
         Convention(
-            "brats2024", {0: BACKGROUND, 1: NCR, 2: ED, 3: ET, 4: BACKGROUND}, "BraTS 2024 GLI (post-treatment) and MET",
-            {0: "background", 1: "NETC", 2: "SNFH", 3: "ET", 4: "RC"},
-            merged={4: "the resection cavity (RC, 4) counts as background; it is in none of ET, TC, WT and is never predicted"},
+            "brats2018",
+            {0: BACKGROUND, 1: NCR, 2: ED, 4: ET},
+            "BraTS 2018-2021",
+            {0: "background", 1: "NCR/NET", 2: "ED", 4: "ET"},
         ),
         Convention(
-            "brats2024ped", {0: BACKGROUND, 1: ET, 2: NCR, 3: NCR, 4: ED}, "BraTS 2024 PED",
+            "brats2023",
+            {0: BACKGROUND, 1: NCR, 2: ED, 3: ET},
+            "BraTS 2023 GLI, SSA, MEN and PED, GoAT",
+        ),
+        Convention(
+            "brats2024",
+            {0: BACKGROUND, 1: NCR, 2: ED, 3: ET, 4: BACKGROUND},
+            "BraTS 2024 GLI (post-treatment) and MET",
+            {0: "background", 1: "NETC", 2: "SNFH", 3: "ET", 4: "RC"},
+            merged={
+                4: "the resection cavity (RC, 4) counts as background; it is in none of ET, TC, WT and is never predicted"
+            },
+        ),
+        Convention(
+            "brats2024ped",
+            {0: BACKGROUND, 1: ET, 2: NCR, 3: NCR, 4: ED},
+            "BraTS 2024 PED",
             {0: "background", 1: "ET", 2: "NETC", 3: "CC", 4: "ED"},
-            merged={3: "the cystic component (CC, 3) counts as non-enhancing core (NETC, 2), as in TC, and is written as 2"},
+            merged={
+                3: "the cystic component (CC, 3) counts as non-enhancing core (NETC, 2), as in TC, and is written as 2"
+            },
             warning="BraTS-PED's 2023 release has the same file names and other values; it needs --labels brats2023",
         ),
-        Convention("msd", {0: BACKGROUND, 1: ED, 2: NCR, 3: ET}, "Medical Segmentation Decathlon Task01, nnU-Net's BraTS 2021",
-                   {0: "background", 1: "ED", 2: "NCR", 3: "ET"}),
+        Convention(
+            "msd",
+            {0: BACKGROUND, 1: ED, 2: NCR, 3: ET},
+            "Medical Segmentation Decathlon Task01, nnU-Net's BraTS 2021",
+            {0: "background", 1: "ED", 2: "NCR", 3: "ET"},
+        ),
     )
-}  # fmt: skip
+}
 
 # Names in dataset.json files, compared in lower case with only their letters and digits.
 MODALITY_NAMES = {
-    "T1": ("t1", "t1w", "t1n", "t1native"), "T1ce": ("t1ce", "t1c", "t1gd", "t1wce", "t1cw", "t1post"),
-    "T2": ("t2", "t2w"), "FLAIR": ("flair", "t2f", "t2flair", "fla", "t2wflair"),
-}  # fmt: skip
+    "T1": ("t1", "t1w", "t1n", "t1native"),
+    "T1ce": ("t1ce", "t1c", "t1gd", "t1wce", "t1cw", "t1post"),
+    "T2": ("t2", "t2w"),
+    "FLAIR": ("flair", "t2f", "t2flair", "fla", "t2wflair"),
+}
 LABEL_NAMES = {
-    "ET": ("et", "enhancingtumor", "enhancingtumour", "gdenhancingtumor", "enhancing", "enhancingtissue"),
+    "ET": (
+        "et",
+        "enhancingtumor",
+        "enhancingtumour",
+        "gdenhancingtumor",
+        "enhancing",
+        "enhancingtissue",
+    ),
     "TC": ("tc", "tumorcore", "tumourcore"),
     "WT": ("wt", "wholetumor", "wholetumour"),
     "ED": ("ed", "edema", "oedema", "peritumoraledema", "snfh"),
-    "NCR": ("ncr", "ncrnet", "net", "netc", "necrosis", "necroticcore", "nonenhancingtumor", "nonenhancingtumour", "nonenhancingtumorcore"),
+    "NCR": (
+        "ncr",
+        "ncrnet",
+        "net",
+        "netc",
+        "necrosis",
+        "necroticcore",
+        "nonenhancingtumor",
+        "nonenhancingtumour",
+        "nonenhancingtumorcore",
+    ),
     "CC": ("cc", "cysticcomponent", "cyst"),
     "RC": ("rc", "resectioncavity", "cavity"),
     "background": ("background", "bg"),
@@ -102,19 +147,27 @@ def convention_of(named_values):
 
     named_values: {name: value or list of values}, nnU-Net's `labels`; unknown names make it None: they might mean anything.
     """
-    told = {_look_up(name, LABEL_NAMES): frozenset(v if isinstance(v, (list, tuple)) else [v]) for name, v in named_values.items()}
+    told = {
+        _look_up(name, LABEL_NAMES): frozenset(v if isinstance(v, (list, tuple)) else [v])
+        for name, v in named_values.items()
+    }
     if None in told:
         return None
     every_value = frozenset().union(*told.values()) | {0}
     for candidate in CONVENTIONS.values():
-        if every_value == set(candidate.values) and all(told[name] == values for name, values in _meanings(candidate).items() if name in told):
+        if every_value == set(candidate.values) and all(
+            told[name] == values for name, values in _meanings(candidate).items() if name in told
+        ):
             return candidate
     return None
 
 
 def _meanings(known):
     """{name as in LABEL_NAMES: set of file values} for the regions and the single classes of a Convention."""
-    of_class = {CLASSES[c]: {v for v, internal in known.values.items() if internal == c} for c in range(len(CLASSES))}
+    of_class = {
+        CLASSES[c]: {v for v, internal in known.values.items() if internal == c}
+        for c in range(len(CLASSES))
+    }
     for value in known.merged:
         of_class[CLASSES[known.values[value]]].discard(value)
         of_class[known.names[value]] = {value}

@@ -53,12 +53,21 @@ class Batches(Dataset):
     """
 
     def __init__(self, cases, config, per_epoch, chances=None):
-        self.cases, self.seed, self.config, self.per_epoch, self.chances = cases, config.seed, config.data, per_epoch, chances
+        self.cases, self.seed, self.config, self.per_epoch, self.chances = (
+            cases,
+            config.seed,
+            config.data,
+            per_epoch,
+            chances,
+        )
         self.batch_size = config.train.batch_size
 
     def __getitem__(self, number):
         first = number * self.batch_size
-        places = [(n // self.per_epoch + 1, n % self.per_epoch) for n in range(first, first + self.batch_size)]
+        places = [
+            (n // self.per_epoch + 1, n % self.per_epoch)
+            for n in range(first, first + self.batch_size)
+        ]
         image = _empty((self.batch_size, len(MODALITIES), *self.config.patch_size), torch.float16)
         label = _empty((self.batch_size, *self.config.patch_size), torch.uint8)
         draws = [self._draw(*place) for place in places]
@@ -69,11 +78,22 @@ class Batches(Dataset):
             _fill(label_row, self._label(case, window))
         epoch, index = np.array(places).T
         on_tumour = np.array([chosen.on_tumour for chosen in draws])
-        return Batch(image, label, epoch, index, on_tumour, [self.cases[chosen.case].id for chosen in draws])
+        return Batch(
+            image, label, epoch, index, on_tumour, [self.cases[chosen.case].id for chosen in draws]
+        )
 
     def _draw(self, epoch, index):
         share, balance = self.config.tumour_centre_share, self.config.balance_classes
-        return draw(self.cases, self.seed, epoch, index, self.per_epoch, share, balance_classes=balance, chances=self.chances)
+        return draw(
+            self.cases,
+            self.seed,
+            epoch,
+            index,
+            self.per_epoch,
+            share,
+            balance_classes=balance,
+            chances=self.chances,
+        )
 
     def _label(self, case, window):
         return case.label()[window]
@@ -83,10 +103,15 @@ class UnlabelledBatches(Batches):
     """Patches from anywhere, their labels all 0: whatever labels the cases have are not read."""
 
     def _draw(self, epoch, index):
-        return draw_anywhere(self.cases, self.seed, epoch, index, self.per_epoch, self.config.patch_size)
+        return draw_anywhere(
+            self.cases, self.seed, epoch, index, self.per_epoch, self.config.patch_size
+        )
 
     def _label(self, case, window):
-        return np.zeros([min(side.stop, n) - side.start for side, n in zip(window, case.shape, strict=True)], np.uint8)
+        return np.zeros(
+            [min(side.stop, n) - side.start for side, n in zip(window, case.shape, strict=True)],
+            np.uint8,
+        )
 
 
 def _empty(shape, dtype):
@@ -130,13 +155,20 @@ def _stream(dataset, config, first_epoch, last_epoch, pin_memory):
     _check_shared_memory(workers, train.batch_size, config.data.patch_size)
     loader = DataLoader(
         dataset,
-        sampler=range((first_epoch - 1) * per_epoch // train.batch_size, last_epoch * per_epoch // train.batch_size),
+        sampler=range(
+            (first_epoch - 1) * per_epoch // train.batch_size,
+            last_epoch * per_epoch // train.batch_size,
+        ),
         batch_size=None,
-        generator=torch.Generator().manual_seed(config.seed),  # of its own, or starting workers would move the program's generator on
+        generator=torch.Generator().manual_seed(
+            config.seed
+        ),  # of its own, or starting workers would move the program's generator on
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=None if get_start_method() == "forkserver" else partial(_end_without, os.getpid()),  # there the parent is another
+        worker_init_fn=None
+        if get_start_method() == "forkserver"
+        else partial(_end_without, os.getpid()),  # there the parent is another
     )
     with _interrupts_held_back() if workers else nullcontext():
         stream = iter(loader)  # starts the workers

@@ -8,15 +8,24 @@ from multiprocessing import get_context
 SERIAL_BYTES = 32 * 2**20  # below this, starting worker processes costs more than it saves
 
 
-def map_cases(function, cases, *, lost, workers=0, progress=lambda done, total: None, serial_bytes=None):
+def map_cases(
+    function, cases, *, lost, workers=0, progress=lambda done, total: None, serial_bytes=None
+):
     """[function(case), ...] in the order of `cases`; function must be importable and must not raise on bad data.
 
     lost: lost(case) stands for the result of a case whose process was killed. workers: at most so many processes; 0 is one for each
     core, 1 is this process alone. progress: called with (done, in all) after each. serial_bytes: size of all files below which this
     process does it alone; None is SERIAL_BYTES.
     """
-    workers, least = workers or os.cpu_count(), SERIAL_BYTES if serial_bytes is None else serial_bytes
-    if workers == 1 or sum(path.stat().st_size for case in cases for path in case.files if path.is_file()) < least:
+    workers, least = (
+        workers or os.cpu_count(),
+        SERIAL_BYTES if serial_bytes is None else serial_bytes,
+    )
+    if (
+        workers == 1
+        or sum(path.stat().st_size for case in cases for path in case.files if path.is_file())
+        < least
+    ):
         results = []
         for case in cases:
             results.append(function(case))

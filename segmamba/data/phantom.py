@@ -21,7 +21,14 @@ from scipy import ndimage
 
 from segmamba.data.labels import ED, ET, MODALITIES, NCR, from_classes
 from segmamba.data.layouts.names import PHANTOM_NOTE
-from segmamba.data.phantom_head import HEAD_BOX_MM, Grid, is_deep_white_matter, load_templates, make_head, smooth_field
+from segmamba.data.phantom_head import (
+    HEAD_BOX_MM,
+    Grid,
+    is_deep_white_matter,
+    load_templates,
+    make_head,
+    smooth_field,
+)
 from segmamba.errors import UserError
 from segmamba.files import write_json
 
@@ -35,18 +42,25 @@ SUFFIXES = dict(zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True))
 # Chosen to look like BraTS cases beside them; ET is as bright as vessels, NCR near CSF, ED near WMH.
 #               T1   T1ce   T2  FLAIR   sd
 TISSUES = {
-    "gm":     (  80,   84,  106,  104, 0.06),
-    "wm":     ( 100,  100,   82,   86, 0.04),
-    "csf":    (  40,   42,  210,   46, 0.10),
-    "wmh":    (  76,   78,  142,  148, 0.08),
-    "vessel": (  76,  160,  120,  120, 0.12),
-    "plexus": (  76,  158,  125,  118, 0.12),
-    ED:       (  75,   77,  142,  148, 0.08),
-    NCR:      (  46,   50,  190,   68, 0.15),
-    ET:       (  76,  160,  120,  120, 0.12),
-}  # fmt: skip
+    "gm": (80, 84, 106, 104, 0.06),
+    "wm": (100, 100, 82, 86, 0.04),
+    "csf": (40, 42, 210, 46, 0.10),
+    "wmh": (76, 78, 142, 148, 0.08),
+    "vessel": (76, 160, 120, 120, 0.12),
+    "plexus": (76, 158, 125, 118, 0.12),
+    ED: (75, 77, 142, 148, 0.08),
+    NCR: (46, 50, 190, 68, 0.15),
+    ET: (76, 160, 120, 120, 0.12),
+}
 LOOK_ALIKES = ("wmh", "vessel", "plexus")
-GRAIN = {ED: 0.10, NCR: 0.15, ET: 0.15, "wmh": 0.10, "vessel": 0.15, "plexus": 0.15}  # relative sd of the texture inside a tissue; 0.05 elsewhere
+GRAIN = {
+    ED: 0.10,
+    NCR: 0.15,
+    ET: 0.15,
+    "wmh": 0.10,
+    "vessel": 0.15,
+    "plexus": 0.15,
+}  # relative sd of the texture inside a tissue; 0.05 elsewhere
 
 
 @dataclass(frozen=True)
@@ -67,9 +81,13 @@ def spacing_mm_for(size):
 
     64x64x48 -> 3.0, 240x240x155 -> 1.0. A size out of bounds is a UserError.
     """
-    if len(size) != 3 or not all(low <= n <= high for low, n, high in zip(SMALLEST_SIZE, size, LARGEST_SIZE, strict=True)):
+    if len(size) != 3 or not all(
+        low <= n <= high for low, n, high in zip(SMALLEST_SIZE, size, LARGEST_SIZE, strict=True)
+    ):
         low, high = ("x".join(map(str, bound)) for bound in (SMALLEST_SIZE, LARGEST_SIZE))
-        raise UserError(f"phantom.size = {tuple(size)}: must be three numbers of voxels between {low} and {high}")
+        raise UserError(
+            f"phantom.size = {tuple(size)}: must be three numbers of voxels between {low} and {high}"
+        )
     needed_mm = max(mm / n for mm, n in zip(HEAD_BOX_MM, size, strict=True))
     return max(1.0, math.ceil(round(needed_mm * 10, 6)) / 10)
 
@@ -81,12 +99,20 @@ def make_case(seed, index, size):
     label: uint8 of shape `size`, BraTS 2018-2021 values: 0, 1 NCR, 2 ED, 4 ET. affine: (4, 4), diag(-s, -s, s) with BraTS's offset.
     """
     spacing_mm = spacing_mm_for(size)
-    grid = Grid(tuple(min(n, int(mm / spacing_mm)) for n, mm in zip(size, HEAD_BOX_MM, strict=True)), spacing_mm)
-    head_rng, tumour_rng, scanner_rng = (np.random.default_rng(s) for s in np.random.SeedSequence((seed, index)).spawn(3))
+    grid = Grid(
+        tuple(min(n, int(mm / spacing_mm)) for n, mm in zip(size, HEAD_BOX_MM, strict=True)),
+        spacing_mm,
+    )
+    head_rng, tumour_rng, scanner_rng = (
+        np.random.default_rng(s) for s in np.random.SeedSequence((seed, index)).spawn(3)
+    )
     foci, enhancing = _plan_tumour(tumour_rng, spacing_mm)
     head = make_head(head_rng, grid, foci)
     classes = _grow_tumour(tumour_rng, grid, head, foci, enhancing)
-    images = {modality: _placed(image, size) for modality, image in _scan(scanner_rng, grid, head, classes).items()}
+    images = {
+        modality: _placed(image, size)
+        for modality, image in _scan(scanner_rng, grid, head, classes).items()
+    }
     affine = np.diag((-spacing_mm, -spacing_mm, spacing_mm, 1.0))
     affine[1, 3] = (size[1] - 1) * spacing_mm
     return images, _placed(from_classes(classes, CONVENTION), size), affine
@@ -106,14 +132,19 @@ def write_phantom(folder, *, cases, size, seed, progress=None):
     begun, complete = folder / "phantom_begun.json", folder / PHANTOM_NOTE
     for note in (complete, begun):
         if note.exists() and (found := json.loads(note.read_text())) != parameters:
-            raise UserError(f"{folder}: holds a phantom made with {found}, asked for {parameters}; choose another folder or delete this one")
+            raise UserError(
+                f"{folder}: holds a phantom made with {found}, asked for {parameters}; choose another folder or delete this one"
+            )
     if complete.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     write_json(begun, parameters)
     load_templates(spacing_mm)
     with ThreadPoolExecutor(min(cases, os.cpu_count(), MOST_AT_ONCE)) as pool:
-        jobs = [pool.submit(_complete_case, folder / f"Phantom_{index:03d}", seed, index, size) for index in range(cases)]
+        jobs = [
+            pool.submit(_complete_case, folder / f"Phantom_{index:03d}", seed, index, size)
+            for index in range(cases)
+        ]
         try:
             for done, job in enumerate(as_completed(jobs), 1):
                 job.result()
@@ -138,8 +169,14 @@ def _write_case(case_folder, images, label, affine):
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         half_done = Path(scratch) / case_folder.name
         half_done.mkdir()
-        for suffix, array in {**{SUFFIXES[m]: image for m, image in images.items()}, "seg": label}.items():
-            nibabel.save(nibabel.Nifti1Image(array, affine), half_done / f"{case_folder.name}_{suffix}.nii.gz")
+        for suffix, array in {
+            **{SUFFIXES[m]: image for m, image in images.items()},
+            "seg": label,
+        }.items():
+            nibabel.save(
+                nibabel.Nifti1Image(array, affine),
+                half_done / f"{case_folder.name}_{suffix}.nii.gz",
+            )
         try:
             os.replace(half_done, case_folder)
         except OSError:
@@ -150,7 +187,9 @@ def _write_case(case_folder, images, label, affine):
 def _placed(array, size):
     """The head box in the middle of a volume of `size`, zeros around it."""
     whole = np.zeros(size, array.dtype)
-    whole[tuple(slice((n - b) // 2, (n - b) // 2 + b) for n, b in zip(size, array.shape, strict=True))] = array
+    whole[
+        tuple(slice((n - b) // 2, (n - b) // 2 + b) for n, b in zip(size, array.shape, strict=True))
+    ] = array
     return whole
 
 
@@ -163,20 +202,27 @@ def _plan_tumour(rng, spacing_mm):
         share = 1.0 if number == 0 else rng.uniform(0.55, 0.8)
         radius_mm = share * rng.uniform(13, 22)
         rim_mm = min(rng.uniform(4.5, 8), 0.6 * radius_mm)
-        foci.append(Focus(
-            centre_mm=_site(rng, foci),
-            radius_mm=radius_mm,
-            rim_mm=max(rim_mm, 2.2 * spacing_mm),  # a rim thinner than two voxels could not be learned on a coarse grid
-            reach_mm=share * rng.uniform(8, 20),
-            stretch=np.exp(rng.normal(0, 0.18, (3, 1))) * np.linalg.qr(rng.standard_normal((3, 3)))[0],
-        ))  # fmt: skip
+        foci.append(
+            Focus(
+                centre_mm=_site(rng, foci),
+                radius_mm=radius_mm,
+                rim_mm=max(
+                    rim_mm, 2.2 * spacing_mm
+                ),  # a rim thinner than two voxels could not be learned on a coarse grid
+                reach_mm=share * rng.uniform(8, 20),
+                stretch=np.exp(rng.normal(0, 0.18, (3, 1)))
+                * np.linalg.qr(rng.standard_normal((3, 3)))[0],
+            )
+        )
     return foci, enhancing
 
 
 def _site(rng, others, *, apart_mm=30, draws=5000):
     for _ in range(draws):
         point_mm = rng.uniform(-0.5, 0.5, 3) * HEAD_BOX_MM
-        if is_deep_white_matter(point_mm) and all(math.dist(point_mm, other.centre_mm) > apart_mm for other in others):
+        if is_deep_white_matter(point_mm) and all(
+            math.dist(point_mm, other.centre_mm) > apart_mm for other in others
+        ):
             return tuple(point_mm)
     raise RuntimeError(f"no site for a tumour in {draws} draws")
 
@@ -191,11 +237,20 @@ def _grow_tumour(rng, grid, head, foci, enhancing):
     core, rim, oedema = (np.zeros(grid.shape, bool) for _ in range(3))
     for focus in foci:
         offset = grid.offset_mm(focus.centre_mm)
-        distance = np.sqrt(sum(sum(np.float32(m) * o for m, o in zip(row, offset, strict=True)) ** 2 for row in focus.stretch))
+        distance = np.sqrt(
+            sum(
+                sum(np.float32(m) * o for m, o in zip(row, offset, strict=True)) ** 2
+                for row in focus.stretch
+            )
+        )
         outside_mm = distance - focus.radius_mm * (1 + lumps) + bumps
         core |= (outside_mm < 0) & head["brain"] & (head["depth"] > 2)
-        rim |= (outside_mm < 0) & (outside_mm > -focus.rim_mm * (1 + 0.25 * uneven + 0.2 * bumps).clip(0.5, 1.8))
-        oedema |= (outside_mm < focus.reach_mm * speed * (1 + 0.35 * uneven).clip(0.2, 2)) & passable
+        rim |= (outside_mm < 0) & (
+            outside_mm > -focus.rim_mm * (1 + 0.25 * uneven + 0.2 * bumps).clip(0.5, 1.8)
+        )
+        oedema |= (
+            outside_mm < focus.reach_mm * speed * (1 + 0.35 * uneven).clip(0.2, 2)
+        ) & passable
     pieces, _ = ndimage.label(core | oedema)
     classes = np.zeros(grid.shape, np.uint8)
     classes[oedema & np.isin(pieces, np.unique(pieces[core]))] = ED
@@ -214,20 +269,34 @@ def _scan(rng, grid, head, classes):
         image = np.zeros(grid.shape, np.float32)
         for number, (tissue, fraction) in enumerate(fractions.items()):
             mean = TISSUES[tissue][column] * math.exp(rng.normal(0, TISSUES[tissue][-1]))
-            image += fraction * (np.float32(mean) * (1 + np.float32(GRAIN.get(tissue, 0.05)) * textures[number % len(textures)]))
-        if modality != "T1ce" and rng.random() < 0.5:  # T1ce is mostly acquired in 3-D, the others often in thick slices
-            image = ndimage.gaussian_filter1d(image, rng.uniform(1, 2) / grid.spacing_mm, axis=2, truncate=2.5)
+            image += fraction * (
+                np.float32(mean)
+                * (1 + np.float32(GRAIN.get(tissue, 0.05)) * textures[number % len(textures)])
+            )
+        if (
+            modality != "T1ce" and rng.random() < 0.5
+        ):  # T1ce is mostly acquired in 3-D, the others often in thick slices
+            image = ndimage.gaussian_filter1d(
+                image, rng.uniform(1, 2) / grid.spacing_mm, axis=2, truncate=2.5
+            )
         image *= np.exp(0.12 * smooth_field(rng, grid, 120))
-        real, imaginary = rng.standard_normal((2, *grid.shape), np.float32) * np.float32(rng.uniform(3, 6))
+        real, imaginary = rng.standard_normal((2, *grid.shape), np.float32) * np.float32(
+            rng.uniform(3, 6)
+        )
         image = np.hypot(image + real, imaginary) * np.float32(rng.uniform(3, 8))
-        images[modality] = np.where(head["brain"], np.rint(image).clip(1, 32000), 0).astype(np.int16)
+        images[modality] = np.where(head["brain"], np.rint(image).clip(1, 32000), 0).astype(
+            np.int16
+        )
     return images
 
 
 def _fractions(head, classes):
     """Tissue to the share of each voxel that it fills, summing to 1 in the brain; what comes later displaces what came before."""
     layers = {name: head[name] for name in LOOK_ALIKES}
-    layers |= {c: ndimage.gaussian_filter((classes == c).astype(np.float32), 0.6, truncate=2) for c in (ED, NCR, ET)}
+    layers |= {
+        c: ndimage.gaussian_filter((classes == c).astype(np.float32), 0.6, truncate=2)
+        for c in (ED, NCR, ET)
+    }
     fractions = {name: head[name] for name in ("gm", "wm", "csf")}
     for name, layer in layers.items():
         fractions = {n: f * (1 - layer) for n, f in fractions.items()} | {name: layer}

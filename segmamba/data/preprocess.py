@@ -34,7 +34,9 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 
 FORMAT = 2  # raise it when the meaning of a cached file changes
-CENTRES = 50_000  # candidate patch centres kept per kind: more than any training run draws from one case
+CENTRES = (
+    50_000  # candidate patch centres kept per kind: more than any training run draws from one case
+)
 SAME_SPACING_MM = 1e-3
 BUILDING = ".building-"
 ABANDONED_S = 3600  # a case takes seconds: what has stood unfinished for so long belongs to a process that was killed
@@ -62,7 +64,10 @@ class PreparedCase:
     @property
     def margins(self):
         """((before, after), ...) along x, y, z: voxels of the working grid that were cut away, as np.pad takes them."""
-        return tuple((o, w - o - s) for o, w, s in zip(self.offset, self.working_shape, self.shape, strict=True))
+        return tuple(
+            (o, w - o - s)
+            for o, w, s in zip(self.offset, self.working_shape, self.shape, strict=True)
+        )
 
     def image(self):
         """float16 (4, x, y, z)."""
@@ -98,9 +103,17 @@ def prepare_cases(cases, cache, config, *, workers=0, progress=lambda done, tota
     missing = [case for case in cases if not _folder(case, cache, config).exists()]
     found = len(cases) - len(missing)
     build = functools.partial(_build, cache=cache, config=config)
-    errors = map_cases(build, missing, lost=_lost, workers=workers, progress=lambda done, _: progress(found + done, len(cases)))
+    errors = map_cases(
+        build,
+        missing,
+        lost=_lost,
+        workers=workers,
+        progress=lambda done, _: progress(found + done, len(cases)),
+    )
     if errors := [error for error in errors if error]:
-        raise UserError(errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else ""))
+        raise UserError(
+            errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
+        )
     return [_load(_folder(case, cache, config)) for case in cases]
 
 
@@ -125,7 +138,9 @@ def _build(case, cache, config):
             np.save(building / "source_label.npy", scan.label)
         os.rename(building, folder)
     except OSError as error:
-        if not folder.exists():  # otherwise another process finished the same case first, and its result is ours
+        if (
+            not folder.exists()
+        ):  # otherwise another process finished the same case first, and its result is ours
             return f"{case.id}: cannot be written to the cache in {folder.parent} ({error}); free space or choose another --output"
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -163,10 +178,18 @@ def to_working_grid(scan, spacing_mm):
         label = None if label is None else resample(label, zoom, order=0)
     box = brain_box(image, label)
     grids = {
-        "working_shape": image.shape[1:], "offset": tuple(side.start for side in box), "shape": tuple(side.stop - side.start for side in box),
-        "source_shape": scan.image.shape[1:], "source_spacing_mm": scan.spacing_mm, "source_affine": scan.affine.tolist(),
-    }  # fmt: skip
-    return image[(slice(None), *box)].astype(np.float16), None if label is None else np.ascontiguousarray(label[box]), grids
+        "working_shape": image.shape[1:],
+        "offset": tuple(side.start for side in box),
+        "shape": tuple(side.stop - side.start for side in box),
+        "source_shape": scan.image.shape[1:],
+        "source_spacing_mm": scan.spacing_mm,
+        "source_affine": scan.affine.tolist(),
+    }
+    return (
+        image[(slice(None), *box)].astype(np.float16),
+        None if label is None else np.ascontiguousarray(label[box]),
+        grids,
+    )
 
 
 def brain_box(image, label):
@@ -197,7 +220,11 @@ def resample(array, zoom, *, order):
 
 def _some(indices):
     """At most CENTRES of the sorted indices, evenly spread: which ones depends on nothing but the case."""
-    keep = np.linspace(0, len(indices) - 1, min(CENTRES, len(indices))).astype(np.int64) if len(indices) else slice(0)
+    keep = (
+        np.linspace(0, len(indices) - 1, min(CENTRES, len(indices))).astype(np.int64)
+        if len(indices)
+        else slice(0)
+    )
     return indices[keep].astype(np.int32)
 
 
@@ -208,9 +235,15 @@ def _folder(case, cache, config):
 def _key(case, config):
     # The time of the last status change tells a file that was replaced by one of the same size and with its old modification time.
     try:
-        stats = [(path.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in case.files for s in [path.stat()]]
+        stats = [
+            (path.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+            for path in case.files
+            for s in [path.stat()]
+        ]
     except OSError as error:
-        raise UserError(f"{case.id}: {error.filename}: {error.strerror}; add the file or remove the case") from error
+        raise UserError(
+            f"{case.id}: {error.filename}: {error.strerror}; add the file or remove the case"
+        ) from error
     values = sorted(convention(case.convention).values.items())
     text = json.dumps([FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -227,8 +260,24 @@ def _clear_abandoned(cache):
 
 def _load(folder):
     meta = json.loads((folder / "case.json").read_text())
-    grids = {name: tuple(meta[name]) for name in ("shape", "offset", "working_shape", "source_shape", "source_spacing_mm", "classes")}
-    return PreparedCase(meta["id"], meta["patient"], folder, source_affine=tuple(map(tuple, meta["source_affine"])), **grids)
+    grids = {
+        name: tuple(meta[name])
+        for name in (
+            "shape",
+            "offset",
+            "working_shape",
+            "source_shape",
+            "source_spacing_mm",
+            "classes",
+        )
+    }
+    return PreparedCase(
+        meta["id"],
+        meta["patient"],
+        folder,
+        source_affine=tuple(map(tuple, meta["source_affine"])),
+        **grids,
+    )
 
 
 def check_patch_fits(cases, config):

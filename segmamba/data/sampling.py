@@ -23,7 +23,17 @@ def generator(seed, epoch, index, stream):
     return np.random.default_rng([seed, epoch, index, stream])
 
 
-def draw(cases, seed, epoch, index, per_epoch, tumour_centre_share, *, balance_classes=False, chances=None):
+def draw(
+    cases,
+    seed,
+    epoch,
+    index,
+    per_epoch,
+    tumour_centre_share,
+    *,
+    balance_classes=False,
+    chances=None,
+):
     """The Draw number `index` of `per_epoch` in epoch `epoch` (from 1).
 
     Cases come in shuffled passes, so each is seen equally often; with `chances`, a probability for each case, they are drawn by these. A case
@@ -52,7 +62,9 @@ def draw_anywhere(cases, seed, epoch, index, per_epoch, size):
     case = _in_passes(len(cases), seed, epoch, index, per_epoch)
     room = [max(n - s, 0) + 1 for n, s in zip(cases[case].shape, size, strict=True)]
     starts = generator(seed, epoch, index, PLACE).integers(room)
-    return Draw(case, tuple(int(start) + s // 2 for start, s in zip(starts, size, strict=True)), False)
+    return Draw(
+        case, tuple(int(start) + s // 2 for start, s in zip(starts, size, strict=True)), False
+    )
 
 
 def _in_passes(count, seed, epoch, index, per_epoch):
@@ -63,5 +75,7 @@ def _in_passes(count, seed, epoch, index, per_epoch):
 
 def patch_slices(shape, centre, size):
     """Slices of the window of `size` voxels nearest to `centre` that lies inside `shape`; an axis shorter than `size` is taken whole."""
-    starts = [min(max(c - s // 2, 0), max(n - s, 0)) for c, s, n in zip(centre, size, shape, strict=True)]
+    starts = [
+        min(max(c - s // 2, 0), max(n - s, 0)) for c, s, n in zip(centre, size, shape, strict=True)
+    ]
     return tuple(slice(start, start + s) for start, s in zip(starts, size, strict=True))

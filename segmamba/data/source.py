@@ -17,14 +17,34 @@ def labelled_cases(config, results, steps):
 
         phantom = config.phantom
         size = "x".join(map(str, phantom.size))
-        folder = Path(results).resolve() / "phantom" / f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
-        write_phantom(folder, cases=phantom.cases, size=phantom.size, seed=phantom.seed, progress=steps("making phantom cases"))
-        return find_cases(folder, config.data.labels), f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})", []
+        folder = (
+            Path(results).resolve()
+            / "phantom"
+            / f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
+        )
+        write_phantom(
+            folder,
+            cases=phantom.cases,
+            size=phantom.size,
+            seed=phantom.seed,
+            progress=steps("making phantom cases"),
+        )
+        return (
+            find_cases(folder, config.data.labels),
+            f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})",
+            [],
+        )
     found = find_cases(config.data.source, config.data.labels)
     labelled = [case for case in found if case.label]
     if not labelled:
-        raise UserError(f"{config.data.source}: {len(found)} cases but none has a segmentation (..._seg.nii.gz); training needs labelled cases")
-    left_out = [f"{len(found) - len(labelled)} cases without a segmentation are left out"] if len(labelled) < len(found) else []
+        raise UserError(
+            f"{config.data.source}: {len(found)} cases but none has a segmentation (..._seg.nii.gz); training needs labelled cases"
+        )
+    left_out = (
+        [f"{len(found) - len(labelled)} cases without a segmentation are left out"]
+        if len(labelled) < len(found)
+        else []
+    )
     return labelled, config.data.source, left_out
 
 
@@ -39,7 +59,11 @@ def unlabelled_cases(config, learners=None):
     learners: Configs, of which one must learn from images alone; else there are none either.
     """
     wanted = learners is None or any(learner.learning.from_images for learner in learners)
-    return [case for case in find_cases(config.data.source, config.data.labels) if not case.label] if wanted and config.data.source else []
+    return (
+        [case for case in find_cases(config.data.source, config.data.labels) if not case.label]
+        if wanted and config.data.source
+        else []
+    )
 
 
 def images_to_learn_from(config, results, steps):
@@ -51,5 +75,9 @@ def images_to_learn_from(config, results, steps):
     if unlabelled and len(unlabelled) == len(find_cases(config.data.source, config.data.labels)):
         return unlabelled, []
     labelled, _, _ = labelled_cases(config, results, steps)
-    split = split_cases([SourceCase(case) for case in labelled], config.data, [SourceCase(case) for case in unlabelled])
+    split = split_cases(
+        [SourceCase(case) for case in labelled],
+        config.data,
+        [SourceCase(case) for case in unlabelled],
+    )
     return [case.case for case in [*split.train, *split.unlabelled]], list(split.notes)

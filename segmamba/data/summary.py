@@ -18,8 +18,16 @@ from segmamba.errors import UserError
 from segmamba.files import replacing, write_json
 from segmamba.screen import print_line
 
-QUANTILES = {"p0.5": 0.005, "median": 0.5, "p99.5": 0.995}  # nnU-Net's fingerprint takes these (Isensee et al. 2021)
-REGION_COLOURS = {"ET": "#d55e00", "TC": "#c9a800", "WT": "#56b4e9"}  # after Okabe & Ito 2008: told apart by colour-blind readers
+QUANTILES = {
+    "p0.5": 0.005,
+    "median": 0.5,
+    "p99.5": 0.995,
+}  # nnU-Net's fingerprint takes these (Isensee et al. 2021)
+REGION_COLOURS = {
+    "ET": "#d55e00",
+    "TC": "#c9a800",
+    "WT": "#56b4e9",
+}  # after Okabe & Ito 2008: told apart by colour-blind readers
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ def summarise(source, labels="auto", *, progress=lambda done, total: None):
     faulty = [case.id for case, result in zip(cases, measured, strict=True) if result is None]
     measured = [result for result in measured if result]
     if not measured:
-        raise UserError(f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` says why")
+        raise UserError(
+            f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` says why"
+        )
     return _fingerprint(cases, measured, faulty), measured
 
 
@@ -60,19 +70,30 @@ def measure_case(case):
     volumes = None
     if reading.label is not None:
         masks = region_masks(reading.label)
-        volumes = {region: float(np.count_nonzero(mask) * voxel_ml) for region, mask in zip(REGIONS, masks, strict=True)}
+        volumes = {
+            region: float(np.count_nonzero(mask) * voxel_ml)
+            for region, mask in zip(REGIONS, masks, strict=True)
+        }
     return Measured(
-        case.id, brain.shape, reading.spacing_mm,
-        tuple(float((side[-1] - side[0] + 1) * mm) for side, mm in zip(sides, reading.spacing_mm, strict=True)),
-        {modality: _intensities(reading.channels[modality]) for modality in MODALITIES}, volumes,
-    )  # fmt: skip
+        case.id,
+        brain.shape,
+        reading.spacing_mm,
+        tuple(
+            float((side[-1] - side[0] + 1) * mm)
+            for side, mm in zip(sides, reading.spacing_mm, strict=True)
+        ),
+        {modality: _intensities(reading.channels[modality]) for modality in MODALITIES},
+        volumes,
+    )
 
 
 def _intensities(channel):
     values = channel[channel != 0]
     quantiles = np.quantile(values, list(QUANTILES.values()))
     mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-    return {"mean": float(mean), "std": float(std)} | dict(zip(QUANTILES, map(float, quantiles), strict=True))
+    return {"mean": float(mean), "std": float(std)} | dict(
+        zip(QUANTILES, map(float, quantiles), strict=True)
+    )
 
 
 def _fingerprint(cases, measured, faulty):
@@ -86,23 +107,41 @@ def _fingerprint(cases, measured, faulty):
         "notes": notes_on(cases),
         "shapes": _counted(tuple(case.shape) for case in measured),
         "spacings_mm": _counted(tuple(round(s, 4) for s in case.spacing_mm) for case in measured),
-        "brain_mm": {axis: _spread([case.brain_mm[place] for case in measured]) for place, axis in enumerate("xyz")},
+        "brain_mm": {
+            axis: _spread([case.brain_mm[place] for case in measured])
+            for place, axis in enumerate("xyz")
+        },
         "intensities": {
-            modality: {name: _spread([case.intensities[modality][name] for case in measured]) for name in ("mean", "std", *QUANTILES)}
+            modality: {
+                name: _spread([case.intensities[modality][name] for case in measured])
+                for name in ("mean", "std", *QUANTILES)
+            }
             for modality in MODALITIES
         },
-        "volumes_ml": {region: _spread([case.volumes_ml[region] for case in labelled]) for region in REGIONS},
-        "cases_without": {region: [case.id for case in labelled if case.volumes_ml[region] == 0] for region in REGIONS},
+        "volumes_ml": {
+            region: _spread([case.volumes_ml[region] for case in labelled]) for region in REGIONS
+        },
+        "cases_without": {
+            region: [case.id for case in labelled if case.volumes_ml[region] == 0]
+            for region in REGIONS
+        },
     }
 
 
 def _counted(keys):
-    return {" x ".join(f"{number:g}" for number in key): count for key, count in Counter(keys).most_common()}
+    return {
+        " x ".join(f"{number:g}" for number in key): count
+        for key, count in Counter(keys).most_common()
+    }
 
 
 def _spread(values):
     """{"min", "median", "max"} over cases; None for no cases."""
-    return {"min": min(values), "median": float(np.median(values)), "max": max(values)} if values else None
+    return (
+        {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+        if values
+        else None
+    )
 
 
 def write_summary(folder, fingerprint, measured):
@@ -111,9 +150,18 @@ def write_summary(folder, fingerprint, measured):
     folder.mkdir(parents=True, exist_ok=True)
     written = [write_json(folder / "summary.json", fingerprint)]
     labelled = [case for case in measured if case.volumes_ml is not None]
-    pictures = {"intensities.png": (_draw_intensities, measured), "grids.png": (_draw_grids, measured)}
-    pictures |= {"volumes.png": (_draw_volumes, labelled)} if any(case.volumes_ml["WT"] for case in labelled) else {}
-    return written + [_picture(folder / name, draw, cases) for name, (draw, cases) in pictures.items()]
+    pictures = {
+        "intensities.png": (_draw_intensities, measured),
+        "grids.png": (_draw_grids, measured),
+    }
+    pictures |= (
+        {"volumes.png": (_draw_volumes, labelled)}
+        if any(case.volumes_ml["WT"] for case in labelled)
+        else {}
+    )
+    return written + [
+        _picture(folder / name, draw, cases) for name, (draw, cases) in pictures.items()
+    ]
 
 
 def _picture(path, draw, cases):
@@ -140,15 +188,35 @@ def _draw_volumes(figure, cases):
     for place, region in enumerate(REGIONS):
         volumes = np.array([case.volumes_ml[region] for case in cases])
         some = volumes > 0
-        left.scatter(place + jitter[some], volumes[some], s=12, alpha=0.6, color=REGION_COLOURS[region], linewidths=0)
+        left.scatter(
+            place + jitter[some],
+            volumes[some],
+            s=12,
+            alpha=0.6,
+            color=REGION_COLOURS[region],
+            linewidths=0,
+        )
         if some.any():
-            left.hlines(np.median(volumes[some]), place - 0.35, place + 0.35, color="black", linewidth=1.5)
+            left.hlines(
+                np.median(volumes[some]), place - 0.35, place + 0.35, color="black", linewidth=1.5
+            )
     without = {region: sum(case.volumes_ml[region] == 0 for case in cases) for region in REGIONS}
-    left.set_xticks(range(len(REGIONS)), [f"{region}\n{without[region]} of {len(cases)} cases without" for region in REGIONS], fontsize=8)
-    left.set(yscale="log", ylabel="volume (ml)", title="regions, a dot for a case; line: median", xlim=(-0.6, len(REGIONS) - 0.4))
+    left.set_xticks(
+        range(len(REGIONS)),
+        [f"{region}\n{without[region]} of {len(cases)} cases without" for region in REGIONS],
+        fontsize=8,
+    )
+    left.set(
+        yscale="log",
+        ylabel="volume (ml)",
+        title="regions, a dot for a case; line: median",
+        xlim=(-0.6, len(REGIONS) - 0.4),
+    )
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-    shares = [case.volumes_ml["ET"] / case.volumes_ml["TC"] for case in cases if case.volumes_ml["TC"] > 0]
+    shares = [
+        case.volumes_ml["ET"] / case.volumes_ml["TC"] for case in cases if case.volumes_ml["TC"] > 0
+    ]
     right.hist(shares, bins=np.linspace(0, 1, 21), color=REGION_COLOURS["ET"])
     right.set(xlabel="ET / TC", ylabel="cases", title="enhancing share of the core", xlim=(0, 1))
     right.yaxis.get_major_locator().set_params(integer=True)
@@ -159,15 +227,29 @@ def _draw_intensities(figure, cases):
     for panel, modality in zip(figure.subplots(1, len(MODALITIES)), MODALITIES, strict=True):
         rows = sorted((case.intensities[modality] for case in cases), key=lambda row: row["median"])
         places = np.arange(len(rows))
-        panel.hlines(places, [r["p0.5"] for r in rows], [r["p99.5"] for r in rows], color="#9ecae1", linewidth=max(0.5, min(6, 150 / len(rows))))
+        panel.hlines(
+            places,
+            [r["p0.5"] for r in rows],
+            [r["p99.5"] for r in rows],
+            color="#9ecae1",
+            linewidth=max(0.5, min(6, 150 / len(rows))),
+        )
         panel.plot([r["median"] for r in rows], places, ".", color="black", markersize=4)
-        panel.set(title=modality, xlabel="intensity in the brain", yticks=[], ylim=(-0.8, len(rows) - 0.2))
+        panel.set(
+            title=modality, xlabel="intensity in the brain", yticks=[], ylim=(-0.8, len(rows) - 0.2)
+        )
     figure.axes[0].set_ylabel(f"{len(cases)} cases, 0.5 % - median - 99.5 %", fontsize=9)
 
 
 def _draw_grids(figure, cases):
     """A panel for each axis: how long the volume and the brain in it are."""
-    for place, (panel, axis) in enumerate(zip(figure.subplots(1, 3), ("x, left to right", "y, back to front", "z, bottom to top"), strict=True)):
+    for place, (panel, axis) in enumerate(
+        zip(
+            figure.subplots(1, 3),
+            ("x, left to right", "y, back to front", "z, bottom to top"),
+            strict=True,
+        )
+    ):
         volume = [case.shape[place] * case.spacing_mm[place] for case in cases]
         brain = [case.brain_mm[place] for case in cases]
         bins = np.linspace(0.9 * min(brain), 1.02 * max(volume), 40)
@@ -190,17 +272,38 @@ def render(fingerprint, console):
         f"spacings  {_listing(told['spacings_mm'])} (mm)",
     ]
     lines += [f"note      {note}" for note in told["notes"]]
-    lines += [f"left out  {len(told['unreadable'])} cases that cannot be read, {told['unreadable'][0]} for one"] if told["unreadable"] else []
+    lines += (
+        [
+            f"left out  {len(told['unreadable'])} cases that cannot be read, {told['unreadable'][0]} for one"
+        ]
+        if told["unreadable"]
+        else []
+    )
     for line in lines:
         print_line(console, line)
-    intensities = Table("modality", "mean", "std", *QUANTILES, title="intensity in the brain, median over cases", box=None)
+    intensities = Table(
+        "modality",
+        "mean",
+        "std",
+        *QUANTILES,
+        title="intensity in the brain, median over cases",
+        box=None,
+    )
     for modality, spreads in told["intensities"].items():
-        intensities.add_row(modality, *(f"{spreads[name]['median']:.4g}" for name in ("mean", "std", *QUANTILES)))
+        intensities.add_row(
+            modality, *(f"{spreads[name]['median']:.4g}" for name in ("mean", "std", *QUANTILES))
+        )
     console.print(intensities)
     if told["labelled"]:
-        volumes = Table("region", "min", "median", "max", "cases without", title="volume (ml)", box=None)
+        volumes = Table(
+            "region", "min", "median", "max", "cases without", title="volume (ml)", box=None
+        )
         for region, spread in told["volumes_ml"].items():
-            volumes.add_row(region, *(f"{spread[name]:.2f}" for name in ("min", "median", "max")), str(len(told["cases_without"][region])))
+            volumes.add_row(
+                region,
+                *(f"{spread[name]:.2f}" for name in ("min", "median", "max")),
+                str(len(told["cases_without"][region])),
+            )
         console.print(volumes)
 
 

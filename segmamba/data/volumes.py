@@ -20,12 +20,21 @@ from segmamba.errors import UserError
 
 # Scanners' software rounds affines; a tenth of a voxel is far above that and far below a misregistration.
 AFFINE_TOLERANCE_VOXELS = 0.1
-nibabel.imageglobals.logger.setLevel(logging.CRITICAL)  # it prints every header field that it mends; what matters is found by our checks
+nibabel.imageglobals.logger.setLevel(
+    logging.CRITICAL
+)  # it prints every header field that it mends; what matters is found by our checks
 DAMAGED = (
-    EOFError, OSError, ValueError, OverflowError, MemoryError, zlib.error,
-    nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
-    nibabel.wrapstruct.WrapStructError, nibabel.orientations.OrientationError,
-)  # fmt: skip
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    nibabel.wrapstruct.WrapStructError,
+    nibabel.orientations.OrientationError,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,12 @@ def read_case(case):
             continue
         reading.axis_codes[path] = codes
         if first is None:
-            first, reading.affine, reading.spacing_mm, shape = path, affine, spacing_mm, volume.shape[:3]
+            first, reading.affine, reading.spacing_mm, shape = (
+                path,
+                affine,
+                spacing_mm,
+                volume.shape[:3],
+            )
         if grid := grid_finding(case, path, volume.shape[:3], affine, first, shape, reading.affine):
             reading.findings.append(grid)
             continue
@@ -100,10 +114,14 @@ def _take_channel(reading, case, path, modality, volume):
             return
         volume = volume[..., place]
     if (bad := volume.size - np.count_nonzero(np.isfinite(volume))) > 0:
-        text = f"{case.id}: {where} has {bad} voxels that are not finite (NaN or inf); repair the file"
+        text = (
+            f"{case.id}: {where} has {bad} voxels that are not finite (NaN or inf); repair the file"
+        )
         reading.findings.append(Finding(ERROR, "not finite", text))
     elif not volume.any():
-        text = f"{case.id}: {where} is empty (every voxel is 0); replace the file or remove the case"
+        text = (
+            f"{case.id}: {where} is empty (every voxel is 0); replace the file or remove the case"
+        )
         reading.findings.append(Finding(ERROR, "empty image", text))
     reading.channels[modality] = volume
 
@@ -114,7 +132,9 @@ def _take_label(reading, case, first, shape):
     except UserError as error:
         reading.findings.append(Finding(ERROR, "unreadable file", f"{case.id}: {error}"))
         return
-    grid = first and grid_finding(case, case.label, values.shape, affine, first, shape, reading.affine)
+    grid = first and grid_finding(
+        case, case.label, values.shape, affine, first, shape, reading.affine
+    )
     reading.findings += [grid] if grid else []
     try:
         classes = to_classes(values, case.convention, case.label)
@@ -135,14 +155,22 @@ def _read(path, dimensions):
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except DAMAGED as error:
-        raise UserError(f"{path}: damaged or not a NIfTI file ({error}); copy or download it again") from error
+        raise UserError(
+            f"{path}: damaged or not a NIfTI file ({error}); copy or download it again"
+        ) from error
     if array.ndim != dimensions:
-        expected = "a 3-D volume" if dimensions == 3 else "a 4-D file with a channel for each modality"
+        expected = (
+            "a 3-D volume" if dimensions == 3 else "a 4-D file with a channel for each modality"
+        )
         raise UserError(f"{path}: has {array.ndim} dimensions, expected {expected}")
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{path}: its voxels are {array.dtype}, expected numbers; export it as a grey-value image")
+        raise UserError(
+            f"{path}: its voxels are {array.dtype}, expected numbers; export it as a grey-value image"
+        )
     if not (np.isfinite(nifti.affine).all() and min(spacing_mm) > 0):
-        raise UserError(f"{path}: its affine is no grid in space (spacing {' x '.join(f'{s:g}' for s in spacing_mm)} mm); correct its header")
+        raise UserError(
+            f"{path}: its affine is no grid in space (spacing {' x '.join(f'{s:g}' for s in spacing_mm)} mm); correct its header"
+        )
     return array, nifti.affine, spacing_mm, codes
 
 
@@ -158,17 +186,25 @@ def _load(path):
 
 def image_class(start):
     """NIfTI-1 or NIfTI-2 by the header's size in the first four bytes, in either byte order; any other start fails as NIfTI-1."""
-    return nibabel.Nifti2Image if 540 in (int.from_bytes(start, order) for order in ("little", "big")) else nibabel.Nifti1Image
+    return (
+        nibabel.Nifti2Image
+        if 540 in (int.from_bytes(start, order) for order in ("little", "big"))
+        else nibabel.Nifti1Image
+    )
 
 
 def grid_finding(case, path, shape, affine, first, first_shape, first_affine):
     """The Finding that a file lies on another grid than the first, or None."""
     if shape != first_shape:
         return Finding(
-            ERROR, "shape", f"{case.id}: {path} is {'x'.join(map(str, shape))} but {first.name} is {'x'.join(map(str, first_shape))} "
+            ERROR,
+            "shape",
+            f"{case.id}: {path} is {'x'.join(map(str, shape))} but {first.name} is {'x'.join(map(str, first_shape))} "
             "(in canonical orientation); all files of a case must share one grid",
-        )  # fmt: skip
-    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in shape))], float)
+        )
+    corners = np.array(
+        [[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in shape))], float
+    )
     gap_mm = np.abs((corners @ affine.T - corners @ first_affine.T)[:, :3]).max()
     if gap_mm > AFFINE_TOLERANCE_VOXELS * nibabel.affines.voxel_sizes(first_affine).min():
         text = f"{case.id}: {path} lies {gap_mm:.2f} mm away from {first.name} by its affine; register the case or correct its header"

@@ -24,19 +24,25 @@ def validate(model, cases, config, device):
     """
     model.eval()
     told = config.inference
-    inference = InferenceConfig(overlap=told.overlap, overlap_voxels=told.overlap_voxels, window_batch=told.window_batch)
+    inference = InferenceConfig(
+        overlap=told.overlap, overlap_voxels=told.overlap_voxels, window_batch=told.window_batch
+    )
     member = Member(model, config, device, inference)
     load = _resident if device.type == "cuda" else _load
     rows = []
     for case in cases:
         image, label = load(case, device)
-        rows.append(_row(case, dice(decide(member.probabilities(image.float()), member.channels), label)))
+        rows.append(
+            _row(case, dice(decide(member.probabilities(image.float()), member.channels), label))
+        )
     return rows
 
 
 def _load(case, device):
     """(image float16 (4, x, y, z), label uint8 (x, y, z)) of a PreparedCase on the device."""
-    return tuple(torch.from_numpy(np.array(array)).to(device) for array in (case.image(), case.label()))
+    return tuple(
+        torch.from_numpy(np.array(array)).to(device) for array in (case.image(), case.label())
+    )
 
 
 _resident = functools.lru_cache(RESIDENT_CASES)(_load)
@@ -53,7 +59,10 @@ def evaluate(model, cases, config, device):
         prediction = predictor.predict(prepared_scan(case, config))
         truth = np.array(case.source_label())
         distances = hd95_mm(prediction, truth, case.source_spacing_mm)
-        rows.append(_row(case, dice(prediction, truth)) | {f"hd95_mm_{region}": mm for region, mm in distances.items()})
+        rows.append(
+            _row(case, dice(prediction, truth))
+            | {f"hd95_mm_{region}": mm for region, mm in distances.items()}
+        )
     return rows
 
 
@@ -74,7 +83,11 @@ def _predictor(model, config, device):
 
 def means(rows, prefix):
     """{"<prefix>/dice_mean": .., ...}: each score averaged over the rows."""
-    return {f"{prefix}/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0] if name != "case"}
+    return {
+        f"{prefix}/{name}": float(np.mean([row[name] for row in rows]))
+        for name in rows[0]
+        if name != "case"
+    }
 
 
 def _row(case, scores):

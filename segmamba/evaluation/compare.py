@@ -60,16 +60,26 @@ def compare(a, b, truth, *, margin=MARGIN, labels_a, labels_b, **options):
 
     margin: the smallest difference of Dice (0 to 1) that matters.
     """
-    sides = [evaluate(folder, truth, prediction_labels=labels, **options) for folder, labels in ((a, labels_a), (b, labels_b))]
+    sides = [
+        evaluate(folder, truth, prediction_labels=labels, **options)
+        for folder, labels in ((a, labels_a), (b, labels_b))
+    ]
     shared = {row["case"] for row in sides[0].rows} & {row["case"] for row in sides[1].rows}
     if not shared:
         raise UserError(f"{a} and {b} have no case in common; give predictions of the same cases")
     told = [side.about["notes"] for side in sides]
     notes = [note for note in told[0] if note in told[1]]
-    notes += [f"{name}: {note}" for name, mine in zip("AB", told, strict=True) for note in mine if note not in notes]
+    notes += [
+        f"{name}: {note}"
+        for name, mine in zip("AB", told, strict=True)
+        for note in mine
+        if note not in notes
+    ]
     only = [{row["case"] for row in side.rows} - shared for side in sides]
     if any(only):  # with --missing skip
-        notes.append(f"compared are the {len(shared)} cases that both have; {len(only[0])} are only in {a}, {len(only[1])} only in {b}")
+        notes.append(
+            f"compared are the {len(shared)} cases that both have; {len(only[0])} are only in {a}, {len(only[1])} only in {b}"
+        )
     rules = tuple(sides[0].about["rules"])
     paired, rows = [], []
     for rule in rules:
@@ -77,12 +87,27 @@ def compare(a, b, truth, *, margin=MARGIN, labels_a, labels_b, **options):
             for metric in METRICS:
                 values = [case_values(side.rows, rule, region, metric) for side in sides]
                 cases = [case for case in values[0] if case in shared]
-                paired.append(_paired(rule, region, metric, *({case: side[case] for case in cases} for side in values)))
-                rows += [_row(case, region, rule, metric, values[0][case], values[1][case]) for case in cases]
+                paired.append(
+                    _paired(
+                        rule,
+                        region,
+                        metric,
+                        *({case: side[case] for case in cases} for side in values),
+                    )
+                )
+                rows += [
+                    _row(case, region, rule, metric, values[0][case], values[1][case])
+                    for case in cases
+                ]
     about = sides[0].about | {"a": str(a), "b": str(b), "cases": len(shared), "notes": notes}
     del about["predictions"]
     decisive = {one.rule: one for one in paired if (one.region, one.metric) == (MEAN, "dice")}
-    return Comparison(about=about, paired=tuple(paired), rows=rows, verdicts={r: _verdict(decisive[r], about, margin) for r in rules})
+    return Comparison(
+        about=about,
+        paired=tuple(paired),
+        rows=rows,
+        verdicts={r: _verdict(decisive[r], about, margin) for r in rules},
+    )
 
 
 def _row(case, region, rule, metric, a, b):
@@ -93,9 +118,17 @@ def _paired(rule, region, metric, a, b):
     differences = np.array([a[case] - b[case] for case in a])
     mean, low, high = paired_interval(differences, [patient_of(case) for case in a])
     return Paired(
-        rule=rule, region=region, metric=metric, mean_a=float(np.mean(list(a.values()))), mean_b=float(np.mean(list(b.values()))),
-        difference=mean, low=low, high=high, higher=int((differences > 0).sum()), lower=int((differences < 0).sum()),
-    )  # fmt: skip
+        rule=rule,
+        region=region,
+        metric=metric,
+        mean_a=float(np.mean(list(a.values()))),
+        mean_b=float(np.mean(list(b.values()))),
+        difference=mean,
+        low=low,
+        high=high,
+        higher=int((differences > 0).sum()),
+        lower=int((differences < 0).sum()),
+    )
 
 
 def _verdict(found, about, margin):
@@ -127,7 +160,11 @@ def write_comparison(folder, found):
 
 
 def as_json(found):
-    return found.about | {"verdicts": found.verdicts, "caveat": CAVEAT, "paired": [vars(one) for one in found.paired]}
+    return found.about | {
+        "verdicts": found.verdicts,
+        "caveat": CAVEAT,
+        "paired": [vars(one) for one in found.paired],
+    }
 
 
 def render(found, console):
@@ -135,11 +172,15 @@ def render(found, console):
     from rich.table import Table
 
     for rule in found.about["rules"]:
-        table = Table("region", "metric", "A", "B", "A - B", "95 % interval", "A higher", "A lower", box=None)
+        table = Table(
+            "region", "metric", "A", "B", "A - B", "95 % interval", "A higher", "A lower", box=None
+        )
         table.title = f"rule: {rule}, {found.about['cases']} cases"
         for one in (one for one in found.paired if one.rule == rule):
             form = "{:.4f}" if one.metric == "dice" else "{:.2f}"
-            interval = "-" if one.low is None else f"{form.format(one.low)} to {form.format(one.high)}"
+            interval = (
+                "-" if one.low is None else f"{form.format(one.low)} to {form.format(one.high)}"
+            )
             name = {"dice": "Dice", "hd95_mm": "HD95 mm"}[one.metric]
             values = (form.format(value) for value in (one.mean_a, one.mean_b, one.difference))
             table.add_row(one.region, name, *values, interval, str(one.higher), str(one.lower))

@@ -47,12 +47,19 @@ class Group:
 
     def scores(self, who, score, *, flips=False, postprocessed=False):
         """{case: value} of one column of the rows."""
-        rows = (row for row in self.rows if (row["who"], row["flips"], row["postprocessed"]) == (who, flips, postprocessed))
+        rows = (
+            row
+            for row in self.rows
+            if (row["who"], row["flips"], row["postprocessed"]) == (who, flips, postprocessed)
+        )
         return {row["case"]: row[score] for row in rows}
 
     def member_mean(self, score, *, flips=False, postprocessed=False):
         """{case: mean over the members}: what to expect of one of them."""
-        each = [self.scores(member, score, flips=flips, postprocessed=postprocessed) for member in self.members]
+        each = [
+            self.scores(member, score, flips=flips, postprocessed=postprocessed)
+            for member in self.members
+        ]
         return {case: float(np.mean([scores[case] for scores in each])) for case in each[0]}
 
     def by_size(self):
@@ -70,7 +77,10 @@ def score_group(group, plain, flipped, cases, *, progress=lambda done, total: No
     """Fill a Group: plain and flipped are its Predictors without and with mirror images, cases PreparedCases that it is tested on."""
     subsets = subsets_of(len(plain))
     config, taken = plain.members[0].config, []
-    deciders = {post: Predictor(plain.members, group.postprocessing if post else None) for post in (False, True)}
+    deciders = {
+        post: Predictor(plain.members, group.postprocessing if post else None)
+        for post in (False, True)
+    }
     for done, case in enumerate(cases, 1):
         prepared, truth = prepared_scan(case, config), np.array(case.source_label())
         spent = {}
@@ -85,20 +95,40 @@ def score_group(group, plain, flipped, cases, *, progress=lambda done, total: No
                 if post and not flips:
                     spent["post"] = _now(predictor.device) - start
                 for who, probability in (*zip(group.members, each, strict=True), (ENSEMBLE, None)):
-                    classes = voted if probability is None else decider.decide(probability, prepared)
+                    classes = (
+                        voted if probability is None else decider.decide(probability, prepared)
+                    )
                     distances = who == ENSEMBLE or not (flips or post)
-                    group.rows.append({"case": case.id, "who": who, "flips": flips, "postprocessed": post}
-                                      | _scores(prepared.whole(classes), truth, case.source_spacing_mm if distances else None))  # fmt: skip
+                    group.rows.append(
+                        {"case": case.id, "who": who, "flips": flips, "postprocessed": post}
+                        | _scores(
+                            prepared.whole(classes),
+                            truth,
+                            case.source_spacing_mm if distances else None,
+                        )
+                    )
             if not flips:
                 for members in subsets:
-                    classes = deciders[False].decide(predictor.vote(each[place] for place in members), prepared)
-                    group.subsets.append({"case": case.id, "members": members, "dice_mean": dice(prepared.whole(classes), truth)["mean"]})
+                    classes = deciders[False].decide(
+                        predictor.vote(each[place] for place in members), prepared
+                    )
+                    group.subsets.append(
+                        {
+                            "case": case.id,
+                            "members": members,
+                            "dice_mean": dice(prepared.whole(classes), truth)["mean"],
+                        }
+                    )
         taken.append(spent)
         progress(done, len(cases))
-    group.seconds.update({
-        "member": _mean(taken, "plain") / len(plain), "ensemble": _mean(taken, "plain"), "ensemble with flips": _mean(taken, "flips"),
-        "post-processing": _mean(taken, "post"),
-    })  # fmt: skip
+    group.seconds.update(
+        {
+            "member": _mean(taken, "plain") / len(plain),
+            "ensemble": _mean(taken, "plain"),
+            "ensemble with flips": _mean(taken, "flips"),
+            "post-processing": _mean(taken, "post"),
+        }
+    )
     return group
 
 
@@ -108,7 +138,10 @@ def subsets_of(members):
     for size in range(1, members + 1):
         all_of_size = list(itertools.combinations(range(members), size))
         if len(all_of_size) > MOST_SUBSETS:
-            all_of_size = [all_of_size[place] for place in sorted(rng.choice(len(all_of_size), MOST_SUBSETS, replace=False))]
+            all_of_size = [
+                all_of_size[place]
+                for place in sorted(rng.choice(len(all_of_size), MOST_SUBSETS, replace=False))
+            ]
         found += all_of_size
     return found
 
@@ -116,12 +149,18 @@ def subsets_of(members):
 def difference(left, right):
     """(mean, low, high) of left minus right, both {case: value} of the same cases: paired, with the interval over patients."""
     cases = list(left)
-    return paired_interval(np.array([left[case] - right[case] for case in cases]), [patient_of(case) for case in cases])
+    return paired_interval(
+        np.array([left[case] - right[case] for case in cases]), [patient_of(case) for case in cases]
+    )
 
 
 def _scores(pred, truth, spacing_mm):
     found = {f"dice_{name}": value for name, value in dice(pred, truth).items()}
-    return found | ({} if spacing_mm is None else {f"hd95_mm_{region}": mm for region, mm in hd95_mm(pred, truth, spacing_mm).items()})
+    return found | (
+        {}
+        if spacing_mm is None
+        else {f"hd95_mm_{region}": mm for region, mm in hd95_mm(pred, truth, spacing_mm).items()}
+    )
 
 
 def _now(device):

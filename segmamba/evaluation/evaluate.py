@@ -30,7 +30,15 @@ class Evaluation:
 
 
 def evaluate(
-    predictions, truth, *, rule=BOTH, challenge=AUTO, labels=AUTO, prediction_labels=AUTO, missing=ERROR_ON, progress=lambda done, total: None
+    predictions,
+    truth,
+    *,
+    rule=BOTH,
+    challenge=AUTO,
+    labels=AUTO,
+    prediction_labels=AUTO,
+    missing=ERROR_ON,
+    progress=lambda done, total: None,
 ):
     """The Evaluation of a folder of predictions; see `match` for what the folders may hold. UserError for the first bad case.
 
@@ -40,14 +48,30 @@ def evaluate(
     pairs, notes = match(predictions, truth, labels, prediction_labels, missing)
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
-    scored = map_cases(partial(_score, rules=rules, challenge=parameters), pairs, lost=_lost, progress=progress, serial_bytes=SERIAL_BYTES)
+    scored = map_cases(
+        partial(_score, rules=rules, challenge=parameters),
+        pairs,
+        lost=_lost,
+        progress=progress,
+        serial_bytes=SERIAL_BYTES,
+    )
     if errors := [result for result in scored if isinstance(result, str)]:
-        raise UserError(errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else ""))
+        raise UserError(
+            errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
+        )
     rows = [row for case_rows in scored for row in case_rows]
     about = {
-        "predictions": str(predictions), "truth": str(truth), "cases": len(pairs), "rules": {name: RULES[name] for name in rules},
-        "challenge": {"name": challenge, "dilation_steps": parameters.dilation_steps, "ignored_mm3": parameters.ignored_mm3}, "notes": notes,
-    }  # fmt: skip
+        "predictions": str(predictions),
+        "truth": str(truth),
+        "cases": len(pairs),
+        "rules": {name: RULES[name] for name in rules},
+        "challenge": {
+            "name": challenge,
+            "dilation_steps": parameters.dilation_steps,
+            "ignored_mm3": parameters.ignored_mm3,
+        },
+        "notes": notes,
+    }
     return Evaluation(pairs, rows, summarise(rows), about)
 
 
@@ -70,12 +94,17 @@ def write_evaluation(folder, evaluation):
     folder.mkdir(parents=True, exist_ok=True)
     summary = [
         {"rule": rule, "region": region, "metric": metric} | figures
-        for rule, regions in evaluation.summary["scores"].items() for region, metrics in regions.items() for metric, figures in metrics.items()
-    ]  # fmt: skip
+        for rule, regions in evaluation.summary["scores"].items()
+        for region, metrics in regions.items()
+        for metric, figures in metrics.items()
+    ]
     return [
         write_text(folder / "cases.csv", as_csv(evaluation.rows, COLUMNS)),
         write_text(folder / "summary.csv", as_csv(summary, tuple(summary[0]))),
-        write_json(folder / "evaluation.json", evaluation.about | evaluation.summary | {"rows": evaluation.rows}),
+        write_json(
+            folder / "evaluation.json",
+            evaluation.about | evaluation.summary | {"rows": evaluation.rows},
+        ),
     ]
 
 

@@ -68,7 +68,9 @@ def match(predictions, truth, labels=AUTO, prediction_labels=AUTO, missing=ERROR
             "predictions are matched by name, <case-id>.nii.gz"
         )
     if extra := sorted(found.keys() - known.keys()):
-        notes.append(f"{len(extra)} files of {predictions} belong to no case of {truth} and are left out: {_some(extra)}")
+        notes.append(
+            f"{len(extra)} files of {predictions} belong to no case of {truth} and are left out: {_some(extra)}"
+        )
     if absent := sorted(known.keys() - found.keys()):
         if missing == ERROR_ON:
             raise UserError(
@@ -76,13 +78,30 @@ def match(predictions, truth, labels=AUTO, prediction_labels=AUTO, missing=ERROR
                 f"--missing {SKIP} (score the others) or --missing {EMPTY} (score them as empty predictions)"
             )
         fate = "left out" if missing == SKIP else "scored as empty predictions"
-        notes.append(f"{len(absent)} of {len(known)} cases have no prediction and are {fate}: {_some(absent)}")
+        notes.append(
+            f"{len(absent)} of {len(known)} cases have no prediction and are {fate}: {_some(absent)}"
+        )
     ids = sorted(known if missing == EMPTY else known.keys() & found.keys())
-    pairs = [Pair(i, found.get(i), known[i].path, told or known[i].labels, known[i].labels, known[i].images, known[i].channels) for i in ids]
-    conventions = [{getattr(pair, name) for pair in pairs} for name in ("truth_labels", "pred_labels")]
+    pairs = [
+        Pair(
+            i,
+            found.get(i),
+            known[i].path,
+            told or known[i].labels,
+            known[i].labels,
+            known[i].images,
+            known[i].channels,
+        )
+        for i in ids
+    ]
+    conventions = [
+        {getattr(pair, name) for pair in pairs} for name in ("truth_labels", "pred_labels")
+    ]
     for name in sorted(conventions[0] | conventions[1]):
         notes += convention(name).notes
-    notes.append(f"labels: truth {' + '.join(sorted(conventions[0]))}, predictions {' + '.join(sorted(conventions[1]))}")
+    notes.append(
+        f"labels: truth {' + '.join(sorted(conventions[0]))}, predictions {' + '.join(sorted(conventions[1]))}"
+    )
     return pairs, notes
 
 
@@ -90,12 +109,20 @@ def predicted_files(folder):
     """{case id: path} of the segmentations directly in a folder."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the one that holds the predictions, <case-id>.nii.gz")
+        raise UserError(
+            f"{folder}: no such folder; give the one that holds the predictions, <case-id>.nii.gz"
+        )
     found = {}
-    for path in sorted(p for p in folder.iterdir() if re.search(r"(?<=.)\.nii(\.gz)?$", p.name) and not p.name.startswith(".")):
+    for path in sorted(
+        p
+        for p in folder.iterdir()
+        if re.search(r"(?<=.)\.nii(\.gz)?$", p.name) and not p.name.startswith(".")
+    ):
         case_id = _case_id(path)
         if case_id in found:
-            raise UserError(f"{folder}: both {found[case_id].name} and {path.name} are predictions of {case_id}; remove one")
+            raise UserError(
+                f"{folder}: both {found[case_id].name} and {path.name} are predictions of {case_id}; remove one"
+            )
         found[case_id] = path
     if not found:
         raise UserError(f"{folder}: holds no prediction; expected files named <case-id>.nii.gz")
@@ -110,20 +137,37 @@ def true_segmentations(source, labels=AUTO):
     try:
         cases = list_cases(source, labels)
     except UserError:
-        if not source.is_dir() or not any(re.search(r"\.nii(\.gz)?$", path.name) for path in source.iterdir()):
+        if not source.is_dir() or not any(
+            re.search(r"\.nii(\.gz)?$", path.name) for path in source.iterdir()
+        ):
             raise
         return _plain_segmentations(source, labels)
-    for finding in (finding for case in cases for finding in case.findings if finding.kind in FAULTY):
+    for finding in (
+        finding for case in cases for finding in case.findings if finding.kind in FAULTY
+    ):
         raise UserError(finding.text)
-    known = {case.id: Truth(case.label, case.convention, case.images, case.channels) for case in cases if case.label}
+    known = {
+        case.id: Truth(case.label, case.convention, case.images, case.channels)
+        for case in cases
+        if case.label
+    }
     if not known:
-        raise UserError(f"{source}: {len(cases)} cases but none has a segmentation; give the folder that holds the true segmentations")
+        raise UserError(
+            f"{source}: {len(cases)} cases but none has a segmentation; give the folder that holds the true segmentations"
+        )
     return known
 
 
 def _plain_segmentations(folder, labels):
-    told = labels if labels not in (AUTO, MIXED) else _declared(folder, "--labels") or _declared(folder.parent, "--labels")
-    return {case_id: Truth(path, told or _named_convention(case_id, folder)) for case_id, path in predicted_files(folder).items()}
+    told = (
+        labels
+        if labels not in (AUTO, MIXED)
+        else _declared(folder, "--labels") or _declared(folder.parent, "--labels")
+    )
+    return {
+        case_id: Truth(path, told or _named_convention(case_id, folder))
+        for case_id, path in predicted_files(folder).items()
+    }
 
 
 def _declared(folder, option, labels=AUTO):
@@ -142,7 +186,9 @@ def _named_convention(case_id, folder):
     for naming, start in zip(NAMINGS, (r"brats\d{2,4}_", r"brats-"), strict=True):
         if re.match(start, case_id, re.IGNORECASE):
             return convention_name(case_id, naming)
-    raise UserError(f"{folder}: neither the name of {case_id} nor a dataset.json tells the label convention; state it with --labels")
+    raise UserError(
+        f"{folder}: neither the name of {case_id} nor a dataset.json tells the label convention; state it with --labels"
+    )
 
 
 def _prediction_convention(folder, labels):
@@ -169,7 +215,9 @@ def read_pair(pair):
     if pair.pred is None:
         return np.zeros_like(truth), truth, spacing_mm
     predicted, pred_affine, _ = read_volume(pair.pred)
-    if finding := grid_finding(pair, pair.pred, predicted.shape, pred_affine, pair.truth, values.shape, affine):
+    if finding := grid_finding(
+        pair, pair.pred, predicted.shape, pred_affine, pair.truth, values.shape, affine
+    ):
         raise UserError(finding.text)
     try:
         return to_classes(predicted, pair.pred_labels, pair.pred), truth, spacing_mm

@@ -25,7 +25,9 @@ def mask_hd95_mm(pred, truth, spacing_mm, *, missed_mm=MISSED_MM):
     if not pred.any() or not truth.any():
         return missed_mm
     box = bounding_box(pred | truth)
-    (here, here_mm2), (there, there_mm2) = (surface_elements(mask[box], spacing_mm) for mask in (pred, truth))
+    (here, here_mm2), (there, there_mm2) = (
+        surface_elements(mask[box], spacing_mm) for mask in (pred, truth)
+    )
     forth = _percentile95(_distances_mm(here, there, spacing_mm), here_mm2)
     back = _percentile95(_distances_mm(there, here, spacing_mm), there_mm2)
     return float(max(forth, back))
@@ -43,7 +45,9 @@ def _distances_mm(places, others, spacing_mm):
 
     spacing_mm = np.asarray(spacing_mm, float)
     _, nearest = cKDTree(others * spacing_mm).query(places * spacing_mm)
-    offsets = (places - others[nearest]) * spacing_mm  # exact in voxels, so that equal distances are equal numbers
+    offsets = (
+        places - others[nearest]
+    ) * spacing_mm  # exact in voxels, so that equal distances are equal numbers
     return np.sqrt((offsets**2).sum(1))
 
 

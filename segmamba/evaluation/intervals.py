@@ -35,5 +35,13 @@ def paired_interval(differences, patients):
         return float(by_patient.mean()), None, None
     from scipy.special import stdtrit
 
-    half = stdtrit(len(by_patient) - 1, 0.5 + LEVEL / 2) * by_patient.std(ddof=1) / math.sqrt(len(by_patient))
-    return float(by_patient.mean()), float(by_patient.mean() - half), float(by_patient.mean() + half)
+    half = (
+        stdtrit(len(by_patient) - 1, 0.5 + LEVEL / 2)
+        * by_patient.std(ddof=1)
+        / math.sqrt(len(by_patient))
+    )
+    return (
+        float(by_patient.mean()),
+        float(by_patient.mean() - half),
+        float(by_patient.mean() + half),
+    )

@@ -42,25 +42,36 @@ def lesionwise(pred, truth, spacing_mm, challenge, whole_hd95_mm=None):
     components, count = label(pred, ALL_26)
     lesions, grown, belongs = _match(truth, components, count, challenge.dilation_steps)
     volumes = np.bincount(lesions.ravel(), minlength=len(belongs))
-    counted = [i for i in range(1, len(belongs)) if volumes[i] * np.prod(spacing_mm) > challenge.ignored_mm3]
+    counted = [
+        i
+        for i in range(1, len(belongs))
+        if volumes[i] * np.prod(spacing_mm) > challenge.ignored_mm3
+    ]
     false = count - int(belongs.any(0).sum())
     dices = _dices(pred, components, lesions, belongs)[counted]
     if len(belongs) == 2 and not false and whole_hd95_mm is not None:
         hd95s_mm = [whole_hd95_mm if belongs.any() else LESION_MISSED_MM for _ in counted]
     else:
         places = find_objects(grown), find_objects(components)
-        hd95s_mm = [_hd95_mm(i, places, components, lesions, belongs[i], spacing_mm) for i in counted]
+        hd95s_mm = [
+            _hd95_mm(i, places, components, lesions, belongs[i], spacing_mm) for i in counted
+        ]
     found, scored = int(belongs[counted].any(1).sum()), len(counted) + false
     return Lesions(
         dice=float(dices.sum() / scored) if scored else 1.0,
         hd95_mm=float((sum(hd95s_mm) + false * LESION_MISSED_MM) / scored) if scored else 0.0,
-        found=found, missed=len(counted) - found, false=false,
-    )  # fmt: skip
+        found=found,
+        missed=len(counted) - found,
+        false=false,
+    )
 
 
 def grown_box(box, steps, shape):
     """The box wider by `steps` voxels on each side, within the volume: lesions grow no further."""
-    return tuple(slice(max(0, side.start - steps), min(full, side.stop + steps)) for side, full in zip(box, shape, strict=True))
+    return tuple(
+        slice(max(0, side.start - steps), min(full, side.stop + steps))
+        for side, full in zip(box, shape, strict=True)
+    )
 
 
 def _match(truth, components, count, steps):
@@ -78,13 +89,23 @@ def _dices(pred, components, lesions, belongs):
     """Dice of each lesion (and, at 0, of what is none) with all that belongs to it."""
     sizes = np.bincount(components.ravel(), minlength=belongs.shape[1])
     volumes = np.bincount(lesions.ravel(), minlength=len(belongs))
-    return 2 * np.bincount(lesions[pred], minlength=len(belongs)) / np.maximum(volumes + belongs @ sizes, 1)
+    return (
+        2
+        * np.bincount(lesions[pred], minlength=len(belongs))
+        / np.maximum(volumes + belongs @ sizes, 1)
+    )
 
 
 def _hd95_mm(lesion, places, components, lesions, belongs, spacing_mm):
     """HD95 of lesion number `lesion` and its components; `places` are the boxes of (grown lesions, components)."""
     if not belongs.any():
         return LESION_MISSED_MM
-    boxes = [places[0][lesion - 1], *(places[1][component - 1] for component in np.flatnonzero(belongs))]
-    box = tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
+    boxes = [
+        places[0][lesion - 1],
+        *(places[1][component - 1] for component in np.flatnonzero(belongs)),
+    ]
+    box = tuple(
+        slice(min(s.start for s in sides), max(s.stop for s in sides))
+        for sides in zip(*boxes, strict=True)
+    )
     return mask_hd95_mm(belongs[components[box]], lesions[box] == lesion, spacing_mm)

@@ -37,15 +37,23 @@ CHALLENGES = {
 def rules_named(name):
     """The rules that `--rule` means, as a tuple of names."""
     if name != BOTH and name not in RULES:
-        raise UserError(f"--rule {name!r} is no known rule: choose one of {', '.join(RULES)}, {BOTH}")
+        raise UserError(
+            f"--rule {name!r} is no known rule: choose one of {', '.join(RULES)}, {BOTH}"
+        )
     return tuple(RULES) if name == BOTH else (name,)
 
 
 def challenge_of(name, case_ids):
     """The name of the challenge that `--challenge` means; "auto" takes it from case ids such as BraTS-MET-00001-000, and GLI where they tell none."""
     if name == AUTO:
-        told = {match[1].upper() for match in (re.match(r"BraTS-(\w+)-", case_id, re.IGNORECASE) for case_id in case_ids) if match}
+        told = {
+            match[1].upper()
+            for match in (re.match(r"BraTS-(\w+)-", case_id, re.IGNORECASE) for case_id in case_ids)
+            if match
+        }
         return told.pop() if len(told) == 1 and told <= CHALLENGES.keys() else "GLI"
     if name not in CHALLENGES:
-        raise UserError(f"--challenge {name!r} is no known challenge: choose one of {', '.join(CHALLENGES)}, {AUTO}")
+        raise UserError(
+            f"--challenge {name!r} is no known challenge: choose one of {', '.join(CHALLENGES)}, {AUTO}"
+        )
     return name

@@ -20,15 +20,24 @@ def summarise(rows):
     rules = list(dict.fromkeys(row["rule"] for row in rows))
     scores = {
         rule: {
-            region: {metric: _figures(case_values(rows, rule, region, metric)) for metric in METRICS}
+            region: {
+                metric: _figures(case_values(rows, rule, region, metric)) for metric in METRICS
+            }
             for region in (*REGIONS, MEAN)
         }
         for rule in rules
-    }  # fmt: skip
+    }
     empty = {}
     for region in REGIONS:
-        without = [row for row in rows if row["rule"] == rules[0] and row["region"] == region and row["volume_ml"] == 0]
-        empty[region] = {"cases": len(without), "predicted": sum(row["predicted_ml"] > 0 for row in without)}
+        without = [
+            row
+            for row in rows
+            if row["rule"] == rules[0] and row["region"] == region and row["volume_ml"] == 0
+        ]
+        empty[region] = {
+            "cases": len(without),
+            "predicted": sum(row["predicted_ml"] > 0 for row in without),
+        }
     return {"scores": scores, "empty": empty}
 
 
@@ -45,7 +54,13 @@ def _figures(by_case):
     values = np.array(list(by_case.values()))
     low, high = mean_interval(values, [patient_of(case) for case in by_case])
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
-    return {"mean": float(values.mean()), "median": float(np.median(values)), "sd": sd, "low": low, "high": high}
+    return {
+        "mean": float(values.mean()),
+        "median": float(np.median(values)),
+        "sd": sd,
+        "low": low,
+        "high": high,
+    }
 
 
 def render(evaluation, console):
@@ -54,28 +69,56 @@ def render(evaluation, console):
 
     about, summary = evaluation.about, evaluation.summary
     for rule, regions in summary["scores"].items():
-        challenge = f", challenge {about['challenge']['name']}" if rule.startswith("lesionwise") else ""
-        table = Table("region", "Dice", "95 %", "median", "sd", "HD95 mm", "95 %", "median", "sensitivity", "specificity", box=None)
+        challenge = (
+            f", challenge {about['challenge']['name']}" if rule.startswith("lesionwise") else ""
+        )
+        table = Table(
+            "region",
+            "Dice",
+            "95 %",
+            "median",
+            "sd",
+            "HD95 mm",
+            "95 %",
+            "median",
+            "sensitivity",
+            "specificity",
+            box=None,
+        )
         table.title = f"rule: {rule}{challenge}, {about['cases']} cases"
         for region, metrics in regions.items():
             dice, hd95_mm = metrics["dice"], metrics["hd95_mm"]
             table.add_row(
-                region, f"{dice['mean']:.4f}", _interval(dice, "{:.3f}"), f"{dice['median']:.4f}", _number(dice["sd"], "{:.3f}"),
-                f"{hd95_mm['mean']:.2f}", _interval(hd95_mm, "{:.1f}"), f"{hd95_mm['median']:.2f}",
-                f"{metrics['sensitivity']['mean']:.3f}", f"{metrics['specificity']['mean']:.5f}",
-            )  # fmt: skip
+                region,
+                f"{dice['mean']:.4f}",
+                _interval(dice, "{:.3f}"),
+                f"{dice['median']:.4f}",
+                _number(dice["sd"], "{:.3f}"),
+                f"{hd95_mm['mean']:.2f}",
+                _interval(hd95_mm, "{:.1f}"),
+                f"{hd95_mm['median']:.2f}",
+                f"{metrics['sensitivity']['mean']:.3f}",
+                f"{metrics['specificity']['mean']:.5f}",
+            )
         console.print(table)
     for rule, words in about["rules"].items():
         print_line(console, f"{rule}: {words}")
     for region, count in summary["empty"].items():
         if count["cases"]:
-            print_line(console, f"note     {count['cases']} cases without {region}; in {count['predicted']} of them it was predicted")
+            print_line(
+                console,
+                f"note     {count['cases']} cases without {region}; in {count['predicted']} of them it was predicted",
+            )
     for note in about["notes"]:
         print_line(console, f"note     {note}")
 
 
 def _interval(figures, form):
-    return "-" if figures["low"] is None else f"{form.format(figures['low'])}-{form.format(figures['high'])}"
+    return (
+        "-"
+        if figures["low"] is None
+        else f"{form.format(figures['low'])}-{form.format(figures['high'])}"
+    )
 
 
 def _number(value, form):

@@ -23,7 +23,9 @@ def surface_elements(mask, spacing_mm):
     sides = [side - 1 for side in padded.shape]
     code = np.zeros(sides, np.uint8)
     for bit, corner in enumerate(CORNERS):
-        code += padded[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))] << bit
+        code += (
+            padded[tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))] << bit
+        )
     border = (code != 0) & (code != INSIDE)
     return np.argwhere(border), element_areas(tuple(map(float, spacing_mm)))[code[border]]
 
@@ -36,8 +38,14 @@ def element_areas(spacing_mm):
     areas = np.zeros(256)
     for code in range(1, INSIDE):
         inside = [corner for bit, corner in enumerate(CORNERS) if code >> bit & 1]
-        fewer = inside if len(inside) <= 4 else [corner for corner in CORNERS if corner not in inside]
-        areas[code] = sum(np.linalg.norm(vector * faces_mm2) for group in _joined(fewer) for vector in _area_vectors(group))
+        fewer = (
+            inside if len(inside) <= 4 else [corner for corner in CORNERS if corner not in inside]
+        )
+        areas[code] = sum(
+            np.linalg.norm(vector * faces_mm2)
+            for group in _joined(fewer)
+            for vector in _area_vectors(group)
+        )
     return areas
 
 
@@ -45,8 +53,12 @@ def _joined(corners):
     """The corners in groups that hang together along edges of the cube."""
     groups = []
     for corner in corners:
-        touching = [group for group in groups if any(_steps(corner, other).sum() == 1 for other in group)]
-        groups = [group for group in groups if group not in touching] + [[corner, *itertools.chain(*touching)]]
+        touching = [
+            group for group in groups if any(_steps(corner, other).sum() == 1 for other in group)
+        ]
+        groups = [group for group in groups if group not in touching] + [
+            [corner, *itertools.chain(*touching)]
+        ]
     return groups
 
 
@@ -62,10 +74,16 @@ def _area_vectors(group):
         return [(ones - spread) / 2, ones * 3 / 8]
     if spread.sum() == 2:  # a face
         return [ones - spread]
-    neighbours = [[other for other in group if _steps(corner, other).sum() == 1] for corner in group]
+    neighbours = [
+        [other for other in group if _steps(corner, other).sum() == 1] for corner in group
+    ]
     if max(map(len, neighbours)) == 3:  # a corner and all three beside it: a hexagon
         return [ones * 3 / 4]
-    ends = [(corner, found[0]) for corner, found in zip(group, neighbours, strict=True) if len(found) == 1]
+    ends = [
+        (corner, found[0])
+        for corner, found in zip(group, neighbours, strict=True)
+        if len(found) == 1
+    ]
     return [ones / 2, *((ones - _steps(*end)) / 4 for end in ends)]  # a chain of four
 
 

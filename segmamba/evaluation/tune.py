@@ -37,7 +37,9 @@ def validation_of(config, results, steps):
     cases, source, _ = labelled_cases(config, results, steps)
     split = split_cases([SourceCase(case) for case in cases], config.data)
     if split.test_is_validation:
-        raise UserError(f"{source}: too few patients for a validation set of their own; what is chosen on the test set would flatter the verdict")
+        raise UserError(
+            f"{source}: too few patients for a validation set of their own; what is chosen on the test set would flatter the verdict"
+        )
     return [case.case for case in split.validation]
 
 
@@ -100,21 +102,40 @@ def mean_dice(predictor, votes, config, rule, challenge):
     """Mean over cases and regions under one rule, with `config` as post-processing."""
     decider, scores = Predictor(predictor.members, config), []
     for vote in votes:
-        pred = vote.prepared.whole(decider.decide(vote.probability.to(predictor.device).float(), vote.prepared))
+        pred = vote.prepared.whole(
+            decider.decide(vote.probability.to(predictor.device).float(), vote.prepared)
+        )
         if rule == LEGACY:
             scores.append(dice(pred, vote.truth)["mean"])
         else:
-            scores += [row["dice"] for row in score_case(vote.case_id, pred, vote.truth, vote.spacing_mm, (rule,), challenge)]
+            scores += [
+                row["dice"]
+                for row in score_case(
+                    vote.case_id, pred, vote.truth, vote.spacing_mm, (rule,), challenge
+                )
+            ]
     return float(np.mean(scores))
 
 
 def _candidates():
     """(name of the setting, list of (value, function from a PostprocessConfig to one with that value)), in the order they are tried."""
     for place, region in reversed(list(enumerate(REGIONS))):
-        yield f"threshold {region}", [(value, _replacing("thresholds", place, value, (0.5,) * 3)) for value in THRESHOLDS]
+        yield (
+            f"threshold {region}",
+            [(value, _replacing("thresholds", place, value, (0.5,) * 3)) for value in THRESHOLDS],
+        )
     for place, region in reversed(list(enumerate(REGIONS))):
-        yield f"smallest component of {region}, voxels", [(v, _replacing("min_component_voxels", place, v, (0,) * 3)) for v in COMPONENT_VOXELS]
-    yield "smallest ET, voxels", [(value, lambda config, value=value: dataclasses.replace(config, min_et_voxels=value)) for value in ET_VOXELS]
+        yield (
+            f"smallest component of {region}, voxels",
+            [(v, _replacing("min_component_voxels", place, v, (0,) * 3)) for v in COMPONENT_VOXELS],
+        )
+    yield (
+        "smallest ET, voxels",
+        [
+            (value, lambda config, value=value: dataclasses.replace(config, min_et_voxels=value))
+            for value in ET_VOXELS
+        ],
+    )
 
 
 def _replacing(name, place, value, off):
@@ -132,8 +153,16 @@ def write_choice(path, settings, steps, cases, rule):
     """The settings as postprocessing.json at `path`, and beside it how they were chosen; returns both paths."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"rule": rule, "validation": [case.id for case in cases], "least_gain": LEAST_GAIN, "steps": [vars(step) for step in steps]}
-    return [write_text(path, settings.to_json()), write_json(path.with_name(f"{path.stem}_choice.json"), record)]
+    record = {
+        "rule": rule,
+        "validation": [case.id for case in cases],
+        "least_gain": LEAST_GAIN,
+        "steps": [vars(step) for step in steps],
+    }
+    return [
+        write_text(path, settings.to_json()),
+        write_json(path.with_name(f"{path.stem}_choice.json"), record),
+    ]
 
 
 def render(steps, console):
@@ -145,4 +174,7 @@ def render(steps, console):
         scores = "  ".join(f"{value}: {score:.4f}" for value, score in step.scores.items())
         table.add_row(step.setting, scores, step.chosen)
     console.print(table)
-    console.print("These scores flatter: the settings were chosen on the same cases. The test set has not been read.", highlight=False)
+    console.print(
+        "These scores flatter: the settings were chosen on the same cases. The test set has not been read.",
+        highlight=False,
+    )

@@ -35,7 +35,9 @@ def datalist(source):
     cases = find_cases(source, MIXED)
     for case in cases:
         if case.channels:
-            raise UserError(f"{case.id}: {case.files[0]} holds all modalities; MONAI's LoadImage takes a file for each: split it first")
+            raise UserError(
+                f"{case.id}: {case.files[0]} holds all modalities; MONAI's LoadImage takes a file for each: split it first"
+            )
     return [{"image": [str(case.images[modality]) for modality in MODALITIES]} for case in cases]
 
 
@@ -44,16 +46,25 @@ class Labels:
 
     def __init__(self, config_file, convention_name, postprocess_file):
         self.channels = output_channels(load_config(config_file).model)
-        self.convention_name, self.postprocessing = convention_name, load_postprocess(postprocess_file)
+        self.convention_name, self.postprocessing = (
+            convention_name,
+            load_postprocess(postprocess_file),
+        )
 
     def __call__(self, probability):
-        classes = decide(torch.as_tensor(probability), self.channels, self.postprocessing.thresholds)
-        values = from_classes(postprocess_classes(classes.cpu().numpy(), self.postprocessing), self.convention_name)
+        classes = decide(
+            torch.as_tensor(probability), self.channels, self.postprocessing.thresholds
+        )
+        values = from_classes(
+            postprocess_classes(classes.cpu().numpy(), self.postprocessing), self.convention_name
+        )
         labels = torch.from_numpy(values)[None]
         if not hasattr(probability, "meta"):
             return labels
         source = Path(str(probability.meta["filename_or_obj"]))
-        return type(probability)(labels, meta=probability.meta | {"filename_or_obj": case_of(source)})
+        return type(probability)(
+            labels, meta=probability.meta | {"filename_or_obj": case_of(source)}
+        )
 
 
 def case_of(path):

@@ -17,7 +17,9 @@ from segmamba.inference.decide import class_probabilities, region_probabilities
 REACH = 2  # voxels in each direction; with the default standard deviation of 1.5 the kernel has fallen to 0.41 there
 UNSURE = 0.01  # probability of tumour from which a voxel takes part: below it no message turns the decision
 FLOOR = 1e-6  # smallest probability: psi stays finite
-HALF = [o for o in itertools.product(range(-REACH, REACH + 1), repeat=3) if o > (0, 0, 0)]  # the other half is their mirror image
+HALF = [
+    o for o in itertools.product(range(-REACH, REACH + 1), repeat=3) if o > (0, 0, 0)
+]  # the other half is their mirror image
 
 
 @torch.inference_mode()
@@ -56,16 +58,37 @@ def _kernels(image, config):
     k_ij = g (smoothness + appearance exp(-mean_c (I_i - I_j)^2 / 2 contrast^2)), g a Gaussian of the distance that sums to 1 over a
     full neighbourhood: a voxel whose neighbours all agree and look alike is pulled by smoothness + appearance, in nats.
     """
-    gauss = {offset: math.exp(-sum(o * o for o in offset) / (2 * config.crf_reach**2)) for offset in HALF}
+    gauss = {
+        offset: math.exp(-sum(o * o for o in offset) / (2 * config.crf_reach**2)) for offset in HALF
+    }
     norm = 2 * sum(gauss.values())
     kernels = []
     for offset, g in gauss.items():
         if any(abs(o) >= side for o, side in zip(offset, image.shape[1:], strict=True)):
             continue
-        here = (slice(None), *(slice(max(0, -o), side - max(0, o)) for o, side in zip(offset, image.shape[1:], strict=True)))
-        there = (slice(None), *(slice(max(0, o), side - max(0, -o)) for o, side in zip(offset, image.shape[1:], strict=True)))
-        alike = (image[here] - image[there]).square_().mean(0).div_(-2 * config.crf_contrast**2).exp_()
-        kernels.append(((here, there), alike.mul_(config.crf_appearance).add_(config.crf_smoothness).mul_(g / norm)))
+        here = (
+            slice(None),
+            *(
+                slice(max(0, -o), side - max(0, o))
+                for o, side in zip(offset, image.shape[1:], strict=True)
+            ),
+        )
+        there = (
+            slice(None),
+            *(
+                slice(max(0, o), side - max(0, -o))
+                for o, side in zip(offset, image.shape[1:], strict=True)
+            ),
+        )
+        alike = (
+            (image[here] - image[there]).square_().mean(0).div_(-2 * config.crf_contrast**2).exp_()
+        )
+        kernels.append(
+            (
+                (here, there),
+                alike.mul_(config.crf_appearance).add_(config.crf_smoothness).mul_(g / norm),
+            )
+        )
     return kernels
 
 
@@ -74,7 +97,12 @@ def _unsure_box(background):
     unsure = background < 1 - UNSURE
     box = []
     for axis in range(3):
-        where = unsure.any(dim=(axis + 1) % 3, keepdim=True).any(dim=(axis + 2) % 3, keepdim=True).flatten().nonzero()
+        where = (
+            unsure.any(dim=(axis + 1) % 3, keepdim=True)
+            .any(dim=(axis + 2) % 3, keepdim=True)
+            .flatten()
+            .nonzero()
+        )
         if not len(where):
             return None
         box.append(slice(max(0, int(where[0]) - REACH), int(where[-1]) + REACH + 1))

@@ -13,8 +13,13 @@ from segmamba.inference.fold import folded, in_half
 from segmamba.inference.sliding_window import predict_windows
 from segmamba.models.outputs import output_channels, probabilities
 
-MIRRORS = tuple(axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count))  # axes of (B, C, x, y, z); 8 of them
-BATCH = {"cuda": 8, "cpu": 2}  # windows in one forward pass; measured: benchmarks/inference.py --sweep
+MIRRORS = tuple(
+    axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)
+)  # axes of (B, C, x, y, z); 8 of them
+BATCH = {
+    "cuda": 8,
+    "cpu": 2,
+}  # windows in one forward pass; measured: benchmarks/inference.py --sweep
 AUTOTUNE = True  # cuDNN tries its kernels on the first batch of a shape
 
 
@@ -39,18 +44,28 @@ class Member:
         dtype = self._half()
         with _autotuned():
             result = self._over_scales(image, dtype)
-            if dtype is not None and not result.isfinite().all():  # activations beyond half precision's 65504
+            if (
+                dtype is not None and not result.isfinite().all()
+            ):  # activations beyond half precision's 65504
                 result = self._over_scales(image, None)
         return result
 
     def _half(self):
         """Inference takes fp16 where training took bf16: as fast, and eight times as fine; without gradients its range is enough."""
-        return torch.float16 if self.device.type == "cuda" and self.config.train.precision == "mixed" else None
+        return (
+            torch.float16
+            if self.device.type == "cuda" and self.config.train.precision == "mixed"
+            else None
+        )
 
     def _over_scales(self, image, dtype):
         total = None
         for scale in self.inference.scales:
-            scaled = image if scale == 1 else _resized(image, [max(1, round(side * scale)) for side in image.shape[1:]])
+            scaled = (
+                image
+                if scale == 1
+                else _resized(image, [max(1, round(side * scale)) for side in image.shape[1:]])
+            )
             probability = self._over_windows(scaled, dtype)
             probability = _resized(probability, image.shape[1:])
             total = probability if total is None else total.add_(probability)
@@ -61,12 +76,19 @@ class Member:
         window = self.config.data.patch_size
         while True:
             try:
-                forward, overlap = partial(self._forward, dtype=dtype), self.inference.overlaps(window)
-                return predict_windows(forward, image, window, overlap=overlap, batch_size=self._batch)
+                forward, overlap = (
+                    partial(self._forward, dtype=dtype),
+                    self.inference.overlaps(window),
+                )
+                return predict_windows(
+                    forward, image, window, overlap=overlap, batch_size=self._batch
+                )
             except torch.OutOfMemoryError as error:
                 if self._batch == 1:
                     size = " x ".join(map(str, window))
-                    raise UserError(f"a window of {size} voxels does not fit into the memory of {self.device}; use --device cpu") from error
+                    raise UserError(
+                        f"a window of {size} voxels does not fit into the memory of {self.device}; use --device cpu"
+                    ) from error
                 self._batch //= 2
             torch.cuda.empty_cache()
 
@@ -95,4 +117,8 @@ def _autotuned():
 
 def _resized(volume, shape):
     """float (K, x, y, z) at another resolution, trilinear, edges on edges."""
-    return volume if volume.shape[1:] == torch.Size(shape) else F.interpolate(volume[None], size=tuple(shape), mode="trilinear")[0]
+    return (
+        volume
+        if volume.shape[1:] == torch.Size(shape)
+        else F.interpolate(volume[None], size=tuple(shape), mode="trilinear")[0]
+    )

@@ -49,10 +49,20 @@ class Outputs:
 
     def files(self, case_id, members):
         """{kind: path} of everything that a case gets."""
-        kinds = {"probabilities": self.probabilities, "entropy": self.uncertainty, "disagreement": self.uncertainty and members > 1}
+        kinds = {
+            "probabilities": self.probabilities,
+            "entropy": self.uncertainty,
+            "disagreement": self.uncertainty and members > 1,
+        }
         files = {"labels": self.folder / f"{case_id}.nii.gz"}
-        files |= {kind: self.folder / kind / f"{case_id}.nii.gz" for kind, wanted in kinds.items() if wanted}
-        return files | ({"overlay": self.folder / "overlays" / f"{case_id}.png"} if self.overlay else {})
+        files |= {
+            kind: self.folder / kind / f"{case_id}.nii.gz"
+            for kind, wanted in kinds.items()
+            if wanted
+        }
+        return files | (
+            {"overlay": self.folder / "overlays" / f"{case_id}.png"} if self.overlay else {}
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,11 @@ def predict_cases(predictor, cases, outputs):
     with _threads(READERS) as readers, _threads(WRITERS) as writers:
         writing = deque()
         for case, reading in _ahead(readers, lambda case: _read(predictor, case, outputs), cases):
-            writing.append(writers.submit(_finish, predictor, case, _predict(predictor, case, reading, outputs), outputs))
+            writing.append(
+                writers.submit(
+                    _finish, predictor, case, _predict(predictor, case, reading, outputs), outputs
+                )
+            )
             while writing and (len(writing) > WRITERS or writing[0].done()):
                 yield writing.popleft().result()
         while writing:
@@ -88,12 +102,16 @@ def _make_folders(outputs, members):
         for path in outputs.files("case", members).values():
             path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {outputs.folder}: cannot be made ({error}); choose another folder") from error
+        raise UserError(
+            f"--output {outputs.folder}: cannot be made ({error}); choose another folder"
+        ) from error
 
 
 def _read(predictor, case, outputs):
     """The PreparedScan of a case, or the Outcome that ends it here."""
-    if outputs.skip_existing and all(path.exists() for path in outputs.files(case.id, len(predictor)).values()):
+    if outputs.skip_existing and all(
+        path.exists() for path in outputs.files(case.id, len(predictor)).values()
+    ):
         return Outcome(case.id, SKIPPED)
     try:
         errors = [finding.text for finding in case.findings if finding.severity == ERROR]
@@ -111,7 +129,9 @@ def _predict(predictor, case, reading, outputs):
         return prepared
     started = time.perf_counter()
     try:
-        analysis = predictor.analyse(prepared, probabilities=outputs.probabilities, uncertainty=outputs.uncertainty)
+        analysis = predictor.analyse(
+            prepared, probabilities=outputs.probabilities, uncertainty=outputs.uncertainty
+        )
     except UserError as error:
         return Outcome(case.id, FAILED, f"{case.id}: {error}")
     return analysis, time.perf_counter() - started
@@ -127,26 +147,46 @@ def _finish(predictor, case, predicted, outputs):
     try:
         reference = Reference.of(case)
         if "probabilities" in files:
-            write_shares(files["probabilities"], _whole_probability(analysis, predictor.channels), reference)
+            write_shares(
+                files["probabilities"], _whole_probability(analysis, predictor.channels), reference
+            )
         for kind in ("entropy", "disagreement"):
             if kind in files:
-                write_shares(files[kind], analysis.prepared.whole(getattr(analysis, kind)), reference)
+                write_shares(
+                    files[kind], analysis.prepared.whole(getattr(analysis, kind)), reference
+                )
         if "overlay" in files:
             draw_overlay(files["overlay"], case.id, analysis.prepared, classes)
         write_labels(files["labels"], classes, reference, outputs.labels or case.convention)
     except UserError as error:
         return Outcome(case.id, FAILED, f"{case.id}: {error}")
     voxel_ml = float(np.prod(reference.spacing_mm)) / 1000
-    volumes = {region: int(mask.sum()) * voxel_ml for region, mask in zip(REGIONS, region_masks(classes), strict=True)}
+    volumes = {
+        region: int(mask.sum()) * voxel_ml
+        for region, mask in zip(REGIONS, region_masks(classes), strict=True)
+    }
     tumour = analysis.classes > 0
-    mean_entropy = float(analysis.entropy[tumour].mean()) if analysis.entropy is not None and tumour.any() else None
+    mean_entropy = (
+        float(analysis.entropy[tumour].mean())
+        if analysis.entropy is not None and tumour.any()
+        else None
+    )
     picture = thumbnail(analysis.prepared, classes) if outputs.page else b""
-    return Outcome(case.id, DONE, volumes_ml=volumes, predict_s=predict_s, mean_entropy=mean_entropy, thumbnail=picture)
+    return Outcome(
+        case.id,
+        DONE,
+        volumes_ml=volumes,
+        predict_s=predict_s,
+        mean_entropy=mean_entropy,
+        thumbnail=picture,
+    )
 
 
 def _whole_probability(analysis, channels):
     """(x, y, z, K) on the source's whole grid, channels last as NIfTI has them; outside the brain, background is certain."""
-    whole = np.stack([analysis.prepared.whole(channel) for channel in analysis.probability], axis=-1)
+    whole = np.stack(
+        [analysis.prepared.whole(channel) for channel in analysis.probability], axis=-1
+    )
     if channels[0] == "background":
         outside = analysis.prepared.whole(np.ones(analysis.classes.shape, bool)) == 0
         whole[outside, 0] = 1
@@ -156,14 +196,24 @@ def _whole_probability(analysis, channels):
 def write_record(predictor, outcomes, outputs, names):
     """Write predictions.json, and the page where it is asked for; returns what predictions.json holds."""
     cases = [
-        {"case": o.case, "state": o.state, "error": o.error, "volumes_ml": o.volumes_ml, "predict_s": o.predict_s, "mean_entropy": o.mean_entropy}
+        {
+            "case": o.case,
+            "state": o.state,
+            "error": o.error,
+            "volumes_ml": o.volumes_ml,
+            "predict_s": o.predict_s,
+            "mean_entropy": o.mean_entropy,
+        }
         for o in outcomes
     ]
     record = {
-        "members": names, "channels": list(predictor.channels), "labels": outputs.labels or "each case's own",
-        "inference": [asdict(member.inference) for member in predictor.members], "postprocessing": asdict(predictor.postprocessing),
+        "members": names,
+        "channels": list(predictor.channels),
+        "labels": outputs.labels or "each case's own",
+        "inference": [asdict(member.inference) for member in predictor.members],
+        "postprocessing": asdict(predictor.postprocessing),
         "cases": cases,
-    }  # fmt: skip
+    }
     write_json(outputs.folder / "predictions.json", record)
     if outputs.page:
         write_page(outputs.folder / "predictions.html", outcomes, predictor.summary)

@@ -23,18 +23,27 @@ class Grids:
 def source_box(grids):
     """Slices of the source's grid outside which nothing of the box arrives by trilinear interpolation."""
     slices = []
-    for start, side, working, source in zip(grids.offset, grids.shape, grids.working_shape, grids.source_shape, strict=True):
+    for start, side, working, source in zip(
+        grids.offset, grids.shape, grids.working_shape, grids.source_shape, strict=True
+    ):
         if working == source:
             slices.append(slice(start, start + side))
             continue
         scale = source / working
-        slices.append(slice(max(0, int((start - 1) * scale)), min(source, int((start + side + 1) * scale) + 1)))
+        slices.append(
+            slice(
+                max(0, int((start - 1) * scale)), min(source, int((start + side + 1) * scale) + 1)
+            )
+        )
     return tuple(slices)
 
 
 def union(boxes):
     """The smallest box around several."""
-    return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
+    return tuple(
+        slice(min(s.start for s in sides), max(s.stop for s in sides))
+        for sides in zip(*boxes, strict=True)
+    )
 
 
 def to_source(array, grids, box):
@@ -53,7 +62,12 @@ def coverage(grids, box, device):
 
 
 def _along(array, dim, grids, axis, side):
-    start, length, working, source = grids.offset[axis], grids.shape[axis], grids.working_shape[axis], grids.source_shape[axis]
+    start, length, working, source = (
+        grids.offset[axis],
+        grids.shape[axis],
+        grids.working_shape[axis],
+        grids.source_shape[axis],
+    )
     if working == source and (side.start, side.stop) == (start, start + length):
         return array
     weights = _interpolation(start, length, working, source, side, array.device)
@@ -62,7 +76,9 @@ def _along(array, dim, grids, axis, side):
 
 def _interpolation(start, length, working, source, side, device):
     """(voxels of `side`, voxels of the box): linear weights along one axis, edges on edges, the outermost voxel repeated at the border."""
-    centre = (torch.arange(side.start, side.stop, device=device, dtype=torch.float64) + 0.5) * (working / source) - 0.5
+    centre = (torch.arange(side.start, side.stop, device=device, dtype=torch.float64) + 0.5) * (
+        working / source
+    ) - 0.5
     centre = centre.clamp(0, working - 1)
     low = centre.floor()
     share = (centre - low).float()

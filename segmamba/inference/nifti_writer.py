@@ -12,7 +12,10 @@ from segmamba.errors import UserError
 from segmamba.files import write_bytes
 
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation of RAS+
-LABEL_LEVEL, MAP_LEVEL = 6, 1  # gzip: a label map takes 24 ms and 30 kB (22 ms and 69 kB at level 1), a map of probabilities seconds
+LABEL_LEVEL, MAP_LEVEL = (
+    6,
+    1,
+)  # gzip: a label map takes 24 ms and 30 kB (22 ms and 69 kB at level 1), a map of probabilities seconds
 FULL_SCALE = 65535  # a share in [0, 1] is stored as uint16 of this scale: NIfTI has no half precision, and bytes are too coarse for probabilities
 
 
@@ -27,14 +30,18 @@ class Reference:
     @classmethod
     def of(cls, case):
         """The grid of a Case's T1ce, or of its first modality where there is none of its own."""
-        path = case.images.get("T1ce") or next(case.images[m] for m in MODALITIES if m in case.images)
+        path = case.images.get("T1ce") or next(
+            case.images[m] for m in MODALITIES if m in case.images
+        )
         try:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 kind = image_class(file.read(4))
             stored = kind.from_filename(path)
             return cls(kind, stored.header, stored.affine)
         except DAMAGED as error:
-            raise UserError(f"{path}: damaged or not a NIfTI file ({error}); copy or download it again") from error
+            raise UserError(
+                f"{path}: damaged or not a NIfTI file ({error}); copy or download it again"
+            ) from error
 
     @property
     def spacing_mm(self):
@@ -48,7 +55,9 @@ class Reference:
         header = self.header.copy()
         header.set_data_dtype(array.dtype)
         header.set_slope_inter(None, None)
-        header["cal_min"] = header["cal_max"] = 0  # the window of the source's grey values would hide labels in a viewer
+        header["cal_min"] = header["cal_max"] = (
+            0  # the window of the source's grey values would hide labels in a viewer
+        )
         return self.image_class(np.ascontiguousarray(array), self.affine, header)
 
 
@@ -69,4 +78,6 @@ def _write(path, image, level):
     try:
         return write_bytes(path, gzip.compress(image.to_bytes(), level, mtime=0))
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error}); free space or choose another --output") from error
+        raise UserError(
+            f"{path}: cannot be written ({error}); free space or choose another --output"
+        ) from error

@@ -34,13 +34,27 @@ def thumbnail(prepared, classes):
 
 def _draw_rows(panels, modalities, prepared, classes, *, titles=True):
     spacing_mm = min(prepared.images)
-    image = to_source(torch.from_numpy(np.array(prepared.images[spacing_mm])).float(), prepared.grids[spacing_mm], prepared.box).numpy()
+    image = to_source(
+        torch.from_numpy(np.array(prepared.images[spacing_mm])).float(),
+        prepared.grids[spacing_mm],
+        prepared.box,
+    ).numpy()
     inside = classes[prepared.box]
-    shown = inside > 0 if inside.any() else image[0] != 0  # without a tumour: through the middle of the brain
+    shown = (
+        inside > 0 if inside.any() else image[0] != 0
+    )  # without a tumour: through the middle of the brain
     centre, box = busiest_slices(shown), tuple(slice(None) for _ in range(3))
     for row, modality in zip(panels, modalities, strict=True):
         for axis, panel in enumerate(row):
-            draw_plane(panel, image[MODALITIES.index(modality)], inside, np.zeros_like(inside), axis, centre[axis], box)
+            draw_plane(
+                panel,
+                image[MODALITIES.index(modality)],
+                inside,
+                np.zeros_like(inside),
+                axis,
+                centre[axis],
+                box,
+            )
             if titles:
                 panel.set_title(f"{modality}, {PLANES[axis]}", fontsize=9)
 

@@ -54,7 +54,10 @@ class PreparedScan:
 
     def whole(self, array):
         """A NumPy array (x, y, z) on the box, put into the source's grid; zeros around it."""
-        margins = [(side.start, full - side.stop) for side, full in zip(self.box, self.source_shape, strict=True)]
+        margins = [
+            (side.start, full - side.stop)
+            for side, full in zip(self.box, self.source_shape, strict=True)
+        ]
         return np.pad(array, margins)
 
 
@@ -93,7 +96,9 @@ class Predictor:
         self.postprocessing = postprocessing or PostprocessConfig()
         self._postprocessing_from = postprocessing_from
         self.device = self.members[0].device
-        self.channels = REGIONS if any(member.channels == REGIONS for member in self.members) else CLASSES
+        self.channels = (
+            REGIONS if any(member.channels == REGIONS for member in self.members) else CLASSES
+        )
 
     def __len__(self):
         return len(self.members)
@@ -125,11 +130,12 @@ class Predictor:
         mean, entropies = vote_with_entropy(members) if uncertainty else (self.vote(members), None)
         classes = likeliest(mean, self.channels, self.postprocessing, lambda: self._guide(prepared))
         return Analysis(
-            prepared, classes.cpu().numpy(),
+            prepared,
+            classes.cpu().numpy(),
             probability=mean.cpu().numpy() if probabilities else None,
             entropy=entropies[0].cpu().numpy() if uncertainty else None,
             disagreement=entropies[1].cpu().numpy() if uncertainty and len(self) > 1 else None,
-        )  # fmt: skip
+        )
 
     def finish(self, analysis):
         """The CPU's part of a prediction, in any thread: uint8 NumPy (x, y, z) on the source's grid, without small components."""
@@ -147,15 +153,23 @@ class Predictor:
         """Yield each member's float32 (K, x, y, z) on `prepared.box` of the source's grid, in this predictor's channels."""
         on_device, covered = {}, {}
         for spacing_mm, image in prepared.images.items():
-            on_device[spacing_mm] = torch.from_numpy(np.array(image)).to(self.device, non_blocking=True).float()
+            on_device[spacing_mm] = (
+                torch.from_numpy(np.array(image)).to(self.device, non_blocking=True).float()
+            )
             covered[spacing_mm] = coverage(prepared.grids[spacing_mm], prepared.box, self.device)
         for member in self.members:
             spacing_mm = member.config.data.spacing_mm
-            probability = to_source(member.probabilities(on_device[spacing_mm]), prepared.grids[spacing_mm], prepared.box)
+            probability = to_source(
+                member.probabilities(on_device[spacing_mm]),
+                prepared.grids[spacing_mm],
+                prepared.box,
+            )
             if member.channels == CLASSES:
                 probability[0] += 1 - covered[spacing_mm]
             if not probability.isfinite().all():
-                raise UserError("a member's probabilities are not finite: its training has diverged; choose another checkpoint")
+                raise UserError(
+                    "a member's probabilities are not finite: its training has diverged; choose another checkpoint"
+                )
             yield in_channels(probability, member.channels, self.channels)
 
     @staticmethod
@@ -163,12 +177,17 @@ class Predictor:
         """The mean of an iterable of (K, x, y, z), one at a time in memory."""
         total, count = None, 0
         for probability in probabilities:
-            total, count = probability.clone() if total is None else total.add_(probability), count + 1
+            total, count = (
+                probability.clone() if total is None else total.add_(probability),
+                count + 1,
+            )
         return total.div_(count)
 
     def decide(self, probability, prepared):
         """float32 (K, x, y, z) on `prepared.box` as internal classes, uint8 NumPy (x, y, z) on the box, post-processed."""
-        classes = likeliest(probability, self.channels, self.postprocessing, lambda: self._guide(prepared))
+        classes = likeliest(
+            probability, self.channels, self.postprocessing, lambda: self._guide(prepared)
+        )
         return postprocess_classes(classes.cpu().numpy(), self.postprocessing)
 
     def _guide(self, prepared):
@@ -187,7 +206,9 @@ def load_predictor(paths, device="auto", *, inference=None, changes=None, postpr
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
-        raise UserError("no checkpoint given; name a run's folder or its checkpoints/best_metric_model.pth")
+        raise UserError(
+            "no checkpoint given; name a run's folder or its checkpoints/best_metric_model.pth"
+        )
     device = device if isinstance(device, torch.device) else choose_device(device)
     members = [load_member(path, device, inference, changes) for path in paths]
     if postprocessing is None and len(paths) == 1 and (file := postprocess_file(paths[0])):
@@ -205,7 +226,9 @@ def load_member(path, device, inference=None, changes=None):
         model.load_state_dict(state.get("model", state))
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{weights}: its weights do not fit the network of {config_file} ({reason}); keep a run's files together") from error
+        raise UserError(
+            f"{weights}: its weights do not fit the network of {config_file} ({reason}); keep a run's files together"
+        ) from error
     return Member(model, config, device, inference)
 
 
@@ -213,21 +236,40 @@ def find_checkpoint(path):
     """(weights, config.json) of a run's folder, a folder that holds both, or a weights file with config.json beside or above it."""
     path = Path(path)
     if path.is_dir():
-        found = [f for folder in (path / "checkpoints", path) for f in [folder / "best_metric_model.pth"] if f.is_file()]
+        found = [
+            f
+            for folder in (path / "checkpoints", path)
+            for f in [folder / "best_metric_model.pth"]
+            if f.is_file()
+        ]
         if not found:
-            raise UserError(f"{path}: holds no checkpoints/best_metric_model.pth; give a run's folder or a checkpoint file")
+            raise UserError(
+                f"{path}: holds no checkpoints/best_metric_model.pth; give a run's folder or a checkpoint file"
+            )
         weights = found[0]
     elif path.is_file():
         weights = path
     else:
-        raise UserError(f"{path}: no such checkpoint; give a run's folder or its checkpoints/best_metric_model.pth")
+        raise UserError(
+            f"{path}: no such checkpoint; give a run's folder or its checkpoints/best_metric_model.pth"
+        )
     configs = [folder / "config.json" for folder in (weights.parent, weights.parent.parent)]
     if config := next((c for c in configs if c.is_file()), None):
         return weights, config
-    raise UserError(f"{weights}: no config.json beside it or in the folder above; copy the one of its run there")
+    raise UserError(
+        f"{weights}: no config.json beside it or in the folder above; copy the one of its run there"
+    )
 
 
 def postprocess_file(path):
     """The postprocessing.json that belongs to a checkpoint path, beside its weights or its config.json; None without one."""
     weights, config = find_checkpoint(path)
-    return next((f for folder in (weights.parent, config.parent) for f in [folder / POSTPROCESS_FILE] if f.is_file()), None)
+    return next(
+        (
+            f
+            for folder in (weights.parent, config.parent)
+            for f in [folder / POSTPROCESS_FILE]
+            if f.is_file()
+        ),
+        None,
+    )

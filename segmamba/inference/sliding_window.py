@@ -43,9 +43,20 @@ def predict_windows(forward, image, window, *, overlap, batch_size):
     shape = image.shape[1:]
     missing = [max(0, w - s) for w, s in zip(window, shape, strict=True)]
     image = F.pad(image, [n for m in reversed(missing) for n in (0, m)])
-    starts = list(itertools.product(*(window_starts(s, w, o) for s, w, o in zip(image.shape[1:], window, overlap, strict=True))))
-    places = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts]
-    total, weight_sum = _accumulate(forward, image, places, gaussian_weights(window, image.device), min(batch_size, len(places)))
+    starts = list(
+        itertools.product(
+            *(
+                window_starts(s, w, o)
+                for s, w, o in zip(image.shape[1:], window, overlap, strict=True)
+            )
+        )
+    )
+    places = [
+        tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts
+    ]
+    total, weight_sum = _accumulate(
+        forward, image, places, gaussian_weights(window, image.device), min(batch_size, len(places))
+    )
     return total.div_(weight_sum)[:, : shape[0], : shape[1], : shape[2]]
 
 
@@ -54,7 +65,9 @@ def _accumulate(forward, image, places, weights, batch_size):
     total, weight_sum = None, torch.zeros(image.shape[1:], device=image.device)
     for at in range(0, len(places), batch_size):
         batch = places[at : at + batch_size]
-        filled = batch + batch[-1:] * (batch_size - len(batch))  # one batch shape alone, for which kernels are chosen once
+        filled = batch + batch[-1:] * (
+            batch_size - len(batch)
+        )  # one batch shape alone, for which kernels are chosen once
         probabilities = forward(torch.stack([image[(slice(None), *place)] for place in filled]))
         for place, probability in zip(batch, probabilities, strict=False):
             if total is None:

@@ -16,7 +16,12 @@ def entropy(probability):
     """(x, y, z) in [0, 1] of class probabilities (4, x, y, z) or region probabilities (3, x, y, z)."""
     if len(probability) == len(CLASSES):
         return torch.special.entr(probability).sum(0).div_(math.log(len(CLASSES))).clamp_(0, 1)
-    return (torch.special.entr(probability) + torch.special.entr(1 - probability)).mean(0).div_(math.log(2)).clamp_(0, 1)
+    return (
+        (torch.special.entr(probability) + torch.special.entr(1 - probability))
+        .mean(0)
+        .div_(math.log(2))
+        .clamp_(0, 1)
+    )
 
 
 def vote_with_entropy(probabilities):
@@ -24,7 +29,11 @@ def vote_with_entropy(probabilities):
     total, own, count = None, None, 0
     for probability in probabilities:
         uncertain = entropy(probability)
-        total, own, count = (probability.clone(), uncertain, 1) if total is None else (total.add_(probability), own.add_(uncertain), count + 1)
+        total, own, count = (
+            (probability.clone(), uncertain, 1)
+            if total is None
+            else (total.add_(probability), own.add_(uncertain), count + 1)
+        )
     mean = total.div_(count)
     common = entropy(mean)
     return mean, (common, (common - own.div_(count)).clamp_(0, 1))

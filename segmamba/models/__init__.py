@@ -39,7 +39,12 @@ def side_multiples(config):
 def decay_groups(model):
     """(decayed, undecayed) parameters: weight decay pulls A_log and D off their scale and norms and biases gain nothing from it."""
     decayed, undecayed = [], []
-    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm, nn.GroupNorm)
+    norms = (
+        nn.modules.batchnorm._BatchNorm,
+        nn.modules.instancenorm._InstanceNorm,
+        nn.LayerNorm,
+        nn.GroupNorm,
+    )
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             free = name in ("A_log", "D") or "bias" in name or isinstance(module, norms)

@@ -13,7 +13,11 @@ TOLERANCE = 0.02  # largest difference in parameters between a network and its c
 def unet_plan(config):
     """Conv blocks at every level: stage 4 and the bottleneck have as many as stage 3."""
     plan = segmamba_plan(config)
-    return Plan(plan.widths, (*config.conv_depths, config.conv_depths[-1], config.conv_depths[-1]), (0,) * len(plan.widths))
+    return Plan(
+        plan.widths,
+        (*config.conv_depths, config.conv_depths[-1], config.conv_depths[-1]),
+        (0,) * len(plan.widths),
+    )
 
 
 def control_plan(config):
@@ -26,9 +30,13 @@ def control_plan(config):
     if not any(plan.mambas):
         return plan
     wanted = _parameters(config, plan)
-    found = next(filter(None, (_widened(config, plan, wanted, factor) for factor in (8, 4, 2, 1))), None)
+    found = next(
+        filter(None, (_widened(config, plan, wanted, factor) for factor in (8, 4, 2, 1))), None
+    )
     if found is None:
-        raise UserError(f"model.name = 'control': no widths come within {TOLERANCE:.0%} of {wanted} parameters; raise model.base_channels")
+        raise UserError(
+            f"model.name = 'control': no widths come within {TOLERANCE:.0%} of {wanted} parameters; raise model.base_channels"
+        )
     return found
 
 
@@ -37,7 +45,9 @@ def _widened(config, plan, wanted, factor):
     low, high, best = 1.0, 4.0, None
     for _ in range(16):
         stretch = (low + high) / 2
-        widths = plan.widths[:2] + tuple(max(round(w * stretch / factor), 1) * factor for w in plan.widths[2:])
+        widths = plan.widths[:2] + tuple(
+            max(round(w * stretch / factor), 1) * factor for w in plan.widths[2:]
+        )
         candidate = dataclasses.replace(plan, widths=widths, mambas=(0,) * len(widths))
         surplus = _parameters(config, candidate) / wanted - 1
         if best is None or abs(surplus) < best[0]:

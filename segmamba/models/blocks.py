@@ -25,7 +25,10 @@ class InstanceNorm(nn.InstanceNorm3d):
         super().__init__(channels, affine=True)
 
     def forward(self, x):
-        samples = [F.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps) for sample in x.split(1)]
+        samples = [
+            F.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for sample in x.split(1)
+        ]
         return torch.cat(samples)
 
 
@@ -39,10 +42,19 @@ class Conv(nn.Conv3d):
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
-        single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():  # its backward would choose for itself again
+        single_on_cpu = (
+            x.shape[0] == 1
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+        )
+        if (
+            not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        ):  # its backward would choose for itself again
             return super().forward(x)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+        return torch.mkldnn_convolution(
+            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
 
     def narrow_input(self, x):
         """x in autocast's type where our own kernel takes it, else None."""
@@ -81,7 +93,11 @@ class Shift(nn.Module):
 def conv_norm_relu(conv, norm, x):
     """relu(norm(conv(x))); one pass over memory where the norm is folded and our own kernel convolves."""
     narrow = conv.narrow_input(x) if isinstance(norm, Shift) else None
-    return relu(norm(conv(x))) if narrow is None else narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
+    return (
+        relu(norm(conv(x)))
+        if narrow is None
+        else narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
+    )
 
 
 class ConvBlock(nn.Module):
@@ -93,7 +109,11 @@ class ConvBlock(nn.Module):
         self.norm1 = norm_layer(norm, out_channels)
         self.conv2 = Conv(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm2 = norm_layer(norm, out_channels)
-        self.shortcut = nn.Identity() if in_channels == out_channels else PointwiseConv(in_channels, out_channels, bias=False)
+        self.shortcut = (
+            nn.Identity()
+            if in_channels == out_channels
+            else PointwiseConv(in_channels, out_channels, bias=False)
+        )
 
     def forward(self, x):
         inner = conv_norm_relu(self.conv1, self.norm1, x)
@@ -104,14 +124,20 @@ class Downsample(nn.Sequential):
     """Halves the resolution: 2x2x2 convolution of stride 2, norm, ReLU."""
 
     def __init__(self, in_channels, out_channels, norm):
-        super().__init__(Conv(in_channels, out_channels, 2, stride=2, bias=False), norm_layer(norm, out_channels), nn.ReLU(inplace=True))
+        super().__init__(
+            Conv(in_channels, out_channels, 2, stride=2, bias=False),
+            norm_layer(norm, out_channels),
+            nn.ReLU(inplace=True),
+        )
 
 
 def upsample_layer(kind, in_channels, out_channels):
     """Doubles the resolution. Convolution before interpolation: the two commute, and there are 8 times fewer voxels before."""
     if kind == "transposed":
         return nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
-    return nn.Sequential(PointwiseConv(in_channels, out_channels), nn.Upsample(scale_factor=2, mode="trilinear"))
+    return nn.Sequential(
+        PointwiseConv(in_channels, out_channels), nn.Upsample(scale_factor=2, mode="trilinear")
+    )
 
 
 class AttentionGate(nn.Module):
@@ -145,7 +171,11 @@ def checkpointed(module, *inputs):
 @contextlib.contextmanager
 def _unchanged_statistics(module):
     """Batch norms normalise as in training, but a second forward pass does not count a second time in their running statistics."""
-    norms = [(m, m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
+    norms = [
+        (m, m.momentum, m.num_batches_tracked)
+        for m in module.modules()
+        if isinstance(m, nn.BatchNorm3d)
+    ]
     for norm, _, _ in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:

@@ -42,7 +42,9 @@ def describe_network(model_config, *, patch_size, batch_size, dtype=None):
     dtype: the autocast type, None for fp32. Takes whatever `build_model` builds; a network that is not a SegMamba is
     described by its direct children.
     """
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.segmamba.portable_scan: _scan_flops})
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.segmamba.portable_scan: _scan_flops}
+    )
     with fake_network(model_config) as model, counter, fake_autocast(dtype):
         tally = _Tally(model, counter)
         with saved_tensors_hooks(tally.keep, lambda tensor: tensor):
@@ -57,7 +59,14 @@ def describe_arms(model_configs, *, patch_size, batch_size=1):
         parts = describe_network(config, patch_size=patch_size, batch_size=batch_size)
         flops = sum(part.forward_flops for part in parts)
         parameters = sum(part.parameters for part in parts)
-        rows.append({"arm": arm, "parameters": parameters, "forward_flops": flops, "training_flops": TRAINING_PASSES * flops})
+        rows.append(
+            {
+                "arm": arm,
+                "parameters": parameters,
+                "forward_flops": flops,
+                "training_flops": TRAINING_PASSES * flops,
+            }
+        )
     return rows
 
 
@@ -71,7 +80,13 @@ def fake_network(model_config):
     model, mode = build_model(replace(model_config, scan="portable")).train(), FakeTensorMode()
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(mode.from_tensor(parameter.detach()), requires_grad=parameter.requires_grad))
+            setattr(
+                module,
+                name,
+                nn.Parameter(
+                    mode.from_tensor(parameter.detach()), requires_grad=parameter.requires_grad
+                ),
+            )
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, mode.from_tensor(buffer))
     with mode:
@@ -107,16 +122,24 @@ class _Tally:
         counted = set()
         for name, module in _named_parts(model):
             part = self._parts.setdefault(name, Part(name))
-            fresh = [p for p in module.parameters() if p not in counted]  # some networks register a module twice
+            fresh = [
+                p for p in module.parameters() if p not in counted
+            ]  # some networks register a module twice
             counted.update(fresh)
             part.parameters += sum(p.numel() for p in fresh)
             module.register_forward_pre_hook(lambda _module, _inputs, part=part: self._enter(part))
-            module.register_forward_hook(lambda _module, _inputs, output, part=part: self._leave(part, output))
+            module.register_forward_hook(
+                lambda _module, _inputs, output, part=part: self._leave(part, output)
+            )
 
     def parts(self):
         """The parts that have or did something."""
         self._book_flops()
-        return [part for part in (*self._parts.values(), *self._running) if part.parameters or part.forward_flops or part.kept_bytes]
+        return [
+            part
+            for part in (*self._parts.values(), *self._running)
+            if part.parameters or part.forward_flops or part.kept_bytes
+        ]
 
     def keep(self, tensor):
         storage = tensor.untyped_storage()
@@ -144,7 +167,9 @@ class _Tally:
 def _named_parts(model):
     """(name, module) of the parts; modules of one part share its name."""
     children = list(model.named_children())
-    if len(children) == 1 and not isinstance(children[0][1], nn.ModuleList):  # a wrapper says nothing: look inside
+    if len(children) == 1 and not isinstance(
+        children[0][1], nn.ModuleList
+    ):  # a wrapper says nothing: look inside
         return _named_parts(children[0][1]) or children
     named = []
     for name, child in children:

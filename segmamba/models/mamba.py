@@ -23,7 +23,9 @@ class Way:
     def sequence(self, tokens, sides):
         """Tokens (B, L, C) in memory order as the sequence that this way reads."""
         if self.axes != (0, 1, 2):
-            tokens = tokens.unflatten(1, sides).permute(0, *(1 + a for a in self.axes), 4).flatten(1, 3)
+            tokens = (
+                tokens.unflatten(1, sides).permute(0, *(1 + a for a in self.axes), 4).flatten(1, 3)
+            )
         return tokens.flip(1) if self.backwards else tokens
 
     def undo(self, tokens, sides):
@@ -50,7 +52,11 @@ class Scan(nn.Module):
 
     def __init__(self, channels, inner, *, d_state, d_conv, implementation):
         super().__init__()
-        self.dt_rank, self.d_state, self.implementation = math.ceil(channels / 16), d_state, implementation
+        self.dt_rank, self.d_state, self.implementation = (
+            math.ceil(channels / 16),
+            d_state,
+            implementation,
+        )
         self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, inner)
@@ -61,16 +67,24 @@ class Scan(nn.Module):
     def _init_step_size(self, low=1e-3, high=1e-1, floor=1e-4):
         """softplus(dt_proj.bias) is log-uniform in [low, high] (Gu & Dao 2023, section 3.6; limits of their code)."""
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        step = torch.exp(torch.rand_like(self.dt_proj.bias) * math.log(high / low) + math.log(low)).clamp_min(floor)
+        step = torch.exp(
+            torch.rand_like(self.dt_proj.bias) * math.log(high / low) + math.log(low)
+        ).clamp_min(floor)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+            self.dt_proj.bias.copy_(
+                step + torch.log(-torch.expm1(-step))
+            )  # the inverse of softplus
 
     def forward(self, x):
-        x = causal_conv_silu(x, self.conv1d.weight, self.conv1d.bias, implementation=self.implementation)
+        x = causal_conv_silu(
+            x, self.conv1d.weight, self.conv1d.bias, implementation=self.implementation
+        )
         delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)  # the scan adds the bias, in fp32
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        return selective_scan(x, delta, A, B, C, self.D, self.dt_proj.bias, implementation=self.implementation)
+        return selective_scan(
+            x, delta, A, B, C, self.D, self.dt_proj.bias, implementation=self.implementation
+        )
 
 
 class Mamba(nn.Module):
@@ -85,7 +99,10 @@ class Mamba(nn.Module):
 
     def forward(self, tokens, sides):
         x, gate = self.in_proj(tokens).chunk(2, dim=-1)
-        y = sum(way.undo(scan(way.sequence(x, sides)), sides) for way, scan in zip(self.ways, self.scans, strict=True))
+        y = sum(
+            way.undo(scan(way.sequence(x, sides)), sides)
+            for way, scan in zip(self.ways, self.scans, strict=True)
+        )
         return self.out_proj(y * F.silu(gate))
 
 
@@ -96,7 +113,14 @@ class MambaBlock(nn.Module):
         super().__init__()
         ways = scan_ways(config.scan_order, config.scan_axes)
         self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, ways, expand=config.expand, d_state=config.d_state, d_conv=config.d_conv, implementation=config.scan)
+        self.mamba = Mamba(
+            channels,
+            ways,
+            expand=config.expand,
+            d_state=config.d_state,
+            d_conv=config.d_conv,
+            implementation=config.scan,
+        )
 
     def forward(self, x):
         sides = x.shape[2:]

@@ -24,12 +24,24 @@ WIDTH, TILE_D = 64, 4  # voxels along w and d of a block, as in narrow_conv.cu
 def fits(x, weight):
     """Whether `narrow_conv` takes these: on a Hopper GPU, half precision, 4, 32 or 64 to 32 channels, a width that fills the tiles."""
     out_channels, in_channels, *kernel = weight.shape
-    if not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16) or kernel != [3, 3, 3] or out_channels != CHANNELS:
+    if (
+        not x.is_cuda
+        or x.dtype not in (torch.bfloat16, torch.float16)
+        or kernel != [3, 3, 3]
+        or out_channels != CHANNELS
+    ):
         return False
     depth, height, width = x.shape[2:]
     filled = width / (-(-width // WIDTH) * WIDTH)
-    known = in_channels in (CHANNELS, 2 * CHANNELS) or (in_channels == STEM_CHANNELS and not x.requires_grad)
-    return known and filled >= 0.75 and 64 * depth * height * width < 2**31 and _available(x.device.index or 0)
+    known = in_channels in (CHANNELS, 2 * CHANNELS) or (
+        in_channels == STEM_CHANNELS and not x.requires_grad
+    )
+    return (
+        known
+        and filled >= 0.75
+        and 64 * depth * height * width < 2**31
+        and _available(x.device.index or 0)
+    )
 
 
 @constant_result
@@ -42,8 +54,13 @@ def obstacle(device=0):
     """Why cuDNN convolves on this CUDA device, in words; None where these kernels do."""
     capability = torch.cuda.get_device_capability(device)
     if capability != (9, 0):
-        return f"needs a GPU of compute capability 9.0 (Hopper), not {'.'.join(map(str, capability))}"
-    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        return (
+            f"needs a GPU of compute capability 9.0 (Hopper), not {'.'.join(map(str, capability))}"
+        )
+    if (
+        importlib.util.find_spec("cuda") is None
+        or importlib.util.find_spec("cuda.bindings") is None
+    ):
         return "cuda-bindings is not installed (torch's CUDA wheels for Linux bring it)"
     return None
 
@@ -96,7 +113,15 @@ def _convolve(x, packed, shift):
     shared = packed[0].nbytes + 4 * _slot(x, TILE_D + 2) + 64
     for first, part in enumerate(packed):
         tensors = [x, x[:, CHANNELS * more :], part, y[:, first * CHANNELS :], shift]
-        _launch("convolution", x, grid, 640, shared, tensors, [*y.shape[2:], x.shape[1], y.shape[1], span, more])
+        _launch(
+            "convolution",
+            x,
+            grid,
+            640,
+            shared,
+            tensors,
+            [*y.shape[2:], x.shape[1], y.shape[1], span, more],
+        )
     return y
 
 
@@ -107,7 +132,15 @@ def _gradient_parts(dy: Tensor, x: Tensor) -> Tensor:
     stem, shared = x.shape[1] == PAIR, 3 * _slot(x, TILE_D + 2) + 7 * TILE_D * WIDTH * 2 * CHANNELS
     for first, part in enumerate(parts):
         integers = [*dy.shape[2:], x.shape[1], CHANNELS, span]
-        _launch("weight_gradient", x, grid, 128 if stem else 640, shared, [x[:, first * CHANNELS :], dy, part], integers)
+        _launch(
+            "weight_gradient",
+            x,
+            grid,
+            128 if stem else 640,
+            shared,
+            [x[:, first * CHANNELS :], dy, part],
+            integers,
+        )
     return parts
 
 
@@ -125,14 +158,22 @@ def _backward(ctx, dy):
     if ctx.needs_input_grad[1]:
         parts = _gradient_parts(dy, x).sum(1)
         if x.shape[1] == PAIR:  # (1, kd, kh, kw and channel, output)
-            dweight = parts.reshape(3, 3, 4, STEM_CHANNELS, CHANNELS)[:, :, :3].permute(4, 3, 0, 1, 2)
+            dweight = parts.reshape(3, 3, 4, STEM_CHANNELS, CHANNELS)[:, :, :3].permute(
+                4, 3, 0, 1, 2
+            )
         else:
-            dweight = parts.reshape(-1, 3, 3, 2, 3, 16, CHANNELS).permute(6, 0, 3, 5, 1, 4, 2).reshape(weight.shape)
+            dweight = (
+                parts.reshape(-1, 3, 3, 2, 3, 16, CHANNELS)
+                .permute(6, 0, 3, 5, 1, 4, 2)
+                .reshape(weight.shape)
+            )
         dweight = dweight.to(weight.dtype).contiguous(memory_format=torch.channels_last_3d)
     return dx, dweight, None
 
 
-_convolution.register_autograd(_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]))
+_convolution.register_autograd(
+    _backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2])
+)
 
 
 def _packed(weight, dtype):
@@ -142,10 +183,20 @@ def _packed(weight, dtype):
     """
     weight = weight.to(dtype).flip(3).unflatten(0, (-1, 4, 4, 2))  # 32 outputs: thread, tile, 2
     if weight.shape[4] == STEM_CHANNELS:
-        taps = F.pad(weight, (0, 1)).unflatten(-1, (2, 2))  # (.., channel, kd, kh, group, kw of the group)
-        return taps.permute(0, 5, 7, 6, 2, 1, 3, 8, 4).reshape(-1, 1, 3, 1, 2, 3, CHANNELS, PAIR).contiguous()
+        taps = F.pad(weight, (0, 1)).unflatten(
+            -1, (2, 2)
+        )  # (.., channel, kd, kh, group, kw of the group)
+        return (
+            taps.permute(0, 5, 7, 6, 2, 1, 3, 8, 4)
+            .reshape(-1, 1, 3, 1, 2, 3, CHANNELS, PAIR)
+            .contiguous()
+        )
     weight = weight.unflatten(4, (-1, 4, 8))
-    return weight.permute(0, 4, 7, 9, 5, 8, 2, 1, 3, 6).reshape(weight.shape[0], -1, 3, 3, 4, 3, CHANNELS, 8).contiguous()
+    return (
+        weight.permute(0, 4, 7, 9, 5, 8, 2, 1, 3, 6)
+        .reshape(weight.shape[0], -1, 3, 3, 4, 3, CHANNELS, 8)
+        .contiguous()
+    )
 
 
 def _output(x, packed):
@@ -156,7 +207,16 @@ def _output(x, packed):
 def _parts(x):
     _, grid = _grid(x, halo=0)
     units, sources = (3, 1) if x.shape[1] == PAIR else (18, x.shape[1] // CHANNELS)
-    return torch.empty(sources, grid[0] * grid[1] * grid[2], units, 3, 16, CHANNELS, dtype=torch.float32, device=x.device)
+    return torch.empty(
+        sources,
+        grid[0] * grid[1] * grid[2],
+        units,
+        3,
+        16,
+        CHANNELS,
+        dtype=torch.float32,
+        device=x.device,
+    )
 
 
 def _volume(x):
@@ -168,12 +228,16 @@ def _grid(x, *, halo):
 
     A block costs its `halo` and about 4 steps to begin and to end, and a weight gradient of its own.
     """
-    batch, depth, height, width = (int(n) for n in (x.shape[0], *_volume(x)))  # a compiled network's symbolic sizes become numbers
+    batch, depth, height, width = (
+        int(n) for n in (x.shape[0], *_volume(x))
+    )  # a compiled network's symbolic sizes become numbers
     tiles_w, tiles_d = -(-width // WIDTH), -(-depth // TILE_D)
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
 
     def steps(span):
-        return -(-(batch * tiles_d * tiles_w * -(-height // span)) // processors) * (span + halo + 4)
+        return -(-(batch * tiles_d * tiles_w * -(-height // span)) // processors) * (
+            span + halo + 4
+        )
 
     span = min(sorted({-(-height // pieces) for pieces in range(1, height // 8 + 2)}), key=steps)
     return span, (tiles_w * -(-height // span), tiles_d, batch)
@@ -192,7 +256,9 @@ def _launch(name, x, grid, threads, shared, tensors, integers):
     types = (*[ctypes.c_void_p] * len(tensors), *[ctypes.c_int] * len(integers))
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream
-        _checked(driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared, stream, (values, types), 0))
+        _checked(
+            driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared, stream, (values, types), 0)
+        )
 
 
 @functools.cache
@@ -203,9 +269,13 @@ def _kernel(name, stem, dtype, device):
     most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
     with torch.cuda.device(device):
-        _, kernel = _checked(driver.cuModuleGetFunction(_module(stem, dtype, device), name.encode()))
+        _, kernel = _checked(
+            driver.cuModuleGetFunction(_module(stem, dtype, device), name.encode())
+        )
         _, shared = _checked(driver.cuDeviceGetAttribute(most, device))
-        _checked(driver.cuFuncSetAttribute(kernel, allowed, shared))  # the kernel's for good, and not only this launch's
+        _checked(
+            driver.cuFuncSetAttribute(kernel, allowed, shared)
+        )  # the kernel's for good, and not only this launch's
     return kernel
 
 

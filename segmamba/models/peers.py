@@ -13,7 +13,14 @@ from segmamba.models.outputs import output_channels
 from segmamba.models.segmamba import MODALITIES, check_sides
 
 MAX_CHANNELS = 320  # nnU-Net's cap for 3-D networks
-STRIDES = (1, 2, 2, 2, 2, (2, 2, 1))  # nnU-Net's plan for 128x128x64: it halves an axis while 4 voxels remain
+STRIDES = (
+    1,
+    2,
+    2,
+    2,
+    2,
+    (2, 2, 1),
+)  # nnU-Net's plan for 128x128x64: it halves an axis while 4 voxels remain
 
 
 class Peer(nn.Module):
@@ -32,18 +39,28 @@ def dynunet(config):
     """MONAI's nnU-Net-like network, with residual blocks off."""
     strides = [(s,) * 3 if isinstance(s, int) else s for s in STRIDES]
     network = _class("monai.networks.nets", "DynUNet")(
-        spatial_dims=3, in_channels=MODALITIES, out_channels=len(output_channels(config)), kernel_size=[3] * len(strides), strides=strides,
-        upsample_kernel_size=strides[1:], filters=_widths(config), norm_name=("INSTANCE", {"affine": True}),
-    )  # fmt: skip
+        spatial_dims=3,
+        in_channels=MODALITIES,
+        out_channels=len(output_channels(config)),
+        kernel_size=[3] * len(strides),
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=_widths(config),
+        norm_name=("INSTANCE", {"affine": True}),
+    )
     return Peer(network, (32, 32, 16))
 
 
 def segresnet(config):
     """MONAI's encoder-heavy residual network (Myronenko 2018, winner of BraTS 2018), without its autoencoder branch."""
     network = _class("monai.networks.nets", "SegResNet")(
-        spatial_dims=3, in_channels=MODALITIES, out_channels=len(output_channels(config)), init_filters=config.base_channels,
-        blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1),
-    )  # fmt: skip
+        spatial_dims=3,
+        in_channels=MODALITIES,
+        out_channels=len(output_channels(config)),
+        init_filters=config.base_channels,
+        blocks_down=(1, 2, 2, 4),
+        blocks_up=(1, 1, 1),
+    )
     return Peer(network, (8, 8, 8))
 
 
@@ -51,9 +68,11 @@ def swinunetr(config):
     """Swin UNETR (Hatamizadeh et al. 2022): feature size 48 at 32 base channels, always a multiple of 12. Its forward needs einops."""
     _class("einops", "rearrange")
     network = _class("monai.networks.nets", "SwinUNETR")(
-        in_channels=MODALITIES, out_channels=len(output_channels(config)), use_checkpoint=False,
+        in_channels=MODALITIES,
+        out_channels=len(output_channels(config)),
+        use_checkpoint=False,
         feature_size=max(round(config.base_channels * 1.5 / 12), 1) * 12,
-    )  # fmt: skip
+    )
     return Peer(network, (32, 32, 32))
 
 
@@ -61,27 +80,47 @@ def nnunet_plain(config):
     """nnU-Net's U-Net: two convolutions a stage."""
     build = _class("dynamic_network_architectures.architectures.unet", "PlainConvUNet")
     stages = len(STRIDES)
-    network = build(n_conv_per_stage=[2] * stages, n_conv_per_stage_decoder=[2] * (stages - 1), **_nnunet_arguments(config))
+    network = build(
+        n_conv_per_stage=[2] * stages,
+        n_conv_per_stage_decoder=[2] * (stages - 1),
+        **_nnunet_arguments(config),
+    )
     return Peer(network, (32, 32, 16))
 
 
 def nnunet_resenc(config):
     """nnU-Net's residual-encoder U-Net, preset M."""
     build = _class("dynamic_network_architectures.architectures.unet", "ResidualEncoderUNet")
-    network = build(n_blocks_per_stage=[1, 3, 4, 6, 6, 6], n_conv_per_stage_decoder=[1] * (len(STRIDES) - 1), **_nnunet_arguments(config))
+    network = build(
+        n_blocks_per_stage=[1, 3, 4, 6, 6, 6],
+        n_conv_per_stage_decoder=[1] * (len(STRIDES) - 1),
+        **_nnunet_arguments(config),
+    )
     return Peer(network, (32, 32, 16))
 
 
-PEERS = {build.__name__: build for build in (dynunet, segresnet, swinunetr, nnunet_plain, nnunet_resenc)}
+PEERS = {
+    build.__name__: build for build in (dynunet, segresnet, swinunetr, nnunet_plain, nnunet_resenc)
+}
 
 
 def _nnunet_arguments(config):
     return {
-        "input_channels": MODALITIES, "num_classes": len(output_channels(config)), "n_stages": len(STRIDES), "features_per_stage": _widths(config),
-        "conv_op": nn.Conv3d, "kernel_sizes": 3, "strides": STRIDES, "conv_bias": True,
-        "norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "dropout_op": None,
-        "nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}, "deep_supervision": False,
-    }  # fmt: skip
+        "input_channels": MODALITIES,
+        "num_classes": len(output_channels(config)),
+        "n_stages": len(STRIDES),
+        "features_per_stage": _widths(config),
+        "conv_op": nn.Conv3d,
+        "kernel_sizes": 3,
+        "strides": STRIDES,
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+        "deep_supervision": False,
+    }
 
 
 def _widths(config):
@@ -93,4 +132,6 @@ def _class(module, name):
         return getattr(importlib.import_module(module), name)
     except ImportError as error:
         package = module.partition(".")[0].replace("_", "-")
-        raise UserError(f"model.name: {name} needs {package}, which cannot be imported ({error}); pip install {package}") from error
+        raise UserError(
+            f"model.name: {name} needs {package}, which cannot be imported ({error}); pip install {package}"
+        ) from error

@@ -64,17 +64,31 @@ def scan_operator(name):
         return importlib.import_module(f"segmamba.models.scan_{name}")
 
     @torch.library.custom_op(f"segmamba::{name}_scan", mutates_args=())
-    def scan(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def scan(
+        x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
         with _without_autocast(x):
-            y, states = module().scan_forward(*(t.contiguous() for t in (x, delta, A, B, C, D, bias)))
+            y, states = module().scan_forward(
+                *(t.contiguous() for t in (x, delta, A, B, C, D, bias))
+            )
         return y.contiguous(), states
 
     @torch.library.custom_op(f"segmamba::{name}_scan_backward", mutates_args=())
     def scan_backward(
-        dy: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor, states: Tensor
+        dy: Tensor,
+        x: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        bias: Tensor,
+        states: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         with _without_autocast(x):
-            gradients = module().scan_backward(*(t.contiguous() for t in (dy, x, delta, A, B, C, D, bias, states)))
+            gradients = module().scan_backward(
+                *(t.contiguous() for t in (dy, x, delta, A, B, C, D, bias, states))
+            )
         return tuple(t.contiguous() for t in gradients)
 
     @scan.register_fake
@@ -89,7 +103,9 @@ def scan_operator(name):
         lambda ctx, dy, _: scan_backward(dy.contiguous(), *ctx.saved_tensors),
         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1]),
     )
-    return lambda *inputs: scan(*(t.contiguous() for t in inputs))[0]  # here, copies are torch.compile's to fuse
+    return lambda *inputs: scan(*(t.contiguous() for t in inputs))[
+        0
+    ]  # here, copies are torch.compile's to fuse
 
 
 def _without_autocast(x):
@@ -99,7 +115,10 @@ def _without_autocast(x):
     return torch.autocast(x.device.type, enabled=False)
 
 
-IMPLEMENTATIONS = {"sequential": sequential_scan, **{name: scan_operator(name) for name in ("portable", "mamba_ssm", "triton")}}
+IMPLEMENTATIONS = {
+    "sequential": sequential_scan,
+    **{name: scan_operator(name) for name in ("portable", "mamba_ssm", "triton")},
+}
 
 
 def choose_scan(requested, device_type, *, compiling=False):
@@ -108,7 +127,10 @@ def choose_scan(requested, device_type, *, compiling=False):
     On a GPU, auto takes Triton inside torch.compile and mamba-ssm outside: the paper network's six scans, forward and backward as CUDA
     graphs on an H100, take 2.4 ms against 3.7 ms, but Triton has more launches, which only a graph makes free.
     """
-    obstacles = {"mamba_ssm": _mamba_ssm_obstacle(device_type), "triton": _triton_obstacle(device_type)}
+    obstacles = {
+        "mamba_ssm": _mamba_ssm_obstacle(device_type),
+        "triton": _triton_obstacle(device_type),
+    }
     if requested == "auto":
         preferred = ("triton", "mamba_ssm") if compiling else ("mamba_ssm", "triton")
         for name in preferred:
@@ -116,15 +138,25 @@ def choose_scan(requested, device_type, *, compiling=False):
                 return name, "the fastest that runs here"
         return "portable", "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
     if obstacles.get(requested):
-        raise UserError(f"model.scan = {requested!r}: {obstacles[requested]}; set model.scan=auto, which takes what runs")
+        raise UserError(
+            f"model.scan = {requested!r}: {obstacles[requested]}; set model.scan=auto, which takes what runs"
+        )
     return requested, "as model.scan says"
 
 
 def _mamba_ssm_obstacle(device_type):
     if device_type != "cuda":
         return f"needs a CUDA device, not {device_type}"
-    missing = [name for name in ("selective_scan_cuda", "causal_conv1d_cuda") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed (pip install '.[cuda]' builds them)" if missing else None
+    missing = [
+        name
+        for name in ("selective_scan_cuda", "causal_conv1d_cuda")
+        if importlib.util.find_spec(name) is None
+    ]
+    return (
+        f"{' and '.join(missing)} not installed (pip install '.[cuda]' builds them)"
+        if missing
+        else None
+    )
 
 
 def _triton_obstacle(device_type):
@@ -135,7 +167,11 @@ def _triton_obstacle(device_type):
     if device_type != "cuda":
         return f"needs a CUDA device, not {device_type}"
     capability = torch.cuda.get_device_capability()
-    return None if capability >= (7, 0) else f"needs a GPU of compute capability 7.0, not {'.'.join(map(str, capability))}"
+    return (
+        None
+        if capability >= (7, 0)
+        else f"needs a GPU of compute capability 7.0, not {'.'.join(map(str, capability))}"
+    )
 
 
 _CHOICES = {}

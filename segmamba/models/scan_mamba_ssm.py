@@ -10,7 +10,9 @@ def scan_forward(x, delta, A, B, C, D, bias):
     """y, and the kernel's own states at every 2048 tokens, (b, c, blocks, 2 n) fp32."""
     import selective_scan_cuda
 
-    y, states, *_ = selective_scan_cuda.fwd(*_kernel_inputs(x, delta, A, B, C, D), None, bias.float(), True)
+    y, states, *_ = selective_scan_cuda.fwd(
+        *_kernel_inputs(x, delta, A, B, C, D), None, bias.float(), True
+    )
     return y.transpose(1, 2), states
 
 
@@ -20,10 +22,15 @@ def scan_backward(dy, x, delta, A, B, C, D, bias, states):
 
     dy = dy.to(x.dtype).transpose(1, 2).contiguous()
     inputs = _kernel_inputs(x, delta, A, B, C, D)
-    dx, ddelta, dA, dB, dC, dD, dbias, *_ = selective_scan_cuda.bwd(*inputs, None, bias.float(), dy, states, None, None, True, False)
+    dx, ddelta, dA, dB, dC, dD, dbias, *_ = selective_scan_cuda.bwd(
+        *inputs, None, bias.float(), dy, states, None, None, True, False
+    )
     dx, ddelta, dB, dC = (t.transpose(1, 2) for t in (dx, ddelta, dB.squeeze(1), dC.squeeze(1)))
     wanted = (x, delta, A, B, C, D, bias)
-    return tuple(got.to(like.dtype) for got, like in zip((dx, ddelta, dA, dB, dC, dD, dbias), wanted, strict=True))
+    return tuple(
+        got.to(like.dtype)
+        for got, like in zip((dx, ddelta, dA, dB, dC, dD, dbias), wanted, strict=True)
+    )
 
 
 def states_shape(x, A, block=2048):
@@ -40,7 +47,13 @@ def causal_conv_silu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
     """SiLU of the causal depthwise convolution along the tokens. x, y (b, l, c), weight (c, 1, width), bias (c)."""
     from causal_conv1d.cpp_functions import causal_conv1d_fwd_function
 
-    return causal_conv1d_fwd_function(_channels_second(x), weight.squeeze(1), bias, None, None, None, True).transpose(1, 2).contiguous()
+    return (
+        causal_conv1d_fwd_function(
+            _channels_second(x), weight.squeeze(1), bias, None, None, None, True
+        )
+        .transpose(1, 2)
+        .contiguous()
+    )
 
 
 @causal_conv_silu.register_fake
@@ -55,7 +68,9 @@ def _causal_conv_backward(
     from causal_conv1d.cpp_functions import causal_conv1d_bwd_function
 
     x, dy, flat = _channels_second(x), _channels_second(dy.to(x.dtype)), weight.squeeze(1)
-    dx, dweight, dbias, *_ = causal_conv1d_bwd_function(x, flat, bias, dy, None, None, None, None, False, True)
+    dx, dweight, dbias, *_ = causal_conv1d_bwd_function(
+        x, flat, bias, dy, None, None, None, None, False, True
+    )
     return dx.transpose(1, 2).contiguous(), dweight.unsqueeze(1), dbias
 
 
@@ -66,7 +81,9 @@ def _(dy, x, weight, bias):
 
 def _channels_second(x):
     """(b, l, c) as (b, c, l): a view where the kernel takes channels innermost (a multiple of 8 of them), else a copy."""
-    channels_innermost = x.shape[-1] % 8 == 0 and x.stride(-1) == 1 and x.stride(1) % 8 == 0 and x.stride(0) % 8 == 0
+    channels_innermost = (
+        x.shape[-1] % 8 == 0 and x.stride(-1) == 1 and x.stride(1) % 8 == 0 and x.stride(0) % 8 == 0
+    )
     return x.transpose(1, 2) if channels_innermost else x.transpose(1, 2).contiguous()
 
 

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_TOKENS = 32
-SEGMENT_ELEMENTS = 2**18  # b * l * n * c of one segment: 1 MiB of fp32. The backward holds five such tensors, as many as caches like
+SEGMENT_ELEMENTS = (
+    2**18
+)  # b * l * n * c of one segment: 1 MiB of fp32. The backward holds five such tensors, as many as caches like
 
 
 def scan_forward(x, delta, A, B, C, D, bias):
@@ -38,7 +40,10 @@ def scan_forward(x, delta, A, B, C, D, bias):
 
 def scan_backward(dy, x, delta, A, B, C, D, bias, borders):
     """dx, d raw delta, dA, dB, dC, dD, d bias, each in the dtype of its input."""
-    dtypes, (dy, x, delta, B, C) = [t.dtype for t in (x, delta, A, B, C, D, bias)], (t.to(A.dtype) for t in (dy, x, delta, B, C))
+    dtypes, (dy, x, delta, B, C) = (
+        [t.dtype for t in (x, delta, A, B, C, D, bias)],
+        (t.to(A.dtype) for t in (dy, x, delta, B, C)),
+    )
     At = A.t().contiguous()
     dx, ddelta, dB, dC = (torch.empty_like(t) for t in (x, delta, B, C))
     dAt, carry = torch.zeros_like(At), torch.zeros_like(borders[0])
@@ -47,7 +52,9 @@ def scan_backward(dy, x, delta, A, B, C, D, bias, borders):
         step = F.softplus(raw)
         decay, u, chunk_decay, scaled = _terms(x[:, span], step, At, B[:, span])
         states, _ = _run(decay, u, chunk_decay, border)
-        dy_chunks, step_chunks, B_chunks, C_chunks = (_chunks(t, len(states)) for t in (dy[:, span], step, B[:, span], C[:, span]))
+        dy_chunks, step_chunks, B_chunks, C_chunks = (
+            _chunks(t, len(states)) for t in (dy[:, span], step, B[:, span], C[:, span])
+        )
         dC[:, span] = _tokens(states @ dy_chunks.unsqueeze(-1), span)
         dstates = C_chunks.unsqueeze(-1) * dy_chunks.unsqueeze(-2)
         carry = _run_back(decay, dstates, chunk_decay, carry)

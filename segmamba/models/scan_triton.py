@@ -18,27 +18,47 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-TOKENS, CHANNELS = 16, 32  # of a program; 32 is the lanes of a warp, and _store_sums is written for 16 x 32
+TOKENS, CHANNELS = (
+    16,
+    32,
+)  # of a program; 32 is the lanes of a warp, and _store_sums is written for 16 x 32
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _rows(pointer, start, pitch, first, count, c, channels, TOKENS: tl.constexpr, BACKWARDS: tl.constexpr):
+def _rows(
+    pointer, start, pitch, first, count, c, channels, TOKENS: tl.constexpr, BACKWARDS: tl.constexpr
+):
     """TOKENS vectors over the channels c, fp32: rows first, first + 1 ... (or first - 1 ...) of `count`, zero where there is none."""
     rows = ()
     for i in tl.static_range(TOKENS):
         row = first - i if BACKWARDS else first + i
         inside = (c < channels) & (row >= 0) & (row < count)
-        rows = rows + (tl.load(pointer + start + row * pitch + c, mask=inside, other=0.0).to(tl.float32),)
+        rows = rows + (
+            tl.load(pointer + start + row * pitch + c, mask=inside, other=0.0).to(tl.float32),
+        )
     return rows
 
 
 @triton.jit
-def _store_rows(values, pointer, start, pitch, first, count, c, channels, TOKENS: tl.constexpr, BACKWARDS: tl.constexpr):
+def _store_rows(
+    values,
+    pointer,
+    start,
+    pitch,
+    first,
+    count,
+    c,
+    channels,
+    TOKENS: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+):
     for i in tl.static_range(TOKENS):
         row = first - i if BACKWARDS else first + i
         inside = (c < channels) & (row >= 0) & (row < count)
-        tl.store(pointer + start + row * pitch + c, values[i].to(pointer.dtype.element_ty), mask=inside)
+        tl.store(
+            pointer + start + row * pitch + c, values[i].to(pointer.dtype.element_ty), mask=inside
+        )
 
 
 @triton.jit
@@ -55,7 +75,12 @@ def _place(length, channels, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
     """This program's first token, its channels, where its sample starts in (b, l, c) and its chunk in (b, k)."""
     batch = tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    return tl.program_id(0) * TOKENS, c, batch * length * channels, batch * tl.num_programs(0) + tl.program_id(0)
+    return (
+        tl.program_id(0) * TOKENS,
+        c,
+        batch * length * channels,
+        batch * tl.num_programs(0) + tl.program_id(0),
+    )
 
 
 @triton.jit
@@ -87,11 +112,26 @@ def _mixing(B, n, N: tl.constexpr, TOKENS: tl.constexpr):
 
 @triton.jit
 def _chunk_state(states, chunk, n, c, exists, channels, N: tl.constexpr):
-    return tl.load(states + (chunk * N + n) * channels + c, mask=(c < channels) & exists & (n < N), other=0.0)
+    return tl.load(
+        states + (chunk * N + n) * channels + c, mask=(c < channels) & exists & (n < N), other=0.0
+    )
 
 
 @triton.jit
-def summary_kernel(x, delta, A, B, bias, states, totals, length, channels, N: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
+def summary_kernel(
+    x,
+    delta,
+    A,
+    B,
+    bias,
+    states,
+    totals,
+    length,
+    channels,
+    N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """states[k]: what chunk k adds to the state behind it; totals[k] (b, k, c): the sum of its steps."""
     first, c, start, chunk = _place(length, channels, TOKENS, CHANNELS)
     steps = _steps(delta, bias, start, first, length, c, channels, TOKENS)
@@ -110,7 +150,17 @@ def summary_kernel(x, delta, A, B, bias, states, totals, length, channels, N: tl
 
 
 @triton.jit
-def carry_kernel(states, totals, A, chunks, channels, N: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, BACKWARDS: tl.constexpr):
+def carry_kernel(
+    states,
+    totals,
+    A,
+    chunks,
+    channels,
+    N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+):
     """In place: states[k] += decay_k * states of the chunk before (behind, if BACKWARDS)."""
     n, c = tl.program_id(0), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     at_totals = tl.program_id(2).to(tl.int64) * chunks * channels
@@ -124,16 +174,35 @@ def carry_kernel(states, totals, A, chunks, channels, N: tl.constexpr, TOKENS: t
         first = begin - done if BACKWARDS else done
         behind = first - TOKENS if BACKWARDS else first + TOKENS
         row_totals, added, carried = next_totals, next_added, ()
-        next_totals = _rows(totals, at_totals, channels, behind, chunks, c, channels, TOKENS, BACKWARDS)
+        next_totals = _rows(
+            totals, at_totals, channels, behind, chunks, c, channels, TOKENS, BACKWARDS
+        )
         next_added = _rows(states, at_states, pitch, behind, chunks, c, channels, TOKENS, BACKWARDS)
         for i in tl.static_range(TOKENS):
             state = tl.exp2(row_totals[i] * A_n) * state + added[i]
             carried = carried + (state,)
-        _store_rows(carried, states, at_states, pitch, first, chunks, c, channels, TOKENS, BACKWARDS)
+        _store_rows(
+            carried, states, at_states, pitch, first, chunks, c, channels, TOKENS, BACKWARDS
+        )
 
 
 @triton.jit
-def output_kernel(x, delta, A, B, C, D, bias, states, y, length, channels, N: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
+def output_kernel(
+    x,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    bias,
+    states,
+    y,
+    length,
+    channels,
+    N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     first, c, start, chunk = _place(length, channels, TOKENS, CHANNELS)
     steps = _steps(delta, bias, start, first, length, c, channels, TOKENS)
     x_rows = _rows(x, start, channels, first, length, c, channels, TOKENS, False)
@@ -142,10 +211,16 @@ def output_kernel(x, delta, A, B, C, D, bias, states, y, length, channels, N: tl
     for i in tl.static_range(TOKENS):
         scaled, y_rows = scaled + (steps[i] * x_rows[i],), y_rows + (skip * x_rows[i],)
     later = tl.program_id(0) > 0
-    next_A, next_state = _rate(A, 0, c, channels, N), _chunk_state(states, chunk - 1, 0, c, later, channels, N)
+    next_A, next_state = (
+        _rate(A, 0, c, channels, N),
+        _chunk_state(states, chunk - 1, 0, c, later, channels, N),
+    )
     for n in range(N):
         A_n, state, sums = next_A, next_state, ()
-        next_A, next_state = _rate(A, n + 1, c, channels, N), _chunk_state(states, chunk - 1, n + 1, c, later, channels, N)
+        next_A, next_state = (
+            _rate(A, n + 1, c, channels, N),
+            _chunk_state(states, chunk - 1, n + 1, c, later, channels, N),
+        )
         B_n, C_n = _mixing(B, n, N, TOKENS), _mixing(C, n, N, TOKENS)
         for i in tl.static_range(TOKENS):
             state = tl.exp2(steps[i] * A_n) * state + scaled[i] * B_n[i]
@@ -155,7 +230,20 @@ def output_kernel(x, delta, A, B, C, D, bias, states, y, length, channels, N: tl
 
 
 @triton.jit
-def summary_back_kernel(dy, delta, A, C, bias, dstates, totals, length, channels, N: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
+def summary_back_kernel(
+    dy,
+    delta,
+    A,
+    C,
+    bias,
+    dstates,
+    totals,
+    length,
+    channels,
+    N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """dstates[k]: what chunk k's own outputs add to the gradient of the state in front of it; totals as above."""
     first, c, start, chunk = _place(length, channels, TOKENS, CHANNELS)
     steps = _steps(delta, bias, start, first, length, c, channels, TOKENS)
@@ -174,9 +262,29 @@ def summary_back_kernel(dy, delta, A, C, bias, dstates, totals, length, channels
 
 @triton.jit
 def gradient_kernel(
-    dy, x, delta, A, B, C, D, bias, states, dstates, dx, ddelta, dB, dC, dD, dbias,
-    batches, length, channels, N: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
+    dy,
+    x,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    bias,
+    states,
+    dstates,
+    dx,
+    ddelta,
+    dB,
+    dC,
+    dD,
+    dbias,
+    batches,
+    length,
+    channels,
+    N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """dx and d raw delta; of the others parts, to be summed: dB, dC (channel block, b, n, l), dD, dbias (b, k, c), dA over `dstates`.
 
     dA's part goes to the slot of dstates that this program alone reads: the chunk behind (for the last chunk slot 0, which nobody reads).
@@ -188,7 +296,11 @@ def gradient_kernel(
     scaled, dscaled, dsteps = (), (), ()
     for i in tl.static_range(TOKENS):
         zero = tl.zeros((CHANNELS,), tl.float32)
-        scaled, dscaled, dsteps = scaled + (steps[i] * x_rows[i],), dscaled + (zero,), dsteps + (zero,)
+        scaled, dscaled, dsteps = (
+            scaled + (steps[i] * x_rows[i],),
+            dscaled + (zero,),
+            dsteps + (zero,),
+        )
     k, chunks = tl.program_id(0), tl.num_programs(0)
     behind = chunk + 1 if k + 1 < chunks else chunk - k
     next_A = _rate(A, 0, c, channels, N)
@@ -220,8 +332,27 @@ def gradient_kernel(
         tl.store(dstates + (behind * N + n) * channels + c, dA, mask=c < channels)
         dscaled, dsteps = new_dscaled, new_dsteps
     _finish(
-        dscaled, dsteps, steps, dy_rows, x, delta, D, bias, dx, ddelta, dD, dbias, start, chunk, first, length, c, channels, TOKENS, CHANNELS
-    )  # fmt: skip
+        dscaled,
+        dsteps,
+        steps,
+        dy_rows,
+        x,
+        delta,
+        D,
+        bias,
+        dx,
+        ddelta,
+        dD,
+        dbias,
+        start,
+        chunk,
+        first,
+        length,
+        c,
+        channels,
+        TOKENS,
+        CHANNELS,
+    )
 
 
 @triton.jit
@@ -246,22 +377,48 @@ def _merge(rows, lane, distance: tl.constexpr):
     upper = (lane & distance) != 0
     merged = ()
     for i in tl.static_range(half):
-        kept, sent = tl.where(upper, rows[i + half], rows[i]), tl.where(upper, rows[i], rows[i + half])
+        kept, sent = (
+            tl.where(upper, rows[i + half], rows[i]),
+            tl.where(upper, rows[i], rows[i + half]),
+        )
         merged = merged + (kept + tl.gather(sent, lane ^ distance, 0),)
     return merged
 
 
 @triton.jit
 def _finish(
-    dscaled, dsteps, steps, dy_rows, x, delta, D, bias, dx, ddelta, dD, dbias, start, chunk, first, length, c, channels,
-    TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
+    dscaled,
+    dsteps,
+    steps,
+    dy_rows,
+    x,
+    delta,
+    D,
+    bias,
+    dx,
+    ddelta,
+    dD,
+    dbias,
+    start,
+    chunk,
+    first,
+    length,
+    c,
+    channels,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """From the gradients of delta x and of the step to those of x, raw delta, D and bias. Loads again what registers could not keep."""
     x_rows = _rows(x, start, channels, first, length, c, channels, TOKENS, False)
     raw = _rows(delta, start, channels, first, length, c, channels, TOKENS, False)
     shift = tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
     skip = tl.load(D + c, mask=c < channels, other=0.0).to(tl.float32)
-    dskip, dshift, dx_rows, ddelta_rows = tl.zeros((CHANNELS,), tl.float32), tl.zeros((CHANNELS,), tl.float32), (), ()
+    dskip, dshift, dx_rows, ddelta_rows = (
+        tl.zeros((CHANNELS,), tl.float32),
+        tl.zeros((CHANNELS,), tl.float32),
+        (),
+        (),
+    )
     for i in tl.static_range(TOKENS):
         inside = first + i < length
         dx_rows = dx_rows + (dscaled[i] * steps[i] + dy_rows[i] * skip,)
@@ -297,9 +454,31 @@ def scan_backward(dy, x, delta, A, B, C, D, bias, states):
     dD, dbias = torch.empty_like(totals), torch.empty_like(totals)
     summary_back_kernel[grid](dy, delta, A, C, bias, dstates, totals, *x.shape[1:], **sizes)
     _carry(dstates, totals, A, grid, sizes, backwards=True)
-    gradient_kernel[grid](dy, x, delta, A, B, C, D, bias, states, dstates, dx, ddelta, dB, dC, dD, dbias, *x.shape, **sizes)
+    gradient_kernel[grid](
+        dy,
+        x,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        bias,
+        states,
+        dstates,
+        dx,
+        ddelta,
+        dB,
+        dC,
+        dD,
+        dbias,
+        *x.shape,
+        **sizes,
+    )
     dA, dD, dbias = dstates.sum((0, 1)).t(), dD.sum((0, 1)), dbias.sum((0, 1))
-    dB, dC = (part.to(B.dtype, copy=True, memory_format=torch.contiguous_format) for part in dBC.sum(1).transpose(2, 3))
+    dB, dC = (
+        part.to(B.dtype, copy=True, memory_format=torch.contiguous_format)
+        for part in dBC.sum(1).transpose(2, 3)
+    )
     return dx, ddelta, dA.to(A.dtype), dB, dC.to(C.dtype), dD.to(D.dtype), dbias.to(bias.dtype)
 
 
@@ -326,4 +505,6 @@ def _whole_chunks(B):
 
 
 def _carry(states, totals, A, grid, sizes, *, backwards):
-    carry_kernel[(A.shape[1], grid[1], grid[2])](states, totals, A, grid[0], A.shape[0], **sizes, BACKWARDS=backwards)
+    carry_kernel[(A.shape[1], grid[1], grid[2])](
+        states, totals, A, grid[0], A.shape[0], **sizes, BACKWARDS=backwards
+    )

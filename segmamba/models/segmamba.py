@@ -19,7 +19,14 @@ from torch import nn
 
 from segmamba.config import LEVELS, SIDE_MULTIPLE
 from segmamba.errors import UserError
-from segmamba.models.blocks import AttentionGate, ConvBlock, Downsample, PointwiseConv, checkpointed, upsample_layer
+from segmamba.models.blocks import (
+    AttentionGate,
+    ConvBlock,
+    Downsample,
+    PointwiseConv,
+    checkpointed,
+    upsample_layer,
+)
 from segmamba.models.mamba import MambaBlock
 from segmamba.models.outputs import output_channels
 
@@ -55,11 +62,18 @@ class SegMamba(nn.Module):
         self.recomputed = {level - 1 for level in config.checkpoint_stages}
         self.stem = ConvBlock(MODALITIES, plan.widths[0], config.norm)
         self.stages = nn.ModuleList(_stage(config, plan, level) for level in range(LEVELS))
-        self.ups = nn.ModuleList(upsample_layer(config.upsample, b, a) for a, b in reversed(list(zip(above, plan.widths[1:], strict=True))))
-        self.gates = nn.ModuleList(AttentionGate(w) if config.attention_gates else _Ungated() for w in reversed(above))
+        self.ups = nn.ModuleList(
+            upsample_layer(config.upsample, b, a)
+            for a, b in reversed(list(zip(above, plan.widths[1:], strict=True)))
+        )
+        self.gates = nn.ModuleList(
+            AttentionGate(w) if config.attention_gates else _Ungated() for w in reversed(above)
+        )
         self.decoders = nn.ModuleList(ConvBlock(2 * w, w, config.norm) for w in reversed(above))
         self.head = PointwiseConv(plan.widths[0], channels)
-        self.deep_heads = nn.ModuleList(PointwiseConv(w, channels) for w in above[1 : 1 + config.deep_supervision])
+        self.deep_heads = nn.ModuleList(
+            PointwiseConv(w, channels) for w in above[1 : 1 + config.deep_supervision]
+        )
 
     def forward(self, x):
         check_sides(x.shape[2:], self.side_multiples)
@@ -71,21 +85,32 @@ class SegMamba(nn.Module):
         for up, gate, decoder in zip(self.ups, self.gates, self.decoders, strict=True):
             skip, level = skips.pop(), len(skips)
             raised = self._run(up, level, decoded[0])
-            decoded.insert(0, self._run(decoder, level, torch.cat([raised, gate(skip, raised)], dim=1)))
+            decoded.insert(
+                0, self._run(decoder, level, torch.cat([raised, gate(skip, raised)], dim=1))
+            )
         logits = self.head(decoded[0])
         if not (self.training and self.deep_heads):
             return logits
-        return [logits, *(head(features) for head, features in zip(self.deep_heads, decoded[1:], strict=False))]
+        return [
+            logits,
+            *(head(features) for head, features in zip(self.deep_heads, decoded[1:], strict=False)),
+        ]
 
     def _run(self, part, level, x):
-        return checkpointed(part, x) if level in self.recomputed and torch.is_grad_enabled() else part(x)
+        return (
+            checkpointed(part, x)
+            if level in self.recomputed and torch.is_grad_enabled()
+            else part(x)
+        )
 
 
 def _stage(config, plan, level):
     width = plan.widths[level]
     down = [Downsample(plan.widths[level - 1], width, config.norm)] if level else []
     convs = [ConvBlock(width, width, config.norm) for _ in range(plan.convs[level])]
-    return nn.Sequential(*down, *convs, *(MambaBlock(width, config) for _ in range(plan.mambas[level])))
+    return nn.Sequential(
+        *down, *convs, *(MambaBlock(width, config) for _ in range(plan.mambas[level]))
+    )
 
 
 class _Ungated(nn.Module):
@@ -101,5 +126,7 @@ def check_sides(sides, multiples):
         if side == 0 or side % multiple:
             low, high = side // multiple * multiple, (side // multiple + 1) * multiple
             nearest = f"{low} or {high}" if low else f"{high}"
-            raise UserError(f"network input of {' x '.join(map(str, sides))} voxels: axis {axis} must be a multiple of {multiple}, not {side}; "
-                            f"nearest: {nearest} (data.patch_size, or pad the volume)")  # fmt: skip
+            raise UserError(
+                f"network input of {' x '.join(map(str, sides))} voxels: axis {axis} must be a multiple of {multiple}, not {side}; "
+                f"nearest: {nearest} (data.patch_size, or pad the volume)"
+            )

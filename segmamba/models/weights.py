@@ -11,7 +11,18 @@ import torch
 from segmamba.errors import UserError
 
 # What torch's reader raises on bytes that it did not write.
-DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, pickle.UnpicklingError, struct.error)
+DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    pickle.UnpicklingError,
+    struct.error,
+)
 
 
 DIGEST_MARK = b"segmamba sha256 "
@@ -38,7 +49,9 @@ def load_checkpoint(path, device="cpu"):
         raise UserError(f"{path}: no such checkpoint") from error
     except DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: damaged or not a checkpoint of this program ({reason})") from error
+        raise UserError(
+            f"{path}: damaged or not a checkpoint of this program ({reason})"
+        ) from error
 
 
 def digest_of(path):
@@ -49,9 +62,15 @@ def digest_of(path):
         tail = file.read()
     record = tail.rfind(ZIP_END)
     comment = tail[record + END_BYTES :]
-    if record >= 0 and len(comment) != int.from_bytes(tail[record + END_BYTES - 2 : record + END_BYTES], "little"):
+    if record >= 0 and len(comment) != int.from_bytes(
+        tail[record + END_BYTES - 2 : record + END_BYTES], "little"
+    ):
         raise ValueError("its end is missing")
-    return comment.removeprefix(DIGEST_MARK).decode("ascii", "replace") if record >= 0 and comment.startswith(DIGEST_MARK) else None
+    return (
+        comment.removeprefix(DIGEST_MARK).decode("ascii", "replace")
+        if record >= 0 and comment.startswith(DIGEST_MARK)
+        else None
+    )
 
 
 def _computed_digest(path):
@@ -72,13 +91,23 @@ def start_from(model, state, source):
     UserError that names `source` and the first tensor that does not.
     """
     wanted = model.state_dict()
-    fits = {name: tensor for name, tensor in state.items() if name in wanted and wanted[name].shape == tensor.shape}
-    misfits = sorted(name for name in wanted.keys() | state.keys() if name not in fits and not name.startswith(HEADS))
+    fits = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in wanted and wanted[name].shape == tensor.shape
+    }
+    misfits = sorted(
+        name
+        for name in wanted.keys() | state.keys()
+        if name not in fits and not name.startswith(HEADS)
+    )
     if misfits:
         name = misfits[0]
         have, want = (tuple(s[name].shape) if name in s else "absent" for s in (state, wanted))
-        raise UserError(f"{source}: not weights of this network: {name} is {have} there and {want} here, and {len(misfits) - 1} more tensors differ; "
-                        "choose the settings of `model` that they were trained with")  # fmt: skip
+        raise UserError(
+            f"{source}: not weights of this network: {name} is {have} there and {want} here, and {len(misfits) - 1} more tensors differ; "
+            "choose the settings of `model` that they were trained with"
+        )
     model.load_state_dict(fits, strict=False)
 
 

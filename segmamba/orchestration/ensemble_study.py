@@ -41,15 +41,40 @@ def finish_ensemble(study, options, expected_gain, progress):
     torch.set_num_threads(options.cpus or torch.get_num_threads())
     for name in names:
         trials = [trial for trial in study.trials if trial.arm.rpartition(" ")[0] == name]
-        plain, flipped = (load_predictor(_checkpoints(trials, split), device, changes=changes, postprocessing=PostprocessConfig())
-                          for changes in (None, {"inference.flips": True}))  # fmt: skip
-        postprocessing, validation[name] = _choose(plain, split, progress.steps(f"{name}: validation"))
-        best = max(range(len(trials)), key=lambda place: trials[place].metrics.get("val/best_dice_mean", -1.0))
-        group = Group(name=name, members=tuple(trial.arm for trial in trials), best=best, postprocessing=postprocessing)
-        groups.append(score_group(group, plain, flipped, split.test, progress=progress.steps(f"{name}: test")))
+        plain, flipped = (
+            load_predictor(
+                _checkpoints(trials, split),
+                device,
+                changes=changes,
+                postprocessing=PostprocessConfig(),
+            )
+            for changes in (None, {"inference.flips": True})
+        )
+        postprocessing, validation[name] = _choose(
+            plain, split, progress.steps(f"{name}: validation")
+        )
+        best = max(
+            range(len(trials)),
+            key=lambda place: trials[place].metrics.get("val/best_dice_mean", -1.0),
+        )
+        group = Group(
+            name=name,
+            members=tuple(trial.arm for trial in trials),
+            best=best,
+            postprocessing=postprocessing,
+        )
+        groups.append(
+            score_group(group, plain, flipped, split.test, progress=progress.steps(f"{name}: test"))
+        )
     registered = _register(study, groups, split, validation, progress)
-    found = Ensemble(study=study, groups=tuple(groups), expected_gain=tuple(expected_gain), validation=validation, registered=registered,
-                     seconds=time.time() - started)  # fmt: skip
+    found = Ensemble(
+        study=study,
+        groups=tuple(groups),
+        expected_gain=tuple(expected_gain),
+        validation=validation,
+        registered=registered,
+        seconds=time.time() - started,
+    )
     folder = Path(options.output).resolve() / study.name
     report = write_ensemble_report(found, folder)
     insist(lambda: _log(found, report), progress.say, uri=study.mlflow_uri)
@@ -60,7 +85,9 @@ def _split(study, options, progress):
     """The Split of PreparedCases that the members were trained and tested on."""
     config = from_flat_dict(study.config)
     cases, _, _ = labelled_cases(config, options.output, progress.steps)
-    prepared = prepare_cases(cases, Path(options.output).resolve() / "cache", config.data, workers=options.cpus)
+    prepared = prepare_cases(
+        cases, Path(options.output).resolve() / "cache", config.data, workers=options.cpus
+    )
     return split_cases(prepared, config.data)
 
 
@@ -70,7 +97,9 @@ def _checkpoints(trials, split):
     paths = [Path(trial.folder) / "checkpoints" / name for trial in trials]
     for trial, path in zip(trials, paths, strict=True):
         if not path.is_file():
-            raise UserError(f"{trial.arm}: its weights {path} are gone (the trial was taken from an earlier study); give --fresh to train it again")
+            raise UserError(
+                f"{trial.arm}: its weights {path} are gone (the trial was taken from an earlier study); give --fresh to train it again"
+            )
     return paths
 
 
@@ -81,8 +110,14 @@ def _choose(predictor, split, progress):
     for case in split.validation:
         prepared = prepared_scan(case, config)
         probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
-        votes.append(Vote(case.id, prepared, probability, case.source_label(), case.source_spacing_mm))
-    chosen = PAPER_POSTPROCESS if split.test_is_validation else tune(predictor, votes, progress=progress)[0]
+        votes.append(
+            Vote(case.id, prepared, probability, case.source_label(), case.source_spacing_mm)
+        )
+    chosen = (
+        PAPER_POSTPROCESS
+        if split.test_is_validation
+        else tune(predictor, votes, progress=progress)[0]
+    )
     return chosen, mean_dice(predictor, votes, chosen, LEGACY, CHALLENGES["GLI"])
 
 
@@ -94,10 +129,18 @@ def _register(study, groups, split, validation, progress):
     told = ([case.id for case in split.validation], validation[best.name])
     checkpoints, uri = _checkpoints(trials, split), study.mlflow_uri
     version, champion = insist(
-        lambda: register_ensemble(uri, study.parent_run_id, checkpoints, best.postprocessing, told, tags=tags), progress.say, uri=uri
+        lambda: register_ensemble(
+            uri, study.parent_run_id, checkpoints, best.postprocessing, told, tags=tags
+        ),
+        progress.say,
+        uri=uri,
     )
     address = f"models:/{NAME}@{ALIAS}" if champion else f"models:/{NAME}/{version}"
-    standing = "champion" if champion else "not champion: an earlier version scored higher on the same validation set"
+    standing = (
+        "champion"
+        if champion
+        else "not champion: an earlier version scored higher on the same validation set"
+    )
     progress.say(f"model    {address} (version {version}, {standing})")
     return f"{address} (version {version}, {standing})"
 
@@ -107,32 +150,62 @@ def _log(found, report):
     client = MlflowClient(found.study.mlflow_uri)
     folder, run_id = report.parent, found.study.parent_run_id
     rows = [{"group": group.name} | row for group in found.groups for row in group.rows]
-    record = write_json(folder / "ensemble.json", {
-        "rows": rows, "validation": found.validation, "registered": found.registered, "seconds": {g.name: g.seconds for g in found.groups},
-        "postprocessing": {g.name: asdict(g.postprocessing) for g in found.groups},
-        "subsets": [{"group": g.name, "members": [g.members[i] for i in row["members"]], **{k: row[k] for k in ("case", "dice_mean")}}
-                    for g in found.groups for row in g.subsets],
-    })  # fmt: skip
+    record = write_json(
+        folder / "ensemble.json",
+        {
+            "rows": rows,
+            "validation": found.validation,
+            "registered": found.registered,
+            "seconds": {g.name: g.seconds for g in found.groups},
+            "postprocessing": {g.name: asdict(g.postprocessing) for g in found.groups},
+            "subsets": [
+                {
+                    "group": g.name,
+                    "members": [g.members[i] for i in row["members"]],
+                    **{k: row[k] for k in ("case", "dice_mean")},
+                }
+                for g in found.groups
+                for row in g.subsets
+            ],
+        },
+    )
     for path in (report, report.with_suffix(".md"), record):
         client.log_artifact(run_id, str(path))
     client.log_artifacts(run_id, str(folder / "plots"), "plots")
     columns = list(rows[0] | {name: None for row in rows for name in row})
     if not any(file.path == "ensemble_cases.json" for file in client.list_artifacts(run_id)):
-        client.log_table(run_id, {name: [row.get(name) for row in rows] for name in columns}, "ensemble_cases.json")
+        client.log_table(
+            run_id,
+            {name: [row.get(name) for row in rows] for name in columns},
+            "ensemble_cases.json",
+        )
     now, metrics = int(time.time() * 1000), {}
     for group in found.groups:
         for flips in (False, True):
             for post in (False, True):
                 variant = f"ensemble_{group.name}{'_flips' * flips}{'_post' * post}"
-                for score in ("dice_mean", "dice_ET", "dice_TC", "dice_WT", "hd95_mm_ET", "hd95_mm_TC", "hd95_mm_WT"):
+                for score in (
+                    "dice_mean",
+                    "dice_ET",
+                    "dice_TC",
+                    "dice_WT",
+                    "hd95_mm_ET",
+                    "hd95_mm_TC",
+                    "hd95_mm_WT",
+                ):
                     values = group.scores(ENSEMBLE, score, flips=flips, postprocessed=post)
                     metrics[f"test/{variant}_{score}"] = sum(values.values()) / len(values)
         metrics[f"val/ensemble_{group.name}_dice_mean"] = found.validation[group.name]
     sentence = verdict_sentence(found)
     client.log_batch(
-        run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        tags=[RunTag("answer", answer(found)), RunTag("verdict", sentence), RunTag("seconds", json.dumps(found.seconds))],
-    )  # fmt: skip
+        run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+        tags=[
+            RunTag("answer", answer(found)),
+            RunTag("verdict", sentence),
+            RunTag("seconds", json.dumps(found.seconds)),
+        ],
+    )
 
 
 def register_ensemble(uri, run_id, checkpoints, postprocessing, validation, *, tags=None):
@@ -141,12 +214,20 @@ def register_ensemble(uri, run_id, checkpoints, postprocessing, validation, *, t
     validation: (case ids, mean Dice of the vote). The alias moves to it unless its present holder scored higher on the same validation cases.
     """
     cases, score = validation
-    told = (tags or {}) | {"members": str(len(checkpoints)), "validation_dice_mean": f"{score:.6f}", "validation_cases": ", ".join(sorted(cases))[:4900]}
-    version = register_networks(uri, run_id, NAME, checkpoints, postprocessing, description=DESCRIPTION, tags=told)
+    told = (tags or {}) | {
+        "members": str(len(checkpoints)),
+        "validation_dice_mean": f"{score:.6f}",
+        "validation_cases": ", ".join(sorted(cases))[:4900],
+    }
+    version = register_networks(
+        uri, run_id, NAME, checkpoints, postprocessing, description=DESCRIPTION, tags=told
+    )
     client = MlflowClient(uri)
     champion = champion_of(client, NAME)
     rival = champion.tags if champion else {}
-    wins = rival.get("validation_cases") != told["validation_cases"] or float(told["validation_dice_mean"]) >= float(rival["validation_dice_mean"])
+    wins = rival.get("validation_cases") != told["validation_cases"] or float(
+        told["validation_dice_mean"]
+    ) >= float(rival["validation_dice_mean"])
     if wins:
         client.set_registered_model_alias(NAME, ALIAS, version.version)
     return version.version, wins

@@ -70,37 +70,77 @@ class InferenceAblation:
         return float(d.mean()), float(d.mean()) - half, float(d.mean()) + half
 
 
-def run_inference_ablation(checkpoints, arms, baseline, *, data=None, labels=None, output=Path("Results"), device="auto", progress):
+def run_inference_ablation(
+    checkpoints,
+    arms,
+    baseline,
+    *,
+    data=None,
+    labels=None,
+    output=Path("Results"),
+    device="auto",
+    progress,
+):
     """Score, log and report: (InferenceAblation, path of the report). progress: a StudyProgress or its null object."""
     started, device = time.time(), choose_device(device)
     check_writable(output)
     configs = [load_predictor(path, "cpu").members[0].config for path in checkpoints]
-    changes = source_changes(data, labels or "auto") if data else {"data.labels": labels} if labels else {}
+    changes = (
+        source_changes(data, labels or "auto")
+        if data
+        else {"data.labels": labels}
+        if labels
+        else {}
+    )
     sources = [dataclasses.replace(config.changed(changes).data, fold=0) for config in configs]
     if any(source != sources[0] for source in sources[1:]):
-        raise UserError("--checkpoint: the runs were trained on different data or splits; give runs of one study")
+        raise UserError(
+            "--checkpoint: the runs were trained on different data or splits; give runs of one study"
+        )
     config = configs[0].changed(changes)
     cases, source, left_out = labelled_cases(config, output, progress.steps)
-    prepared = prepare_cases(cases, Path(output).resolve() / "cache", config.data, progress=progress.steps("preparing cases"))
+    prepared = prepare_cases(
+        cases,
+        Path(output).resolve() / "cache",
+        config.data,
+        progress=progress.steps("preparing cases"),
+    )
     split = split_cases(prepared, config.data)
     uri = store_uri(output)
     experiment = open_store(uri, output)
     folder = next_run_folder(Path(output).resolve(), NAME)
-    told = {"source": source, "phantom": not config.data.source, "convention": " + ".join(sorted({case.convention for case in cases})),
-            "test": [case.id for case in split.test], "notes": [*left_out, *notes_on(cases), *split.notes]}  # fmt: skip
+    told = {
+        "source": source,
+        "phantom": not config.data.source,
+        "convention": " + ".join(sorted({case.convention for case in cases})),
+        "test": [case.id for case in split.test],
+        "notes": [*left_out, *notes_on(cases), *split.notes],
+    }
     found = InferenceAblation(
-        name=folder.name, baseline=baseline, arms=arms, checkpoints=tuple(str(Path(path).resolve()) for path in checkpoints), rows={},
-        data=told, environment=describe_environment(), command=shlex.join([Path(sys.executable).name, *sys.argv]), mlflow_uri=uri,
-        run_id="", seconds=0.0,
-    )  # fmt: skip
+        name=folder.name,
+        baseline=baseline,
+        arms=arms,
+        checkpoints=tuple(str(Path(path).resolve()) for path in checkpoints),
+        rows={},
+        data=told,
+        environment=describe_environment(),
+        command=shlex.join([Path(sys.executable).name, *sys.argv]),
+        mlflow_uri=uri,
+        run_id="",
+        seconds=0.0,
+    )
     with locked(folder):
         found = dataclasses.replace(found, run_id=_start(found, experiment, folder))
         status = "FAILED"
         try:
             rows = {arm: [] for arm in arms}
             for number, path in enumerate(checkpoints, 1):
-                steps = progress.steps(f"checkpoint {number} of {len(checkpoints)}: {len(arms)} arms x {len(split.test)} cases")
-                for arm, scored in score_arms(path, arms, split.test, device, progress=steps).items():
+                steps = progress.steps(
+                    f"checkpoint {number} of {len(checkpoints)}: {len(arms)} arms x {len(split.test)} cases"
+                )
+                for arm, scored in score_arms(
+                    path, arms, split.test, device, progress=steps
+                ).items():
                     rows[arm].append(scored)
             found = dataclasses.replace(found, rows=rows, seconds=time.time() - started)
             report = write_inference_report(found, folder)
@@ -116,11 +156,24 @@ def run_inference_ablation(checkpoints, arms, baseline, *, data=None, labels=Non
 
 def _start(found, experiment, folder):
     client = MlflowClient(found.mlflow_uri)
-    tags = {"kind": "study", "study": found.name, "dataset": found.data["source"], "labels_convention": found.data["convention"],
-            "git_commit": found.environment["git commit"], "mlflow.source.name": found.command, FOLDER_TAG: str(folder),
-            "mlflow.note.content": "**What is each part of inference worth?** Test-time options and post-processing, without training."}  # fmt: skip
+    tags = {
+        "kind": "study",
+        "study": found.name,
+        "dataset": found.data["source"],
+        "labels_convention": found.data["convention"],
+        "git_commit": found.environment["git commit"],
+        "mlflow.source.name": found.command,
+        FOLDER_TAG: str(folder),
+        "mlflow.note.content": "**What is each part of inference worth?** Test-time options and post-processing, without training.",
+    }
     run_id = client.create_run(experiment, run_name=found.name, tags=tags).info.run_id
-    client.log_batch(run_id, params=[Param("arms", ", ".join(found.arms)), Param("checkpoints", ", ".join(found.checkpoints)[:5000])])
+    client.log_batch(
+        run_id,
+        params=[
+            Param("arms", ", ".join(found.arms)),
+            Param("checkpoints", ", ".join(found.checkpoints)[:5000]),
+        ],
+    )
     return run_id
 
 
@@ -128,17 +181,37 @@ def _log(found, experiment, report):
     """A child run for each arm with its metrics and rows; the report in the parent."""
     client, now = MlflowClient(found.mlflow_uri), int(time.time() * 1000)
     for arm, changes in found.arms.items():
-        tags = {PARENT_TAG: found.run_id, TRIAL_TAG: arm, "kind": "arm", "arm": arm, "study": found.name}
+        tags = {
+            PARENT_TAG: found.run_id,
+            TRIAL_TAG: arm,
+            "kind": "arm",
+            "arm": arm,
+            "study": found.name,
+        }
         run_id = client.create_run(experiment, run_name=arm, tags=tags).info.run_id
-        client.log_batch(run_id, params=[Param(name, str(value)) for name, value in changes.items()])
+        client.log_batch(
+            run_id, params=[Param(name, str(value)) for name, value in changes.items()]
+        )
         columns = [name for name in found.rows[arm][0][0] if name != "case"]
-        metrics = [Metric("time/case_s" if c == "seconds" else f"test/{c}", found.mean(arm, c), now, 0) for c in columns]
+        metrics = [
+            Metric("time/case_s" if c == "seconds" else f"test/{c}", found.mean(arm, c), now, 0)
+            for c in columns
+        ]
         client.log_batch(run_id, metrics=metrics)
-        table = [{"checkpoint": number} | row for number, rows in enumerate(found.rows[arm], 1) for row in rows]
-        client.log_table(run_id, {name: [row[name] for row in table] for name in table[0]}, "test_cases.json")
+        table = [
+            {"checkpoint": number} | row
+            for number, rows in enumerate(found.rows[arm], 1)
+            for row in rows
+        ]
+        client.log_table(
+            run_id, {name: [row[name] for row in table] for name in table[0]}, "test_cases.json"
+        )
         client.set_terminated(run_id, "FINISHED")
     for path in (report, report.with_suffix(".md")):
         client.log_artifact(found.run_id, str(path))
     client.log_artifacts(found.run_id, str(report.parent / "plots"), "plots")
     best = max(found.arms, key=lambda arm: found.mean(arm, "dice_mean"))
-    client.log_batch(found.run_id, tags=[RunTag("best_arm", best), RunTag("cases", json.dumps(found.data["test"])[:5000])])
+    client.log_batch(
+        found.run_id,
+        tags=[RunTag("best_arm", best), RunTag("cases", json.dumps(found.data["test"])[:5000])],
+    )

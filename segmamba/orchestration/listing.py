@@ -19,7 +19,10 @@ def list_studies(output):
         return []
     uri, experiment = store
     client = MlflowClient(uri)
-    return [_row(run, children(client, experiment, run.info.run_id)) for run in study_runs(uri, experiment)]
+    return [
+        _row(run, children(client, experiment, run.info.run_id))
+        for run in study_runs(uri, experiment)
+    ]
 
 
 def redraw(output, name):
@@ -29,7 +32,9 @@ def redraw(output, name):
         raise UserError(f"--output {output}: no study has run there")
     run_id, folder = find_study(*store, name)
     study = read_study(store[0], run_id)
-    folder = Path(folder) if folder and Path(folder).is_dir() else Path(output).resolve() / study.name
+    folder = (
+        Path(folder) if folder and Path(folder).is_dir() else Path(output).resolve() / study.name
+    )
     write_report(study, folder)
     return study, folder
 

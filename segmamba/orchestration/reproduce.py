@@ -52,25 +52,45 @@ def reproduce_run(run_id, data, device, output, watch):
         run = client.get_run(run_id)
         config = load_config(client.download_artifacts(run_id, "config.json"))
     except (MlflowException, OSError) as error:
-        raise UserError(f"{run_id}: {uri} has no such run with a config.json; give the id of a run or a trial of --output {output}") from error
+        raise UserError(
+            f"{run_id}: {uri} has no such run with a config.json; give the id of a run or a trial of --output {output}"
+        ) from error
     if data:
         config = config.changed(source_changes(data, config.data.labels))
     told = _environment(client, run_id)
     if told:
         import torch
 
-        torch.set_num_threads(int(told["environment"]["threads"]))  # sums are rounded in another order with another number
-    finished = run_single(RunOptions(config=config, name=f"Reproduced_{run.info.run_name}".replace(" ", "-").replace(",", ""),
-                                     output=output, device=device, tags={"reproduces": run_id}), watch)  # fmt: skip
-    again = {"history": finished.folder.read_history(config.train.epochs), "final": finished.final,
-             "environment": json.loads(finished.folder.environment.read_text())}  # fmt: skip
+        torch.set_num_threads(
+            int(told["environment"]["threads"])
+        )  # sums are rounded in another order with another number
+    finished = run_single(
+        RunOptions(
+            config=config,
+            name=f"Reproduced_{run.info.run_name}".replace(" ", "-").replace(",", ""),
+            output=output,
+            device=device,
+            tags={"reproduces": run_id},
+        ),
+        watch,
+    )
+    again = {
+        "history": finished.folder.read_history(config.train.epochs),
+        "final": finished.final,
+        "environment": json.loads(finished.folder.environment.read_text()),
+    }
     return Compared(run_id, str(finished.folder.root), tuple(_rows(client, run, told, again)))
 
 
 def _rows(client, run, told, again):
     if told:
         for name in ("data_sha256", "split"):
-            yield Row({"data_sha256": "data", "split": "split"}[name], 1, None, told[name] == again["environment"][name])
+            yield Row(
+                {"data_sha256": "data", "split": "split"}[name],
+                1,
+                None,
+                told[name] == again["environment"][name],
+            )
     ours = {}
     for entry in again["history"]:
         for name, value in entry.items():
@@ -79,7 +99,10 @@ def _rows(client, run, told, again):
         if "/" in name:
             ours.setdefault(name, {})[again["final"]["epochs"]] = value
     for name in sorted(name for name in run.data.metrics if name.startswith(COMPARED)):
-        before, now = {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)}, ours.get(name, {})
+        before, now = (
+            {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)},
+            ours.get(name, {}),
+        )
         shared = before.keys() & now.keys()
         difference = max((abs(before[step] - now[step]) for step in shared), default=None)
         yield Row(name, len(shared), difference, before == now)
@@ -99,12 +122,28 @@ def _environment(client, run_id):
 def render(compared, console):
     from rich.table import Table
 
-    table = Table(title=f"{compared.run_id} and its repetition", title_justify="left", box=None, pad_edge=False)
-    for name, side in (("compared", "left"), ("values", "right"), ("largest difference", "right"), ("", "left")):
+    table = Table(
+        title=f"{compared.run_id} and its repetition",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for name, side in (
+        ("compared", "left"),
+        ("values", "right"),
+        ("largest difference", "right"),
+        ("", "left"),
+    ):
         table.add_column(name, justify=side)
     for row in compared.rows:
         distance = "" if row.difference is None else f"{row.difference:.3g}"
-        table.add_row(row.name, str(row.values), distance, "same" if row.same else "differs", style=None if row.same else "red")
+        table.add_row(
+            row.name,
+            str(row.values),
+            distance,
+            "same" if row.same else "differs",
+            style=None if row.same else "red",
+        )
     console.print(table)
     print_line(console, f"repetition {compared.folder}")
     console.print("the same" if compared.same else "not the same", markup=False)

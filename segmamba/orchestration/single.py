@@ -21,7 +21,9 @@ from segmamba.files import check_writable, locked, write_json
 from segmamba.training.run_folder import RunFolder, next_run_folder
 
 NAME = "SegMamba"
-FREE_TO_CHANGE = ("data.workers",)  # settings that a resumed run may have otherwise: no result depends on them
+FREE_TO_CHANGE = (
+    "data.workers",
+)  # settings that a resumed run may have otherwise: no result depends on them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,12 @@ def run_single(options, watch):
     root, config = _found(options, results, watch)
     cases, source, notes = labelled_cases(config, results, watch.steps)
     unlabelled = unlabelled_cases(config, [config])
-    prepared = prepare_cases([*cases, *unlabelled], results / "cache", config.data, progress=watch.steps("preparing cases"))
+    prepared = prepare_cases(
+        [*cases, *unlabelled],
+        results / "cache",
+        config.data,
+        progress=watch.steps("preparing cases"),
+    )
     check_patch_fits(prepared, config.data)
     data = split_cases(prepared[: len(cases)], config.data, prepared[len(cases) :])
     notes = [] if unlabelled else notes
@@ -74,10 +81,19 @@ def run_single(options, watch):
     root = root or next_run_folder(results, options.name)
     with locked(root):
         folder, key = _entered(root, config)
-        told = record_environment(folder, data, device, len(folder.read_history(config.train.epochs)))
+        told = record_environment(
+            folder, data, device, len(folder.read_history(config.train.epochs))
+        )
         _check_same_data(folder, told, data)
         watch.begin(folder, config, device, data, source, [*notes, *notes_on(cases), *data.notes])
-        log = _log(uri, experiment, folder, key, _tags(options, config, cases, source, told, folder, device), source)
+        log = _log(
+            uri,
+            experiment,
+            folder,
+            key,
+            _tags(options, config, cases, source, told, folder, device),
+            source,
+        )
         return _logged(config, data, folder, device, log, watch, uri)
 
 
@@ -99,13 +115,17 @@ def _logged(config, data, folder, device, log, watch, uri):
         (folder.logs / "error.txt").write_text(traceback.format_exc())
         raise
     finally:
-        with contextlib.suppress(Exception):  # a refusal of the store has already been raised, and is not to hide how the run ended
+        with contextlib.suppress(
+            Exception
+        ):  # a refusal of the store has already been raised, and is not to hide how the run ended
             if reason:
                 log.log_reason(reason)
             log.end(status)
         sent = log.close(patience)
         if not sent:
-            watch.note(f"MLflow did not take everything ({log.away_because}); the run's folder has it all, and --resume sends what is missing")
+            watch.note(
+                f"MLflow did not take everything ({log.away_because}); the run's folder has it all, and --resume sends what is missing"
+            )
     _mark(folder, finished=sent)
     return FinishedRun(folder, final, uri, sent)
 
@@ -132,7 +152,9 @@ def _train_and_test(config, data, folder, device, log, watch):
         evaluate_run(config, data, folder, device, watch)
     final = json.loads(folder.final_metrics.read_text())
     log.log_metrics({name: value for name, value in final.items() if "/" in name}, final["epochs"])
-    log.log_tags({f"weights_sha256_{which}": digest for which, digest in final["weights_sha256"].items()})
+    log.log_tags(
+        {f"weights_sha256_{which}": digest for which, digest in final["weights_sha256"].items()}
+    )
     log.log_test_cases(final["cases"])
     log.log_files(sorted(folder.plots.glob("*.png")), "plots")
     log.log_files([folder.final_metrics], None)
@@ -150,17 +172,27 @@ def _found(options, results, watch):
     config = load_config(root / "config.json")
     asked = options.config or config
     before, now = config.to_flat_dict(), asked.to_flat_dict()
-    differing = [name for name, value in now.items() if before[name] != value and name not in FREE_TO_CHANGE]
+    differing = [
+        name for name, value in now.items() if before[name] != value and name not in FREE_TO_CHANGE
+    ]
     if differing:
-        told = "; ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in differing[:3])
-        raise UserError(f"--resume: {root.name} is not the same run ({told}); give its options or none, or leave --resume out")
+        told = "; ".join(
+            f"{name} was {before[name]!r} and is {now[name]!r}" for name in differing[:3]
+        )
+        raise UserError(
+            f"--resume: {root.name} is not the same run ({told}); give its options or none, or leave --resume out"
+        )
     watch.say(f"resume   {root.name}")
     return root, asked
 
 
 def _unfinished(results, name):
     """The newest folder of a run that was begun and is not finished, or None."""
-    begun = [path for path in results.glob(f"{name}_Run*/run.json") if re.fullmatch(rf"{re.escape(name)}_Run\d+", path.parent.name)]
+    begun = [
+        path
+        for path in results.glob(f"{name}_Run*/run.json")
+        if re.fullmatch(rf"{re.escape(name)}_Run\d+", path.parent.name)
+    ]
     waiting = [path.parent for path in begun if not json.loads(path.read_text())["finished"]]
     return max(waiting, key=lambda root: int(root.name.rpartition("_Run")[2]), default=None)
 
@@ -186,7 +218,9 @@ def _check_same_data(folder, told, data):
     now = {name: [case.id for case in getattr(data, name)] for name in told["split"]}
     if told["split"] != now:
         name = next(name for name in now if told["split"][name] != now[name])
-        raise UserError(f"--resume: the {name} cases are not those that {folder.root.name} began with; give it the same data, or start a new run")
+        raise UserError(
+            f"--resume: the {name} cases are not those that {folder.root.name} began with; give it the same data, or start a new run"
+        )
 
 
 def _store(results):
@@ -204,17 +238,27 @@ def _log(uri, experiment, folder, key, tags, source):
         return NoLog()
     from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
 
-    return RunLog(uri, lambda client: keyed_run(client, experiment, key, folder.root.name, tags), source, system_metrics=True)
+    return RunLog(
+        uri,
+        lambda client: keyed_run(client, experiment, key, folder.root.name, tags),
+        source,
+        system_metrics=True,
+    )
 
 
 def _tags(options, config, cases, source, told, folder, device):
     from segmamba.training.step import compile_decision
 
     return options.tags | {
-        "dataset": source, "labels_convention": " + ".join(sorted({c.convention for c in cases})), "seed": str(config.seed),
-        "git_commit": told["environment"]["git commit"], "folder": str(folder.root), "execution": compile_decision(config, device)[1],
-        "data_sha256": told["data_sha256"], "mlflow.source.name": shlex.join([Path(sys.executable).name, *sys.argv]),
-    }  # fmt: skip
+        "dataset": source,
+        "labels_convention": " + ".join(sorted({c.convention for c in cases})),
+        "seed": str(config.seed),
+        "git_commit": told["environment"]["git commit"],
+        "folder": str(folder.root),
+        "execution": compile_decision(config, device)[1],
+        "data_sha256": told["data_sha256"],
+        "mlflow.source.name": shlex.join([Path(sys.executable).name, *sys.argv]),
+    }
 
 
 class NoLog:
@@ -225,7 +269,9 @@ class NoLog:
     def _ignore(self, *told):
         """Nobody reads it."""
 
-    log_config = log_data = log_history = log_epoch = log_metrics = log_test_cases = log_files = log_tags = log_reason = end = _ignore
+    log_config = log_data = log_history = log_epoch = log_metrics = log_test_cases = log_files = (
+        log_tags
+    ) = log_reason = end = _ignore
 
     def close(self, seconds=0.0):
         return True

@@ -17,7 +17,13 @@ from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.engine.conduct import Conductor
 from segmamba.orchestration.engine.machine import check_gpus_per_trial
 from segmamba.orchestration.engine.options import StudyOptions
-from segmamba.orchestration.engine.planning import Prepared, infeasible_arms, planned_study, say_notes, splits_of
+from segmamba.orchestration.engine.planning import (
+    Prepared,
+    infeasible_arms,
+    planned_study,
+    say_notes,
+    splits_of,
+)
 from segmamba.studies.spec import FOUND, TrialPlan, resolve
 
 __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
@@ -47,7 +53,10 @@ def open_study(study, options, progress):
     """`run_study` for whoever has more to do with its trials: the study is unfinished, and this process its driver, until the block ends."""
     ready = _prepared(study, options, progress)
     with contextlib.ExitStack() as held:
-        with _machine(ready, options, progress) as machine, _ray(options, machine, held) as (uri, experiment, environment):
+        with (
+            _machine(ready, options, progress) as machine,
+            _ray(options, machine, held) as (uri, experiment, environment),
+        ):
             _close_stale(uri, experiment, ready.spec.name, progress)
             planned = planned_study(ready, options, environment, uri)
             study, resources = _begun(planned, ready, options, experiment, machine, progress)
@@ -70,8 +79,15 @@ def _machine(ready, options, progress):
         uri = store_uri(options.output)
     with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
         check_gpus_per_trial(options.gpus_per_trial, machine)
-        if options.ray_address and options.cache:  # otherwise all nodes read what this one has prepared
-            prepare_on_nodes(ready.cases, options.cache, ready.base.data, progress=progress.steps("preparing cases on the nodes"))
+        if (
+            options.ray_address and options.cache
+        ):  # otherwise all nodes read what this one has prepared
+            prepare_on_nodes(
+                ready.cases,
+                options.cache,
+                ready.base.data,
+                progress=progress.steps("preparing cases on the nodes"),
+            )
         yield machine
 
 
@@ -89,7 +105,7 @@ def _ray(options, machine, waiting):
 
 def _opened(options):
     """(the store's URI, its experiment, this process's environment), with all imported that trials are started with."""
-    import segmamba.orchestration.engine.callbacks  # noqa: F401
+    import segmamba.orchestration.engine.callbacks
     import segmamba.orchestration.tracking.store as store
     from segmamba.environment import describe_environment
 
@@ -107,7 +123,11 @@ def _close_stale(uri, experiment, name, progress):
 
 
 def _prepared(study, options, progress):
-    base = preset(options.preset).changed({"train.early_stop_epochs": 0} | source_changes(options.data, options.labels) | options.changes)
+    base = preset(options.preset).changed(
+        {"train.early_stop_epochs": 0}
+        | source_changes(options.data, options.labels)
+        | options.changes
+    )
     spec = resolve(study, base).only(options.arms, options.preset)
     if spec.space and options.folds:
         raise UserError(f"--folds {options.folds}: a search trains on one split; leave --folds out")
@@ -117,12 +137,29 @@ def _prepared(study, options, progress):
         spec.budget.rounds_every(base.train)
     configs, spec = spec.configs(base, options.changes), spec.plain(base)
     cases, source, left_out = labelled_cases(base, options.output, progress.steps)
-    unlabelled, counted = unlabelled_cases(base, configs.values()), progress.steps("preparing cases")
-    prepared = prepare_cases([*cases, *unlabelled], on_this_node(_cache(options)), base.data, workers=options.cpus, progress=counted)
+    unlabelled, counted = (
+        unlabelled_cases(base, configs.values()),
+        progress.steps("preparing cases"),
+    )
+    prepared = prepare_cases(
+        [*cases, *unlabelled],
+        on_this_node(_cache(options)),
+        base.data,
+        workers=options.cpus,
+        progress=counted,
+    )
     for config in configs.values():
         check_patch_fits(prepared, config.data)
     splits = splits_of(prepared[: len(cases)], prepared[len(cases) :], options, base)
-    return Prepared(spec, base, configs, [*cases, *unlabelled], source, [*([] if unlabelled else left_out), *notes_on(cases)], splits)
+    return Prepared(
+        spec,
+        base,
+        configs,
+        [*cases, *unlabelled],
+        source,
+        [*([] if unlabelled else left_out), *notes_on(cases)],
+        splits,
+    )
 
 
 def _cache(options):
@@ -140,19 +177,39 @@ def _budget(planned, ready, options, machine, progress):
 
     spec, configs = ready.spec, ready.configs
     searched = (options.trials or spec.budget.trials) if spec.space else 0
-    options = dataclasses.replace(options, scheduler=options.scheduler or "asha") if spec.space else options
+    options = (
+        dataclasses.replace(options, scheduler=options.scheduler or "asha")
+        if spec.space
+        else options
+    )
     trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
     if machine.differing:
-        return unmeasured(configs[spec.baseline], trials, machine, options, f"not measured, since the nodes differ: {machine.differing}")
+        return unmeasured(
+            configs[spec.baseline],
+            trials,
+            machine,
+            options,
+            f"not measured, since the nodes differ: {machine.differing}",
+        )
     kept, first = Path(options.output).resolve() / "cache" / "rehearsals", ready.first_split
-    feasible = {arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)}
+    feasible = {
+        arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)
+    }
     trials = [trial for trial in trials if trial.arm in feasible]
     place, processes, at_once = machine.name, Here(), machine.cores
     for node in machine.nodes[:1]:
-        place, processes, at_once = f"{node.kind} on {node.host}", There(node, ready.cases, options.cache), machine.trial_cores
-    with Measure(first, kept, [place, git_commit()], at_once=at_once, say=progress.say, processes=processes) as measure:
+        place, processes, at_once = (
+            f"{node.kind} on {node.host}",
+            There(node, ready.cases, options.cache),
+            machine.trial_cores,
+        )
+    with Measure(
+        first, kept, [place, git_commit()], at_once=at_once, say=progress.say, processes=processes
+    ) as measure:
         budget = plan(feasible, trials, first, machine, measure, options)
-    measured = f"{machine.name}; measured on {place}" if machine.nodes and budget.arms else machine.name
+    measured = (
+        f"{machine.name}; measured on {place}" if machine.nodes and budget.arms else machine.name
+    )
     return dataclasses.replace(budget, machine=measured)
 
 
@@ -177,7 +234,14 @@ def _parent_run(study, experiment, progress):
         if is_full(error):
             raise disk_full(error) from error
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        insist(lambda: (close_stopped_trials(uri, experiment, parent), store.end_run(uri, parent, status)), progress.say, uri=uri)
+        insist(
+            lambda: (
+                close_stopped_trials(uri, experiment, parent),
+                store.end_run(uri, parent, status),
+            ),
+            progress.say,
+            uri=uri,
+        )
         raise
     insist(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
 
@@ -198,7 +262,14 @@ def _concluded(spec, study, experiment, folder, started, statuses, progress):
 
     study = insist(read, progress.say, uri=uri)
     report = write_report(study, folder)
-    insist(lambda: (tracking.log_report(uri, study, report), spec.registers_best and register_best(uri, study)), progress.say, uri=uri)
+    insist(
+        lambda: (
+            tracking.log_report(uri, study, report),
+            spec.registers_best and register_best(uri, study),
+        ),
+        progress.say,
+        uri=uri,
+    )
     statuses.append(_final_status(study))
     return study
 
@@ -214,10 +285,15 @@ def _begun(planned, ready, options, experiment, machine, progress):
         found = unfinished_study(planned.mlflow_uri, experiment, ready.spec.name)
         if found:
             _check_same(found, planned)
-            check_place(study_folder(found.mlflow_uri, found.parent_run_id), Path(options.output).resolve() / found.name)
+            check_place(
+                study_folder(found.mlflow_uri, found.parent_run_id),
+                Path(options.output).resolve() / found.name,
+            )
             ended = sum(trial.status == "FINISHED" for trial in found.trials)
             progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
-            return found, resumed(found.budget, ready.configs[ready.spec.baseline], len(found.trials) - ended, machine).resources
+            return found, resumed(
+                found.budget, ready.configs[ready.spec.baseline], len(found.trials) - ended, machine
+            ).resources
         progress.say(f"resume   no unfinished {ready.spec.name} found: starting one")
     budget = _budget(planned, ready, options, machine, progress)
     folder = next_run_folder(Path(options.output).resolve(), ready.spec.name)
@@ -229,20 +305,39 @@ def _begun(planned, ready, options, experiment, machine, progress):
 def check_place(began_in, folder):
     """A UserError where a study would go on in another folder than the one that holds its checkpoints; one that was moved may."""
     if began_in and Path(began_in) != folder and (Path(began_in).is_dir() or not folder.is_dir()):
-        raise UserError(f"--resume: {folder.name} began in {began_in}; give --output {Path(began_in).parent}, or leave --resume out")
+        raise UserError(
+            f"--resume: {folder.name} began in {began_in}; give --output {Path(began_in).parent}, or leave --resume out"
+        )
 
 
 def _check_same(found, planned):
     """A UserError unless the study found asks the same question of the same data with the same settings."""
     before, now = _plain(found.config), _plain(planned.config)
-    differing = [f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items() if before.get(name) != value]
-    arms = [{arm: changes for arm, changes in study.arms.items() if arm != FOUND} for study in (found, planned)]
+    differing = [
+        f"{name} was {before.get(name)!r} and is {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    arms = [
+        {arm: changes for arm, changes in study.arms.items() if arm != FOUND}
+        for study in (found, planned)
+    ]
     differing += ["arms differ"] if _plain(arms[0]) != _plain(arms[1]) else []
     same = ("seeds", "folds", "space", "round_every")
-    differing += [f"{name} differ" for name in same if _plain(getattr(found, name)) != _plain(getattr(planned, name))]
-    differing += [f"the {name} cases differ" for name in ("train", "validation", "test") if found.data[name] != planned.data[name]]
+    differing += [
+        f"{name} differ"
+        for name in same
+        if _plain(getattr(found, name)) != _plain(getattr(planned, name))
+    ]
+    differing += [
+        f"the {name} cases differ"
+        for name in ("train", "validation", "test")
+        if found.data[name] != planned.data[name]
+    ]
     if differing:
-        raise UserError(f"--resume: {found.name} is not the same study ({'; '.join(differing[:3])}); give its options, or leave --resume out")
+        raise UserError(
+            f"--resume: {found.name} is not the same study ({'; '.join(differing[:3])}); give its options, or leave --resume out"
+        )
 
 
 def _plain(value):

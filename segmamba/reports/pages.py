@@ -7,7 +7,9 @@ def plain(value):
     """A setting's value as a reader would write it."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value).strip("()[]")
+    return (
+        ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value).strip("()[]")
+    )
 
 
 def template(name, *, autoescape):
@@ -15,7 +17,13 @@ def template(name, *, autoescape):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(loader=loader, autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader,
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["cell"] = _markdown_cell
     return environment.get_template(name)
 

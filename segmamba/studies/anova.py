@@ -39,7 +39,9 @@ class Crossed:
 
     @property
     def _variance_sum(self):
-        return np.maximum(self.ms_seed + self.ms_case - self.ms_rest, np.maximum(self.ms_seed, self.ms_case))
+        return np.maximum(
+            self.ms_seed + self.ms_case - self.ms_rest, np.maximum(self.ms_seed, self.ms_case)
+        )
 
     @property
     def _routes(self):
@@ -54,24 +56,40 @@ class Crossed:
         if self.cases == 1:
             return {"seeds": by_seed}
         spread = self.ms_seed**2 / s + self.ms_case**2 / c + self.ms_rest**2 / (s * c)
-        freedom = np.divide(self._variance_sum**2, spread, out=np.full_like(spread, s), where=spread > 0)
+        freedom = np.divide(
+            self._variance_sum**2, spread, out=np.full_like(spread, s), where=spread > 0
+        )
         by_case = np.sqrt(self.ms_case / n), c
-        return {"seeds": by_seed, "cases": by_case, "crossed": (self.standard_error, np.maximum(freedom, min(s, c)))}
+        return {
+            "seeds": by_seed,
+            "cases": by_case,
+            "crossed": (self.standard_error, np.maximum(freedom, min(s, c))),
+        }
 
     def half_width(self, level=LEVEL):
         """Of the `level` interval around the mean: the widest of the three routes."""
         from scipy.special import stdtrit
 
-        return np.max([error * stdtrit(freedom, 0.5 + level / 2) for error, freedom in self._routes.values()], axis=0)
+        return np.max(
+            [error * stdtrit(freedom, 0.5 + level / 2) for error, freedom in self._routes.values()],
+            axis=0,
+        )
 
     def p_values(self):
         """{"seeds", "cases", "crossed": two-sided p against a mean of 0} of each route on its own."""
         from scipy.special import stdtr
 
         size = np.abs(self.mean)
-        certain = np.where(size > 0, np.inf, 0.0)  # no spread at all: any difference is beyond doubt, none is none
-        ratios = {name: np.divide(size, error, out=certain.copy(), where=error > 0) for name, (error, _) in self._routes.items()}
-        return {name: 2 * stdtr(freedom, -ratios[name]) for name, (_, freedom) in self._routes.items()}
+        certain = np.where(
+            size > 0, np.inf, 0.0
+        )  # no spread at all: any difference is beyond doubt, none is none
+        ratios = {
+            name: np.divide(size, error, out=certain.copy(), where=error > 0)
+            for name, (error, _) in self._routes.items()
+        }
+        return {
+            name: 2 * stdtr(freedom, -ratios[name]) for name, (_, freedom) in self._routes.items()
+        }
 
     def p_value(self):
         """The largest of the three routes', so that p < 1 - level exactly when the interval excludes 0."""

@@ -63,24 +63,50 @@ def contrast_difference(study, contrast, region, score="dice"):
     cases = tuple(case for case in tables[0] if all(case in table for table in tables))
     dropped = len({case for table in tables for case in table}) - len(cases)
     if dropped:
-        notes += (f"{dropped} test case{'s' * (dropped != 1)} left out: no {region} Dice in every trial compared",)
+        notes += (
+            f"{dropped} test case{'s' * (dropped != 1)} left out: no {region} Dice in every trial compared",
+        )
     if not cases:
         return Difference(**named, notes=notes)
-    d = np.array([[sum(w * scores[arm][seed][case] for arm, w in contrast.weights.items()) for case in cases] for seed in seeds])
+    d = np.array(
+        [
+            [
+                sum(w * scores[arm][seed][case] for arm, w in contrast.weights.items())
+                for case in cases
+            ]
+            for seed in seeds
+        ]
+    )
     found = named | {
-        "seeds": seeds, "cases": cases, "mean": float(d.mean()),
-        "seed_differences": tuple(d.mean(1).tolist()), "case_differences": tuple(d.mean(0).tolist()),
-    }  # fmt: skip
+        "seeds": seeds,
+        "cases": cases,
+        "mean": float(d.mean()),
+        "seed_differences": tuple(d.mean(1).tolist()),
+        "case_differences": tuple(d.mean(0).tolist()),
+    }
     if len(seeds) == 1:
-        return Difference(**found, notes=notes + ("one seed: no interval, because nothing shows how much training itself varies",))
+        return Difference(
+            **found,
+            notes=notes
+            + ("one seed: no interval, because nothing shows how much training itself varies",),
+        )
     if len(cases) == 1:
         notes += ("one test case: the interval covers other seeds, not other patients",)
     layout = crossed(d)
     seed_sd, case_sd, rest_sd = (float(np.sqrt(v)) for v in layout.variances)
     half = float(layout.half_width())
-    return Difference(**found, low=found["mean"] - half, high=found["mean"] + half, p_value=float(layout.p_value()),
-                      standard_error=float(layout.standard_error), seed_sd=seed_sd, case_sd=case_sd, rest_sd=rest_sd,
-                      notes=notes, layout=layout)  # fmt: skip
+    return Difference(
+        **found,
+        low=found["mean"] - half,
+        high=found["mean"] + half,
+        p_value=float(layout.p_value()),
+        standard_error=float(layout.standard_error),
+        seed_sd=seed_sd,
+        case_sd=case_sd,
+        rest_sd=rest_sd,
+        notes=notes,
+        layout=layout,
+    )
 
 
 def _scores(study, arm, column):
@@ -88,7 +114,11 @@ def _scores(study, arm, column):
     scores = {}
     for trial in study.trials:
         if trial.arm == arm and trial.status == "FINISHED":
-            found = {r["case"]: float(r[column]) for r in trial.test_cases if r.get(column) is not None and math.isfinite(r[column])}
+            found = {
+                r["case"]: float(r[column])
+                for r in trial.test_cases
+                if r.get(column) is not None and math.isfinite(r[column])
+            }
             if found:
                 scores[trial.seed] = scores.get(trial.seed, {}) | found if study.folds else found
     return scores
@@ -97,14 +127,26 @@ def _scores(study, arm, column):
 def _missing_trials(study, arms, scores):
     """One note per arm that lacks trials of the plan."""
     notes = ()
-    tested = {(t.arm, t.seed, t.fold) for t in study.trials if t.status == "FINISHED" and t.test_cases}
+    tested = {
+        (t.arm, t.seed, t.fold) for t in study.trials if t.status == "FINISHED" and t.test_cases
+    }
     for arm in arms:
         missing = [seed for seed in study.seeds if seed not in scores[arm]]
         if missing:
-            notes += (f"{arm} has no tested trial of seed{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}",)
-        folds = [f"{s}/{f}" for s in study.seeds if s not in missing for f in study.folds if (arm, s, f) not in tested]
+            notes += (
+                f"{arm} has no tested trial of seed{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}",
+            )
+        folds = [
+            f"{s}/{f}"
+            for s in study.seeds
+            if s not in missing
+            for f in study.folds
+            if (arm, s, f) not in tested
+        ]
         if folds:
-            notes += (f"{arm} has no tested trial of seed/fold {', '.join(folds)}: its patients are left out for every seed",)
+            notes += (
+                f"{arm} has no tested trial of seed/fold {', '.join(folds)}: its patients are left out for every seed",
+            )
     return notes
 
 
@@ -140,12 +182,17 @@ def compare_arms(study):
         if family is not plain:
             family = [c for c in family if c.label not in shown]
             shown |= {c.label for c in family}
-        found = [{region: contrast_difference(study, c, region, score) for region in REGIONS} for c in family]
+        found = [
+            {region: contrast_difference(study, c, region, score) for region in REGIONS}
+            for c in family
+        ]
         adjusted = holm([regions[decides].p_value for regions in found])
         if len(family) == 1 and family is not plain:
             adjusted = [math.nan]
         rows += [
-            Comparison(arm=c.arm, versus=c.versus, regions=regions, p_holm=p, decides=c.label in asked)
+            Comparison(
+                arm=c.arm, versus=c.versus, regions=regions, p_holm=p, decides=c.label in asked
+            )
             for c, regions, p in zip(family, found, adjusted, strict=True)
         ]
     return tuple(rows)

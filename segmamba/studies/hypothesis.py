@@ -39,7 +39,11 @@ class Trend:
         """{arm: weight}: the least-squares slope times the span of the doses."""
         values = list(self.doses.values())
         centre = sum(values) / len(values)
-        scale = (max(values) - min(values)) / sum((v - centre) ** 2 for v in values) if len(set(values)) > 1 else 0.0
+        scale = (
+            (max(values) - min(values)) / sum((v - centre) ** 2 for v in values)
+            if len(set(values)) > 1
+            else 0.0
+        )
         return {arm: (dose - centre) * scale for arm, dose in self.doses.items()}
 
     @property
@@ -87,7 +91,9 @@ class Hypothesis:
             if region not in REGIONS:
                 raise UserError(f"hypothesis: region {region!r} is none of {', '.join(REGIONS)}")
         if self.direction not in ("better", "no better", "alike"):
-            raise UserError(f"hypothesis: direction {self.direction!r} is none of better, no better, alike")
+            raise UserError(
+                f"hypothesis: direction {self.direction!r} is none of better, no better, alike"
+            )
         if not self.margin > 0:
             raise UserError(f"hypothesis: margin {self.margin}: must be above 0 (Dice from 0 to 1)")
 
@@ -110,7 +116,9 @@ class Hypothesis:
             (kept if set(contrast.weights) <= set(arms) else left_out).append(contrast)
         left_out = tuple(contrast.label for contrast in left_out)
         if left_out:
-            return dataclasses.replace(self, better="", than="", contrasts=tuple(kept), left_out=self.left_out + left_out)
+            return dataclasses.replace(
+                self, better="", than="", contrasts=tuple(kept), left_out=self.left_out + left_out
+            )
         return self if self.better else dataclasses.replace(self, contrasts=tuple(kept))
 
 
@@ -125,7 +133,11 @@ def _contrast(told):
 def hypothesis_from(stored):
     """The Hypothesis that `dataclasses.asdict` and JSON made of one."""
     region = stored.get("region", "mean")
-    return Hypothesis(**stored | {
-        "region": region if isinstance(region, str) else tuple(region),
-        "contrasts": tuple(stored.get("contrasts", ())), "left_out": tuple(stored.get("left_out", ())),
-    })  # fmt: skip
+    return Hypothesis(
+        **stored
+        | {
+            "region": region if isinstance(region, str) else tuple(region),
+            "contrasts": tuple(stored.get("contrasts", ())),
+            "left_out": tuple(stored.get("left_out", ())),
+        }
+    )

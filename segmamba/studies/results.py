@@ -89,11 +89,21 @@ class Study:
     @property
     def plans(self):
         """Every planned trial, in the order arm, seed, fold."""
-        return [TrialPlan(arm=arm, seed=seed, fold=fold) for arm in self.arms for seed in self.seeds for fold in self.folds or (None,)]
+        return [
+            TrialPlan(arm=arm, seed=seed, fold=fold)
+            for arm in self.arms
+            for seed in self.seeds
+            for fold in self.folds or (None,)
+        ]
 
 
 def study_from(stored, **now):
     """The Study that `dataclasses.asdict` and JSON made of one, with the fields `now` put in."""
     lists = {name: tuple(stored.get(name, ())) for name in ("seeds", "folds")}
     secondary = tuple(hypothesis_from(claim) for claim in stored.get("secondary", ()))
-    return Study(**stored | lists | {"hypothesis": hypothesis_from(stored["hypothesis"]), "secondary": secondary} | now)
+    return Study(
+        **stored
+        | lists
+        | {"hypothesis": hypothesis_from(stored["hypothesis"]), "secondary": secondary}
+        | now
+    )

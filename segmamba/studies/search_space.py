@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from segmamba.errors import UserError
 
-FACTORS = (0.8, 1.2)  # of a number that population-based training changes (Jaderberg et al. 2017, section 4)
+FACTORS = (
+    0.8,
+    1.2,
+)  # of a number that population-based training changes (Jaderberg et al. 2017, section 4)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Between:
 
     def __post_init__(self):
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise UserError(f"search space: from {self.low} to {self.high}: low must be below high, and above 0 on a log scale")
+            raise UserError(
+                f"search space: from {self.low} to {self.high}: low must be below high, and above 0 on a log scale"
+            )
 
     def __str__(self):
         return f"{self.low:g} to {self.high:g}{', log' if self.log else ''}"
@@ -33,7 +38,9 @@ class Between:
     def to_optuna(self):
         from optuna.distributions import FloatDistribution, IntDistribution
 
-        return (IntDistribution if self.whole else FloatDistribution)(self.low, self.high, log=self.log)
+        return (IntDistribution if self.whole else FloatDistribution)(
+            self.low, self.high, log=self.log
+        )
 
     def draw(self, rng):
         """A value at random; rng: a random.Random."""
@@ -76,7 +83,9 @@ class OneOf:
     def to_optuna(self):
         from optuna.distributions import CategoricalDistribution
 
-        return CategoricalDistribution([str(value) for value in self.values])  # tuples are no choices of Optuna's
+        return CategoricalDistribution(
+            [str(value) for value in self.values]
+        )  # tuples are no choices of Optuna's
 
     def draw(self, rng):
         """A value at random; rng: a random.Random."""
@@ -92,7 +101,9 @@ class OneOf:
 
     def from_setting(self, value):
         if value not in self.values:
-            raise UserError(f"search space: the baseline's {value!r} is none of {', '.join(map(str, self.values))}; add it")
+            raise UserError(
+                f"search space: the baseline's {value!r} is none of {', '.join(map(str, self.values))}; add it"
+            )
         return str(value)
 
 

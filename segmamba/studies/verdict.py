@@ -39,8 +39,16 @@ def verdict(study, claim=None):
     """Whether the study's first hypothesis, or `claim`, holds: a Verdict."""
     claim = claim or study.hypothesis
     if not claim.contrasts:
-        return Verdict(answer="undecided", sentence=_nothing_asked(claim), difference=Difference(arm="", versus="", region=claim.regions[0]))
-    found = [contrast_difference(study, c, region, claim.score) for c in claim.contrasts for region in claim.regions]
+        return Verdict(
+            answer="undecided",
+            sentence=_nothing_asked(claim),
+            difference=Difference(arm="", versus="", region=claim.regions[0]),
+        )
+    found = [
+        contrast_difference(study, c, region, claim.score)
+        for c in claim.contrasts
+        for region in claim.regions
+    ]
     answer, lead = _decide(found, claim)
     seeds, cases = (None, None) if answer != "undecided" else _what_would_decide_claim(found, claim)
     if len(found) == 1 and claim.direction == "better":
@@ -48,20 +56,32 @@ def verdict(study, claim=None):
     else:
         sentence = _sentence_of_many(found, lead, claim, answer, seeds, cases)
     caveats = [*_caveats(study, found[lead]), *_left_out(claim)]
-    return Verdict(answer=answer, sentence=" ".join([sentence, *caveats]), difference=found[lead], further_seeds=seeds, further_cases=cases)
+    return Verdict(
+        answer=answer,
+        sentence=" ".join([sentence, *caveats]),
+        difference=found[lead],
+        further_seeds=seeds,
+        further_cases=cases,
+    )
 
 
 def gains(found, margin):
     """Which Differences are better by the margin, after Holm over all of them: a list of bool."""
     adjusted = holm([f.p_value for f in found])
-    return [p < 1 - LEVEL and f.mean >= margin and len(f.cases) > 1 for f, p in zip(found, adjusted, strict=True)]
+    return [
+        p < 1 - LEVEL and f.mean >= margin and len(f.cases) > 1
+        for f, p in zip(found, adjusted, strict=True)
+    ]
 
 
 def _decide(found, claim):
     """(answer, place of the Difference that shows it)."""
     margin, gained = claim.margin, gains(found, claim.margin)
     whole = all(f.layout is not None and len(f.cases) > 1 for f in found)
-    within, below = ([whole and low(f) for f in found] for low in (lambda f: -margin < f.low and f.high < margin, lambda f: f.high < margin))
+    within, below = (
+        [whole and low(f) for f in found]
+        for low in (lambda f: -margin < f.low and f.high < margin, lambda f: f.high < margin)
+    )
     largest = max(range(len(found)), key=lambda i: _size(found[i], claim))
     if claim.direction == "alike":
         if all(within):
@@ -103,25 +123,54 @@ def _what_would_decide_claim(found, claim):
         inside = [(f, margin - f.mean) for f in found]
     if outside:  # one contrast is enough, at the adjusted level
         needs = [what_would_decide(f.layout, wanted, level) for f, wanted in outside]
-        return tuple(min((n for n in numbers if n is not None), default=None) for numbers in zip(*needs, strict=True))
-    needs = [(0, 0) if f.high - f.mean < wanted else what_would_decide(f.layout, wanted) for f, wanted in inside]  # all of them have to hold
+        return tuple(
+            min((n for n in numbers if n is not None), default=None)
+            for numbers in zip(*needs, strict=True)
+        )
+    needs = [
+        (0, 0) if f.high - f.mean < wanted else what_would_decide(f.layout, wanted)
+        for f, wanted in inside
+    ]  # all of them have to hold
     return tuple(None if None in numbers else max(numbers) for numbers in zip(*needs, strict=True))
 
 
 def what_would_decide(layout, half_width, level=LEVEL):
     """(further seeds, further cases): the fewest of either alone at which the interval is expected to be narrower than `half_width`."""
     seeds = range(layout.seeds + 1, layout.seeds + MOST_SEEDS + 1)
-    cases = np.unique(np.geomspace(layout.cases + 1, layout.cases + MOST_CASES, 400).round().astype(int)).tolist()
+    cases = np.unique(
+        np.geomspace(layout.cases + 1, layout.cases + MOST_CASES, 400).round().astype(int)
+    ).tolist()
     return (
-        next((s - layout.seeds for s in seeds if _foreseen(layout, s, layout.cases).half_width(level) < half_width), None),
-        next((c - layout.cases for c in cases if _foreseen(layout, layout.seeds, c).half_width(level) < half_width), None),
+        next(
+            (
+                s - layout.seeds
+                for s in seeds
+                if _foreseen(layout, s, layout.cases).half_width(level) < half_width
+            ),
+            None,
+        ),
+        next(
+            (
+                c - layout.cases
+                for c in cases
+                if _foreseen(layout, layout.seeds, c).half_width(level) < half_width
+            ),
+            None,
+        ),
     )
 
 
 def _foreseen(layout, seeds, cases):
     """The mean squares to expect from another number of seeds and cases when the variances stay."""
     seed, case, rest = layout.variances
-    return Crossed(seeds=seeds, cases=cases, mean=layout.mean, ms_seed=rest + cases * seed, ms_case=rest + seeds * case, ms_rest=rest)
+    return Crossed(
+        seeds=seeds,
+        cases=cases,
+        mean=layout.mean,
+        ms_seed=rest + cases * seed,
+        ms_case=rest + seeds * case,
+        ms_rest=rest,
+    )
 
 
 def _sentence(found, claim, answer, further_seeds, further_cases, planned):
@@ -155,7 +204,9 @@ def _sentence_of_many(found, lead, claim, answer, further_seeds, further_cases):
     if answer == "undecided" and min(len(f.seeds) for f in found) == 1:
         return f"Undecided: {_estimate(first)}, but from one seed ({_based(first)}), which cannot show how much training itself varies."
     if answer == "undecided" and min(len(f.cases) for f in found) == 1:
-        return f"Undecided: {_measured(first)}, but one test case says nothing about other patients."
+        return (
+            f"Undecided: {_measured(first)}, but one test case says nothing about other patients."
+        )
     corrected = f" after Holm's correction for {tests} tests" if tests > 1 else ""
     largest = "the largest difference" if claim.direction == "alike" else "the best"
     lead_in = f"{largest} of {tests}: " if tests > 1 else ""
@@ -163,12 +214,20 @@ def _sentence_of_many(found, lead, claim, answer, further_seeds, further_cases):
     if answer == "undecided":
         return f"Undecided: {lead_in}{measured}; {_advice(further_seeds, further_cases)}."
     if claim.direction == "alike":
-        place = f"every interval lies within ±{margin}" if answer == "supported" else f"its interval lies outside ±{margin}{_bonferroni(tests)}"
+        place = (
+            f"every interval lies within ±{margin}"
+            if answer == "supported"
+            else f"its interval lies outside ±{margin}{_bonferroni(tests)}"
+        )
         return f"{answer.capitalize()}: {lead_in}{measured}; {place}."
     if answer == "equivalent":
         return f"Equivalent: {lead_in}{measured}; every interval lies within ±{margin}."
     if (answer == "supported") == (claim.direction == "better"):  # something gained
-        others = [f.label for f, gain in zip(found, gains(found, claim.margin), strict=True) if gain and f is not first]
+        others = [
+            f.label
+            for f, gain in zip(found, gains(found, claim.margin), strict=True)
+            if gain and f is not first
+        ]
         also = f"; so do {', '.join(others)}" if others else ""
         return f"{answer.capitalize()}: {measured}; that is above 0{corrected} and reaches the {margin}{also}."
     return f"{answer.capitalize()}: {lead_in}{measured}; every interval lies below the {margin}."

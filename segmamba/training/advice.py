@@ -13,7 +13,9 @@ SIDES = (128, 96, 64, 48, 32)
 
 def memory_advice(config, device):
     """One line for a Config that ran out of the device's memory."""
-    return advice(config, str(device), _available(device), mixed_dtype(device, config.train.precision))
+    return advice(
+        config, str(device), _available(device), mixed_dtype(device, config.train.precision)
+    )
 
 
 def advice(config, name, available, dtype):
@@ -23,13 +25,19 @@ def advice(config, name, available, dtype):
     for changes in _smaller(config):
         kind = tuple(changes)
         if kind not in fitting:  # the mildest of each kind is enough
-            estimate = estimate_training_memory(config.changed(changes), device_type="cuda", dtype=dtype).total
+            estimate = estimate_training_memory(
+                config.changed(changes), device_type="cuda", dtype=dtype
+            ).total
             if estimate <= available:
                 fitting[kind] = f"{_as_options(changes)} ({estimate / GIB:.1f} GiB)"
     told = "; ".join(fitting.values())
     return (
         f"out of memory on {name}: a step takes about {needed / GIB:.1f} GiB and {available / GIB:.1f} GiB are there; "
-        + (f"what would fit, by estimate: {told}" if told else "no smaller batch or patch would fit; lower model.base_channels")
+        + (
+            f"what would fit, by estimate: {told}"
+            if told
+            else "no smaller batch or patch would fit; lower model.base_channels"
+        )
     )
 
 
@@ -38,9 +46,17 @@ def _smaller(config):
     train, batches = config.train, []
     for size in range(train.batch_size // 2, 0, -1):
         if train.batch_size % size == 0:  # the effective batch stays
-            batches.append({"train.batch_size": size, "train.accumulation": train.batch_size * train.accumulation // size})
+            batches.append(
+                {
+                    "train.batch_size": size,
+                    "train.accumulation": train.batch_size * train.accumulation // size,
+                }
+            )
     stages = {"model.checkpoint_stages": tuple(range(1, LEVELS + 1))}
-    can_checkpoint = config.model.name in ("segmamba", "control", "unet") and config.model.checkpoint_stages != stages["model.checkpoint_stages"]
+    can_checkpoint = (
+        config.model.name in ("segmamba", "control", "unet")
+        and config.model.checkpoint_stages != stages["model.checkpoint_stages"]
+    )
     yield from batches
     if can_checkpoint:
         yield stages
@@ -52,7 +68,10 @@ def _smaller(config):
 
 
 def _as_options(changes):
-    values = {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in changes.items()}
+    values = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in changes.items()
+    }
     return " ".join(f"--set {name}={value}" for name, value in values.items())
 
 

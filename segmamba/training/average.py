@@ -21,13 +21,19 @@ class Averaged:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._decay = decay
         pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
-        self._averages, self._sources = zip(*((a, s) for a, s in pairs if s.is_floating_point()), strict=True)
+        self._averages, self._sources = zip(
+            *((a, s) for a, s in pairs if s.is_floating_point()), strict=True
+        )
         self._counters = [(a, s) for a, s in pairs if not s.is_floating_point()]
 
     @torch.no_grad()
     def update(self, step):
         """Take in the weights that optimiser step `step` (from 0) has made."""
-        torch._foreach_lerp_(self._averages, [s.detach() for s in self._sources], 1 - min(self._decay, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(
+            self._averages,
+            [s.detach() for s in self._sources],
+            1 - min(self._decay, (1 + step) / (10 + step)),
+        )
         for average, source in self._counters:
             average.copy_(source)
 

@@ -37,7 +37,9 @@ def save_checkpoint(state, path, *, previous=None):
             raise
         comment = DIGEST_MARK + archive.sha256.hexdigest().encode()
         file.seek(-2, os.SEEK_END)
-        file.write(struct.pack("<H", len(comment)) + comment)  # a zip archive ends with its comment and, before it, the comment's length
+        file.write(
+            struct.pack("<H", len(comment)) + comment
+        )  # a zip archive ends with its comment and, before it, the comment's length
         if previous and path.exists():
             file.flush()
             os.fsync(file.fileno())
@@ -65,7 +67,9 @@ def weights_digest(weights):
     sha256 = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha256.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return sha256.hexdigest()
 
 

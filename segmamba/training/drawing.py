@@ -64,13 +64,17 @@ class Pictures(NoPictures):
             pending, self._drawing = self._waiting.pop(0)
             curves = self._folder.plots / "training_curves.png"
             arguments = (pending, self._drawing, self._folder.history, curves)
-            self._process = multiprocessing.get_context("spawn").Process(target=_draw, args=arguments)
+            self._process = multiprocessing.get_context("spawn").Process(
+                target=_draw, args=arguments
+            )
             self._process.start()
 
 
 def _draw(pending, path, history, curves):
     """Of a run's own making, so that unpickling it is safe; it takes second place where cores are few."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which waits for its pictures
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the run, which waits for its pictures
     if hasattr(os, "nice"):
         os.nice(10)
     draw_predictions(pickle.loads(pending.read_bytes()), path)

@@ -94,12 +94,21 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
     done, best, best_epoch, best_rows = 0, -1.0, 0, []
     if resume_from:
         model.load_state_dict(resume_from["trained"])
-        done, best, best_epoch = resume_from["epoch"], resume_from["best"], resume_from["best_epoch"]
+        done, best, best_epoch = (
+            resume_from["epoch"],
+            resume_from["best"],
+            resume_from["best_epoch"],
+        )
         best_rows = resume_from.get("best_rows", [])  # of a checkpoint of an earlier version: none
     average = averaged(model, config.learning)
     unlabelled = teacher(model, average, data.unlabelled, config, device, first_epoch=done + 1)
     learner = Learner(
-        model, forward_loss(model, config, device), Descent(model, config, device), average, training_cases(data.train, config, device), unlabelled
+        model,
+        forward_loss(model, config, device),
+        Descent(model, config, device),
+        average,
+        training_cases(data.train, config, device),
+        unlabelled,
     )
     if resume_from:
         average.model.load_state_dict(resume_from["model"])
@@ -108,7 +117,10 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
         set_random_state(resume_from["random"])
 
     for number in range(done + 1, config.train.epochs + 1):
-        if config.train.early_stop_epochs and number - 1 - best_epoch >= config.train.early_stop_epochs:
+        if (
+            config.train.early_stop_epochs
+            and number - 1 - best_epoch >= config.train.early_stop_epochs
+        ):
             return
         started = time.perf_counter()
         metrics, waited_s = _train_epoch(learner, number, config, device, watch)
@@ -130,9 +142,16 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
             metrics["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
             torch.cuda.reset_peak_memory_stats(device)
         checkpoint = {
-            "model": average.model.state_dict(), "trained": model.state_dict(), **learner.descent.state_dict(), "cases": learner.cases.state_dict(),
-            "epoch": number, "best": best, "best_epoch": best_epoch, "best_rows": best_rows, "random": random_state(),
-        }  # fmt: skip
+            "model": average.model.state_dict(),
+            "trained": model.state_dict(),
+            **learner.descent.state_dict(),
+            "cases": learner.cases.state_dict(),
+            "epoch": number,
+            "best": best,
+            "best_epoch": best_epoch,
+            "best_rows": best_rows,
+            "random": random_state(),
+        }
         yield Epoch(number, metrics, is_best, rows, checkpoint)
 
 
@@ -145,7 +164,13 @@ def _watched(cases, number, watch):
 def _train_epoch(learner, number, config, device, watch):
     """`steps_per_epoch` optimiser steps: (the epoch's train/ metrics, seconds spent waiting for data)."""
     train, stream = config.train, learner.cases.stream(number)
-    losses, patch_losses, names, on_tumour, with_tumour = [], [], [], 0, torch.zeros((), device=device)
+    losses, patch_losses, names, on_tumour, with_tumour = (
+        [],
+        [],
+        [],
+        0,
+        torch.zeros((), device=device),
+    )
     for i in range(train.steps_per_epoch):
         step = (number - 1) * train.steps_per_epoch + i
         micro_batches = [next(stream) for _ in range(train.accumulation)]
@@ -159,8 +184,12 @@ def _train_epoch(learner, number, config, device, watch):
     values = torch.stack(losses).cpu()  # one wait for the device an epoch, not one a step
     if not values.isfinite().all():
         bad = int((~values.isfinite()).nonzero()[0, 0])
-        raise NonFiniteLoss(f"epoch {number}, step {bad + 1}: the loss is {values[bad]:g}; the batch held {', '.join(names[bad])}")
-    learner.cases.remember([case for step_names in names for case in step_names], torch.cat(patch_losses).cpu())
+        raise NonFiniteLoss(
+            f"epoch {number}, step {bad + 1}: the loss is {values[bad]:g}; the batch held {', '.join(names[bad])}"
+        )
+    learner.cases.remember(
+        [case for step_names in names for case in step_names], torch.cat(patch_losses).cpu()
+    )
     metrics = {
         "train/loss": float(values.mean()),
         "train/lr": learning_rate(step, config),
@@ -176,7 +205,10 @@ def _train_step(learner, micro_batches, step, config, device):
     total, each, with_tumour = torch.zeros((), device=device), [], torch.zeros((), device=device)
     for batch in micro_batches:
         image, label = batch.image, batch.label  # (B, C, D, H, W), (B, D, H, W)
-        plans = [plan(config.augment, config.seed, int(e), int(i), image.shape[1]) for e, i in zip(batch.epoch, batch.index, strict=True)]
+        plans = [
+            plan(config.augment, config.seed, int(e), int(i), image.shape[1])
+            for e, i in zip(batch.epoch, batch.index, strict=True)
+        ]
         image, label = augment(image, label, plans)
         with learner.descent.autocast():
             loss, patch_losses = learner.compute(image, label)

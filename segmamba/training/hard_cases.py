@@ -27,7 +27,15 @@ class AllAlike:
     def stream(self, epoch):
         """The DeviceFeed of epoch `epoch`; epochs are asked for in their order."""
         if self._stream is None:
-            self._stream = DeviceFeed(batches(self._cases, self._config, first_epoch=epoch, pin_memory=self._device.type == "cuda"), self._device)
+            self._stream = DeviceFeed(
+                batches(
+                    self._cases,
+                    self._config,
+                    first_epoch=epoch,
+                    pin_memory=self._device.type == "cuda",
+                ),
+                self._device,
+            )
         return self._stream
 
     def remember(self, names, losses):
@@ -49,9 +57,13 @@ class HardCases:
 
     def stream(self, epoch):
         stream = batches(
-            self._cases, self._config, first_epoch=epoch, last_epoch=epoch, pin_memory=self._device.type == "cuda",
+            self._cases,
+            self._config,
+            first_epoch=epoch,
+            last_epoch=epoch,
+            pin_memory=self._device.type == "cuda",
             chances=chances(self._losses, self._config.learning.hard_case_factor),
-        )  # fmt: skip
+        )
         return DeviceFeed(stream, self._device)
 
     def remember(self, names, losses):
@@ -60,7 +72,11 @@ class HardCases:
             seen = losses[names == case.id]
             if len(seen):
                 before = self._losses[place]
-                self._losses[place] = seen.mean() if np.isinf(before) else MEMORY * before + (1 - MEMORY) * seen.mean()
+                self._losses[place] = (
+                    seen.mean()
+                    if np.isinf(before)
+                    else MEMORY * before + (1 - MEMORY) * seen.mean()
+                )
 
     def state_dict(self):
         return {"losses": torch.from_numpy(self._losses.copy())}

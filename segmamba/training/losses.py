@@ -38,7 +38,9 @@ def dice_ce_loss(logits, label, channels, config):
     """dice_weight * Dice + ce_weight * cross entropy. `config` is a LossConfig; a weight of 0 skips its term."""
     loss = logits.new_zeros((), dtype=torch.float32)
     if config.dice_weight:
-        loss = loss + config.dice_weight * dice_loss(logits, label, channels, smooth=config.dice_smooth)
+        loss = loss + config.dice_weight * dice_loss(
+            logits, label, channels, smooth=config.dice_smooth
+        )
     if config.ce_weight:
         loss = loss + config.ce_weight * cross_entropy(logits, label, channels)
     return loss
@@ -53,7 +55,10 @@ def training_loss(outputs, label, channels, config):
     if torch.is_tensor(outputs):
         return dice_ce_loss(outputs, label, channels, config)
     weights = [config.deep_supervision_decay**level for level in range(len(outputs))]
-    losses = [dice_ce_loss(logits, _nearest(label, logits.shape[2:]), channels, config) for logits in outputs]
+    losses = [
+        dice_ce_loss(logits, _nearest(label, logits.shape[2:]), channels, config)
+        for logits in outputs
+    ]
     return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
 
 
@@ -65,8 +70,15 @@ def patch_losses(outputs, label, channels):
     logits = (outputs if torch.is_tensor(outputs) else outputs[0]).detach()
     probability, truth = _foreground(logits, label, channels)
     smooth = PATCH_SMOOTHING * probability.shape[2]
-    dice = (2 * (probability * truth).sum(2) + smooth) / (probability.sum(2) + truth.sum(2) + smooth)
-    entropy = torch.stack([cross_entropy(one[None], its[None], channels) for one, its in zip(logits, label, strict=True)])
+    dice = (2 * (probability * truth).sum(2) + smooth) / (
+        probability.sum(2) + truth.sum(2) + smooth
+    )
+    entropy = torch.stack(
+        [
+            cross_entropy(one[None], its[None], channels)
+            for one, its in zip(logits, label, strict=True)
+        ]
+    )
     return 1 - dice.mean(1) + entropy
 
 
@@ -78,16 +90,24 @@ def no_patch_losses(outputs, label, channels):
 def one_hot(label, channels):
     """Integer classes (B, D, H, W) as float32 (B, K, D, H, W): 1 where a voxel is of the channel's class, or in its region."""
     if channels == REGIONS:
-        return torch.stack([sum(label == c for c in members) for members in REGION_CLASSES.values()], dim=1).float()
+        return torch.stack(
+            [sum(label == c for c in members) for members in REGION_CLASSES.values()], dim=1
+        ).float()
     return F.one_hot(label.long(), len(channels)).movedim(-1, 1).float()
 
 
 def _foreground(logits, label, channels):
     """(probability, truth), float32 (B, K, V), of the channels that are not background."""
     first = 0 if channels == REGIONS else 1
-    return probabilities(logits, channels)[:, first:].flatten(2), one_hot(label, channels)[:, first:].flatten(2)
+    return probabilities(logits, channels)[:, first:].flatten(2), one_hot(label, channels)[
+        :, first:
+    ].flatten(2)
 
 
 def _nearest(label, shape):
     """label (B, D, H, W) on a coarser grid."""
-    return label if label.shape[1:] == shape else F.interpolate(label[:, None].float(), size=shape, mode="nearest")[:, 0].to(label.dtype)
+    return (
+        label
+        if label.shape[1:] == shape
+        else F.interpolate(label[:, None].float(), size=shape, mode="nearest")[:, 0].to(label.dtype)
+    )

@@ -23,8 +23,10 @@ def teacher(student, average, cases, config, device, *, first_epoch):
     if not config.learning.consistency_weight:
         return NoTeacher()
     if not cases:
-        raise UserError("learning.consistency_weight: no unlabelled cases to learn from; set data.labelled_share below 1, or add cases without a "
-                        "segmentation to the data")  # fmt: skip
+        raise UserError(
+            "learning.consistency_weight: no unlabelled cases to learn from; set data.labelled_share below 1, or add cases without a "
+            "segmentation to the data"
+        )
     return MeanTeacher(student, average.model, cases, config, device, first_epoch)
 
 
@@ -43,8 +45,16 @@ class MeanTeacher:
 
     def __init__(self, student, master, cases, config, device, first_epoch):
         self._student, self._master, self._config, self._device = student, master, config, device
-        self._channels, self._per_epoch = output_channels(config.model), patches_per_epoch(config.train)
-        self._stream = DeviceFeed(unlabelled_batches(cases, config, first_epoch=first_epoch, pin_memory=device.type == "cuda"), device)
+        self._channels, self._per_epoch = (
+            output_channels(config.model),
+            patches_per_epoch(config.train),
+        )
+        self._stream = DeviceFeed(
+            unlabelled_batches(
+                cases, config, first_epoch=first_epoch, pin_memory=device.type == "cuda"
+            ),
+            device,
+        )
         self._losses = []
 
     def teach(self, descent, step, share):
@@ -54,7 +64,9 @@ class MeanTeacher:
         brain = (image != 0).any(1, keepdim=True)
         with descent.autocast():
             with torch.no_grad():
-                target = probabilities(self._master(self._view(image, batch, TEACHER)), self._channels)
+                target = probabilities(
+                    self._master(self._view(image, batch, TEACHER)), self._channels
+                )
             outputs = self._student(self._view(image, batch, STUDENT))
             own = probabilities(outputs if torch.is_tensor(outputs) else outputs[0], self._channels)
         loss = ((own - target) ** 2 * brain).sum() / (brain.sum() * own.shape[1]).clamp_min(1)
@@ -64,19 +76,33 @@ class MeanTeacher:
     def metrics(self):
         """Of the epoch that ends."""
         losses, self._losses = self._losses, []
-        return {"train/consistency": float(torch.stack(losses).mean()), "time/unlabelled_wait_s": self._stream.waited_s()}
+        return {
+            "train/consistency": float(torch.stack(losses).mean()),
+            "time/unlabelled_wait_s": self._stream.waited_s(),
+        }
 
     def _augmented(self, batch):
         """The batch's image; the random numbers of its patches are those after the labelled ones of the epoch."""
-        places = [(int(e), int(i) + self._per_epoch) for e, i in zip(batch.epoch, batch.index, strict=True)]
-        plans = [plan(self._config.augment, self._config.seed, *place, batch.image.shape[1]) for place in places]
+        places = [
+            (int(e), int(i) + self._per_epoch)
+            for e, i in zip(batch.epoch, batch.index, strict=True)
+        ]
+        plans = [
+            plan(self._config.augment, self._config.seed, *place, batch.image.shape[1])
+            for place in places
+        ]
         return augment(batch.image, batch.label, plans)[0]
 
     def _view(self, image, batch, stream):
         """`image` with noise, brightness and contrast drawn from the random numbers of `stream`; the background stays 0."""
         size, shape = self._config.learning.consistency_noise, image.shape[:2]
-        rngs = [generator(self._config.seed, int(e), int(i), stream) for e, i in zip(batch.epoch, batch.index, strict=True)]
-        std, brightness, contrast = np.array([[r.uniform(low, 1, shape[1]) * size for low in (0, -1, -1)] for r in rngs]).swapaxes(0, 1)
+        rngs = [
+            generator(self._config.seed, int(e), int(i), stream)
+            for e, i in zip(batch.epoch, batch.index, strict=True)
+        ]
+        std, brightness, contrast = np.array(
+            [[r.uniform(low, 1, shape[1]) * size for low in (0, -1, -1)] for r in rngs]
+        ).swapaxes(0, 1)
         noisy = add_noise(image, std, [int(r.integers(2**31)) for r in rngs])
         return torch.where(image != 0, shift_and_stretch(noisy, brightness, 1 + contrast), 0)
 
@@ -85,4 +111,6 @@ def consistency_weight(step, config):
     """In the loss of optimiser step `step` (from 0): `consistency_weight` after a rise over `consistency_rampup_epochs`."""
     learning = config.learning
     rise = learning.consistency_rampup_epochs * config.train.steps_per_epoch
-    return learning.consistency_weight * (math.exp(-5 * (1 - min(1, step / rise)) ** 2) if rise else 1)
+    return learning.consistency_weight * (
+        math.exp(-5 * (1 - min(1, step / rise)) ** 2) if rise else 1
+    )

@@ -88,14 +88,19 @@ def measure_training_memory(config, device):
         _train(config, device)
         return torch.cuda.max_memory_allocated(device) - before
     if not Path("/proc/self/status").exists():
-        raise UserError("--measure: on a CPU it needs Linux's /proc; run it on Linux or on a machine with a GPU")
+        raise UserError(
+            "--measure: on a CPU it needs Linux's /proc; run it on Linux or on a machine with a GPU"
+        )
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
         return fresh.submit(_resident_growth, config, torch.get_num_threads()).result()
 
 
 def _resident_growth(config, threads):
     torch.set_num_threads(threads)
-    _train(config.changed({"data.patch_size": (16, 16, 16), "train.batch_size": 2}), torch.device("cpu"))  # load what torch loads late
+    _train(
+        config.changed({"data.patch_size": (16, 16, 16), "train.batch_size": 2}),
+        torch.device("cpu"),
+    )  # load what torch loads late
     before = _proc_bytes("VmRSS")
     _train(config, torch.device("cpu"))
     return _proc_bytes("VmHWM") - before
@@ -104,7 +109,9 @@ def _resident_growth(config, threads):
 def _train(config, device):
     """Two optimiser steps on noise: from the second one on, AdamW's moments are there during the backward pass."""
     model = build_model(config.model).to(device).train()
-    optimizer = torch.optim.AdamW([{"params": group} for group in decay_groups(model)], lr=config.optim.lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": group} for group in decay_groups(model)], lr=config.optim.lr
+    )
     dtype = mixed_dtype(device, config.train.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     for _ in range(2):
@@ -138,7 +145,11 @@ def _nbytes(tensors):
 
 def _proc_bytes(field):
     """VmRSS (resident now) or VmHWM (its peak) of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
     return int(line.split()[1]) * 1024
 
 

@@ -13,9 +13,14 @@ class Descent:
 
     def __init__(self, model, config, device):
         decayed, undecayed = decay_groups(model)
-        groups = [{"params": decayed, "weight_decay": config.optim.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": config.optim.weight_decay},
+            {"params": undecayed, "weight_decay": 0.0},
+        ]
         self._model, self._device, self._clip_norm = model, device, config.optim.clip_norm
-        self._optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=device.type == "cuda")
+        self._optimizer = torch.optim.AdamW(
+            groups, lr=config.optim.lr, betas=config.optim.betas, fused=device.type == "cuda"
+        )
         self._dtype = mixed_dtype(device, config.train.precision)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
         # The gradients of a CUDA graph lie where its next pass writes: several passes add up in memory of their own.
@@ -48,7 +53,10 @@ class Descent:
 
     def load_state_dict(self, state):
         """The moments of a checkpoint; decay and betas stay as the Config has them, whatever it was saved under."""
-        own = [{name: group[name] for name in ("weight_decay", "betas")} for group in self._optimizer.param_groups]
+        own = [
+            {name: group[name] for name in ("weight_decay", "betas")}
+            for group in self._optimizer.param_groups
+        ]
         self._optimizer.load_state_dict(state["optimizer"])
         for group, settings in zip(self._optimizer.param_groups, own, strict=True):
             group.update(settings)

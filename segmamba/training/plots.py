@@ -6,7 +6,15 @@ import numpy as np
 
 from segmamba.data.labels import MODALITIES, REGIONS
 from segmamba.evaluation.dice import dice
-from segmamba.pictures import REGION_COLOURS, add_outline_legend, busiest_slices, draw_plane, new_figure, save_figure, surroundings
+from segmamba.pictures import (
+    REGION_COLOURS,
+    add_outline_legend,
+    busiest_slices,
+    draw_plane,
+    new_figure,
+    save_figure,
+    surroundings,
+)
 
 SHOWN_MODALITIES = ("T1ce", "FLAIR")
 
@@ -14,7 +22,9 @@ SHOWN_MODALITIES = ("T1ce", "FLAIR")
 def draw_training_curves(history, path):
     """Loss, validation Dice per region and learning rate over epochs. history: a list of dicts of metrics with "epoch"."""
     figure = new_figure(figsize=(12, 3.2))
-    figure.subplots_adjust(left=0.045, right=0.99, bottom=0.155, top=0.9, wspace=0.19)  # a layout found anew would take half the time
+    figure.subplots_adjust(
+        left=0.045, right=0.99, bottom=0.155, top=0.9, wspace=0.19
+    )  # a layout found anew would take half the time
     loss, val, rate = figure.subplots(1, 3)
     epochs = [e["epoch"] for e in history]
     loss.plot(epochs, [e["train/loss"] for e in history], marker=".", color="#333333")
@@ -22,8 +32,16 @@ def draw_training_curves(history, path):
     validated = [e for e in history if "val/dice_mean" in e]
     when = [e["epoch"] for e in validated]
     for region in REGIONS:
-        val.plot(when, [e[f"val/dice_{region}"] for e in validated], marker=".", color=REGION_COLOURS[region], label=region)
-    val.plot(when, [e["val/dice_mean"] for e in validated], color="black", linewidth=2, label="mean")
+        val.plot(
+            when,
+            [e[f"val/dice_{region}"] for e in validated],
+            marker=".",
+            color=REGION_COLOURS[region],
+            label=region,
+        )
+    val.plot(
+        when, [e["val/dice_mean"] for e in validated], color="black", linewidth=2, label="mean"
+    )
     val.set(title="validation Dice", xlabel="epoch", ylim=(0, 1))
     val.legend(frameon=False, fontsize=8)
     rate.plot(epochs, [e["train/lr"] for e in history], color="#333333")
@@ -48,7 +66,9 @@ class Shown:
 def worst_and_median(rows):
     """{"worst": case id, "median": case id} by mean Dice; a single row is the worst alone."""
     ordered = [row["case"] for row in sorted(rows, key=lambda row: row["dice_mean"])]
-    return {"worst": ordered[0]} | ({"median": ordered[len(ordered) // 2]} if len(ordered) > 1 else {})
+    return {"worst": ordered[0]} | (
+        {"median": ordered[len(ordered) // 2]} if len(ordered) > 1 else {}
+    )
 
 
 def show(case, prediction, name):
@@ -56,9 +76,13 @@ def show(case, prediction, name):
     truth = np.array(case.source_label())
     score = dice(prediction, truth)["mean"]
     box = surroundings(truth > 0 if truth.any() else prediction > 0)
-    image = case.whole(np.asarray(case.image()[[MODALITIES.index(m) for m in SHOWN_MODALITIES]], np.float32))
+    image = case.whole(
+        np.asarray(case.image()[[MODALITIES.index(m) for m in SHOWN_MODALITIES]], np.float32)
+    )
     cut = _on_grid(image, truth.shape)[(slice(None), *box)].astype(np.float16)
-    return Shown(f"{name} case {case.id}, Dice {score:.2f}", cut, truth[box], np.asarray(prediction)[box])
+    return Shown(
+        f"{name} case {case.id}, Dice {score:.2f}", cut, truth[box], np.asarray(prediction)[box]
+    )
 
 
 def draw_predictions(shown, path):
@@ -73,8 +97,19 @@ def draw_predictions(shown, path):
         for row, modality in enumerate(SHOWN_MODALITIES):
             for axis, plane in enumerate(("sagittal", "coronal", "axial")):
                 panel = grid[2 * place + row, axis]
-                draw_plane(panel, one.image[row].astype(np.float32), one.truth, one.prediction, axis, centre[axis], (slice(None),) * 3)
-                panel.set_title((f"{one.heading}\n" if row == axis == 0 else "") + f"{modality}, {plane}", fontsize=9)
+                draw_plane(
+                    panel,
+                    one.image[row].astype(np.float32),
+                    one.truth,
+                    one.prediction,
+                    axis,
+                    centre[axis],
+                    (slice(None),) * 3,
+                )
+                panel.set_title(
+                    (f"{one.heading}\n" if row == axis == 0 else "") + f"{modality}, {plane}",
+                    fontsize=9,
+                )
     add_outline_legend(figure)
     save_figure(figure, path)
 
@@ -85,4 +120,9 @@ def _on_grid(image, shape):
         return image
     from segmamba.data.preprocess import resample
 
-    return np.stack([resample(channel, [n / s for n, s in zip(shape, channel.shape, strict=True)], order=1) for channel in image])
+    return np.stack(
+        [
+            resample(channel, [n / s for n, s in zip(shape, channel.shape, strict=True)], order=1)
+            for channel in image
+        ]
+    )

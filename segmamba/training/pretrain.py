@@ -72,7 +72,10 @@ def pretrain(config, cases, device, resume_from=None, watch=None):
         set_random_state(resume_from["random"])
         done = resume_from["epoch"]
     compute = compiled(Reconstruction(model), config, device)
-    stream = DeviceFeed(unlabelled_batches(cases, config, first_epoch=done + 1, pin_memory=device.type == "cuda"), device)
+    stream = DeviceFeed(
+        unlabelled_batches(cases, config, first_epoch=done + 1, pin_memory=device.type == "cuda"),
+        device,
+    )
     for number in range(done + 1, config.train.epochs + 1):
         started, losses = time.perf_counter(), []
         for i in range(config.train.steps_per_epoch):
@@ -81,15 +84,36 @@ def pretrain(config, cases, device, resume_from=None, watch=None):
             watch.pretraining(number, i + 1)
         loss = float(torch.stack(losses).mean())
         if not math.isfinite(loss):
-            raise NonFiniteLoss(f"pretraining, epoch {number}: the loss is {loss:g}; lower optim.lr")
-        metrics = {"pretrain/loss": loss, "pretrain/lr": rate, "time/pretrain_s": time.perf_counter() - started}
-        yield PretrainingEpoch(number, metrics, {"model": model.state_dict(), **descent.state_dict(), "epoch": number, "random": random_state()})
+            raise NonFiniteLoss(
+                f"pretraining, epoch {number}: the loss is {loss:g}; lower optim.lr"
+            )
+        metrics = {
+            "pretrain/loss": loss,
+            "pretrain/lr": rate,
+            "time/pretrain_s": time.perf_counter() - started,
+        }
+        yield PretrainingEpoch(
+            number,
+            metrics,
+            {
+                "model": model.state_dict(),
+                **descent.state_dict(),
+                "epoch": number,
+                "random": random_state(),
+            },
+        )
 
 
 def stage(config):
     """The Config of pretraining as a training of its own: its epochs, one output, at full resolution."""
     epochs = config.learning.pretrain_epochs
-    return config.changed({"train.epochs": epochs, "optim.warmup_epochs": min(config.optim.warmup_epochs, epochs), "model.deep_supervision": 0})
+    return config.changed(
+        {
+            "train.epochs": epochs,
+            "optim.warmup_epochs": min(config.optim.warmup_epochs, epochs),
+            "model.deep_supervision": 0,
+        }
+    )
 
 
 def _step(compute, descent, stream, rate, config, device):
@@ -98,9 +122,16 @@ def _step(compute, descent, stream, rate, config, device):
     for _ in range(config.train.accumulation):
         batch = next(stream)
         places = [(int(e), int(i)) for e, i in zip(batch.epoch, batch.index, strict=True)]
-        plans = [plan(config.augment, config.seed, *place, batch.image.shape[1]) for place in places]
+        plans = [
+            plan(config.augment, config.seed, *place, batch.image.shape[1]) for place in places
+        ]
         image, _ = augment(batch.image, batch.label, plans)
-        hidden = np.stack([hidden_voxels(image.shape[2:], config.learning, config.seed, *place) for place in places])
+        hidden = np.stack(
+            [
+                hidden_voxels(image.shape[2:], config.learning, config.seed, *place)
+                for place in places
+            ]
+        )
         with descent.autocast():
             loss = compute(image, sent(hidden, device)[:, None]) / config.train.accumulation
         descent.backward(loss)
@@ -113,7 +144,9 @@ def hidden_voxels(shape, config, seed, epoch, index):
     """bool (D, H, W): `mask_share` of the cubes of side `mask_side` that fill the shape. `config` is a LearningConfig."""
     cubes = [math.ceil(n / config.mask_side) for n in shape]
     count = math.prod(cubes)
-    chosen = generator(seed, epoch, index, MASK).permutation(count) < round(config.mask_share * count)
+    chosen = generator(seed, epoch, index, MASK).permutation(count) < round(
+        config.mask_share * count
+    )
     hidden = chosen.reshape(cubes)
     for axis in range(3):
         hidden = hidden.repeat(config.mask_side, axis)

@@ -46,4 +46,8 @@ def pretrain_run(config, cases, folder, device, watch=None):
 
 def read_pretraining(folder):
     """The metrics of all pretraining epochs so far, dicts with "epoch"; [] without pretraining."""
-    return json.loads(folder.pretraining_history.read_text()) if folder.pretraining_history.exists() else []
+    return (
+        json.loads(folder.pretraining_history.read_text())
+        if folder.pretraining_history.exists()
+        else []
+    )

@@ -8,7 +8,10 @@ import numpy as np
 from segmamba.environment import all_packages, describe_environment, git_diff
 from segmamba.files import write_json
 
-BLOCKS, BLOCK = 4, 2**14  # bytes at so many places of each array: reading every byte of a thousand cases would take minutes
+BLOCKS, BLOCK = (
+    4,
+    2**14,
+)  # bytes at so many places of each array: reading every byte of a thousand cases would take minutes
 
 
 def record_environment(folder, data, device, epoch):
@@ -20,14 +23,23 @@ def record_environment(folder, data, device, epoch):
         told = json.loads(folder.environment.read_text())
         before = told["resumed"][-1]["environment"] if told["resumed"] else told["environment"]
         if now != before:
-            told["resumed"].append({"after_epoch": epoch, "environment": now, "git_diff": git_diff()})
+            told["resumed"].append(
+                {"after_epoch": epoch, "environment": now, "git_diff": git_diff()}
+            )
             write_json(folder.environment, told)
         return told
     told = {
-        "environment": now, "git_diff": git_diff(), "packages": all_packages(), "data_sha256": data_digest(data),
-        "split": {name: [case.id for case in getattr(data, name)] for name in ("train", "validation", "test", "unlabelled")},
-        "test_is_validation": data.test_is_validation, "resumed": [],
-    }  # fmt: skip
+        "environment": now,
+        "git_diff": git_diff(),
+        "packages": all_packages(),
+        "data_sha256": data_digest(data),
+        "split": {
+            name: [case.id for case in getattr(data, name)]
+            for name in ("train", "validation", "test", "unlabelled")
+        },
+        "test_is_validation": data.test_is_validation,
+        "resumed": [],
+    }
     write_json(folder.environment, told)
     return told
 
@@ -37,7 +49,9 @@ def data_digest(split):
     sha256 = hashlib.sha256()
     for name in ("train", "validation", "test"):
         for case in sorted(getattr(split, name), key=lambda c: c.id):
-            sha256.update(f"{name} {case.id} {case.patient} {case.shape} {case.offset} {case.working_shape} {case.source_shape}".encode())
+            sha256.update(
+                f"{name} {case.id} {case.patient} {case.shape} {case.offset} {case.working_shape} {case.source_shape}".encode()
+            )
             for array in (case.image(), case.label()):
                 flat = array.reshape(-1).view(np.uint8)
                 for at in np.linspace(0, max(0, len(flat) - BLOCK), BLOCKS).astype(int):

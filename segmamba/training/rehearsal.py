@@ -56,7 +56,10 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     short, clock = shortened(config, steps), _Clock()
-    epochs, began = fit(short, dataclasses.replace(data, validation=data.validation[:1]), device, watch=clock), time.perf_counter()
+    epochs, began = (
+        fit(short, dataclasses.replace(data, validation=data.validation[:1]), device, watch=clock),
+        time.perf_counter(),
+    )
     first = next(epochs).metrics
     warm_up_s = time.perf_counter() - began - first["time/validate_s"]
     if meet:
@@ -102,8 +105,16 @@ class _Clock(Nobody):
 
 def shortened(config, steps):
     """The Config that is rehearsed: two epochs of `steps` steps, whatever schedule the trial will have."""
-    schedule = {"epochs": 2, "steps_per_epoch": steps, "validate_every_epochs": 1, "early_stop_epochs": 0, "keep_every_epochs": 0}
-    return config.changed({"optim.warmup_epochs": 0} | {f"train.{name}": value for name, value in schedule.items()})
+    schedule = {
+        "epochs": 2,
+        "steps_per_epoch": steps,
+        "validate_every_epochs": 1,
+        "early_stop_epochs": 0,
+        "keep_every_epochs": 0,
+    }
+    return config.changed(
+        {"optim.warmup_epochs": 0} | {f"train.{name}": value for name, value in schedule.items()}
+    )
 
 
 def _wait_for_others(folder, others):
@@ -112,19 +123,27 @@ def _wait_for_others(folder, others):
     deadline = time.monotonic() + WAIT_S
     while sum(1 for _ in folder.iterdir()) <= others:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{others} other processes were to be measured beside this one and did not come within {WAIT_S} s")
+            raise RuntimeError(
+                f"{others} other processes were to be measured beside this one and did not come within {WAIT_S} s"
+            )
         time.sleep(0.01)
 
 
 def _peak_bytes(device):
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        beside = total - free - torch.cuda.memory_reserved(device)  # the process's CUDA context, and whoever else is there
+        beside = (
+            total - free - torch.cuda.memory_reserved(device)
+        )  # the process's CUDA context, and whoever else is there
         return torch.cuda.max_memory_reserved(device) + max(0, beside)
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
-    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in status.read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
 
 
 def _nbytes(state):

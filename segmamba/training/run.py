@@ -13,7 +13,12 @@ from segmamba.evaluation.cases import evaluate, means, predict_classes
 from segmamba.files import write_json
 from segmamba.models import build_model
 from segmamba.training.advice import memory_advice
-from segmamba.training.checkpoint import load_checkpoint, resume_state, save_checkpoint, weights_digest
+from segmamba.training.checkpoint import (
+    load_checkpoint,
+    resume_state,
+    save_checkpoint,
+    weights_digest,
+)
 from segmamba.training.drawing import NoPictures
 from segmamba.training.fit import Nobody, fit
 from segmamba.training.plots import draw_predictions, draw_training_curves, show, worst_and_median
@@ -61,31 +66,55 @@ def evaluate_run(config, data, folder, device, watch=None):
     started = time.perf_counter()
     model = build_model(config.model).to(device)
     last, _ = resume_state([folder.last, folder.previous], device)
-    chosen = {"checkpoint": "best", "epoch": last["best_epoch"], "weights": functools.partial(load_checkpoint, folder.best, device)}
+    chosen = {
+        "checkpoint": "best",
+        "epoch": last["best_epoch"],
+        "weights": functools.partial(load_checkpoint, folder.best, device),
+    }
     final = {"checkpoint": "last", "epoch": last["epoch"], "weights": lambda: last["model"]}
     if data.test_is_validation:
         chosen = final
     verdicts, digests = {}, {"last": weights_digest(last["model"])}
-    for verdict in [chosen, final] if config.train.test_last and chosen["epoch"] != final["epoch"] else [chosen]:
+    for verdict in (
+        [chosen, final]
+        if config.train.test_last and chosen["epoch"] != final["epoch"]
+        else [chosen]
+    ):
         weights = verdict["weights"]()
         digests[verdict["checkpoint"]] = weights_digest(weights)
         model.load_state_dict(weights)
         verdicts[verdict["epoch"]] = evaluate(model, _watched(data.test, watch), config, device)
         if verdict is chosen:
-            validation = (data.test, verdicts[chosen["epoch"]]) if data.test_is_validation else (data.validation, last.get("best_rows", []))
-            _draw_validation(model, *validation, config, device, folder.val_predictions(chosen["epoch"]))
+            validation = (
+                (data.test, verdicts[chosen["epoch"]])
+                if data.test_is_validation
+                else (data.validation, last.get("best_rows", []))
+            )
+            _draw_validation(
+                model, *validation, config, device, folder.val_predictions(chosen["epoch"])
+            )
     rows = verdicts[chosen["epoch"]]
     metrics = means(rows, "test")
     if final["epoch"] in verdicts:
-        metrics |= {name.replace("test/", "test/last_"): value for name, value in means(verdicts[final["epoch"]], "test").items()}
+        metrics |= {
+            name.replace("test/", "test/last_"): value
+            for name, value in means(verdicts[final["epoch"]], "test").items()
+        }
     metrics |= {
         "time/test_s": time.perf_counter() - started,
         "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"]))
         + sum(e["time/pretrain_s"] for e in read_pretraining(folder)),
         "model/parameters": float(sum(p.numel() for p in model.parameters())),
     }
-    told = {"tested_checkpoint": chosen["checkpoint"], "tested_epoch": chosen["epoch"], "epochs": last["epoch"], "weights_sha256": digests}
-    told |= {**metrics, "cases": rows} | ({"last_cases": verdicts[final["epoch"]]} if final["epoch"] in verdicts else {})
+    told = {
+        "tested_checkpoint": chosen["checkpoint"],
+        "tested_epoch": chosen["epoch"],
+        "epochs": last["epoch"],
+        "weights_sha256": digests,
+    }
+    told |= {**metrics, "cases": rows} | (
+        {"last_cases": verdicts[final["epoch"]]} if final["epoch"] in verdicts else {}
+    )
     write_json(folder.final_metrics, told)
     return metrics, rows
 
@@ -100,7 +129,9 @@ def _resumed(config, folder, device, watch):
     """The checkpoint to go on from, or None. What the run was killed before writing out of it is written now."""
     state, damaged = resume_state([folder.last, folder.previous], device)
     for line in damaged:
-        watch.note(f"{line}; going on {'from the epoch before' if state else 'from the start, since there is no other'}")
+        watch.note(
+            f"{line}; going on {'from the epoch before' if state else 'from the start, since there is no other'}"
+        )
     if state:
         _save_copies(state, folder, config, is_best=state["best_epoch"] == state["epoch"])
     return state
@@ -130,18 +161,30 @@ def _named_faults(config, folder, device):
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise RunStopped(f"{folder.root}: the disk is full ({error.strerror}); the last checkpoint is whole: free space, then --resume") from error
+        raise RunStopped(
+            f"{folder.root}: the disk is full ({error.strerror}); the last checkpoint is whole: free space, then --resume"
+        ) from error
 
 
 def _picture(config, data, folder, device, pictures, epoch):
     """Order the worst and the median validation case of an epoch that is kept, the best so far or the last."""
     keep = config.train.keep_every_epochs
-    if not (pictures.wanted and epoch.rows and (epoch.is_best or epoch.number == config.train.epochs or (keep and epoch.number % keep == 0))):
+    if not (
+        pictures.wanted
+        and epoch.rows
+        and (
+            epoch.is_best
+            or epoch.number == config.train.epochs
+            or (keep and epoch.number % keep == 0)
+        )
+    ):
         return
     model = build_model(config.model).to(device)
     model.load_state_dict(epoch.checkpoint["model"])
     wanted = worst_and_median(epoch.rows)
-    pictures.order(_shown(model, data.validation, wanted, config, device), folder.val_predictions(epoch.number))
+    pictures.order(
+        _shown(model, data.validation, wanted, config, device), folder.val_predictions(epoch.number)
+    )
 
 
 def _draw_validation(model, cases, rows, config, device, path):
@@ -153,7 +196,10 @@ def _draw_validation(model, cases, rows, config, device, path):
 def _shown(model, cases, wanted, config, device):
     """What `worst_and_median` named, as the test would see it."""
     by_id = {case.id: case for case in cases}
-    return [show(by_id[one], predict_classes(model, by_id[one], config, device), name) for name, one in wanted.items()]
+    return [
+        show(by_id[one], predict_classes(model, by_id[one], config, device), name)
+        for name, one in wanted.items()
+    ]
 
 
 def _show_pictures(events, paths, epoch):
@@ -162,7 +208,9 @@ def _show_pictures(events, paths, epoch):
 
     for path in paths:
         image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4)
-        events.file_writer.add_summary(Summary(value=[Summary.Value(tag="val/predictions", image=image)]), epoch)
+        events.file_writer.add_summary(
+            Summary(value=[Summary.Value(tag="val/predictions", image=image)]), epoch
+        )
 
 
 def _tensorboard(folder, purge_step):

@@ -1,18 +1,18 @@
 """Where a run keeps what it made; never overwritten.
 
-    SegMamba_Run01/
-      checkpoints/best_metric_model.pth   weights alone, best on the validation set
-      checkpoints/last.pth                everything that resuming needs
-      checkpoints/previous.pth            the same, of the epoch before: what is gone on from where last.pth is damaged
-      checkpoints/epoch_0010.pth          weights alone, every `train.keep_every_epochs`
-      checkpoints/pretrained.pth          weights that pretraining made, without heads; pretraining.pth while it runs
-      logs/                               TensorBoard events
-      plots/training_curves.png, val_predictions_epoch_0010.png
-      metrics/history.json                one entry per epoch
-      metrics/pretraining.json            one entry per epoch of pretraining
-      metrics/final_metrics.json          the test's figures, with a row per case
-      config.json                         repeats the run
-      environment.json                    code, packages, machine, data and split that it depends on
+SegMamba_Run01/
+  checkpoints/best_metric_model.pth   weights alone, best on the validation set
+  checkpoints/last.pth                everything that resuming needs
+  checkpoints/previous.pth            the same, of the epoch before: what is gone on from where last.pth is damaged
+  checkpoints/epoch_0010.pth          weights alone, every `train.keep_every_epochs`
+  checkpoints/pretrained.pth          weights that pretraining made, without heads; pretraining.pth while it runs
+  logs/                               TensorBoard events
+  plots/training_curves.png, val_predictions_epoch_0010.png
+  metrics/history.json                one entry per epoch
+  metrics/pretraining.json            one entry per epoch of pretraining
+  metrics/final_metrics.json          the test's figures, with a row per case
+  config.json                         repeats the run
+  environment.json                    code, packages, machine, data and split that it depends on
 """
 
 import json
@@ -27,7 +27,11 @@ def next_run_folder(results, name):
     results = Path(results)
     results.mkdir(parents=True, exist_ok=True)
     while True:
-        taken = [int(m[1]) for p in results.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}_Run(\d+)", p.name))]
+        taken = [
+            int(m[1])
+            for p in results.iterdir()
+            if (m := re.fullmatch(rf"{re.escape(name)}_Run(\d+)", p.name))
+        ]
         folder = results / f"{name}_Run{max(taken, default=0) + 1:02d}"
         try:
             folder.mkdir()
@@ -45,9 +49,15 @@ class RunFolder:
         self.plots, self.metrics = self.root / "plots", self.root / "metrics"
         for folder in (self.checkpoints, self.logs, self.plots, self.metrics):
             folder.mkdir(parents=True, exist_ok=True)
-        self.best, self.last = self.checkpoints / "best_metric_model.pth", self.checkpoints / "last.pth"
+        self.best, self.last = (
+            self.checkpoints / "best_metric_model.pth",
+            self.checkpoints / "last.pth",
+        )
         self.previous = self.checkpoints / "previous.pth"
-        self.history, self.final_metrics = self.metrics / "history.json", self.metrics / "final_metrics.json"
+        self.history, self.final_metrics = (
+            self.metrics / "history.json",
+            self.metrics / "final_metrics.json",
+        )
         self.config, self.environment = self.root / "config.json", self.root / "environment.json"
 
     @property

@@ -15,7 +15,11 @@ PASSES_THAT_PAY = 4000
 
 # As mode="reduce-overhead", and elementwise work is computed again for each reader instead of stored: the masked gradients in front of a
 # batch norm, which the compiler would write in fp32 and read twice.
-COMPILE_OPTIONS = {"triton.cudagraphs": True, "realize_reads_threshold": 16, "realize_opcount_threshold": 200}
+COMPILE_OPTIONS = {
+    "triton.cudagraphs": True,
+    "realize_reads_threshold": 16,
+    "realize_opcount_threshold": 200,
+}
 
 
 class ForwardLoss(torch.nn.Module):
@@ -26,12 +30,18 @@ class ForwardLoss(torch.nn.Module):
 
     def __init__(self, model, config):
         super().__init__()
-        self.model, self.channels, self.loss_config = model, output_channels(config.model), config.loss
+        self.model, self.channels, self.loss_config = (
+            model,
+            output_channels(config.model),
+            config.loss,
+        )
         self.each = patch_losses if config.learning.hard_case_factor > 1 else no_patch_losses
 
     def forward(self, image, label):
         outputs = self.model(image)
-        return training_loss(outputs, label, self.channels, self.loss_config), self.each(outputs, label, self.channels)
+        return training_loss(outputs, label, self.channels, self.loss_config), self.each(
+            outputs, label, self.channels
+        )
 
 
 def compile_decision(config, device):
@@ -44,7 +54,10 @@ def compile_decision(config, device):
     if importlib.util.find_spec("triton") is None:
         return False, "eager: triton is not installed"
     if passes < PASSES_THAT_PAY:
-        return False, f"eager: {passes} forward passes are too few to earn the compilation back ({PASSES_THAT_PAY})"
+        return (
+            False,
+            f"eager: {passes} forward passes are too few to earn the compilation back ({PASSES_THAT_PAY})",
+        )
     return True, f"compiled: {passes} forward passes"
 
 
@@ -55,4 +68,8 @@ def forward_loss(model, config, device):
 
 def compiled(module, config, device):
     """A module, compiled with CUDA graphs where `compile_decision` says so."""
-    return torch.compile(module, options=COMPILE_OPTIONS, fullgraph=True) if compile_decision(config, device)[0] else module
+    return (
+        torch.compile(module, options=COMPILE_OPTIONS, fullgraph=True)
+        if compile_decision(config, device)[0]
+        else module
+    )

@@ -60,20 +60,28 @@ def test_the_hyphenated_naming_is_2023s(tmp_path):
 def test_the_collection_and_the_time_point_bring_the_convention(tmp_path, case_id, expected):
     write_case(tmp_path, case_id, names=NEW_NAMES, et_value=3)
     assert find_cases(tmp_path)[0].convention == expected
-    assert find_cases(tmp_path, labels="brats2018")[0].convention == "brats2018", "a stated convention wins"
+    assert find_cases(tmp_path, labels="brats2018")[0].convention == "brats2018", (
+        "a stated convention wins"
+    )
 
 
 def test_a_study_is_told_what_its_labels_merge_and_what_the_naming_cannot_tell(tmp_path):
     write_case(tmp_path, "BraTS-PED-00002-000", names=NEW_NAMES, et_value=3)
     merged, warned = notes_on(find_cases(tmp_path))
-    assert "cystic component (CC, 3) counts as non-enhancing core" in merged and "--labels brats2023" in warned
+    assert (
+        "cystic component (CC, 3) counts as non-enhancing core" in merged
+        and "--labels brats2023" in warned
+    )
     assert notes_on(find_cases(tmp_path, "brats2023")) == []
 
 
 def test_conventions_mix_only_where_that_is_asked_for(tmp_path):
     write_case(tmp_path, "BraTS-GLI-00005-000", names=NEW_NAMES, et_value=3)
     write_case(tmp_path, "BraTS-GLI-00005-100", names=NEW_NAMES, et_value=3)
-    with pytest.raises(UserError, match=r"more than one label convention \(BraTS-GLI-00005-000 is brats2023, .*--labels mixed"):
+    with pytest.raises(
+        UserError,
+        match=r"more than one label convention \(BraTS-GLI-00005-000 is brats2023, .*--labels mixed",
+    ):
         find_cases(tmp_path)
     assert [case.convention for case in find_cases(tmp_path, "mixed")] == ["brats2023", "brats2024"]
     assert {case.convention for case in find_cases(tmp_path, "brats2024")} == {"brats2024"}
@@ -91,7 +99,10 @@ def test_any_other_misnamed_segmentation_is_pointed_out(tmp_path):
     folder = write_case(tmp_path, "BraTS20_Training_001")
     (folder / "BraTS20_Training_001_seg.nii.gz").rename(folder / "tumour.nii.gz")
     (case,) = find_cases(tmp_path)
-    assert case.label is None and "rename it BraTS20_Training_001_seg.nii.gz if it is one" in case.findings[0].text
+    assert (
+        case.label is None
+        and "rename it BraTS20_Training_001_seg.nii.gz if it is one" in case.findings[0].text
+    )
 
 
 def test_the_convention_can_be_stated(tmp_path):
@@ -122,9 +133,20 @@ def test_hidden_files_of_macos_are_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: (folder / "X_t2.nii.gz").unlink(), r"X: modality T2 is missing, expected .*X_t2\.nii\.gz"),
-        (lambda folder: (folder / "X_t2.nii").write_bytes(gzip.decompress((folder / "X_t2.nii.gz").read_bytes())), "X: two files for T2"),
-        (lambda folder: write_case(folder.parent, "Y-1", names=NEW_NAMES), "more than one label convention"),
+        (
+            lambda folder: (folder / "X_t2.nii.gz").unlink(),
+            r"X: modality T2 is missing, expected .*X_t2\.nii\.gz",
+        ),
+        (
+            lambda folder: (folder / "X_t2.nii").write_bytes(
+                gzip.decompress((folder / "X_t2.nii.gz").read_bytes())
+            ),
+            "X: two files for T2",
+        ),
+        (
+            lambda folder: write_case(folder.parent, "Y-1", names=NEW_NAMES),
+            "more than one label convention",
+        ),
     ],
 )
 def test_a_broken_layout_is_named(tmp_path, spoil, told):
@@ -140,7 +162,11 @@ def test_faulty_cases_are_listed_with_all_their_errors_and_the_others_stay_clean
     (folder / "X_t2.nii.gz").unlink()
     shutil.copy(folder / "X_seg.nii.gz", tmp_path)
     faulty, whole = list_cases(tmp_path)
-    assert [finding.kind for finding in faulty.findings] == ["missing modality", "missing modality", "duplicate segmentation"]
+    assert [finding.kind for finding in faulty.findings] == [
+        "missing modality",
+        "missing modality",
+        "duplicate segmentation",
+    ]
     assert whole.findings == () and set(faulty.images) == {"T1ce", "FLAIR"}
 
 

@@ -70,7 +70,10 @@ def turned(codes, *parts):
     def spoil(folder):
         for part in parts:
             image = nibabel.load(folder / f"X_{part}.nii.gz")
-            now, wanted = nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes)
+            now, wanted = (
+                nibabel.io_orientation(image.affine),
+                nibabel.orientations.axcodes2ornt(codes),
+            )
             out = image.as_reoriented(nibabel.orientations.ornt_transform(now, wanted))
             save(folder / f"X_{part}.nii.gz", np.asarray(out.dataobj).copy(), out.affine)
 
@@ -105,34 +108,78 @@ def with_value(value):
 
 ALL = ("t1", "t1ce", "t2", "flair", "seg")
 ANGLE = np.deg2rad(5)
-OBLIQUE = [[-np.cos(ANGLE), np.sin(ANGLE), 0, 0], [-np.sin(ANGLE), -np.cos(ANGLE), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+OBLIQUE = [
+    [-np.cos(ANGLE), np.sin(ANGLE), 0, 0],
+    [-np.sin(ANGLE), -np.cos(ANGLE), 0, 0],
+    [0, 0, 1, 0],
+    [0, 0, 0, 1],
+]
 FAULTS = {
-    "missing": (lambda f: (f / "X_t2.nii.gz").unlink(), {(ERROR, "missing modality", "X_t2.nii.gz")}),
-    "duplicate": (lambda f: shutil.copy(f / "X_t2.nii.gz", f.parent), {(ERROR, "duplicate modality", "two files for T2")}),
-    "two labels": (lambda f: shutil.copy(f / "X_seg.nii.gz", f.parent), {(ERROR, "duplicate segmentation", "X_seg.nii.gz")}),
+    "missing": (
+        lambda f: (f / "X_t2.nii.gz").unlink(),
+        {(ERROR, "missing modality", "X_t2.nii.gz")},
+    ),
+    "duplicate": (
+        lambda f: shutil.copy(f / "X_t2.nii.gz", f.parent),
+        {(ERROR, "duplicate modality", "two files for T2")},
+    ),
+    "two labels": (
+        lambda f: shutil.copy(f / "X_seg.nii.gz", f.parent),
+        {(ERROR, "duplicate segmentation", "X_seg.nii.gz")},
+    ),
     "truncated": (cut("t2", 0.6), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
     "truncated in its header": (cut("t2", 0.001), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
     "no bytes": (cut("t2", 0), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
     "truncated without compression": (cut_plain, {(ERROR, "unreadable file", "X_t2.nii")}),
-    "no nifti": (lambda f: (f / "X_t2.nii.gz").write_bytes(gzip.compress(b"no header " * 100)), {(ERROR, "unreadable file", "X_t2.nii.gz")}),
+    "no nifti": (
+        lambda f: (f / "X_t2.nii.gz").write_bytes(gzip.compress(b"no header " * 100)),
+        {(ERROR, "unreadable file", "X_t2.nii.gz")},
+    ),
     "truncated label": (cut("seg", 0.6), {(ERROR, "unreadable file", "X_seg.nii.gz")}),
     "shape": (edit("t2", lambda a: a[:, :, :-1]), {(ERROR, "shape", "48x48x31")}),
-    "label shape": (edit("seg", lambda a: a[:, :, :-1]), {(ERROR, "shape", "X_seg.nii.gz is 48x48x31")}),
+    "label shape": (
+        edit("seg", lambda a: a[:, :, :-1]),
+        {(ERROR, "shape", "X_seg.nii.gz is 48x48x31")},
+    ),
     "affine": (with_affine(np.diag([-1, -1, 2, 1]), "t2"), {(ERROR, "affine", "31.00 mm away")}),
     "no affine": (flatten, {(ERROR, "unreadable file", "X_t2.nii.gz")}),
-    "4-D": (edit("t2", lambda a: np.stack([a, a], axis=-1)), {(ERROR, "unreadable file", "has 4 dimensions")}),
+    "4-D": (
+        edit("t2", lambda a: np.stack([a, a], axis=-1)),
+        {(ERROR, "unreadable file", "has 4 dimensions")},
+    ),
     "not finite": (edit("t2", with_nan), {(ERROR, "not finite", "1 voxels that are not finite")}),
     "empty image": (edit("t2", np.zeros_like), {(ERROR, "empty image", "X_t2.nii.gz is empty")}),
-    "unknown label": (edit("seg", with_value(3)), {(ERROR, "unknown label", "label value 3 is not in convention brats2018")}),
-    "fractional label": (edit("seg", lambda a: with_value(0.5)(a.astype(np.float32))), {(ERROR, "unknown label", "label value 0.5")}),
-    "empty segmentation": (edit("seg", np.zeros_like), {(WARNING, "empty segmentation", "X_seg.nii.gz holds no tumour")}),
-    "outside": (edit("seg", with_stray_tumour), {(WARNING, "tumour outside brain", "5 tumour voxels")}),
-    "spacing": (with_affine(np.diag([-2, -2, 2, 1]), *ALL), {(WARNING, "spacing", "2 x 2 x 2 mm instead of 1 mm")}),
-    "anisotropic": (with_affine(np.diag([-1, -1, 5, 1]), *ALL), {(WARNING, "anisotropic spacing", "1 x 1 x 5 mm")}),
-    "turned": (turned("SRA", *ALL), {(WARNING, "orientation", f"X_{part}.nii.gz is stored along SRA") for part in ALL}),
+    "unknown label": (
+        edit("seg", with_value(3)),
+        {(ERROR, "unknown label", "label value 3 is not in convention brats2018")},
+    ),
+    "fractional label": (
+        edit("seg", lambda a: with_value(0.5)(a.astype(np.float32))),
+        {(ERROR, "unknown label", "label value 0.5")},
+    ),
+    "empty segmentation": (
+        edit("seg", np.zeros_like),
+        {(WARNING, "empty segmentation", "X_seg.nii.gz holds no tumour")},
+    ),
+    "outside": (
+        edit("seg", with_stray_tumour),
+        {(WARNING, "tumour outside brain", "5 tumour voxels")},
+    ),
+    "spacing": (
+        with_affine(np.diag([-2, -2, 2, 1]), *ALL),
+        {(WARNING, "spacing", "2 x 2 x 2 mm instead of 1 mm")},
+    ),
+    "anisotropic": (
+        with_affine(np.diag([-1, -1, 5, 1]), *ALL),
+        {(WARNING, "anisotropic spacing", "1 x 1 x 5 mm")},
+    ),
+    "turned": (
+        turned("SRA", *ALL),
+        {(WARNING, "orientation", f"X_{part}.nii.gz is stored along SRA") for part in ALL},
+    ),
     "one flipped": (turned("RAS", "t2"), {(WARNING, "orientation", "X_t2.nii.gz RAS")}),
     "oblique": (with_affine(OBLIQUE, *ALL), {(WARNING, "orientation", "turned 5.0 degrees")}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -144,8 +191,12 @@ def test_each_fault_is_found_alone_and_errors_are_what_stops_a_training_run(tmp_
     for finding in checked.findings:
         found[finding.severity, finding.kind].append(finding.text)
     assert set(found) == {(severity, kind) for severity, kind, _ in expected}
-    assert all(any(told in text for text in found[severity, kind]) for severity, kind, told in expected), found
-    assert all(text.startswith("X: ") and "\n" not in text for texts in found.values() for text in texts)
+    assert all(
+        any(told in text for text in found[severity, kind]) for severity, kind, told in expected
+    ), found
+    assert all(
+        text.startswith("X: ") and "\n" not in text for texts in found.values() for text in texts
+    )
 
     stops = False
     try:
@@ -160,7 +211,9 @@ def test_a_good_case_has_no_findings_and_a_missing_label_is_information(tmp_path
     write_case(tmp_path, "Y", label=False)
     good, unlabelled = check(tmp_path)
     assert good.findings == ()
-    assert [(f.severity, f.kind) for f in unlabelled.findings] == [("information", "no segmentation")]
+    assert [(f.severity, f.kind) for f in unlabelled.findings] == [
+        ("information", "no segmentation")
+    ]
     assert not would_fail([good, unlabelled])
 
 
@@ -172,13 +225,21 @@ def test_all_faults_of_all_cases_are_told_and_a_good_case_among_them_stays_good(
     write_case(tmp_path, "Y")
     (write_case(tmp_path, "Z") / "Z_seg.nii.gz").write_bytes(b"")
     found = {case.id: sorted(f.kind for f in case.findings) for case in check(tmp_path)}
-    assert found == {"X": ["empty image", "missing modality", "unknown label"], "Y": [], "Z": ["unreadable file"]}
+    assert found == {
+        "X": ["empty image", "missing modality", "unknown label"],
+        "Y": [],
+        "Z": ["unreadable file"],
+    }
 
 
 def test_a_case_of_another_convention_is_an_error_until_mixing_is_asked_for(tmp_path):
     for name in ("BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS-GLI-00003-100"):
         write_case(tmp_path, name, names=NEW_NAMES, et_value=3)
-    assert [[f.kind for f in case.findings] for case in check(tmp_path)] == [[], [], ["mixed conventions"]]
+    assert [[f.kind for f in case.findings] for case in check(tmp_path)] == [
+        [],
+        [],
+        ["mixed conventions"],
+    ]
     assert not any(case.findings for case in check(tmp_path, "mixed"))
 
 
@@ -201,7 +262,10 @@ def test_the_csv_has_a_row_for_each_finding_and_each_good_case(tmp_path):
     with open(write_csv(tmp_path / "deep" / "check.csv", checked), newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows == list(as_rows(checked))
-    assert [(row["case"], row["severity"], row["problem"]) for row in rows] == [("X", "error", "unknown label"), ("Y", "ok", "")]
+    assert [(row["case"], row["severity"], row["problem"]) for row in rows] == [
+        ("X", "error", "unknown label"),
+        ("Y", "ok", ""),
+    ]
 
 
 def _die_on_the_second(case):
@@ -227,20 +291,33 @@ def test_processes_and_one_process_find_the_same_in_the_same_order(tmp_path, mon
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
-@pytest.mark.parametrize(("case_id", "told"), [("BraTS-GLI-00005-100", "the resection cavity (RC, 4) counts as background"),
-                                               ("BraTS-PED-00005-000", "the cystic component (CC, 3) counts as non-enhancing core")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("case_id", "told"),
+    [
+        ("BraTS-GLI-00005-100", "the resection cavity (RC, 4) counts as background"),
+        ("BraTS-PED-00005-000", "the cystic component (CC, 3) counts as non-enhancing core"),
+    ],
+)
 def test_what_a_convention_merges_is_told_with_the_findings(tmp_path, capsys, case_id, told):
     from rich.console import Console
 
     write_case(tmp_path, case_id, names=NEW_NAMES, et_value=3)
     checked = check(tmp_path)
-    assert any(told in note for note in notes_on_labels(checked)) and {row["labels"] for row in as_rows(checked)} == {checked[0].convention}
+    assert any(told in note for note in notes_on_labels(checked)) and {
+        row["labels"] for row in as_rows(checked)
+    } == {checked[0].convention}
     render(checked, Console(width=200))
     assert f"note     labels {checked[0].convention}: {told}" in capsys.readouterr().out
 
 
 def segmamba(*arguments, cwd):
-    command = [sys.executable, "-c", "from segmamba.cli import main; main()", "data", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from segmamba.cli import main; main()",
+        "data",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
@@ -254,10 +331,16 @@ def test_the_command_exits_2_on_errors_and_0_on_warnings_and_writes_what_it_prin
     failed = segmamba("check", "data", "--json", cwd=tmp_path)
     told = json.loads(failed.stdout)
     assert failed.returncode == 2 and told["training_would_fail"]
-    assert {row["problem"] for row in told["findings"]} == {"missing modality", "tumour outside brain"}
+    assert {row["problem"] for row in told["findings"]} == {
+        "missing modality",
+        "tumour outside brain",
+    }
 
 
-@pytest.mark.parametrize(("arguments", "told"), [(["absent"], "no such folder"), ([".", "--labels", "x"], "choose one of brats2018")])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["absent"], "no such folder"), ([".", "--labels", "x"], "choose one of brats2018")],
+)
 def test_a_wrong_folder_or_convention_is_one_line_and_code_2(tmp_path, arguments, told):
     result = segmamba("check", *arguments, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error: ") and told in result.stderr
@@ -272,20 +355,29 @@ def test_the_real_cases_pass_with_what_is_known_of_them_and_nothing_else():
     for folder in ("brats2018", "brats2023", "unlabelled"):
         checked = check(Path(REAL) / folder)
         assert not would_fail(checked)
-        found |= {case.id: [re.sub(r"\S*/", "", finding.text) for finding in case.findings] for case in checked}
-    outside = "Brats18_2013_21_1: 14 tumour voxels of Brats18_2013_21_1_seg.nii.gz lie outside the brain"
+        found |= {
+            case.id: [re.sub(r"\S*/", "", finding.text) for finding in case.findings]
+            for case in checked
+        }
+    outside = (
+        "Brats18_2013_21_1: 14 tumour voxels of Brats18_2013_21_1_seg.nii.gz lie outside the brain"
+    )
     each = "all 4 images are 0 there; each on its own is 0 in more or as many tumour voxels"
     assert found == {
         "Brats18_2013_21_1": [f"{outside} ({each}: T1 in 20, T1ce in 21, T2 in 20, FLAIR in 14)"],
         "Brats18_2013_2_1": [],
         "Brats18_TCIA05_396_1": [],
         "BraTS-GLI-00000-000": [],
-        "BraTS-GLI-00001-000": ["BraTS-GLI-00001-000: no segmentation; usable for prediction and pretraining"],
+        "BraTS-GLI-00001-000": [
+            "BraTS-GLI-00001-000: no segmentation; usable for prediction and pretraining"
+        ],
     }
 
 
 @pytest.mark.skipif(not REAL, reason="SEGMAMBA_BRATS names no folder of real cases")
 def test_real_cases_know_their_patients_and_conventions():
-    cases = [case for folder in ("brats2018", "brats2023") for case in find_cases(Path(REAL) / folder)]
+    cases = [
+        case for folder in ("brats2018", "brats2023") for case in find_cases(Path(REAL) / folder)
+    ]
     assert {case.convention for case in cases} == {"brats2018", "brats2023"} <= set(CONVENTIONS)
     assert patient_of("Brats18_2013_2_1") in {case.patient for case in cases}

@@ -22,12 +22,18 @@ def test_regions_determine_the_labels_of_all_conventions_but_two():
 
 @pytest.mark.parametrize("name", EXACT)
 def test_labels_to_regions_and_back_is_the_identity(name):
-    values = np.random.default_rng(0).choice(sorted(CONVENTIONS[name].values), (7, 8, 9)).astype(np.uint8)
+    values = (
+        np.random.default_rng(0)
+        .choice(sorted(CONVENTIONS[name].values), (7, 8, 9))
+        .astype(np.uint8)
+    )
     classes = classes_from_regions(region_masks(to_classes(values, name, "x")))
     assert (from_classes(classes, name) == values).all()
 
 
-@pytest.mark.parametrize(("name", "merged", "becomes"), [("brats2024", 4, 0), ("brats2024ped", 3, 2)])
+@pytest.mark.parametrize(
+    ("name", "merged", "becomes"), [("brats2024", 4, 0), ("brats2024ped", 3, 2)]
+)
 def test_a_merged_value_becomes_what_the_convention_says_and_the_others_stay(name, merged, becomes):
     values = np.array(sorted(CONVENTIONS[name].values), np.uint8)
     back = from_classes(classes_from_regions(region_masks(to_classes(values, name, "x"))), name)
@@ -37,19 +43,36 @@ def test_a_merged_value_becomes_what_the_convention_says_and_the_others_stay(nam
 
 def test_regions_of_each_convention_are_those_of_the_challenges():
     expected = {
-        "brats2018": ({4}, {1, 4}, {1, 2, 4}), "brats2023": ({3}, {1, 3}, {1, 2, 3}), "brats2024": ({3}, {1, 3}, {1, 2, 3}),
-        "brats2024ped": ({1}, {1, 2, 3}, {1, 2, 3, 4}), "msd": ({3}, {2, 3}, {1, 2, 3}),
-    }  # fmt: skip
-    assert {name: tuple(set(known.regions[r]) for r in ("ET", "TC", "WT")) for name, known in CONVENTIONS.items()} == expected
+        "brats2018": ({4}, {1, 4}, {1, 2, 4}),
+        "brats2023": ({3}, {1, 3}, {1, 2, 3}),
+        "brats2024": ({3}, {1, 3}, {1, 2, 3}),
+        "brats2024ped": ({1}, {1, 2, 3}, {1, 2, 3, 4}),
+        "msd": ({3}, {2, 3}, {1, 2, 3}),
+    }
+    assert {
+        name: tuple(set(known.regions[r]) for r in ("ET", "TC", "WT"))
+        for name, known in CONVENTIONS.items()
+    } == expected
 
 
 @pytest.mark.parametrize(
     ("declared", "expected"),
     [
-        ({"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}, "msd"),
+        (
+            {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3},
+            "msd",
+        ),
         ({"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3}, "msd"),
         ({"background": 0, "NCR": 1, "ED": 2, "ET": 3}, "brats2023"),
-        ({"background": 0, "whole tumor": [1, 2, 3], "tumor core": [1, 3], "enhancing tumor": [3]}, "brats2023"),
+        (
+            {
+                "background": 0,
+                "whole tumor": [1, 2, 3],
+                "tumor core": [1, 3],
+                "enhancing tumor": [3],
+            },
+            "brats2023",
+        ),
         ({"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}, "brats2024"),
         ({"background": 0, "ET": 1, "NET": 2, "CC": 3, "ED": 4}, "brats2024ped"),
         ({"background": 0, "ET": 1, "ED": 2, "NCR": 3}, None),
@@ -62,7 +85,10 @@ def test_a_dataset_json_that_names_its_labels_declares_a_convention_or_none(decl
     assert (found and found.name) == expected
 
 
-@pytest.mark.parametrize(("name", "modality"), [("T1w", "T1"), ("t1gd", "T1ce"), ("T2-FLAIR", "FLAIR"), ("T2w", "T2"), ("CT", None)])
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [("T1w", "T1"), ("t1gd", "T1ce"), ("T2-FLAIR", "FLAIR"), ("T2w", "T2"), ("CT", None)],
+)
 def test_modalities_are_known_by_the_names_data_sets_give_them(name, modality):
     assert modality_of(name) == modality
 
@@ -81,7 +107,10 @@ def test_float_labels_are_read_as_values_and_fractions_are_refused():
 
 
 def test_a_value_outside_the_convention_names_file_value_and_fix():
-    with pytest.raises(UserError, match=r"case_seg\.nii\.gz: label value 3 is not in convention brats2018.*--labels"):
+    with pytest.raises(
+        UserError,
+        match=r"case_seg\.nii\.gz: label value 3 is not in convention brats2018.*--labels",
+    ):
         to_classes(np.array([0, 3]), "brats2018", "case_seg.nii.gz")
 
 

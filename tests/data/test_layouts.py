@@ -16,14 +16,26 @@ from tests.conftest import BRATS_AFFINE, write_case
 
 DECATHLON_JSON = {
     "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
-    "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+    "labels": {
+        "0": "background",
+        "1": "edema",
+        "2": "non-enhancing tumor",
+        "3": "enhancing tumour",
+    },
     "training": [],
 }
 NNUNET_JSON = {
     "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "Flair"},
-    "labels": {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]},
-    "regions_class_order": [1, 2, 3], "numTraining": 1, "file_ending": ".nii.gz",
-}  # fmt: skip
+    "labels": {
+        "background": 0,
+        "whole tumor": [1, 2, 3],
+        "tumor core": [2, 3],
+        "enhancing tumor": [3],
+    },
+    "regions_class_order": [1, 2, 3],
+    "numTraining": 1,
+    "file_ending": ".nii.gz",
+}
 
 
 @pytest.fixture
@@ -46,7 +58,10 @@ def stored(scan):
 def decathlon(root, scan, case_id="BRATS_001", told=DECATHLON_JSON):
     images, classes = stored(scan)
     by_name = dict(zip(MODALITIES, images, strict=True))
-    save(root / "imagesTr" / f"{case_id}.nii.gz", np.stack([by_name[m] for m in ("FLAIR", "T1", "T1ce", "T2")], axis=-1))
+    save(
+        root / "imagesTr" / f"{case_id}.nii.gz",
+        np.stack([by_name[m] for m in ("FLAIR", "T1", "T1ce", "T2")], axis=-1),
+    )
     save(root / "labelsTr" / f"{case_id}.nii.gz", from_classes(classes, "msd"))
     (root / "dataset.json").write_text(json.dumps(told))
     return root
@@ -63,14 +78,28 @@ def nnunet(root, scan, case_id="BRATS_001", told=NNUNET_JSON):
 
 def datalist(root, scan):
     decathlon(root / "files", scan)
-    entry = {"image": "files/imagesTr/BRATS_001.nii.gz", "label": "files/labelsTr/BRATS_001.nii.gz", "fold": 2}
+    entry = {
+        "image": "files/imagesTr/BRATS_001.nii.gz",
+        "label": "files/labelsTr/BRATS_001.nii.gz",
+        "fold": 2,
+    }
     path = root / "datalist.json"
-    path.write_text(json.dumps({**DECATHLON_JSON, "training": [entry], "testing": ["files/imagesTr/BRATS_001.nii.gz"][:0]}))
+    path.write_text(
+        json.dumps(
+            {
+                **DECATHLON_JSON,
+                "training": [entry],
+                "testing": ["files/imagesTr/BRATS_001.nii.gz"][:0],
+            }
+        )
+    )
     return path
 
 
 @pytest.mark.parametrize("layout", [decathlon, nnunet, datalist])
-def test_every_layout_gives_the_same_scan_by_its_own_channel_order_and_labels(tmp_path, truth, layout):
+def test_every_layout_gives_the_same_scan_by_its_own_channel_order_and_labels(
+    tmp_path, truth, layout
+):
     (case,) = find_cases(layout(tmp_path / "other", truth))
     scan = read_scan(case)
     assert (case.id, case.patient, case.convention) == ("BRATS_001", "BRATS_001", "msd")
@@ -83,17 +112,25 @@ def test_a_4d_file_counts_once_among_the_files_of_a_case(tmp_path, truth):
     assert [path.parent.name for path in case.files] == ["imagesTr", "labelsTr"]
 
 
-def test_the_decathlon_is_found_from_the_folder_above_without_macos_files_and_with_unlabelled_tests(tmp_path, truth):
+def test_the_decathlon_is_found_from_the_folder_above_without_macos_files_and_with_unlabelled_tests(
+    tmp_path, truth
+):
     root = decathlon(tmp_path / "download" / "Task01_BrainTumour", truth)
     (root / "imagesTr" / "._BRATS_001.nii.gz").write_bytes(b"junk")
     save(root / "imagesTs" / "BRATS_485.nii.gz", np.ones((48, 48, 32, 4), np.int16))
-    assert [(case.id, case.label is None) for case in find_cases(tmp_path / "download")] == [("BRATS_001", False), ("BRATS_485", True)]
+    assert [(case.id, case.label is None) for case in find_cases(tmp_path / "download")] == [
+        ("BRATS_001", False),
+        ("BRATS_485", True),
+    ]
 
 
 def test_nnunet_channels_are_taken_by_name_not_by_number(tmp_path, truth):
     told = NNUNET_JSON | {"channel_names": {"0": "FLAIR", "1": "T2w", "2": "T1gd", "3": "T1w"}}
     (case,) = find_cases(nnunet(tmp_path / "Dataset137", truth, told=told))
-    assert case.images["T1"].name == "BRATS_001_0003.nii.gz" and case.images["FLAIR"].name == "BRATS_001_0000.nii.gz"
+    assert (
+        case.images["T1"].name == "BRATS_001_0003.nii.gz"
+        and case.images["FLAIR"].name == "BRATS_001_0000.nii.gz"
+    )
 
 
 def test_a_missing_channel_is_named_and_a_label_without_images_too(tmp_path, truth):
@@ -101,7 +138,10 @@ def test_a_missing_channel_is_named_and_a_label_without_images_too(tmp_path, tru
     (root / "imagesTr" / "BRATS_001_0002.nii.gz").unlink()
     shutil.copy(root / "labelsTr" / "BRATS_001.nii.gz", root / "labelsTr" / "BRATS_002.nii.gz")
     first, second = list_cases(root)
-    assert "modality T2 is missing" in first.findings[0].text and "BRATS_001_0002.nii.gz" in first.findings[0].text
+    assert (
+        "modality T2 is missing" in first.findings[0].text
+        and "BRATS_001_0002.nii.gz" in first.findings[0].text
+    )
     assert "BRATS_002.nii.gz has no images" in second.findings[0].text
 
 
@@ -113,7 +153,10 @@ def test_a_stated_convention_wins_over_dataset_json_and_that_is_told(tmp_path, t
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"labels": {"background": 0, "lesion": 1}}, r"those of no known convention; state one with --labels"),
+        (
+            {"labels": {"background": 0, "lesion": 1}},
+            r"those of no known convention; state one with --labels",
+        ),
         ({"labels": None}, r"no known convention"),
         ({"channel_names": {"0": "CT"}}, r"its channels are CT; needed are T1, T1ce, T2, FLAIR"),
         ({"channel_names": None}, r"names no channels; add \"channel_names\""),
@@ -136,13 +179,20 @@ def test_a_datalist_of_four_brats_files_needs_no_channel_names_and_keeps_folds(t
     for number in range(2):
         write_case(tmp_path, f"BraTS20_Training_{number:03d}")
     entries = [
-        {"image": [f"{c}/{c}_{m}.nii.gz" for m in ("flair", "t1ce", "t1", "t2")], "label": f"{c}/{c}_seg.nii.gz", "fold": fold}
+        {
+            "image": [f"{c}/{c}_{m}.nii.gz" for m in ("flair", "t1ce", "t1", "t2")],
+            "label": f"{c}/{c}_seg.nii.gz",
+            "fold": fold,
+        }
         for fold, c in enumerate(("BraTS20_Training_000", "BraTS20_Training_001"))
-    ]  # fmt: skip
+    ]
     path = tmp_path / "datalist.json"
     path.write_text(json.dumps({"training": entries}))
     first, second = find_cases(path)
-    assert first.images["T1ce"].name == "BraTS20_Training_000_t1ce.nii.gz" and second.convention == "brats2018"
+    assert (
+        first.images["T1ce"].name == "BraTS20_Training_000_t1ce.nii.gz"
+        and second.convention == "brats2018"
+    )
     assert folds_of(path) == {"BraTS20_Training_000": 0, "BraTS20_Training_001": 1}
     read_scan(first)
 
@@ -153,7 +203,10 @@ def test_a_datalist_of_four_brats_files_needs_no_channel_names_and_keeps_folds(t
         ({"training": []}, "lists no cases"),
         ({"training": [{"image": "a.nii.gz"}]}, "names no channels"),
         ({"training": [{"label": "a.nii.gz"}]}, 'has no "image"'),
-        ({"training": [{"image": ["X_t1.nii", "X_t2.nii", "X_flair.nii"]}]}, "lists no T1ce for it"),
+        (
+            {"training": [{"image": ["X_t1.nii", "X_t2.nii", "X_flair.nii"]}]},
+            "lists no T1ce for it",
+        ),
     ],
 )
 def test_a_datalist_that_does_not_tell_enough_is_refused(tmp_path, told, message):
@@ -165,5 +218,8 @@ def test_a_datalist_that_does_not_tell_enough_is_refused(tmp_path, told, message
 def test_a_4d_file_with_too_few_channels_is_named(tmp_path, truth):
     root = decathlon(tmp_path / "Task01", truth)
     save(root / "imagesTr" / "BRATS_001.nii.gz", np.ones((48, 48, 32, 2), np.int16))
-    with pytest.raises(UserError, match=r"BRATS_001: .*BRATS_001\.nii\.gz has 2 channels, expected T1ce as number 2"):
+    with pytest.raises(
+        UserError,
+        match=r"BRATS_001: .*BRATS_001\.nii\.gz has 2 channels, expected T1ce as number 2",
+    ):
         read_scan(find_cases(root)[0])

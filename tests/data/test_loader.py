@@ -18,7 +18,12 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.sampling import draw, patch_slices
 from segmamba.errors import UserError
 
-SMALL = {"data.spacing_mm": 1.0, "data.patch_size": (32, 32, 16), "train.steps_per_epoch": 6, "train.epochs": 4}
+SMALL = {
+    "data.spacing_mm": 1.0,
+    "data.patch_size": (32, 32, 16),
+    "train.steps_per_epoch": 6,
+    "train.epochs": 4,
+}
 
 
 @pytest.fixture
@@ -34,7 +39,10 @@ def workers_of(process):
 def all_gone_within(pids, seconds):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        if not any(
+            psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+            for pid in pids
+        ):
             return True
         time.sleep(0.1)
     return False
@@ -48,14 +56,30 @@ def test_any_number_of_workers_and_a_resumed_start_give_the_same_patches(prepare
     whole = list(batches(cases, config, first_epoch=1, pin_memory=False))
     assert len(whole) == 24 and len(stream) == 12
     for a, b in zip(stream, whole[12:], strict=True):
-        assert a.cases == b.cases and (a.image == b.image).all() and (a.label == b.label).all() and (a.index == b.index).all()
+        assert (
+            a.cases == b.cases
+            and (a.image == b.image).all()
+            and (a.label == b.label).all()
+            and (a.index == b.index).all()
+        )
 
 
 def test_a_volume_smaller_than_the_patch_is_zero_padded_behind(prepared):
     cases, config = prepared
-    batch = next(batches(cases, config.changed({"data.patch_size": (64, 64, 48)}), first_epoch=1, pin_memory=False))
+    batch = next(
+        batches(
+            cases,
+            config.changed({"data.patch_size": (64, 64, 48)}),
+            first_epoch=1,
+            pin_memory=False,
+        )
+    )
     assert batch.image.shape == (2, 4, 64, 64, 48)
-    assert batch.image[..., 48:, :, :].abs().sum() == 0 and batch.image[..., 32:].abs().sum() == 0 and batch.image.abs().sum() > 0
+    assert (
+        batch.image[..., 48:, :, :].abs().sum() == 0
+        and batch.image[..., 32:].abs().sum() == 0
+        and batch.image.abs().sum() > 0
+    )
 
 
 def test_room_behind_a_small_patch_is_cleared_whatever_it_held():
@@ -72,14 +96,23 @@ def test_a_batch_holds_the_voxels_of_its_draws(prepared):
         case = cases[chosen.case]
         window = patch_slices(case.shape, chosen.centre, config.data.patch_size)
         assert batch.cases[row] == case.id and bool(batch.on_tumour[row]) == chosen.on_tumour
-        assert (batch.image[row].numpy() == case.image()[(slice(None), *window)]).all() and (batch.label[row].numpy() == case.label()[window]).all()
+        assert (batch.image[row].numpy() == case.image()[(slice(None), *window)]).all() and (
+            batch.label[row].numpy() == case.label()[window]
+        ).all()
     assert batch.epoch.tolist() == [2, 2] and batch.index.tolist() == [0, 1]
 
 
 def test_balanced_classes_reach_the_patches(prepared):
     cases, config = prepared
     plain, balanced = (
-        next(batches(cases, config.changed({"data.balance_classes": on, "data.tumour_centre_share": 1.0}), first_epoch=1, pin_memory=False))
+        next(
+            batches(
+                cases,
+                config.changed({"data.balance_classes": on, "data.tumour_centre_share": 1.0}),
+                first_epoch=1,
+                pin_memory=False,
+            )
+        )
         for on in (False, True)
     )
     assert plain.cases == balanced.cases and (plain.image != balanced.image).any()
@@ -96,7 +129,10 @@ def test_closing_the_stream_ends_its_workers(prepared):
     assert all_gone_within(started, 10)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells which signals a process holds back")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"),
+    reason="only Linux tells which signals a process holds back",
+)
 def test_workers_hold_interrupts_back_and_the_parent_does_not(prepared):
     def held_back(pid):
         with open(f"/proc/{pid}/status") as file:
@@ -108,7 +144,9 @@ def test_workers_hold_interrupts_back_and_the_parent_does_not(prepared):
     stream = batches(cases, config.changed({"data.workers": 2}), first_epoch=1, pin_memory=False)
     next(stream)
     started = set(workers_of(os.getpid())) - before
-    workers = [pid for pid in started if "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())]
+    workers = [
+        pid for pid in started if "resource_tracker" not in " ".join(psutil.Process(pid).cmdline())
+    ]
     assert len(workers) == 2 and all(map(held_back, workers)) and not held_back(os.getpid())
     stream.close()
 
@@ -156,9 +194,13 @@ def test_a_worker_whose_parent_is_gone_before_it_looks_ends_as_well():
 
 def test_workers_are_told_whose_end_is_theirs(prepared, monkeypatch):
     given = {}
-    monkeypatch.setattr(loader, "DataLoader", lambda dataset, **options: given.update(options) or [])
+    monkeypatch.setattr(
+        loader, "DataLoader", lambda dataset, **options: given.update(options) or []
+    )
     assert list(batches(*prepared, first_epoch=1, pin_memory=False)) == []
-    assert given["worker_init_fn"].func is loader._end_without and given["worker_init_fn"].args == (os.getpid(),)
+    assert given["worker_init_fn"].func is loader._end_without and given["worker_init_fn"].args == (
+        os.getpid(),
+    )
     monkeypatch.setattr(loader, "get_start_method", lambda: "forkserver")
     list(batches(*prepared, first_epoch=1, pin_memory=False))
     assert given["worker_init_fn"] is None, "a fork server starts them, and lives on"
@@ -168,8 +210,11 @@ def test_workers_are_told_whose_end_is_theirs(prepared, monkeypatch):
 def test_workers_end_with_their_trial_and_say_nothing(cases_folder, tmp_path, how):
     trial = subprocess.Popen(
         [sys.executable, "-c", TRAIN, cases_folder, tmp_path / "cache"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert trial.stdout.readline() == "batch\n"
     workers = workers_of(trial.pid)
     assert len(workers) >= 2
@@ -187,7 +232,12 @@ def test_a_worker_stays_small_however_many_cases_there_are(prepared):
     cases, config = prepared
     many = [cases[i % 3] for i in range(2000)]
     before = set(workers_of(os.getpid()))
-    stream = batches(many, config.changed({"data.workers": 1, "train.steps_per_epoch": 40}), first_epoch=1, pin_memory=False)
+    stream = batches(
+        many,
+        config.changed({"data.workers": 1, "train.steps_per_epoch": 40}),
+        first_epoch=1,
+        pin_memory=False,
+    )
     for _ in range(30):
         next(stream)
     started = set(workers_of(os.getpid())) - before
@@ -195,11 +245,20 @@ def test_a_worker_stays_small_however_many_cases_there_are(prepared):
     stream.close()
 
 
-def test_shared_memory_too_small_for_the_workers_is_told_before_the_kernel_kills(prepared, monkeypatch):
+def test_shared_memory_too_small_for_the_workers_is_told_before_the_kernel_kills(
+    prepared, monkeypatch
+):
     cases, config = prepared
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
-    stream = batches(cases, config.changed({"data.workers": 4, "data.patch_size": (128, 128, 64)}), first_epoch=1, pin_memory=False)
-    with pytest.raises(UserError, match=r"data\.workers = 4: their batches take 216 MiB.*64 MiB free.*--shm-size"):
+    stream = batches(
+        cases,
+        config.changed({"data.workers": 4, "data.patch_size": (128, 128, 64)}),
+        first_epoch=1,
+        pin_memory=False,
+    )
+    with pytest.raises(
+        UserError, match=r"data\.workers = 4: their batches take 216 MiB.*64 MiB free.*--shm-size"
+    ):
         next(stream)
 
 
@@ -207,11 +266,24 @@ def test_a_stream_may_end_before_the_run_does(prepared):
     cases, config = prepared
     whole = list(batches(cases, config, first_epoch=1, pin_memory=False))
     second = list(batches(cases, config, first_epoch=2, last_epoch=2, pin_memory=False))
-    assert len(second) == 6 and all((a.image == b.image).all() for a, b in zip(second, whole[6:12], strict=True))
+    assert len(second) == 6 and all(
+        (a.image == b.image).all() for a, b in zip(second, whole[6:12], strict=True)
+    )
 
 
-def test_unlabelled_batches_hold_images_and_no_labels_even_where_the_patch_is_larger_than_the_volume(prepared):
+def test_unlabelled_batches_hold_images_and_no_labels_even_where_the_patch_is_larger_than_the_volume(
+    prepared,
+):
     cases, config = prepared
     for size in ((32, 32, 16), (64, 64, 48)):
-        batch = next(unlabelled_batches(cases, config.changed({"data.patch_size": size}), first_epoch=1, pin_memory=False))
-        assert batch.image.abs().sum() > 0 and batch.label.shape == (2, *size) and not batch.label.any() and not batch.on_tumour.any()
+        batch = next(
+            unlabelled_batches(
+                cases, config.changed({"data.patch_size": size}), first_epoch=1, pin_memory=False
+            )
+        )
+        assert (
+            batch.image.abs().sum() > 0
+            and batch.label.shape == (2, *size)
+            and not batch.label.any()
+            and not batch.on_tumour.any()
+        )

@@ -47,7 +47,10 @@ def test_a_patient_is_the_same_at_any_voxel_size():
     fine, coarse = case(4, (96, 96, 72))[1], case(4, SMALL)[1]
     assert spacing_mm_for((96, 96, 72)) == 2 and spacing_mm_for(SMALL) == 4
     block_tumour_share = (fine > 0).reshape(48, 2, 48, 2, 36, 2).mean(axis=(1, 3, 5))
-    found, expected = coarse[:, :, 6:42] > 0, block_tumour_share >= 0.5  # 36 slices of 4 mm hold the head box
+    found, expected = (
+        coarse[:, :, 6:42] > 0,
+        block_tumour_share >= 0.5,
+    )  # 36 slices of 4 mm hold the head box
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.8
 
 
@@ -55,7 +58,9 @@ def test_arrays_have_brats_types_and_labels():
     images, label, affine = case(0)
     assert tuple(images) == MODALITIES
     assert all(image.shape == SMALL and image.dtype == np.int16 for image in images.values())
-    assert label.shape == SMALL and label.dtype == np.uint8 and set(np.unique(label)) == {0, 1, 2, 4}
+    assert (
+        label.shape == SMALL and label.dtype == np.uint8 and set(np.unique(label)) == {0, 1, 2, 4}
+    )
     assert np.array_equal(affine, [[-4, 0, 0, 0], [0, -4, 0, 4 * 47], [0, 0, 4, 0], [0, 0, 0, 1]])
 
 
@@ -90,8 +95,15 @@ def test_the_rim_encloses_the_necrosis_two_voxels_thick():
 
 
 def test_tumours_are_large_enough_to_learn_on_the_demo_grid():
-    volumes_mm3 = np.array([[np.isin(case(i, DEMO)[1], values).sum() * 27 for values in ((1, 4), (1, 2, 4))] for i in range(8)])
-    core_mm, whole_mm = np.median(np.cbrt(volumes_mm3 * 6 / np.pi), axis=0)  # diameter of the sphere of that volume
+    volumes_mm3 = np.array(
+        [
+            [np.isin(case(i, DEMO)[1], values).sum() * 27 for values in ((1, 4), (1, 2, 4))]
+            for i in range(8)
+        ]
+    )
+    core_mm, whole_mm = np.median(
+        np.cbrt(volumes_mm3 * 6 / np.pi), axis=0
+    )  # diameter of the sphere of that volume
     assert 20 < core_mm < 45 and 40 < whole_mm < 75
 
 
@@ -116,15 +128,27 @@ def test_intensities_of_tumour_and_normal_tissue_overlap():
 
 
 def test_files_are_brats_cases_that_the_reader_takes(folder):
-    assert sorted(p.name for p in folder.iterdir()) == ["Phantom_000", "Phantom_001", "phantom.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "Phantom_000",
+        "Phantom_001",
+        "phantom.json",
+    ]
     names = {f"Phantom_001_{suffix}.nii.gz" for suffix in ("t1", "t1ce", "t2", "flair", "seg")}
     assert {p.name for p in (folder / "Phantom_001").iterdir()} == names
     images, label, affine = make_case(3, 1, SMALL)
     for suffix, array in {"t1ce": images["T1ce"], "seg": label}.items():
         nifti = nibabel.load(folder / "Phantom_001" / f"Phantom_001_{suffix}.nii.gz")
-        assert nifti.get_data_dtype() == array.dtype and np.array_equal(nifti.dataobj, array) and np.array_equal(nifti.affine, affine)
+        assert (
+            nifti.get_data_dtype() == array.dtype
+            and np.array_equal(nifti.dataobj, array)
+            and np.array_equal(nifti.affine, affine)
+        )
     first, second = find_cases(folder)
-    assert (first.id, second.patient, second.convention) == ("Phantom_000", "Phantom_001", "brats2018")
+    assert (first.id, second.patient, second.convention) == (
+        "Phantom_000",
+        "Phantom_001",
+        "brats2018",
+    )
     assert read_scan(second).spacing_mm == (4, 4, 4)
 
 
@@ -146,7 +170,9 @@ def test_a_killed_call_is_continued_without_touching_finished_cases(tmp_path, mo
 
     monkeypatch.setattr(phantom, "make_case", make_case)
     steps = []
-    write_phantom(tmp_path / "p", **arguments, progress=lambda done, total: steps.append((done, total)))
+    write_phantom(
+        tmp_path / "p", **arguments, progress=lambda done, total: steps.append((done, total))
+    )
     assert steps == [(1, 2), (2, 2)]
     assert (tmp_path / "p" / "Phantom_000").stat().st_mtime_ns == before
     assert len(find_cases(tmp_path / "p")) == 2
@@ -159,7 +185,10 @@ def test_cases_made_at_once_are_those_made_one_by_one(tmp_path, monkeypatch):
     alone = write_phantom(tmp_path / "alone", cases=4, size=SMALL, seed=3)
     files = sorted(path.relative_to(alone) for path in alone.rglob("*.nii.gz"))
     assert len(files) == 20
-    assert all(np.array_equal(nibabel.load(alone / f).dataobj, nibabel.load(together / f).dataobj) for f in files)
+    assert all(
+        np.array_equal(nibabel.load(alone / f).dataobj, nibabel.load(together / f).dataobj)
+        for f in files
+    )
 
 
 def test_an_interrupt_ends_the_making_and_leaves_whole_cases_only(tmp_path, monkeypatch):
@@ -209,7 +238,14 @@ def test_a_folder_of_an_older_generator_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("size", "spacing_mm"), [((64, 64, 48), 3.0), ((240, 240, 155), 1.0), ((48, 48, 48), 4.0), ((128, 128, 96), 1.5), ((240, 240, 64), 2.3)]
+    ("size", "spacing_mm"),
+    [
+        ((64, 64, 48), 3.0),
+        ((240, 240, 155), 1.0),
+        ((48, 48, 48), 4.0),
+        ((128, 128, 96), 1.5),
+        ((240, 240, 64), 2.3),
+    ],
 )
 def test_voxel_size_follows_from_the_size(size, spacing_mm):
     assert spacing_mm_for(size) == spacing_mm
@@ -220,7 +256,9 @@ def test_an_asymmetric_size_holds_the_whole_brain(size):
     images, label, affine = make_case(0, 0, size)
     spacing_mm = affine[2, 2]
     assert label.shape == images["FLAIR"].shape == size
-    assert np.count_nonzero(images["T1"]) * spacing_mm**3 == pytest.approx(np.count_nonzero(case(0)[0]["T1"]) * 4**3, rel=0.05)
+    assert np.count_nonzero(images["T1"]) * spacing_mm**3 == pytest.approx(
+        np.count_nonzero(case(0)[0]["T1"]) * 4**3, rel=0.05
+    )
 
 
 @pytest.mark.parametrize("size", [(47, 64, 64), (241, 240, 155), (240, 240, 156), (64, 64)])

@@ -26,7 +26,9 @@ def test_zscore_uses_non_zero_voxels_and_leaves_the_background_at_zero():
     out = zscore(image)
     assert (out[image == 0] == 0).all()
     for channel, source in zip(out, image, strict=True):
-        assert abs(channel[source != 0].mean()) < 1e-6 and abs(channel[source != 0].std() - 1) < 1e-6
+        assert (
+            abs(channel[source != 0].mean()) < 1e-6 and abs(channel[source != 0].std() - 1) < 1e-6
+        )
 
 
 def test_a_case_at_the_wanted_spacing_is_not_resampled(cases_folder, tmp_path):
@@ -34,16 +36,22 @@ def test_a_case_at_the_wanted_spacing_is_not_resampled(cases_folder, tmp_path):
     (prepared,) = prepare_cases([case], tmp_path / "cache", DataConfig())
     scan = read_scan(case)
     assert prepared.working_shape == prepared.source_shape == scan.label.shape
-    assert (prepared.whole(prepared.label()) == scan.label).all() and (prepared.source_label() == scan.label).all()
+    assert (prepared.whole(prepared.label()) == scan.label).all() and (
+        prepared.source_label() == scan.label
+    ).all()
 
 
 def test_the_cache_gives_the_volume_back_in_the_sources_grid(cases_folder, tmp_path):
     case = find_cases(cases_folder)[0]
     (prepared,) = prepare_cases([case], tmp_path / "cache", DataConfig())
     scan = read_scan(case)
-    assert prepared.offset == (2, 2, 2) and prepared.shape == tuple(n - 4 for n in scan.label.shape), "the brain leaves 2 voxels all around"
+    assert prepared.offset == (2, 2, 2) and prepared.shape == tuple(
+        n - 4 for n in scan.label.shape
+    ), "the brain leaves 2 voxels all around"
     whole = prepared.whole(prepared.image())
-    assert whole.shape == scan.image.shape and np.allclose(whole, zscore(scan.image), atol=2e-3), "float16 keeps z-scores to 0.05 %"
+    assert whole.shape == scan.image.shape and np.allclose(whole, zscore(scan.image), atol=2e-3), (
+        "float16 keeps z-scores to 0.05 %"
+    )
     assert (np.array(prepared.source_affine) == scan.affine).all()
 
 
@@ -55,14 +63,23 @@ def test_tumour_outside_the_brain_is_kept_by_the_cut(tmp_path):
     nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
     (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
     assert (prepared.source_label() > 0).sum() == (array > 0).sum()
-    assert (prepared.whole(prepared.label()) == read_scan(find_cases(tmp_path / "data")[0]).label).all()
+    assert (
+        prepared.whole(prepared.label()) == read_scan(find_cases(tmp_path / "data")[0]).label
+    ).all()
 
 
 def test_resampling_keeps_the_tumour_in_place_and_the_source_label(tmp_path):
     write_case(tmp_path / "data", "X", shape=(48, 56, 64))
-    (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig(spacing_mm=2.0, patch_size=(16, 16, 16)))
+    (prepared,) = prepare_cases(
+        find_cases(tmp_path / "data"),
+        tmp_path / "cache",
+        DataConfig(spacing_mm=2.0, patch_size=(16, 16, 16)),
+    )
     assert prepared.working_shape == (24, 28, 32) and prepared.source_shape == (48, 56, 64)
-    coarse, fine = (np.argwhere(label > 0).mean(0) for label in (prepared.whole(prepared.label()), prepared.source_label()))
+    coarse, fine = (
+        np.argwhere(label > 0).mean(0)
+        for label in (prepared.whole(prepared.label()), prepared.source_label())
+    )
     assert np.allclose((coarse + 0.5) * 2, fine + 0.5, atol=0.6)
     assert set(np.unique(prepared.label())) <= {0, 1, 2, 3}
 
@@ -77,7 +94,10 @@ def test_centres_are_tumour_and_brain_voxels(cases_folder, tmp_path):
     (prepared, *_) = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     label, brain = prepared.label().ravel(), prepared.image().any(0).ravel()
     assert (label[prepared.voxels("tumour")] > 0).all() and prepared.classes == (1, 2, 3)
-    assert all((label[prepared.voxels(f"class{c}")] == c).all() and len(prepared.voxels(f"class{c}")) for c in prepared.classes)
+    assert all(
+        (label[prepared.voxels(f"class{c}")] == c).all() and len(prepared.voxels(f"class{c}"))
+        for c in prepared.classes
+    )
     assert (label[prepared.voxels("brain")] == 0).all() and brain[prepared.voxels("brain")].all()
 
 
@@ -86,8 +106,13 @@ def test_the_second_start_reads_nothing_again(cases_folder, tmp_path):
     first = prepare_cases(cases, tmp_path / "cache", DataConfig())
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/image.npy")}
     steps = []
-    assert prepare_cases(cases, tmp_path / "cache", DataConfig(), progress=lambda *a: steps.append(a)) == first
-    assert steps == [] and written == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/image.npy")}
+    assert (
+        prepare_cases(cases, tmp_path / "cache", DataConfig(), progress=lambda *a: steps.append(a))
+        == first
+    )
+    assert steps == [] and written == {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "cache").glob("*/image.npy")
+    }
 
 
 def test_a_changed_file_or_setting_is_never_served_stale(cases_folder, tmp_path):
@@ -102,13 +127,18 @@ def test_a_changed_file_or_setting_is_never_served_stale(cases_folder, tmp_path)
     assert after[0].label().sum() != before[0].label().sum()
     for labels, config in (("brats2018", DataConfig(spacing_mm=2.0)), ("brats2024", DataConfig())):
         other = prepare_cases(find_cases(cases_folder, labels)[1:], tmp_path / "cache", config)
-        assert {c.folder for c in other}.isdisjoint({c.folder for c in after}), f"{labels} at {config.spacing_mm} mm"
+        assert {c.folder for c in other}.isdisjoint({c.folder for c in after}), (
+            f"{labels} at {config.spacing_mm} mm"
+        )
 
 
 def test_a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_not_served_stale(tmp_path):
     folder = write_case(tmp_path / "data", "X", ending=".nii", seed=0)
     (before,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
-    path, other = folder / "X_t1.nii", write_case(tmp_path / "other", "X", ending=".nii", seed=1) / "X_t1.nii"
+    path, other = (
+        folder / "X_t1.nii",
+        write_case(tmp_path / "other", "X", ending=".nii", seed=1) / "X_t1.nii",
+    )
     was = path.stat()
     os.replace(other, path)
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
@@ -119,11 +149,19 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_not_served
 
 def test_bad_cases_are_counted_and_good_ones_kept(cases_folder, tmp_path):
     for number in (0, 2):
-        path = cases_folder / f"BraTS20_Training_{number:03d}" / f"BraTS20_Training_{number:03d}_t1.nii.gz"
+        path = (
+            cases_folder
+            / f"BraTS20_Training_{number:03d}"
+            / f"BraTS20_Training_{number:03d}_t1.nii.gz"
+        )
         path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"BraTS20_Training_000_t1\.nii\.gz: damaged.*and 1 more cases fail"):
+    with pytest.raises(
+        UserError, match=r"BraTS20_Training_000_t1\.nii\.gz: damaged.*and 1 more cases fail"
+    ):
         prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
-    assert [p.name.split("-")[0] for p in (tmp_path / "cache").iterdir()] == ["BraTS20_Training_001"]
+    assert [p.name.split("-")[0] for p in (tmp_path / "cache").iterdir()] == [
+        "BraTS20_Training_001"
+    ]
 
 
 def test_no_more_processes_build_than_were_allowed(cases_folder, tmp_path, monkeypatch):
@@ -138,13 +176,29 @@ def test_no_more_processes_build_than_were_allowed(cases_folder, tmp_path, monke
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(parallel.os, "cpu_count", lambda: 3)
     for workers in (1, 2, 0):
-        assert len(prepare_cases(find_cases(cases_folder), tmp_path / f"cache{workers}", DataConfig(), workers=workers)) == 3
+        assert (
+            len(
+                prepare_cases(
+                    find_cases(cases_folder),
+                    tmp_path / f"cache{workers}",
+                    DataConfig(),
+                    workers=workers,
+                )
+            )
+            == 3
+        )
     assert pools == [2, 3], "one process is this one; 0 is all cores"
 
 
 def test_a_builder_that_is_killed_is_one_line_with_its_case(cases_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(preprocess, "map_cases", lambda function, cases, *, lost, **options: [lost(cases[0]), *map(function, cases[1:])])
-    with pytest.raises(UserError, match=r"^BraTS20_Training_000: not prepared, the process.*killed \(memory\?\)"):
+    monkeypatch.setattr(
+        preprocess,
+        "map_cases",
+        lambda function, cases, *, lost, **options: [lost(cases[0]), *map(function, cases[1:])],
+    )
+    with pytest.raises(
+        UserError, match=r"^BraTS20_Training_000: not prepared, the process.*killed \(memory\?\)"
+    ):
         prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
@@ -156,16 +210,26 @@ def test_a_file_that_is_gone_is_told_with_its_case(cases_folder, tmp_path):
         prepare_cases(cases, tmp_path / "cache", DataConfig())
 
 
-def test_builders_share_the_work_a_case_that_another_has_built_meanwhile_is_not_built_again(cases_folder, tmp_path, monkeypatch):
+def test_builders_share_the_work_a_case_that_another_has_built_meanwhile_is_not_built_again(
+    cases_folder, tmp_path, monkeypatch
+):
     cases, read = find_cases(cases_folder), []
-    monkeypatch.setattr(preprocess, "read_scan", lambda case: read.append(case.id) or read_scan(case))
+    monkeypatch.setattr(
+        preprocess, "read_scan", lambda case: read.append(case.id) or read_scan(case)
+    )
 
     def slowly(function, cases, **options):
-        prepare_cases(cases[1:], tmp_path / "cache", DataConfig())  # what another study does while this one is at its first case
+        prepare_cases(
+            cases[1:], tmp_path / "cache", DataConfig()
+        )  # what another study does while this one is at its first case
         return [function(case) for case in cases]
 
     first = iter([slowly])
-    monkeypatch.setattr(preprocess, "map_cases", lambda *args, **options: next(first, parallel.map_cases)(*args, **options))
+    monkeypatch.setattr(
+        preprocess,
+        "map_cases",
+        lambda *args, **options: next(first, parallel.map_cases)(*args, **options),
+    )
     prepare_cases(cases, tmp_path / "cache", DataConfig())
     assert sorted(read) == [case.id for case in cases]
 
@@ -173,7 +237,9 @@ def test_builders_share_the_work_a_case_that_another_has_built_meanwhile_is_not_
 def test_two_builders_at_once_leave_one_good_cache(cases_folder, tmp_path):
     cases = find_cases(cases_folder)
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: prepare_cases(cases, tmp_path / "cache", DataConfig()), range(4)))
+        results = list(
+            pool.map(lambda _: prepare_cases(cases, tmp_path / "cache", DataConfig()), range(4))
+        )
     assert all(result == results[0] for result in results)
     assert len(list((tmp_path / "cache").iterdir())) == len(cases), "no unfinished folder is left"
 
@@ -194,27 +260,46 @@ preprocess.prepare_cases(find_cases(sys.argv[1]), sys.argv[2], DataConfig())
 
 
 def test_two_processes_that_build_at_once_leave_one_good_cache(cases_folder, tmp_path):
-    children = [subprocess.Popen([sys.executable, "-c", BUILD, cases_folder, tmp_path / "cache"], stdout=subprocess.DEVNULL) for _ in range(2)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD, cases_folder, tmp_path / "cache"],
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
     assert [child.wait() for child in children] == [0, 0]
     cases = find_cases(cases_folder)
     assert len(list((tmp_path / "cache").iterdir())) == len(cases), "no unfinished folder is left"
-    for case, prepared in zip(cases, prepare_cases(cases, tmp_path / "cache", DataConfig()), strict=True):
-        assert np.allclose(prepared.whole(prepared.image()), zscore(read_scan(case).image), atol=2e-3)
+    for case, prepared in zip(
+        cases, prepare_cases(cases, tmp_path / "cache", DataConfig()), strict=True
+    ):
+        assert np.allclose(
+            prepared.whole(prepared.image()), zscore(read_scan(case).image), atol=2e-3
+        )
 
 
 def test_a_builder_killed_half_way_leaves_nothing_that_looks_finished(cases_folder, tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", BUILD, cases_folder, tmp_path / "cache"], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", BUILD, cases_folder, tmp_path / "cache"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     child.stdout.readline()
     time.sleep(0.1)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
     finished = [p for p in (tmp_path / "cache").iterdir() if not p.name.startswith(".")]
-    assert all((p / "brain_voxels.npy").exists() and json.loads((p / "case.json").read_text()) for p in finished)
+    assert all(
+        (p / "brain_voxels.npy").exists() and json.loads((p / "case.json").read_text())
+        for p in finished
+    )
     assert len(prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())) == 3
 
 
-def test_what_a_killed_builder_left_is_cleared_and_what_a_running_one_writes_is_not(cases_folder, tmp_path):
+def test_what_a_killed_builder_left_is_cleared_and_what_a_running_one_writes_is_not(
+    cases_folder, tmp_path
+):
     abandoned, running = tmp_path / "cache" / ".building-old", tmp_path / "cache" / ".building-new"
     for folder in (abandoned, running):
         folder.mkdir(parents=True)
@@ -224,12 +309,17 @@ def test_what_a_killed_builder_left_is_cleared_and_what_a_running_one_writes_is_
     assert not abandoned.exists() and (running / "image.npy").exists()
 
 
-def test_a_full_disk_is_told_with_the_case_and_leaves_nothing_behind(cases_folder, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_with_the_case_and_leaves_nothing_behind(
+    cases_folder, tmp_path, monkeypatch
+):
     def no_space(path, array):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(preprocess.np, "save", no_space)
-    with pytest.raises(UserError, match=r"BraTS20_Training_000: cannot be written to the cache.*No space left.*free space"):
+    with pytest.raises(
+        UserError,
+        match=r"BraTS20_Training_000: cannot be written to the cache.*No space left.*free space",
+    ):
         prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -237,12 +327,19 @@ def test_a_full_disk_is_told_with_the_case_and_leaves_nothing_behind(cases_folde
 def test_a_case_without_a_segmentation_is_prepared_with_its_brain_voxels(tmp_path):
     write_case(tmp_path / "data", "X", label=False)
     (prepared,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
-    assert prepared.classes == () and len(prepared.voxels("tumour")) == 0 and len(prepared.voxels("brain")) == preprocess.CENTRES < 44 * 44 * 28
+    assert (
+        prepared.classes == ()
+        and len(prepared.voxels("tumour")) == 0
+        and len(prepared.voxels("brain")) == preprocess.CENTRES < 44 * 44 * 28
+    )
 
 
 def test_a_patch_larger_than_a_volume_is_refused_unless_padded(cases_folder, tmp_path):
     prepared = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
-    with pytest.raises(UserError, match=r"BraTS20_Training_000: 32 voxels along z at 1 mm are fewer than the patch's 64.*pad_to_patch=true"):
+    with pytest.raises(
+        UserError,
+        match=r"BraTS20_Training_000: 32 voxels along z at 1 mm are fewer than the patch's 64.*pad_to_patch=true",
+    ):
         check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64)))
     check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64), pad_to_patch=True))
     check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 32)))

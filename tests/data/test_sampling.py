@@ -16,7 +16,14 @@ from tests.conftest import BRATS_AFFINE, write_case
 
 @pytest.fixture
 def prepared(cases_folder, tmp_path):
-    config = preset("demo").changed({"data.spacing_mm": 1.0, "data.patch_size": (32, 32, 16), "train.steps_per_epoch": 6, "train.epochs": 4})
+    config = preset("demo").changed(
+        {
+            "data.spacing_mm": 1.0,
+            "data.patch_size": (32, 32, 16),
+            "train.steps_per_epoch": 6,
+            "train.epochs": 4,
+        }
+    )
     return prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config
 
 
@@ -47,8 +54,14 @@ def test_a_case_without_tumour_gives_brain_voxels(tmp_path):
     path = write_case(tmp_path / "data", "X") / "X_seg.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((48, 48, 32), np.uint8), BRATS_AFFINE), path)
     (healthy,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
-    draws = [draw([healthy], 0, 1, i, 50, 1.0, balance_classes=balance) for i in range(50) for balance in (False, True)]
-    assert not any(d.on_tumour for d in draws) and all(healthy.image()[(0, *d.centre)] != 0 for d in draws)
+    draws = [
+        draw([healthy], 0, 1, i, 50, 1.0, balance_classes=balance)
+        for i in range(50)
+        for balance in (False, True)
+    ]
+    assert not any(d.on_tumour for d in draws) and all(
+        healthy.image()[(0, *d.centre)] != 0 for d in draws
+    )
 
 
 @dataclass(frozen=True)
@@ -66,20 +79,33 @@ class InMemory:
         return tuple(c for c in (1, 2, 3) if (self.label == c).any())
 
     def voxels(self, kind):
-        chosen = {"tumour": self.label > 0, "brain": self.label == 0} | {f"class{c}": self.label == c for c in (1, 2, 3)}
+        chosen = {"tumour": self.label > 0, "brain": self.label == 0} | {
+            f"class{c}": self.label == c for c in (1, 2, 3)
+        }
         return np.flatnonzero(chosen[kind])
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), epoch=st.integers(1, 10_000), index=st.integers(0, 11), share=st.floats(0, 1), balance=st.booleans(),
-       sides=st.tuples(*[st.integers(3, 20)] * 3), classes=st.sets(st.integers(1, 3)))  # fmt: skip
-def test_whatever_is_drawn_is_a_voxel_of_its_kind_and_the_same_again(seed, epoch, index, share, balance, sides, classes):
+@given(
+    seed=st.integers(0, 2**31),
+    epoch=st.integers(1, 10_000),
+    index=st.integers(0, 11),
+    share=st.floats(0, 1),
+    balance=st.booleans(),
+    sides=st.tuples(*[st.integers(3, 20)] * 3),
+    classes=st.sets(st.integers(1, 3)),
+)
+def test_whatever_is_drawn_is_a_voxel_of_its_kind_and_the_same_again(
+    seed, epoch, index, share, balance, sides, classes
+):
     label = np.zeros(sides, np.uint8)
     label.ravel()[: len(classes)] = sorted(classes)
     cases = [InMemory(np.roll(label, shift)) for shift in range(3)]
     drawn = draw(cases, seed, epoch, index, 12, share, balance_classes=balance)
     assert drawn == draw(cases, seed, epoch, index, 12, share, balance_classes=balance)
-    assert (cases[drawn.case].label[drawn.centre] > 0) == drawn.on_tumour and drawn.on_tumour <= bool(classes)
+    assert (
+        cases[drawn.case].label[drawn.centre] > 0
+    ) == drawn.on_tumour and drawn.on_tumour <= bool(classes)
 
 
 def test_every_case_is_seen_equally_often(prepared):
@@ -97,13 +123,23 @@ def test_the_share_of_tumour_centres_is_the_configured_one(prepared, share):
         assert (cases[d.case].label()[d.centre] > 0) == d.on_tumour
 
 
-def test_balanced_classes_are_drawn_alike_however_small_and_the_share_of_tumour_centres_stays(prepared):
+def test_balanced_classes_are_drawn_alike_however_small_and_the_share_of_tumour_centres_stays(
+    prepared,
+):
     cases, _ = prepared
     plain = [draw(cases, 0, 1, i, 1000, 0.5) for i in range(1000)]
     balanced = [draw(cases, 0, 1, i, 1000, 0.5, balance_classes=True) for i in range(1000)]
     assert [d.on_tumour for d in plain] == [d.on_tumour for d in balanced]
-    assert [d.centre for d in plain if not d.on_tumour] == [d.centre for d in balanced if not d.on_tumour]
-    seen = [np.bincount([cases[d.case].label()[d.centre] for d in draws if d.on_tumour], minlength=4)[1:] / 500 for draws in (plain, balanced)]
+    assert [d.centre for d in plain if not d.on_tumour] == [
+        d.centre for d in balanced if not d.on_tumour
+    ]
+    seen = [
+        np.bincount([cases[d.case].label()[d.centre] for d in draws if d.on_tumour], minlength=4)[
+            1:
+        ]
+        / 500
+        for draws in (plain, balanced)
+    ]
     assert seen[0].min() < 0.15, "the smallest class is rare among all tumour voxels"
     assert np.allclose(seen[1], 1 / 3, atol=0.07)
 
@@ -121,26 +157,45 @@ def test_arms_with_other_patch_sizes_share_their_centres(prepared, monkeypatch):
     drawn = {}
     for size in ((16, 16, 16), (32, 32, 16)):
         draws = drawn.setdefault(size, [])
-        monkeypatch.setattr(loader, "draw", lambda *args, into=draws, **options: into.append(draw(*args, **options)) or into[-1])
-        list(loader.batches(cases, config.changed({"data.patch_size": size}), first_epoch=4, pin_memory=False))
+        monkeypatch.setattr(
+            loader,
+            "draw",
+            lambda *args, into=draws, **options: into.append(draw(*args, **options)) or into[-1],
+        )
+        list(
+            loader.batches(
+                cases, config.changed({"data.patch_size": size}), first_epoch=4, pin_memory=False
+            )
+        )
     assert len(drawn[16, 16, 16]) == 12 and drawn[16, 16, 16] == drawn[32, 32, 16]
-
 
 
 def test_chances_say_how_often_a_case_is_drawn(prepared):
     cases, _ = prepared
-    drawn = [draw(cases, 0, 1, i, 600, 0.5, chances=np.array([0.7, 0.3, 0.0])).case for i in range(600)]
+    drawn = [
+        draw(cases, 0, 1, i, 600, 0.5, chances=np.array([0.7, 0.3, 0.0])).case for i in range(600)
+    ]
     assert [drawn.count(c) / 600 for c in range(3)] == pytest.approx([0.7, 0.3, 0.0], abs=0.06)
 
 
 def test_without_labels_every_place_of_the_patch_is_as_likely(prepared, monkeypatch):
     cases, _ = prepared
-    monkeypatch.setattr(type(cases[0]), "voxels", lambda *_: pytest.fail("knows where the tumour is"))
+    monkeypatch.setattr(
+        type(cases[0]), "voxels", lambda *_: pytest.fail("knows where the tumour is")
+    )
     size, shape = (32, 32, 16), cases[0].shape
     draws = [draw_anywhere(cases, 0, epoch, i, 300, size) for epoch in (1, 2) for i in range(300)]
-    starts = np.array([[side.start for side in patch_slices(shape, d.centre, size)] for d in draws if cases[d.case].shape == shape])
+    starts = np.array(
+        [
+            [side.start for side in patch_slices(shape, d.centre, size)]
+            for d in draws
+            if cases[d.case].shape == shape
+        ]
+    )
     room = np.array(shape) - size
     assert (starts.min(0) == 0).all() and (starts.max(0) == room).all()
     assert np.abs(starts.mean(0) - room / 2).max() < 0.15 * room.max()
     assert sorted(d.case for d in draws) == [0] * 200 + [1] * 200 + [2] * 200
-    assert draws[:5] == [draw_anywhere(cases, 0, 1, i, 300, size) for i in range(5)] and not any(d.on_tumour for d in draws)
+    assert draws[:5] == [draw_anywhere(cases, 0, 1, i, 300, size) for i in range(5)] and not any(
+        d.on_tumour for d in draws
+    )

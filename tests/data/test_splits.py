@@ -41,7 +41,11 @@ def people(count, scans=1):
 def mixed_people(count, scans=1):
     """Tumours of 1 to 1000 voxels, every fifth patient without ET."""
     sizes = np.random.default_rng(0).integers(1, 1000, count)
-    return [Person(f"P{p:03d}-{s}", f"P{p:03d}", int(sizes[p]), p % 5 > 0) for p in range(count) for s in range(scans)]
+    return [
+        Person(f"P{p:03d}-{s}", f"P{p:03d}", int(sizes[p]), p % 5 > 0)
+        for p in range(count)
+        for s in range(scans)
+    ]
 
 
 def patients_of(*groups):
@@ -124,7 +128,9 @@ def test_a_fold_depends_on_the_seed_and_not_on_the_order_of_cases():
     cases = mixed_people(30)
     config = DataConfig(folds=3, fold=1)
     assert split_cases(cases, config) == split_cases(cases[::-1], config)
-    assert patients_of(split_cases(cases, config).test) != patients_of(split_cases(cases, DataConfig(folds=3, fold=1, split_seed=1)).test)
+    assert patients_of(split_cases(cases, config).test) != patients_of(
+        split_cases(cases, DataConfig(folds=3, fold=1, split_seed=1)).test
+    )
 
 
 def test_more_folds_than_patients_are_refused():
@@ -134,17 +140,32 @@ def test_more_folds_than_patients_are_refused():
 
 def test_written_splits_come_back_as_the_same_train_validation_and_test(tmp_path):
     cases = mixed_people(30, scans=2)
-    path = write_splits(tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0))
+    path = write_splits(
+        tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0)
+    )
     told = json.loads(path.read_text())
-    assert len(told) == 5 and set(told[0]) == {"train", "val"} and len(told[0]["train"]) + len(told[0]["val"]) == 60
+    assert (
+        len(told) == 5
+        and set(told[0]) == {"train", "val"}
+        and len(told[0]["train"]) + len(told[0]["val"]) == 60
+    )
     for fold in range(5):
-        ours, theirs = (split_cases(cases, c) for c in (DataConfig(folds=5, fold=fold), DataConfig(splits_file=str(path), fold=fold)))
-        assert (ours.train, ours.validation, ours.test) == (theirs.train, theirs.validation, theirs.test)
+        ours, theirs = (
+            split_cases(cases, c)
+            for c in (DataConfig(folds=5, fold=fold), DataConfig(splits_file=str(path), fold=fold))
+        )
+        assert (ours.train, ours.validation, ours.test) == (
+            theirs.train,
+            theirs.validation,
+            theirs.test,
+        )
 
 
 def test_a_datalist_with_folds_is_a_splits_file(tmp_path):
     path = tmp_path / "datalist.json"
-    path.write_text(json.dumps({"training": [{"image": f"P{p:03d}-0.nii.gz", "fold": p % 3} for p in range(9)]}))
+    path.write_text(
+        json.dumps({"training": [{"image": f"P{p:03d}-0.nii.gz", "fold": p % 3} for p in range(9)]})
+    )
     data = split_cases(people(9), DataConfig(splits_file=str(path), fold=2))
     assert patients_of(data.test) == [{"P002", "P005", "P008"}]
     assert [sorted(val)[0] for _, val in read_splits(path)] == ["P000-0", "P001-0", "P002-0"]
@@ -152,14 +173,21 @@ def test_a_datalist_with_folds_is_a_splits_file(tmp_path):
 
 def test_the_test_set_stays_held_out_of_the_folds_of_a_file(tmp_path):
     cases = mixed_people(60)
-    path = write_splits(tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0))
+    path = write_splits(
+        tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0)
+    )
     data = split_cases(cases, DataConfig(splits_file=str(path), holdout_share=0.2))
-    assert len(data.holdout) > 5 and len(data.train) + len(data.validation) + len(data.test) + len(data.holdout) == 60
+    assert (
+        len(data.holdout) > 5
+        and len(data.train) + len(data.validation) + len(data.test) + len(data.holdout) == 60
+    )
 
 
 def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_path):
     path = tmp_path / "splits_final.json"
-    path.write_text(json.dumps([{"train": [f"P{p:03d}-0" for p in range(6)], "val": ["P006-0", "P007-0"]}]))
+    path.write_text(
+        json.dumps([{"train": [f"P{p:03d}-0" for p in range(6)], "val": ["P006-0", "P007-0"]}])
+    )
     data = split_cases(people(10), DataConfig(splits_file=str(path)))
     assert len(data.train) + len(data.validation) == 6 and len(data.test) == 2
     assert "2 cases are in none of its sets" in data.notes[0]
@@ -168,9 +196,18 @@ def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_pat
 @pytest.mark.parametrize(
     ("folds", "told"),
     [
-        ([{"train": ["P000-0", "P000-1"], "val": ["P001-0", "P099-0"]}], "1 of its cases are not in the data, P099-0"),
-        ([{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P000-1"]}], "trains and tests on patient P000"),
-        ([{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P002-0", "P002-1"]}], "not P000-1; name all time points"),
+        (
+            [{"train": ["P000-0", "P000-1"], "val": ["P001-0", "P099-0"]}],
+            "1 of its cases are not in the data, P099-0",
+        ),
+        (
+            [{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P000-1"]}],
+            "trains and tests on patient P000",
+        ),
+        (
+            [{"train": ["P000-0", "P001-0", "P001-1"], "val": ["P002-0", "P002-1"]}],
+            "not P000-1; name all time points",
+        ),
         ([{"train": ["P000-0", "P000-1"], "val": []}], "nobody to test"),
         ([], "expected nnU-Net's splits_final.json"),
         ([{"train": []}], "expected nnU-Net's splits_final.json"),
@@ -210,14 +247,19 @@ def test_new_cases_never_move_a_test_patient_into_a_study():
     assert before == {case_id for case_id in after if case_id < "P060"}
 
 
-@pytest.mark.parametrize(("name", "text"), [("test.txt", "P003\n\nP007-1\n"), ("test.json", '["P003", "P007-1"]')])
+@pytest.mark.parametrize(
+    ("name", "text"), [("test.txt", "P003\n\nP007-1\n"), ("test.json", '["P003", "P007-1"]')]
+)
 def test_a_list_of_patients_or_cases_is_held_out_by_patient(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     data = split_cases(people(20, scans=2), DataConfig(holdout_file=str(tmp_path / name)))
     assert {case.id for case in data.holdout} == {"P003-0", "P003-1", "P007-0", "P007-1"}
 
 
-@pytest.mark.parametrize(("text", "told"), [("P003\nP333\n", "P333 is no patient or case of the data"), ("\n", "names nobody")])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("P003\nP333\n", "P333 is no patient or case of the data"), ("\n", "names nobody")],
+)
 def test_a_test_list_that_does_not_fit_is_refused(tmp_path, text, told):
     (tmp_path / "test.txt").write_text(text)
     with pytest.raises(UserError, match=told):
@@ -225,7 +267,9 @@ def test_a_test_list_that_does_not_fit_is_refused(tmp_path, text, told):
 
 
 def test_a_share_that_holds_out_nobody_is_told_instead_of_ignored():
-    with pytest.raises(UserError, match=r"data\.holdout_share = 0\.001 holds out none of 5 patients"):
+    with pytest.raises(
+        UserError, match=r"data\.holdout_share = 0\.001 holds out none of 5 patients"
+    ):
         split_cases(people(5), DataConfig(holdout_share=0.001))
 
 
@@ -253,8 +297,18 @@ def test_settings_that_contradict_each_other_are_refused(settings, told):
 def test_folds_of_files_are_those_of_the_same_labels_in_memory_and_are_told(cases_folder):
     cases = find_cases(cases_folder)
     strata = strata_of_files(cases)
-    assert strata == strata_of([SourceCase(case) for case in cases]) == {case.patient: (True, 1728) for case in cases}
-    rows = list(describe_folds(cases, strata | {cases[0].patient: (False, 10)}, [[cases[0].patient], [case.patient for case in cases[1:]]]))
+    assert (
+        strata
+        == strata_of([SourceCase(case) for case in cases])
+        == {case.patient: (True, 1728) for case in cases}
+    )
+    rows = list(
+        describe_folds(
+            cases,
+            strata | {cases[0].patient: (False, 10)},
+            [[cases[0].patient], [case.patient for case in cases[1:]]],
+        )
+    )
     assert rows == [
         {"fold": 0, "patients": 1, "cases": 1, "without ET": 1, "tumour voxels, median": 10},
         {"fold": 1, "patients": 2, "cases": 2, "without ET": 0, "tumour voxels, median": 1728},
@@ -263,10 +317,17 @@ def test_folds_of_files_are_those_of_the_same_labels_in_memory_and_are_told(case
 
 def test_a_share_of_the_labels_leaves_the_other_patients_unlabelled_and_all_other_sets_alone():
     cases = people(30, scans=2)
-    whole, few, more = (split_cases(cases, DataConfig(labelled_share=share)) for share in (1.0, 0.2, 0.5))
-    trained = {share: patients_of(data.train)[0] for share, data in (("few", few), ("more", more), ("whole", whole))}
+    whole, few, more = (
+        split_cases(cases, DataConfig(labelled_share=share)) for share in (1.0, 0.2, 0.5)
+    )
+    trained = {
+        share: patients_of(data.train)[0]
+        for share, data in (("few", few), ("more", more), ("whole", whole))
+    }
     assert not whole.unlabelled and [len(patients) for patients in trained.values()] == [4, 10, 20]
-    assert trained["few"] < trained["more"] < trained["whole"], "more labels are the same ones and some more"
+    assert trained["few"] < trained["more"] < trained["whole"], (
+        "more labels are the same ones and some more"
+    )
     assert trained["few"] | patients_of(few.unlabelled)[0] == trained["whole"]
     assert not trained["few"] & patients_of(few.unlabelled)[0]
     assert (few.validation, few.test) == (whole.validation, whole.test)
@@ -275,15 +336,27 @@ def test_a_share_of_the_labels_leaves_the_other_patients_unlabelled_and_all_othe
 
 def test_unlabelled_cases_of_patients_who_choose_test_or_are_held_out_are_left_out():
     cases = people(30)
-    further = [Person(f"{case.patient}-later", case.patient) for case in cases] + [Person("Q1-0", "Q1"), Person("Q2-0", "Q2")]
+    further = [Person(f"{case.patient}-later", case.patient) for case in cases] + [
+        Person("Q1-0", "Q1"),
+        Person("Q2-0", "Q2"),
+    ]
     data = split_cases(cases, DataConfig(holdout_share=0.2), further)
     allowed = patients_of(data.train)[0]
-    assert data.holdout and {c.patient for c in data.unlabelled} <= allowed | {"Q1", "Q2"} and allowed <= {c.patient for c in data.unlabelled}
-    assert any(f"{len(further) - len(data.unlabelled)} cases without a segmentation are left out" in note for note in data.notes)
+    assert (
+        data.holdout
+        and {c.patient for c in data.unlabelled} <= allowed | {"Q1", "Q2"}
+        and allowed <= {c.patient for c in data.unlabelled}
+    )
+    assert any(
+        f"{len(further) - len(data.unlabelled)} cases without a segmentation are left out" in note
+        for note in data.notes
+    )
 
 
 def test_a_patient_whom_the_test_share_holds_out_is_never_learnt_from():
     strangers = [Person(f"R{i}", f"R{i}") for i in range(200)]
     _, holdout, _ = hold_out(strangers, DataConfig(holdout_share=0.3))
     kept = split_cases(people(30), DataConfig(holdout_share=0.3), strangers).unlabelled
-    assert 20 < len(holdout) < 100 and {c.id for c in kept} == {c.id for c in strangers} - {c.id for c in holdout}
+    assert 20 < len(holdout) < 100 and {c.id for c in kept} == {c.id for c in strangers} - {
+        c.id for c in holdout
+    }

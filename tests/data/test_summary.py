@@ -34,33 +34,57 @@ def folder(tmp_path):
 
 def test_the_fingerprint_has_the_numbers_of_the_cases(folder):
     told, measured = summarise(folder)
-    assert (told["cases"], told["patients"], told["labelled"], told["unreadable"]) == (5, 5, 3, ["E"])
-    assert told["shapes"] == {"48 x 48 x 32": 4} and told["spacings_mm"] == {"1 x 1 x 1": 3, "2 x 2 x 2": 1}
+    assert (told["cases"], told["patients"], told["labelled"], told["unreadable"]) == (
+        5,
+        5,
+        3,
+        ["E"],
+    )
+    assert told["shapes"] == {"48 x 48 x 32": 4} and told["spacings_mm"] == {
+        "1 x 1 x 1": 3,
+        "2 x 2 x 2": 1,
+    }
     assert told["brain_mm"]["x"] == {"min": 44.0, "median": 44.0, "max": 88.0}
     assert told["cases_without"] == {"ET": ["C"], "TC": [], "WT": []}
     # Nested boxes of 12, 8 and 4 voxels a side; eight times the volume at 2 mm.
     assert told["volumes_ml"]["WT"] == pytest.approx({"min": 1.728, "median": 1.728, "max": 13.824})
-    assert told["volumes_ml"]["TC"]["min"] == pytest.approx(0.512) and told["volumes_ml"]["ET"]["max"] == pytest.approx(0.448)
+    assert told["volumes_ml"]["TC"]["min"] == pytest.approx(0.512) and told["volumes_ml"]["ET"][
+        "max"
+    ] == pytest.approx(0.448)
     images, _ = tumour_case((48, 48, 32), 0)
     values = images[1][images[1] != 0]
     first = measured[0].intensities["T1ce"]
-    assert first["mean"] == pytest.approx(values.mean()) and first["std"] == pytest.approx(values.std())
-    assert first["p0.5"] == pytest.approx(np.quantile(values, 0.005)) and first["median"] == np.median(values)
+    assert first["mean"] == pytest.approx(values.mean()) and first["std"] == pytest.approx(
+        values.std()
+    )
+    assert first["p0.5"] == pytest.approx(np.quantile(values, 0.005)) and first[
+        "median"
+    ] == np.median(values)
 
 
 def test_json_and_pictures_are_written_and_no_temporary_file_stays(folder, tmp_path):
     paths = write_summary(tmp_path / "out", *summarise(folder))
-    assert {path.name for path in paths} == {"summary.json", "volumes.png", "intensities.png", "grids.png"}
+    assert {path.name for path in paths} == {
+        "summary.json",
+        "volumes.png",
+        "intensities.png",
+        "grids.png",
+    }
     assert sorted(paths) == sorted((tmp_path / "out").iterdir())
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths if path.suffix == ".png")
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["cases_without"]["ET"] == ["C"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["cases_without"]["ET"] == [
+        "C"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["unlabelled", "all segmentations empty"])
 def test_data_without_tumours_is_summarised_too(tmp_path, kind):
     case = write_case(tmp_path / "data", "A", label=kind != "unlabelled")
     if kind != "unlabelled":
-        nibabel.save(nibabel.Nifti1Image(np.zeros((48, 48, 32), np.uint8), np.diag([-1.0, -1, 1, 1])), case / "A_seg.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(np.zeros((48, 48, 32), np.uint8), np.diag([-1.0, -1, 1, 1])),
+            case / "A_seg.nii.gz",
+        )
     names = {path.name for path in write_summary(tmp_path / "out", *summarise(tmp_path / "data"))}
     assert names == {"summary.json", "intensities.png", "grids.png"}
 
@@ -72,14 +96,23 @@ def test_data_of_which_nothing_can_be_read_is_the_users_mistake(tmp_path):
 
 
 def segmamba(*arguments, cwd):
-    command = [sys.executable, "-c", "from segmamba.cli import main; main()", "data", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-c",
+        "from segmamba.cli import main; main()",
+        "data",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_prints_what_it_writes_within_100_columns(folder, tmp_path):
     shown = segmamba("summary", "data", "--output", "out", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    assert "5 cases of 5 patients, 3 labelled; labels brats2018" in shown.stdout and "out/volumes.png" in shown.stdout
+    assert (
+        "5 cases of 5 patients, 3 labelled; labels brats2018" in shown.stdout
+        and "out/volumes.png" in shown.stdout
+    )
     assert "left out  1 cases that cannot be read, E for one" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 100
     told = json.loads(segmamba("summary", "data", "--output", "out", "--json", cwd=tmp_path).stdout)
@@ -87,10 +120,17 @@ def test_the_command_prints_what_it_writes_within_100_columns(folder, tmp_path):
 
 
 def test_folds_are_written_for_nnunet_and_for_us(cases_folder):
-    result = segmamba("splits", "data", "--folds", "3", "--output", "splits_final.json", cwd=cases_folder.parent)
+    result = segmamba(
+        "splits", "data", "--folds", "3", "--output", "splits_final.json", cwd=cases_folder.parent
+    )
     assert result.returncode == 0, result.stderr
     cases = [SourceCase(case) for case in find_cases(cases_folder)]
-    tested = [split_cases(cases, DataConfig(splits_file=str(cases_folder.parent / "splits_final.json"), fold=f)).test for f in range(3)]
+    tested = [
+        split_cases(
+            cases, DataConfig(splits_file=str(cases_folder.parent / "splits_final.json"), fold=f)
+        ).test
+        for f in range(3)
+    ]
     assert sorted(case.id for test in tested for case in test) == [case.id for case in cases]
     refused = segmamba("splits", "data", "--folds", "1", cwd=cases_folder.parent)
     assert refused.returncode == 2 and "data.folds = 1" in refused.stderr

@@ -22,7 +22,14 @@ def world_of(array, affine, value):
 
 
 ANGLE = np.deg2rad(12)
-OBLIQUE = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0, 5], [np.sin(ANGLE), np.cos(ANGLE), 0, -7], [0, 0, 1.5, 3], [0, 0, 0, 1]])
+OBLIQUE = np.array(
+    [
+        [np.cos(ANGLE), -np.sin(ANGLE), 0, 5],
+        [np.sin(ANGLE), np.cos(ANGLE), 0, -7],
+        [0, 0, 1.5, 3],
+        [0, 0, 0, 1],
+    ]
+)
 
 
 @pytest.mark.parametrize(
@@ -41,16 +48,22 @@ def test_axes_are_x_y_z_whatever_the_file_says(tmp_path, affine, shape):
     before = world_of(stored, affine, 7)
     array, canonical, spacing = read_volume(save(tmp_path / "a.nii.gz", stored, affine))
     assert nibabel.aff2axcodes(canonical) == ("R", "A", "S")
-    assert np.allclose(world_of(array, canonical, 7), before), "the marked voxel stays where it is in the patient"
+    assert np.allclose(world_of(array, canonical, 7), before), (
+        "the marked voxel stays where it is in the patient"
+    )
     lengths_mm = {axis: n * s for axis, n, s in zip("xyz", array.shape, spacing, strict=True)}
     columns = np.abs(affine[:3, :3]) / nibabel.affines.voxel_sizes(affine)
     for axis, row in zip("xyz", columns, strict=True):
         along = int(row.argmax())
-        assert np.isclose(lengths_mm[axis], shape[along] * nibabel.affines.voxel_sizes(affine)[along])
+        assert np.isclose(
+            lengths_mm[axis], shape[along] * nibabel.affines.voxel_sizes(affine)[along]
+        )
 
 
 def test_64_voxels_along_z_are_the_last_axis(tmp_path):
-    sideways = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])  # stored as (y, z, x)
+    sideways = np.array(
+        [[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]]
+    )  # stored as (y, z, x)
     array, _, _ = read_volume(save(tmp_path / "a.nii", np.ones((48, 64, 32), np.int16), sideways))
     assert array.shape == (32, 48, 64)
 

@@ -12,4 +12,6 @@ def surface_distance_hd95_mm(pred, truth, spacing_mm):
     metrics = pytest.importorskip("surface_distance.metrics")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # and than SciPy's present names
-        return metrics.compute_robust_hausdorff(metrics.compute_surface_distances(truth, pred, spacing_mm), 95)
+        return metrics.compute_robust_hausdorff(
+            metrics.compute_surface_distances(truth, pred, spacing_mm), 95
+        )

@@ -35,16 +35,27 @@ def case(tmp_path):
 
 def test_the_test_scores_on_the_sources_grid_with_its_spacing_and_labels(case):
     (row,) = evaluate(Thresholds(), [case], COARSE, CPU)
-    prediction, truth = predict_classes(Thresholds(), case, COARSE, CPU), np.array(case.source_label())
+    prediction, truth = (
+        predict_classes(Thresholds(), case, COARSE, CPU),
+        np.array(case.source_label()),
+    )
     assert prediction.shape == truth.shape == (48, 56, 32)
-    assert {name: row[f"dice_{name}"] for name in ("ET", "TC", "WT", "mean")} == dice(prediction, truth)
-    assert row["hd95_mm_WT"] == hd95_mm(prediction, truth, (1.0, 1.0, 1.5))["WT"] != hd95_mm(prediction, truth, (1.0, 1.0, 1.0))["WT"]
+    assert {name: row[f"dice_{name}"] for name in ("ET", "TC", "WT", "mean")} == dice(
+        prediction, truth
+    )
+    assert (
+        row["hd95_mm_WT"]
+        == hd95_mm(prediction, truth, (1.0, 1.0, 1.5))["WT"]
+        != hd95_mm(prediction, truth, (1.0, 1.0, 1.0))["WT"]
+    )
 
 
 def test_probabilities_are_interpolated_so_that_outlines_fall_between_coarse_voxels(case):
     prediction = predict_classes(Thresholds(), case, COARSE, CPU)
     pairs = prediction.reshape(24, 2, 28, 2, 32)
-    assert (pairs != pairs[:, :1, :, :1]).any(), "copying each coarse voxel would make all blocks of 2x2 alike"
+    assert (pairs != pairs[:, :1, :, :1]).any(), (
+        "copying each coarse voxel would make all blocks of 2x2 alike"
+    )
 
 
 def test_validation_scores_on_the_working_grid(case):
@@ -70,4 +81,8 @@ def test_the_test_takes_test_time_options_and_post_processing_and_validation_nei
     (plain,) = evaluate(Thresholds(), [case], COARSE, CPU)
     assert evaluate(Thresholds(), [case], coarser, CPU)[0]["dice_mean"] != plain["dice_mean"]
     assert evaluate(Thresholds(), [case], emptied, CPU)[0]["dice_mean"] == 0 < plain["dice_mean"]
-    assert validate(Thresholds(), [case], COARSE, CPU) == validate(Thresholds(), [case], coarser, CPU) == validate(Thresholds(), [case], emptied, CPU)
+    assert (
+        validate(Thresholds(), [case], COARSE, CPU)
+        == validate(Thresholds(), [case], coarser, CPU)
+        == validate(Thresholds(), [case], emptied, CPU)
+    )

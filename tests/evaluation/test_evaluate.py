@@ -30,7 +30,9 @@ def folders(cases_folder):
     """(predictions, truth): of three cases, one perfect, one with its tumour shifted by 2 voxels, one without any tumour."""
     predictions = cases_folder.parent / "predictions"
     predictions.mkdir()
-    for number, spoil in enumerate((lambda label: label, lambda label: np.roll(label, 2, 0), np.zeros_like)):
+    for number, spoil in enumerate(
+        (lambda label: label, lambda label: np.roll(label, 2, 0), np.zeros_like)
+    ):
         case_id = f"BraTS20_Training_{number:03d}"
         save(predictions / f"{case_id}.nii.gz", spoil(true_values(cases_folder, case_id)))
     return predictions, cases_folder
@@ -45,19 +47,39 @@ def save(path, values, affine=BRATS_AFFINE):
 
 
 def rows_of(found, rule, region):
-    return {row["case"][-1]: row for row in found.rows if (row["rule"], row["region"]) == (rule, region)}
+    return {
+        row["case"][-1]: row for row in found.rows if (row["rule"], row["region"]) == (rule, region)
+    }
 
 
 def test_a_perfect_a_shifted_and_a_missed_case_get_their_scores(folders):
     found = evaluate(*folders)
     perfect, shifted, missed = (rows_of(found, LEGACY, "WT")[number] for number in "012")
-    assert (perfect["dice"], perfect["hd95_mm"], perfect["sensitivity"], perfect["specificity"]) == (1, 0, 1, 1)
-    assert shifted["dice"] == pytest.approx(10 / 12) and shifted["hd95_mm"] == pytest.approx(2) and shifted["sensitivity"] == pytest.approx(10 / 12)
-    assert (missed["dice"], missed["hd95_mm"], missed["sensitivity"], missed["specificity"]) == (0, MISSED_MM, 0, 1)
+    assert (
+        perfect["dice"],
+        perfect["hd95_mm"],
+        perfect["sensitivity"],
+        perfect["specificity"],
+    ) == (1, 0, 1, 1)
+    assert (
+        shifted["dice"] == pytest.approx(10 / 12)
+        and shifted["hd95_mm"] == pytest.approx(2)
+        and shifted["sensitivity"] == pytest.approx(10 / 12)
+    )
+    assert (missed["dice"], missed["hd95_mm"], missed["sensitivity"], missed["specificity"]) == (
+        0,
+        MISSED_MM,
+        0,
+        1,
+    )
     assert missed["volume_ml"] == pytest.approx(12**3 / 1000) and missed["predicted_ml"] == 0
     assert rows_of(found, LESIONWISE, "WT")["2"] | {"rule": "", "hd95_mm": 0} == missed | {
-        "rule": "", "hd95_mm": 0, "lesions_found": 0, "lesions_missed": 1, "lesions_false": 0,
-    }  # fmt: skip
+        "rule": "",
+        "hd95_mm": 0,
+        "lesions_found": 0,
+        "lesions_missed": 1,
+        "lesions_false": 0,
+    }
 
 
 def test_volumes_and_distances_follow_the_headers_spacing(tmp_path):
@@ -67,7 +89,9 @@ def test_volumes_and_distances_follow_the_headers_spacing(tmp_path):
     (tmp_path / "pred").mkdir()
     save(tmp_path / "pred" / "X.nii.gz", np.roll(values, 1, 2), affine)
     row = rows_of(evaluate(tmp_path / "pred", tmp_path / "truth"), LEGACY, "WT")["X"]
-    assert row["volume_ml"] == pytest.approx(3 * 12**3 / 1000) and row["hd95_mm"] == pytest.approx(3)
+    assert row["volume_ml"] == pytest.approx(3 * 12**3 / 1000) and row["hd95_mm"] == pytest.approx(
+        3
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -77,10 +101,20 @@ def test_case_scores_are_those_of_the_test_and_of_other_scorers(seed):
     for volume in (pred, truth):
         volume[4:18, 5:15, 4:12] = rng.choice([1, 2, 3], (14, 10, 8), p=[0.2, 0.3, 0.5])
     spacing = (1.0, 0.9, 1.3)
-    for row, p, t in zip(score_case("X", pred, truth, spacing, (LEGACY,), CHALLENGES["GLI"]), region_masks(pred), region_masks(truth), strict=True):
-        assert row["dice"] == dice(pred, truth)[row["region"]] and row["hd95_mm"] == hd95_mm(pred, truth, spacing)[row["region"]]
+    for row, p, t in zip(
+        score_case("X", pred, truth, spacing, (LEGACY,), CHALLENGES["GLI"]),
+        region_masks(pred),
+        region_masks(truth),
+        strict=True,
+    ):
+        assert (
+            row["dice"] == dice(pred, truth)[row["region"]]
+            and row["hd95_mm"] == hd95_mm(pred, truth, spacing)[row["region"]]
+        )
         assert row["hd95_mm"] == pytest.approx(surface_distance_hd95_mm(p, t, spacing), abs=1e-9)
-        assert row["sensitivity"] == pytest.approx((p & t).sum() / t.sum()) and row["specificity"] == pytest.approx((~p & ~t).sum() / (~t).sum())
+        assert row["sensitivity"] == pytest.approx((p & t).sum() / t.sum()) and row[
+            "specificity"
+        ] == pytest.approx((~p & ~t).sum() / (~t).sum())
 
 
 def test_a_region_that_is_absent_is_counted_and_false_positives_in_it_cost_all(tmp_path):
@@ -93,10 +127,17 @@ def test_a_region_that_is_absent_is_counted_and_false_positives_in_it_cost_all(t
         values[1, 1, 1] = 4 * stray
         save(tmp_path / "pred" / f"{name}.nii.gz", values)
     found = evaluate(tmp_path / "pred", tmp_path / "truth")
-    assert found.summary["empty"]["ET"] == {"cases": 2, "predicted": 1} and found.summary["empty"]["WT"]["cases"] == 0
+    assert (
+        found.summary["empty"]["ET"] == {"cases": 2, "predicted": 1}
+        and found.summary["empty"]["WT"]["cases"] == 0
+    )
     for rule in (LEGACY, LESIONWISE):
         scores = rows_of(found, rule, "ET")
-        assert [scores[name]["dice"] for name in "AB"] == [1, 0] and scores["A"]["sensitivity"] == 1 and scores["B"]["sensitivity"] == 0
+        assert (
+            [scores[name]["dice"] for name in "AB"] == [1, 0]
+            and scores["A"]["sensitivity"] == 1
+            and scores["B"]["sensitivity"] == 0
+        )
 
 
 def test_nnunets_labels_and_predictions_are_read_by_their_dataset_json(folders, tmp_path):
@@ -114,13 +155,24 @@ def test_nnunets_labels_and_predictions_are_read_by_their_dataset_json(folders, 
         (folder / "dataset.json").write_text(json.dumps(nnunet))
     ours = evaluate(predictions, truth)
     for left, right in ((predicted, truth), (predictions, raw), (predicted, raw)):
-        assert evaluate(left, right, prediction_labels="brats2018" if left == predictions else "auto").rows == ours.rows
+        assert (
+            evaluate(
+                left, right, prediction_labels="brats2018" if left == predictions else "auto"
+            ).rows
+            == ours.rows
+        )
 
 
 @pytest.mark.parametrize(
-    ("missing", "cases", "noted"), [("skip", 2, "1 of 3 cases have no prediction and are left out"), ("empty", 3, "scored as empty predictions")]
+    ("missing", "cases", "noted"),
+    [
+        ("skip", 2, "1 of 3 cases have no prediction and are left out"),
+        ("empty", 3, "scored as empty predictions"),
+    ],
 )
-def test_cases_without_prediction_are_left_out_or_scored_as_empty_where_that_is_asked_for(folders, missing, cases, noted):
+def test_cases_without_prediction_are_left_out_or_scored_as_empty_where_that_is_asked_for(
+    folders, missing, cases, noted
+):
     (folders[0] / "BraTS20_Training_000.nii.gz").unlink()
     found = evaluate(*folders, missing=missing)
     assert found.about["cases"] == cases and any(noted in note for note in found.about["notes"])
@@ -130,7 +182,9 @@ def test_cases_without_prediction_are_left_out_or_scored_as_empty_where_that_is_
 def test_predictions_of_no_case_are_named_and_left_out(folders):
     save(folders[0] / "BraTS20_Training_999.nii.gz", np.zeros((48, 48, 32)))
     found = evaluate(*folders)
-    assert found.about["cases"] == 3 and any("BraTS20_Training_999" in note for note in found.about["notes"])
+    assert found.about["cases"] == 3 and any(
+        "BraTS20_Training_999" in note for note in found.about["notes"]
+    )
 
 
 def spoil_missing(predictions):
@@ -142,7 +196,11 @@ def spoil_shape(predictions):
 
 
 def spoil_place(predictions):
-    save(predictions / "BraTS20_Training_001.nii.gz", np.zeros((48, 48, 32)), BRATS_AFFINE @ np.diag([1, 1, 1.2, 1]))
+    save(
+        predictions / "BraTS20_Training_001.nii.gz",
+        np.zeros((48, 48, 32)),
+        BRATS_AFFINE @ np.diag([1, 1, 1.2, 1]),
+    )
 
 
 def spoil_value(predictions):
@@ -170,30 +228,62 @@ def spoil_all(predictions):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (spoil_missing, ["1 of 3 cases have no prediction (BraTS20_Training_001)", "--missing skip"]),
+        (
+            spoil_missing,
+            ["1 of 3 cases have no prediction (BraTS20_Training_001)", "--missing skip"],
+        ),
         (spoil_shape, ["BraTS20_Training_001", "48x48x31", "_seg.nii.gz is 48x48x32"]),
         (spoil_place, ["BraTS20_Training_001", "mm away"]),
-        (spoil_value, ["BraTS20_Training_001.nii.gz: label value 3 is not in convention brats2018", "--prediction-labels"]),
+        (
+            spoil_value,
+            [
+                "BraTS20_Training_001.nii.gz: label value 3 is not in convention brats2018",
+                "--prediction-labels",
+            ],
+        ),
         (spoil_file, ["BraTS20_Training_001.nii.gz: damaged"]),
         (spoil_twice, ["both BraTS20_Training_001.nii.gz and BraTS20_Training_001_seg.nii.gz"]),
         (spoil_names, ["none of its 3 files is named like a case"]),
         (spoil_all, ["no such folder"]),
     ],
 )
-def test_what_cannot_be_scored_is_one_line_with_code_2_and_nothing_is_written(folders, tmp_path, monkeypatch, capsys, spoil, told):
+def test_what_cannot_be_scored_is_one_line_with_code_2_and_nothing_is_written(
+    folders, tmp_path, monkeypatch, capsys, spoil, told
+):
     spoil(folders[0])
     output = tmp_path / "out"
-    argv = ["segmamba", "evaluate", "--predictions", str(folders[0]), "--truth", str(folders[1]), "--output", str(output)]
+    argv = [
+        "segmamba",
+        "evaluate",
+        "--predictions",
+        str(folders[0]),
+        "--truth",
+        str(folders[1]),
+        "--output",
+        str(output),
+    ]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stopped:
         main()
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and not output.exists()
+    assert (
+        stopped.value.code == 2
+        and error.startswith("error: ")
+        and error.count("\n") == 1
+        and not output.exists()
+    )
     for words in told:
         assert words in error
 
 
-@pytest.mark.parametrize(("option", "told"), [({"rule": "mine"}, "brats-legacy"), ({"challenge": "X"}, "MET"), ({"missing": "drop"}, "skip")])
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"rule": "mine"}, "brats-legacy"),
+        ({"challenge": "X"}, "MET"),
+        ({"missing": "drop"}, "skip"),
+    ],
+)
 def test_wrong_options_name_the_right_ones(folders, option, told):
     with pytest.raises(UserError, match=told):
         evaluate(*folders, **option)
@@ -201,33 +291,67 @@ def test_wrong_options_name_the_right_ones(folders, option, told):
 
 def test_the_challenge_follows_from_the_case_ids():
     assert challenge_of("auto", ["BraTS-MET-00001-000", "BraTS-MET-00002-000"]) == "MET"
-    assert challenge_of("auto", ["BraTS-MET-00001-000", "BraTS-GLI-00002-000"]) == challenge_of("auto", ["Brats18_2013_2_1"]) == "GLI"
+    assert (
+        challenge_of("auto", ["BraTS-MET-00001-000", "BraTS-GLI-00002-000"])
+        == challenge_of("auto", ["Brats18_2013_2_1"])
+        == "GLI"
+    )
 
 
 def test_a_truth_folder_of_2023_segmentations_is_read_by_its_names(tmp_path):
     write_case(tmp_path / "truth", "BraTS-GLI-00001-000", names=NEW_NAMES, et_value=3)
-    values = np.asarray(nibabel.load(tmp_path / "truth" / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-seg.nii.gz").dataobj)
+    values = np.asarray(
+        nibabel.load(
+            tmp_path / "truth" / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-seg.nii.gz"
+        ).dataobj
+    )
     for folder in ("labels", "predictions"):
         (tmp_path / folder).mkdir()
         save(tmp_path / folder / "BraTS-GLI-00001-000.nii.gz", values)
     pairs, notes = match(tmp_path / "predictions", tmp_path / "labels")
-    assert [(pair.id, pair.truth_labels, pair.pred_labels) for pair in pairs] == [("BraTS-GLI-00001-000", "brats2023", "brats2023")]
+    assert [(pair.id, pair.truth_labels, pair.pred_labels) for pair in pairs] == [
+        ("BraTS-GLI-00001-000", "brats2023", "brats2023")
+    ]
     assert "labels: truth brats2023, predictions brats2023" in notes
 
 
-def test_the_command_writes_tables_that_say_the_rule_and_pictures(folders, tmp_path, monkeypatch, capsys):
-    argv = ["segmamba", "evaluate", "--predictions", str(folders[0]), "--truth", str(folders[1]), "--output", str(tmp_path / "out"), "--json"]
+def test_the_command_writes_tables_that_say_the_rule_and_pictures(
+    folders, tmp_path, monkeypatch, capsys
+):
+    argv = [
+        "segmamba",
+        "evaluate",
+        "--predictions",
+        str(folders[0]),
+        "--truth",
+        str(folders[1]),
+        "--output",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stopped:
         main()
     told = json.loads(capsys.readouterr().out)
-    assert stopped.value.code == 0 and told["cases"] == 3 and set(told["rules"]) == {LEGACY, LESIONWISE}
+    assert (
+        stopped.value.code == 0
+        and told["cases"] == 3
+        and set(told["rules"]) == {LEGACY, LESIONWISE}
+    )
     wt = told["scores"][LEGACY]["WT"]["dice"]
-    assert wt["mean"] == pytest.approx((1 + 10 / 12) / 3) and wt["low"] <= wt["mean"] <= wt["high"] and wt["median"] == pytest.approx(10 / 12)
+    assert (
+        wt["mean"] == pytest.approx((1 + 10 / 12) / 3)
+        and wt["low"] <= wt["mean"] <= wt["high"]
+        and wt["median"] == pytest.approx(10 / 12)
+    )
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert len(written["rows"]) == 3 * len(REGIONS) * 2 and written["scores"] == told["scores"]
     lines = (tmp_path / "out" / "cases.csv").read_text().splitlines()
-    assert len(lines) == 19 and lines[0].startswith("case,region,rule,dice,hd95_mm") and LESIONWISE in lines[2]
+    assert (
+        len(lines) == 19
+        and lines[0].startswith("case,region,rule,dice,hd95_mm")
+        and LESIONWISE in lines[2]
+    )
     for name in ("distribution.png", "worst_cases.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -251,7 +375,9 @@ def test_compare_pairs_cases_and_says_that_two_models_say_nothing_of_methods(fol
     for path in folders[0].iterdir():
         save(perfect / path.name, true_values(folders[1], path.name.partition(".")[0]))
     found = compare(perfect, *folders, labels_a="auto", labels_b="auto")
-    (wt,) = [one for one in found.paired if (one.rule, one.region, one.metric) == (LEGACY, "WT", "dice")]
+    (wt,) = [
+        one for one in found.paired if (one.rule, one.region, one.metric) == (LEGACY, "WT", "dice")
+    ]
     differences = [0, 1 - 10 / 12, 1]
     assert wt.difference == pytest.approx(np.mean(differences)) and (wt.higher, wt.lower) == (2, 0)
     half = 4.302652729911275 * np.std(differences, ddof=1) / np.sqrt(3)
@@ -265,17 +391,45 @@ def test_compare_names_the_better_of_two_models_and_equal_ones(tmp_path):
         write_case(tmp_path / "truth", name, seed=number)
         for folder, steps in (("a", 1), ("b", 3)):
             (tmp_path / folder).mkdir(exist_ok=True)
-            save(tmp_path / folder / f"{name}.nii.gz", np.roll(true_values(tmp_path / "truth", name), steps, 0))
+            save(
+                tmp_path / folder / f"{name}.nii.gz",
+                np.roll(true_values(tmp_path / "truth", name), steps, 0),
+            )
     options = {"labels_a": "auto", "labels_b": "auto"}
-    assert compare(tmp_path / "b", tmp_path / "a", tmp_path / "truth", **options).verdicts[LEGACY].startswith("B is the better model")
-    assert compare(tmp_path / "a", tmp_path / "a", tmp_path / "truth", **options).verdicts[LESIONWISE].startswith("Equivalent")
+    assert (
+        compare(tmp_path / "b", tmp_path / "a", tmp_path / "truth", **options)
+        .verdicts[LEGACY]
+        .startswith("B is the better model")
+    )
+    assert (
+        compare(tmp_path / "a", tmp_path / "a", tmp_path / "truth", **options)
+        .verdicts[LESIONWISE]
+        .startswith("Equivalent")
+    )
 
 
-def test_the_compare_command_shows_both_rules_and_the_caveat(folders, tmp_path, monkeypatch, capsys):
-    argv = ["segmamba", "compare", str(folders[0]), str(folders[0]), "--truth", str(folders[1]), "--output", str(tmp_path / "out")]
+def test_the_compare_command_shows_both_rules_and_the_caveat(
+    folders, tmp_path, monkeypatch, capsys
+):
+    argv = [
+        "segmamba",
+        "compare",
+        str(folders[0]),
+        str(folders[0]),
+        "--truth",
+        str(folders[1]),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stopped:
         main()
     shown = capsys.readouterr().out
-    assert stopped.value.code == 0 and "rule: lesionwise-2023" in shown and "nothing shows how much training itself varies" in shown
-    assert (tmp_path / "out" / "differences.png").exists() and json.loads((tmp_path / "out" / "comparison.json").read_text())["cases"] == 3
+    assert (
+        stopped.value.code == 0
+        and "rule: lesionwise-2023" in shown
+        and "nothing shows how much training itself varies" in shown
+    )
+    assert (tmp_path / "out" / "differences.png").exists() and json.loads(
+        (tmp_path / "out" / "comparison.json").read_text()
+    )["cases"] == 3

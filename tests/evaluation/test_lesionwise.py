@@ -22,7 +22,9 @@ MM = (1.0, 1.0, 1.0)
 
 def plain_lesionwise(pred, truth, spacing_mm, challenge):
     """(Dice, HD95, found, missed, false) by the rule's own words, voxel set by voxel set on the whole volume; slow."""
-    within_18 = [step for step in itertools.product((-1, 0, 1), repeat=3) if 0 < np.abs(step).sum() <= 2]
+    within_18 = [
+        step for step in itertools.product((-1, 0, 1), repeat=3) if 0 < np.abs(step).sum() <= 2
+    ]
     grown = truth.copy()
     for _ in range(challenge.dilation_steps):
         before = np.pad(grown, 1)
@@ -71,7 +73,9 @@ def box(*sides, shape=(40, 36, 28)):
 
 
 LARGE = box((4, 12), (4, 12), (4, 12))
-NEAR = box((17, 21), (4, 12), (4, 12))  # 5 voxels from LARGE: three steps of growth on both sides meet, one step does not
+NEAR = box(
+    (17, 21), (4, 12), (4, 12)
+)  # 5 voxels from LARGE: three steps of growth on both sides meet, one step does not
 FAR = box((28, 36), (20, 30), (10, 20))
 TINY = box((20, 22), (30, 33), (2, 5))  # 18 mm3
 SPECK = box((2, 3), (33, 34), (25, 26))
@@ -86,9 +90,15 @@ EDGE_CASES = {
     "perfect but for one stray voxel": (LARGE | FAR | SPECK, LARGE | FAR),
     "one of two missed": (FAR, LARGE | FAR),
     "near lesions": (LARGE, LARGE | NEAR),
-    "touching by a corner": (box((4, 8), (4, 8), (4, 8)), box((4, 8), (4, 8), (4, 8)) | box((8, 12), (8, 12), (8, 12))),
+    "touching by a corner": (
+        box((4, 8), (4, 8), (4, 8)),
+        box((4, 8), (4, 8), (4, 8)) | box((8, 12), (8, 12), (8, 12)),
+    ),
     "one component over two lesions": (box((4, 36), (4, 30), (8, 12)), LARGE | FAR),
-    "two components in one lesion": (box((4, 7), (4, 12), (4, 12)) | box((9, 12), (4, 12), (4, 12)), LARGE),
+    "two components in one lesion": (
+        box((4, 7), (4, 12), (4, 12)) | box((9, 12), (4, 12), (4, 12)),
+        LARGE,
+    ),
     "beside a lesion, within its growth": (box((14, 16), (4, 12), (4, 12)), LARGE),
     "beside a lesion, beyond its growth": (box((15, 17), (4, 12), (4, 12)), LARGE),
     "a tiny lesion alone, missed": (NONE, TINY),
@@ -107,7 +117,10 @@ def test_edge_cases_agree_with_the_plain_implementation(name, challenge):
 @pytest.mark.parametrize("seed", range(12))
 def test_random_blobs_agree_with_the_plain_implementation(seed):
     rng = np.random.default_rng(seed)
-    truth, extra = (ndimage.gaussian_filter(rng.normal(size=(36, 32, 24)), 2.2) > limit for limit in (0.08, 0.11))
+    truth, extra = (
+        ndimage.gaussian_filter(rng.normal(size=(36, 32, 24)), 2.2) > limit
+        for limit in (0.08, 0.11)
+    )
     pred = np.roll(truth & (rng.random(truth.shape) < 0.9), 1, 0) | extra
     assert_agrees(pred, truth, MM, GLI if seed % 2 else MET)
 
@@ -127,21 +140,32 @@ def assert_agrees(pred, truth, spacing_mm, challenge):
     ours = lesionwise(pred, truth, spacing_mm, challenge)
     dice, hd95_mm, found, missed, false = plain_lesionwise(pred, truth, spacing_mm, challenge)
     assert (ours.found, ours.missed, ours.false) == (found, missed, false)
-    assert ours.dice == pytest.approx(dice, abs=1e-9) and ours.hd95_mm == pytest.approx(hd95_mm, abs=1e-9)
+    assert ours.dice == pytest.approx(dice, abs=1e-9) and ours.hd95_mm == pytest.approx(
+        hd95_mm, abs=1e-9
+    )
 
 
 def test_a_known_hd95_of_the_whole_changes_nothing():
     for pred, truth in EDGE_CASES.values():
-        assert lesionwise(pred, truth, MM, GLI, mask_hd95_mm(pred, truth, MM)) == lesionwise(pred, truth, MM, GLI)
+        assert lesionwise(pred, truth, MM, GLI, mask_hd95_mm(pred, truth, MM)) == lesionwise(
+            pred, truth, MM, GLI
+        )
 
 
 def test_one_stray_voxel_halves_a_perfect_case_with_one_lesion():
     scored = lesionwise(LARGE | SPECK, LARGE, MM, GLI)
-    assert scored.dice == 0.5 and scored.hd95_mm == 187 and (scored.found, scored.missed, scored.false) == (1, 0, 1)
+    assert (
+        scored.dice == 0.5
+        and scored.hd95_mm == 187
+        and (scored.found, scored.missed, scored.false) == (1, 0, 1)
+    )
 
 
 def test_lesions_that_nearly_touch_count_once_and_distant_ones_each():
-    together, apart = lesionwise(LARGE, LARGE | NEAR, MM, GLI), lesionwise(LARGE, LARGE | NEAR, MM, MET)
+    together, apart = (
+        lesionwise(LARGE, LARGE | NEAR, MM, GLI),
+        lesionwise(LARGE, LARGE | NEAR, MM, MET),
+    )
     assert together.missed == 0 and together.dice == pytest.approx(2 * 512 / (512 + 512 + 256))
     assert apart.missed == 1 and apart.dice == 0.5
 

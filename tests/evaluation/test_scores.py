@@ -37,11 +37,15 @@ def test_missed_lesion_scores_zero_dice_and_max_hd95():
 def test_a_false_positive_where_there_is_nothing_costs_all():
     none = volume()
     one_voxel = volume(speck=((0, 0, 0), 3))
-    assert dice(one_voxel, none)["ET"] == 0 and hd95_mm(one_voxel, none, (1, 1, 1))["ET"] == MISSED_MM
+    assert (
+        dice(one_voxel, none)["ET"] == 0 and hd95_mm(one_voxel, none, (1, 1, 1))["ET"] == MISSED_MM
+    )
 
 
 def test_both_empty_is_a_success():
-    assert dice(volume(), volume())["mean"] == 1 and hd95_mm(volume(), volume(), (1, 1, 1))["WT"] == 0
+    assert (
+        dice(volume(), volume())["mean"] == 1 and hd95_mm(volume(), volume(), (1, 1, 1))["WT"] == 0
+    )
 
 
 def test_dice_of_a_shifted_box_is_its_share_of_overlap():
@@ -50,7 +54,9 @@ def test_dice_of_a_shifted_box_is_its_share_of_overlap():
     assert dice(torch.from_numpy(shifted), torch.from_numpy(TUMOUR)) == dice(shifted, TUMOUR)
 
 
-@pytest.mark.parametrize(("axis", "spacing", "expected"), [(0, (1, 1, 1), 3), (0, (2, 1, 1), 6), (2, (1, 1, 4), 4)])
+@pytest.mark.parametrize(
+    ("axis", "spacing", "expected"), [(0, (1, 1, 1), 3), (0, (2, 1, 1), 6), (2, (1, 1, 4), 4)]
+)
 def test_hd95_of_a_shift_is_the_shift_in_mm(axis, spacing, expected):
     steps = {0: 3, 2: 1}[axis]
     box = volume(box=(BOX, 3))
@@ -65,7 +71,9 @@ def test_hd95_agrees_with_surface_distance(spacing, seed):
     a[rng.random(a.shape) < 0.01] = 3
     b[rng.random(b.shape) < 0.02] = 0
     a[0, :3], b[-1, -1] = 3, 3  # at the border of the volume
-    assert hd95_mm(a, b, spacing)["ET"] == pytest.approx(surface_distance_hd95_mm(a == 3, b == 3, spacing), abs=1e-9)
+    assert hd95_mm(a, b, spacing)["ET"] == pytest.approx(
+        surface_distance_hd95_mm(a == 3, b == 3, spacing), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.7, 3.1)])
@@ -73,7 +81,10 @@ def test_areas_of_surface_elements_are_those_of_surface_distance(spacing):
     tables = pytest.importorskip("surface_distance.lookup_tables")
     theirs = tables.create_table_neighbour_code_to_surface_area(spacing)
     kernel = tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
-    code_of = [sum(int(kernel[corner]) for bit, corner in enumerate(CORNERS) if code >> bit & 1) for code in range(256)]
+    code_of = [
+        sum(int(kernel[corner]) for bit, corner in enumerate(CORNERS) if code >> bit & 1)
+        for code in range(256)
+    ]
     np.testing.assert_allclose(element_areas(spacing), theirs[code_of], atol=1e-12)
 
 
@@ -90,5 +101,9 @@ def test_dice_agrees_with_monai(seed):
     monai = pytest.importorskip("monai.metrics")
     rng = np.random.default_rng(seed)
     pred, truth = rng.integers(0, 4, (2, 12, 10, 8)).astype(np.uint8)
-    theirs = monai.compute_dice(torch.from_numpy(region_masks(pred))[None], torch.from_numpy(region_masks(truth))[None], ignore_empty=False)[0]
+    theirs = monai.compute_dice(
+        torch.from_numpy(region_masks(pred))[None],
+        torch.from_numpy(region_masks(truth))[None],
+        ignore_empty=False,
+    )[0]
     assert list(dice(pred, truth).values())[:3] == pytest.approx(theirs.tolist(), abs=1e-6)

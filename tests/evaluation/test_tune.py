@@ -20,7 +20,9 @@ from tests.conftest import write_case
 
 CPU = torch.device("cpu")
 SHAPE = (32, 32, 24)
-TINY = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 4.0})
+TINY = preset("demo").changed(
+    {"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 4.0}
+)
 
 
 def vote(*, confidence=0.9, strays=0, seed=0):
@@ -36,7 +38,9 @@ def vote(*, confidence=0.9, strays=0, seed=0):
     probability[:, enhancing] = torch.tensor([0.0, 1 - confidence, 0.0, confidence])[:, None]
     for at in np.random.default_rng(seed).integers(22, (30, 30, 23), (strays, 3)):
         probability[(slice(None), *at)] = torch.tensor([0.0, 0.0, 0.0, 1.0])
-    return Vote("X", SimpleNamespace(whole=lambda array: array), probability.half(), truth, (1.0, 1.0, 1.0))
+    return Vote(
+        "X", SimpleNamespace(whole=lambda array: array), probability.half(), truth, (1.0, 1.0, 1.0)
+    )
 
 
 PREDICTOR = Predictor([SimpleNamespace(device=CPU, channels=CLASSES)])
@@ -51,7 +55,9 @@ def test_a_timid_network_gets_a_lower_threshold_and_a_sure_one_keeps_everything_
 
 def test_strays_are_removed_where_the_rule_punishes_them():
     votes = [vote(strays=1)]
-    assert tune(PREDICTOR, votes)[0].min_component_voxels == (0, 0, 0), "one voxel of a thousand is nothing to the legacy rule"
+    assert tune(PREDICTOR, votes)[0].min_component_voxels == (0, 0, 0), (
+        "one voxel of a thousand is nothing to the legacy rule"
+    )
     chosen, steps = tune(PREDICTOR, votes, rule="lesionwise-2023")
     assert chosen.min_component_voxels[2] > 1
     (wt,) = [step for step in steps if step.setting == "smallest component of WT, voxels"]
@@ -66,22 +72,39 @@ def write_run(folder, config):
     return run
 
 
-def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_takes(tmp_path, monkeypatch, capsys):
+def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_takes(
+    tmp_path, monkeypatch, capsys
+):
     for number in range(6):
         write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
     config = TINY.changed({"data.source": str(tmp_path / "data"), "data.validation_share": 0.4})
     run = write_run(tmp_path / "run", config)
-    monkeypatch.setattr(sys, "argv", ["segmamba", "tune-postprocessing", "--checkpoint", str(run.root), "--json"])
+    monkeypatch.setattr(
+        sys, "argv", ["segmamba", "tune-postprocessing", "--checkpoint", str(run.root), "--json"]
+    )
     with pytest.raises(SystemExit) as stopped:
         main()
     told = json.loads(capsys.readouterr().out)
     split = split_cases([SourceCase(case) for case in find_cases(tmp_path / "data")], config.data)
-    assert stopped.value.code == 0 and told["validation"] == [case.id for case in split.validation] and len(split.validation) == 2
+    assert (
+        stopped.value.code == 0
+        and told["validation"] == [case.id for case in split.validation]
+        and len(split.validation) == 2
+    )
     stored = load_postprocess(run.checkpoints / "postprocessing.json")
     assert list(stored.min_component_voxels) == told["settings"]["min_component_voxels"]
     choice = json.loads((run.checkpoints / "postprocessing_choice.json").read_text())
     assert choice["validation"] == told["validation"] and len(choice["steps"]) == 7
-    argv = ["segmamba", "predict", "--input", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--checkpoint", str(run.root)]
+    argv = [
+        "segmamba",
+        "predict",
+        "--input",
+        str(tmp_path / "data"),
+        "--output",
+        str(tmp_path / "out"),
+        "--checkpoint",
+        str(run.root),
+    ]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit):
         main()

@@ -9,7 +9,12 @@ from segmamba.data.cases import find_cases
 from segmamba.models import build_model
 from tests.conftest import write_case
 
-TINY = {"model.base_channels": 4, "model.mamba_depths": (1, 1, 1), "data.patch_size": (32, 32, 16), "data.spacing_mm": 1.0}
+TINY = {
+    "model.base_channels": 4,
+    "model.mamba_depths": (1, 1, 1),
+    "data.patch_size": (32, 32, 16),
+    "data.spacing_mm": 1.0,
+}
 
 
 def write_run(folder, seed=0, **changes):
@@ -34,6 +39,12 @@ def run(tmp_path):
 @pytest.fixture
 def case(tmp_path):
     """Found, unlabelled, 40x44x24 voxels of 1 x 1 x 1.5 mm."""
-    write_case(tmp_path / "data", "X", shape=(40, 44, 24), affine=np.diag([-1.0, -1.0, 1.5, 1.0]), label=False)
+    write_case(
+        tmp_path / "data",
+        "X",
+        shape=(40, 44, 24),
+        affine=np.diag([-1.0, -1.0, 1.5, 1.0]),
+        label=False,
+    )
     (found,) = find_cases(tmp_path / "data")
     return found

@@ -13,7 +13,12 @@ def brute_force_step(p, image, config):
     """One mean-field update by the equations, voxel pair by voxel pair. p: (K, x, y, z)."""
     shape = p.shape[1:]
     offsets = list(np.ndindex(*(2 * REACH + 1,) * 3))
-    gauss = {tuple(np.array(o) - REACH): math.exp(-((np.array(o) - REACH) ** 2).sum() / (2 * config.crf_reach**2)) for o in offsets}
+    gauss = {
+        tuple(np.array(o) - REACH): math.exp(
+            -((np.array(o) - REACH) ** 2).sum() / (2 * config.crf_reach**2)
+        )
+        for o in offsets
+    }
     norm = sum(gauss.values()) - 1
     out = np.zeros_like(p)
     for i in np.ndindex(*shape):
@@ -21,8 +26,16 @@ def brute_force_step(p, image, config):
         for offset, g in gauss.items():
             j = tuple(np.add(i, offset))
             if any(offset) and all(0 <= a < n for a, n in zip(j, shape, strict=True)):
-                alike = math.exp(-((image[(slice(None), *i)] - image[(slice(None), *j)]) ** 2).mean() / (2 * config.crf_contrast**2))
-                message += g / norm * (config.crf_smoothness + config.crf_appearance * alike) * p[(slice(None), *j)]
+                alike = math.exp(
+                    -((image[(slice(None), *i)] - image[(slice(None), *j)]) ** 2).mean()
+                    / (2 * config.crf_contrast**2)
+                )
+                message += (
+                    g
+                    / norm
+                    * (config.crf_smoothness + config.crf_appearance * alike)
+                    * p[(slice(None), *j)]
+                )
         q = p[(slice(None), *i)] * np.exp(message)
         out[(slice(None), *i)] = q / q.sum()
     return out
@@ -30,8 +43,13 @@ def brute_force_step(p, image, config):
 
 def test_a_step_equals_the_equations_voxel_by_voxel():
     rng = np.random.default_rng(0)
-    p, image = rng.dirichlet(np.ones(4), (5, 4, 6)).transpose(3, 0, 1, 2), rng.normal(size=(4, 5, 4, 6))
-    config = PostprocessConfig(crf_steps=1, crf_smoothness=0.7, crf_appearance=1.3, crf_reach=1.1, crf_contrast=0.8)
+    p, image = (
+        rng.dirichlet(np.ones(4), (5, 4, 6)).transpose(3, 0, 1, 2),
+        rng.normal(size=(4, 5, 4, 6)),
+    )
+    config = PostprocessConfig(
+        crf_steps=1, crf_smoothness=0.7, crf_appearance=1.3, crf_reach=1.1, crf_contrast=0.8
+    )
     ours = mean_field(torch.from_numpy(p), torch.from_numpy(image), config)
     assert np.allclose(ours.numpy(), brute_force_step(p, image, config), atol=1e-9)
 
@@ -49,7 +67,15 @@ def half_and_half():
 def test_a_boundary_moves_to_the_edge_of_the_images():
     p, image = half_and_half()
     before = (p.argmax(0) == 2)[:, 8, 8]
-    after = (refine(p, CLASSES, image, PostprocessConfig(crf_steps=10, crf_smoothness=0.0, crf_appearance=6.0)).argmax(0) == 2)[:, 8, 8]
+    after = (
+        refine(
+            p,
+            CLASSES,
+            image,
+            PostprocessConfig(crf_steps=10, crf_smoothness=0.0, crf_appearance=6.0),
+        ).argmax(0)
+        == 2
+    )[:, 8, 8]
     assert before.nonzero()[0] == 9 and after.nonzero()[0] == 8
 
 

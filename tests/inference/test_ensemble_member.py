@@ -40,7 +40,9 @@ def test_mirror_images_are_all_eight_and_their_mean_is_symmetric():
     image = torch.zeros(4, 16, 16, 16)
     plain, mirrored = (member(Ramp(), flips=flips).probabilities(image) for flips in (False, True))
     assert not torch.allclose(plain, plain.flip(1))
-    for axes in itertools.chain.from_iterable(itertools.combinations((1, 2, 3), n) for n in (1, 2, 3)):
+    for axes in itertools.chain.from_iterable(
+        itertools.combinations((1, 2, 3), n) for n in (1, 2, 3)
+    ):
         assert torch.allclose(mirrored, mirrored.flip(axes), atol=1e-6)
     assert torch.allclose(mirrored, (plain + plain.flip(1)) / 2, atol=1e-6)
 
@@ -51,7 +53,12 @@ def test_flips_of_a_real_network_equal_eight_predictions_of_mirrored_volumes():
     image = torch.randn(4, 24, 16, 20)
     config = Config().changed({"data.patch_size": (16, 16, 16), "inference.overlap": 0.5})
     plain = Member(model, config, CPU)
-    whole = torch.stack([plain.probabilities(image.flip([a - 1 for a in axes])).flip([a - 1 for a in axes]) for axes in MIRRORS]).mean(0)
+    whole = torch.stack(
+        [
+            plain.probabilities(image.flip([a - 1 for a in axes])).flip([a - 1 for a in axes])
+            for axes in MIRRORS
+        ]
+    ).mean(0)
     mirrored = Member(model, config, CPU, InferenceConfig(flips=True)).probabilities(image)
     assert torch.allclose(mirrored, whole, atol=1e-5)
 
@@ -68,7 +75,11 @@ def test_scales_are_averaged_on_the_grid_of_the_image():
 @pytest.mark.parametrize("batch", [1, 3, 5])
 def test_the_number_of_windows_in_a_batch_changes_nothing(batch):
     image = torch.randn(4, 40, 20, 24)
-    assert torch.allclose(member(Bright(), window_batch=batch).probabilities(image), member(Bright(), window_batch=2).probabilities(image), atol=1e-6)
+    assert torch.allclose(
+        member(Bright(), window_batch=batch).probabilities(image),
+        member(Bright(), window_batch=2).probabilities(image),
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])
@@ -76,7 +87,11 @@ def test_the_number_of_windows_in_a_batch_changes_nothing(batch):
 @pytest.mark.parametrize("name", ["segmamba", "unet"])
 def test_folding_batch_norms_changes_neither_the_function_nor_the_network(norm, name, device_type):
     torch.manual_seed(0)
-    model = build_model(ModelConfig(name=name, base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), norm=norm))
+    model = build_model(
+        ModelConfig(
+            name=name, base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), norm=norm
+        )
+    )
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.randn(2, 4, 32, 16, 16) * 2 + 1)
@@ -91,18 +106,28 @@ def test_folding_batch_norms_changes_neither_the_function_nor_the_network(norm, 
     assert torch.allclose(fast, slow, atol=1e-4)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     convolutions = [m for m in folded(model, device_type).modules() if isinstance(m, Conv)]
-    assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in folded(model, device_type).modules())
-    assert norm == "instance" or all((m.bias is None) == (device_type == "cuda") for m in convolutions), "GPU kernels know no bias"
+    assert not any(
+        isinstance(m, torch.nn.BatchNorm3d) for m in folded(model, device_type).modules()
+    )
+    assert norm == "instance" or all(
+        (m.bias is None) == (device_type == "cuda") for m in convolutions
+    ), "GPU kernels know no bias"
 
 
 def test_weights_in_half_precision_give_what_autocast_gives_and_leave_the_network_as_it_is():
     torch.manual_seed(0)
-    model = folded(build_model(ModelConfig(base_channels=8, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1))), "cpu")
+    model = folded(
+        build_model(ModelConfig(base_channels=8, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1))),
+        "cpu",
+    )
     half, image = in_half(model, torch.bfloat16), torch.randn(2, 4, 16, 32, 16)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(half(image), model(image))
     scan = half.stages[2][-1].mamba.scans[0]
-    assert scan.dt_proj.weight.dtype == torch.bfloat16 and scan.dt_proj.bias.dtype == scan.A_log.dtype == torch.float32
+    assert (
+        scan.dt_proj.weight.dtype == torch.bfloat16
+        and scan.dt_proj.bias.dtype == scan.A_log.dtype == torch.float32
+    )
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
@@ -113,7 +138,9 @@ def test_a_member_keeps_the_weights_of_the_moment_it_was_made():
     first = made.probabilities(image)
     with torch.no_grad():
         model.head.weight.add_(1)
-    assert torch.equal(made.probabilities(image), first) and not torch.equal(Member(model, CONFIG, CPU).probabilities(image), first)
+    assert torch.equal(made.probabilities(image), first) and not torch.equal(
+        Member(model, CONFIG, CPU).probabilities(image), first
+    )
 
 
 class Hungry(Bright):
@@ -138,9 +165,13 @@ def test_fewer_windows_at_once_are_taken_for_good_where_memory_is_short():
     short = member(network, window_batch=8)
     first, second = short.probabilities(image), short.probabilities(image)
     assert network.refused == [8, 4], "the second volume does not try again"
-    assert torch.equal(first, second) and torch.allclose(first, member(Bright()).probabilities(image), atol=1e-6)
+    assert torch.equal(first, second) and torch.allclose(
+        first, member(Bright()).probabilities(image), atol=1e-6
+    )
 
 
 def test_a_window_that_does_not_fit_alone_is_one_line():
-    with pytest.raises(UserError, match="a window of 16 x 16 x 16 voxels does not fit into the memory of cpu"):
+    with pytest.raises(
+        UserError, match="a window of 16 x 16 x 16 voxels does not fit into the memory of cpu"
+    ):
         member(Hungry(0)).probabilities(torch.randn(4, 16, 16, 16))

@@ -16,7 +16,11 @@ from segmamba.inference.predictor import load_predictor
 from tests.conftest import NEW_NAMES, write_case
 from tests.inference.conftest import write_run
 
-OBLIQUE = nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(0.1, 0.05, -0.1) @ np.array([[0, 0, -1.2], [1.0, 0, 0], [0, -1.0, 0]]), (3, 4, 5))
+OBLIQUE = nibabel.affines.from_matvec(
+    nibabel.eulerangles.euler2mat(0.1, 0.05, -0.1)
+    @ np.array([[0, 0, -1.2], [1.0, 0, 0], [0, -1.0, 0]]),
+    (3, 4, 5),
+)
 
 
 @pytest.fixture
@@ -24,7 +28,14 @@ def data(tmp_path):
     """Three unlabelled cases of three sizes and directions."""
     write_case(tmp_path / "data", "A", shape=(40, 44, 24), label=False)
     write_case(tmp_path / "data", "B", shape=(30, 36, 44), affine=OBLIQUE, label=False, seed=1)
-    write_case(tmp_path / "data", "BraTS-GLI-00000-000", shape=(44, 40, 28), names=NEW_NAMES, label=False, seed=2)
+    write_case(
+        tmp_path / "data",
+        "BraTS-GLI-00000-000",
+        shape=(44, 40, 28),
+        names=NEW_NAMES,
+        label=False,
+        seed=2,
+    )
     return tmp_path / "data"
 
 
@@ -39,14 +50,23 @@ def outcomes_of(predictor, data, outputs):
 
 def test_every_case_lies_on_its_own_grid_in_its_own_convention(predictor, data, tmp_path):
     outcomes = outcomes_of(predictor, data, Outputs(tmp_path / "out"))
-    assert list(outcomes) == ["A", "B", "BraTS-GLI-00000-000"] and {o.state for o in outcomes.values()} == {DONE}
+    assert list(outcomes) == ["A", "B", "BraTS-GLI-00000-000"] and {
+        o.state for o in outcomes.values()
+    } == {DONE}
     for case in list_cases(data, "mixed"):
-        written, source = nibabel.load(tmp_path / "out" / f"{case.id}.nii.gz"), nibabel.load(case.images["T1ce"])
+        written, source = (
+            nibabel.load(tmp_path / "out" / f"{case.id}.nii.gz"),
+            nibabel.load(case.images["T1ce"]),
+        )
         assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
         canonical, _, _ = read_volume(tmp_path / "out" / f"{case.id}.nii.gz")
         expected = predictor.predict(read_scan(case))
-        assert np.array_equal(canonical, np.where(expected == 3, 4 if case.convention == "brats2018" else 3, expected))
-        assert outcomes[case.id].volumes_ml["WT"] == pytest.approx((expected > 0).sum() * np.prod(nibabel.affines.voxel_sizes(source.affine)) / 1000)
+        assert np.array_equal(
+            canonical, np.where(expected == 3, 4 if case.convention == "brats2018" else 3, expected)
+        )
+        assert outcomes[case.id].volumes_ml["WT"] == pytest.approx(
+            (expected > 0).sum() * np.prod(nibabel.affines.voxel_sizes(source.affine)) / 1000
+        )
 
 
 def test_a_stated_convention_holds_for_all(predictor, data, tmp_path):
@@ -65,17 +85,31 @@ def remove_modality(data):
     (data / "B" / "B_flair.nii.gz").unlink()
 
 
-@pytest.mark.parametrize(("break_it", "told"), [(corrupt_voxels, "B_t2.nii.gz: damaged"), (remove_modality, "modality FLAIR is missing")])
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [(corrupt_voxels, "B_t2.nii.gz: damaged"), (remove_modality, "modality FLAIR is missing")],
+)
 def test_a_bad_case_fails_alone_and_leaves_no_file(predictor, data, tmp_path, break_it, told):
     break_it(data)
-    outcomes = outcomes_of(predictor, data, Outputs(tmp_path / "out", probabilities=True, overlay=True))
-    assert {case: o.state for case, o in outcomes.items()} == {"A": DONE, "B": FAILED, "BraTS-GLI-00000-000": DONE}
+    outcomes = outcomes_of(
+        predictor, data, Outputs(tmp_path / "out", probabilities=True, overlay=True)
+    )
+    assert {case: o.state for case, o in outcomes.items()} == {
+        "A": DONE,
+        "B": FAILED,
+        "BraTS-GLI-00000-000": DONE,
+    }
     assert outcomes["B"].error.startswith("B: ") and told in outcomes["B"].error
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(("B.", ".B"))]
+    assert not [
+        path for path in (tmp_path / "out").rglob("*") if path.name.startswith(("B.", ".B"))
+    ]
 
 
 def test_labels_are_neither_needed_nor_read(predictor, data, tmp_path):
-    nibabel.save(nibabel.Nifti1Image(np.full((40, 44, 24), 77, np.uint8), np.eye(4)), data / "A" / "A_seg.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.full((40, 44, 24), 77, np.uint8), np.eye(4)),
+        data / "A" / "A_seg.nii.gz",
+    )
     assert outcomes_of(predictor, data, Outputs(tmp_path / "out"))["A"].state == DONE
 
 
@@ -84,10 +118,16 @@ def test_cases_whose_files_are_all_there_are_left(predictor, data, tmp_path):
     outcomes_of(predictor, data, plain)
     (tmp_path / "out" / "B.nii.gz").unlink()
     (tmp_path / "out" / "A.nii.gz").write_bytes(b"mine")
-    assert {c: o.state for c, o in outcomes_of(predictor, data, plain).items()} == {"A": SKIPPED, "B": DONE, "BraTS-GLI-00000-000": SKIPPED}
+    assert {c: o.state for c, o in outcomes_of(predictor, data, plain).items()} == {
+        "A": SKIPPED,
+        "B": DONE,
+        "BraTS-GLI-00000-000": SKIPPED,
+    }
     assert (tmp_path / "out" / "A.nii.gz").read_bytes() == b"mine"
     more = Outputs(tmp_path / "out", skip_existing=True, uncertainty=True)
-    assert {o.state for o in outcomes_of(predictor, data, more).values()} == {DONE}, "the maps were not there"
+    assert {o.state for o in outcomes_of(predictor, data, more).values()} == {DONE}, (
+        "the maps were not there"
+    )
 
 
 def test_maps_are_those_of_the_predictor(predictor, data, tmp_path):
@@ -99,9 +139,12 @@ def test_maps_are_those_of_the_predictor(predictor, data, tmp_path):
     assert np.array_equal(written.affine, nibabel.load(case.images["T1ce"]).affine)
     assert np.allclose(canonical, expected, atol=1e-5)
     entropy, disagreement = (
-        nibabel.as_closest_canonical(nibabel.load(tmp_path / "out" / kind / "B.nii.gz")).get_fdata() for kind in ("entropy", "disagreement")
+        nibabel.as_closest_canonical(nibabel.load(tmp_path / "out" / kind / "B.nii.gz")).get_fdata()
+        for kind in ("entropy", "disagreement")
     )
-    assert np.allclose(entropy, -(expected * np.log(expected.clip(1e-9))).sum(-1) / np.log(4), atol=1e-4)
+    assert np.allclose(
+        entropy, -(expected * np.log(expected.clip(1e-9))).sum(-1) / np.log(4), atol=1e-4
+    )
     assert 0 < disagreement.max() <= 1 and (disagreement <= entropy + 1e-4).all()
 
 
@@ -111,10 +154,20 @@ def test_the_page_shows_every_case_in_one_file_and_names_the_bad_one(predictor, 
     outcomes = list(predict_cases(predictor, list_cases(data, "mixed"), outputs))
     record = write_record(predictor, outcomes, outputs, ["run0", "run1"])
     page = (tmp_path / "out" / "predictions.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 and "1 failed" in page and "modality FLAIR is missing" in page
-    assert "src=\"http" not in page and "href=" not in page
-    assert json.loads(json.dumps(record)) == json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert {case["case"]: case["state"] for case in record["cases"]} == {"A": DONE, "B": FAILED, "BraTS-GLI-00000-000": DONE}
+    assert (
+        page.count("data:image/png;base64,") == 2
+        and "1 failed" in page
+        and "modality FLAIR is missing" in page
+    )
+    assert 'src="http' not in page and "href=" not in page
+    assert json.loads(json.dumps(record)) == json.loads(
+        (tmp_path / "out" / "predictions.json").read_text()
+    )
+    assert {case["case"]: case["state"] for case in record["cases"]} == {
+        "A": DONE,
+        "B": FAILED,
+        "BraTS-GLI-00000-000": DONE,
+    }
     assert (tmp_path / "out" / "overlays" / "A.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -136,7 +189,9 @@ def test_reading_runs_ahead_of_predicting(predictor, data, tmp_path, monkeypatch
     original_prepare, original_analyse = predictor.prepare, predictor.analyse
     monkeypatch.setattr(predictor, "prepare", note)
     monkeypatch.setattr(predictor, "analyse", wait)
-    assert {o.state for o in outcomes_of(predictor, data, Outputs(tmp_path / "out")).values()} == {DONE}
+    assert {o.state for o in outcomes_of(predictor, data, Outputs(tmp_path / "out")).values()} == {
+        DONE
+    }
 
 
 def test_a_stop_leaves_only_whole_files(predictor, data, tmp_path):
@@ -148,22 +203,49 @@ def test_a_stop_leaves_only_whole_files(predictor, data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SEGMAMBA_BRATS" not in os.environ, reason="SEGMAMBA_BRATS names no folder of real cases")
+@pytest.mark.skipif(
+    "SEGMAMBA_BRATS" not in os.environ, reason="SEGMAMBA_BRATS names no folder of real cases"
+)
 def test_real_cases_come_back_on_their_own_grid_with_their_own_values(tmp_path):
-    folder, _ = write_run(tmp_path / "run", **{"data.spacing_mm": 3.0, "data.patch_size": (48, 48, 32)})
+    folder, _ = write_run(
+        tmp_path / "run", **{"data.spacing_mm": 3.0, "data.patch_size": (48, 48, 32)}
+    )
     cases = list_cases(Path(os.environ["SEGMAMBA_BRATS"]), "mixed")
-    assert {o.state for o in predict_cases(load_predictor(folder, "cpu"), cases, Outputs(tmp_path / "out"))} == {DONE}
+    assert {
+        o.state
+        for o in predict_cases(load_predictor(folder, "cpu"), cases, Outputs(tmp_path / "out"))
+    } == {DONE}
     for case in cases:
-        written, source = nibabel.load(tmp_path / "out" / f"{case.id}.nii.gz"), nibabel.load(case.images["T1ce"])
-        assert written.shape == source.shape == (240, 240, 155) and np.array_equal(written.affine, source.affine)
-        assert written.get_data_dtype() == np.uint8 and set(np.unique(written.dataobj)) <= {0, 1, 2, 4 if case.convention == "brats2018" else 3}
-        assert not np.asanyarray(written.dataobj)[:5].any(), "the first slices lie far outside the brain"
+        written, source = (
+            nibabel.load(tmp_path / "out" / f"{case.id}.nii.gz"),
+            nibabel.load(case.images["T1ce"]),
+        )
+        assert written.shape == source.shape == (240, 240, 155) and np.array_equal(
+            written.affine, source.affine
+        )
+        assert written.get_data_dtype() == np.uint8 and set(np.unique(written.dataobj)) <= {
+            0,
+            1,
+            2,
+            4 if case.convention == "brats2018" else 3,
+        }
+        assert not np.asanyarray(written.dataobj)[:5].any(), (
+            "the first slices lie far outside the brain"
+        )
         for path in [case.label] if case.label else []:
             truth = nibabel.load(path)
             assert truth.shape == written.shape and np.array_equal(truth.affine, written.affine)
 
 
 def test_the_command_says_what_the_written_labels_merge(predictor, tmp_path, capsys):
-    write_case(tmp_path / "post", "BraTS-GLI-00005-100", shape=(40, 44, 24), names=NEW_NAMES, label=False)
-    code = run_prediction(predictor, tmp_path / "post", "auto", Outputs(tmp_path / "out"), ["run", "run"], False)
-    assert code == 0 and "note: labels brats2024: the resection cavity (RC, 4) counts as background" in capsys.readouterr().err
+    write_case(
+        tmp_path / "post", "BraTS-GLI-00005-100", shape=(40, 44, 24), names=NEW_NAMES, label=False
+    )
+    code = run_prediction(
+        predictor, tmp_path / "post", "auto", Outputs(tmp_path / "out"), ["run", "run"], False
+    )
+    assert (
+        code == 0
+        and "note: labels brats2024: the resection cavity (RC, 4) counts as background"
+        in capsys.readouterr().err
+    )

@@ -15,12 +15,19 @@ from segmamba.models import build_model
 from tests.conftest import write_case
 from tests.inference.conftest import write_run
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 
-@pytest.mark.parametrize("width", [4, 32], ids=lambda w: f"{w} channels")  # 32: the width of the narrow kernels
+@pytest.mark.parametrize(
+    "width", [4, 32], ids=lambda w: f"{w} channels"
+)  # 32: the width of the narrow kernels
 def test_half_precision_on_the_gpu_gives_the_probabilities_of_the_cpu(case, tmp_path, width):
-    folder, _ = write_run(tmp_path / "run", **{"model.base_channels": width, "data.patch_size": (32, 32, 64)})
+    folder, _ = write_run(
+        tmp_path / "run", **{"model.base_channels": width, "data.patch_size": (32, 32, 64)}
+    )
     scan = read_scan(case)
     there, here = (load_predictor(folder, name) for name in ("cuda", "cpu"))
     assert torch.allclose(there.probabilities(scan).cpu(), here.probabilities(scan), atol=2e-2)
@@ -31,11 +38,15 @@ def test_activations_beyond_half_precision_are_computed_again_in_single(case, tm
     folder, _ = write_run(tmp_path / "run")
     weights = folder / "checkpoints" / "best_metric_model.pth"
     state = torch.load(weights, weights_only=True)
-    state["stem.norm2.weight"] *= 1e6  # the stem's output exceeds 65504, and the head scales it back
+    state["stem.norm2.weight"] *= (
+        1e6  # the stem's output exceeds 65504, and the head scales it back
+    )
     state["head.weight"] *= 1e-6
     torch.save(state, weights)
     scan = read_scan(case)
-    there, here = (load_predictor(folder, name).probabilities(scan).cpu() for name in ("cuda", "cpu"))
+    there, here = (
+        load_predictor(folder, name).probabilities(scan).cpu() for name in ("cuda", "cpu")
+    )
     assert there.isfinite().all() and (there - here).abs().mean() < 1e-2
 
 
@@ -51,6 +62,12 @@ def test_validation_stays_on_the_gpu_between_two_validations(tmp_path):
 
 def test_flips_and_scales_run_on_the_gpu(case, tmp_path):
     folder, _ = write_run(tmp_path / "run")
-    scan, changes = read_scan(case), {"inference.flips": True, "inference.scales": (1.0, 0.75), "postprocess.crf_steps": 0}
-    there, here = (load_predictor(folder, name, changes=changes).probabilities(scan).cpu().numpy() for name in ("cuda", "cpu"))
+    scan, changes = (
+        read_scan(case),
+        {"inference.flips": True, "inference.scales": (1.0, 0.75), "postprocess.crf_steps": 0},
+    )
+    there, here = (
+        load_predictor(folder, name, changes=changes).probabilities(scan).cpu().numpy()
+        for name in ("cuda", "cpu")
+    )
     assert np.allclose(there, here, atol=2e-2)

@@ -14,10 +14,19 @@ from segmamba.errors import UserError
 from segmamba.inference.nifti_writer import Reference, write_labels, write_shares
 
 ANGLE = np.deg2rad(12)
-OBLIQUE = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0, 5], [np.sin(ANGLE), np.cos(ANGLE), 0, -7], [0, 0, 1.5, 3], [0, 0, 0, 1]])
+OBLIQUE = np.array(
+    [
+        [np.cos(ANGLE), -np.sin(ANGLE), 0, 5],
+        [np.sin(ANGLE), np.cos(ANGLE), 0, -7],
+        [0, 0, 1.5, 3],
+        [0, 0, 0, 1],
+    ]
+)
 AFFINES = {
     "BraTS": np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]]),
-    "permuted and flipped": np.array([[0, 0, -2.0, 9], [1.0, 0, 0, -4], [0, -1.0, 0, 2], [0, 0, 0, 1]]),
+    "permuted and flipped": np.array(
+        [[0, 0, -2.0, 9], [1.0, 0, 0, -4], [0, -1.0, 0, 2], [0, 0, 0, 1]]
+    ),
     "oblique": OBLIQUE,
     "oblique and permuted": OBLIQUE[:, [2, 0, 1, 3]],
 }
@@ -25,7 +34,9 @@ AFFINES = {
 
 def source(path, affine, *, shape=(5, 6, 7), kind=nibabel.Nifti1Image, codes=(1, 1), channels=()):
     """A stored file of int16 with all that a scanner writes into a header; returns (Case, image)."""
-    image = kind(np.arange(np.prod((*shape, *channels)), dtype=np.int16).reshape(*shape, *channels), affine)
+    image = kind(
+        np.arange(np.prod((*shape, *channels)), dtype=np.int16).reshape(*shape, *channels), affine
+    )
     image.set_qform(affine, code=codes[0])
     image.set_sform(affine, code=codes[1])
     image.header["descrip"], image.header["cal_max"], image.header["toffset"] = b"scanner", 900, 2.5
@@ -42,7 +53,9 @@ def voxels(path):
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
-def test_what_was_read_in_canonical_orientation_is_written_as_it_was_stored(tmp_path, affine, ending):
+def test_what_was_read_in_canonical_orientation_is_written_as_it_was_stored(
+    tmp_path, affine, ending
+):
     case, stored = source(tmp_path / f"t1ce{ending}", affine)
     canonical, _, _ = read_volume(case.images["T1ce"])
     classes = (canonical.astype(int) % 4).astype(np.uint8)
@@ -53,15 +66,32 @@ def test_what_was_read_in_canonical_orientation_is_written_as_it_was_stored(tmp_
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 @pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 2), (4, 1)], ids=str)
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
-def test_affine_and_header_are_the_sources_but_for_what_describes_its_values(tmp_path, affine, codes, kind):
+def test_affine_and_header_are_the_sources_but_for_what_describes_its_values(
+    tmp_path, affine, codes, kind
+):
     case, stored = source(tmp_path / "t1ce.nii.gz", affine, kind=kind, codes=codes)
     canonical, _, _ = read_volume(case.images["T1ce"])
-    written = nibabel.load(write_labels(tmp_path / "out.nii.gz", np.zeros(canonical.shape, np.uint8), Reference.of(case), "brats2018"))
-    assert type(written) is kind and written.shape == stored.shape and written.get_data_dtype() == np.uint8
+    written = nibabel.load(
+        write_labels(
+            tmp_path / "out.nii.gz",
+            np.zeros(canonical.shape, np.uint8),
+            Reference.of(case),
+            "brats2018",
+        )
+    )
+    assert (
+        type(written) is kind
+        and written.shape == stored.shape
+        and written.get_data_dtype() == np.uint8
+    )
     assert np.array_equal(written.affine, stored.affine)
     told, wanted = written.header, stored.header
     changed = {"datatype", "bitpix", "scl_slope", "scl_inter", "cal_max", "vox_offset"}
-    assert {name for name in wanted if not np.array_equal(told[name], wanted[name], equal_nan=wanted[name].dtype.kind == "f")} <= changed
+    assert {
+        name
+        for name in wanted
+        if not np.array_equal(told[name], wanted[name], equal_nan=wanted[name].dtype.kind == "f")
+    } <= changed
     assert told["cal_max"] == 0 and written.dataobj.slope == 1 and written.dataobj.inter == 0
 
 
@@ -102,18 +132,28 @@ def test_channels_of_probabilities_are_the_fourth_axis_on_the_stored_grid(tmp_pa
     shares = np.stack([canonical / 1000, 1 - canonical / 1000], -1)
     written = nibabel.load(write_shares(tmp_path / "out.nii.gz", shares, Reference.of(case)))
     assert written.shape == (*stored.shape, 2)
-    assert np.allclose(written.get_fdata()[..., 0], np.clip(np.asanyarray(stored.dataobj) / 1000, 0, 1), atol=1e-5)
+    assert np.allclose(
+        written.get_fdata()[..., 0], np.clip(np.asanyarray(stored.dataobj) / 1000, 0, 1), atol=1e-5
+    )
 
 
 def test_the_same_prediction_is_the_same_file_byte_for_byte(tmp_path):
     case, _ = source(tmp_path / "t1ce.nii.gz", np.eye(4))
     classes = np.ones((5, 6, 7), np.uint8)
-    first, second = (write_labels(tmp_path / name, classes, Reference.of(case), "msd").read_bytes() for name in ("a.nii.gz", "b.nii.gz"))
+    first, second = (
+        write_labels(tmp_path / name, classes, Reference.of(case), "msd").read_bytes()
+        for name in ("a.nii.gz", "b.nii.gz")
+    )
     assert first == second
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
     case, _ = source(tmp_path / "t1ce.nii.gz", np.eye(4))
     with pytest.raises(UserError, match="cannot be written"):
-        write_labels(tmp_path / "absent" / "out.nii.gz", np.ones((5, 6, 7), np.uint8), Reference.of(case), "msd")
+        write_labels(
+            tmp_path / "absent" / "out.nii.gz",
+            np.ones((5, 6, 7), np.uint8),
+            Reference.of(case),
+            "msd",
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["t1ce.nii.gz"]

@@ -28,7 +28,9 @@ def test_a_lone_speck_goes_and_the_tumour_stays():
     classes = volume()
     classes[0:2, 0:2, 0:2] = ET
     assert np.array_equal(without_small_components(classes, (9, 9, 9)), volume())
-    assert np.array_equal(without_small_components(classes, (8, 8, 8)), classes), "a component of exactly the limit stays"
+    assert np.array_equal(without_small_components(classes, (8, 8, 8)), classes), (
+        "a component of exactly the limit stays"
+    )
 
 
 def test_diagonal_neighbours_are_one_component():
@@ -47,7 +49,9 @@ def test_what_leaves_an_inner_region_stays_in_the_outer_one():
 
 
 @settings(deadline=None)
-@given(arrays(np.uint8, (6, 6, 6), elements=st.integers(0, 3)), st.tuples(*[st.integers(0, 12)] * 3))
+@given(
+    arrays(np.uint8, (6, 6, 6), elements=st.integers(0, 3)), st.tuples(*[st.integers(0, 12)] * 3)
+)
 def test_regions_stay_nested_shrink_and_have_no_small_component_left(classes, smallest):
     from scipy.ndimage import label
 
@@ -68,12 +72,20 @@ def test_an_et_below_the_threshold_becomes_ncr_as_a_whole(limit, becomes):
 
 def test_off_values_change_nothing():
     classes = np.random.default_rng(0).integers(0, 4, (9, 9, 9)).astype(np.uint8)
-    assert PostprocessConfig().is_off and np.array_equal(postprocess_classes(classes, PostprocessConfig()), classes)
+    assert PostprocessConfig().is_off and np.array_equal(
+        postprocess_classes(classes, PostprocessConfig()), classes
+    )
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("crf_steps", -1), ("thresholds", (0.5, 0.5)), ("thresholds", (0.5, 0.5, 1.0)), ("min_component_voxels", (1, -1, 1)), ("min_et_voxels", -1)],
+    [
+        ("crf_steps", -1),
+        ("thresholds", (0.5, 0.5)),
+        ("thresholds", (0.5, 0.5, 1.0)),
+        ("min_component_voxels", (1, -1, 1)),
+        ("min_et_voxels", -1),
+    ],
 )
 def test_a_wrong_value_dies_with_its_name(field, value):
     with pytest.raises(UserError, match=f"postprocess.{field}"):
@@ -81,7 +93,12 @@ def test_a_wrong_value_dies_with_its_name(field, value):
 
 
 def test_stored_parameters_come_back(tmp_path):
-    chosen = PostprocessConfig(thresholds=(0.4, 0.5, 0.6), min_component_voxels=(10, 100, 100), min_et_voxels=200, crf_steps=3)
+    chosen = PostprocessConfig(
+        thresholds=(0.4, 0.5, 0.6),
+        min_component_voxels=(10, 100, 100),
+        min_et_voxels=200,
+        crf_steps=3,
+    )
     (tmp_path / "postprocessing.json").write_text(chosen.to_json())
     assert load_postprocess(tmp_path / "postprocessing.json") == chosen and not chosen.is_off
 
@@ -108,7 +125,9 @@ def test_thresholds_move_a_region_and_inner_regions_stay_within_outer_ones():
 def test_thresholds_apply_to_what_the_predictor_decides():
     p = probability(2)
     config = PostprocessConfig(thresholds=(0.2, 0.3, 0.8))
-    assert np.array_equal(likeliest(p, CLASSES, config, None).numpy(), decide(p, CLASSES, (0.2, 0.3, 0.8)).numpy())
+    assert np.array_equal(
+        likeliest(p, CLASSES, config, None).numpy(), decide(p, CLASSES, (0.2, 0.3, 0.8)).numpy()
+    )
 
 
 def test_entropy_is_zero_where_certain_and_one_where_all_is_alike():
@@ -122,7 +141,12 @@ def test_disagreement_is_zero_among_equals_and_large_between_sure_opposites():
     sure = torch.zeros(4, 1, 1, 1)
     sure[0] = 1
     mean, (common, apart) = vote_with_entropy([sure, sure.flip(0)])
-    assert mean.flatten().tolist() == [0.5, 0, 0, 0.5] and common.item() == apart.item() == pytest.approx(0.5)
+    assert mean.flatten().tolist() == [
+        0.5,
+        0,
+        0,
+        0.5,
+    ] and common.item() == apart.item() == pytest.approx(0.5)
     unsure = torch.full((4, 1, 1, 1), 0.25)
     assert vote_with_entropy([unsure, unsure])[1][1].item() == pytest.approx(0, abs=1e-6)
 
@@ -132,15 +156,25 @@ def test_every_setting_changes_a_result():
     rng = torch.Generator().manual_seed(3)
     p = torch.randn(4, 24, 24, 24, generator=rng).softmax(0)
     image = torch.randn(4, 24, 24, 24, generator=rng)
-    on = PostprocessConfig(crf_steps=2, thresholds=(0.3, 0.4, 0.5), min_component_voxels=(5, 5, 5), min_et_voxels=10)
+    on = PostprocessConfig(
+        crf_steps=2, thresholds=(0.3, 0.4, 0.5), min_component_voxels=(5, 5, 5), min_et_voxels=10
+    )
 
     def result(config):
         return postprocess_classes(likeliest(p, CLASSES, config, lambda: image).numpy(), config)
 
     others = {
-        "crf_steps": 1, "crf_smoothness": 2.0, "crf_appearance": 5.0, "crf_reach": 0.7, "crf_contrast": 2.0, "thresholds": (0.2, 0.3, 0.6),
-        "min_component_voxels": (10**5, 5, 5), "min_et_voxels": 10**6,
-    }  # fmt: skip
+        "crf_steps": 1,
+        "crf_smoothness": 2.0,
+        "crf_appearance": 5.0,
+        "crf_reach": 0.7,
+        "crf_contrast": 2.0,
+        "thresholds": (0.2, 0.3, 0.6),
+        "min_component_voxels": (10**5, 5, 5),
+        "min_et_voxels": 10**6,
+    }
     assert set(others) == {field.name for field in dataclasses.fields(PostprocessConfig)}
     for name, value in others.items():
-        assert not np.array_equal(result(on), result(dataclasses.replace(on, **{name: value}))), name
+        assert not np.array_equal(result(on), result(dataclasses.replace(on, **{name: value}))), (
+            name
+        )

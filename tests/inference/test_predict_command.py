@@ -20,7 +20,14 @@ from tests.test_cli import segmamba
 @pytest.fixture
 def data(tmp_path):
     write_case(tmp_path / "data", "A", shape=(40, 44, 24), label=False)
-    write_case(tmp_path / "data", "BraTS-GLI-00000-000", shape=(44, 40, 28), names=NEW_NAMES, label=False, seed=2)
+    write_case(
+        tmp_path / "data",
+        "BraTS-GLI-00000-000",
+        shape=(44, 40, 28),
+        names=NEW_NAMES,
+        label=False,
+        seed=2,
+    )
     return tmp_path / "data"
 
 
@@ -30,9 +37,13 @@ def predict(*options):
     return typer.main.get_command(app)(arguments, standalone_mode=False)
 
 
-def test_cases_in_segmentations_out_and_the_post_processing_is_named(run, data, tmp_path, monkeypatch, capsys):
+def test_cases_in_segmentations_out_and_the_post_processing_is_named(
+    run, data, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    (run / "postprocessing.json").write_text(PostprocessConfig(min_component_voxels=(5, 6, 7)).to_json())
+    (run / "postprocessing.json").write_text(
+        PostprocessConfig(min_component_voxels=(5, 6, 7)).to_json()
+    )
     assert predict("--json", "--flips", "--scales", "1,0.75", "--overlap", "0.25", "--html") == 0
     printed = capsys.readouterr()
     assert "min_component_voxels (5, 6, 7) (from run/postprocessing.json)" in printed.err
@@ -41,16 +52,27 @@ def test_cases_in_segmentations_out_and_the_post_processing_is_named(run, data, 
     assert (told["overlap"], told["flips"], told["scales"]) == (0.25, True, [1.0, 0.75])
     assert record["postprocessing"]["min_component_voxels"] == [5, 6, 7]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"A.nii.gz", "BraTS-GLI-00000-000.nii.gz", "predictions.json", "predictions.html"}
+    assert names == {
+        "A.nii.gz",
+        "BraTS-GLI-00000-000.nii.gz",
+        "predictions.json",
+        "predictions.html",
+    }
 
 
 def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(run, data, tmp_path):
     (data / "A" / "A_t2.nii.gz").write_bytes(b"junk")
     data.rename(tmp_path / "data [old]")
-    result = segmamba("predict", "--checkpoint", "run", "--input", "data [old]", "--output", "out", cwd=tmp_path)
+    result = segmamba(
+        "predict", "--checkpoint", "run", "--input", "data [old]", "--output", "out", cwd=tmp_path
+    )
     assert result.returncode == 2 and result.stdout == "out\n"
-    assert "error: A: data [old]/A/A_t2.nii.gz" in result.stderr and "Traceback" not in result.stderr
-    assert (tmp_path / "out" / "BraTS-GLI-00000-000.nii.gz").exists() and not (tmp_path / "out" / "A.nii.gz").exists()
+    assert (
+        "error: A: data [old]/A/A_t2.nii.gz" in result.stderr and "Traceback" not in result.stderr
+    )
+    assert (tmp_path / "out" / "BraTS-GLI-00000-000.nii.gz").exists() and not (
+        tmp_path / "out" / "A.nii.gz"
+    ).exists()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +89,9 @@ def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(ru
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_a_wrong_option_is_one_line_and_makes_no_output(run, data, tmp_path, monkeypatch, options, told):
+def test_a_wrong_option_is_one_line_and_makes_no_output(
+    run, data, tmp_path, monkeypatch, options, told
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=re.escape(told)):
         predict(*options)
@@ -76,7 +100,9 @@ def test_a_wrong_option_is_one_line_and_makes_no_output(run, data, tmp_path, mon
 
 def test_export_writes_a_bundle_and_says_where(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    typer.main.get_command(app)(["export", "--checkpoint", "run", "--bundle", "bundle"], standalone_mode=False)
+    typer.main.get_command(app)(
+        ["export", "--checkpoint", "run", "--bundle", "bundle"], standalone_mode=False
+    )
     assert capsys.readouterr().out == "bundle\n"
     assert (tmp_path / "bundle" / "configs" / "inference.json").is_file()
 

@@ -20,17 +20,23 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("spacing_mm", [1.0, 1.7])
-def test_a_scan_from_files_is_predicted_as_the_test_predicts_it_from_the_cache(case, tmp_path, spacing_mm):
+def test_a_scan_from_files_is_predicted_as_the_test_predicts_it_from_the_cache(
+    case, tmp_path, spacing_mm
+):
     folder, config = write_run(tmp_path / "run", **{"data.spacing_mm": spacing_mm})
     (cached,) = prepare_cases([case], tmp_path / "cache", config.data)
     model = build_model(config.model)
     model.load_state_dict(load_checkpoint(folder / "checkpoints" / "best_metric_model.pth"))
     classes = load_predictor(folder, CPU).predict(read_scan(case))
-    assert classes.dtype == np.uint8 and classes.shape == (40, 44, 24) and len(np.unique(classes)) > 1
+    assert (
+        classes.dtype == np.uint8 and classes.shape == (40, 44, 24) and len(np.unique(classes)) > 1
+    )
     assert np.array_equal(classes, predict_classes(model, cached, config, CPU))
 
 
-def test_probabilities_lie_on_the_sources_grid_and_outside_the_brain_is_certain_background(run, case):
+def test_probabilities_lie_on_the_sources_grid_and_outside_the_brain_is_certain_background(
+    run, case
+):
     predictor = load_predictor(run, CPU)
     probability = predictor.probabilities(read_scan(case))
     assert probability.shape == (4, 40, 44, 24) and predictor.channels == CLASSES
@@ -45,7 +51,9 @@ def test_resampled_probabilities_equal_the_interpolation_of_the_whole_working_gr
     boxed = member.probabilities(torch.from_numpy(scan.images[1.0]).float())
     whole = torch.zeros(4, *grids.working_shape)
     whole[0] = 1
-    whole[(slice(None), *(slice(o, o + s) for o, s in zip(grids.offset, grids.shape, strict=True)))] = boxed
+    whole[
+        (slice(None), *(slice(o, o + s) for o, s in zip(grids.offset, grids.shape, strict=True)))
+    ] = boxed
     expected = F.interpolate(whole[None], size=grids.source_shape, mode="trilinear")[0]
     assert grids.working_shape != grids.source_shape
     assert torch.allclose(predictor.probabilities(scan), expected, atol=1e-5)
@@ -54,10 +62,17 @@ def test_resampled_probabilities_equal_the_interpolation_of_the_whole_working_gr
 def test_members_of_other_spacings_patches_and_scans_vote_with_equal_weight(case, tmp_path):
     variants = [
         {},
-        {"data.spacing_mm": 2.0, "data.patch_size": (16, 32, 16), "model.scan_order": "bidirectional"},
+        {
+            "data.spacing_mm": 2.0,
+            "data.patch_size": (16, 32, 16),
+            "model.scan_order": "bidirectional",
+        },
         {"model.scan": "sequential", "data.patch_size": (16, 16, 16)},
     ]
-    folders = [write_run(tmp_path / f"run{seed}", seed, **changes)[0] for seed, changes in enumerate(variants)]
+    folders = [
+        write_run(tmp_path / f"run{seed}", seed, **changes)[0]
+        for seed, changes in enumerate(variants)
+    ]
     scan = read_scan(case)
     ensemble = load_predictor(folders, CPU)
     singles = torch.stack([load_predictor(folder, CPU).probabilities(scan) for folder in folders])
@@ -70,7 +85,10 @@ def test_members_of_other_spacings_patches_and_scans_vote_with_equal_weight(case
 def test_test_time_options_come_from_the_run_unless_given(case, tmp_path):
     folder, _ = write_run(tmp_path / "run", **{"inference.flips": True})
     scan = read_scan(case)
-    own, plain = load_predictor(folder, CPU), load_predictor(folder, CPU, inference=InferenceConfig())
+    own, plain = (
+        load_predictor(folder, CPU),
+        load_predictor(folder, CPU, inference=InferenceConfig()),
+    )
     assert own.members[0].inference.flips and not plain.members[0].inference.flips
     assert not torch.equal(own.probabilities(scan), plain.probabilities(scan))
 
@@ -82,13 +100,20 @@ def test_post_processing_beside_a_checkpoint_is_applied_unless_another_is_given(
     assert load_predictor(run, CPU).postprocessing == chosen
     plain = load_predictor(run, CPU, postprocessing=PostprocessConfig())
     assert not np.array_equal(load_predictor(run, CPU).predict(scan), plain.predict(scan))
-    assert load_predictor([run, run], CPU).postprocessing.is_off, "chosen for one member, not for two"
+    assert load_predictor([run, run], CPU).postprocessing.is_off, (
+        "chosen for one member, not for two"
+    )
 
 
-@pytest.mark.parametrize("path", ["", "checkpoints", "checkpoints/best_metric_model.pth", "checkpoints/last.pth"])
+@pytest.mark.parametrize(
+    "path", ["", "checkpoints", "checkpoints/best_metric_model.pth", "checkpoints/last.pth"]
+)
 def test_a_checkpoint_is_found_from_its_folder_or_its_file(run, path):
     weights = run / "checkpoints" / "best_metric_model.pth"
-    torch.save({"model": load_checkpoint(weights), "optimizer": {}, "epoch": 3}, run / "checkpoints" / "last.pth")
+    torch.save(
+        {"model": load_checkpoint(weights), "optimizer": {}, "epoch": 3},
+        run / "checkpoints" / "last.pth",
+    )
     member = load_predictor(run / path, "cpu").members[0]
     assert member.config == load_config(run / "config.json")
 
@@ -101,21 +126,46 @@ def test_weights_and_config_in_one_folder_are_enough(run, tmp_path):
 
 
 def break_config(run):
-    (run / "config.json").write_text((run / "config.json").read_text().replace('"base_channels": 4', '"base_channels": 8'))
+    (run / "config.json").write_text(
+        (run / "config.json").read_text().replace('"base_channels": 4', '"base_channels": 8')
+    )
 
 
 @pytest.mark.parametrize(
     ("break_it", "told"),
     [
         (lambda run: shutil.rmtree(run), "no such checkpoint"),
-        (lambda run: shutil.rmtree(run / "checkpoints"), "holds no checkpoints/best_metric_model.pth"),
-        (lambda run: (run / "config.json").unlink(), "no config.json beside it or in the folder above"),
-        (lambda run: (run / "config.json").write_text("[1]"), "config.json: cannot be read as a configuration"),
-        (lambda run: (run / "checkpoints" / "best_metric_model.pth").write_bytes(b"junk"), "best_metric_model.pth: damaged"),
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            "holds no checkpoints/best_metric_model.pth",
+        ),
+        (
+            lambda run: (run / "config.json").unlink(),
+            "no config.json beside it or in the folder above",
+        ),
+        (
+            lambda run: (run / "config.json").write_text("[1]"),
+            "config.json: cannot be read as a configuration",
+        ),
+        (
+            lambda run: (run / "checkpoints" / "best_metric_model.pth").write_bytes(b"junk"),
+            "best_metric_model.pth: damaged",
+        ),
         (break_config, "do not fit the network of"),
-        (lambda run: (run / "postprocessing.json").write_text('{"min_et_voxel": 3}'), "postprocessing.json: unknown setting"),
+        (
+            lambda run: (run / "postprocessing.json").write_text('{"min_et_voxel": 3}'),
+            "postprocessing.json: unknown setting",
+        ),
     ],
-    ids=["run", "weights", "config", "configuration", "damaged", "other network", "post-processing"],
+    ids=[
+        "run",
+        "weights",
+        "config",
+        "configuration",
+        "damaged",
+        "other network",
+        "post-processing",
+    ],
 )
 def test_what_is_missing_or_does_not_fit_is_one_line(run, break_it, told):
     break_it(run)
@@ -131,7 +181,13 @@ def test_no_checkpoint_at_all_is_one_line():
 def test_a_diverged_member_is_named(run, case):
     weights = run / "checkpoints" / "best_metric_model.pth"
     state = load_checkpoint(weights)
-    torch.save({name: value * float("nan") if value.is_floating_point() else value for name, value in state.items()}, weights)
+    torch.save(
+        {
+            name: value * float("nan") if value.is_floating_point() else value
+            for name, value in state.items()
+        },
+        weights,
+    )
     with pytest.raises(UserError, match="not finite"):
         load_predictor(run, CPU).predict(read_scan(case))
 
@@ -142,10 +198,18 @@ def test_a_member_that_predicts_regions_votes_with_them_and_nests_what_it_decide
     scan = read_scan(case)
     alone = load_predictor(regions, CPU)
     probability = alone.probabilities(scan)
-    assert alone.channels == REGIONS and probability.shape == (3, 40, 44, 24) and (probability.sum(0) > 1).any(), "regions overlap"
+    assert (
+        alone.channels == REGIONS
+        and probability.shape == (3, 40, 44, 24)
+        and (probability.sum(0) > 1).any()
+    ), "regions overlap"
     et, tc, wt = (probability > 0.5).numpy()
     expected = np.where(wt & tc & et, 3, np.where(wt & tc, 1, np.where(wt, 2, 0)))
     assert np.array_equal(alone.predict(scan), expected) and len(np.unique(expected)) > 1
     softmax = load_predictor(classes, CPU).probabilities(scan)
     as_regions = torch.stack([softmax[3], softmax[1] + softmax[3], softmax[1:].sum(0)])
-    assert torch.allclose(load_predictor([regions, classes], CPU).probabilities(scan), (probability + as_regions) / 2, atol=1e-5)
+    assert torch.allclose(
+        load_predictor([regions, classes], CPU).probabilities(scan),
+        (probability + as_regions) / 2,
+        atol=1e-5,
+    )

@@ -17,7 +17,12 @@ def test_windows_cover_every_voxel_with_the_overlap_asked_for(side, window, over
 
 
 def predict(model, image, window, **options):
-    return predict_windows(lambda x: model(x).softmax(1), image, window, **{"overlap": (0.5,) * 3, "batch_size": 2} | options)
+    return predict_windows(
+        lambda x: model(x).softmax(1),
+        image,
+        window,
+        **{"overlap": (0.5,) * 3, "batch_size": 2} | options,
+    )
 
 
 def local_model(x):
@@ -40,4 +45,9 @@ def test_probabilities_sum_to_one():
 
 def test_the_middle_of_a_window_weighs_most():
     weights = gaussian_weights((16, 32, 8), torch.device("cpu"))
-    assert weights.shape == (16, 32, 8) and weights.max() == 1 and weights[7, 15, 3] == 1 and weights[0, 0, 0] == pytest.approx(1e-3)
+    assert (
+        weights.shape == (16, 32, 8)
+        and weights.max() == 1
+        and weights[7, 15, 3] == 1
+        and weights[0, 0, 0] == pytest.approx(1e-3)
+    )

@@ -19,7 +19,9 @@ def parameters(config):
 
 @pytest.mark.parametrize("base_channels", [8, 32])
 @pytest.mark.parametrize("depths", [(1, 1, 1), (2, 2, 2), (0, 2, 2), (0, 0, 1), (8, 8, 8)])
-def test_control_has_the_parameters_of_its_mamba_network_within_2_percent_and_no_mamba(depths, base_channels):
+def test_control_has_the_parameters_of_its_mamba_network_within_2_percent_and_no_mamba(
+    depths, base_channels
+):
     config = ModelConfig(base_channels=base_channels, mamba_depths=depths)
     control = ModelConfig(base_channels=base_channels, mamba_depths=depths, name="control")
     assert parameters(control) == pytest.approx(parameters(config), rel=0.02)
@@ -27,7 +29,11 @@ def test_control_has_the_parameters_of_its_mamba_network_within_2_percent_and_no
 
 
 def test_paper_sized_controls_convolve_multiples_of_8_channels():
-    assert all(width % 8 == 0 for depth in (1, 2, 4) for width in control_plan(ModelConfig(mamba_depths=(depth,) * 3)).widths)
+    assert all(
+        width % 8 == 0
+        for depth in (1, 2, 4)
+        for width in control_plan(ModelConfig(mamba_depths=(depth,) * 3)).widths
+    )
 
 
 def test_control_of_depth_zero_is_depth_zero():
@@ -40,7 +46,9 @@ def test_unet_has_conv_blocks_at_every_level():
     assert min(plan.convs) >= 1 and not any(plan.mambas)
 
 
-@pytest.mark.parametrize("option", [{"norm": "instance"}, {"deep_supervision": 1}, {"attention_gates": True}])
+@pytest.mark.parametrize(
+    "option", [{"norm": "instance"}, {"deep_supervision": 1}, {"attention_gates": True}]
+)
 def test_an_option_that_a_peer_would_ignore_is_refused(option):
     with pytest.raises(UserError, match=f"model.{next(iter(option))}.*no effect on dynunet"):
         ModelConfig(name="dynunet", **option)
@@ -48,7 +56,9 @@ def test_an_option_that_a_peer_would_ignore_is_refused(option):
 
 @pytest.mark.parametrize("base_channels", [4, 12])
 def test_channels_that_segresnet_cannot_group_are_refused(base_channels):
-    with pytest.raises(UserError, match=rf"model.base_channels = {base_channels}.*segresnet.*multiple of 8"):
+    with pytest.raises(
+        UserError, match=rf"model.base_channels = {base_channels}.*segresnet.*multiple of 8"
+    ):
         ModelConfig(name="segresnet", base_channels=base_channels)
 
 
@@ -61,9 +71,12 @@ def test_the_other_peers_are_built_with_any_channels(name, base_channels):
 
 
 PACKAGES = {
-    "dynunet": "monai", "segresnet": "monai", "swinunetr": "einops", "nnunet_plain": "dynamic_network_architectures",
+    "dynunet": "monai",
+    "segresnet": "monai",
+    "swinunetr": "einops",
+    "nnunet_plain": "dynamic_network_architectures",
     "nnunet_resenc": "dynamic_network_architectures",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -17,15 +17,30 @@ VOXELS = BATCH * 32 * 16 * 16
 
 
 def parts_of(config=SMALL, **options):
-    return {part.name: part for part in describe_network(config, **{"patch_size": PATCH, "batch_size": BATCH} | options)}
+    return {
+        part.name: part
+        for part in describe_network(config, **{"patch_size": PATCH, "batch_size": BATCH} | options)
+    }
 
 
 def test_parts_are_named_as_the_network_documents_them_and_their_parameters_add_up():
     parts = parts_of()
     assert list(parts) == [
-        "stem", "stage 1", "stage 2", "stage 3", "stage 4", "bottleneck", "decoder 4", "decoder 3", "decoder 2", "decoder 1", "head",
-    ]  # fmt: skip
-    assert sum(part.parameters for part in parts.values()) == sum(p.numel() for p in build_model(SMALL).parameters())
+        "stem",
+        "stage 1",
+        "stage 2",
+        "stage 3",
+        "stage 4",
+        "bottleneck",
+        "decoder 4",
+        "decoder 3",
+        "decoder 2",
+        "decoder 1",
+        "head",
+    ]
+    assert sum(part.parameters for part in parts.values()) == sum(
+        p.numel() for p in build_model(SMALL).parameters()
+    )
 
 
 def test_output_shapes_halve_down_to_the_bottleneck_and_come_back():
@@ -36,14 +51,23 @@ def test_output_shapes_halve_down_to_the_bottleneck_and_come_back():
 
 
 def test_convolutions_count_two_flops_per_multiply_add():
-    by_hand = 2 * VOXELS * (27 * 4 * 4 + 27 * 4 * 4)  # 4 modalities to 4 channels, then 4 to 4; no shortcut convolution
+    by_hand = (
+        2 * VOXELS * (27 * 4 * 4 + 27 * 4 * 4)
+    )  # 4 modalities to 4 channels, then 4 to 4; no shortcut convolution
     assert parts_of()["stem"].forward_flops == by_hand
 
 
 def test_a_mamba_block_adds_its_projections_and_the_formula_of_its_scan():
-    without, one = (parts_of(dataclasses.replace(SMALL, mamba_depths=(depth, 0, 0)))["stage 3"] for depth in (0, 1))
+    without, one = (
+        parts_of(dataclasses.replace(SMALL, mamba_depths=(depth, 0, 0)))["stage 3"]
+        for depth in (0, 1)
+    )
     tokens, channels, inner, rank, states = VOXELS // 64, 16, 32, 1, SMALL.d_state
-    projections = 2 * tokens * (channels * 2 * inner + inner * (rank + 2 * states) + rank * inner + inner * channels)
+    projections = (
+        2
+        * tokens
+        * (channels * 2 * inner + inner * (rank + 2 * states) + rank * inner + inner * channels)
+    )
     scan = scan_flops(BATCH, tokens // BATCH, inner, states)
     convolution = 2 * tokens * inner * SMALL.d_conv  # counted or not, as the block computes it
     assert one.forward_flops - without.forward_flops - projections - scan in (0, convolution)
@@ -66,7 +90,10 @@ def test_kept_activations_are_those_of_the_real_network():
 
 
 def test_half_precision_keeps_about_half():
-    full, half = (sum(part.kept_bytes for part in parts_of(dtype=dtype).values()) for dtype in (None, torch.bfloat16))
+    full, half = (
+        sum(part.kept_bytes for part in parts_of(dtype=dtype).values())
+        for dtype in (None, torch.bfloat16)
+    )
     assert 0.45 * full < half < 0.65 * full
 
 
@@ -114,4 +141,6 @@ def test_a_foreign_network_is_described_by_its_children_and_counts_shared_ones_o
     assert sum(part.parameters for part in parts.values()) == 76
     assert sum(part.forward_flops for part in parts.values()) == 2 * VOXELS * (32 + 32)
     assert parts["heads 0"].output == (BATCH, 4, *PATCH)
-    assert sum(part.kept_bytes for part in parts.values()) == 4 * VOXELS * (4 + 8)  # the input and the sigmoid's result
+    assert sum(part.kept_bytes for part in parts.values()) == 4 * VOXELS * (
+        4 + 8
+    )  # the input and the sigmoid's result

@@ -14,10 +14,17 @@ from segmamba.models import build_model, narrow_conv
 from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 from tests.models.test_scan import NAMES, random_inputs
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 SMALL = ModelConfig(base_channels=8, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1))
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}  # of inputs and output rounded to the dtype
+TOLERANCE = {
+    torch.float32: 2e-5,
+    torch.bfloat16: 2e-2,
+    torch.float16: 3e-3,
+}  # of inputs and output rounded to the dtype
 KERNELS = ["triton", "mamba_ssm"]
 
 
@@ -32,14 +39,23 @@ def kernel(request):
 
 def errors_against_oracle(kernel, inputs, dtype):
     """Relative error of output and gradients, in float64, of a kernel whose x, delta, B and C have `dtype`."""
-    low = [t.detach().to("cuda", dtype if name in ("x", "delta", "B", "C") else t.dtype) for name, t in zip(NAMES, inputs, strict=True)]
+    low = [
+        t.detach().to("cuda", dtype if name in ("x", "delta", "B", "C") else t.dtype)
+        for name, t in zip(NAMES, inputs, strict=True)
+    ]
     dy = torch.randn(low[0].shape, generator=torch.Generator().manual_seed(2)).to("cuda", dtype)
     results = []
     for implementation in ("sequential", kernel):
-        own = [(t.double() if implementation == "sequential" else t.clone()).requires_grad_() for t in low]
+        own = [
+            (t.double() if implementation == "sequential" else t.clone()).requires_grad_()
+            for t in low
+        ]
         y = selective_scan(*own, implementation=implementation)
         results.append([y.detach(), *torch.autograd.grad(y, own, dy.to(y))])
-    return {n: float((got.double() - want).norm() / want.norm()) for n, want, got in zip(("y", *NAMES), *results, strict=True)}
+    return {
+        n: float((got.double() - want).norm() / want.norm())
+        for n, want, got in zip(("y", *NAMES), *results, strict=True)
+    }
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -50,12 +66,17 @@ def test_kernel_equals_the_oracle_with_its_gradients(kernel, shape, dtype):
 
 
 def test_large_steps_forget_without_nan_on_the_gpu(kernel):
-    errors = errors_against_oracle(kernel, random_inputs(2, 500, 32, 16, dtype=torch.float32, delta_scale=100.0), torch.float32)
+    errors = errors_against_oracle(
+        kernel, random_inputs(2, 500, 32, 16, dtype=torch.float32, delta_scale=100.0), torch.float32
+    )
     assert max(errors.values()) < 1e-4, errors
 
 
 def test_triton_scan_is_deterministic():
-    inputs = [t.detach().cuda().requires_grad_() for t in random_inputs(2, 2001, 64, 16, dtype=torch.float32)]
+    inputs = [
+        t.detach().cuda().requires_grad_()
+        for t in random_inputs(2, 2001, 64, 16, dtype=torch.float32)
+    ]
     runs = []
     for _ in range(2):
         y = selective_scan(*inputs, implementation="triton")
@@ -71,8 +92,14 @@ def test_causal_convolution_kernel_equals_the_plain_one(dtype):
         pytest.skip(str(error))
     inputs = [torch.randn(2, 100, 128).to(dtype), torch.randn(64, 1, 4), torch.randn(64)]
     results = []
-    for implementation, device, kind in (("portable", "cpu", torch.float64), ("mamba_ssm", "cuda", dtype)):
-        xz, weight, bias = own = [t.to(device, kind if i == 0 or device == "cpu" else t.dtype).requires_grad_() for i, t in enumerate(inputs)]
+    for implementation, device, kind in (
+        ("portable", "cpu", torch.float64),
+        ("mamba_ssm", "cuda", dtype),
+    ):
+        xz, weight, bias = own = [
+            t.to(device, kind if i == 0 or device == "cpu" else t.dtype).requires_grad_()
+            for i, t in enumerate(inputs)
+        ]
         y = causal_conv_silu(xz[..., :64], weight, bias, implementation=implementation)
         results.append([y.detach(), *torch.autograd.grad(y, own, torch.ones_like(y))])
     for want, got in zip(*results, strict=True):
@@ -104,15 +131,23 @@ def test_checkpoints_go_between_cpu_and_gpu_and_from_kernel_to_kernel(kernel, tm
         want, got = on_cpu(x), on_gpu(x.cuda()).cpu()
     assert (got - want).norm() / want.norm() < 5e-3  # cuDNN convolves fp32 in TF32
     torch.save(on_gpu.state_dict(), tmp_path / "weights.pth")
-    on_cpu.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True, map_location="cpu"), strict=True)
+    on_cpu.load_state_dict(
+        torch.load(tmp_path / "weights.pth", weights_only=True, map_location="cpu"), strict=True
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_training_in_half_precision_stays_finite(kernel, dtype):
     torch.manual_seed(0)
     model = build_model(dataclasses.replace(SMALL, scan=kernel)).cuda()
-    optimiser, scaler = torch.optim.AdamW(model.parameters(), lr=1e-3), torch.amp.GradScaler(enabled=dtype == torch.float16)
-    x, label = torch.randn(2, 4, 48, 48, 32, device="cuda"), torch.randint(4, (2, 48, 48, 32), device="cuda")
+    optimiser, scaler = (
+        torch.optim.AdamW(model.parameters(), lr=1e-3),
+        torch.amp.GradScaler(enabled=dtype == torch.float16),
+    )
+    x, label = (
+        torch.randn(2, 4, 48, 48, 32, device="cuda"),
+        torch.randint(4, (2, 48, 48, 32), device="cuda"),
+    )
     losses = []
     for _ in range(30):
         with torch.autocast("cuda", dtype):
@@ -127,7 +162,15 @@ def test_training_in_half_precision_stays_finite(kernel, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    "shape", [(2, 32, 6, 10, 40), (1, 64, 9, 33, 64), (1, 32, 8, 16, 130), (2, 64, 4, 1, 64), (1, 4, 5, 9, 48), (2, 4, 8, 9, 70)]
+    "shape",
+    [
+        (2, 32, 6, 10, 40),
+        (1, 64, 9, 33, 64),
+        (1, 32, 8, 16, 130),
+        (2, 64, 4, 1, 64),
+        (1, 4, 5, 9, 48),
+        (2, 4, 8, 9, 70),
+    ],
 )
 def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
     if narrow_conv.obstacle():
@@ -140,10 +183,17 @@ def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
     want, got = F.conv3d(*exact, padding=1), narrow_conv.narrow_conv(*own)
     want.backward(dy.double())
     got.backward(dy.cuda())
-    pairs = [(want, got), *((e.grad, o.grad) for e, o in zip(exact, own, strict=True) if e.requires_grad)]
-    predicted = narrow_conv.narrow_conv_relu(own[0].detach(), own[1].detach(), torch.arange(-16.0, 16.0, device="cuda") / 16)
+    pairs = [
+        (want, got),
+        *((e.grad, o.grad) for e, o in zip(exact, own, strict=True) if e.requires_grad),
+    ]
+    predicted = narrow_conv.narrow_conv_relu(
+        own[0].detach(), own[1].detach(), torch.arange(-16.0, 16.0, device="cuda") / 16
+    )
     pairs.insert(0, (F.relu(want + torch.arange(-16.0, 16.0)[:, None, None, None] / 16), predicted))
-    errors = [float((b.detach().double().cpu() - a.detach()).norm() / a.detach().norm()) for a, b in pairs]
+    errors = [
+        float((b.detach().double().cpu() - a.detach()).norm() / a.detach().norm()) for a, b in pairs
+    ]
     assert max(errors) < 3e-3 and errors[-1] < 1e-5, errors  # the weight's gradient is not rounded
 
 
@@ -154,7 +204,11 @@ def test_the_network_with_narrow_convolutions_equals_itself_with_cudnn(monkeypat
     model = build_model(dataclasses.replace(SMALL, base_channels=32)).cuda().eval()
     x, outputs, calls, fits = torch.randn(1, 4, 32, 32, 64, device="cuda"), [], [], narrow_conv.fits
     for allowed in (True, False):
-        monkeypatch.setattr(narrow_conv, "fits", lambda *args, allowed=allowed: allowed and fits(*args) and not calls.append(1))
+        monkeypatch.setattr(
+            narrow_conv,
+            "fits",
+            lambda *args, allowed=allowed: allowed and fits(*args) and not calls.append(1),
+        )
         with torch.no_grad(), torch.autocast("cuda", torch.float16):
             outputs.append(model(x).double())
     assert len(calls) == 6  # stem, stage 1 and the last decoder: two convolutions each
@@ -168,7 +222,11 @@ def test_checkpointed_stages_compile_and_give_the_same_gradients(monkeypatch):
     for stages in ((), (1, 3)):
         torch._dynamo.reset()
         torch.manual_seed(1)
-        model = build_model(dataclasses.replace(SMALL, norm="instance", checkpoint_stages=stages)).cuda().train()
+        model = (
+            build_model(dataclasses.replace(SMALL, norm="instance", checkpoint_stages=stages))
+            .cuda()
+            .train()
+        )
         torch.compile(model, fullgraph=True)(x).square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
     largest = max(g.norm() for g in gradients[0])
@@ -181,11 +239,19 @@ def test_500_steps_on_phantoms_at_the_preset_rate_stay_finite(dtype):
     config, size = preset("quick"), (96, 96, 64)
     torch.manual_seed(0)
     cases = [make_case(0, index, size) for index in range(2)]
-    images = torch.stack([torch.from_numpy(np.stack(list(images.values()))).float() for images, _, _ in cases])
-    images = ((images - images.mean((2, 3, 4), keepdim=True)) / images.std((2, 3, 4), keepdim=True)).cuda()
-    labels = torch.stack([torch.from_numpy(label.astype(np.int64)).clamp_max(3) for _, label, _ in cases]).cuda()
+    images = torch.stack(
+        [torch.from_numpy(np.stack(list(images.values()))).float() for images, _, _ in cases]
+    )
+    images = (
+        (images - images.mean((2, 3, 4), keepdim=True)) / images.std((2, 3, 4), keepdim=True)
+    ).cuda()
+    labels = torch.stack(
+        [torch.from_numpy(label.astype(np.int64)).clamp_max(3) for _, label, _ in cases]
+    ).cuda()
     model = build_model(config.model).cuda()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True
+    )
     scaler, losses = torch.amp.GradScaler(enabled=dtype == torch.float16), []
     for _ in range(500):
         at = torch.randint(0, 33, (2,)).tolist()

@@ -44,8 +44,14 @@ def test_tri_goes_forwards_backwards_and_across_slices():
     tokens = coordinates(SIDES)
     assert torch.equal(forward.sequence(tokens, SIDES), tokens)
     assert torch.equal(backward.sequence(tokens, SIDES), tokens.flip(1))
-    assert across.sequence(tokens, SIDES)[0, :3].int().tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 1]]  # the same pixel of every slice, then the next
-    assert scan_ways("bidirectional", "dhw") == [forward, backward] and scan_ways("forward", "dhw") == [forward]
+    assert across.sequence(tokens, SIDES)[0, :3].int().tolist() == [
+        [0, 0, 0],
+        [1, 0, 0],
+        [0, 0, 1],
+    ]  # the same pixel of every slice, then the next
+    assert scan_ways("bidirectional", "dhw") == [forward, backward] and scan_ways(
+        "forward", "dhw"
+    ) == [forward]
 
 
 def influence(order):
@@ -53,7 +59,9 @@ def influence(order):
     torch.manual_seed(0)
     block = MambaBlock(8, dataclasses.replace(CONFIG, scan_order=order)).double()
     x = torch.randn(1, 8, 2, 2, 2, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(lambda v: block(v).flatten(2).sum((0, 1)), x)  # (8 voxels, *x.shape)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda v: block(v).flatten(2).sum((0, 1)), x
+    )  # (8 voxels, *x.shape)
     return jacobian.flatten(3).abs().sum((1, 2)) > 0
 
 
@@ -65,11 +73,27 @@ def test_a_forward_scan_sees_the_voxels_before_and_a_bidirectional_scan_sees_all
 
 def test_every_way_has_its_own_scan_and_shares_the_projections():
     def names(order):
-        return {name for name, _ in MambaBlock(8, dataclasses.replace(CONFIG, scan_order=order)).named_parameters()}
+        return {
+            name
+            for name, _ in MambaBlock(
+                8, dataclasses.replace(CONFIG, scan_order=order)
+            ).named_parameters()
+        }
 
-    own = {"conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log", "D"}
+    own = {
+        "conv1d.weight",
+        "conv1d.bias",
+        "x_proj.weight",
+        "dt_proj.weight",
+        "dt_proj.bias",
+        "A_log",
+        "D",
+    }
     assert names("tri") - names("bidirectional") == {f"mamba.scans.2.{name}" for name in own}
-    assert {name for name in names("tri") if "_proj" in name and "scans" not in name} == {"mamba.in_proj.weight", "mamba.out_proj.weight"}
+    assert {name for name in names("tri") if "_proj" in name and "scans" not in name} == {
+        "mamba.in_proj.weight",
+        "mamba.out_proj.weight",
+    }
 
 
 def test_step_sizes_begin_between_a_thousandth_and_a_tenth():

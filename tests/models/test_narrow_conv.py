@@ -28,7 +28,9 @@ def convolution(x, weight, packed):
                     dense[output::32, at : at + 8, :, kh, :3] = part[:, source].movedim(3, 1)
     assert (dense[..., 3] == 0).all()
     volume = x[:, 4:, ..., :-1] if taps_w == 1 else x  # of the pairs (w - 1, w) the second
-    return F.conv3d(volume, dense[..., :3], padding=1).contiguous(memory_format=torch.channels_last_3d)
+    return F.conv3d(volume, dense[..., :3], padding=1).contiguous(
+        memory_format=torch.channels_last_3d
+    )
 
 
 def gradient_parts(dy, x):
@@ -44,24 +46,40 @@ def gradient_parts(dy, x):
                     parts[0, block, kd, kh, 4 * kw : 4 * kw + 4] = tap
                     continue
                 for half in range(2):
-                    parts[:, block, 2 * (3 * kd + kw) + half, kh] = tap.unflatten(0, (-1, 2, 16))[:, half]
+                    parts[:, block, 2 * (3 * kd + kw) + half, kh] = tap.unflatten(0, (-1, 2, 16))[
+                        :, half
+                    ]
     return parts
 
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(multi_processor_count=132))
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda device: types.SimpleNamespace(multi_processor_count=132),
+    )
     narrow_conv._convolution.register_kernel("cpu", convolution)
     narrow_conv._gradient_parts.register_kernel("cpu", gradient_parts)
-    narrow_conv._convolution_relu.register_kernel("cpu", lambda x, packed, shift: F.relu(convolution(x, None, packed) + shift[:, None, None, None]))
+    narrow_conv._convolution_relu.register_kernel(
+        "cpu",
+        lambda x, packed, shift: F.relu(convolution(x, None, packed) + shift[:, None, None, None]),
+    )
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("channels", [4, 32, 64])
 def test_result_and_gradients_are_those_of_the_convolution(channels, compiled):
     torch.manual_seed(0)
-    inputs = torch.randn(2, channels, 3, 4, 5, requires_grad=channels != 4), torch.randn(32, channels, 3, 3, 3, requires_grad=True)
-    run = torch.compile(narrow_conv.narrow_conv, backend="aot_eager", fullgraph=True) if compiled else narrow_conv.narrow_conv
+    inputs = (
+        torch.randn(2, channels, 3, 4, 5, requires_grad=channels != 4),
+        torch.randn(32, channels, 3, 3, 3, requires_grad=True),
+    )
+    run = (
+        torch.compile(narrow_conv.narrow_conv, backend="aot_eager", fullgraph=True)
+        if compiled
+        else narrow_conv.narrow_conv
+    )
     results, wanted = [], [t for t in inputs if t.requires_grad]
     for y in (F.conv3d(*inputs, padding=1), run(*inputs)):
         results.append([y.detach(), *torch.autograd.grad(y.square().sum(), wanted)])
@@ -69,19 +87,29 @@ def test_result_and_gradients_are_those_of_the_convolution(channels, compiled):
         assert got.shape == want.shape and (got - want).norm() / want.norm() < 1e-5
 
 
-@pytest.mark.parametrize(("device", "dtype", "shape"), [("cpu", torch.bfloat16, (32, 32, 3, 3, 3)), ("meta", torch.float16, (32, 32, 3, 3, 3))])
+@pytest.mark.parametrize(
+    ("device", "dtype", "shape"),
+    [("cpu", torch.bfloat16, (32, 32, 3, 3, 3)), ("meta", torch.float16, (32, 32, 3, 3, 3))],
+)
 def test_other_devices_convolve_as_torch_does(device, dtype, shape):
-    assert not narrow_conv.fits(torch.empty(1, 32, 8, 8, 64, device=device, dtype=dtype), torch.empty(shape))
+    assert not narrow_conv.fits(
+        torch.empty(1, 32, 8, 8, 64, device=device, dtype=dtype), torch.empty(shape)
+    )
 
 
-@pytest.mark.parametrize("sides", [(128, 128, 64), (128, 128, 128), (96, 96, 96), (16, 1, 64), (5, 33, 130)])
+@pytest.mark.parametrize(
+    "sides", [(128, 128, 64), (128, 128, 128), (96, 96, 96), (16, 1, 64), (5, 33, 130)]
+)
 @pytest.mark.parametrize("halo", [0, 2])
 def test_blocks_cover_the_volume_and_waste_less_than_a_second_wave_would(sides, halo):
     x = torch.empty(2, 32, *sides, device="meta")
     span, (across, deep, batch) = narrow_conv._grid(x, halo=halo)
     tiles_w = -(-sides[2] // 64)
     assert batch == 2 and 4 * deep >= sides[0] > 4 * (deep - 1)
-    assert across % tiles_w == 0 and across // tiles_w * span >= sides[1] > (across // tiles_w - 1) * span
+    assert (
+        across % tiles_w == 0
+        and across // tiles_w * span >= sides[1] > (across // tiles_w - 1) * span
+    )
     if sides == (128, 128, 64):
         assert across * deep * batch <= 132
 

@@ -40,17 +40,27 @@ def test_paper_network_has_the_designs_size_and_arithmetic():
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(2, 4, 128, 128, 64)).sum().backward()
     assert sum(p.numel() for p in model.parameters()) == 16_871_140
-    assert counter.get_total_flops() == pytest.approx(5.0e12, rel=0.02)  # torch counts convolutions and matrix products
+    assert counter.get_total_flops() == pytest.approx(
+        5.0e12, rel=0.02
+    )  # torch counts convolutions and matrix products
 
 
 def test_levels_have_the_documented_resolutions_channels_and_blocks():
     model, seen = seeded(conv_depths=(1, 2, 3), mamba_depths=(3, 2, 1)), []
     for stage in model.stages:
-        stage.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))
+        stage.register_forward_hook(
+            lambda module, inputs, output: seen.append(tuple(output.shape[1:]))
+        )
     model(volume(32, 32, 48))
     assert seen == [(4, 32, 32, 48), (8, 16, 16, 24), (16, 8, 8, 12), (32, 4, 4, 6), (64, 2, 2, 3)]
     kinds = [[type(block).__name__ for block in stage] for stage in model.stages]
-    assert [(k.count("ConvBlock"), k.count("MambaBlock")) for k in kinds] == [(1, 0), (2, 0), (3, 3), (0, 2), (0, 1)]
+    assert [(k.count("ConvBlock"), k.count("MambaBlock")) for k in kinds] == [
+        (1, 0),
+        (2, 0),
+        (3, 3),
+        (0, 2),
+        (0, 1),
+    ]
 
 
 @pytest.mark.parametrize("order", ["forward", "tri"])
@@ -61,7 +71,13 @@ def test_every_patch_with_sides_of_16_works(sides, order):
         assert model(volume(*sides)).shape == (1, 4, *sides)
 
 
-@pytest.mark.parametrize(("sides", "message"), [((16, 24, 32), "axis y.*16, not 24; nearest: 16 or 32"), ((16, 16, 8), "axis z.*nearest: 16 ")])
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ((16, 24, 32), "axis y.*16, not 24; nearest: 16 or 32"),
+        ((16, 16, 8), "axis z.*nearest: 16 "),
+    ],
+)
 def test_a_wrong_side_names_the_axis_and_the_nearest_legal_sizes(sides, message):
     with pytest.raises(UserError, match=message):
         seeded()(volume(*sides))
@@ -74,7 +90,10 @@ def test_depth_zero_everywhere_is_a_network():
 
 
 def test_weights_go_from_one_scan_to_another():
-    first, second = seeded(scan="portable").eval(), build_model(dataclasses.replace(SMALL, scan="sequential")).eval()
+    first, second = (
+        seeded(scan="portable").eval(),
+        build_model(dataclasses.replace(SMALL, scan="sequential")).eval(),
+    )
     second.load_state_dict(first.state_dict(), strict=True)
     x = volume(16, 32, 16)
     assert torch.allclose(first(x), second(x), atol=1e-5)
@@ -88,8 +107,19 @@ def test_a_sample_alone_is_predicted_as_in_a_batch():
 
 
 def test_every_parameter_gets_a_gradient():
-    for changes in ({}, {"scan_order": "tri", "attention_gates": True, "deep_supervision": 3, "upsample": "interpolate", "norm": "instance"}):
-        assert all(g.abs().sum() > 0 for g in gradients(seeded(**changes), volume(32, 32, 32)).values())
+    for changes in (
+        {},
+        {
+            "scan_order": "tri",
+            "attention_gates": True,
+            "deep_supervision": 3,
+            "upsample": "interpolate",
+            "norm": "instance",
+        },
+    ):
+        assert all(
+            g.abs().sum() > 0 for g in gradients(seeded(**changes), volume(32, 32, 32)).values()
+        )
 
 
 def test_norms_biases_a_log_and_d_are_not_decayed():
@@ -103,10 +133,19 @@ def test_norms_biases_a_log_and_d_are_not_decayed():
 
 
 OPTIONS = {
-    "base_channels": 6, "conv_depths": (1, 1, 2), "mamba_depths": (1, 2, 1), "d_state": 5, "d_conv": 3, "expand": 1,
-    "scan_order": "bidirectional", "scan_axes": "whd", "norm": "instance", "upsample": "interpolate", "attention_gates": True,
+    "base_channels": 6,
+    "conv_depths": (1, 1, 2),
+    "mamba_depths": (1, 2, 1),
+    "d_state": 5,
+    "d_conv": 3,
+    "expand": 1,
+    "scan_order": "bidirectional",
+    "scan_axes": "whd",
+    "norm": "instance",
+    "upsample": "interpolate",
+    "attention_gates": True,
     "name": "unet",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -118,17 +157,28 @@ def test_every_option_changes_the_prediction(option):
 
 def test_deep_supervision_adds_coarser_logits_in_training_only():
     model, x = seeded(deep_supervision=2), volume(32, 32, 16)
-    assert [tuple(y.shape) for y in model(x)] == [(1, 4, 32, 32, 16), (1, 4, 16, 16, 8), (1, 4, 8, 8, 4)]
+    assert [tuple(y.shape) for y in model(x)] == [
+        (1, 4, 32, 32, 16),
+        (1, 4, 16, 16, 8),
+        (1, 4, 8, 8, 4),
+    ]
     assert model.eval()(x).shape == (1, 4, 32, 32, 16)
     assert len(seeded(deep_supervision=3)(x)) == 4
     assert isinstance(seeded()(x), torch.Tensor)
 
 
 def test_checkpointing_changes_memory_and_nothing_else():
-    x, plain, frugal = volume(32, 32, 16, batch=2), seeded(), seeded(checkpoint_stages=(1, 2, 3, 4, 5))
+    x, plain, frugal = (
+        volume(32, 32, 16, batch=2),
+        seeded(),
+        seeded(checkpoint_stages=(1, 2, 3, 4, 5)),
+    )
     want, got = gradients(plain, x), gradients(frugal, x)
     assert all(torch.equal(got[name], want[name]) for name in want)
-    assert all(torch.equal(got, want) for got, want in zip(frugal.state_dict().values(), plain.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(got, want)
+        for got, want in zip(frugal.state_dict().values(), plain.state_dict().values(), strict=True)
+    )
     kept = {}
     for levels in ((), (1,), (1, 2, 3, 4, 5)):
         storages = {}
@@ -142,13 +192,23 @@ def test_checkpointing_changes_memory_and_nothing_else():
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_a_compiled_network_computes_activations_again_as_well(norm):
-    x, plain, frugal = volume(32, 16, 16, batch=2), seeded(norm=norm), seeded(norm=norm, checkpoint_stages=(1, 3))
+    x, plain, frugal = (
+        volume(32, 16, 16, batch=2),
+        seeded(norm=norm),
+        seeded(norm=norm, checkpoint_stages=(1, 3)),
+    )
     compiled = torch.compile(frugal, backend="aot_eager", fullgraph=True)
     for _ in range(2):  # statistics that are counted twice would run ahead
         want = torch.autograd.grad(plain(x).square().mean(), plain.parameters())
         got = torch.autograd.grad(compiled(x).square().mean(), frugal.parameters())
-    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6 + 1e-4 * float(b.abs().max())) for a, b in zip(got, want, strict=True))
-    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(frugal.buffers(), plain.buffers(), strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-6 + 1e-4 * float(b.abs().max()))
+        for a, b in zip(got, want, strict=True)
+    )
+    assert all(
+        torch.allclose(a, b, rtol=1e-5)
+        for a, b in zip(frugal.buffers(), plain.buffers(), strict=True)
+    )
 
 
 def test_instance_norm_equals_torchs():
@@ -165,13 +225,18 @@ def test_volumes_stay_channels_last():
     model = seeded(norm="instance", scan_order="tri", attention_gates=True, upsample="interpolate")
     for name, module in model.named_modules():
         if type(module).__name__ in ("ConvBlock", "MambaBlock", "Downsample"):
-            keep = lambda module, inputs, output, name=name: layouts.update({name: output.is_contiguous(memory_format=torch.channels_last_3d)})  # noqa: E731
+            keep = lambda module, inputs, output, name=name: layouts.update(  # noqa: E731
+                {name: output.is_contiguous(memory_format=torch.channels_last_3d)}
+            )
             module.register_forward_hook(keep)
     model(volume(32, 32, 32, batch=2))
     assert layouts and not [name for name, kept in layouts.items() if not kept]
 
 
-@pytest.mark.parametrize("changes", [{}, {"scan_order": "tri", "attention_gates": True, "deep_supervision": 1, "norm": "instance"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"scan_order": "tri", "attention_gates": True, "deep_supervision": 1, "norm": "instance"}],
+)
 def test_network_compiles_as_one_graph(changes):
     model, x = seeded(**changes), volume(32, 16, 16, batch=2)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -189,7 +254,10 @@ print("torch._dynamo" in sys.modules)
 
 
 def test_building_a_network_does_not_import_the_compiler():
-    assert subprocess.run([sys.executable, "-c", BUILT], capture_output=True, text=True).stdout == "False\n"
+    assert (
+        subprocess.run([sys.executable, "-c", BUILT], capture_output=True, text=True).stdout
+        == "False\n"
+    )
 
 
 def test_a_constant_result_is_marked_as_torch_marks_it():

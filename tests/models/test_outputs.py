@@ -10,16 +10,26 @@ from segmamba.models.describe import describe_network
 from segmamba.models.outputs import output_channels, probabilities
 from segmamba.training.memory import estimate_training_memory
 
-SMALL = ModelConfig(base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), deep_supervision=1)
+SMALL = ModelConfig(
+    base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), deep_supervision=1
+)
 
 
 @pytest.mark.parametrize("name", ["segmamba", "unet", "control"])
 @pytest.mark.parametrize(("outputs", "channels"), [("classes", CLASSES), ("regions", REGIONS)])
-def test_a_network_has_one_channel_for_each_class_or_region_at_every_resolution(name, outputs, channels):
+def test_a_network_has_one_channel_for_each_class_or_region_at_every_resolution(
+    name, outputs, channels
+):
     config = dataclasses.replace(SMALL, name=name, outputs=outputs)
     fine, coarse = build_model(config).train()(torch.randn(2, 4, 16, 16, 16))
     assert output_channels(config) == channels
-    assert fine.shape == (2, len(channels), 16, 16, 16) and coarse.shape == (2, len(channels), 8, 8, 8)
+    assert fine.shape == (2, len(channels), 16, 16, 16) and coarse.shape == (
+        2,
+        len(channels),
+        8,
+        8,
+        8,
+    )
 
 
 @pytest.mark.parametrize("name", ["dynunet", "segresnet"])
@@ -33,13 +43,18 @@ def test_classes_share_a_voxel_and_regions_do_not():
     logits = torch.randn(2, 4, 3, 3, 3).half()
     classes, regions = probabilities(logits, CLASSES), probabilities(logits[:, :3], REGIONS)
     assert classes.dtype == regions.dtype == torch.float32
-    assert torch.allclose(classes.sum(1), torch.ones(2, 3, 3, 3)) and torch.equal(regions, logits[:, :3].float().sigmoid())
+    assert torch.allclose(classes.sum(1), torch.ones(2, 3, 3, 3)) and torch.equal(
+        regions, logits[:, :3].float().sigmoid()
+    )
 
 
 def test_description_and_memory_follow_the_outputs():
     config = preset("demo").changed({"data.patch_size": (16, 16, 16)})
     regions = config.changed({"model.outputs": "regions"})
-    heads = [describe_network(c.model, patch_size=(16, 16, 16), batch_size=2)[-1].output for c in (config, regions)]
+    heads = [
+        describe_network(c.model, patch_size=(16, 16, 16), batch_size=2)[-1].output
+        for c in (config, regions)
+    ]
     assert heads == [(2, 4, 16, 16, 16), (2, 3, 16, 16, 16)]
     assert estimate_training_memory(config, device_type="cuda").kept > 0
     assert estimate_training_memory(regions, device_type="cuda").kept > 0

@@ -16,22 +16,40 @@ from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 NAMES = ("x", "delta", "A", "B", "C", "D", "bias")
 
 
-def random_inputs(batch=2, length=37, channels=3, states=4, *, dtype=torch.float64, delta_scale=1.0):
+def random_inputs(
+    batch=2, length=37, channels=3, states=4, *, dtype=torch.float64, delta_scale=1.0
+):
     generator = torch.Generator().manual_seed(length)
     normal = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731
     x, delta = normal(batch, length, channels), delta_scale * normal(batch, length, channels)
-    B, C, D, bias = normal(batch, length, states), normal(batch, length, states), normal(channels), normal(channels)
-    return [t.to(dtype).requires_grad_() for t in (x, delta, -normal(channels, states).exp(), B, C, D, bias)]
+    B, C, D, bias = (
+        normal(batch, length, states),
+        normal(batch, length, states),
+        normal(channels),
+        normal(channels),
+    )
+    return [
+        t.to(dtype).requires_grad_()
+        for t in (x, delta, -normal(channels, states).exp(), B, C, D, bias)
+    ]
 
 
 def output_and_gradients(implementation, inputs):
     y = selective_scan(*inputs, implementation=implementation)
-    return dict(zip(("y", *NAMES), (y, *torch.autograd.grad(y, inputs, torch.cos(inputs[0].detach()))), strict=True))
+    return dict(
+        zip(
+            ("y", *NAMES),
+            (y, *torch.autograd.grad(y, inputs, torch.cos(inputs[0].detach()))),
+            strict=True,
+        )
+    )
 
 
 def assert_matches_oracle(inputs, *, implementation="portable", tolerance):
     got = output_and_gradients(implementation, inputs)
-    want = output_and_gradients("sequential", [t.detach().double().requires_grad_() for t in inputs])
+    want = output_and_gradients(
+        "sequential", [t.detach().double().requires_grad_() for t in inputs]
+    )
     for name, exact in want.items():
         error = (got[name].double() - exact).norm() / exact.norm().clamp_min(1e-30)
         assert error < tolerance, f"{name}: relative error {error:.1e}"
@@ -49,26 +67,35 @@ def test_portable_scan_equals_the_oracle_at_every_length(short_segments, length)
 
 
 def test_portable_scan_in_fp32_is_within_1e_5_of_the_float64_oracle():
-    assert_matches_oracle(random_inputs(length=600, channels=16, states=16, dtype=torch.float32), tolerance=1e-5)
+    assert_matches_oracle(
+        random_inputs(length=600, channels=16, states=16, dtype=torch.float32), tolerance=1e-5
+    )
 
 
 def test_large_steps_forget_without_nan(short_segments):
     inputs = random_inputs(length=150, dtype=torch.float32, delta_scale=100.0)
-    assert (torch.nn.functional.softplus(inputs[1] + inputs[6]).unsqueeze(-1) * inputs[2]).min() < -200  # exp of it is 0 in fp32
+    assert (
+        torch.nn.functional.softplus(inputs[1] + inputs[6]).unsqueeze(-1) * inputs[2]
+    ).min() < -200  # exp of it is 0 in fp32
     assert_matches_oracle(inputs, tolerance=1e-5)
 
 
 def test_portable_gradients_pass_gradcheck(short_segments):
     inputs = random_inputs(batch=1, length=70, channels=2, states=2)
     assert torch.autograd.gradcheck(selective_scan, inputs, fast_mode=True)
-    assert torch.autograd.gradcheck(selective_scan, random_inputs(batch=1, length=7, channels=2, states=2))
+    assert torch.autograd.gradcheck(
+        selective_scan, random_inputs(batch=1, length=7, channels=2, states=2)
+    )
 
 
 @pytest.mark.parametrize("implementation", ["portable", "sequential"])
 def test_state_stays_fp32_inside_autocast(implementation):
     inputs = [t.detach() for t in random_inputs(length=300, dtype=torch.float32)]
     low = [t.bfloat16().float() for t in inputs]
-    inputs = [t.bfloat16() if name in ("x", "delta", "B", "C") else t for name, t in zip(NAMES, low, strict=True)]
+    inputs = [
+        t.bfloat16() if name in ("x", "delta", "B", "C") else t
+        for name, t in zip(NAMES, low, strict=True)
+    ]
     with torch.autocast("cpu", torch.bfloat16):
         y = selective_scan(*inputs, implementation=implementation)
     assert y.dtype == torch.bfloat16
@@ -84,11 +111,16 @@ def test_gradients_stay_fp32_when_the_backward_runs_inside_autocast():
 
 
 def test_operator_keeps_torchs_rules_for_fake_tensors_and_autograd():
-    torch.library.opcheck(torch.ops.segmamba.portable_scan.default, tuple(random_inputs(dtype=torch.float32)))
+    torch.library.opcheck(
+        torch.ops.segmamba.portable_scan.default, tuple(random_inputs(dtype=torch.float32))
+    )
 
 
 def test_scan_gives_shapes_of_meta_tensors():
-    inputs = [t.detach().to("meta").requires_grad_() for t in random_inputs(length=5000, dtype=torch.float32)]
+    inputs = [
+        t.detach().to("meta").requires_grad_()
+        for t in random_inputs(length=5000, dtype=torch.float32)
+    ]
     got = output_and_gradients("auto", inputs)
     assert got["y"].shape == inputs[0].shape and got["A"].shape == inputs[2].shape
 
@@ -99,11 +131,22 @@ def test_a_cpu_takes_the_portable_scan_and_says_why_not_the_others():
 
 
 @pytest.mark.parametrize(
-    ("missing", "eager", "compiled"), [((), "mamba_ssm", "triton"), (("mamba_ssm",), "triton", "triton"), (("triton",), "mamba_ssm", "mamba_ssm")]
+    ("missing", "eager", "compiled"),
+    [
+        ((), "mamba_ssm", "triton"),
+        (("mamba_ssm",), "triton", "triton"),
+        (("triton",), "mamba_ssm", "mamba_ssm"),
+    ],
 )
-def test_a_gpu_takes_triton_when_compiling_and_mamba_ssm_otherwise(monkeypatch, missing, eager, compiled):
+def test_a_gpu_takes_triton_when_compiling_and_mamba_ssm_otherwise(
+    monkeypatch, missing, eager, compiled
+):
     for name in ("mamba_ssm", "triton"):
-        monkeypatch.setattr(scan, f"_{name}_obstacle", lambda device_type, name=name: "absent" if name in missing else None)
+        monkeypatch.setattr(
+            scan,
+            f"_{name}_obstacle",
+            lambda device_type, name=name: "absent" if name in missing else None,
+        )
     assert choose_scan("auto", "cuda")[0] == eager
     assert choose_scan("auto", "cuda", compiling=True)[0] == compiled
 
@@ -120,7 +163,13 @@ def test_causal_convolution_sees_no_later_token(width):
     x, weight, bias = torch.randn(2, 9, 3), torch.randn(3, 1, width), torch.randn(3)
     y = causal_conv_silu(x, weight, bias)
     padded = torch.nn.functional.pad(x.transpose(1, 2), (width - 1, 0))
-    assert torch.allclose(y, torch.nn.functional.silu(torch.nn.functional.conv1d(padded, weight, bias, groups=3)).transpose(1, 2), atol=1e-5)
+    assert torch.allclose(
+        y,
+        torch.nn.functional.silu(
+            torch.nn.functional.conv1d(padded, weight, bias, groups=3)
+        ).transpose(1, 2),
+        atol=1e-5,
+    )
     x[:, 5:] = 0
     assert torch.equal(causal_conv_silu(x, weight, bias)[:, :5], y[:, :5])
 
@@ -134,7 +183,12 @@ import torch
 from tests.models.test_scan import assert_matches_oracle, random_inputs
 assert_matches_oracle(random_inputs(*{shape}, dtype=torch.float32), implementation="triton", tolerance=1e-5)
 """
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        check=True,
+        timeout=300,
+    )
 
 
 class LargestTensor(TorchDispatchMode):
@@ -146,22 +200,31 @@ class LargestTensor(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+                self.elements = max(
+                    self.elements, tensor.untyped_storage().nbytes() // tensor.element_size()
+                )
         self.steps += "addcmul" in func.name()
         return result
 
 
 def test_no_tensor_holds_a_state_for_every_token_and_no_loop_visits_every_token():
     length, channels, states = 2048, 64, 16
-    inputs = random_inputs(batch=1, length=length, channels=channels, states=states, dtype=torch.float32)
+    inputs = random_inputs(
+        batch=1, length=length, channels=channels, states=states, dtype=torch.float32
+    )
     inputs = [t.detach() for t in inputs]
     with LargestTensor() as seen:
         y, borders = scan_portable.scan_forward(*inputs)
         scan_portable.scan_backward(y, *inputs, borders)
     assert seen.elements <= length * channels * states / 8
-    assert 0 < seen.steps < length  # forward, recomputation and backward together; a loop over tokens would take 3 * length
+    assert (
+        0 < seen.steps < length
+    )  # forward, recomputation and backward together; a loop over tokens would take 3 * length
 
 
 def test_portable_scan_is_deterministic():
-    first, second = (output_and_gradients("portable", random_inputs(length=500, dtype=torch.float32)) for _ in range(2))
+    first, second = (
+        output_and_gradients("portable", random_inputs(length=500, dtype=torch.float32))
+        for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -12,9 +12,16 @@ from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
-    "train.epochs": "3", "train.steps_per_epoch": "6", "train.validate_every_epochs": "1", "optim.warmup_epochs": "0",
-    "phantom.cases": "6", "phantom.size": "48,48,48", "data.spacing_mm": "4", "data.patch_size": "32,32,32", "model.base_channels": "4",
-}  # fmt: skip
+    "train.epochs": "3",
+    "train.steps_per_epoch": "6",
+    "train.validate_every_epochs": "1",
+    "optim.warmup_epochs": "0",
+    "phantom.cases": "6",
+    "phantom.size": "48,48,48",
+    "data.spacing_mm": "4",
+    "data.patch_size": "32,32,32",
+    "model.base_channels": "4",
+}
 STUDY = "ablate_depth_Run01"
 
 
@@ -22,9 +29,22 @@ def start(cwd, *options, env=None, **changes):
     """A study of one arm and one seed, started in `cwd`; changes: of SETTINGS, with __ for the dot."""
     chosen = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
     settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--seeds", "1", "--arms", "depth 2", "--cpus", "1", *settings, *options]
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "ablate_depth.py",
+        "--seeds",
+        "1",
+        "--arms",
+        "depth 2",
+        "--cpus",
+        "1",
+        *settings,
+        *options,
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **pipes)  # a signal to its group is not one to the tests
+    return subprocess.Popen(
+        command, cwd=cwd, env=env, start_new_session=True, **pipes
+    )  # a signal to its group is not one to the tests
 
 
 def finish(study, code=0):
@@ -58,7 +78,11 @@ def wait_for(condition, study, what):
 
 def wait_for_first_epoch(cwd, study):
     """The trial's processes, as soon as the first epoch is on disk."""
-    wait_for(lambda: list(cwd.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth")), study, "first epoch")
+    wait_for(
+        lambda: list(cwd.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth")),
+        study,
+        "first epoch",
+    )
     victims = trial_processes(study)
     assert victims, "the trial runs in a process of its own"
     return victims
@@ -66,7 +90,9 @@ def wait_for_first_epoch(cwd, study):
 
 def final_metrics(cwd):
     """What a repeated run must find again: the trial's final metrics without its times."""
-    final = json.loads(next(cwd.glob(f"Results/{STUDY}/trials/*/metrics/final_metrics.json")).read_text())
+    final = json.loads(
+        next(cwd.glob(f"Results/{STUDY}/trials/*/metrics/final_metrics.json")).read_text()
+    )
     return {name: value for name, value in final.items() if not name.startswith("time/")}
 
 
@@ -76,7 +102,9 @@ def runs(cwd, uri=None):
     found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
     by_kind = {run.data.tags["kind"]: run for run in found}
     assert len(found) == len(by_kind) == 2
-    return by_kind, [m.step for m in client.get_metric_history(by_kind["trial"].info.run_id, "val/dice_mean")]
+    return by_kind, [
+        m.step for m in client.get_metric_history(by_kind["trial"].info.run_id, "val/dice_mean")
+    ]
 
 
 def assert_as_if_nothing_had_happened(cwd, calm, uri=None):

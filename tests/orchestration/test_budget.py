@@ -27,24 +27,49 @@ DATA = Split([], [None] * 8, [None] * 10, False, ())
 
 
 def rehearsal(step_s, *, warm_up_s=1.0, peak_bytes=5 * GIB, compile_s=0.0):
-    costs = {"validate_case_s": 0.1, "test_case_s": 1.0, "weights_bytes": 10, "resume_bytes": 30, "start_s": 5.0, "epoch_s": 0.5}
-    return Rehearsal(step_s=step_s, warm_up_s=warm_up_s, peak_bytes=peak_bytes, compile_s=compile_s, **costs)
+    costs = {
+        "validate_case_s": 0.1,
+        "test_case_s": 1.0,
+        "weights_bytes": 10,
+        "resume_bytes": 30,
+        "start_s": 5.0,
+        "epoch_s": 0.5,
+    }
+    return Rehearsal(
+        step_s=step_s, warm_up_s=warm_up_s, peak_bytes=peak_bytes, compile_s=compile_s, **costs
+    )
 
 
-def gpu(*, alone=0.055, packed=(0.055, 0.080, 0.110), compiled=0.036, from_cache_s=60.0, compile_s=0.0, peak_bytes=5 * GIB):
+def gpu(
+    *,
+    alone=0.055,
+    packed=(0.055, 0.080, 0.110),
+    compiled=0.036,
+    from_cache_s=60.0,
+    compile_s=0.0,
+    peak_bytes=5 * GIB,
+):
     """A stand-in for Measure: packed is the step of 2, 3, 4 trials at once."""
 
     def measure(configs, *, threads, compile="never", together=False):
         if compile == "always":
-            return [rehearsal(compiled, warm_up_s=from_cache_s, peak_bytes=peak_bytes, compile_s=compile_s)] * len(configs)
-        return [rehearsal(packed[len(configs) - 2] if together else alone, peak_bytes=peak_bytes)] * len(configs)
+            return [
+                rehearsal(
+                    compiled, warm_up_s=from_cache_s, peak_bytes=peak_bytes, compile_s=compile_s
+                )
+            ] * len(configs)
+        return [
+            rehearsal(packed[len(configs) - 2] if together else alone, peak_bytes=peak_bytes)
+        ] * len(configs)
 
     return measure
 
 
 def cpu(step_s, *, peak_bytes=GIB):
     """step_s: threads to seconds."""
-    return lambda configs, *, threads, compile="never", together=False: [rehearsal(step_s[threads], peak_bytes=peak_bytes)] * len(configs)
+    return lambda configs, *, threads, compile="never", together=False: (
+        [rehearsal(step_s[threads], peak_bytes=peak_bytes)] * len(configs)
+    )
 
 
 def never(configs, **how):
@@ -56,144 +81,318 @@ def trials(count):
 
 
 def options(tmp_path, **chosen):
-    return SimpleNamespace(**{"gpus_per_trial": None, "plan": False, "output": tmp_path, "scheduler": None} | chosen)
+    return SimpleNamespace(
+        **{"gpus_per_trial": None, "plan": False, "output": tmp_path, "scheduler": None} | chosen
+    )
 
 
 def test_four_short_trials_are_packed_since_compiling_costs_more_than_it_saves(tmp_path):
     budget = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path))
-    assert budget.resources.gpus == 0.5 and budget.resources.at_once == 2 and budget.resources.compile == "never"
+    assert (
+        budget.resources.gpus == 0.5
+        and budget.resources.at_once == 2
+        and budget.resources.compile == "never"
+    )
     assert budget.why.startswith("2 a GPU, eager: ends soonest")
 
 
 def test_long_trials_are_compiled_where_packing_gains_little(tmp_path):
-    budget = plan({"a": preset("paper")}, trials(4), DATA, H100, gpu(packed=(0.105,)), options(tmp_path))
-    assert budget.resources.gpus == 1 and budget.resources.at_once == 1 and budget.resources.compile == "always"
+    budget = plan(
+        {"a": preset("paper")}, trials(4), DATA, H100, gpu(packed=(0.105,)), options(tmp_path)
+    )
+    assert (
+        budget.resources.gpus == 1
+        and budget.resources.at_once == 1
+        and budget.resources.compile == "always"
+    )
 
 
 def test_packing_stops_where_memory_or_cores_end(tmp_path):
-    one_fits = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(peak_bytes=40 * GIB), options(tmp_path))
+    one_fits = plan(
+        {"a": preset("quick")}, trials(4), DATA, H100, gpu(peak_bytes=40 * GIB), options(tmp_path)
+    )
     assert {way["way"] for way in one_fits.ways} == {"1 a GPU, eager", "1 a GPU, compiled"}
     few_cores = Machine(name="", gpus=1, gpu_bytes=80 * GIB, cores=5, memory_bytes=GIB)
-    assert plan({"a": preset("quick")}, trials(4), DATA, few_cores, gpu(), options(tmp_path)).resources.at_once == 1
+    assert (
+        plan(
+            {"a": preset("quick")}, trials(4), DATA, few_cores, gpu(), options(tmp_path)
+        ).resources.at_once
+        == 1
+    )
 
 
 def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
     never_compiled = preset("quick").changed({"train.compile": "never"})
-    eager = plan({"a": never_compiled}, trials(4), DATA, H100, gpu(compiled=0.001, from_cache_s=0), options(tmp_path))
+    eager = plan(
+        {"a": never_compiled},
+        trials(4),
+        DATA,
+        H100,
+        gpu(compiled=0.001, from_cache_s=0),
+        options(tmp_path),
+    )
     assert eager.resources.compile == "never"
-    unpacked = plan({"a": preset("quick")}, trials(4), DATA, H100, never, options(tmp_path, gpus_per_trial=1.0))
-    assert unpacked.resources.gpus == 1 and unpacked.resources.compile == "auto" and not unpacked.arms
-    half = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path, gpus_per_trial=0.5, plan=True))
+    unpacked = plan(
+        {"a": preset("quick")}, trials(4), DATA, H100, never, options(tmp_path, gpus_per_trial=1.0)
+    )
+    assert (
+        unpacked.resources.gpus == 1 and unpacked.resources.compile == "auto" and not unpacked.arms
+    )
+    half = plan(
+        {"a": preset("quick")},
+        trials(4),
+        DATA,
+        H100,
+        gpu(),
+        options(tmp_path, gpus_per_trial=0.5, plan=True),
+    )
     assert half.resources.gpus == 0.5 and half.study_s > 0
 
 
 def test_the_estimate_adds_start_steps_evaluations_and_warm_up_and_shares_trials_out(tmp_path):
-    config = preset("paper").changed({"train.compile": "never", "train.epochs": 10, "train.steps_per_epoch": 100, "train.validate_every_epochs": 5})
+    config = preset("paper").changed(
+        {
+            "train.compile": "never",
+            "train.epochs": 10,
+            "train.steps_per_epoch": 100,
+            "train.validate_every_epochs": 5,
+        }
+    )
     budget = plan({"a": config}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
     one = 5.0 + 10 * 100 * 0.055 + 0.5 + 2 * 8 * 0.1 + (10 + 2) * 1.0 + 1.0
-    assert budget.arms["a"]["trial_s"] == pytest.approx(one) and budget.study_s == pytest.approx(3 * one)
+    assert budget.arms["a"]["trial_s"] == pytest.approx(one) and budget.study_s == pytest.approx(
+        3 * one
+    )
     hard = config.changed({"learning.hard_case_factor": 3.0})
     restarting = plan({"a": hard}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
-    assert restarting.arms["a"]["trial_s"] == pytest.approx(one + 9 * 0.5), "the loader starts anew for each of ten epochs"
+    assert restarting.arms["a"]["trial_s"] == pytest.approx(one + 9 * 0.5), (
+        "the loader starts anew for each of ten epochs"
+    )
     assert budget.disk_bytes == 3 * (2 * 10 + 30)  # best, a copy after epoch 10, last
 
 
 def test_a_network_is_compiled_once_and_then_found_in_the_cache(tmp_path):
     base = preset("paper")
-    changed = {"half": {"model.base_channels": 16}, "no flips": {"augment.flip_probability": 0.0}, "hard cases": {"learning.hard_case_factor": 3.0}}
+    changed = {
+        "half": {"model.base_channels": 16},
+        "no flips": {"augment.flip_probability": 0.0},
+        "hard cases": {"learning.hard_case_factor": 3.0},
+    }
     arms = {"a": base} | {arm: base.changed(changes) for arm, changes in changed.items()}
     plans = [TrialPlan(arm=arm, seed=seed) for arm in arms for seed in range(2)]
 
     def study_s(compile_s, machine=H100, compile="auto"):
         wanted = {arm: config.changed({"train.compile": compile}) for arm, config in arms.items()}
-        budget = plan(wanted, plans, DATA, machine, gpu(compiled=0.01, compile_s=compile_s), options(tmp_path, gpus_per_trial=1.0, plan=True))
+        budget = plan(
+            wanted,
+            plans,
+            DATA,
+            machine,
+            gpu(compiled=0.01, compile_s=compile_s),
+            options(tmp_path, gpus_per_trial=1.0, plan=True),
+        )
         return budget.study_s
 
-    assert study_s(80.0) == pytest.approx(study_s(0.0) + 2 * 80.0), "measuring has compiled the first; flips change no network"
-    assert study_s(80.0, compile="always") == study_s(0.0, compile="always"), "then all are measured compiled"
+    assert study_s(80.0) == pytest.approx(study_s(0.0) + 2 * 80.0), (
+        "measuring has compiled the first; flips change no network"
+    )
+    assert study_s(80.0, compile="always") == study_s(0.0, compile="always"), (
+        "then all are measured compiled"
+    )
     two = dataclasses.replace(H100, gpus=2)
-    assert study_s(80.0, two) == pytest.approx(study_s(0.0, two) + 2 * 80.0), "both seeds start, and compile, at the same time"
+    assert study_s(80.0, two) == pytest.approx(study_s(0.0, two) + 2 * 80.0), (
+        "both seeds start, and compile, at the same time"
+    )
 
 
 def test_where_each_trial_has_a_process_of_its_own_each_pays_for_its_start(tmp_path):
     def budget(**chosen):
-        return plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 0.1}), options(tmp_path, plan=True, **chosen))
+        return plan(
+            {"a": preset("demo")},
+            trials(8),
+            DATA,
+            TWO_CORES,
+            cpu({1: 0.1}),
+            options(tmp_path, plan=True, **chosen),
+        )
 
     apart, shared = budget(scheduler="asha"), budget()
     assert apart.arms["a"]["trial_s"] == pytest.approx(shared.arms["a"]["trial_s"] + 5.0)
     assert apart.study_s == pytest.approx(4 * apart.arms["a"]["trial_s"])
-    assert shared.study_s == pytest.approx(5.0 + 4 * shared.arms["a"]["trial_s"]), "on a CPU a process goes on to the next trial"
+    assert shared.study_s == pytest.approx(5.0 + 4 * shared.arms["a"]["trial_s"]), (
+        "on a CPU a process goes on to the next trial"
+    )
 
 
 def test_a_lone_trial_gets_both_cores_where_that_is_faster_and_one_where_not(tmp_path):
-    faster = plan({"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 0.6}), options(tmp_path))
+    faster = plan(
+        {"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 0.6}), options(tmp_path)
+    )
     assert faster.resources.threads == faster.resources.cpus == 2 and faster.resources.at_once == 1
-    slower = plan({"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 1.2}), options(tmp_path))
+    slower = plan(
+        {"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 1.2}), options(tmp_path)
+    )
     assert slower.resources.threads == 1
-    assert plan({"a": preset("demo")}, trials(3), DATA, TWO_CORES, cpu({1: 1.0, 2: 0.55}), options(tmp_path)).resources.threads == 2
+    assert (
+        plan(
+            {"a": preset("demo")},
+            trials(3),
+            DATA,
+            TWO_CORES,
+            cpu({1: 1.0, 2: 0.55}),
+            options(tmp_path),
+        ).resources.threads
+        == 2
+    )
 
 
 def nodes(count, *, cores, gpus=0):
     """The Machine of so many alike nodes."""
-    one = Node(id="", host="h", cpu="EPYC", gpu="H100", gpus=gpus, gpu_bytes=80 * GIB * gpus, cores=cores)
-    return Machine(name="", gpus=count * gpus, gpu_bytes=80 * GIB * gpus, cores=count * cores, memory_bytes=64 * GIB, nodes=(one,) * count)
+    one = Node(
+        id="", host="h", cpu="EPYC", gpu="H100", gpus=gpus, gpu_bytes=80 * GIB * gpus, cores=cores
+    )
+    return Machine(
+        name="",
+        gpus=count * gpus,
+        gpu_bytes=80 * GIB * gpus,
+        cores=count * cores,
+        memory_bytes=64 * GIB,
+        nodes=(one,) * count,
+    )
 
 
 def test_a_trial_on_a_cluster_takes_no_more_than_one_node_has(tmp_path):
-    lone = plan({"a": preset("demo")}, trials(1), DATA, nodes(4, cores=2), cpu({1: 1.0, 2: 0.6}), options(tmp_path)).resources
-    assert (lone.cpus, lone.threads, lone.at_once) == (2, 2, 1), "8 cores, but no node with more than 2"
-    unmeasured_trial = unmeasured(preset("demo"), trials(1), nodes(4, cores=2), options(tmp_path), "").resources
+    lone = plan(
+        {"a": preset("demo")},
+        trials(1),
+        DATA,
+        nodes(4, cores=2),
+        cpu({1: 1.0, 2: 0.6}),
+        options(tmp_path),
+    ).resources
+    assert (lone.cpus, lone.threads, lone.at_once) == (2, 2, 1), (
+        "8 cores, but no node with more than 2"
+    )
+    unmeasured_trial = unmeasured(
+        preset("demo"), trials(1), nodes(4, cores=2), options(tmp_path), ""
+    ).resources
     assert (unmeasured_trial.cpus, unmeasured_trial.threads) == (2, 2)
-    on_gpu = unmeasured(preset("quick"), trials(9), nodes(3, cores=3, gpus=1), options(tmp_path), "").resources
+    on_gpu = unmeasured(
+        preset("quick"), trials(9), nodes(3, cores=3, gpus=1), options(tmp_path), ""
+    ).resources
     assert preset("quick").data.workers + 1 > 3 and (on_gpu.cpus, on_gpu.at_once) == (3, 3)
-    odd = unmeasured(preset("demo").changed({"data.workers": 1}), trials(9), nodes(3, cores=3, gpus=1), options(tmp_path, gpus_per_trial=0.5), "")
-    assert (odd.resources.cpus, odd.resources.at_once) == (2, 3), "9 cores, but one trial of 2 a node"
+    odd = unmeasured(
+        preset("demo").changed({"data.workers": 1}),
+        trials(9),
+        nodes(3, cores=3, gpus=1),
+        options(tmp_path, gpus_per_trial=0.5),
+        "",
+    )
+    assert (odd.resources.cpus, odd.resources.at_once) == (2, 3), (
+        "9 cores, but one trial of 2 a node"
+    )
     with pytest.raises(UserError, match="--gpus-per-trial 2: a node has 1"):
-        unmeasured(preset("quick"), trials(1), nodes(3, cores=8, gpus=1), options(tmp_path, gpus_per_trial=2.0), "")
+        unmeasured(
+            preset("quick"),
+            trials(1),
+            nodes(3, cores=8, gpus=1),
+            options(tmp_path, gpus_per_trial=2.0),
+            "",
+        )
 
 
 def test_alike_nodes_are_packed_as_one_is(tmp_path):
-    budget = plan({"a": preset("quick")}, trials(8), DATA, nodes(2, cores=16, gpus=1), gpu(), options(tmp_path))
+    budget = plan(
+        {"a": preset("quick")},
+        trials(8),
+        DATA,
+        nodes(2, cores=16, gpus=1),
+        gpu(),
+        options(tmp_path),
+    )
     assert budget.resources.gpus == 0.5 and budget.resources.at_once == 4
 
 
 def test_a_plan_without_measurement_says_why(tmp_path):
     console = Console(width=200, file=StringIO())
-    render_budget(unmeasured(preset("demo"), trials(8), TWO_CORES, options(tmp_path), "not measured, since the nodes differ"), console)
+    render_budget(
+        unmeasured(
+            preset("demo"),
+            trials(8),
+            TWO_CORES,
+            options(tmp_path),
+            "not measured, since the nodes differ",
+        ),
+        console,
+    )
     told = " ".join(console.file.getvalue().split())
-    assert told.startswith("machine 2 CPU cores trials 8, 2 at once, 1 core each time not measured, since the nodes differ start the same")
+    assert told.startswith(
+        "machine 2 CPU cores trials 8, 2 at once, 1 core each time not measured, since the nodes differ start the same"
+    )
 
 
 def test_a_short_study_that_fills_the_cores_is_not_measured_unless_asked(tmp_path):
     budget = plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, never, options(tmp_path))
     assert budget.resources.threads == 1 and budget.resources.at_once == 2 and budget.study_s == 0
-    assert plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 1.0}), options(tmp_path, plan=True)).study_s > 0
+    assert (
+        plan(
+            {"a": preset("demo")},
+            trials(8),
+            DATA,
+            TWO_CORES,
+            cpu({1: 1.0}),
+            options(tmp_path, plan=True),
+        ).study_s
+        > 0
+    )
 
 
 def test_no_more_trials_run_at_once_than_the_memory_holds(tmp_path):
-    budget = plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, cpu({1: 1.0}, peak_bytes=5 * GIB), options(tmp_path, plan=True))
+    budget = plan(
+        {"a": preset("demo")},
+        trials(8),
+        DATA,
+        TWO_CORES,
+        cpu({1: 1.0}, peak_bytes=5 * GIB),
+        options(tmp_path, plan=True),
+    )
     assert budget.resources.at_once == 1
 
 
 def test_a_resumed_study_keeps_threads_and_compilation(tmp_path):
     began = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path))
     again = resumed(began.as_dict(), preset("quick"), 1, H100)
-    assert again.resources.compile == "never" and again.resources.threads == began.resources.threads and again.resources.at_once == 1
+    assert (
+        again.resources.compile == "never"
+        and again.resources.threads == began.resources.threads
+        and again.resources.at_once == 1
+    )
     on_cpu = unmeasured(preset("demo"), trials(8), TWO_CORES, options(tmp_path), "")
-    assert resumed(on_cpu.as_dict(), preset("demo"), 1, TWO_CORES).resources.threads == 1, "another number would change the last bits"
+    assert resumed(on_cpu.as_dict(), preset("demo"), 1, TWO_CORES).resources.threads == 1, (
+        "another number would change the last bits"
+    )
 
 
 def test_more_gpus_than_there_are_is_the_users_mistake(tmp_path):
     for machine, gpus in ((TWO_CORES, 1.0), (H100, 2.0), (H100, 1.5)):
         with pytest.raises(UserError, match="--gpus-per-trial"):
-            plan({"a": preset("quick")}, trials(4), DATA, machine, never, options(tmp_path, gpus_per_trial=gpus))
+            plan(
+                {"a": preset("quick")},
+                trials(4),
+                DATA,
+                machine,
+                never,
+                options(tmp_path, gpus_per_trial=gpus),
+            )
 
 
 def test_one_pause_among_the_timed_steps_does_not_count(monkeypatch):
     steps = [0.022] * 40
     steps[39] = 0.65  # seen on a GPU: the loader's processes end
     times = iter(np.cumsum([0.0, 100.0, *steps]))
-    monkeypatch.setattr("segmamba.training.rehearsal.time", SimpleNamespace(perf_counter=lambda: next(times)))
+    monkeypatch.setattr(
+        "segmamba.training.rehearsal.time", SimpleNamespace(perf_counter=lambda: next(times))
+    )
     clock = _Clock()
     clock.start()
     for done in range(40):
@@ -202,19 +401,35 @@ def test_one_pause_among_the_timed_steps_does_not_count(monkeypatch):
 
 
 def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(cases_folder, tmp_path):
-    config = preset("demo").changed({"model.base_channels": 4, "data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True})
+    config = preset("demo").changed(
+        {
+            "model.base_channels": 4,
+            "data.spacing_mm": 4.0,
+            "data.patch_size": (16, 16, 16),
+            "data.pad_to_patch": True,
+        }
+    )
     cases = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data)
     data, said = Split(cases[:1], cases[1:2], cases[2:], False, ()), []
     with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as measure:
         first, again = measure([config, config.changed({"seed": 3})], threads=1)
         assert again == first and len(said) == 1, "a seed changes no cost"
-        assert first.step_s > 0 and first.test_case_s > 0 and first.peak_bytes > 50 * 2**20 and first.resume_bytes > 2.9 * first.weights_bytes
+        assert (
+            first.step_s > 0
+            and first.test_case_s > 0
+            and first.peak_bytes > 50 * 2**20
+            and first.resume_bytes > 2.9 * first.weights_bytes
+        )
     with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as later:
         assert later([config], threads=1) == [first] and len(said) == 1, "kept"
 
 
-def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in_the_cache(cases_folder, tmp_path):
-    config = preset("demo").changed({"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True})
+def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in_the_cache(
+    cases_folder, tmp_path
+):
+    config = preset("demo").changed(
+        {"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True}
+    )
     cases, said = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), []
 
     class Compiler:
@@ -226,7 +441,15 @@ def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in
         def result(self, job):
             warm_up_s = 12.0 if self.filled and self.ended else 90.0
             self.filled, self.ended = True, False
-            return Rehearsal(step_s=1, warm_up_s=warm_up_s, validate_case_s=0, test_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
+            return Rehearsal(
+                step_s=1,
+                warm_up_s=warm_up_s,
+                validate_case_s=0,
+                test_case_s=0,
+                peak_bytes=1,
+                weights_bytes=1,
+                resume_bytes=1,
+            )
 
         def end(self):
             self.ended = True
@@ -239,12 +462,15 @@ def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in
         assert (found.warm_up_s, found.compile_s) == (12.0, 78.0)
         assert measure([config], threads=1, compile="always") == [found] and len(said) == 2
     assert said == [
-        "measured 1: 1000 ms a step, compiled or found in the cache in 90 s", "measured 2: 1000 ms a step, compiled or found in the cache in 12 s",
-    ]  # fmt: skip
+        "measured 1: 1000 ms a step, compiled or found in the cache in 90 s",
+        "measured 2: 1000 ms a step, compiled or found in the cache in 12 s",
+    ]
 
 
 def test_what_a_step_costs_does_not_depend_on_how_many_there_will_be(cases_folder, tmp_path):
-    config = preset("demo").changed({"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True})
+    config = preset("demo").changed(
+        {"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True}
+    )
     cases, measured = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), []
 
     class Counts:
@@ -252,13 +478,28 @@ def test_what_a_step_costs_does_not_depend_on_how_many_there_will_be(cases_folde
             measured.append(config)
 
         def result(self, job):
-            return Rehearsal(step_s=1, warm_up_s=0, validate_case_s=0, test_case_s=0, peak_bytes=1, weights_bytes=1, resume_bytes=1)
+            return Rehearsal(
+                step_s=1,
+                warm_up_s=0,
+                validate_case_s=0,
+                test_case_s=0,
+                peak_bytes=1,
+                weights_bytes=1,
+                resume_bytes=1,
+            )
 
         def renew(self): ...
         def end(self): ...
 
-    with Measure(Split(cases[:1], cases[1:2], cases[2:], False, ()), tmp_path / "kept", [], processes=Counts()) as measure:
-        longer = config.changed({"train.epochs": 99, "train.steps_per_epoch": 7, "optim.warmup_epochs": 3})
+    with Measure(
+        Split(cases[:1], cases[1:2], cases[2:], False, ()),
+        tmp_path / "kept",
+        [],
+        processes=Counts(),
+    ) as measure:
+        longer = config.changed(
+            {"train.epochs": 99, "train.steps_per_epoch": 7, "optim.warmup_epochs": 3}
+        )
         assert len(measure([config, longer], threads=1)) == 2 and len(measured) == 1
         measure([config.changed({"train.batch_size": 4})], threads=1)
         assert len(measured) == 2

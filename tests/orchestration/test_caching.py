@@ -34,7 +34,12 @@ def nodes(tmp_path_factory):
         cluster = Cluster()
         try:
             for folder in folders:
-                cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False, env_vars={"NODE": str(folder)})
+                cluster.add_node(
+                    num_cpus=1,
+                    object_store_memory=80 * 2**20,
+                    include_dashboard=False,
+                    env_vars={"NODE": str(folder)},
+                )
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
             yield folders
         finally:
@@ -49,9 +54,20 @@ def built(folder):
 @pytest.mark.slow
 def test_nodes_with_folders_of_their_own_each_build_all_cases(nodes, cases_folder):
     steps = []
-    prepared = prepare_on_nodes(find_cases(cases_folder), "$NODE/cache", DataConfig(), progress=lambda *step: steps.append(step))
-    assert built(nodes[0] / "cache") == built(nodes[1] / "cache") == [case.folder.name for case in prepared]
-    assert {case.folder.parent for case in prepared} == {nodes[0] / "cache"} and steps == [(n, 6) for n in range(1, 7)]
+    prepared = prepare_on_nodes(
+        find_cases(cases_folder),
+        "$NODE/cache",
+        DataConfig(),
+        progress=lambda *step: steps.append(step),
+    )
+    assert (
+        built(nodes[0] / "cache")
+        == built(nodes[1] / "cache")
+        == [case.folder.name for case in prepared]
+    )
+    assert {case.folder.parent for case in prepared} == {nodes[0] / "cache"} and steps == [
+        (n, 6) for n in range(1, 7)
+    ]
     assert prepared == prepare_cases(find_cases(cases_folder), nodes[0] / "cache", DataConfig())
 
 
@@ -69,10 +85,16 @@ def test_nodes_with_one_folder_divide_the_work(nodes, tmp_path, monkeypatch):
         write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
     monkeypatch.setattr(caching, "_build_here", _build_and_sign)
     prepared = prepare_on_nodes(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
-    assert [case.id for case in prepared] == [f"BraTS20_Training_{number:03d}" for number in range(6)]
-    assert built(tmp_path / "cache") == [case.folder.name for case in prepared], "no unfinished folder is left"
+    assert [case.id for case in prepared] == [
+        f"BraTS20_Training_{number:03d}" for number in range(6)
+    ]
+    assert built(tmp_path / "cache") == [case.folder.name for case in prepared], (
+        "no unfinished folder is left"
+    )
     firsts = {(node / "first_case").read_text() for node in nodes}
-    assert firsts == {"BraTS20_Training_000", "BraTS20_Training_003"}, "the second node starts half-way"
+    assert firsts == {"BraTS20_Training_000", "BraTS20_Training_003"}, (
+        "the second node starts half-way"
+    )
 
 
 @pytest.mark.slow
@@ -95,7 +117,9 @@ def test_a_trial_finds_the_cases_of_its_split_on_its_own_node(nodes, cases_folde
     assert {case.folder.parents[1] for s in splits for case in s.train} == set(nodes)
     for s in splits:
         for name in SETS:
-            assert [case.id for case in getattr(s, name)] == [case.id for case in getattr(split, name)]
+            assert [case.id for case in getattr(s, name)] == [
+                case.id for case in getattr(split, name)
+            ]
 
 
 def test_a_split_keeps_its_order_its_notes_and_its_sets(cases_folder, tmp_path):
@@ -104,9 +128,14 @@ def test_a_split_keeps_its_order_its_notes_and_its_sets(cases_folder, tmp_path):
     *labelled, unlabelled = prepare_cases(cases, tmp_path / "driver", DataConfig())
     split = split_cases(labelled, DataConfig(), [unlabelled])
     here = split_on_this_node(split, cases[::-1], tmp_path / "node", DataConfig())
-    assert {case.folder.parent for name in SETS for case in getattr(here, name)} == {tmp_path / "node"}
+    assert {case.folder.parent for name in SETS for case in getattr(here, name)} == {
+        tmp_path / "node"
+    }
     back = {case.id: case for case in (*labelled, unlabelled)}
-    moved = {name: type(getattr(here, name))(back[case.id] for case in getattr(here, name)) for name in SETS}
+    moved = {
+        name: type(getattr(here, name))(back[case.id] for case in getattr(here, name))
+        for name in SETS
+    }
     assert here.unlabelled and dataclasses.replace(here, **moved) == split
 
 

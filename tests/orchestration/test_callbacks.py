@@ -20,7 +20,12 @@ def test_what_mlflow_refuses_of_one_trial_is_not_taken_for_the_failure_of_the_ne
 
     monkeypatch.setattr(callbacks, "end_trial", end_trial)
     finish = callbacks.FinishRuns(SimpleNamespace(mlflow_uri="sqlite://"), SilentProgress())
-    trials = [SimpleNamespace(config={"trial": TrialPlan(arm="a", seed=seed)}, last_result={"epoch": 1, "epochs": 1}) for seed in range(2)]
+    trials = [
+        SimpleNamespace(
+            config={"trial": TrialPlan(arm="a", seed=seed)}, last_result={"epoch": 1, "epochs": 1}
+        )
+        for seed in range(2)
+    ]
     finish.on_trial_complete(1, trials, trials[0])
     finish._outbox._thread.join(10)
     finish.on_trial_complete(2, trials, trials[1])

@@ -38,7 +38,15 @@ class Nodes:
             self.address = f"127.0.0.2:{free.getsockname()[1]}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         self.env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
-        self._ray("--head", "--port", self.address.rpartition(":")[2], "--num-cpus", "0", "--include-dashboard", "false")
+        self._ray(
+            "--head",
+            "--port",
+            self.address.rpartition(":")[2],
+            "--num-cpus",
+            "0",
+            "--include-dashboard",
+            "false",
+        )
 
     def add(self, cores=1):
         self._ray("--address", self.address, "--num-cpus", str(cores))
@@ -47,11 +55,29 @@ class Nodes:
     def _ray(self, *options):
         with (self.folder / f"node{len(self.groups)}.log").open("wb") as log:
             host = f"127.0.0.{2 + len(self.groups)}"  # all of them are this machine; Ray takes 127.0.0.1 for no address of a node
-            command = [RAY, "start", *options, "--node-ip-address", host, "--block", "--object-store-memory", str(100 * 2**20)]
-            self.groups.append(subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True))
+            command = [
+                RAY,
+                "start",
+                *options,
+                "--node-ip-address",
+                host,
+                "--block",
+                "--object-store-memory",
+                str(100 * 2**20),
+            ]
+            self.groups.append(
+                subprocess.Popen(
+                    command, env=self.env, stdout=log, stderr=log, start_new_session=True
+                )
+            )
         deadline = time.monotonic() + 300
-        while "Ray runtime started" not in (self.folder / f"node{len(self.groups) - 1}.log").read_text():
-            assert time.monotonic() < deadline and self.groups[-1].poll() is None, (self.folder / f"node{len(self.groups) - 1}.log").read_text()
+        while (
+            "Ray runtime started"
+            not in (self.folder / f"node{len(self.groups) - 1}.log").read_text()
+        ):
+            assert time.monotonic() < deadline and self.groups[-1].poll() is None, (
+                self.folder / f"node{len(self.groups) - 1}.log"
+            ).read_text()
             time.sleep(0.2)
 
     @staticmethod
@@ -77,38 +103,73 @@ def test_a_trial_whose_node_dies_goes_on_from_its_last_checkpoint_on_another(nod
     finish(start(tmp_path / "calm"))
     first = nodes.add()
     study = start(tmp_path, "--ray-address", nodes.address, env=nodes.env)
-    wait_for(lambda: list(tmp_path.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth")), study, "first epoch")
+    wait_for(
+        lambda: list(tmp_path.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth")),
+        study,
+        "first epoch",
+    )
     nodes.kill(first)
     nodes.add()
     output = finish(study)
     assert "1 node with 1 core" not in output, "what runs where is no news on the terminal"
-    assert "raylet" not in output and output.count("node     127.0.0.3 is gone") == 1, "Ray's four lines are one of ours"
+    assert "raylet" not in output and output.count("node     127.0.0.3 is gone") == 1, (
+        "Ray's four lines are one of ours"
+    )
     assert_as_if_nothing_had_happened(tmp_path, tmp_path / "calm")
-    assert nodes.groups[0].poll() is None and nodes.groups[-1].poll() is None, "a cluster that was joined goes on"
+    assert nodes.groups[0].poll() is None and nodes.groups[-1].poll() is None, (
+        "a cluster that was joined goes on"
+    )
 
 
 @pytest.mark.slow
 def test_each_node_may_have_a_cache_of_its_own(nodes, tmp_path):
     nodes.env |= {"OWN_DISK": str(tmp_path / "own")}
     nodes.add()
-    finish(start(tmp_path, "--ray-address", nodes.address, "--cache", "$OWN_DISK/cases", env=nodes.env))
-    assert list((tmp_path / "own" / "cases").glob("*/case.json")) and not (tmp_path / "Results" / "cache").exists()
+    finish(
+        start(tmp_path, "--ray-address", nodes.address, "--cache", "$OWN_DISK/cases", env=nodes.env)
+    )
+    assert (
+        list((tmp_path / "own" / "cases").glob("*/case.json"))
+        and not (tmp_path / "Results" / "cache").exists()
+    )
 
 
 @pytest.mark.slow
 def test_a_plan_is_made_for_the_cluster_and_measured_on_a_node_unless_nodes_differ(nodes, tmp_path):
     nodes.env |= {"OWN_DISK": str(tmp_path / "own")}
     groups = [nodes.add(), nodes.add()]
-    asked = ("--ray-address", nodes.address, "--plan", "--cpus", "0", "--arms", "depth 0", "--cache", "$OWN_DISK/cases")
+    asked = (
+        "--ray-address",
+        nodes.address,
+        "--plan",
+        "--cpus",
+        "0",
+        "--arms",
+        "depth 0",
+        "--cache",
+        "$OWN_DISK/cases",
+    )
     study = start(tmp_path, *asked, env=nodes.env)
-    measuring = wait_for(lambda: [group for group in groups if "_rehearse_there" in titles(group)], study, "process that measures on a node")
+    measuring = wait_for(
+        lambda: [group for group in groups if "_rehearse_there" in titles(group)],
+        study,
+        "process that measures on a node",
+    )
     output = " ".join(finish(study).split())
     assert len(measuring) == 1, "what is measured at once shares one node"
-    assert "machine 2 nodes with 2 cores; measured on 1 core of" in output and "trials 2, 2 at once, 1 core each; about" in output, output
-    assert "note --arms leaves out: depth 1," in output and not list(tmp_path.glob("Results/*_Run*")), "a plan says the notes and begins nothing"
+    assert (
+        "machine 2 nodes with 2 cores; measured on 1 core of" in output
+        and "trials 2, 2 at once, 1 core each; about" in output
+    ), output
+    assert "note --arms leaves out: depth 1," in output and not list(
+        tmp_path.glob("Results/*_Run*")
+    ), "a plan says the notes and begins nothing"
     nodes.add(cores=2)
     output = " ".join(finish(start(tmp_path, *asked, env=nodes.env)).split())
-    assert "machine 3 nodes with 4 cores trials 2, 2 at once, 1 core each time not measured, since the nodes differ:" in output, output
+    assert (
+        "machine 3 nodes with 4 cores trials 2, 2 at once, 1 core each time not measured, since the nodes differ:"
+        in output
+    ), output
 
 
 def titles(group):
@@ -122,13 +183,21 @@ def titles(group):
 
 def test_trials_run_on_the_nodes_with_gpus_where_there_are_any():
     head = Node(id="1", host="head", cpu="EPYC", gpu="", gpus=0, gpu_bytes=0, cores=64)
-    worker = dataclasses.replace(head, id="2", host="b", gpu="H100", gpus=1, gpu_bytes=80 * 2**30, cores=4)
+    worker = dataclasses.replace(
+        head, id="2", host="b", gpu="H100", gpus=1, gpu_bytes=80 * 2**30, cores=4
+    )
     other = dataclasses.replace(worker, id="3", host="a")
     both = cluster._together([head, worker, other], 1)
-    assert both.name == "2 nodes with 8 cores and 2 x H100" and [node.host for node in both.nodes] == ["a", "b"] and not both.differing
+    assert (
+        both.name == "2 nodes with 8 cores and 2 x H100"
+        and [node.host for node in both.nodes] == ["a", "b"]
+        and not both.differing
+    )
     assert (both.gpus, both.gpu_bytes, both.cores) == (2, 80 * 2**30, 8)
     unlike = cluster._together([worker, dataclasses.replace(other, gpu="A100")], 1)
-    assert unlike.differing == "a has 4 cores and 1 x A100 of 80 GiB, b 4 cores and 1 x H100 of 80 GiB"
+    assert (
+        unlike.differing == "a has 4 cores and 1 x A100 of 80 GiB, b 4 cores and 1 x H100 of 80 GiB"
+    )
     assert cluster._together([head], 1).name == "1 node with 64 cores"
 
 
@@ -139,7 +208,10 @@ def test_an_address_where_no_cluster_is_gets_one_line(monkeypatch):
         raise ConnectionError("ray client connection timeout\nmore")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(UserError, match=r"--ray-address 10.0.0.1:6379: no cluster can be joined there \(ray client connection timeout\)"):
+    with pytest.raises(
+        UserError,
+        match=r"--ray-address 10.0.0.1:6379: no cluster can be joined there \(ray client connection timeout\)",
+    ):
         cluster.ray_cluster("10.0.0.1:6379", "Results", "sqlite:///x").__enter__()
 
 
@@ -152,22 +224,43 @@ def test_a_nodes_death_is_one_line_and_what_else_ray_reports_stays(capsys):
     )
     with cluster.node_deaths_in_a_line():
         for line in (death, "A worker was killed: the node is low on memory"):
-            worker.print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+            worker.print_to_stdstream(
+                {"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False
+            )
     told = capsys.readouterr()
-    assert told.err == "node     10.0.0.2 is gone; what ran there goes on from its last checkpoint on another node\n"
+    assert (
+        told.err
+        == "node     10.0.0.2 is gone; what ran there goes on from its last checkpoint on another node\n"
+    )
     assert "low on memory" in told.out and "marked dead" not in told.out
     assert worker.print_to_stdstream.__module__ == worker.__name__, "Ray is as it was"
 
 
-SEEN = {"sees_output": True, "can_write": True, "machine": "elsewhere", "python": "3.11", "memory_bytes": 1, "gpu": "", "gpu_bytes": 0}
+SEEN = {
+    "sees_output": True,
+    "can_write": True,
+    "machine": "elsewhere",
+    "python": "3.11",
+    "memory_bytes": 1,
+    "gpu": "",
+    "gpu_bytes": 0,
+}
 
 
 @pytest.mark.parametrize(
     ("seen", "store", "told"),
     [
-        ({"sees_output": False}, "http://server:5000", "node b does not see this folder; --output must be a folder that all nodes share"),
+        (
+            {"sees_output": False},
+            "http://server:5000",
+            "node b does not see this folder; --output must be a folder that all nodes share",
+        ),
         ({"can_write": False}, "http://server:5000", "node b may not write there"),
-        ({}, "sqlite:///Results/mlflow.db", "node b is another machine, and the MLflow store .* is a SQLite file"),
+        (
+            {},
+            "sqlite:///Results/mlflow.db",
+            "node b is another machine, and the MLflow store .* is a SQLite file",
+        ),
     ],
 )
 def test_a_node_that_cannot_take_part_is_named_before_anything_begins(seen, store, told):
@@ -178,7 +271,11 @@ def test_a_node_that_cannot_take_part_is_named_before_anything_begins(seen, stor
 
 def test_the_code_that_travels_is_small():
     (package,) = cluster.shipped()["py_modules"]
-    size = sum(path.stat().st_size for path in Path(package).rglob("*") if path.suffix not in (".pyc",) and path.is_file())
+    size = sum(
+        path.stat().st_size
+        for path in Path(package).rglob("*")
+        if path.suffix not in (".pyc",) and path.is_file()
+    )
     assert Path(package).name == "segmamba" and size < 4 * 2**20
 
 
@@ -192,5 +289,9 @@ with machine_for(None, 1, ".", "") as machine, ray_here(machine):
     for process in [me, *me.children(recursive=True)]:
         print(*[c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"])
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
-    assert set(told.stdout.split()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"} and told.stdout.split(), told.stdout + told.stderr
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert (
+        set(told.stdout.split()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"} and told.stdout.split()
+    ), told.stdout + told.stderr

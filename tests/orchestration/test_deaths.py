@@ -9,7 +9,12 @@ import torch
 from segmamba.config import preset
 from segmamba.orchestration.engine import trainable
 from segmamba.orchestration.engine.deaths import deaths, fate, forget, note_death
-from segmamba.orchestration.engine.trainable import ALL_LEVELS, StudyContext, run_trial, trial_folder
+from segmamba.orchestration.engine.trainable import (
+    ALL_LEVELS,
+    StudyContext,
+    run_trial,
+    trial_folder,
+)
 from segmamba.studies.spec import TrialPlan
 from segmamba.training.run_folder import RunFolder
 
@@ -17,7 +22,9 @@ KILLED = "ray.exceptions.ActorDiedError: The actor died unexpectedly before fini
 KILLED += "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM "
 KILLED += "killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed due to SIGSEGV or another error.\n"
 PLAN = TrialPlan(arm="a", seed=1)
-LOW_MEMORY = "Task was killed due to the node running low on memory.\nMemory on the node was 120GB / 125GB\n"
+LOW_MEMORY = (
+    "Task was killed due to the node running low on memory.\nMemory on the node was 120GB / 125GB\n"
+)
 
 
 def test_a_killed_process_starts_again_as_it_was(tmp_path):
@@ -33,7 +40,10 @@ def test_one_that_gets_nowhere_tries_with_less_memory_and_is_then_given_up(tmp_p
     note_death(tmp_path, 4, KILLED)
     assert fate(deaths(tmp_path)).checkpoint and not fate(deaths(tmp_path)).hopeless
     assert not note_death(tmp_path, 4, KILLED)
-    assert "killed 3 times after epoch 4" in fate(deaths(tmp_path)).hopeless and not fate(deaths(tmp_path)).memory
+    assert (
+        "killed 3 times after epoch 4" in fate(deaths(tmp_path)).hopeless
+        and not fate(deaths(tmp_path)).memory
+    )
     assert note_death(tmp_path, 4, KILLED), "it does not even come to reading this"
 
 
@@ -82,8 +92,21 @@ def trial(tmp_path, monkeypatch):
         monkeypatch.setattr(trainable, "trial_tags", lambda *where: {})
         monkeypatch.setattr(trainable, "_outcome", lambda config, *rest: outcome(config))
         monkeypatch.setattr(trainable, "tune", SimpleNamespace(report=told.append))
-        config = preset("demo").changed({name.replace("__", "."): value for name, value in changes.items()})
-        context = StudyContext({"a": config}, {None: ({}, None)}, tmp_path, "", "", "", {}, torch.get_num_threads(), "auto", "a")
+        config = preset("demo").changed(
+            {name.replace("__", "."): value for name, value in changes.items()}
+        )
+        context = StudyContext(
+            {"a": config},
+            {None: ({}, None)},
+            tmp_path,
+            "",
+            "",
+            "",
+            {},
+            torch.get_num_threads(),
+            "auto",
+            "a",
+        )
         run_trial({"trial": PLAN}, context)
         (final,) = told
         return final, log, trial_folder(tmp_path, PLAN)
@@ -103,22 +126,36 @@ def test_out_of_memory_is_tried_once_more_with_activation_checkpointing(trial):
         return {"epoch": 6} if config.model.checkpoint_stages else out_of_memory(config)
 
     final, log, _ = trial(needs_checkpointing)
-    assert final == {"epoch": 6} and [config.model.checkpoint_stages for config in tried] == [(), ALL_LEVELS]
-    assert tried[0].train == tried[1].train and tried[0].data == tried[1].data, "never another batch"
-    assert "CUDA out of memory" in log.tags["activation_checkpointing"] and log.params["model.checkpoint_stages"] == ()
+    assert final == {"epoch": 6} and [config.model.checkpoint_stages for config in tried] == [
+        (),
+        ALL_LEVELS,
+    ]
+    assert tried[0].train == tried[1].train and tried[0].data == tried[1].data, (
+        "never another batch"
+    )
+    assert (
+        "CUDA out of memory" in log.tags["activation_checkpointing"]
+        and log.params["model.checkpoint_stages"] == ()
+    )
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__name": "segresnet"}, {"model__checkpoint_stages": ALL_LEVELS}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"model__name": "segresnet"}, {"model__checkpoint_stages": ALL_LEVELS}]
+)
 def test_what_cannot_fit_is_infeasible_with_its_reason(trial, changes):
     final, log, folder = trial(out_of_memory, **changes)
-    assert final["infeasible"] and "out of memory" in final["failed"] and "2.00 GiB" in final["failed"]
+    assert (
+        final["infeasible"] and "out of memory" in final["failed"] and "2.00 GiB" in final["failed"]
+    )
     assert log.reason.startswith(final["failed"]) and "Traceback" in Path(final["log"]).read_text()
     assert (folder / "logs" / "error.txt") == Path(final["log"])
 
 
 def test_memory_that_the_machine_refuses_counts_as_well(trial):
     def refused(config):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
 
     assert trial(refused)[0]["infeasible"]
 
@@ -131,10 +168,16 @@ def test_any_other_exception_fails_the_trial_and_is_not_tried_again(trial):
         raise RuntimeError("the loss is nan")
 
     final, _, _ = trial(broken)
-    assert final["failed"] == "RuntimeError: the loss is nan" and "infeasible" not in final and len(tried) == 1
+    assert (
+        final["failed"] == "RuntimeError: the loss is nan"
+        and "infeasible" not in final
+        and len(tried) == 1
+    )
 
 
-def test_after_a_death_for_memory_it_starts_with_checkpointing_and_after_two_not_at_all(trial, tmp_path):
+def test_after_a_death_for_memory_it_starts_with_checkpointing_and_after_two_not_at_all(
+    trial, tmp_path
+):
     tried = []
     note_death(trial_folder(tmp_path, PLAN), 2, LOW_MEMORY)
     trial(lambda config: tried.append(config) or {"epoch": 6})
@@ -151,4 +194,8 @@ def test_a_disk_too_full_for_the_error_file_still_gives_the_reason(trial, monkey
     RunFolder(trial_folder(tmp_path, PLAN))
     monkeypatch.setattr(Path, "write_text", full)
     final, log, _ = trial(full)
-    assert final["failed"].startswith("the disk is full") and "--resume" in final["failed"] and log.reason.startswith("the disk is full")
+    assert (
+        final["failed"].startswith("the disk is full")
+        and "--resume" in final["failed"]
+        and log.reason.startswith("the disk is full")
+    )

@@ -14,9 +14,15 @@ from segmamba.models import build_model
 
 ROOT = Path(__file__).parents[2]
 TINY = {
-    "train.epochs": "1", "train.steps_per_epoch": "2", "optim.warmup_epochs": "0", "phantom.cases": "6", "phantom.size": "48,48,48",
-    "data.spacing_mm": "4", "data.patch_size": "32,32,32", "model.base_channels": "4",
-}  # fmt: skip
+    "train.epochs": "1",
+    "train.steps_per_epoch": "2",
+    "optim.warmup_epochs": "0",
+    "phantom.cases": "6",
+    "phantom.size": "48,48,48",
+    "data.spacing_mm": "4",
+    "data.patch_size": "32,32,32",
+    "model.base_channels": "4",
+}
 ARMS = ("control 2", "depth 2")
 
 
@@ -26,7 +32,14 @@ def study(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("study")
     settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     arms = [part for arm in ARMS for part in ("--arms", arm)]
-    command = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--seeds", "1", *arms, *settings]
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "ablate_depth.py",
+        "--seeds",
+        "1",
+        *arms,
+        *settings,
+    ]
     return cwd, subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
 
 
@@ -71,17 +84,33 @@ def test_children_carry_the_full_configuration_and_differ_only_by_their_arm(runs
 def test_children_carry_train_val_test_and_time_metrics(runs):
     client, _, children = runs
     for run in children.values():
-        for name in ("train/loss", "val/dice_mean", "test/dice_mean", "test/dice_ET", "test/dice_TC", "test/dice_WT", "model/parameters"):
+        for name in (
+            "train/loss",
+            "val/dice_mean",
+            "test/dice_mean",
+            "test/dice_ET",
+            "test/dice_TC",
+            "test/dice_WT",
+            "model/parameters",
+        ):
             assert name in run.data.metrics
         assert 0 <= run.data.metrics["test/dice_mean"] <= 1
         assert [m.step for m in client.get_metric_history(run.info.run_id, "val/dice_mean")] == [1]
-        assert {name.split("/")[0] for name in run.data.metrics} - {"system"} == {"train", "val", "test", "time", "model"}
+        assert {name.split("/")[0] for name in run.data.metrics} - {"system"} == {
+            "train",
+            "val",
+            "test",
+            "time",
+            "model",
+        }
 
 
 def test_tags_to_filter_by_are_there(runs):
     _, parent, children = runs
     for run in (parent, *children.values()):
-        assert run.data.tags["preset"] == "demo" and run.data.tags["labels_convention"] == "brats2018"
+        assert (
+            run.data.tags["preset"] == "demo" and run.data.tags["labels_convention"] == "brats2018"
+        )
         assert run.data.tags["dataset"].startswith("phantom") and run.data.tags["git_commit"]
     assert all(run.data.tags["seed"] == "0" for run in children.values())
 
@@ -91,8 +120,12 @@ def test_artifacts_are_absolute_below_results_and_hold_no_checkpoint_but_the_cha
     client, parent, children = runs
     for run in children.values():
         assert run.info.artifact_uri.startswith((cwd / "Results" / "mlartifacts").as_uri())
-        assert {"config.json", "final_metrics.json", "test_cases.json", "plots"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
-    assert {"report.md", "report.html", "study.json", "plots"} <= {f.path for f in client.list_artifacts(parent.info.run_id)}
+        assert {"config.json", "final_metrics.json", "test_cases.json", "plots"} <= {
+            f.path for f in client.list_artifacts(run.info.run_id)
+        }
+    assert {"report.md", "report.html", "study.json", "plots"} <= {
+        f.path for f in client.list_artifacts(parent.info.run_id)
+    }
     assert len(list((cwd / "Results" / "mlartifacts").rglob("*.pth"))) == 1
 
 
@@ -101,23 +134,35 @@ def test_the_champion_is_registered_and_loads_without_running_code(runs):
     version = client.get_model_version_by_alias("segmamba-ablate_depth", "champion")
     best = max(children.values(), key=lambda run: run.data.metrics["val/best_dice_mean"])
     assert version.run_id == best.info.run_id and version.tags["study"] == parent.info.run_name
-    folder = Path(client.download_artifacts(version.run_id, "model")) / "artifacts" / "networks" / "01"
+    folder = (
+        Path(client.download_artifacts(version.run_id, "model")) / "artifacts" / "networks" / "01"
+    )
     network = build_model(load_config(folder / "config.json").model)
     network.load_state_dict(torch.load(folder / "best_metric_model.pth", weights_only=True))
 
 
 def test_the_answer_is_a_tag_of_the_study(runs):
     _, parent, _ = runs
-    assert parent.data.tags["answer"] == "undecided" and parent.data.tags["verdict"].startswith("Undecided: ")
+    assert parent.data.tags["answer"] == "undecided" and parent.data.tags["verdict"].startswith(
+        "Undecided: "
+    )
 
 
 def test_the_per_case_table_holds_the_test_set(study, runs):
     client, parent, children = runs
-    planned = json.loads(Path(client.download_artifacts(parent.info.run_id, "study.json")).read_text())
-    assert not set(planned["data"]["test"]) & set(planned["data"]["train"] + planned["data"]["validation"])
+    planned = json.loads(
+        Path(client.download_artifacts(parent.info.run_id, "study.json")).read_text()
+    )
+    assert not set(planned["data"]["test"]) & set(
+        planned["data"]["train"] + planned["data"]["validation"]
+    )
     for run in children.values():
-        table = json.loads(Path(client.download_artifacts(run.info.run_id, "test_cases.json")).read_text())
-        assert [row[table["columns"].index("case")] for row in table["data"]] == planned["data"]["test"]
+        table = json.loads(
+            Path(client.download_artifacts(run.info.run_id, "test_cases.json")).read_text()
+        )
+        assert [row[table["columns"].index("case")] for row in table["data"]] == planned["data"][
+            "test"
+        ]
 
 
 def test_every_trial_has_the_documented_run_folder(study, runs):
@@ -126,12 +171,19 @@ def test_every_trial_has_the_documented_run_folder(study, runs):
         trial = folder / "trials" / f"{arm.replace(' ', '-')}_seed0"
         assert run.data.tags["folder"] == str(trial)
         for name in (
-            "checkpoints/best_metric_model.pth", "checkpoints/last.pth", "plots/training_curves.png", "plots/val_predictions_epoch_0001.png",
-            "metrics/final_metrics.json", "config.json",
-        ):  # fmt: skip
+            "checkpoints/best_metric_model.pth",
+            "checkpoints/last.pth",
+            "plots/training_curves.png",
+            "plots/val_predictions_epoch_0001.png",
+            "metrics/final_metrics.json",
+            "config.json",
+        ):
             assert (trial / name).stat().st_size > 0
         assert list((trial / "logs").glob("events.out.tfevents*"))
-        assert str(load_config(trial / "config.json").model.mamba_depths) == run.data.params["model.mamba_depths"]
+        assert (
+            str(load_config(trial / "config.json").model.mamba_depths)
+            == run.data.params["model.mamba_depths"]
+        )
 
 
 def test_the_report_opens_with_the_answer_and_lists_every_trial(study, runs):
@@ -139,6 +191,8 @@ def test_the_report_opens_with_the_answer_and_lists_every_trial(study, runs):
     for name in ("report.md", "report.html"):
         text = (folder / name).read_text()
         assert "phantom data: no evidence about BraTS" in text
-        assert text.lower().index("undecided") < text.index("control 2", text.lower().index("undecided"))
+        assert text.lower().index("undecided") < text.index(
+            "control 2", text.lower().index("undecided")
+        )
         for arm, run in runs[2].items():
             assert arm in text and run.info.run_id in text

@@ -32,19 +32,42 @@ def group_of(name, members, vote, *, cases=6, spread=0.01):
     """A Group whose members score these mean Dice values and whose vote scores `vote`, with a little noise from case to case."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, spread, cases)
-    group = Group(name=name, members=tuple(f"{name} {i + 1}" for i in range(len(members))), best=0,
-                  postprocessing=PostprocessConfig(min_et_voxels=50))  # fmt: skip
+    group = Group(
+        name=name,
+        members=tuple(f"{name} {i + 1}" for i in range(len(members))),
+        best=0,
+        postprocessing=PostprocessConfig(min_et_voxels=50),
+    )
     for number in range(cases):
         for flips in (False, True):
             for post in (False, True):
-                for who, score in (*zip(group.members, members, strict=True), (ENSEMBLE, vote + 0.01 * flips)):
-                    scores = {f"dice_{r}": score + noise[number] * (who == ENSEMBLE) for r in (*REGIONS, "mean")}
+                for who, score in (
+                    *zip(group.members, members, strict=True),
+                    (ENSEMBLE, vote + 0.01 * flips),
+                ):
+                    scores = {
+                        f"dice_{r}": score + noise[number] * (who == ENSEMBLE)
+                        for r in (*REGIONS, "mean")
+                    }
                     distances = {f"hd95_mm_{r}": 5.0 for r in REGIONS}
-                    group.rows.append({"case": f"case {number}", "who": who, "flips": flips, "postprocessed": post} | scores | distances)
+                    group.rows.append(
+                        {
+                            "case": f"case {number}",
+                            "who": who,
+                            "flips": flips,
+                            "postprocessed": post,
+                        }
+                        | scores
+                        | distances
+                    )
         for size in range(1, len(members) + 1):
             mean = members[0] + (vote - members[0]) * (size - 1) / max(1, len(members) - 1)
-            group.subsets.append({"case": f"case {number}", "members": tuple(range(size)), "dice_mean": mean})
-    group.seconds.update({"member": 1.0, "ensemble": 3.0, "ensemble with flips": 24.0, "post-processing": 0.1})
+            group.subsets.append(
+                {"case": f"case {number}", "members": tuple(range(size)), "dice_mean": mean}
+            )
+    group.seconds.update(
+        {"member": 1.0, "ensemble": 3.0, "ensemble with flips": 24.0, "post-processing": 0.1}
+    )
     return group
 
 
@@ -52,12 +75,22 @@ def ensemble_of(*groups):
     study = synthetic_study()
     arms = [member for group in groups for member in group.members]
     trials = tuple(dataclasses.replace(study.trials[0], arm=arm, seed=0) for arm in arms)
-    study = dataclasses.replace(study, arms={arm: {"seed": i} for i, arm in enumerate(arms)}, trials=trials)
-    return Ensemble(study=study, groups=groups, expected_gain=EXPECTED_GAIN, validation={g.name: 0.8 for g in groups},
-                    registered="models:/segmamba-ensemble@champion (version 1, champion)", seconds=12.0)  # fmt: skip
+    study = dataclasses.replace(
+        study, arms={arm: {"seed": i} for i, arm in enumerate(arms)}, trials=trials
+    )
+    return Ensemble(
+        study=study,
+        groups=groups,
+        expected_gain=EXPECTED_GAIN,
+        validation={g.name: 0.8 for g in groups},
+        registered="models:/segmamba-ensemble@champion (version 1, champion)",
+        seconds=12.0,
+    )
 
 
-@pytest.mark.parametrize(("vote", "expected"), [(0.83, "supported"), (0.805, "rejected"), (0.818, "undecided")])
+@pytest.mark.parametrize(
+    ("vote", "expected"), [(0.83, "supported"), (0.805, "rejected"), (0.818, "undecided")]
+)
 def test_the_answer_follows_from_the_interval_and_the_expected_gain(vote, expected):
     found = ensemble_of(group_of("plain", [0.79, 0.80, 0.81], vote))
     assert answer(found) == expected and verdict_sentence(found).startswith(expected.capitalize())
@@ -65,15 +98,28 @@ def test_the_answer_follows_from_the_interval_and_the_expected_gain(vote, expect
 
 
 def test_the_report_shows_every_member_the_vote_each_size_and_the_cost(tmp_path):
-    found = ensemble_of(group_of("plain", [0.79, 0.80, 0.81], 0.83), group_of("diverse", [0.78, 0.79, 0.80], 0.84))
+    found = ensemble_of(
+        group_of("plain", [0.79, 0.80, 0.81], 0.83), group_of("diverse", [0.78, 0.79, 0.80], 0.84)
+    )
     page = write_ensemble_report(found, tmp_path)
     html, text = page.read_text(), page.with_suffix(".md").read_text()
-    for words in ("plain 3", "diverse ensemble", "mean of the members", "best on the validation set", "8 mirror images", "min_et_voxels 50", "@champion"):
+    for words in (
+        "plain 3",
+        "diverse ensemble",
+        "mean of the members",
+        "best on the validation set",
+        "8 mirror images",
+        "min_et_voxels 50",
+        "@champion",
+    ):
         assert words in html and words in text, words
     assert "diverse ensemble \N{MINUS SIGN} plain ensemble" in html and html.count("<svg") == 2
     assert (tmp_path / "plots" / "members.png").stat().st_size > 5000
     told = as_dict(found)
-    assert told["groups"]["plain"]["by_size"][3] == pytest.approx(0.83) and json.loads(json.dumps(told))["answer"] == "supported"
+    assert (
+        told["groups"]["plain"]["by_size"][3] == pytest.approx(0.83)
+        and json.loads(json.dumps(told))["answer"] == "supported"
+    )
 
 
 @pytest.mark.parametrize("name", ["demo", "quick", "paper"])
@@ -83,8 +129,15 @@ def test_diverse_members_differ_in_seed_patch_and_augmentation_and_all_can_be_tr
     configs = spec.configs(base, {})
     assert len(configs) == 10 and {config.seed for config in configs.values()} == set(range(10))
     diverse = [config for arm, config in configs.items() if arm.startswith("diverse")]
-    assert len({config.data.patch_size for config in diverse}) >= 3 and len({str(config.augment) for config in diverse}) >= 3
-    assert all(config.data == base.data and config.augment == base.augment for arm, config in configs.items() if arm.startswith("plain"))
+    assert (
+        len({config.data.patch_size for config in diverse}) >= 3
+        and len({str(config.augment) for config in diverse}) >= 3
+    )
+    assert all(
+        config.data == base.data and config.augment == base.augment
+        for arm, config in configs.items()
+        if arm.startswith("plain")
+    )
 
 
 @pytest.mark.slow
@@ -92,24 +145,51 @@ def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases
     """Two tiny members of each kind, in real processes."""
     for number in range(3, 8):
         write_case(cases_folder, f"BraTS20_Training_{number:03d}", seed=number)
-    options = ["--data", cases_folder, "--members", "diverse", "--size", "2", "--output", tmp_path / "Results", "--json"]
-    for change in ("data.spacing_mm=3", "data.pad_to_patch=true", "train.epochs=1", "train.steps_per_epoch=2", "model.base_channels=4"):
+    options = [
+        "--data",
+        cases_folder,
+        "--members",
+        "diverse",
+        "--size",
+        "2",
+        "--output",
+        tmp_path / "Results",
+        "--json",
+    ]
+    for change in (
+        "data.spacing_mm=3",
+        "data.pad_to_patch=true",
+        "train.epochs=1",
+        "train.steps_per_epoch=2",
+        "model.base_channels=4",
+    ):
         options += ["--set", change]
     command = [sys.executable, ROOT / "experiments" / "ensemble.py", *options]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert set(told["groups"]) == {"plain", "diverse"} and set(told["groups"]["plain"]["dice"]) == {"plain 1", "plain 2", ENSEMBLE}
+    assert set(told["groups"]) == {"plain", "diverse"} and set(told["groups"]["plain"]["dice"]) == {
+        "plain 1",
+        "plain 2",
+        ENSEMBLE,
+    }
     folder = tmp_path / "Results" / "ensemble_Run01"
     assert (folder / "ensemble.html").exists() and (folder / "ensemble.json").exists()
     uri = f"sqlite:///{tmp_path / 'Results' / 'mlflow.db'}"
     client = MlflowClient(uri)
     (parent,) = client.search_runs(["1"], "tags.kind = 'study'")
-    assert "test/ensemble_plain_flips_post_dice_mean" in parent.data.metrics and parent.data.tags["verdict"] == told["verdict"]
-    assert "ensemble_cases.json" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert (
+        "test/ensemble_plain_flips_post_dice_mean" in parent.data.metrics
+        and parent.data.tags["verdict"] == told["verdict"]
+    )
+    assert "ensemble_cases.json" in {
+        file.path for file in client.list_artifacts(parent.info.run_id)
+    }
     scan = read_scan(find_cases(cases_folder)[0])
     with as_default(uri):
-        predicted = mlflow.pyfunc.load_model("models:/segmamba-ensemble@champion").predict(scan.image[None])
+        predicted = mlflow.pyfunc.load_model("models:/segmamba-ensemble@champion").predict(
+            scan.image[None]
+        )
     assert predicted.shape == (1, *scan.image.shape[1:]) and predicted.dtype == np.uint8
     again = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900)
     assert again.returncode == 0 and "reused   4 trials" in again.stderr, again.stderr
@@ -118,10 +198,18 @@ def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases
 def start(home):
     """The script with two tiny members, started in the folder that holds their cases."""
     options = ["--data", "data", "--size", "2", "--cpus", "2", "--resume"]
-    for change in ("data.spacing_mm=3", "data.pad_to_patch=true", "train.epochs=1", "train.steps_per_epoch=2", "model.base_channels=4"):
+    for change in (
+        "data.spacing_mm=3",
+        "data.pad_to_patch=true",
+        "train.epochs=1",
+        "train.steps_per_epoch=2",
+        "model.base_channels=4",
+    ):
         options += ["--set", change]
     command = [sys.executable, str(ROOT / "experiments" / "ensemble.py"), *options]
-    return subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def stop(process, line, number):
@@ -142,7 +230,12 @@ def found_in(home):
     runs = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
     (version,) = client.search_model_versions("name = 'segmamba-ensemble'")
     told = json.loads((home / "Results" / "ensemble_Run01" / "ensemble.json").read_text())
-    return {run.info.run_name: run.info.status for run in runs}, version.version, version.tags | {"data": None}, told | {"seconds": None}
+    return (
+        {run.info.run_name: run.info.status for run in runs},
+        version.version,
+        version.tags | {"data": None},
+        told | {"seconds": None},
+    )
 
 
 @pytest.mark.slow
@@ -154,21 +247,40 @@ def test_a_script_that_is_stopped_and_killed_while_it_scores_goes_on_to_the_same
     calm, code = stop(start(homes[0]), "nothing", None)
     assert code == 0 and "(version 1, champion)" in calm, calm
     trained = None
-    for line, number, code in (("plain: validation", signal.SIGINT, 130), ("plain: test", signal.SIGKILL, -9), ("model ", signal.SIGKILL, -9)):
+    for line, number, code in (
+        ("plain: validation", signal.SIGINT, 130),
+        ("plain: test", signal.SIGKILL, -9),
+        ("model ", signal.SIGKILL, -9),
+    ):
         printed, ended = stop(start(homes[1]), line, number)
         assert ended == code and "Traceback" not in printed, printed
-        weights = {path: path.stat().st_mtime_ns for path in homes[1].glob("Results/*/trials/*/checkpoints/*.pth")}
+        weights = {
+            path: path.stat().st_mtime_ns
+            for path in homes[1].glob("Results/*/trials/*/checkpoints/*.pth")
+        }
         trained = trained or weights
         assert trained and trained == weights and not list(homes[1].glob("Results/*/ensemble.html"))
         if number == signal.SIGINT:
             assert printed.splitlines()[-1] == STOPPED
     printed, ended = stop(start(homes[1]), "nothing", None)
-    assert ended == 0 and "2 of 2 trials are done" in printed and "(version 1, champion)" in printed, printed
+    assert (
+        ended == 0 and "2 of 2 trials are done" in printed and "(version 1, champion)" in printed
+    ), printed
     assert found_in(homes[1]) == found_in(homes[0])
     assert trained == {path: path.stat().st_mtime_ns for path in trained}, "the members were kept"
 
 
 def test_wrong_options_are_one_line(tmp_path):
-    for options, told in ((["--size", "1"], "at least 2 members"), (["--set", "seed=3"], "--set seed")):
-        done = subprocess.run([sys.executable, str(ROOT / "experiments" / "ensemble.py"), *options], capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    for options, told in (
+        (["--size", "1"], "at least 2 members"),
+        (["--set", "seed=3"], "--set seed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "experiments" / "ensemble.py"), *options],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, (
+            done.stderr
+        )

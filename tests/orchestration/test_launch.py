@@ -33,7 +33,14 @@ def ray_with_one_core_and_a_gpu(tmp_path_factory):
     with machine_for(None, 1, tmp_path_factory.mktemp("ray"), ""):
         import ray
 
-        ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+        ray.init(
+            address="local",
+            num_cpus=1,
+            num_gpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 * 2**20,
+        )
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield
         ray.shutdown()
@@ -49,12 +56,29 @@ def ray_with_one_core_and_a_gpu(tmp_path_factory):
     ],
     ids=["on a CPU", "on a GPU", "under a scheduler", "compiled"],
 )
-def test_trials_share_a_process_on_a_cpu_alone(ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, compile, processes):
+def test_trials_share_a_process_on_a_cpu_alone(
+    ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, compile, processes
+):
     monkeypatch.setattr(trainable, "run_trial", writes_its_process)
     uri = store_uri(tmp_path)
     experiment = open_store(uri, tmp_path)
     parent = MlflowClient(uri).create_run(experiment).info.run_id
-    context = StudyContext({"a": preset("demo")}, {None: ({}, Split([], [], [], False, ()))}, tmp_path, uri, experiment, parent, {}, 1, "auto", "a")
+    context = StudyContext(
+        {"a": preset("demo")},
+        {None: ({}, Split([], [], [], False, ()))},
+        tmp_path,
+        uri,
+        experiment,
+        parent,
+        {},
+        1,
+        "auto",
+        "a",
+    )
     resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile=compile)
-    launch.run_trials(PLANS, context, resources, SilentProgress(), scheduler=scheduler, base=preset("demo"))
-    assert len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes
+    launch.run_trials(
+        PLANS, context, resources, SilentProgress(), scheduler=scheduler, base=preset("demo")
+    )
+    assert (
+        len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes
+    )

@@ -20,9 +20,14 @@ from tests.conftest import write_case
 
 NAME = "ensemble_Run01"
 CHANGES = {
-    "train.epochs": 1, "train.steps_per_epoch": 1, "train.validate_every_epochs": 1, "optim.warmup_epochs": 0,
-    "data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "model.base_channels": 4,
-}  # fmt: skip
+    "train.epochs": 1,
+    "train.steps_per_epoch": 1,
+    "train.validate_every_epochs": 1,
+    "optim.warmup_epochs": 0,
+    "data.spacing_mm": 4.0,
+    "data.patch_size": (16, 16, 16),
+    "model.base_channels": 4,
+}
 SCORING = """
 import sys, time
 from tests.orchestration.test_open_study import open_here, without_training
@@ -43,18 +48,26 @@ def without_training(patch):
                 end_trial(engine.context, plan, "FINISHED")
 
     patch(study.Conductor, "run", run)
-    patch(study, "_ray", lambda options, machine, waiting: contextlib.nullcontext(study._opened(options)))
+    patch(
+        study,
+        "_ray",
+        lambda options, machine, waiting: contextlib.nullcontext(study._opened(options)),
+    )
 
 
 def open_here(home, resume=False):
-    options = StudyOptions(data=f"{home}/data", output=f"{home}/Results", cpus=1, resume=resume, changes=CHANGES)
+    options = StudyOptions(
+        data=f"{home}/data", output=f"{home}/Results", cpus=1, resume=resume, changes=CHANGES
+    )
     return study.open_study(members(2), options, SilentProgress())
 
 
 def status_of(home):
     """{study: status of its run}."""
     client = MlflowClient(f"sqlite:///{home}/Results/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id], "tags.kind = 'study'")
+    found = client.search_runs(
+        [client.get_experiment_by_name("segmamba").experiment_id], "tags.kind = 'study'"
+    )
     return {run.data.tags["study"]: run.info.status for run in found}
 
 
@@ -70,17 +83,30 @@ def home(tmp_path, monkeypatch):
 
 
 def test_a_study_killed_while_it_is_scored_is_gone_on_with_and_ends_as_its_scoring_does(home):
-    scoring = subprocess.Popen([sys.executable, "-c", SCORING, home], stdout=subprocess.PIPE, text=True)
+    scoring = subprocess.Popen(
+        [sys.executable, "-c", SCORING, home], stdout=subprocess.PIPE, text=True
+    )
     assert scoring.stdout.readline() == f"scoring {NAME}\n"
     assert status_of(home) == {NAME: "RUNNING"}
-    with pytest.raises(UserError, match=f"{NAME} is still running in another process"), open_here(home, resume=True):
+    with (
+        pytest.raises(UserError, match=f"{NAME} is still running in another process"),
+        open_here(home, resume=True),
+    ):
         raise AssertionError("two drivers")
     scoring.kill()
     scoring.communicate()
 
     trained = set()
-    for error, status in ((StudyHalted("full"), "RUNNING"), (KeyboardInterrupt(), "KILLED"), (ValueError("ours"), "FAILED"), (None, "FINISHED")):
-        with pytest.raises(type(error)) if error else contextlib.nullcontext(), open_here(home, resume=True) as (done, folder):
+    for error, status in (
+        (StudyHalted("full"), "RUNNING"),
+        (KeyboardInterrupt(), "KILLED"),
+        (ValueError("ours"), "FAILED"),
+        (None, "FINISHED"),
+    ):
+        with (
+            pytest.raises(type(error)) if error else contextlib.nullcontext(),
+            open_here(home, resume=True) as (done, folder),
+        ):
             trained.add(tuple(trial.run_id for trial in done.trials))
             assert folder.name == NAME and status_of(home) == {NAME: "RUNNING"}
             if error:

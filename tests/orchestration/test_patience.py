@@ -43,7 +43,10 @@ def test_one_that_stays_away_ends_in_a_line_that_says_how_to_go_on(monkeypatch):
 
 
 def test_a_full_disk_is_not_waited_for():
-    for error in (OSError(28, "No space left on device"), sqlite3.OperationalError("database or disk is full")):
+    for error in (
+        OSError(28, "No space left on device"),
+        sqlite3.OperationalError("database or disk is full"),
+    ):
         with pytest.raises(StudyHalted, match=r"the disk is full.*--resume"):
             insist(failing(10**9, error), lambda text: None, uri=URI)
 

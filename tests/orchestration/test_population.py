@@ -13,7 +13,13 @@ from segmamba.config import preset
 from segmamba.errors import UserError
 from segmamba.models import build_model
 from segmamba.orchestration.engine.options import StudyOptions
-from segmamba.orchestration.engine.population import SCORE, Population, Rounds, explore, first_settings
+from segmamba.orchestration.engine.population import (
+    SCORE,
+    Population,
+    Rounds,
+    explore,
+    first_settings,
+)
 from segmamba.orchestration.engine.population_member import epochs_done, join_population, parts
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.search_space import Between, OneOf
@@ -28,12 +34,20 @@ SPACE = {
     "augment.scale_range": OneOf(((1.0, 1.0), (0.9, 1.1), (0.7, 1.4))),
     "optim.warmup_epochs": Between(0, 3),
 }
-BASELINE = {"optim.lr": 1e-3, "data.tumour_centre_share": 0.5, "augment.scale_range": (0.9, 1.1), "optim.warmup_epochs": 1}
+BASELINE = {
+    "optim.lr": 1e-3,
+    "data.tumour_centre_share": 0.5,
+    "augment.scale_range": (0.9, 1.1),
+    "optim.warmup_epochs": 1,
+}
 EVERY, EPOCHS = 2, 6
 
 
 def inside(settings):
-    return all(SPACE[name].from_setting(value) is not None for name, value in settings.items()) and settings.keys() == SPACE.keys()
+    return (
+        all(SPACE[name].from_setting(value) is not None for name, value in settings.items())
+        and settings.keys() == SPACE.keys()
+    )
 
 
 class RayLike:
@@ -51,11 +65,23 @@ class RayLike:
 
     def _trial(self, arm):
         plan, done = self.rounds.plan(arm), self.rounds.done
-        trial = SimpleNamespace(config={"trial": plan}, status=RayTrial.PENDING, checkpoint=None, trial_id=arm, experiment_tag="", epoch=done)
+        trial = SimpleNamespace(
+            config={"trial": plan},
+            status=RayTrial.PENDING,
+            checkpoint=None,
+            trial_id=arm,
+            experiment_tag="",
+            epoch=done,
+        )
         trial.is_finished = lambda: trial.status == RayTrial.TERMINATED
-        trial.set_config, trial.set_experiment_tag = lambda config: setattr(trial, "config", config), lambda tag: None
+        trial.set_config, trial.set_experiment_tag = (
+            lambda config: setattr(trial, "config", config),
+            lambda tag: None,
+        )
         trial.temporary_state = SimpleNamespace(saving_to=None)
-        manager = SimpleNamespace(checkpoint_config=SimpleNamespace(num_to_keep=3), _latest_checkpoint_result=None)
+        manager = SimpleNamespace(
+            checkpoint_config=SimpleNamespace(num_to_keep=3), _latest_checkpoint_result=None
+        )
         trial.run_metadata = SimpleNamespace(checkpoint_manager=manager)
         return HashableTrial(trial)
 
@@ -76,14 +102,18 @@ class RayLike:
         while (trial := self.scheduler.choose_trial_to_run(self)) and trial.epoch < epoch:
             arm, trial.status = trial.config["trial"].arm, RayTrial.RUNNING
             if arm in failing:
-                self.scheduler.on_trial_result(self, trial, {"epoch": 0, "failed": "diverged", "log": ""})
+                self.scheduler.on_trial_result(
+                    self, trial, {"epoch": 0, "failed": "diverged", "log": ""}
+                )
                 self.scheduler.on_trial_complete(self, trial, {})
                 trial.status = RayTrial.TERMINATED
                 continue
             while trial.status == RayTrial.RUNNING and trial.epoch < epoch:
                 trial.epoch += 1
                 trial.checkpoint = SimpleNamespace(path=f"{arm} at {trial.epoch}")
-                decision = self.scheduler.on_trial_result(self, trial, {"epoch": trial.epoch, SCORE: self.scores[arm]})
+                decision = self.scheduler.on_trial_result(
+                    self, trial, {"epoch": trial.epoch, SCORE: self.scores[arm]}
+                )
                 if decision == self.scheduler.PAUSE:
                     trial.status = RayTrial.PAUSED
 
@@ -99,14 +129,20 @@ class HashableTrial:
         self.__dict__ = fields.__dict__
 
 
-def test_at_a_round_the_worst_takes_the_best_ones_checkpoint_and_other_settings_within_the_space(tmp_path):
+def test_at_a_round_the_worst_takes_the_best_ones_checkpoint_and_other_settings_within_the_space(
+    tmp_path,
+):
     ray = RayLike(tmp_path)
     before = dict(ray.rounds.members)
     ray.run_until(EVERY)
     worst, best = ray.plans["trial 00"], ray.plans["trial 03"]
-    assert worst.stages[-1] == Stage(epoch=EVERY, changes=worst.changes, donor="trial 03", checkpoint=f"trial 03 at {EVERY}")
+    assert worst.stages[-1] == Stage(
+        epoch=EVERY, changes=worst.changes, donor="trial 03", checkpoint=f"trial 03 at {EVERY}"
+    )
     assert worst.changes not in (BASELINE, best.changes) and inside(worst.changes)
-    assert {arm: plan.stages for arm, plan in ray.plans.items() if arm != "trial 00"} == {a: s for a, s in before.items() if a != "trial 00"}
+    assert {arm: plan.stages for arm, plan in ray.plans.items() if arm != "trial 00"} == {
+        a: s for a, s in before.items() if a != "trial 00"
+    }
     assert sorted(ray.plans) == sorted(before), "who copies keeps its name"
 
 
@@ -114,11 +150,18 @@ def test_a_member_that_fails_is_not_waited_for_and_not_copied(tmp_path):
     ray = RayLike(tmp_path)
     ray.run_until(EVERY, failing=("trial 03",))
     assert ray.rounds.done == EVERY and ray.plans["trial 00"].stages[-1].donor == "trial 02"
-    last = RayLike(tmp_path / "last", scores={"trial 00": 0.3, "trial 01": 0.2, "trial 02": 0.1, "trial 03": 0.0})
+    last = RayLike(
+        tmp_path / "last",
+        scores={"trial 00": 0.3, "trial 01": 0.2, "trial 02": 0.1, "trial 03": 0.0},
+    )
     order = iter([0, 1, 2, 3])
-    last.scheduler.choose_trial_to_run = lambda controller: next((last.trials[i] for i in order), None)
+    last.scheduler.choose_trial_to_run = lambda controller: next(
+        (last.trials[i] for i in order), None
+    )
     last.run_until(EVERY, failing=("trial 03",))
-    assert last.rounds.done == EVERY and last.plans["trial 02"].stages[-1].donor == "trial 00", "the last to be waited for failed"
+    assert last.rounds.done == EVERY and last.plans["trial 02"].stages[-1].donor == "trial 00", (
+        "the last to be waited for failed"
+    )
 
 
 def test_a_population_whose_driver_died_goes_on_to_the_same_end(tmp_path):
@@ -145,7 +188,10 @@ def test_a_lineage_follows_the_weights_through_their_donors(tmp_path):
     rounds.begin(SPACE, BASELINE, 3)
     first, second = rounds.members["trial 01"][0], rounds.members["trial 02"][0]
     rounds.settle(2, {"trial 00": (early := Stage(epoch=2, changes=BASELINE, donor="trial 01"))})
-    late, unrelated = Stage(epoch=4, changes=BASELINE, donor="trial 00"), Stage(epoch=4, changes=BASELINE, donor="trial 02")
+    late, unrelated = (
+        Stage(epoch=4, changes=BASELINE, donor="trial 00"),
+        Stage(epoch=4, changes=BASELINE, donor="trial 02"),
+    )
     rounds.settle(4, {"trial 02": late, "trial 01": unrelated})
     assert Rounds(tmp_path, 2).lineage("trial 02") == [first, early, late]
     assert Rounds(tmp_path, 2).lineage("trial 00") == [first, early]
@@ -160,11 +206,17 @@ def test_settings_that_change_stay_in_the_space_and_do_change():
         preset("demo").changed(changed)
         settings = changed
     near = {SPACE["optim.lr"].near(1e-3, rng) for _ in range(50)}
-    assert sorted(near) == pytest.approx([8e-4, 1.2e-3]) and {SPACE["optim.lr"].near(1e-2, rng) for _ in range(9)} == {8e-3}
+    assert sorted(near) == pytest.approx([8e-4, 1.2e-3]) and {
+        SPACE["optim.lr"].near(1e-2, rng) for _ in range(9)
+    } == {8e-3}
     assert SPACE["data.tumour_centre_share"].near(0.0, rng) > 0, "a factor leads nowhere from 0"
     assert {SPACE["augment.scale_range"].near((1.0, 1.0), rng) for _ in range(9)} == {(0.9, 1.1)}
     members = first_settings(SPACE, BASELINE, 5)
-    assert members["trial 00"] == BASELINE and len({str(one) for one in members.values()}) == 5 and all(map(inside, members.values()))
+    assert (
+        members["trial 00"] == BASELINE
+        and len({str(one) for one in members.values()}) == 5
+        and all(map(inside, members.values()))
+    )
 
 
 class Told:
@@ -182,24 +234,49 @@ class Told:
 
 def checkpoint(epoch, fill):
     weights = {"w": torch.full((3,), fill)}
-    return {"model": weights, "trained": {}, "optimizer": {"m": fill}, "epoch": epoch, "best": 0.1, "best_epoch": epoch, "random": {}}
+    return {
+        "model": weights,
+        "trained": {},
+        "optimizer": {"m": fill},
+        "epoch": epoch,
+        "best": 0.1,
+        "best_epoch": epoch,
+        "random": {},
+    }
 
 
-def test_who_joins_holds_its_donors_weights_optimiser_and_epoch_once_and_then_goes_on_from_its_own(tmp_path):
+def test_who_joins_holds_its_donors_weights_optimiser_and_epoch_once_and_then_goes_on_from_its_own(
+    tmp_path,
+):
     donor, member, log = tmp_path / "copy", RunFolder(tmp_path / "member"), Told()
     donor.mkdir()
     save_checkpoint(checkpoint(2, 7.0), donor / "last.pth")
     save_checkpoint({"w": torch.full((3,), 7.0)}, donor / "best_metric_model.pth")
     save_checkpoint(checkpoint(1, 1.0), member.previous)
     save_checkpoint(checkpoint(2, 1.0), member.last)
-    stages = (Stage(epoch=0, changes={"optim.lr": 1e-3}), Stage(epoch=2, changes={"optim.lr": 8e-4}, donor="trial 03", checkpoint=str(donor)))
-    plan = TrialPlan(arm="trial 00", seed=0, changes=stages[-1].changes, stages=stages, round_every=2)
+    stages = (
+        Stage(epoch=0, changes={"optim.lr": 1e-3}),
+        Stage(epoch=2, changes={"optim.lr": 8e-4}, donor="trial 03", checkpoint=str(donor)),
+    )
+    plan = TrialPlan(
+        arm="trial 00", seed=0, changes=stages[-1].changes, stages=stages, round_every=2
+    )
     join_population(plan, member, log)
     taken = load_checkpoint(member.last, "cpu")
-    assert torch.equal(taken["model"]["w"], torch.full((3,), 7.0)) and taken["optimizer"] == {"m": 7.0} and taken["epoch"] == 2
-    assert torch.equal(load_checkpoint(member.best, "cpu")["w"], torch.full((3,), 7.0)) and not member.previous.exists()
+    assert (
+        torch.equal(taken["model"]["w"], torch.full((3,), 7.0))
+        and taken["optimizer"] == {"m": 7.0}
+        and taken["epoch"] == 2
+    )
+    assert (
+        torch.equal(load_checkpoint(member.best, "cpu")["w"], torch.full((3,), 7.0))
+        and not member.previous.exists()
+    )
     row = {"epoch": 2, "from": "trial 03", "old": {"optim.lr": 1e-3}, "new": {"optim.lr": 8e-4}}
-    assert log.tags == {"changes": json.dumps({"optim.lr": 8e-4}), "copied": "trial 03 after epoch 2"}
+    assert log.tags == {
+        "changes": json.dumps({"optim.lr": 8e-4}),
+        "copied": "trial 03 after epoch 2",
+    }
     assert [json.loads(path.read_text()) for path in log.files] == [[row]]
 
     save_checkpoint(checkpoint(3, 8.0), member.last)
@@ -210,8 +287,14 @@ def test_who_joins_holds_its_donors_weights_optimiser_and_epoch_once_and_then_go
 
 
 def test_whoever_follows_a_schedule_trains_each_part_with_its_settings(tmp_path):
-    folder, stages = RunFolder(tmp_path), (Stage(epoch=0, changes={"optim.lr": 1e-3}), Stage(epoch=2, changes={"optim.lr": 8e-4}))
-    assert [(c.optim.lr, end) for c, end in parts(preset("demo"), stages, folder)] == [(1e-3, 2), (8e-4, 6)]
+    folder, stages = (
+        RunFolder(tmp_path),
+        (Stage(epoch=0, changes={"optim.lr": 1e-3}), Stage(epoch=2, changes={"optim.lr": 8e-4})),
+    )
+    assert [(c.optim.lr, end) for c, end in parts(preset("demo"), stages, folder)] == [
+        (1e-3, 2),
+        (8e-4, 6),
+    ]
     save_checkpoint(checkpoint(2, 1.0), folder.last)
     assert [(c.optim.lr, end) for c, end in parts(preset("demo"), stages, folder)] == [(8e-4, 6)]
     assert parts(preset("demo"), (), folder) == [(preset("demo"), 6)]
@@ -225,9 +308,19 @@ def test_a_checkpoint_brings_its_moments_and_not_its_decay_and_betas():
     sum(parameter.sum() for parameter in model.parameters()).backward()
     donor.step(1e-3)
     own.load_state_dict(donor.state_dict())
-    (decayed, undecayed), state = own.state_dict()["optimizer"]["param_groups"], own.state_dict()["optimizer"]["state"]
-    assert (decayed["weight_decay"], undecayed["weight_decay"], decayed["betas"]) == (0.3, 0.0, (0.8, 0.99))
-    assert all(torch.equal(state[i]["exp_avg"], kept["exp_avg"]) for i, kept in donor.state_dict()["optimizer"]["state"].items())
+    (decayed, undecayed), state = (
+        own.state_dict()["optimizer"]["param_groups"],
+        own.state_dict()["optimizer"]["state"],
+    )
+    assert (decayed["weight_decay"], undecayed["weight_decay"], decayed["betas"]) == (
+        0.3,
+        0.0,
+        (0.8, 0.99),
+    )
+    assert all(
+        torch.equal(state[i]["exp_avg"], kept["exp_avg"])
+        for i, kept in donor.state_dict()["optimizer"]["state"].items()
+    )
 
 
 def search(**fields):
@@ -236,11 +329,20 @@ def search(**fields):
 
 
 def test_what_cannot_change_while_training_is_refused_by_name_with_the_way_out():
-    structural = {"model.norm": OneOf(("batch", "instance")), "data.patch_size": OneOf(((32, 32, 32), (48, 48, 32)))}
-    with pytest.raises(UserError, match=r"--scheduler pbt: model.norm, data.patch_size cannot change while a network trains; list the others as"):
+    structural = {
+        "model.norm": OneOf(("batch", "instance")),
+        "data.patch_size": OneOf(((32, 32, 32), (48, 48, 32))),
+    }
+    with pytest.raises(
+        UserError,
+        match=r"--scheduler pbt: model.norm, data.patch_size cannot change while a network trains; list the others as",
+    ):
         search(space=SPACE | structural).as_population()
     left = search(space=SPACE | structural, population_space=tuple(SPACE)).as_population()
-    assert left.space == SPACE and "leaves model.norm, data.patch_size as the baseline has it" in left.notes[0]
+    assert (
+        left.space == SPACE
+        and "leaves model.norm, data.patch_size as the baseline has it" in left.notes[0]
+    )
     with pytest.raises(UserError, match=r"population_space names optim\.momentum"):
         search(space=SPACE, population_space=("optim.momentum",)).as_population()
     with pytest.raises(UserError, match="has no search space"):
@@ -251,10 +353,22 @@ def test_what_cannot_change_while_training_is_refused_by_name_with_the_way_out()
 
 @pytest.mark.parametrize(
     ("epochs", "validate", "chosen", "expected"),
-    [(6, 3, 0, 3), (300, 5, 0, 30), (50, 1, 0, 5), (4, 1, 0, 1), (6, 1, 2, 2), (6, 3, 2, "multiple of"), (3, 3, 0, "no round before the last")],
+    [
+        (6, 3, 0, 3),
+        (300, 5, 0, 30),
+        (50, 1, 0, 5),
+        (4, 1, 0, 1),
+        (6, 1, 2, 2),
+        (6, 3, 2, "multiple of"),
+        (3, 3, 0, "no round before the last"),
+    ],
 )
 def test_rounds_come_with_an_evaluation_about_ten_times(epochs, validate, chosen, expected):
-    train = preset("demo").changed({"train.epochs": epochs, "train.validate_every_epochs": validate}).train
+    train = (
+        preset("demo")
+        .changed({"train.epochs": epochs, "train.validate_every_epochs": validate})
+        .train
+    )
     if isinstance(expected, int):
         assert Budget(copy_every_epochs=chosen).rounds_every(train) == expected
     else:

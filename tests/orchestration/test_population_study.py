@@ -18,9 +18,25 @@ SERIES = ("train/loss", "train/tumour_centre_share", "val/dice_mean", "val/best_
 
 def start(cwd, *options):
     cwd.mkdir(exist_ok=True)
-    settings = [part for name, value in (SETTINGS | {"train.steps_per_epoch": "2"}).items() for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, ROOT / "experiments" / "tune_hyperparameters.py", "--scheduler", "pbt", "--trials", "4", "--seeds", "1", *settings]
-    return subprocess.Popen([*command, *options], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    settings = [
+        part
+        for name, value in (SETTINGS | {"train.steps_per_epoch": "2"}).items()
+        for part in ("--set", f"{name}={value}")
+    ]
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "tune_hyperparameters.py",
+        "--scheduler",
+        "pbt",
+        "--trials",
+        "4",
+        "--seeds",
+        "1",
+        *settings,
+    ]
+    return subprocess.Popen(
+        [*command, *options], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def runs(cwd):
@@ -30,7 +46,13 @@ def runs(cwd):
     (parent,) = [run for run in found if run.data.tags["kind"] == "study"]
     children = [run for run in found if run.data.tags["kind"] == "trial"]
     return parent, {
-        run.info.run_name: (run, {name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)] for name in SERIES})
+        run.info.run_name: (
+            run,
+            {
+                name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+                for name in SERIES
+            },
+        )
         for run in children
     }
 
@@ -46,8 +68,14 @@ def test_members_finish_with_a_step_for_every_epoch_and_their_copies_are_told(ca
     cwd, output = calm
     assert "no run is reused" in output and "copy     trial" in output
     parent, trials = runs(cwd)
-    assert parent.info.status == "FINISHED" and {run.info.status for run, _ in trials.values()} == {"FINISHED"}
-    assert sorted(trials) == ["baseline, seed 1", "found, seed 1", *(f"trial 0{i}, seed 0" for i in range(4))]
+    assert parent.info.status == "FINISHED" and {run.info.status for run, _ in trials.values()} == {
+        "FINISHED"
+    }
+    assert sorted(trials) == [
+        "baseline, seed 1",
+        "found, seed 1",
+        *(f"trial 0{i}, seed 0" for i in range(4)),
+    ]
     for _, series in trials.values():
         assert all([step for step, _ in points] == [1, 2, 3] for points in series.values())
     decided = json.loads((cwd / STUDY / "population.json").read_text())["members"]
@@ -55,12 +83,18 @@ def test_members_finish_with_a_step_for_every_epoch_and_their_copies_are_told(ca
     assert sum(map(len, copies.values())) == 2, "two rounds, a quarter of four"
     for arm, stages in copies.items():
         run, series = trials[f"{arm}, seed 0"]
-        assert run.data.tags.get("copied", "") == "; ".join(f"{stage['donor']} after epoch {stage['epoch']}" for stage in stages)
+        assert run.data.tags.get("copied", "") == "; ".join(
+            f"{stage['donor']} after epoch {stage['epoch']}" for stage in stages
+        )
         assert json.loads(run.data.tags["changes"]) == decided[arm][-1]["changes"]
         for stage in stages:
             at, donor = stage["epoch"], trials[f"{stage['donor']}, seed 0"][1]
-            assert series["val/dice_mean"][at - 1][1] < donor["val/dice_mean"][at - 1][1], "the better one is copied"
-            assert series["val/best_dice_mean"][at][1] >= donor["val/best_dice_mean"][at - 1][1], "and with it its best"
+            assert series["val/dice_mean"][at - 1][1] < donor["val/dice_mean"][at - 1][1], (
+                "the better one is copied"
+            )
+            assert series["val/best_dice_mean"][at][1] >= donor["val/best_dice_mean"][at - 1][1], (
+                "and with it its best"
+            )
 
 
 def test_the_report_tells_the_schedule_that_found_follows(calm):
@@ -72,32 +106,53 @@ def test_the_report_tells_the_schedule_that_found_follows(calm):
         assert "not one setting of an arm" in " ".join(text.split())
     client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
     (cwd / "taken").mkdir(exist_ok=True)
-    schedule = json.loads(Path(client.download_artifacts(parent.info.run_id, "schedule.json", str(cwd / "taken"))).read_text())
-    assert schedule[0]["epoch"] == 0 and schedule[-1]["changes"] == json.loads(parent.data.tags["found"])
+    schedule = json.loads(
+        Path(
+            client.download_artifacts(parent.info.run_id, "schedule.json", str(cwd / "taken"))
+        ).read_text()
+    )
+    assert schedule[0]["epoch"] == 0 and schedule[-1]["changes"] == json.loads(
+        parent.data.tags["found"]
+    )
     config = json.loads((cwd / STUDY / "trials" / "found_seed1" / "config.json").read_text())
     assert config["optim"]["lr"] == schedule[-1]["changes"]["optim.lr"]
-    assert float(trials["found, seed 1"][0].data.params["optim.lr"]) == schedule[0]["changes"]["optim.lr"]
+    assert (
+        float(trials["found, seed 1"][0].data.params["optim.lr"])
+        == schedule[0]["changes"]["optim.lr"]
+    )
 
 
 def test_a_population_whose_driver_was_killed_is_resumed_to_the_same_end(calm, tmp_path):
     study = start(tmp_path)
     decided = tmp_path / STUDY / "population.json"
-    wait_for(lambda: decided.exists() and json.loads(decided.read_text())["done"] >= 1, study, "first round")
+    wait_for(
+        lambda: decided.exists() and json.loads(decided.read_text())["done"] >= 1,
+        study,
+        "first round",
+    )
     study.send_signal(signal.SIGKILL)
     study.communicate(timeout=60)
     finish(start(tmp_path, "--resume"))
     disturbed, undisturbed = runs(tmp_path)[1], runs(calm[0])[1]
-    assert {name: series for name, (_, series) in disturbed.items()} == {name: series for name, (_, series) in undisturbed.items()}
+    assert {name: series for name, (_, series) in disturbed.items()} == {
+        name: series for name, (_, series) in undisturbed.items()
+    }
     assert {run.info.status for run, _ in disturbed.values()} == {"FINISHED"}
     assert not (tmp_path / STUDY / "population").exists(), "copies are thrown away in the end"
 
 
 def test_it_is_refused_where_it_cannot_be_done_and_planned_where_it_can(tmp_path):
     said = finish(start(tmp_path, "--set", "train.epochs=1"), code=2)
-    assert "--scheduler pbt: 1 epochs, evaluated every 1, leave no round before the last" in " ".join(said.split())
+    assert (
+        "--scheduler pbt: 1 epochs, evaluated every 1, leave no round before the last"
+        in " ".join(said.split())
+    )
     assert not (tmp_path / STUDY).exists()
     arms = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--scheduler", "pbt"]
     refused = subprocess.run(arms, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 2 and "ablate_depth compares arms and has no search space" in " ".join(refused.stderr.split())
+    assert (
+        refused.returncode == 2
+        and "ablate_depth compares arms and has no search space" in " ".join(refused.stderr.split())
+    )
     planned = finish(start(tmp_path, "--plan", "--json"))
     assert "6 trials" in planned or '"trials": 6' in planned

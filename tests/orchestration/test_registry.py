@@ -25,7 +25,9 @@ from segmamba.orchestration.tracking.store import as_default, open_store, store_
 from segmamba.training.run_folder import RunFolder
 from tests.studies.synthetic import synthetic_study
 
-SMALL = preset("demo").changed({"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 3.0})
+SMALL = preset("demo").changed(
+    {"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 3.0}
+)
 POSTPROCESSING = PostprocessConfig(thresholds=(0.25, 0.3, 0.35), min_component_voxels=(0, 0, 30))
 
 
@@ -33,7 +35,9 @@ POSTPROCESSING = PostprocessConfig(thresholds=(0.25, 0.3, 0.35), min_component_v
 def members(tmp_path):
     """Two untrained networks of different patch sizes and scans, as run folders."""
     runs = []
-    for seed, changes in enumerate(({"model.scan": "sequential"}, {"data.patch_size": (32, 16, 16), "model.scan": "portable"})):
+    for seed, changes in enumerate(
+        ({"model.scan": "sequential"}, {"data.patch_size": (32, 16, 16), "model.scan": "portable"})
+    ):
         config = SMALL.changed(changes)
         run = RunFolder(tmp_path / f"run{seed}")
         run.write_config(config)
@@ -58,7 +62,9 @@ def new_run(store):
 
 
 def test_a_registered_ensemble_read_back_predicts_what_its_members_do(store, members, cases_folder):
-    _, champion = register_ensemble(store[0], new_run(store), members, POSTPROCESSING, (["read back"], 0.5))
+    _, champion = register_ensemble(
+        store[0], new_run(store), members, POSTPROCESSING, (["read back"], 0.5)
+    )
     assert champion
     with as_default(store[0]):
         model = mlflow.pyfunc.load_model(f"models:/{NAME}@{ALIAS}")
@@ -68,15 +74,25 @@ def test_a_registered_ensemble_read_back_predicts_what_its_members_do(store, mem
     predicted = model.predict(scan.image[None], params=params)
     assert predicted.dtype == np.uint8 and predicted.shape == (1, *scan.image.shape[1:])
     assert expected.any() and (predicted[0] == expected).all()
-    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 4, -1, -1, -1), "any volume, not just the first one's"
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 4, -1, -1, -1), (
+        "any volume, not just the first one's"
+    )
     assert model.predict(scan.image[None, :, :32, :40, :24], params=params).shape == (1, 32, 40, 24)
 
 
 def study_of(store, member, name):
     """A Study called `name` whose best trial is a member, with an MLflow run of its own."""
     study = synthetic_study(seeds=1)
-    trials = [dataclasses.replace(t, metrics=t.metrics | {"val/best_dice_mean": 0.1}) for t in study.trials]
-    trials[1] = dataclasses.replace(trials[1], run_id=new_run(store), folder=str(member), metrics=trials[1].metrics | {"val/best_dice_mean": 0.9})
+    trials = [
+        dataclasses.replace(t, metrics=t.metrics | {"val/best_dice_mean": 0.1})
+        for t in study.trials
+    ]
+    trials[1] = dataclasses.replace(
+        trials[1],
+        run_id=new_run(store),
+        folder=str(member),
+        metrics=trials[1].metrics | {"val/best_dice_mean": 0.9},
+    )
     return dataclasses.replace(study, name=f"{name}_Run01", trials=tuple(trials))
 
 
@@ -90,21 +106,43 @@ np.save(sys.argv[4], mlflow.pyfunc.load_model(sys.argv[2]).predict(images, param
 
 
 @pytest.mark.parametrize("postprocessing", [None, POSTPROCESSING], ids=["plain", "tuned"])
-def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_checkpoint_does(store, members, cases_folder, tmp_path, postprocessing):
+def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_checkpoint_does(
+    store, members, cases_folder, tmp_path, postprocessing
+):
     name = "tuned" if postprocessing else "plain"
     if postprocessing:
         (members[0] / "postprocessing.json").write_text(postprocessing.to_json())
     study = study_of(store, members[0], name)
-    versions = [register_best(store[0], study) for _ in range(2)]  # as a study does that was killed after it had registered
+    versions = [
+        register_best(store[0], study) for _ in range(2)
+    ]  # as a study does that was killed after it had registered
     assert int(versions[0].version) == int(versions[1].version) == 1
-    assert versions[0].run_id == study.trials[1].run_id and versions[0].tags["arm"] == study.trials[1].arm
+    assert (
+        versions[0].run_id == study.trials[1].run_id
+        and versions[0].tags["arm"] == study.trials[1].arm
+    )
     scan = read_scan(find_cases(cases_folder)[0])
     np.save(tmp_path / "images.npy", scan.image[None])
-    arguments = [store[0], f"models:/segmamba-{name}@{ALIAS}", tmp_path / "images.npy", tmp_path / "classes.npy"]
-    done = subprocess.run([sys.executable, "-c", PREDICT, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    arguments = [
+        store[0],
+        f"models:/segmamba-{name}@{ALIAS}",
+        tmp_path / "images.npy",
+        tmp_path / "classes.npy",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, *map(str, arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     expected = load_predictor(members[0], "cpu").predict(scan)
-    assert scan.spacing_mm == (1.0, 1.0, 1.0) and expected.any() and (np.load(tmp_path / "classes.npy")[0] == expected).all()
+    assert (
+        scan.spacing_mm == (1.0, 1.0, 1.0)
+        and expected.any()
+        and (np.load(tmp_path / "classes.npy")[0] == expected).all()
+    )
 
 
 def test_a_study_without_a_checkpoint_to_register_registers_nothing(store, tmp_path):
@@ -128,26 +166,46 @@ BOTH = pytest.mark.parametrize("register", [register_study, register_members])
 
 
 @BOTH
-def test_what_is_stored_holds_weights_and_settings_but_no_pickled_code(store, members, tmp_path, register, recwarn):
+def test_what_is_stored_holds_weights_and_settings_but_no_pickled_code(
+    store, members, tmp_path, register, recwarn
+):
     address, stored, postprocessing = register(store, members)
-    assert not [warning for warning in recwarn if warning.category is UserWarning], "nothing of MLflow's on the terminal"
+    assert not [warning for warning in recwarn if warning.category is UserWarning], (
+        "nothing of MLflow's on the terminal"
+    )
     folder = fetch_model(address, store[0], tmp_path / "fetched")
     assert not list(folder.rglob("*.pkl")) and (folder / "MLmodel").is_file()
     for file in folder.rglob("*.pth"):
         torch.load(file, weights_only=True)
-    assert load_folder(folder, "cpu").postprocessing == postprocessing and len(load_folder(folder, "cpu")) == len(stored)
+    assert load_folder(folder, "cpu").postprocessing == postprocessing and len(
+        load_folder(folder, "cpu")
+    ) == len(stored)
 
 
 def test_the_champion_is_who_scores_best_on_the_same_validation(store, members):
-    validations = (["a", "b"], 0.5), (["a", "b"], 0.4), (["a", "b"], 0.6), (["c"], 0.1), (["c"], 0.0)
-    told = [register_ensemble(store[0], new_run(store), members, POSTPROCESSING, validation) for validation in validations]
+    validations = (
+        (["a", "b"], 0.5),
+        (["a", "b"], 0.4),
+        (["a", "b"], 0.6),
+        (["c"], 0.1),
+        (["c"], 0.0),
+    )
+    told = [
+        register_ensemble(store[0], new_run(store), members, POSTPROCESSING, validation)
+        for validation in validations
+    ]
     assert [champion for _, champion in told] == [True, False, True, True, False]
     assert MlflowClient(store[0]).get_model_version_by_alias(NAME, ALIAS).version == told[3][0]
 
 
-def test_a_run_that_registers_again_after_a_kill_has_one_version_and_is_still_champion(store, members):
+def test_a_run_that_registers_again_after_a_kill_has_one_version_and_is_still_champion(
+    store, members
+):
     run = new_run(store)
-    told = [register_ensemble(store[0], run, members, POSTPROCESSING, (["once"], 0.1999999)) for _ in range(2)]
+    told = [
+        register_ensemble(store[0], run, members, POSTPROCESSING, (["once"], 0.1999999))
+        for _ in range(2)
+    ]
     assert told[0] == told[1] and told[0][1]
     assert len(MlflowClient(store[0]).search_model_versions(f"run_id = '{run}'")) == 1
 
@@ -161,9 +219,25 @@ def test_an_address_that_is_not_there_is_one_line(store, tmp_path):
 def test_predict_takes_the_registered_model(store, members, cases_folder, tmp_path, register):
     address, stored, postprocessing = register(store, members)
     code = "from segmamba.cli import main; main()"
-    options = ["--model", address, "--input", cases_folder, "--output", tmp_path / "out", "--results", store[2]]
-    done = subprocess.run([sys.executable, "-c", code, "predict", *map(str, options)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and ("one network", "2 networks")[len(stored) - 1] in done.stderr, done.stderr
+    options = [
+        "--model",
+        address,
+        "--input",
+        cases_folder,
+        "--output",
+        tmp_path / "out",
+        "--results",
+        store[2],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0 and ("one network", "2 networks")[len(stored) - 1] in done.stderr, (
+        done.stderr
+    )
     case = find_cases(cases_folder)[0]
     written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out" / f"{case.id}.nii.gz"))
     expected = load_predictor(stored, "cpu", postprocessing=postprocessing).predict(read_scan(case))

@@ -13,7 +13,10 @@ from mlflow import MlflowClient
 from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
 from segmamba.orchestration.tracking.store import open_store, store_uri
 
-EPOCHS = [{"epoch": number, "train/loss": 1 / number, "val/dice_mean": number / 10} for number in range(1, 6)]
+EPOCHS = [
+    {"epoch": number, "train/loss": 1 / number, "val/dice_mean": number / 10}
+    for number in range(1, 6)
+]
 
 
 @pytest.fixture
@@ -24,14 +27,21 @@ def sqlite(tmp_path):
 
 
 def open_log(uri, experiment, key="k", **options):
-    return RunLog(uri, lambda client: keyed_run(client, experiment, key, "SegMamba_Run01", {"dataset": "d"}), "d", **options)
+    return RunLog(
+        uri,
+        lambda client: keyed_run(client, experiment, key, "SegMamba_Run01", {"dataset": "d"}),
+        "d",
+        **options,
+    )
 
 
 def steps(uri, run_id, name="train/loss"):
     return [metric.step for metric in MlflowClient(uri).get_metric_history(run_id, name)]
 
 
-def test_an_epoch_is_sent_once_however_often_it_is_told_and_a_second_start_adds_what_is_missing(sqlite):
+def test_an_epoch_is_sent_once_however_often_it_is_told_and_a_second_start_adds_what_is_missing(
+    sqlite,
+):
     uri, experiment = sqlite
     first = open_log(uri, experiment)
     first.log_history(EPOCHS[:3])
@@ -57,7 +67,13 @@ def test_a_file_that_is_gone_when_its_turn_comes_holds_up_nothing(sqlite, tmp_pa
     log.end("FINISHED")
     assert log.close(20), log.away_because
     client = MlflowClient(uri)
-    assert client.get_run(log.run_id).info.status == "FINISHED" and steps(uri, log.run_id) == [1, 2, 3, 4, 5]
+    assert client.get_run(log.run_id).info.status == "FINISHED" and steps(uri, log.run_id) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     assert [file.path for file in client.list_artifacts(log.run_id, "plots")] == ["plots/kept.png"]
 
 
@@ -103,7 +119,11 @@ def test_machine_metrics_are_sampled(sqlite, monkeypatch):
     deadline = time.monotonic() + 60
     client = MlflowClient(uri)
     while time.monotonic() < deadline:
-        found = [name for name in (client.get_run(log.run_id).data.metrics if log.run_id else ()) if name.startswith("system/")]
+        found = [
+            name
+            for name in (client.get_run(log.run_id).data.metrics if log.run_id else ())
+            if name.startswith("system/")
+        ]
         if found:
             break
         time.sleep(0.2)
@@ -120,9 +140,28 @@ class Server:
         self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{self.port}", None
 
     def start(self):
-        stores = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "artifacts")]
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1", *stores]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        stores = [
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            *stores,
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
@@ -167,7 +206,9 @@ def test_a_server_that_is_killed_and_comes_back_has_every_epoch_once(server, tmp
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_while_the_server_was_away_is_completed_by_the_next_start(server, tmp_path, monkeypatch):
+def test_a_run_that_ended_while_the_server_was_away_is_completed_by_the_next_start(
+    server, tmp_path, monkeypatch
+):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     experiment = open_store(server.uri, tmp_path)
     log = open_log(server.uri, experiment)

@@ -15,15 +15,23 @@ SPACE = {
     "optim.warmup_epochs": Between(0, 3),
 }
 BASELINE = {
-    "optim.lr": 1e-3, "optim.weight_decay": 0.01, "model.norm": "batch", "model.mamba_depths": (2, 2, 2), "optim.warmup_epochs": 1,
-}  # fmt: skip
+    "optim.lr": 1e-3,
+    "optim.weight_decay": 0.01,
+    "model.norm": "batch",
+    "model.mamba_depths": (2, 2, 2),
+    "optim.warmup_epochs": 1,
+}
 
 
 def dice(changes):
     """A landscape that the learning rate decides: its best is 3e-3."""
     from math import log10
 
-    return 0.8 - 0.1 * abs(log10(changes["optim.lr"]) - log10(3e-3)) + (0.01 if changes["model.norm"] == "instance" else 0)
+    return (
+        0.8
+        - 0.1 * abs(log10(changes["optim.lr"]) - log10(3e-3))
+        + (0.01 if changes["model.norm"] == "instance" else 0)
+    )
 
 
 def tried(search, number, *, epochs=3, of=3):
@@ -37,7 +45,15 @@ def tried(search, number, *, epochs=3, of=3):
 
 def as_trial(plan, status="FINISHED", value=None):
     value = dice(plan.changes) if value is None else value
-    return Trial(run_id="r", arm=plan.arm, seed=0, status=status, changes=plan.changes, metrics={METRIC: value}, history={METRIC: [(1, value)]})
+    return Trial(
+        run_id="r",
+        arm=plan.arm,
+        seed=0,
+        status=status,
+        changes=plan.changes,
+        metrics={METRIC: value},
+        history={METRIC: [(1, value)]},
+    )
 
 
 def test_the_baseline_is_tried_first_and_every_value_is_one_the_configuration_takes():
@@ -49,7 +65,9 @@ def test_the_baseline_is_tried_first_and_every_value_is_one_the_configuration_ta
     assert [plan.arm for plan in plans[:2]] == ["trial 00", "trial 01"]
     for plan in plans:
         preset("demo").changed(plan.changes)
-        assert isinstance(plan.changes["optim.warmup_epochs"], int) and plan.changes["model.mamba_depths"] in ((1, 1, 1), (2, 2, 2))
+        assert isinstance(plan.changes["optim.warmup_epochs"], int) and plan.changes[
+            "model.mamba_depths"
+        ] in ((1, 1, 1), (2, 2, 2))
     assert len({str(plan.changes) for plan in plans}) == 10
 
 
@@ -63,8 +81,15 @@ def test_stopped_is_told_as_pruned_and_failed_as_failed():
     search.on_trial_complete("ray2", {"epoch": 0, "failed": "diverged", "log": ""})
     search.suggest("ray3")
     search.on_trial_complete("ray3", error=True)
-    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
-    assert search.study.trials[1].intermediate_values == {1: pytest.approx(dice(search.study.trials[1].params) / 3)}
+    assert [trial.state for trial in search.study.trials] == [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+        TrialState.FAIL,
+    ]
+    assert search.study.trials[1].intermediate_values == {
+        1: pytest.approx(dice(search.study.trials[1].params) / 3)
+    }
 
 
 def test_the_final_report_of_the_last_epoch_is_not_a_second_value(recwarn):
@@ -85,13 +110,24 @@ def test_a_search_that_goes_on_knows_what_ended_and_tries_again_what_did_not():
     again, new = further.suggest("a")["trial"], further.suggest("b")["trial"]
     assert (again.arm, again.changes) == ("trial 02", plans[2].changes)
     assert new.arm == "trial 04" and new.changes not in [plan.changes for plan in plans]
-    assert [trial.state.name for trial in further.study.trials] == ["COMPLETE", "PRUNED", "RUNNING", "FAIL", "RUNNING"]
+    assert [trial.state.name for trial in further.study.trials] == [
+        "COMPLETE",
+        "PRUNED",
+        "RUNNING",
+        "FAIL",
+        "RUNNING",
+    ]
 
 
 def test_the_best_is_a_finished_trial_that_differs_from_the_baseline():
     search = SpaceSearch(SPACE, BASELINE)
     plans = [tried(search, number) for number in range(4)]
-    trials = [as_trial(plans[0], value=0.9), as_trial(plans[1], value=0.7), as_trial(plans[2], "STOPPED", 0.85), as_trial(plans[3], value=0.8)]
+    trials = [
+        as_trial(plans[0], value=0.9),
+        as_trial(plans[1], value=0.7),
+        as_trial(plans[2], "STOPPED", 0.85),
+        as_trial(plans[3], value=0.8),
+    ]
     assert best_trial(trials, BASELINE) is trials[3]
     assert best_trial(trials[:1], BASELINE) is None
 
@@ -113,8 +149,14 @@ def test_it_learns_where_the_best_lies_and_which_setting_matters():
         (lambda: Between(1, 1), "low must be below high"),
         (lambda: Between(0, 1, log=True), "above 0 on a log scale"),
         (lambda: OneOf((1, 1)), "at least two different"),
-        (lambda: SpaceSearch({"optim.lr": Between(1e-2, 1e-1)}, BASELINE), "the baseline's 0.001 lies outside 0.01 to 0.1"),
-        (lambda: SpaceSearch({"model.norm": OneOf(("instance", "layer"))}, BASELINE), "the baseline's 'batch' is none of instance, layer"),
+        (
+            lambda: SpaceSearch({"optim.lr": Between(1e-2, 1e-1)}, BASELINE),
+            "the baseline's 0.001 lies outside 0.01 to 0.1",
+        ),
+        (
+            lambda: SpaceSearch({"model.norm": OneOf(("instance", "layer"))}, BASELINE),
+            "the baseline's 'batch' is none of instance, layer",
+        ),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(make, told):

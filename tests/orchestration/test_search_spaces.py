@@ -14,7 +14,11 @@ from segmamba.studies import Budget, Hypothesis, StudySpec, Times
 from segmamba.studies.spec import ALL_ARMS, FOUND, resolve
 
 ROOT = Path(__file__).parents[2]
-STUDIES = sorted(path.stem for path in (ROOT / "search_spaces").glob("*.py") if path.stem not in ("__init__", "ensemble", "ablate_inference"))
+STUDIES = sorted(
+    path.stem
+    for path in (ROOT / "search_spaces").glob("*.py")
+    if path.stem not in ("__init__", "ensemble", "ablate_inference")
+)
 
 
 def study(name, preset_name, chosen=None):
@@ -24,7 +28,9 @@ def study(name, preset_name, chosen=None):
 
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("preset_name", PRESETS)
-def test_every_arm_is_a_valid_configuration_of_its_own_that_can_be_built_or_lacks_a_package(name, preset_name):
+def test_every_arm_is_a_valid_configuration_of_its_own_that_can_be_built_or_lacks_a_package(
+    name, preset_name
+):
     spec, base = study(name, preset_name)
     assert spec.name == name
     configs = spec.configs(base, {})
@@ -57,10 +63,14 @@ def test_every_depth_stands_against_a_control_of_its_own_size():
 
     spec, base = study("ablate_depth", "demo")
     configs = spec.configs(base, {})
-    sizes = {arm: sum(p.numel() for p in build_model(c.model).parameters()) for arm, c in configs.items()}
+    sizes = {
+        arm: sum(p.numel() for p in build_model(c.model).parameters()) for arm, c in configs.items()
+    }
     assert len(spec.hypothesis.contrasts) == 6
     for pair in spec.hypothesis.contrasts:
-        assert configs[pair.versus].model.name == "control" and sizes[pair.arm] == pytest.approx(sizes[pair.versus], rel=0.02)
+        assert configs[pair.versus].model.name == "control" and sizes[pair.arm] == pytest.approx(
+            sizes[pair.versus], rel=0.02
+        )
 
 
 @pytest.mark.parametrize("preset_name", ["demo", "paper"])
@@ -68,29 +78,46 @@ def test_patches_share_steps_or_voxels_and_the_overlap_in_voxels(preset_name):
     spec, base = study("ablate_patch_size", preset_name)
     configs = spec.configs(base, {})
     flat, cube, as_many = (configs[arm] for arm in list(spec.arms)[:3])
-    seen = {name: prod(c.data.patch_size) * c.train.steps_per_epoch for name, c in (("flat", flat), ("as many", as_many))}
-    assert flat.train.steps_per_epoch == cube.train.steps_per_epoch and seen["as many"] == pytest.approx(seen["flat"], rel=0.02)
+    seen = {
+        name: prod(c.data.patch_size) * c.train.steps_per_epoch
+        for name, c in (("flat", flat), ("as many", as_many))
+    }
+    assert flat.train.steps_per_epoch == cube.train.steps_per_epoch and seen[
+        "as many"
+    ] == pytest.approx(seen["flat"], rel=0.02)
     assert as_many.data.patch_size == cube.data.patch_size
     patches = [(c.inference, c.data.patch_size) for c in configs.values()]
-    voxels = [[o * side for o, side in zip(told.overlaps(patch), patch, strict=True)] for told, patch in patches]
+    voxels = [
+        [o * side for o, side in zip(told.overlaps(patch), patch, strict=True)]
+        for told, patch in patches
+    ]
     assert voxels == [pytest.approx([16 if preset_name == "demo" else 32] * 3)] * len(configs)
-    assert {"128x128x64", "96x96x96"} <= set(spec.arms) if preset_name == "paper" else {"64x64x32", "48x48x48"} <= set(spec.arms)
+    assert (
+        {"128x128x64", "96x96x96"} <= set(spec.arms)
+        if preset_name == "paper"
+        else {"64x64x32", "48x48x48"} <= set(spec.arms)
+    )
 
 
 def test_as_many_voxels_follows_the_steps_that_are_set_and_says_where_a_whole_number_is_off():
     chosen = {"train.steps_per_epoch": 100}
     spec, base = study("ablate_patch_size", "demo", chosen)
-    steps = {arm: config.train.steps_per_epoch for arm, config in spec.configs(base, chosen).items()}
+    steps = {
+        arm: config.train.steps_per_epoch for arm, config in spec.configs(base, chosen).items()
+    }
     assert steps.pop("48x48x48, as many voxels") == 119 and set(steps.values()) == {100}
     assert spec.plain(base).notes == spec.notes
     chosen = {"train.steps_per_epoch": 4}
     spec, base = study("ablate_patch_size", "demo", chosen)
     assert spec.plain(base).notes[-1] == (
         "48x48x48, as many voxels: train.steps_per_epoch is 5, a whole number: 5.5% more than 1.185 times 4"
-    )  # fmt: skip
+    )
     chosen = {"train.steps_per_epoch": 2}
     spec, base = study("ablate_patch_size", "demo", chosen)
-    with pytest.raises(UserError, match=r"48x48x48, as many voxels.* would be the same; set train\.steps_per_epoch higher"):
+    with pytest.raises(
+        UserError,
+        match=r"48x48x48, as many voxels.* would be the same; set train\.steps_per_epoch higher",
+    ):
         spec.configs(base, chosen)
 
 
@@ -98,8 +125,13 @@ def test_the_doubled_batch_is_twice_the_batch_that_is_set():
     chosen = {"train.batch_size": 3}
     spec, base = study("ablate_architecture", "quick", chosen)
     batches = {arm: config.train.batch_size for arm, config in spec.configs(base, chosen).items()}
-    assert batches["batch norm, batch x2"] == batches["instance norm, batch x2"] == 6 and batches["default"] == batches["instance norm"] == 3
-    assert spec.plain(base).arms["batch norm, batch x2"] == {"train.batch_size": 6}, "what MLflow and --resume see"
+    assert (
+        batches["batch norm, batch x2"] == batches["instance norm, batch x2"] == 6
+        and batches["default"] == batches["instance norm"] == 3
+    )
+    assert spec.plain(base).arms["batch norm, batch x2"] == {"train.batch_size": 6}, (
+        "what MLflow and --resume see"
+    )
 
 
 def test_patch_centres_do_not_depend_on_the_patch_size():
@@ -115,7 +147,17 @@ def test_patch_centres_do_not_depend_on_the_patch_size():
 
     spec, base = study("ablate_patch_size", "demo")
     drawn = [
-        [draw([Case(), Case()], 0, 1, i, c.train.steps_per_epoch * c.train.batch_size, c.data.tumour_centre_share).centre for i in range(10)]
+        [
+            draw(
+                [Case(), Case()],
+                0,
+                1,
+                i,
+                c.train.steps_per_epoch * c.train.batch_size,
+                c.data.tumour_centre_share,
+            ).centre
+            for i in range(10)
+        ]
         for c in list(spec.configs(base, {}).values())[:2]
     ]
     assert drawn[0] == drawn[1]
@@ -130,14 +172,30 @@ def test_loss_ratios_keep_the_sum_but_for_the_doubled_one():
 
 def test_leaving_out_each_transform_leaves_out_all_of_them_together():
     spec, _ = study("ablate_augmentation", "paper")
-    single = {name: value for arm, changes in spec.arms.items() if arm.startswith("without ") for name, value in changes.items()}
+    single = {
+        name: value
+        for arm, changes in spec.arms.items()
+        if arm.startswith("without ")
+        for name, value in changes.items()
+    }
     assert single == spec.arms["none"]
     off = Config().changed(spec.arms["none"]).augment
-    assert (off.flip_probability, off.rotate90_probability, off.scale_range, off.brightness, off.contrast_range) == (0, 0, (1, 1), 0, (1, 1))
+    assert (
+        off.flip_probability,
+        off.rotate90_probability,
+        off.scale_range,
+        off.brightness,
+        off.contrast_range,
+    ) == (0, 0, (1, 1), 0, (1, 1))
 
 
 def spec_of(**changes):
-    told = {"name": "s", "question": "?", "hypothesis": Hypothesis(claim="c", better="b", than="a"), "baseline": "a"}
+    told = {
+        "name": "s",
+        "question": "?",
+        "hypothesis": Hypothesis(claim="c", better="b", than="a"),
+        "baseline": "a",
+    }
     return StudySpec(**told | {"arms": {"a": {}, "b": {"optim.lr": 1e-3}}} | changes)
 
 
@@ -169,11 +227,19 @@ def test_arms_that_cannot_be_compared_are_refused(arms, told):
 
 def test_a_setting_that_an_arm_gives_a_value_of_its_own_cannot_be_set_and_a_multiple_needs_a_number():
     arms = {"a": {}, "b": {"optim.lr": Times(2)}, "c": {"optim.lr": 1e-3}}
-    with pytest.raises(UserError, match=r"--set optim\.lr: .* \(arm 'c' has 0\.001\); leave --set optim\.lr out"):
+    with pytest.raises(
+        UserError, match=r"--set optim\.lr: .* \(arm 'c' has 0\.001\); leave --set optim\.lr out"
+    ):
         spec_of(arms=arms).configs(Config(), {"optim.lr": 1e-4})
-    scaled = spec_of(arms=arms).only(("a", "b"), "paper").configs(Config().changed({"optim.lr": 2e-4}), {"optim.lr": 2e-4})
+    scaled = (
+        spec_of(arms=arms)
+        .only(("a", "b"), "paper")
+        .configs(Config().changed({"optim.lr": 2e-4}), {"optim.lr": 2e-4})
+    )
     assert scaled["b"].optim.lr == pytest.approx(4e-4)
-    with pytest.raises(UserError, match=r"arm 'b' has model\.norm Times\(factor=2\), but 'batch' is no number"):
+    with pytest.raises(
+        UserError, match=r"arm 'b' has model\.norm Times\(factor=2\), but 'batch' is no number"
+    ):
         spec_of(arms={"a": {}, "b": {"model.norm": Times(2)}}).configs(Config(), {})
     with pytest.raises(UserError, match=r"optim\.ll"):
         spec_of(arms={"a": {}, "b": {"optim.ll": Times(2)}}).configs(Config(), {})
@@ -183,17 +249,24 @@ def test_arms_that_differ_in_a_setting_their_network_does_not_read_are_the_same(
     arms = {"a": {"model.mamba_depths": (1, 1, 1)}, "b": {"model.mamba_depths": (2, 2, 2)}}
     spec_of(arms=arms).configs(Config(), {})
     with pytest.raises(UserError, match="segresnet has no Mamba blocks"):
-        spec_of(arms=arms).configs(Config().changed({"model.name": "segresnet"}), {"model.name": "segresnet"})
+        spec_of(arms=arms).configs(
+            Config().changed({"model.name": "segresnet"}), {"model.name": "segresnet"}
+        )
 
 
 def test_trials_are_seeds_by_folds_by_arms_with_names_that_last():
     keys = [plan.key for plan in spec_of().trials((0, 1), (0, 1))]
-    assert keys[:3] == ["a, seed 0, fold 0", "b, seed 0, fold 0", "a, seed 0, fold 1"] and len(set(keys)) == 8
+    assert (
+        keys[:3] == ["a, seed 0, fold 0", "b, seed 0, fold 0", "a, seed 0, fold 1"]
+        and len(set(keys)) == 8
+    )
     assert spec_of(budget=Budget(seeds=3)).trials((0,))[0].key == "a, seed 0"
 
 
 def test_a_search_has_the_baseline_and_what_it_finds_as_arms():
     spec, _ = study("tune_hyperparameters", "demo")
     assert list(spec.arms) == ["baseline", FOUND]
-    with pytest.raises(UserError, match=r"--set optim\.lr: the study tune_hyperparameters searches"):
+    with pytest.raises(
+        UserError, match=r"--set optim\.lr: the study tune_hyperparameters searches"
+    ):
         spec.configs(preset("demo"), {"optim.lr": 1e-3})

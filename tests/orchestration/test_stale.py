@@ -12,7 +12,9 @@ def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_
     client = MlflowClient(uri)
 
     def study(name):
-        parent = client.create_run(experiment, tags={"kind": "study", "study": name, "folder": f"/results/{name}"}).info.run_id
+        parent = client.create_run(
+            experiment, tags={"kind": "study", "study": name, "folder": f"/results/{name}"}
+        ).info.run_id
         tags = {"kind": "trial", "trial": "a, seed 0", "mlflow.parentRunId": parent}
         running, done = (client.create_run(experiment, tags=tags).info.run_id for _ in range(2))
         client.set_terminated(done, "FINISHED")
@@ -20,7 +22,15 @@ def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_
 
     dead, alive = study("dead_Run01"), study("alive_Run01")
     assert close_stale(uri, experiment, lambda folder: "dead" in folder) == ["dead_Run01"]
-    assert [client.get_run(run_id).info.status for run_id in dead] == ["KILLED", "KILLED", "FINISHED"]
+    assert [client.get_run(run_id).info.status for run_id in dead] == [
+        "KILLED",
+        "KILLED",
+        "FINISHED",
+    ]
     assert client.get_run(dead[1]).data.tags["reason"] == STOPPED_REASON
-    assert [client.get_run(run_id).info.status for run_id in alive] == ["RUNNING", "RUNNING", "FINISHED"]
+    assert [client.get_run(run_id).info.status for run_id in alive] == [
+        "RUNNING",
+        "RUNNING",
+        "FINISHED",
+    ]
     assert close_stale(uri, experiment, lambda folder: "dead" in folder) == []

@@ -16,7 +16,13 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "ablate_depth.py"
 
 
 def run(*options, cwd):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, options)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, options)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def assert_refused(result, *told, cwd):
@@ -39,23 +45,46 @@ def assert_refused(result, *told, cwd):
         (["--set", "optim.lr=fast"], ["optim.lr = 'fast'", "must be a float"]),
         (["--set", "train.epochs=0"], ["train.epochs = 0", "must be 1 or more"]),
         (["--set", "optim.lr"], ["name=value"]),
-        (["--set", "model.mamba_depths=1,1,1"], ["varies this setting itself (arm 'depth 0' has", "leave --set model.mamba_depths out"]),
+        (
+            ["--set", "model.mamba_depths=1,1,1"],
+            ["varies this setting itself (arm 'depth 0' has", "leave --set model.mamba_depths out"],
+        ),
         (["--arms", "depth 9"], ["no such arm", "'depth 4'"]),
         (["--arms", "depth 0"], ["the baseline 'depth 2' must be among them"]),
         (["--seeds", "0"], ["--seeds 0"]),
         (["--set", "seed=7"], ["--set seed", "--seeds"]),
-        (["--set", "model.name=segresnet"], ["varies this setting itself (arm 'control 2' has 'control')"]),
+        (
+            ["--set", "model.name=segresnet"],
+            ["varies this setting itself (arm 'control 2' has 'control')"],
+        ),
         (["--set", "optim.lr={[]:1}"], ["optim.lr = '{[]:1}'", "must be a float"]),
-        (["--set", "train.early_stop_epochs=1"], ["train.early_stop_epochs = 1", "train.validate_every_epochs = 3"]),
+        (
+            ["--set", "train.early_stop_epochs=1"],
+            ["train.early_stop_epochs = 1", "train.validate_every_epochs = 3"],
+        ),
         (["--gpus-per-trial", "nan"], ["--gpus-per-trial nan"]),
-        (["--output", "data/BraTS20_Training_000/BraTS20_Training_000_t1.nii.gz"], ["--output", "cannot be written"]),
+        (
+            ["--output", "data/BraTS20_Training_000/BraTS20_Training_000_t1.nii.gz"],
+            ["--output", "cannot be written"],
+        ),
         (["--gpus-per-trial", "-1"], ["--gpus-per-trial -1"]),
         (["--cpus", "-1"], ["--cpus -1"]),
-        (["--data", "data", "--set", "data.spacing_mm=1", "--set", "data.pad_to_patch=false", "--set", "data.patch_size=64,64,64"],
-         ["BraTS20_Training_000", "fewer than the patch's 64", "pad_to_patch=true"]),
+        (
+            [
+                "--data",
+                "data",
+                "--set",
+                "data.spacing_mm=1",
+                "--set",
+                "data.pad_to_patch=false",
+                "--set",
+                "data.patch_size=64,64,64",
+            ],
+            ["BraTS20_Training_000", "fewer than the patch's 64", "pad_to_patch=true"],
+        ),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
-)  # fmt: skip
+)
 def test_a_wrong_option_gets_one_line_and_code_2(cases_folder, options, told):
     cwd = cases_folder.parent
     (cwd / "empty").mkdir()
@@ -72,15 +101,24 @@ def spoil_truncated(folder):
 
 
 def spoil_shape(folder):
-    nibabel.save(nibabel.Nifti1Image(np.ones((48, 48, 31), np.int16), np.diag([-1.0, -1, 1, 1])), folder / "X_t2.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.ones((48, 48, 31), np.int16), np.diag([-1.0, -1, 1, 1])),
+        folder / "X_t2.nii.gz",
+    )
 
 
 def spoil_nan(folder):
-    nibabel.save(nibabel.Nifti1Image(np.full((48, 48, 32), np.nan, np.float32), np.diag([-1.0, -1, 1, 1])), folder / "X_t2.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.full((48, 48, 32), np.nan, np.float32), np.diag([-1.0, -1, 1, 1])),
+        folder / "X_t2.nii.gz",
+    )
 
 
 def spoil_label(folder):
-    nibabel.save(nibabel.Nifti1Image(np.full((48, 48, 32), 3, np.uint8), np.diag([-1.0, -1, 1, 1])), folder / "X_seg.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.full((48, 48, 32), 3, np.uint8), np.diag([-1.0, -1, 1, 1])),
+        folder / "X_seg.nii.gz",
+    )
 
 
 def spoil_labels_gone(folder):
@@ -93,7 +131,10 @@ BAD_DATA = {
     "truncated": (spoil_truncated, ["X_t2.nii.gz: damaged"]),
     "shape": (spoil_shape, ["X_t2.nii.gz is 48x48x31 but X_t1.nii.gz is 48x48x32"]),
     "not finite": (spoil_nan, ["X_t2.nii.gz has 73728 voxels that are not finite"]),
-    "label": (spoil_label, ["X_seg.nii.gz: label value 3 is not in convention brats2018", "--labels"]),
+    "label": (
+        spoil_label,
+        ["X_seg.nii.gz: label value 3 is not in convention brats2018", "--labels"],
+    ),
     "no labels": (spoil_labels_gone, ["none has a segmentation"]),
 }
 
@@ -109,7 +150,12 @@ def test_bad_data_gets_one_line_and_code_2(cases_folder, kind):
 def test_an_mlflow_address_that_cannot_be_used_is_named(cases_folder, monkeypatch):
     cwd = cases_folder.parent
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://bar")
-    assert_refused(run("--data", cases_folder, cwd=cwd), "MLflow store foo://bar cannot be used", "MLFLOW_TRACKING_URI", cwd=cwd)
+    assert_refused(
+        run("--data", cases_folder, cwd=cwd),
+        "MLflow store foo://bar cannot be used",
+        "MLFLOW_TRACKING_URI",
+        cwd=cwd,
+    )
 
 
 def test_asking_for_gpus_without_one_is_refused(cases_folder):
@@ -118,13 +164,26 @@ def test_asking_for_gpus_without_one_is_refused(cases_folder):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     cwd = cases_folder.parent
-    assert_refused(run("--data", cases_folder, "--gpus-per-trial", "0.5", cwd=cwd), "sees no GPU", cwd=cwd)
+    assert_refused(
+        run("--data", cases_folder, "--gpus-per-trial", "0.5", cwd=cwd), "sees no GPU", cwd=cwd
+    )
 
 
 def test_help_explains_every_option_and_settings_can_be_listed(tmp_path):
     shown = run("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    for option in ("--data", "--labels", "--preset", "--seeds", "--set", "--arms", "--gpus-per-trial", "--cpus", "--output", "--json"):
+    for option in (
+        "--data",
+        "--labels",
+        "--preset",
+        "--seeds",
+        "--set",
+        "--arms",
+        "--gpus-per-trial",
+        "--cpus",
+        "--output",
+        "--json",
+    ):
         assert option in shown.stdout
     listed = run("--list-settings", "--preset", "paper", cwd=tmp_path).stdout
     assert "data.patch_size = (128, 128, 64)" in listed and "Voxels along NIfTI x, y, z" in listed

@@ -18,11 +18,11 @@ from tests.orchestration.faults import (
     finish,
     runs,
     start,
-    tested,
+    final_metrics,
     trial_processes,
     wait_for,
     wait_for_first_epoch,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,22 @@ def test_a_study_whose_driver_was_killed_is_resumed_to_the_same_end(calm, tmp_pa
     [(signal.SIGINT, os.kill), (signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg)],
     ids=["SIGINT", "SIGTERM", "SIGTERM to all its processes"],
 )
-def test_a_stopped_study_says_so_closes_its_runs_and_goes_on_with_resume(calm, tmp_path, number, sent):
+def test_a_stopped_study_says_so_closes_its_runs_and_goes_on_with_resume(
+    calm, tmp_path, number, sent
+):
     study = start(tmp_path)
     wait_for_first_epoch(tmp_path, study)
     sent(study.pid, number)
     output, _ = study.communicate(timeout=200)
-    assert study.returncode == 130 and "--resume goes on with it" in output and "Traceback" not in output
+    assert (
+        study.returncode == 130
+        and "--resume goes on with it" in output
+        and "Traceback" not in output
+    )
     by_kind, _ = runs(tmp_path)
-    assert {run.info.status for run in by_kind.values()} == {"KILLED"} and "--resume" in by_kind["trial"].data.tags["reason"]
+    assert {run.info.status for run in by_kind.values()} == {"KILLED"} and "--resume" in by_kind[
+        "trial"
+    ].data.tags["reason"]
     finish(start(tmp_path, "--resume"))
     assert_as_if_nothing_had_happened(tmp_path, calm)
 
@@ -77,7 +85,9 @@ def test_a_stopped_study_says_so_closes_its_runs_and_goes_on_with_resume(calm, t
 @pytest.mark.slow
 def test_a_study_that_lacks_only_its_report_gets_it_and_trains_nothing_again(calm):
     by_kind, _ = runs(calm)
-    MlflowClient(f"sqlite:///{calm}/Results/mlflow.db").set_terminated(by_kind["study"].info.run_id, "KILLED")
+    MlflowClient(f"sqlite:///{calm}/Results/mlflow.db").set_terminated(
+        by_kind["study"].info.run_id, "KILLED"
+    )
     report = calm / "Results" / "ablate_depth_Run01" / "report.html"
     report.unlink()
     assert "1 of 1 trials are done" in finish(start(calm, "--resume"))
@@ -97,14 +107,21 @@ def small_disk(tmp_path):
     """A folder with a disk of 40 MiB of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.slow
-def test_a_full_disk_fails_the_trial_with_the_reason_and_resume_goes_on_once_there_is_space(calm, small_disk):
+def test_a_full_disk_fails_the_trial_with_the_reason_and_resume_goes_on_once_there_is_space(
+    calm, small_disk
+):
     study = start(small_disk)
     wait_for_first_epoch(small_disk, study)
     trial_processes(study)[0].suspend()
@@ -132,10 +149,26 @@ class Server:
         self.env = {**os.environ, "MLFLOW_TRACKING_URI": self.uri}
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1",
-                   "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", self.folder / "artifacts"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            self.port,
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination",
+            self.folder / "artifacts",
+        ]
         with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                [*map(str, command)], stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
@@ -160,18 +193,26 @@ def server(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_mlflow_server_that_goes_away_while_a_study_runs_and_comes_back_misses_nothing(calm, server, tmp_path):
+def test_an_mlflow_server_that_goes_away_while_a_study_runs_and_comes_back_misses_nothing(
+    calm, server, tmp_path
+):
     study = start(tmp_path, env=server.env)
     wait_for_first_epoch(tmp_path, study)
     server.kill()
-    wait_for(lambda: list(tmp_path.glob(f"Results/{STUDY}/trials/*/metrics/final_metrics.json")), study, "verdict without a server")
+    wait_for(
+        lambda: list(tmp_path.glob(f"Results/{STUDY}/trials/*/metrics/final_metrics.json")),
+        study,
+        "verdict without a server",
+    )
     server.start()
     finish(study)
     assert_as_if_nothing_had_happened(tmp_path, calm, server.uri)
 
 
 @pytest.mark.slow
-def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_without_training_again(calm, server, tmp_path):
+def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_without_training_again(
+    calm, server, tmp_path
+):
     study = start(tmp_path, env={**server.env, "SEGMAMBA_PATIENCE_S": "5"})
     wait_for_first_epoch(tmp_path, study)
     server.kill()
@@ -186,11 +227,24 @@ def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_w
 
 
 @pytest.mark.slow
-def test_a_trial_that_the_memory_monitor_kills_again_and_again_is_infeasible_and_the_study_ends(tmp_path):
-    study = start(tmp_path, env={**os.environ, "RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "250"})
+def test_a_trial_that_the_memory_monitor_kills_again_and_again_is_infeasible_and_the_study_ends(
+    tmp_path,
+):
+    study = start(
+        tmp_path,
+        env={
+            **os.environ,
+            "RAY_memory_usage_threshold": "0.01",
+            "RAY_memory_monitor_refresh_ms": "250",
+        },
+    )
     output = finish(study)
     assert "out of memory, also with activation checkpointing" in output
     by_kind, _ = runs(tmp_path)
     tags = by_kind["trial"].data.tags
-    assert by_kind["trial"].info.status == "FAILED" and tags["infeasible"] == "yes" and "low on memory" in tags["reason"]
+    assert (
+        by_kind["trial"].info.status == "FAILED"
+        and tags["infeasible"] == "yes"
+        and "low on memory" in tags["reason"]
+    )
     assert by_kind["study"].info.status == "FAILED"

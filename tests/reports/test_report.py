@@ -11,7 +11,13 @@ from rich.console import Console
 
 from segmamba.reports.figures import BASELINE_COLOUR, arm_colours, draw_all, draw_differences
 from segmamba.reports.report import write_report
-from segmamba.reports.tables import PHANTOM_NOTICE, arm_table, duration, render_terminal, result_table
+from segmamba.reports.tables import (
+    PHANTOM_NOTICE,
+    arm_table,
+    duration,
+    render_terminal,
+    result_table,
+)
 from segmamba.studies.results import Trial
 from segmamba.studies.verdict import verdict
 from tests.studies.synthetic import synthetic_study
@@ -22,7 +28,9 @@ HOSTILE = "a | b <script>alert(1)</script> [bold]x[/bold] & so on, at a length t
 @pytest.fixture(scope="module")
 def study():
     """Everything a report can hold: a contrast beside the baseline, one failed trial, one that never began, phantom data."""
-    made = synthetic_study(baseline="depth 2", than="depth 0", failed={("depth 1", 2)}, phantom=True, seeds=4)
+    made = synthetic_study(
+        baseline="depth 2", than="depth 0", failed={("depth 1", 2)}, phantom=True, seeds=4
+    )
     waiting = Trial(run_id="", arm="depth 4", seed=3, status="NOT STARTED", reason="never started")
     return dataclasses.replace(made, trials=(*made.trials[:-1], waiting))
 
@@ -43,7 +51,12 @@ def test_the_answer_stands_right_below_the_question(study, text):
     body = re.sub(r"<[^>]+>", "", text[text.index("<body>") :] if "<body>" in text else text)
     body = body.replace("*", "").replace("\N{NO-BREAK SPACE}", " ")
     sentence = verdict(study).sentence
-    assert body.index(study.question) < body.index(sentence) < body.index(PHANTOM_NOTICE) < body.index(study.hypothesis.claim)
+    assert (
+        body.index(study.question)
+        < body.index(sentence)
+        < body.index(PHANTOM_NOTICE)
+        < body.index(study.hypothesis.claim)
+    )
 
 
 def test_every_planned_trial_is_there_with_its_reason(study, text):
@@ -54,7 +67,14 @@ def test_every_planned_trial_is_there_with_its_reason(study, text):
 
 
 def test_the_report_says_what_was_run_on_what_and_how_to_open_it(study, text):
-    for part in (study.command, "mlflow ui --backend-store-uri sqlite:///Results/mlflow.db", "brats2023", "torch", "2.13.0", "optim.lr"):
+    for part in (
+        study.command,
+        "mlflow ui --backend-store-uri sqlite:///Results/mlflow.db",
+        "brats2023",
+        "torch",
+        "2.13.0",
+        "optim.lr",
+    ):
         assert part in text
     assert all(case in text for case in study.data["test"])
     assert "validation is capped at 20 cases" in text
@@ -90,8 +110,12 @@ def test_drawing_again_gives_the_same_report(study, folder, tmp_path):
 
 def test_hostile_names_break_neither_table_nor_page(tmp_path):
     study = synthetic_study({HOSTILE: 0.0, "b": 0.02}, seeds=2, cases=4, epochs=2)
-    failed = dataclasses.replace(study.trials[-1], status="FAILED", reason="line one\nline | two <img src=x>", test_cases=[])
-    page = write_report(dataclasses.replace(study, trials=(*study.trials[:-1], failed)), tmp_path).read_text(encoding="utf-8")
+    failed = dataclasses.replace(
+        study.trials[-1], status="FAILED", reason="line one\nline | two <img src=x>", test_cases=[]
+    )
+    page = write_report(
+        dataclasses.replace(study, trials=(*study.trials[:-1], failed)), tmp_path
+    ).read_text(encoding="utf-8")
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "<script" not in page and "<img" not in page
     assert "<script" not in markdown and "<img" not in markdown
@@ -109,7 +133,14 @@ def test_hostile_names_break_neither_table_nor_page(tmp_path):
         {"effects": {"only": 0.0}, "better": "only", "than": "only"},
         {"effects": {f"arm {i}": 0.0 for i in range(15)}, "seeds": 2, "cases": 3},
     ],
-    ids=["one seed, one case", "one case", "an arm failed", "everything failed", "one arm", "fifteen arms"],
+    ids=[
+        "one seed, one case",
+        "one case",
+        "an arm failed",
+        "everything failed",
+        "one arm",
+        "fifteen arms",
+    ],
 )
 def test_odd_studies_are_reported_too(options, tmp_path):
     study = synthetic_study(**{"cases": 5, "epochs": 3, **options})
@@ -121,7 +152,10 @@ def test_odd_studies_are_reported_too(options, tmp_path):
 
 def test_a_study_that_has_not_begun_can_be_reported(tmp_path):
     study = synthetic_study(seeds=2, cases=2)
-    waiting = tuple(Trial(run_id="", arm=t.arm, seed=t.seed, status="NOT STARTED", reason="never started") for t in study.trials)
+    waiting = tuple(
+        Trial(run_id="", arm=t.arm, seed=t.seed, status="NOT STARTED", reason="never started")
+        for t in study.trials
+    )
     study = dataclasses.replace(study, trials=waiting)
     assert "0 of 8 trials finished" in write_report(study, tmp_path).read_text(encoding="utf-8")
     assert draw_all(study) == {}
@@ -129,7 +163,12 @@ def test_a_study_that_has_not_begun_can_be_reported(tmp_path):
 
 def test_nan_metrics_are_dashes_and_never_best():
     study = synthetic_study({"a": 0.0, "b": 0.02, "c": 0.2}, seeds=2, cases=3)
-    broken = [dataclasses.replace(t, metrics={**t.metrics, "test/dice_mean": math.nan}) if t.arm == "b" else t for t in study.trials]
+    broken = [
+        dataclasses.replace(t, metrics={**t.metrics, "test/dice_mean": math.nan})
+        if t.arm == "b"
+        else t
+        for t in study.trials
+    ]
     study = dataclasses.replace(study, trials=tuple(broken))
     assert result_table(study)[1]["dice_mean"] == {"mean": None, "sd": None, "seeds": 0}
     headers, rows = arm_table(study)
@@ -142,15 +181,24 @@ def test_nan_metrics_are_dashes_and_never_best():
 def test_result_table_averages_over_finished_seeds_only():
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=3, failed={("b", 1)})
     row = result_table(study)[1]
-    scores = [t.metrics["test/dice_WT"] for t in study.trials if t.arm == "b" and t.status == "FINISHED"]
+    scores = [
+        t.metrics["test/dice_WT"] for t in study.trials if t.arm == "b" and t.status == "FINISHED"
+    ]
     assert row["dice_WT"]["mean"] == pytest.approx(sum(scores) / 2)
     assert (row["seeds_finished"], row["seeds_planned"]) == (2, 3)
 
 
 def test_hd95_and_the_last_checkpoint_get_a_column_only_where_they_were_measured():
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=3)
-    extra = {"test/hd95_mm_ET": 4.0, "test/hd95_mm_TC": 5.0, "test/hd95_mm_WT": 9.0, "test/last_dice_mean": 0.5}
-    measured = dataclasses.replace(study, trials=tuple(dataclasses.replace(t, metrics=t.metrics | extra) for t in study.trials))
+    extra = {
+        "test/hd95_mm_ET": 4.0,
+        "test/hd95_mm_TC": 5.0,
+        "test/hd95_mm_WT": 9.0,
+        "test/last_dice_mean": 0.5,
+    }
+    measured = dataclasses.replace(
+        study, trials=tuple(dataclasses.replace(t, metrics=t.metrics | extra) for t in study.trials)
+    )
     assert not {"HD95 (mm)", "last checkpoint"} & set(arm_table(study)[0])
     headers, rows = arm_table(measured)
     assert rows[0][headers.index("HD95 (mm)")][0] == "6.0 ± 0.0"
@@ -175,10 +223,21 @@ def test_terminal_shows_every_arm_the_verdict_and_the_notice(study):
 )
 def test_the_terminal_table_fits_into_its_columns(width, seed_sd, measured, columns):
     screen, study = io.StringIO(), synthetic_study(seeds=2, cases=3, seed_sd=seed_sd)
-    distances = {f"test/hd95_mm_{region}": 120.0 + 20 * seed for seed in (0, 1) for region in ("ET", "TC", "WT")} | measured
-    study = dataclasses.replace(study, trials=tuple(dataclasses.replace(t, metrics=t.metrics | distances) for t in study.trials))
+    distances = {
+        f"test/hd95_mm_{region}": 120.0 + 20 * seed
+        for seed in (0, 1)
+        for region in ("ET", "TC", "WT")
+    } | measured
+    study = dataclasses.replace(
+        study,
+        trials=tuple(dataclasses.replace(t, metrics=t.metrics | distances) for t in study.trials),
+    )
     render_terminal(study, Console(file=screen, width=width))
-    rows = [line for line in screen.getvalue().splitlines() if line.startswith("depth ") and line.rstrip().endswith("2/2")]
+    rows = [
+        line
+        for line in screen.getvalue().splitlines()
+        if line.startswith("depth ") and line.rstrip().endswith("2/2")
+    ]
     assert len(rows) == len(study.arms)
     assert "\N{HORIZONTAL ELLIPSIS}" not in screen.getvalue()
     assert columns.split() in [line.split() for line in screen.getvalue().splitlines()]
@@ -186,7 +245,10 @@ def test_the_terminal_table_fits_into_its_columns(width, seed_sd, measured, colu
 
 def test_terminal_prints_names_in_brackets_as_they_are():
     screen = io.StringIO()
-    render_terminal(synthetic_study({"[2, 2, 2]": 0.0, "[red]": 0.02}, seeds=2, cases=3), Console(file=screen, width=200))
+    render_terminal(
+        synthetic_study({"[2, 2, 2]": 0.0, "[red]": 0.02}, seeds=2, cases=3),
+        Console(file=screen, width=200),
+    )
     assert "[2, 2, 2] *" in screen.getvalue() and "[red]" in screen.getvalue()
 
 
@@ -206,7 +268,8 @@ def test_wide_intervals_of_two_seeds_do_not_squeeze_the_picture():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(48, "48 s"), (190, "3.2 min"), (5040, "84.0 min"), (36000, "10.0 h"), (None, "\N{EN DASH}")]
+    ("seconds", "text"),
+    [(48, "48 s"), (190, "3.2 min"), (5040, "84.0 min"), (36000, "10.0 h"), (None, "\N{EN DASH}")],
 )
 def test_durations_are_read_at_a_glance(seconds, text):
     assert duration(seconds) == text
@@ -216,7 +279,14 @@ def test_what_was_planned_stands_beside_what_it_took(make_study, tmp_path):
     study = make_study()
     assert "Planned and taken" not in write_report(study, tmp_path).read_text()
     costs = {arm: {"train_s": 600.0} for arm in study.arms}
-    planned = dataclasses.replace(study, budget={"study_s": 7200.0, "why": "2 a GPU, eager: ends soonest", "arms": costs})
+    planned = dataclasses.replace(
+        study, budget={"study_s": 7200.0, "why": "2 a GPU, eager: ends soonest", "arms": costs}
+    )
     page = write_report(planned, tmp_path).read_text()
-    assert "2 a GPU, eager: ends soonest" in page and "2.0 h" in page and "12.6 min" in page and "10.0 min" in page
+    assert (
+        "2 a GPU, eager: ends soonest" in page
+        and "2.0 h" in page
+        and "12.6 min" in page
+        and "10.0 min" in page
+    )
     assert "| the study | 2.0 h | 12.6 min |" in (tmp_path / "report.md").read_text()

@@ -16,7 +16,12 @@ ALIKE = {"seed_sd": 0.001, "case_sd": 0.002, "rest_sd": 0.002}
 
 def draw(seeds=6, cases=30, seed_sd=2.0, case_sd=3.0, rest_sd=4.0, mean=1.0, draw_seed=0):
     rng = np.random.default_rng(draw_seed)
-    return mean + rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, case_sd, cases) + rng.normal(0, rest_sd, (seeds, cases))
+    return (
+        mean
+        + rng.normal(0, seed_sd, (seeds, 1))
+        + rng.normal(0, case_sd, cases)
+        + rng.normal(0, rest_sd, (seeds, cases))
+    )
 
 
 def test_without_spread_between_cases_it_is_the_t_test_over_seed_means():
@@ -24,7 +29,9 @@ def test_without_spread_between_cases_it_is_the_t_test_over_seed_means():
     low, high = stats.ttest_1samp(d.mean(1), 0).confidence_interval(0.95)
     layout = crossed(d)
     assert layout.p_value() == pytest.approx(stats.ttest_1samp(d.mean(1), 0).pvalue)
-    assert (layout.mean - layout.half_width(), layout.mean + layout.half_width()) == pytest.approx((low, high))
+    assert (layout.mean - layout.half_width(), layout.mean + layout.half_width()) == pytest.approx(
+        (low, high)
+    )
 
 
 def test_without_spread_between_seeds_it_is_the_t_test_over_case_means():
@@ -54,17 +61,25 @@ def test_standard_error_and_variances_agree_with_a_reml_mixed_model():
     seed, case = (index.ravel() for index in np.indices(d.shape))
     frame = pd.DataFrame({"d": d.ravel(), "seed": seed, "case": case, "all": 1})
     formulas = {"seed": "0 + C(seed)", "case": "0 + C(case)"}
-    fitted = mixedlm.MixedLM.from_formula("d ~ 1", groups="all", vc_formula=formulas, data=frame).fit(reml=True)
+    fitted = mixedlm.MixedLM.from_formula(
+        "d ~ 1", groups="all", vc_formula=formulas, data=frame
+    ).fit(reml=True)
     layout = crossed(d)
     assert float(layout.standard_error) == pytest.approx(fitted.bse["Intercept"], rel=0.01)
     by_name = dict(zip(["case", "seed"], fitted.vcomp, strict=True))
-    assert [float(v) for v in layout.variances] == pytest.approx([by_name["seed"], by_name["case"], fitted.scale], rel=0.02)
+    assert [float(v) for v in layout.variances] == pytest.approx(
+        [by_name["seed"], by_name["case"], fitted.scale], rel=0.02
+    )
 
 
 def test_false_alarms_stay_below_six_and_a_half_percent_with_few_seeds():
     rng = np.random.default_rng(0)
     for seeds, cases, seed_sd in ((3, 20, 2.0), (3, 100, 0.5), (5, 100, 1.0), (2, 20, 1.0)):
-        d = rng.normal(0, seed_sd, (3000, seeds, 1)) + rng.normal(0, 5, (3000, 1, cases)) + rng.normal(0, 5, (3000, seeds, cases))
+        d = (
+            rng.normal(0, seed_sd, (3000, seeds, 1))
+            + rng.normal(0, 5, (3000, 1, cases))
+            + rng.normal(0, 5, (3000, seeds, cases))
+        )
         assert np.mean(crossed(d).p_value() < 0.05) <= 0.065, (seeds, cases, seed_sd)
 
 
@@ -83,13 +98,24 @@ def test_holm_agrees_with_statsmodels_and_ignores_nan():
 
 
 def test_difference_finds_the_planted_effect_with_its_pairs(make_study):
-    found = [difference(make_study({"a": 0.0, "b": 0.03}, draw_seed=i), "b", "a", "TC") for i in range(60)]
-    assert np.mean([f.low < 0.03 < f.high for f in found]) >= 0.88  # 95 % expected; below 0.88 in one of 100 such draws
+    found = [
+        difference(make_study({"a": 0.0, "b": 0.03}, draw_seed=i), "b", "a", "TC")
+        for i in range(60)
+    ]
+    assert (
+        np.mean([f.low < 0.03 < f.high for f in found]) >= 0.88
+    )  # 95 % expected; below 0.88 in one of 100 such draws
     study, found = make_study({"a": 0.0, "b": 0.03}), found[0]
     assert found.seeds == (0, 1, 2, 3, 4) and len(found.cases) == 40
-    assert np.mean(found.seed_differences) == pytest.approx(found.mean) == pytest.approx(np.mean(found.case_differences))
+    assert (
+        np.mean(found.seed_differences)
+        == pytest.approx(found.mean)
+        == pytest.approx(np.mean(found.case_differences))
+    )
     reverse = difference(study, "a", "b", "TC")
-    assert (reverse.mean, reverse.low, reverse.high) == pytest.approx((-found.mean, -found.high, -found.low))
+    assert (reverse.mean, reverse.low, reverse.high) == pytest.approx(
+        (-found.mean, -found.high, -found.low)
+    )
 
 
 def test_a_failed_trial_leaves_its_seed_out_of_the_pairs_and_says_so(make_study):
@@ -110,8 +136,14 @@ def test_a_case_that_one_trial_did_not_score_is_left_out_everywhere(make_study):
 
 def test_every_arm_is_compared_with_the_baseline_and_adjusted(make_study):
     rows = compare_arms(make_study())
-    assert [(row.arm, row.versus) for row in rows] == [("depth 1", "depth 0"), ("depth 2", "depth 0"), ("depth 4", "depth 0")]
-    assert [row.p_holm for row in rows] == pytest.approx(holm([row.regions["WT"].p_value for row in rows]))
+    assert [(row.arm, row.versus) for row in rows] == [
+        ("depth 1", "depth 0"),
+        ("depth 2", "depth 0"),
+        ("depth 4", "depth 0"),
+    ]
+    assert [row.p_holm for row in rows] == pytest.approx(
+        holm([row.regions["WT"].p_value for row in rows])
+    )
 
 
 def test_a_question_that_leaves_the_baseline_out_comes_first_and_unadjusted(make_study):
@@ -141,16 +173,36 @@ def test_undecided_names_further_seeds_that_mostly_decide(make_study):
     truth = {"cases": 100, "seed_sd": 0.015, "case_sd": 0.005}
     study = make_study({"a": 0.0, "b": 0.02}, seeds=4, draw_seed=5, **truth)
     found = verdict(study)
-    assert found.answer == "undecided" and f"about {found.further_seeds} further seeds" in found.sentence
-    more = [make_study({"a": 0.0, "b": found.difference.mean}, seeds=4 + found.further_seeds, draw_seed=i, **truth) for i in range(20)]
-    same = [make_study({"a": 0.0, "b": found.difference.mean}, seeds=4, draw_seed=i, **truth) for i in range(20)]
-    decided = [sum(verdict(study).answer != "undecided" for study in studies) for studies in (same, more)]
+    assert (
+        found.answer == "undecided"
+        and f"about {found.further_seeds} further seeds" in found.sentence
+    )
+    more = [
+        make_study(
+            {"a": 0.0, "b": found.difference.mean},
+            seeds=4 + found.further_seeds,
+            draw_seed=i,
+            **truth,
+        )
+        for i in range(20)
+    ]
+    same = [
+        make_study({"a": 0.0, "b": found.difference.mean}, seeds=4, draw_seed=i, **truth)
+        for i in range(20)
+    ]
+    decided = [
+        sum(verdict(study).answer != "undecided" for study in studies) for studies in (same, more)
+    ]
     assert decided[1] >= 8 and decided[1] > decided[0]  # about half: the estimate itself moves, too
 
 
 def test_spread_between_patients_asks_for_cases_and_between_seeds_for_seeds():
-    by_case = what_would_decide(crossed(draw(seeds=4, cases=8, seed_sd=0.01, case_sd=3, rest_sd=0.1)), half_width=1.5)
-    by_seed = what_would_decide(crossed(draw(seeds=4, cases=80, seed_sd=3, case_sd=0.1, rest_sd=0.1)), half_width=1.5)
+    by_case = what_would_decide(
+        crossed(draw(seeds=4, cases=8, seed_sd=0.01, case_sd=3, rest_sd=0.1)), half_width=1.5
+    )
+    by_seed = what_would_decide(
+        crossed(draw(seeds=4, cases=80, seed_sd=3, case_sd=0.1, rest_sd=0.1)), half_width=1.5
+    )
     assert by_case[0] is None and by_case[1] > 0
     assert by_seed[0] > 0 and by_seed[1] is None
 
@@ -176,16 +228,32 @@ def test_an_arm_without_finished_trials_is_undecided_and_named(make_study):
 
 def test_a_hypothesis_about_an_unknown_arm_is_undecided(make_study):
     study = make_study()
-    found = verdict(dataclasses.replace(study, hypothesis=dataclasses.replace(study.hypothesis, better="depth 8")))
+    found = verdict(
+        dataclasses.replace(
+            study, hypothesis=dataclasses.replace(study.hypothesis, better="depth 8")
+        )
+    )
     assert found.answer == "undecided" and "depth 8" in found.sentence
 
 
 def test_testing_on_validation_is_part_of_the_answer(make_study):
-    assert "also served as the validation set" in verdict(make_study(test_is_validation=True)).sentence
+    assert (
+        "also served as the validation set" in verdict(make_study(test_is_validation=True)).sentence
+    )
     assert "validation" not in verdict(make_study()).sentence
 
 
 def test_points_are_dice_times_a_hundred_with_a_real_minus():
-    assert [points(0.0123), points(-0.0123), points(0.0123, True), points(-0.0001, True), points(math.nan)] == [
-        "1.2", "\N{MINUS SIGN}1.2", "+1.2", "0.0", "\N{EN DASH}",
-    ]  # fmt: skip
+    assert [
+        points(0.0123),
+        points(-0.0123),
+        points(0.0123, True),
+        points(-0.0001, True),
+        points(math.nan),
+    ] == [
+        "1.2",
+        "\N{MINUS SIGN}1.2",
+        "+1.2",
+        "0.0",
+        "\N{EN DASH}",
+    ]

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from segmamba.errors import UserError
-from segmamba.training.checkpoint import load_checkpoint, resume_state, save_checkpoint, weights_digest
+from segmamba.training.checkpoint import (
+    load_checkpoint,
+    resume_state,
+    save_checkpoint,
+    weights_digest,
+)
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -69,7 +74,9 @@ def test_weights_load_in_one_line_without_this_program(tmp_path):
     save_checkpoint(weights, tmp_path / "best_metric_model.pth")
     loaded = torch.load(tmp_path / "best_metric_model.pth", weights_only=True)
     assert weights_digest(loaded) == weights_digest(weights)
-    assert zipfile.ZipFile(tmp_path / "best_metric_model.pth").comment.startswith(b"segmamba sha256 ")
+    assert zipfile.ZipFile(tmp_path / "best_metric_model.pth").comment.startswith(
+        b"segmamba sha256 "
+    )
 
 
 def test_weights_of_another_program_load_without_a_digest(tmp_path):
@@ -101,7 +108,9 @@ def test_a_bad_checkpoint_is_named_and_the_one_before_it_is_gone_on_from(tmp_pat
         last.unlink()
     state, told = resume_state([last, previous], "cpu")
     assert state["epoch"] == 2
-    assert len(told) == (damage != "gone") and all("last.pth" in line and "\n" not in line for line in told)
+    assert len(told) == (damage != "gone") and all(
+        "last.pth" in line and "\n" not in line for line in told
+    )
 
 
 def test_a_full_disk_leaves_both_checkpoints_as_they_were(tmp_path):
@@ -109,7 +118,9 @@ def test_a_full_disk_leaves_both_checkpoints_as_they_were(tmp_path):
     for epoch in (1, 2):
         save_checkpoint(resumable(epoch), last, previous=previous)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the system refuses to write on in the middle of the file
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100_000, before[1])
+    )  # the system refuses to write on in the middle of the file
     try:
         with pytest.raises(OSError, match="File too large"):
             save_checkpoint(resumable(3) | {"big": torch.zeros(100_000)}, last, previous=previous)
@@ -121,6 +132,10 @@ def test_a_full_disk_leaves_both_checkpoints_as_they_were(tmp_path):
 
 def test_the_digest_of_weights_tells_values_names_and_types_apart():
     base = {"a": torch.zeros(2), "b": torch.ones(2)}
-    others = [base | {"b": torch.tensor([1, 1.0001])}, {"a": torch.zeros(2), "c": torch.ones(2)}, base | {"a": torch.zeros(2).half()}]
+    others = [
+        base | {"b": torch.tensor([1, 1.0001])},
+        {"a": torch.zeros(2), "c": torch.ones(2)},
+        base | {"a": torch.zeros(2).half()},
+    ]
     assert len({weights_digest(w) for w in [base, *others]}) == 4
     assert weights_digest(dict(reversed(base.items()))) == weights_digest(base)

@@ -23,16 +23,26 @@ SCORE_NAMES = ("dice_ET", "dice_TC", "dice_WT", "dice_mean")
 CPU = torch.device("cpu")
 TINY = preset("demo").changed(
     {
-        "data.spacing_mm": 1.0, "data.patch_size": (16, 16, 16), "model.base_channels": 2, "model.conv_depths": (1, 1, 1),
-        "model.mamba_depths": (1, 0, 1), "model.d_state": 2, "train.epochs": 3, "train.steps_per_epoch": 2,
-        "train.validate_every_epochs": 1, "optim.warmup_epochs": 1, "data.workers": 0,
+        "data.spacing_mm": 1.0,
+        "data.patch_size": (16, 16, 16),
+        "model.base_channels": 2,
+        "model.conv_depths": (1, 1, 1),
+        "model.mamba_depths": (1, 0, 1),
+        "model.d_state": 2,
+        "train.epochs": 3,
+        "train.steps_per_epoch": 2,
+        "train.validate_every_epochs": 1,
+        "optim.warmup_epochs": 1,
+        "data.workers": 0,
     }
-)  # fmt: skip
+)
 
 
 @pytest.fixture
 def data(cases_folder, tmp_path):
-    return split_cases(prepare_cases(find_cases(cases_folder), tmp_path / "cache", TINY.data), TINY.data)
+    return split_cases(
+        prepare_cases(find_cases(cases_folder), tmp_path / "cache", TINY.data), TINY.data
+    )
 
 
 def weights(epoch):
@@ -48,7 +58,9 @@ def same(a, b):
 
 
 def test_a_run_repeats_bit_for_bit_and_another_seed_differs(data):
-    runs = [[weights(e) for e in fit(TINY.changed({"seed": seed}), data, CPU)][-1] for seed in (0, 0, 1)]
+    runs = [
+        [weights(e) for e in fit(TINY.changed({"seed": seed}), data, CPU)][-1] for seed in (0, 0, 1)
+    ]
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
 
 
@@ -62,21 +74,32 @@ def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data):
     rest = list(fit(TINY, data, CPU, resume_from=whole[0][0]))
     assert [e.number for e in rest] == [2, 3]
     assert same(weights(rest[-1]), whole[-1][0]["model"])
-    untimed = [{k: v for k, v in m.items() if not k.startswith("time/")} for m in (rest[-1].metrics, whole[-1][1])]
+    untimed = [
+        {k: v for k, v in m.items() if not k.startswith("time/")}
+        for m in (rest[-1].metrics, whole[-1][1])
+    ]
     assert untimed[0] == untimed[1]
 
 
 def test_a_resumed_run_remembers_the_best_epoch_so_far(data, monkeypatch):
     scores = iter([0.9, 0.1, 0.2, 0.3])
-    monkeypatch.setattr(fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}])
+    monkeypatch.setattr(
+        fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}]
+    )
     config = TINY.changed({"train.epochs": 4, "train.early_stop_epochs": 2})
     first = copy.deepcopy(next(iter(fit(config, data, CPU))).checkpoint)
     rest = list(fit(config, data, CPU, resume_from=first))
-    assert [e.number for e in rest] == [2, 3], "stops two epochs after the best, which was before the interruption"
+    assert [e.number for e in rest] == [2, 3], (
+        "stops two epochs after the best, which was before the interruption"
+    )
     assert not any(e.is_best for e in rest) and rest[-1].metrics["val/best_dice_mean"] == 0.9
 
 
-@pytest.mark.parametrize("changes", [{"optim.clip_norm": 1e-6}, {"optim.weight_decay": 50.0}, {"optim.betas": (0.0, 0.5)}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"optim.clip_norm": 1e-6}, {"optim.weight_decay": 50.0}, {"optim.betas": (0.0, 0.5)}],
+    ids=str,
+)
 def test_every_optimiser_setting_changes_the_weights(data, changes):
     base = TINY.changed({"train.epochs": 1, "train.steps_per_epoch": 3, "optim.warmup_epochs": 0})
     plain, other = (weights(next(iter(fit(base.changed(c), data, CPU)))) for c in ({}, changes))
@@ -84,16 +107,37 @@ def test_every_optimiser_setting_changes_the_weights(data, changes):
 
 
 def test_the_loss_falls_on_data_that_can_be_learnt(data):
-    config = TINY.changed({"train.epochs": 6, "train.steps_per_epoch": 8, "model.base_channels": 4, "optim.lr": 5e-3})
+    config = TINY.changed(
+        {"train.epochs": 6, "train.steps_per_epoch": 8, "model.base_channels": 4, "optim.lr": 5e-3}
+    )
     losses = [e.metrics["train/loss"] for e in fit(config, data, CPU)]
     assert losses[-1] < 0.75 * losses[0]
 
 
 def test_accumulating_two_batches_of_one_equals_one_batch_of_two(data):
-    base = {"train.epochs": 1, "train.steps_per_epoch": 1, "model.norm": "instance", "optim.warmup_epochs": 0, "loss.dice_weight": 0.0}
+    base = {
+        "train.epochs": 1,
+        "train.steps_per_epoch": 1,
+        "model.norm": "instance",
+        "optim.warmup_epochs": 0,
+        "loss.dice_weight": 0.0,
+    }
     base["data.patch_size"] = (32, 32, 16)
-    epochs = [next(iter(fit(TINY.changed(base | {"train.batch_size": b, "train.accumulation": 2 // b}), data, CPU))) for b in (1, 2)]
-    one, two = ([state["exp_avg"] for state in e.checkpoint["optimizer"]["state"].values()] for e in epochs)  # a tenth of the gradient
+    epochs = [
+        next(
+            iter(
+                fit(
+                    TINY.changed(base | {"train.batch_size": b, "train.accumulation": 2 // b}),
+                    data,
+                    CPU,
+                )
+            )
+        )
+        for b in (1, 2)
+    ]
+    one, two = (
+        [state["exp_avg"] for state in e.checkpoint["optimizer"]["state"].values()] for e in epochs
+    )  # a tenth of the gradient
     assert any(g.abs().max() > 1e-3 for g in two)
     assert all(torch.allclose(g, h, atol=1e-6) for g, h in zip(one, two, strict=True))
 
@@ -105,7 +149,9 @@ def test_validation_falls_where_it_is_asked_for_and_always_at_the_end(data):
 
 def test_early_stopping_counts_epochs_without_a_better_validation_dice(data, monkeypatch):
     scores = iter([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
-    monkeypatch.setattr(fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}])
+    monkeypatch.setattr(
+        fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}]
+    )
     epochs = list(fit(TINY.changed({"train.epochs": 6, "train.early_stop_epochs": 2}), data, CPU))
     assert [e.number for e in epochs] == [1, 2, 3, 4]
     assert [e.is_best for e in epochs] == [True, True, False, False]
@@ -113,8 +159,13 @@ def test_early_stopping_counts_epochs_without_a_better_validation_dice(data, mon
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_the_batch(data, monkeypatch):
-    monkeypatch.setattr(step_module, "training_loss", lambda logits, *rest: logits.float().mean() * float("nan"))
-    with pytest.raises(NonFiniteLoss, match=r"epoch 1, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+"):
+    monkeypatch.setattr(
+        step_module, "training_loss", lambda logits, *rest: logits.float().mean() * float("nan")
+    )
+    with pytest.raises(
+        NonFiniteLoss,
+        match=r"epoch 1, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
+    ):
         list(fit(TINY, data, CPU))
 
 
@@ -143,20 +194,37 @@ def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(d
     metrics, rows = evaluate_run(config, data, folder, CPU)
     names = {str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file()}
     assert {
-        "checkpoints/best_metric_model.pth", "checkpoints/last.pth", "checkpoints/epoch_0002.pth", "config.json",
-        "metrics/history.json", "metrics/final_metrics.json", "plots/training_curves.png", "plots/val_predictions_epoch_0003.png",
-    } <= names  # fmt: skip
+        "checkpoints/best_metric_model.pth",
+        "checkpoints/last.pth",
+        "checkpoints/epoch_0002.pth",
+        "config.json",
+        "metrics/history.json",
+        "metrics/final_metrics.json",
+        "plots/training_curves.png",
+        "plots/val_predictions_epoch_0003.png",
+    } <= names
     assert any(name.startswith("logs/events.out.tfevents") for name in names)
-    assert {"test/dice_mean", "test/dice_ET", "test/hd95_mm_WT", "model/parameters"} <= metrics.keys()
+    assert {
+        "test/dice_mean",
+        "test/dice_ET",
+        "test/hd95_mm_WT",
+        "model/parameters",
+    } <= metrics.keys()
     assert [row["case"] for row in rows] == [case.id for case in data.test]
     assert [entry["epoch"] for entry in folder.read_history(3)] == [1, 2, 3]
-    assert list(train_run(config, data, folder, CPU)) == [], "a finished run has nothing left to train"
+    assert list(train_run(config, data, folder, CPU)) == [], (
+        "a finished run has nothing left to train"
+    )
 
 
 def test_with_a_separate_test_set_the_best_checkpoint_is_tested(data, tmp_path, monkeypatch):
     for own_validation, tested, epoch in ((True, "best", 1), (False, "last", 3)):
         scores = iter([0.9, 0.1, 0.1])
-        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.validation[0], next(scores))])
+        monkeypatch.setattr(
+            fit_module,
+            "validate",
+            lambda *args, scores=scores: [row_of(data.validation[0], next(scores))],
+        )
         folder = RunFolder(tmp_path / tested)
         split = dataclasses.replace(data, test_is_validation=not own_validation)
         list(train_run(TINY, split, folder, CPU))
@@ -165,12 +233,26 @@ def test_with_a_separate_test_set_the_best_checkpoint_is_tested(data, tmp_path, 
         assert (final["tested_checkpoint"], final["tested_epoch"]) == (tested, epoch)
 
 
-def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(data, tmp_path, monkeypatch):
-    for name, changes, epochs in (("both", {}, [1, 3]), ("same", {"train.epochs": 1}, [1]), ("off", {"train.test_last": False}, [1])):
+def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
+    data, tmp_path, monkeypatch
+):
+    for name, changes, epochs in (
+        ("both", {}, [1, 3]),
+        ("same", {"train.epochs": 1}, [1]),
+        ("off", {"train.test_last": False}, [1]),
+    ):
         scores, tested = iter([0.9, 0.1, 0.1]), []
-        monkeypatch.setattr(fit_module, "validate", lambda *args, scores=scores: [row_of(data.validation[0], next(scores))])
         monkeypatch.setattr(
-            run_module, "evaluate", lambda model, *rest, tested=tested: tested.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(tested) / 4)]
+            fit_module,
+            "validate",
+            lambda *args, scores=scores: [row_of(data.validation[0], next(scores))],
+        )
+        monkeypatch.setattr(
+            run_module,
+            "evaluate",
+            lambda model, *rest, tested=tested: (
+                tested.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(tested) / 4)]
+            ),
         )
         config, folder = TINY.changed(changes), RunFolder(tmp_path / name)
         split = dataclasses.replace(data, test_is_validation=False)
@@ -180,20 +262,41 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(dat
         assert metrics.get("test/last_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]
 
 
-def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_drawn_once(data, tmp_path, monkeypatch):
-    scores, predicted, predict = iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]), [], run_module.predict_classes
+def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_drawn_once(
+    data, tmp_path, monkeypatch
+):
+    scores, predicted, predict = (
+        iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]),
+        [],
+        run_module.predict_classes,
+    )
     cases, folder = [*data.train, *data.validation, *data.test][:3], RunFolder(tmp_path / "run")
     split = dataclasses.replace(data, validation=cases, test_is_validation=False)
-    monkeypatch.setattr(fit_module, "validate", lambda *args: [row_of(*pair) for pair in zip(split.validation, next(scores), strict=True)])
-    monkeypatch.setattr(run_module, "predict_classes", lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest))
+    monkeypatch.setattr(
+        fit_module,
+        "validate",
+        lambda *args: [row_of(*pair) for pair in zip(split.validation, next(scores), strict=True)],
+    )
+    monkeypatch.setattr(
+        run_module,
+        "predict_classes",
+        lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest),
+    )
     next(train_run(TINY, split, folder, CPU))
-    list(train_run(TINY, split, folder, CPU))  # epoch 1, whose rows are known from the checkpoint alone, stays the best
+    list(
+        train_run(TINY, split, folder, CPU)
+    )  # epoch 1, whose rows are known from the checkpoint alone, stays the best
     for _ in range(2):
         evaluate_run(TINY, split, folder, CPU)
-    assert predicted == [split.validation[0].id, split.validation[2].id] and folder.val_predictions(1).is_file()
+    assert (
+        predicted == [split.validation[0].id, split.validation[2].id]
+        and folder.val_predictions(1).is_file()
+    )
 
 
-def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_drawn(data, monkeypatch):
+def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_drawn(
+    data, monkeypatch
+):
     drawn = []
 
     def noisy(image, label, plans):

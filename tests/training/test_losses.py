@@ -9,7 +9,9 @@ from segmamba.training.losses import cross_entropy, dice_ce_loss, dice_loss, tra
 
 def example():
     torch.manual_seed(0)
-    return torch.randn(2, 4, 5, 6, 7, dtype=torch.float64, requires_grad=True), torch.randint(0, 4, (2, 5, 6, 7)).to(torch.uint8)
+    return torch.randn(2, 4, 5, 6, 7, dtype=torch.float64, requires_grad=True), torch.randint(
+        0, 4, (2, 5, 6, 7)
+    ).to(torch.uint8)
 
 
 def test_dice_matches_the_formula_written_out():
@@ -18,7 +20,9 @@ def test_dice_matches_the_formula_written_out():
     for c in (1, 2, 3):
         g = (label == c).float()
         total += float((2 * (p[:, c] * g).sum() + 1e-5) / (p[:, c].sum() + g.sum() + 1e-5))
-    assert dice_loss(logits, label, CLASSES, smooth=1e-5).item() == pytest.approx(1 - total / 3, abs=1e-6)
+    assert dice_loss(logits, label, CLASSES, smooth=1e-5).item() == pytest.approx(
+        1 - total / 3, abs=1e-6
+    )
 
 
 def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_almost_one():
@@ -34,12 +38,17 @@ def test_an_absent_class_is_finite_and_pushes_its_probability_down():
     loss = dice_loss(logits, label, CLASSES, smooth=1e-5)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
-    assert all(logits.grad[:, c].sum() >= 0 for c in (1, 2, 3)) and logits.grad[:, 1:].sum() > 0, "a step down the gradient lowers them"
+    assert all(logits.grad[:, c].sum() >= 0 for c in (1, 2, 3)) and logits.grad[:, 1:].sum() > 0, (
+        "a step down the gradient lowers them"
+    )
 
 
 def test_weights_scale_their_terms_and_zero_skips():
     logits, label = example()
-    dice, ce = dice_loss(logits, label, CLASSES, smooth=1e-5), F.cross_entropy(logits.float(), label.long())
+    dice, ce = (
+        dice_loss(logits, label, CLASSES, smooth=1e-5),
+        F.cross_entropy(logits.float(), label.long()),
+    )
     for d, c in ((1, 1), (2, 0.5), (0, 3), (3, 0)):
         loss = dice_ce_loss(logits, label, CLASSES, LossConfig(dice_weight=d, ce_weight=c))
         assert loss.item() == pytest.approx((d * dice + c * ce).item(), rel=1e-5)
@@ -55,9 +64,19 @@ def test_deep_supervision_halves_the_weight_at_each_level_and_takes_the_nearest_
     torch.manual_seed(0)
     label = torch.randint(0, 4, (1, 8, 8, 8)).to(torch.uint8)
     outputs = [torch.randn(1, 4, side, side, side) for side in (8, 4, 2)]
-    parts = [dice_ce_loss(o, label[:, :: 8 // o.shape[-1], :: 8 // o.shape[-1], :: 8 // o.shape[-1]], CLASSES, LossConfig()) for o in outputs]
+    parts = [
+        dice_ce_loss(
+            o,
+            label[:, :: 8 // o.shape[-1], :: 8 // o.shape[-1], :: 8 // o.shape[-1]],
+            CLASSES,
+            LossConfig(),
+        )
+        for o in outputs
+    ]
     expected = (parts[0] + parts[1] / 2 + parts[2] / 4) / 1.75
-    assert training_loss(outputs, label, CLASSES, LossConfig()).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert training_loss(outputs, label, CLASSES, LossConfig()).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
     assert training_loss(outputs[0], label, CLASSES, LossConfig()) == parts[0]
 
 
@@ -65,8 +84,15 @@ def test_deep_supervisions_decay_sets_the_weights():
     torch.manual_seed(0)
     label = torch.randint(0, 4, (1, 8, 8, 8)).to(torch.uint8)
     outputs = [torch.randn(1, 4, 8, 8, 8), torch.randn(1, 4, 4, 4, 4)]
-    fine, coarse = dice_ce_loss(outputs[0], label, CLASSES, LossConfig()), dice_ce_loss(outputs[1], label[:, ::2, ::2, ::2], CLASSES, LossConfig())
-    for decay, expected in ((0, fine), (1, (fine + coarse) / 2), (0.25, (fine + coarse / 4) / 1.25)):
+    fine, coarse = (
+        dice_ce_loss(outputs[0], label, CLASSES, LossConfig()),
+        dice_ce_loss(outputs[1], label[:, ::2, ::2, ::2], CLASSES, LossConfig()),
+    )
+    for decay, expected in (
+        (0, fine),
+        (1, (fine + coarse) / 2),
+        (0.25, (fine + coarse / 4) / 1.25),
+    ):
         loss = training_loss(outputs, label, CLASSES, LossConfig(deep_supervision_decay=decay))
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -79,10 +105,14 @@ def test_region_losses_match_their_formulas_written_out():
         p, g = torch.sigmoid(logits[:, c]), sum((label == m).float() for m in members[region])
         dice += float((2 * (p * g).sum() + 1e-5) / (p.sum() + g.sum() + 1e-5)) / 3
         entropy -= float((g * p.log() + (1 - g) * (1 - p).log()).mean()) / 3
-    assert dice_loss(logits, label, REGIONS, smooth=1e-5).item() == pytest.approx(1 - dice, abs=1e-6)
+    assert dice_loss(logits, label, REGIONS, smooth=1e-5).item() == pytest.approx(
+        1 - dice, abs=1e-6
+    )
     assert cross_entropy(logits, label, REGIONS).item() == pytest.approx(entropy, rel=1e-5)
 
 
 def test_nested_regions_do_not_compete():
     label = torch.full((1, 4, 4, 4), 3, dtype=torch.uint8)
-    assert dice_ce_loss(torch.full((1, 3, 4, 4, 4), 20.0), label, REGIONS, LossConfig()) < 1e-4, "ET lies in TC and WT: all three at once are free"
+    assert dice_ce_loss(torch.full((1, 3, 4, 4, 4), 20.0), label, REGIONS, LossConfig()) < 1e-4, (
+        "ET lies in TC and WT: all three at once are free"
+    )

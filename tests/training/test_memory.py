@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from segmamba.config import preset
-from segmamba.training.memory import _LiveStorages, estimate_training_memory, measure_training_memory
+from segmamba.training.memory import (
+    _LiveStorages,
+    estimate_training_memory,
+    measure_training_memory,
+)
 
 MIB = 2**20
 
@@ -28,27 +32,41 @@ def test_the_estimate_adds_up_and_follows_its_causes():
     base = estimate_training_memory(demo, device_type="cpu")
     parts = base.as_dict()
     assert parts.pop("total") == base.total == sum(parts.values())
-    assert base.optimizer == pytest.approx(2 * base.weights, rel=0.01)  # but for the norms' statistics
+    assert base.optimizer == pytest.approx(
+        2 * base.weights, rel=0.01
+    )  # but for the norms' statistics
     double = estimate_training_memory(demo.changed({"train.batch_size": 4}), device_type="cpu")
     assert double.kept == pytest.approx(2 * base.kept, rel=0.02) and double.weights == base.weights
     half = estimate_training_memory(demo, device_type="cuda", dtype=torch.bfloat16)
     assert half.kept < 0.65 * base.kept
-    accumulated = estimate_training_memory(demo.changed({"train.accumulation": 3}), device_type="cpu")
+    accumulated = estimate_training_memory(
+        demo.changed({"train.accumulation": 3}), device_type="cpu"
+    )
     assert accumulated.kept == base.kept
-    assert accumulated.passing > base.passing  # the gradients of the first pass are there during the second
+    assert (
+        accumulated.passing > base.passing
+    )  # the gradients of the first pass are there during the second
 
 
 def test_the_paper_preset_is_estimated_to_fit_a_24_gib_gpu_in_both_precisions():
     for dtype in (None, torch.bfloat16):
-        assert 2 * 2**30 < estimate_training_memory(preset("paper"), device_type="cuda", dtype=dtype).total < 24 * 2**30
+        assert (
+            2 * 2**30
+            < estimate_training_memory(preset("paper"), device_type="cuda", dtype=dtype).total
+            < 24 * 2**30
+        )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"train.batch_size": 4}, {"model.base_channels": 16}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"train.batch_size": 4}, {"model.base_channels": 16}], ids=str
+)
 def test_the_estimate_is_near_what_training_takes_on_a_cpu(changes):
     config = preset("demo").changed(changes)
     measured = measure_training_memory(config, torch.device("cpu"))
-    assert estimate_training_memory(config, device_type="cpu").total == pytest.approx(measured, rel=0.35)
+    assert estimate_training_memory(config, device_type="cpu").total == pytest.approx(
+        measured, rel=0.35
+    )
 
 
 @pytest.mark.gpu
@@ -57,5 +75,7 @@ def test_the_estimate_is_near_what_training_takes_on_a_gpu():
 
     device, config = torch.device("cuda"), preset("paper")
     measured = measure_training_memory(config, device)
-    estimate = estimate_training_memory(config, device_type="cuda", dtype=mixed_dtype(device, "mixed"))
+    estimate = estimate_training_memory(
+        config, device_type="cuda", dtype=mixed_dtype(device, "mixed")
+    )
     assert estimate.total == pytest.approx(measured, rel=0.15)

@@ -5,7 +5,9 @@ import pytest
 from segmamba.config import preset
 from segmamba.training.optim import learning_rate
 
-SHORT = preset("paper").changed({"train.epochs": 4, "train.steps_per_epoch": 5, "optim.warmup_epochs": 2})
+SHORT = preset("paper").changed(
+    {"train.epochs": 4, "train.steps_per_epoch": 5, "optim.warmup_epochs": 2}
+)
 
 
 def test_hand_computed_rates():

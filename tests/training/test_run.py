@@ -17,7 +17,7 @@ from segmamba.training.drawing import Pictures
 from segmamba.training.fit import Nobody
 from segmamba.training.run import train_run
 from segmamba.training.run_folder import RunFolder
-from tests.training.test_fit import CPU, TINY, data  # noqa: F401
+from tests.training.test_fit import CPU, TINY, data
 
 
 class Notes(Nobody):
@@ -37,11 +37,18 @@ def last_epoch(folder):
     return load_checkpoint(folder.last)["epoch"]
 
 
-def test_a_non_finite_loss_stops_with_the_cases_and_keeps_the_last_good_checkpoint(data, folder, monkeypatch):  # noqa: F811
+def test_a_non_finite_loss_stops_with_the_cases_and_keeps_the_last_good_checkpoint(
+    data,
+    folder,
+    monkeypatch,  # noqa: F811
+):
     run = train_run(TINY, data, folder, CPU)
     next(run)
     monkeypatch.setattr(fit_module, "_train_step", broken(fit_module._train_step))
-    with pytest.raises(RunStopped, match=r"epoch 2, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+"):
+    with pytest.raises(
+        RunStopped,
+        match=r"epoch 2, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
+    ):
         next(run)
     assert last_epoch(folder) == 1
 
@@ -54,7 +61,11 @@ def broken(step):
     return call
 
 
-def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(data, folder, monkeypatch):  # noqa: F811
+def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
+    data,
+    folder,
+    monkeypatch,  # noqa: F811
+):
     run = train_run(TINY, data, folder, CPU)
     next(run)
     before = weights_digest(load_checkpoint(folder.last)["model"])
@@ -64,9 +75,14 @@ def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(data,
         raise self.error
 
     monkeypatch.setattr(checkpoint_module._Hashed, "write", full)
-    with pytest.raises(RunStopped, match=r"the disk is full .* the last checkpoint is whole: free space, then --resume"):
+    with pytest.raises(
+        RunStopped,
+        match=r"the disk is full .* the last checkpoint is whole: free space, then --resume",
+    ):
         next(run)
-    assert last_epoch(folder) == 1 and weights_digest(load_checkpoint(folder.last)["model"]) == before
+    assert (
+        last_epoch(folder) == 1 and weights_digest(load_checkpoint(folder.last)["model"]) == before
+    )
     monkeypatch.undo()
     assert [epoch.number for epoch in train_run(TINY, data, folder, CPU)] == [2, 3]
 
@@ -76,16 +92,29 @@ def test_too_small_a_memory_stops_with_what_would_fit(data, folder, monkeypatch)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(fit_module, "_train_step", too_much)
-    monkeypatch.setattr(run_module, "memory_advice", lambda config, device: advice(config, "cuda:0", 2**40, None))
-    with pytest.raises(RunStopped, match=r"^out of memory on cuda:0: a step takes about .* --set train.batch_size=1 --set train.accumulation=2 \("):
+    monkeypatch.setattr(
+        run_module, "memory_advice", lambda config, device: advice(config, "cuda:0", 2**40, None)
+    )
+    with pytest.raises(
+        RunStopped,
+        match=r"^out of memory on cuda:0: a step takes about .* --set train.batch_size=1 --set train.accumulation=2 \(",
+    ):
         next(train_run(TINY.changed({"data.patch_size": (32, 32, 32)}), data, folder, CPU))
 
 
 def test_advice_names_the_mildest_change_of_each_kind_that_fits():
-    config = TINY.changed({"train.batch_size": 8, "data.patch_size": (64, 32, 32), "model.mamba_depths": (0, 0, 0)})
-    whole, half = (estimate(config.changed(changes)) for changes in ({}, {"train.batch_size": 4, "train.accumulation": 2}))
+    config = TINY.changed(
+        {"train.batch_size": 8, "data.patch_size": (64, 32, 32), "model.mamba_depths": (0, 0, 0)}
+    )
+    whole, half = (
+        estimate(config.changed(changes))
+        for changes in ({}, {"train.batch_size": 4, "train.accumulation": 2})
+    )
     told = advice(config, "cuda:0", (whole + half) / 2, None)
-    assert "--set train.batch_size=4 --set train.accumulation=2 (" in told and "train.batch_size=2 " not in told
+    assert (
+        "--set train.batch_size=4 --set train.accumulation=2 (" in told
+        and "train.batch_size=2 " not in told
+    )
     assert "--set data.patch_size=" in told or "--set model.checkpoint_stages=1,2,3,4,5" in told
     assert "no smaller batch or patch would fit" in advice(config, "cuda:0", 1, None)
 
@@ -97,8 +126,16 @@ def estimate(config):
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(data, folder, tmp_path, damaged):  # noqa: F811
-    whole = [weights_digest(e.checkpoint["model"]) for e in train_run(TINY, data, RunFolder(tmp_path / "whole"), CPU)]
+def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(
+    data,
+    folder,
+    tmp_path,
+    damaged,  # noqa: F811
+):
+    whole = [
+        weights_digest(e.checkpoint["model"])
+        for e in train_run(TINY, data, RunFolder(tmp_path / "whole"), CPU)
+    ]
     run = train_run(TINY, data, folder, CPU)
     next(run), next(run)
     run.close()
@@ -113,10 +150,16 @@ def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(data
     assert [entry["epoch"] for entry in folder.read_history(3)] == [1, 2, 3]
 
 
-def test_what_a_kill_kept_from_being_copied_out_of_the_last_checkpoint_is_copied_on_resume(data, folder, monkeypatch):  # noqa: F811
+def test_what_a_kill_kept_from_being_copied_out_of_the_last_checkpoint_is_copied_on_resume(
+    data,
+    folder,
+    monkeypatch,  # noqa: F811
+):
     config = TINY.changed({"train.keep_every_epochs": 1, "train.epochs": 1})
     list(train_run(config, data, folder, CPU))
-    digests = {path: weights_digest(load_checkpoint(path)) for path in (folder.best, folder.periodic(1))}
+    digests = {
+        path: weights_digest(load_checkpoint(path)) for path in (folder.best, folder.periodic(1))
+    }
     for path in digests:
         path.unlink()
     assert list(train_run(config, data, folder, CPU)) == []
@@ -126,22 +169,44 @@ def test_what_a_kill_kept_from_being_copied_out_of_the_last_checkpoint_is_copied
 def test_pictures_are_drawn_beside_the_run_and_reach_tensorboard(data, folder):  # noqa: F811
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    list(train_run(TINY.changed({"train.keep_every_epochs": 2}), data, folder, CPU, pictures=Pictures(folder)))
+    list(
+        train_run(
+            TINY.changed({"train.keep_every_epochs": 2}),
+            data,
+            folder,
+            CPU,
+            pictures=Pictures(folder),
+        )
+    )
     drawn = {path.name for path in folder.plots.iterdir()}
-    assert {"val_predictions_epoch_0002.png", "val_predictions_epoch_0003.png", "training_curves.png"} <= drawn
+    assert {
+        "val_predictions_epoch_0002.png",
+        "val_predictions_epoch_0003.png",
+        "training_curves.png",
+    } <= drawn
     assert not [name for name in drawn if name.endswith(".pending")]
     events = EventAccumulator(str(folder.logs), size_guidance={"images": 0})
     events.Reload()
-    assert len(events.Images("val/predictions")) == len([name for name in drawn if name.startswith("val_")])
-    assert {"train/loss", "train/lr", "val/dice_ET", "time/patches_per_s"} <= set(events.Tags()["scalars"])
+    assert len(events.Images("val/predictions")) == len(
+        [name for name in drawn if name.startswith("val_")]
+    )
+    assert {"train/loss", "train/lr", "val/dice_ET", "time/patches_per_s"} <= set(
+        events.Tags()["scalars"]
+    )
 
 
 def test_the_environment_is_written_once_and_what_changes_is_added(data, folder, monkeypatch):  # noqa: F811
     from segmamba.training import record
 
     told = record.record_environment(folder, data, CPU, 0)
-    assert {"torch", "python", "cpu", "gpu", "git commit", "threads", "device"} <= told["environment"].keys()
-    assert told["split"]["train"] == [case.id for case in data.train] and len(told["data_sha256"]) == 64 and told["packages"]["numpy"]
+    assert {"torch", "python", "cpu", "gpu", "git commit", "threads", "device"} <= told[
+        "environment"
+    ].keys()
+    assert (
+        told["split"]["train"] == [case.id for case in data.train]
+        and len(told["data_sha256"]) == 64
+        and told["packages"]["numpy"]
+    )
     record.record_environment(folder, data, CPU, 1)
     assert json.loads(folder.environment.read_text()) == told, "nothing has changed"
     monkeypatch.setattr(record, "describe_environment", lambda: {"torch": "99"})

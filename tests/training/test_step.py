@@ -22,7 +22,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         ("demo", {}, GPU, False),
     ],
 )
-def test_only_long_runs_on_a_gpu_are_compiled_unless_it_is_asked_for(preset_name, changes, device, expected):
+def test_only_long_runs_on_a_gpu_are_compiled_unless_it_is_asked_for(
+    preset_name, changes, device, expected
+):
     wanted, reason = compile_decision(preset(preset_name).changed(changes), device)
     assert wanted == expected and reason
 
@@ -43,13 +45,21 @@ def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes(mon
     for compiled in ("never", "always"):
         torch.manual_seed(0)
         model = build_model(config.model).cuda().train()
-        compute, descent = forward_loss(model, config.changed({"train.compile": compiled}), GPU), Descent(model, config, GPU)
+        compute, descent = (
+            forward_loss(model, config.changed({"train.compile": compiled}), GPU),
+            Descent(model, config, GPU),
+        )
         for _ in range(3):
             descent.step(0.0)  # forgets the gradients
             torch.manual_seed(1)
             for _ in range(2):
                 image = torch.randn(2, 4, 48, 48, 32, device="cuda")
-                descent.backward(compute(image, torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8))[0])
+                descent.backward(
+                    compute(
+                        image,
+                        torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8),
+                    )[0]
+                )
         gradients.append([p.grad.clone() for p in model.parameters()])
     largest = max(g.norm() for g in gradients[0])
     for eager, graph in zip(*gradients, strict=True):
@@ -61,12 +71,25 @@ def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes(mon
 def test_the_loop_trains_and_validates_compiled_as_it_does_eager(cases_folder, tmp_path):
     config = preset("demo").changed(
         {
-            "data.spacing_mm": 1.0, "data.patch_size": (32, 32, 32), "train.epochs": 4, "train.steps_per_epoch": 4, "train.accumulation": 2,
-            "train.validate_every_epochs": 2, "optim.warmup_epochs": 1, "train.compile": "always",
+            "data.spacing_mm": 1.0,
+            "data.patch_size": (32, 32, 32),
+            "train.epochs": 4,
+            "train.steps_per_epoch": 4,
+            "train.accumulation": 2,
+            "train.validate_every_epochs": 2,
+            "optim.warmup_epochs": 1,
+            "train.compile": "always",
         }
-    )  # fmt: skip
-    data = split_cases(prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config.data)
-    losses = {how: [e.metrics["train/loss"] for e in fit(config.changed({"train.compile": how}), data, GPU)] for how in ("always", "never")}
+    )
+    data = split_cases(
+        prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config.data
+    )
+    losses = {
+        how: [
+            e.metrics["train/loss"] for e in fit(config.changed({"train.compile": how}), data, GPU)
+        ]
+        for how in ("always", "never")
+    }
     assert len(losses["always"]) == 4
     assert losses["always"] == pytest.approx(losses["never"], rel=0.05)
     assert losses["always"][-1] < losses["always"][0]

@@ -20,7 +20,9 @@ NAME = "dataset.json"
 def root_of(folder):
     """`folder`, or its one subfolder, that holds a dataset.json beside imagesTr; None for neither."""
     candidates = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
-    roots = [path for path in candidates if (path / NAME).is_file() and (path / "imagesTr").is_dir()]
+    roots = [
+        path for path in candidates if (path / NAME).is_file() and (path / "imagesTr").is_dir()
+    ]
     return roots[0] if roots[:1] == [folder] or len(roots) == 1 else None
 
 
@@ -37,9 +39,16 @@ def list_cases(root, labels):
         if volumes and all(numbered):
             cases += _one_file_a_channel(volumes, numbered, channels, labelled, convention)
         else:
-            cases += [_four_d(stem, path, channels, labelled.get(stem), convention) for stem, path in volumes.items()]
+            cases += [
+                _four_d(stem, path, channels, labelled.get(stem), convention)
+                for stem, path in volumes.items()
+            ]
         if images == "imagesTr":
-            cases += [_without_images(stem, path, root / images, convention) for stem, path in labelled.items() if stem not in {c.id for c in cases}]
+            cases += [
+                _without_images(stem, path, root / images, convention)
+                for stem, path in labelled.items()
+                if stem not in {c.id for c in cases}
+            ]
     return [_with_note(case, note) for case in sorted(cases, key=lambda case: case.id)]
 
 
@@ -48,9 +57,13 @@ def read_json(path):
     try:
         told = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); repair it or copy it again") from error
+        raise UserError(
+            f"{path}: cannot be read as JSON ({error}); repair it or copy it again"
+        ) from error
     if not isinstance(told, dict):
-        raise UserError(f"{path}: holds a {type(told).__name__}, expected an object with named fields; repair it or copy it again")
+        raise UserError(
+            f"{path}: holds a {type(told).__name__}, expected an object with named fields; repair it or copy it again"
+        )
     return told
 
 
@@ -58,10 +71,18 @@ def channel_order(named, path):
     """{modality: channel} from {"0": "FLAIR", ...}, a list of names, or None (an error that names `path`)."""
     by_number = dict(enumerate(named)) if isinstance(named, list) else named
     if not isinstance(by_number, dict):
-        raise UserError(f'{path}: names no channels; add "channel_names": {{"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}} in the files\' order')
-    order = {modality_of(name): int(number) for number, name in by_number.items() if str(number).isdigit()}
+        raise UserError(
+            f'{path}: names no channels; add "channel_names": {{"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}} in the files\' order'
+        )
+    order = {
+        modality_of(name): int(number)
+        for number, name in by_number.items()
+        if str(number).isdigit()
+    }
     if not set(MODALITIES) <= set(order):
-        raise UserError(f"{path}: its channels are {', '.join(map(str, by_number.values()))}; needed are {', '.join(MODALITIES)}, each once")
+        raise UserError(
+            f"{path}: its channels are {', '.join(map(str, by_number.values()))}; needed are {', '.join(MODALITIES)}, each once"
+        )
     return {modality: order[modality] for modality in MODALITIES}
 
 
@@ -73,9 +94,15 @@ def declared_convention(named, labels, path):
         if declared:
             return declared.name, None
         known = ", ".join(CONVENTIONS)
-        raise UserError(f"{path}: its labels ({values or 'none'}) are those of no known convention; state one with --labels ({known})")
+        raise UserError(
+            f"{path}: its labels ({values or 'none'}) are those of no known convention; state one with --labels ({known})"
+        )
     if declared and declared.name != labels:
-        return labels, Finding(INFORMATION, "stated labels", f"labels are read as {labels}, as stated, although {path.name} declares {declared.name}")
+        return labels, Finding(
+            INFORMATION,
+            "stated labels",
+            f"labels are read as {labels}, as stated, although {path.name} declares {declared.name}",
+        )
     return labels, None
 
 
@@ -88,11 +115,17 @@ def _by_name(named):
 
 def _volumes(folder):
     """{stem: path} of the NIfTI files in a folder that may be absent."""
-    return {stem_of(p): p for p in sorted(folder.glob("*.nii*")) if not p.name.startswith(".") and re.search(r"\.nii(\.gz)?$", p.name)}
+    return {
+        stem_of(p): p
+        for p in sorted(folder.glob("*.nii*"))
+        if not p.name.startswith(".") and re.search(r"\.nii(\.gz)?$", p.name)
+    }
 
 
 def _four_d(stem, path, channels, label, convention):
-    return Case(stem, patient_of(stem), dict.fromkeys(MODALITIES, path), label, convention, channels)
+    return Case(
+        stem, patient_of(stem), dict.fromkeys(MODALITIES, path), label, convention, channels
+    )
 
 
 def _one_file_a_channel(volumes, numbered, channels, labelled, convention):
@@ -100,17 +133,38 @@ def _one_file_a_channel(volumes, numbered, channels, labelled, convention):
     for match, path in zip(numbered, volumes.values(), strict=True):
         groups.setdefault(match[1], {})[int(match[2])] = path
     for case_id, paths in groups.items():
-        images = {modality: paths[channel] for modality, channel in channels.items() if channel in paths}
-        missing = [(m, next(iter(paths.values())).parent / f"{case_id}_{channels[m]:04d}.nii.gz") for m in MODALITIES if m not in images]
+        images = {
+            modality: paths[channel] for modality, channel in channels.items() if channel in paths
+        }
+        missing = [
+            (m, next(iter(paths.values())).parent / f"{case_id}_{channels[m]:04d}.nii.gz")
+            for m in MODALITIES
+            if m not in images
+        ]
         findings = [
-            Finding(ERROR, "missing modality", f"{case_id}: modality {modality} is missing, expected {path}; add the file or remove the case")
+            Finding(
+                ERROR,
+                "missing modality",
+                f"{case_id}: modality {modality} is missing, expected {path}; add the file or remove the case",
+            )
             for modality, path in missing
         ]
-        yield Case(case_id, patient_of(case_id), images, labelled.get(case_id), convention, findings=tuple(findings))
+        yield Case(
+            case_id,
+            patient_of(case_id),
+            images,
+            labelled.get(case_id),
+            convention,
+            findings=tuple(findings),
+        )
 
 
 def _without_images(stem, path, folder, convention):
-    finding = Finding(ERROR, "missing modality", f"{stem}: {path} has no images in {folder}; add them or remove the segmentation")
+    finding = Finding(
+        ERROR,
+        "missing modality",
+        f"{stem}: {path} has no images in {folder}; add them or remove the segmentation",
+    )
     return Case(stem, patient_of(stem), {}, path, convention, findings=(finding,))
 
 

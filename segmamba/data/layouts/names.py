@@ -47,7 +47,11 @@ def convention_name(case_id, naming):
     name, time_point = (collection[1].upper(), int(collection[2] or 0)) if collection else ("", 0)
     if name.startswith("PED"):
         return "brats2024ped"
-    return "brats2024" if name.startswith("MET") or (name == "GLI" and time_point >= POST_TREATMENT) else "brats2023"
+    return (
+        "brats2024"
+        if name.startswith("MET") or (name == "GLI" and time_point >= POST_TREATMENT)
+        else "brats2023"
+    )
 
 
 def part_of(path):
@@ -71,7 +75,10 @@ def list_cases(folder, labels):
         else:
             strays.setdefault(path.parent, []).append(path)
     namings = {naming.separator: naming for naming in NAMINGS}
-    return [_case(case_id, namings[separator], parts, strays, labels) for (case_id, separator), parts in sorted(groups.items())]
+    return [
+        _case(case_id, namings[separator], parts, strays, labels)
+        for (case_id, separator), parts in sorted(groups.items())
+    ]
 
 
 def _nifti_files(folder):
@@ -84,7 +91,11 @@ def _nifti_files(folder):
             continue
         seen.add(place.resolve())
         folders[:] = [name for name in folders if not (place / name / PHANTOM_NOTE).exists()]
-        yield from (place / name for name in files if not name.startswith(".") and re.search(r"\.nii(\.gz)?$", name))
+        yield from (
+            place / name
+            for name in files
+            if not name.startswith(".") and re.search(r"\.nii(\.gz)?$", name)
+        )
 
 
 def _case(case_id, naming, parts, strays, labels):
@@ -95,11 +106,19 @@ def _case(case_id, naming, parts, strays, labels):
         if not paths and part != LABEL:
             expected = folder / f"{case_id}{naming.separator}{suffix}.nii.gz"
             findings.append(
-                Finding(ERROR, "missing modality", f"{case_id}: modality {part} is missing, expected {expected}; add the file or remove the case")
+                Finding(
+                    ERROR,
+                    "missing modality",
+                    f"{case_id}: modality {part} is missing, expected {expected}; add the file or remove the case",
+                )
             )
         if len(paths) > 1:
             text = f"{case_id}: {_count(len(paths))} files for {part}, {' and '.join(map(str, paths))}; remove all but one"
-            findings.append(Finding(ERROR, "duplicate segmentation" if part == LABEL else "duplicate modality", text))
+            findings.append(
+                Finding(
+                    ERROR, "duplicate segmentation" if part == LABEL else "duplicate modality", text
+                )
+            )
     label = parts[LABEL][0] if LABEL in parts else None
     if label and (label.parent.name, stem_of(label)) in MISNAMED:
         text = f"{case_id}: {label.name} is taken as its segmentation, which was published under that name"

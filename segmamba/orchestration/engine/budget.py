@@ -63,10 +63,24 @@ def _fixed(machine, base, trials, gpus, *, threads=None, compile=None):
         threads = threads or max(1, min(machine.cores // max(1, trials), machine.trial_cores))
         cpus = min(threads, machine.trial_cores)
         at_once = max(1, min(trials, machine.holds(cpus)))
-        return Resources(gpus=0, cpus=cpus, threads=threads, at_once=at_once, cores=machine.cores, compile=compile or base.train.compile)
+        return Resources(
+            gpus=0,
+            cpus=cpus,
+            threads=threads,
+            at_once=at_once,
+            cores=machine.cores,
+            compile=compile or base.train.compile,
+        )
     cpus = min(base.data.workers + 1, machine.trial_cores)
     at_once = max(1, min(machine.holds(cpus, gpus), max(1, trials)))
-    return Resources(gpus=gpus, cpus=cpus, threads=threads or cpus, at_once=at_once, cores=machine.cores, compile=compile or base.train.compile)
+    return Resources(
+        gpus=gpus,
+        cpus=cpus,
+        threads=threads or cpus,
+        at_once=at_once,
+        cores=machine.cores,
+        compile=compile or base.train.compile,
+    )
 
 
 def plan(arms, trials, data, machine, measure, options):
@@ -77,7 +91,13 @@ def plan(arms, trials, data, machine, measure, options):
     base = next(iter(arms.values()))
     check_gpus_per_trial(options.gpus_per_trial, machine)
     if not options.plan and not _worth_measuring(base, trials, machine, options):
-        return unmeasured(base, trials, machine, options, "not measured: there is nothing to choose, and it is short")
+        return unmeasured(
+            base,
+            trials,
+            machine,
+            options,
+            "not measured: there is nothing to choose, and it is short",
+        )
     used = {arm: arms[arm] for arm in dict.fromkeys(trial.arm for trial in trials)}
     find = _ways_of_gpus if machine.gpus else _ways_of_cores
     alone, ways = find(used, trials, machine, measure, options)
@@ -85,34 +105,53 @@ def plan(arms, trials, data, machine, measure, options):
     chosen = min(range(len(ways)), key=lambda i: costs[i][0])
     study_s, trial_s = costs[chosen]
     rows = [
-        {"way": way.name, "steps_per_s": way.resources.at_once / way.step_s, "study_s": cost} for way, (cost, _) in zip(ways, costs, strict=True)
+        {"way": way.name, "steps_per_s": way.resources.at_once / way.step_s, "study_s": cost}
+        for way, (cost, _) in zip(ways, costs, strict=True)
     ]
     return Budget(
-        resources=ways[chosen].resources, machine=machine.name, why=_why(rows, chosen), ways=rows, trials=len(trials), study_s=study_s,
+        resources=ways[chosen].resources,
+        machine=machine.name,
+        why=_why(rows, chosen),
+        ways=rows,
+        trials=len(trials),
+        study_s=study_s,
         arms={
             arm: {
-                "step_s": alone[arm].step_s * ways[chosen].slowdown, "trial_s": trial_s[arm],
-                "train_s": _steps(used[arm]) * alone[arm].step_s * ways[chosen].slowdown, "validate_case_s": alone[arm].validate_case_s,
-                "test_case_s": alone[arm].test_case_s, "peak_bytes": alone[arm].peak_bytes,
-            } for arm in used
+                "step_s": alone[arm].step_s * ways[chosen].slowdown,
+                "trial_s": trial_s[arm],
+                "train_s": _steps(used[arm]) * alone[arm].step_s * ways[chosen].slowdown,
+                "validate_case_s": alone[arm].validate_case_s,
+                "test_case_s": alone[arm].test_case_s,
+                "peak_bytes": alone[arm].peak_bytes,
+            }
+            for arm in used
         },
         disk_bytes=sum(_checkpoint_bytes(used[trial.arm], alone[trial.arm]) for trial in trials),
         disk_free_bytes=shutil.disk_usage(options.output).free,
-    )  # fmt: skip
+    )
 
 
 def unmeasured(base, trials, machine, options, why):
     """The Budget where nothing is measured: as many GPUs a trial as asked for, one by default; or the cores shared evenly."""
     check_gpus_per_trial(options.gpus_per_trial, machine)
-    return Budget(resources=_fixed(machine, base, len(trials), options.gpus_per_trial or 1.0), machine=machine.name, trials=len(trials), why=why)
+    return Budget(
+        resources=_fixed(machine, base, len(trials), options.gpus_per_trial or 1.0),
+        machine=machine.name,
+        trials=len(trials),
+        why=why,
+    )
 
 
 def resumed(before, base, trials, machine):
     """The Budget that a study began with, a dict, for so many trials that are left and the machine as it is now."""
     if not before:  # of a version that planned nothing
-        return Budget(resources=_fixed(machine, base, trials, 1.0), machine=machine.name, why="resumed")
+        return Budget(
+            resources=_fixed(machine, base, trials, 1.0), machine=machine.name, why="resumed"
+        )
     began = Resources(**before["resources"])
-    resources = _fixed(machine, base, trials, began.gpus or 1.0, threads=began.threads, compile=began.compile)
+    resources = _fixed(
+        machine, base, trials, began.gpus or 1.0, threads=began.threads, compile=began.compile
+    )
     return Budget(**before | {"resources": resources})
 
 
@@ -148,14 +187,30 @@ def _ways_of_cores(arms, trials, machine, measure, options):
     first, config = next(iter(arms.items()))
     fewest, *more = _thread_choices(len(trials), machine)
     alone = dict(zip(arms, measure(list(arms.values()), threads=fewest), strict=True))
-    measured = {fewest: alone[first]} | {threads: measure([config], threads=threads)[0] for threads in more}
+    measured = {fewest: alone[first]} | {
+        threads: measure([config], threads=threads)[0] for threads in more
+    }
     ways = []
     for threads, rehearsal in measured.items():
         fitting = int(MEMORY_SHARE * machine.memory_bytes / max(1, rehearsal.peak_bytes))
         at_once = max(1, min(len(trials), machine.holds(threads), fitting))
-        resources = Resources(gpus=0, cpus=threads, threads=threads, at_once=at_once, cores=machine.cores, compile=config.train.compile)
-        ways.append(_Way(name=f"{at_once} at once, {threads} core{'s' * (threads > 1)} each", resources=resources, step_s=rehearsal.step_s,
-                         slowdown=rehearsal.step_s / alone[first].step_s, warm_up_s=rehearsal.warm_up_s))  # fmt: skip
+        resources = Resources(
+            gpus=0,
+            cpus=threads,
+            threads=threads,
+            at_once=at_once,
+            cores=machine.cores,
+            compile=config.train.compile,
+        )
+        ways.append(
+            _Way(
+                name=f"{at_once} at once, {threads} core{'s' * (threads > 1)} each",
+                resources=resources,
+                step_s=rehearsal.step_s,
+                slowdown=rehearsal.step_s / alone[first].step_s,
+                warm_up_s=rehearsal.warm_up_s,
+            )
+        )
     return alone, ways
 
 
@@ -165,19 +220,40 @@ def _ways_of_gpus(arms, trials, machine, measure, options):
     asked, wanted = options.gpus_per_trial, config.train.compile
     eager = "never" if wanted == "auto" else wanted
     cpus = min(config.data.workers + 1, machine.trial_cores)
-    alone = {arm: measure([arm_config], threads=cpus, compile=eager)[0] for arm, arm_config in arms.items()}
+    alone = {
+        arm: measure([arm_config], threads=cpus, compile=eager)[0]
+        for arm, arm_config in arms.items()
+    }
 
     def way(name, gpus, compile, measured, compile_s=0.0):
         step_s = sum(m.step_s for m in measured) / len(measured)
         at_once = max(1, min(machine.holds(cpus, gpus), len(trials)))
-        resources = Resources(gpus=gpus, cpus=cpus, threads=cpus, at_once=at_once, cores=machine.cores, compile=compile)
+        resources = Resources(
+            gpus=gpus,
+            cpus=cpus,
+            threads=cpus,
+            at_once=at_once,
+            cores=machine.cores,
+            compile=compile,
+        )
         slowdown, warm_up_s = step_s / alone[first].step_s, measured[0].warm_up_s
-        return _Way(name=name, resources=resources, step_s=step_s, slowdown=slowdown, warm_up_s=warm_up_s, compile_s=compile_s)
+        return _Way(
+            name=name,
+            resources=resources,
+            step_s=step_s,
+            slowdown=slowdown,
+            warm_up_s=warm_up_s,
+            compile_s=compile_s,
+        )
 
     kind = {"never": "eager", "always": "compiled"}
-    ways = [way(f"1 a GPU, {kind[eager]}", asked if asked and asked > 1 else 1.0, eager, [alone[first]])]
+    ways = [
+        way(f"1 a GPU, {kind[eager]}", asked if asked and asked > 1 else 1.0, eager, [alone[first]])
+    ]
     fitting = int(MEMORY_SHARE * machine.gpu_bytes / max(r.peak_bytes for r in alone.values()))
-    most = min(fitting, machine.cores // cpus // machine.gpus, math.ceil(len(trials) / machine.gpus))
+    most = min(
+        fitting, machine.cores // cpus // machine.gpus, math.ceil(len(trials) / machine.gpus)
+    )
     for packed in range(2, most + 1):
         if asked and packed > 1 / asked:
             break
@@ -187,7 +263,15 @@ def _ways_of_gpus(arms, trials, machine, measure, options):
             break
     if wanted == "auto" and (asked is None or asked >= 1):
         compiled = measure([config], threads=cpus, compile="always")
-        ways.append(way("1 a GPU, compiled", ways[0].resources.gpus, "always", compiled, compiled[0].compile_s))
+        ways.append(
+            way(
+                "1 a GPU, compiled",
+                ways[0].resources.gpus,
+                "always",
+                compiled,
+                compiled[0].compile_s,
+            )
+        )
     if asked:
         ways = [w for w in ways if math.isclose(w.resources.gpus, asked)] or ways[-1:]
     return alone, ways
@@ -204,10 +288,15 @@ def goes_on(resources, scheduler):
 
 def _way_cost(way, arms, alone, trials, data, scheduler):
     """(seconds of the study, {arm: seconds of a trial})."""
-    start_s = max(rehearsal.start_s for rehearsal in alone.values())  # all but the first may have been rehearsed in one process
+    start_s = max(
+        rehearsal.start_s for rehearsal in alone.values()
+    )  # all but the first may have been rehearsed in one process
     each_s = 0.0 if goes_on(way.resources, scheduler) else start_s
     of_trial = {arm: each_s + _trial_seconds(arms[arm], alone[arm], way, data) for arm in arms}
-    slots, compiled = [start_s - each_s] * way.resources.at_once, {_what_is_compiled(next(iter(arms.values()))): 0.0}
+    slots, compiled = (
+        [start_s - each_s] * way.resources.at_once,
+        {_what_is_compiled(next(iter(arms.values()))): 0.0},
+    )
     for trial in trials:  # Ray starts them in this order, the next as soon as one ends
         began, network = slots[0], _what_is_compiled(arms[trial.arm])
         missing_s = way.compile_s if began < compiled.get(network, math.inf) else 0.0
@@ -218,7 +307,14 @@ def _way_cost(way, arms, alone, trials, data, scheduler):
 
 def _what_is_compiled(config):
     hard_cases = config.learning.hard_case_factor > 1
-    return config.model, config.loss, config.data.patch_size, config.train.batch_size, config.train.precision, hard_cases
+    return (
+        config.model,
+        config.loss,
+        config.data.patch_size,
+        config.train.batch_size,
+        config.train.precision,
+        hard_cases,
+    )
 
 
 def _trial_seconds(config, rehearsal, way, data):
@@ -227,9 +323,17 @@ def _trial_seconds(config, rehearsal, way, data):
     validations = math.ceil(train.epochs / train.validate_every_epochs)
     shared = max(1.0, way.slowdown)  # evaluation is never compiled, but it shares the device
     tested = len(data.test) + min(len(data.validation), 2)  # and the two cases of a picture
-    evaluation = validations * len(data.validation) * rehearsal.validate_case_s + tested * rehearsal.test_case_s
+    evaluation = (
+        validations * len(data.validation) * rehearsal.validate_case_s
+        + tested * rehearsal.test_case_s
+    )
     restarts = train.epochs if config.learning.hard_case_factor > 1 else 1  # of the loader
-    return _steps(config) * rehearsal.step_s * way.slowdown + restarts * rehearsal.epoch_s + shared * evaluation + way.warm_up_s
+    return (
+        _steps(config) * rehearsal.step_s * way.slowdown
+        + restarts * rehearsal.epoch_s
+        + shared * evaluation
+        + way.warm_up_s
+    )
 
 
 def _steps(config):
@@ -238,17 +342,29 @@ def _steps(config):
 
 def _checkpoint_bytes(config, rehearsal):
     """best, last, and the copies kept on the way."""
-    kept = config.train.epochs // config.train.keep_every_epochs if config.train.keep_every_epochs else 0
+    kept = (
+        config.train.epochs // config.train.keep_every_epochs
+        if config.train.keep_every_epochs
+        else 0
+    )
     return (1 + kept) * rehearsal.weights_bytes + rehearsal.resume_bytes
 
 
 def _why(rows, chosen):
     if len(rows) == 1:
         return f"{rows[0]['way']}: the only way that this machine and the options leave"
-    others = ", ".join(f"{row['way']} {clock(row['study_s'])}" for i, row in enumerate(rows) if i != chosen)
+    others = ", ".join(
+        f"{row['way']} {clock(row['study_s'])}" for i, row in enumerate(rows) if i != chosen
+    )
     return f"{rows[chosen]['way']}: ends soonest, in {clock(rows[chosen]['study_s'])} ({others})"
 
 
 def clock(seconds):
     """2.5 h, 12 min or 40 s."""
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 90
+        else f"{seconds:.0f} s"
+    )

@@ -21,13 +21,20 @@ def prepare_on_nodes(cases, cache, config, *, progress=lambda done, total: None)
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    nodes = [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    ]
     build = ray.remote(num_cpus=1)(_build_here)
     waiting = {}
     for place, node in enumerate(nodes):
         first = place * len(cases) // len(nodes)
         pinned = build.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        waiting |= {pinned.remote(case, str(cache), config): case for case in [*cases[first:], *cases[:first]]}
+        waiting |= {
+            pinned.remote(case, str(cache), config): case
+            for case in [*cases[first:], *cases[:first]]
+        }
     total, errors = len(waiting), {}
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -40,7 +47,9 @@ def prepare_on_nodes(cases, cache, config, *, progress=lambda done, total: None)
         progress(total - len(waiting), total)
     if errors:
         first = next(errors[case.id] for case in cases if case.id in errors)
-        raise UserError(first + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else ""))
+        raise UserError(
+            first + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
+        )
     return prepare_cases(cases, on_this_node(cache), config)
 
 
@@ -48,15 +57,25 @@ def split_on_this_node(split, cases, cache, config):
     """The Split with its cases prepared in this node's cache; fast where they are. cases: the Cases that it was made from, or more."""
     groups = {name: getattr(split, name) for name in ("train", "validation", "test", "unlabelled")}
     wanted = {case.id for group in groups.values() for case in group}
-    prepared = {case.id: case for case in prepare_cases([c for c in cases if c.id in wanted], on_this_node(cache), config)}
-    return dataclasses.replace(split, **{name: type(group)(prepared[case.id] for case in group) for name, group in groups.items()})
+    prepared = {
+        case.id: case
+        for case in prepare_cases([c for c in cases if c.id in wanted], on_this_node(cache), config)
+    }
+    return dataclasses.replace(
+        split,
+        **{
+            name: type(group)(prepared[case.id] for case in group) for name, group in groups.items()
+        },
+    )
 
 
 def on_this_node(cache):
     """The path with this node's environment variables filled in; one that is not set is the user's mistake."""
     path = os.path.expandvars(str(cache))
     if "$" in path:
-        raise UserError(f"cache {cache}: {os.uname().nodename} lacks one of its environment variables; set it on every node")
+        raise UserError(
+            f"cache {cache}: {os.uname().nodename} lacks one of its environment variables; set it on every node"
+        )
     return Path(path)
 
 

@@ -25,13 +25,18 @@ class FinishRuns(tune.Callback):
         self._told = {}  # trial to its Stages that were told of
 
     def __getstate__(self):
-        return {"context": self.context, "progress": SilentProgress()}  # Ray stores its callbacks; a terminal cannot be stored
+        return {
+            "context": self.context,
+            "progress": SilentProgress(),
+        }  # Ray stores its callbacks; a terminal cannot be stored
 
     def on_trial_start(self, iteration, trials, trial, **info):
         plan = trial.config["trial"]
         self.progress.started(plan.key)
         for stage in plan.stages[self._told.get(plan.key, len(plan.stages)) :]:
-            self.progress.say(f"copy     {plan.arm} takes the weights of {stage.donor} after epoch {stage.epoch} and changes its settings")
+            self.progress.say(
+                f"copy     {plan.arm} takes the weights of {stage.donor} after epoch {stage.epoch} and changes its settings"
+            )
         self._told[plan.key] = len(plan.stages)
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
@@ -42,7 +47,9 @@ class FinishRuns(tune.Callback):
         plan, last = trial.config["trial"], trial.last_result
         if "failed" in last:
             self.progress.failed(plan.key, last["failed"], last["log"])
-            self._end(plan, "FAILED", marks={INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None)
+            self._end(
+                plan, "FAILED", marks={INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None
+            )
         elif last["epoch"] < last["epochs"]:
             reason = f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: others were better on the validation set"
             self.progress.stopped(plan.key, reason)
@@ -64,7 +71,9 @@ class FinishRuns(tune.Callback):
         told = fate(noted)
         reason = told.hopeless or f"its process died {len(noted)} times: {noted[-1]['reason']}"
         self.progress.failed(plan.key, reason, folder / "logs" / "deaths.json")
-        self._end(plan, "FAILED", reason=reason, marks={INFEASIBLE_TAG: "yes"} if told.memory else None)
+        self._end(
+            plan, "FAILED", reason=reason, marks={INFEASIBLE_TAG: "yes"} if told.memory else None
+        )
 
     def settle(self):
         """Wait until MLflow knows how every trial ended. StudyHalted where it stays away: `--resume` puts that right.
@@ -84,15 +93,23 @@ class FinishRuns(tune.Callback):
 
     def _note_death(self, trial):
         done = (trial.last_result or {}).get("epoch", 0)
-        return note_death(trial_folder(self.context.folder, trial.config["trial"]), done, _last_error(trial))
+        return note_death(
+            trial_folder(self.context.folder, trial.config["trial"]), done, _last_error(trial)
+        )
 
     def _end(self, plan, status, **how):
         ending = functools.partial(end_trial, self.context, plan, status, **how)
         self._endings.append(ending)
-        self._outbox.offer(ending)  # a refusal raised here would be taken for this trial's failure; `settle` raises it
+        self._outbox.offer(
+            ending
+        )  # a refusal raised here would be taken for this trial's failure; `settle` raises it
 
 
 def _last_error(trial):
     """What Ray tells of the trial's last failure."""
-    text = Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).exists() else ""
+    text = (
+        Path(trial.error_file).read_text()
+        if trial.error_file and Path(trial.error_file).exists()
+        else ""
+    )
     return text.rpartition("Failure #")[2]

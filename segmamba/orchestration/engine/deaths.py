@@ -34,7 +34,10 @@ def note_death(folder, epoch, told):
     """Add a death to a trial's folder: the epochs done until then, and what Ray told of it. Whether another start is pointless."""
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     memory = any(words in told for words in MEMORY_WORDS)
-    reason = next((line for line in lines if any(words in line for words in MEMORY_WORDS)), lines[-1] if lines else "no reason known")
+    reason = next(
+        (line for line in lines if any(words in line for words in MEMORY_WORDS)),
+        lines[-1] if lines else "no reason known",
+    )
     _file(folder).parent.mkdir(parents=True, exist_ok=True)
     noted = [*deaths(folder), {"epoch": epoch, "memory": memory, "reason": reason[:300]}]
     write_json(_file(folder), noted)
@@ -56,10 +59,15 @@ def fate(noted):
     memory = sum(death["memory"] for death in noted)
     stuck = _without_progress(noted)
     if memory >= 2:
-        return Fate(True, f"out of memory, also with activation checkpointing: {noted[-1]['reason']}", True)
+        return Fate(
+            True, f"out of memory, also with activation checkpointing: {noted[-1]['reason']}", True
+        )
     if stuck >= 3:
-        return Fate(True, f"its process was killed {stuck} times after epoch {noted[-1]['epoch']}, the last time with activation checkpointing: "
-                          f"{noted[-1]['reason']}")  # fmt: skip
+        return Fate(
+            True,
+            f"its process was killed {stuck} times after epoch {noted[-1]['epoch']}, the last time with activation checkpointing: "
+            f"{noted[-1]['reason']}",
+        )
     return Fate(memory == 1 or stuck == 2)
 
 

@@ -22,7 +22,14 @@ def run_trials(plans, context, resources, progress, *, scheduler, base):
     for plan in plans:
         forget(trial_folder(context.folder, plan))
     reuse = goes_on(resources, scheduler)
-    run_plans(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=_scheduler(scheduler, base), reuse_actors=reuse)
+    run_plans(
+        context,
+        resources,
+        progress,
+        {"trial": tune.grid_search(plans)},
+        scheduler=_scheduler(scheduler, base),
+        reuse_actors=reuse,
+    )
 
 
 def run_search(space, baseline, trials, earlier, context, resources, progress, *, scheduler, base):
@@ -30,7 +37,15 @@ def run_search(space, baseline, trials, earlier, context, resources, progress, *
     from segmamba.orchestration.engine.search import SpaceSearch
 
     search = SpaceSearch(space, baseline, earlier=earlier)
-    run_plans(context, resources, progress, {}, scheduler=_scheduler(scheduler, base), search_alg=search, num_samples=trials)
+    run_plans(
+        context,
+        resources,
+        progress,
+        {},
+        scheduler=_scheduler(scheduler, base),
+        search_alg=search,
+        num_samples=trials,
+    )
 
 
 def run_population(space, rounds, context, resources, progress, *, ended, base):
@@ -47,8 +62,17 @@ def run_population(space, rounds, context, resources, progress, *, ended, base):
     for plan in plans:
         forget(trial_folder(context.folder, plan))
     scheduler = Population(space, rounds, base.train.epochs)
-    warnings.filterwarnings("ignore", "Consider boosting PBT performance")  # a process of a trial's own is how it survives another's death
-    run_plans(context, resources, progress, {"trial": tune.grid_search(plans)}, scheduler=scheduler, storage=context.folder / COPIES)
+    warnings.filterwarnings(
+        "ignore", "Consider boosting PBT performance"
+    )  # a process of a trial's own is how it survives another's death
+    run_plans(
+        context,
+        resources,
+        progress,
+        {"trial": tune.grid_search(plans)},
+        scheduler=scheduler,
+        storage=context.folder / COPIES,
+    )
 
 
 def run_plans(context, resources, progress, param_space, *, storage=None, **tuning):
@@ -64,12 +88,17 @@ def run_plans(context, resources, progress, param_space, *, storage=None, **tuni
         from segmamba.orchestration.engine.trainable import run_trial
 
         watcher = FinishRuns(context, progress)
-        trainable = tune.with_resources(tune.with_parameters(run_trial, context=context), {"cpu": resources.cpus, "gpu": resources.gpus})
+        trainable = tune.with_resources(
+            tune.with_parameters(run_trial, context=context),
+            {"cpu": resources.cpus, "gpu": resources.gpus},
+        )
         tuner = tune.Tuner(
             trainable,
             param_space=param_space,
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=resources.at_once, trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}", **tuning
+                max_concurrent_trials=resources.at_once,
+                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+                **tuning,
             ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y-%m-%d_%H-%M-%S"),
@@ -84,7 +113,9 @@ def run_plans(context, resources, progress, param_space, *, storage=None, **tuni
         try:
             tuner.fit()
         finally:
-            signal.signal(signal.SIGINT, before)  # Tune leaves a handler that swallows the next Ctrl-C
+            signal.signal(
+                signal.SIGINT, before
+            )  # Tune leaves a handler that swallows the next Ctrl-C
             watcher.settle()
 
 
@@ -102,4 +133,9 @@ def asha_times(base):
     every = base.train.validate_every_epochs
     grace = min(every * (base.optim.warmup_epochs // every + 1), base.train.epochs)
     # max_t: Ray stops what reaches it, and the last epoch is followed by the test.
-    return {"time_attr": "epoch", "grace_period": grace, "reduction_factor": 4, "max_t": base.train.epochs + 1}
+    return {
+        "time_attr": "epoch",
+        "grace_period": grace,
+        "reduction_factor": 4,
+        "max_t": base.train.epochs + 1,
+    }

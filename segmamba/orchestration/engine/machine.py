@@ -23,7 +23,11 @@ class Node:
     @property
     def kind(self):
         """What makes two nodes alike."""
-        rest = f" and {self.gpus} x {self.gpu} of {self.gpu_bytes / 2**30:.0f} GiB" if self.gpus else f" of {self.cpu}"
+        rest = (
+            f" and {self.gpus} x {self.gpu} of {self.gpu_bytes / 2**30:.0f} GiB"
+            if self.gpus
+            else f" of {self.cpu}"
+        )
         return f"{self.cores} core{'s' * (self.cores > 1)}{rest}"
 
 
@@ -43,7 +47,10 @@ class Machine:
 
     def holds(self, cpus, gpus=0):
         """How many trials of so many cores and GPUs run at once, each within a node."""
-        held = (min(part.cores // cpus, int(part.gpus / gpus) if gpus else part.cores) for part in self.nodes or (self,))
+        held = (
+            min(part.cores // cpus, int(part.gpus / gpus) if gpus else part.cores)
+            for part in self.nodes or (self,)
+        )
         return min(self.cores // cpus, sum(held))
 
     @property
@@ -58,8 +65,13 @@ class Machine:
     @property
     def differing(self):
         """Two nodes that are not alike, in words, or ""."""
-        first, other = self.nodes[:1], [node for node in self.nodes if node.kind != self.nodes[0].kind]
-        return f"{first[0].host} has {first[0].kind}, {other[0].host} {other[0].kind}" if other else ""
+        first, other = (
+            self.nodes[:1],
+            [node for node in self.nodes if node.kind != self.nodes[0].kind],
+        )
+        return (
+            f"{first[0].host} has {first[0].kind}, {other[0].host} {other[0].kind}" if other else ""
+        )
 
 
 def this_machine(cores):
@@ -70,9 +82,17 @@ def this_machine(cores):
 
     cores, gpus = cores or len(os.sched_getaffinity(0)), torch.cuda.device_count()
     if not gpus:
-        return Machine(name=f"{cores} CPU cores", gpus=0, gpu_bytes=0, cores=cores, memory_bytes=free_memory())
+        return Machine(
+            name=f"{cores} CPU cores", gpus=0, gpu_bytes=0, cores=cores, memory_bytes=free_memory()
+        )
     smallest = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
-    return Machine(name=f"{gpus} x {torch.cuda.get_device_name(0)}", gpus=gpus, gpu_bytes=smallest, cores=cores, memory_bytes=free_memory())
+    return Machine(
+        name=f"{gpus} x {torch.cuda.get_device_name(0)}",
+        gpus=gpus,
+        gpu_bytes=smallest,
+        cores=cores,
+        memory_bytes=free_memory(),
+    )
 
 
 def check_gpus_per_trial(gpus, machine):
@@ -81,7 +101,11 @@ def check_gpus_per_trial(gpus, machine):
         return
     if not machine.gpus:
         where = "no node offers a GPU" if machine.nodes else "torch sees no GPU here"
-        raise UserError(f"--gpus-per-trial {gpus:g}: {where}; leave the option out to run on the CPU")
+        raise UserError(
+            f"--gpus-per-trial {gpus:g}: {where}; leave the option out to run on the CPU"
+        )
     if gpus > machine.trial_gpus or (gpus > 1 and gpus != int(gpus)):
         which = "a node" if machine.nodes else "this machine"
-        raise UserError(f"--gpus-per-trial {gpus:g}: {which} has {machine.trial_gpus}, and more than one GPU must be a whole number")
+        raise UserError(
+            f"--gpus-per-trial {gpus:g}: {which} has {machine.trial_gpus}, and more than one GPU must be a whole number"
+        )

@@ -27,7 +27,13 @@ class Measure:
     """
 
     def __init__(self, data, kept, machine, *, at_once=1, say=lambda text: None, processes=None):
-        self._data, self._kept, self._machine, self._at_once, self._say = data, Path(kept), machine, at_once, say
+        self._data, self._kept, self._machine, self._at_once, self._say = (
+            data,
+            Path(kept),
+            machine,
+            at_once,
+            say,
+        )
         self._processes, self._count = processes or Here(), 0
 
     def __enter__(self):
@@ -43,13 +49,17 @@ class Measure:
 
     def _one_by_one(self, configs, threads):
         files = [self._file(config, threads, 1) for config in configs]
-        by_file = dict(zip(files, configs, strict=True))  # arms that differ in nothing that matters here are measured once
+        by_file = dict(
+            zip(files, configs, strict=True)
+        )  # arms that differ in nothing that matters here are measured once
         found = {file: self._read(file) for file in by_file}
         missing = [file for file, rehearsal in found.items() if rehearsal is None]
         for start in range(0, len(missing), self._at_once):
             batch = missing[start : start + self._at_once]
             compiled = by_file[batch[0]].train.compile == "always"
-            for file, rehearsal in (self._from_cache if compiled else self._rehearsed)(batch, by_file, threads).items():
+            for file, rehearsal in (self._from_cache if compiled else self._rehearsed)(
+                batch, by_file, threads
+            ).items():
                 found[file] = rehearsal
                 self._write(file, [rehearsal])
             self._processes.renew()
@@ -57,7 +67,10 @@ class Measure:
 
     def _rehearsed(self, batch, by_file, threads):
         """{file: Rehearsal} of the Configs with these files, all at the same time, in processes of their own."""
-        jobs = {file: self._processes.start(slot, by_file[file], self._data, threads, None, 0) for slot, file in enumerate(batch)}
+        jobs = {
+            file: self._processes.start(slot, by_file[file], self._data, threads, None, 0)
+            for slot, file in enumerate(batch)
+        }
         return {file: self._result(job, by_file[file]) for file, job in jobs.items()}
 
     def _from_cache(self, batch, by_file, threads):
@@ -65,7 +78,12 @@ class Measure:
         cold = self._rehearsed(batch, by_file, threads)
         self._processes.end()  # what a process has compiled it does not compile again
         warm = self._rehearsed(batch, by_file, threads)
-        return {file: replace(warm[file], compile_s=max(0.0, cold[file].warm_up_s - warm[file].warm_up_s)) for file in batch}
+        return {
+            file: replace(
+                warm[file], compile_s=max(0.0, cold[file].warm_up_s - warm[file].warm_up_s)
+            )
+            for file in batch
+        }
 
     def _together(self, configs, threads):
         file = self._file(configs[0], threads, len(configs))
@@ -73,8 +91,13 @@ class Measure:
         if kept:
             return kept
         self._kept.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._kept, prefix="meet_") as meet:  # where a node sees it, too
-            jobs = [self._processes.start(i, c, self._data, threads, meet, len(configs) - 1) for i, c in enumerate(configs)]
+        with tempfile.TemporaryDirectory(
+            dir=self._kept, prefix="meet_"
+        ) as meet:  # where a node sees it, too
+            jobs = [
+                self._processes.start(i, c, self._data, threads, meet, len(configs) - 1)
+                for i, c in enumerate(configs)
+            ]
             found = [self._result(job, config) for job, config in zip(jobs, configs, strict=True)]
         self._write(file, found)
         return found
@@ -84,19 +107,39 @@ class Measure:
             result = self._processes.result(job)
         except Killed as error:
             self._processes.end()
-            raise UserError("--plan: the process that measures was killed, probably for its memory; lower data.patch_size or train.batch_size, "
-                            "or set --gpus-per-trial to start without measuring") from error  # fmt: skip
+            raise UserError(
+                "--plan: the process that measures was killed, probably for its memory; lower data.patch_size or train.batch_size, "
+                "or set --gpus-per-trial to start without measuring"
+            ) from error
         self._count += 1
-        compiled = f", compiled or found in the cache in {result.warm_up_s:.0f} s" if config.train.compile == "always" else ""
+        compiled = (
+            f", compiled or found in the cache in {result.warm_up_s:.0f} s"
+            if config.train.compile == "always"
+            else ""
+        )
         self._say(f"measured {self._count}: {1000 * result.step_s:.0f} ms a step{compiled}")
         return result
 
     def _file(self, config, threads, processes):
         from segmamba.training.rehearsal import shortened
 
-        cases = sorted(case.folder.name for group in (self._data.train, self._data.validation[:1], self._data.test[:1]) for case in group)
-        known = [shortened(config, 1).to_flat_dict(), cases, threads, processes, STEPS, self._machine]
-        return self._kept / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.json"
+        cases = sorted(
+            case.folder.name
+            for group in (self._data.train, self._data.validation[:1], self._data.test[:1])
+            for case in group
+        )
+        known = [
+            shortened(config, 1).to_flat_dict(),
+            cases,
+            threads,
+            processes,
+            STEPS,
+            self._machine,
+        ]
+        return (
+            self._kept
+            / f"{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]}.json"
+        )
 
     def _read(self, file):
         kept = self._read_all(file)
@@ -128,7 +171,9 @@ class Here:
     def start(self, slot, config, data, threads, meet, others):
         """A job for `result`, begun."""
         while len(self._pools) <= slot:
-            self._pools.append(self._open.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))))
+            self._pools.append(
+                self._open.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+            )
         return self._pools[slot].submit(_rehearse, time.time(), config, data, threads, meet, others)
 
     def result(self, job):
@@ -162,9 +207,15 @@ class There:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         share = 1 / (others + 1) if self._node.gpus else 0
-        task = ray.remote(num_cpus=threads, num_gpus=share, max_calls=1, max_retries=0)(_rehearse_there)  # max_calls: a fresh process for each
-        pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(self._node.id, soft=False))
-        return pinned.remote(time.time(), config, data, threads, meet, others, self._cases, self._cache)
+        task = ray.remote(num_cpus=threads, num_gpus=share, max_calls=1, max_retries=0)(
+            _rehearse_there
+        )  # max_calls: a fresh process for each
+        pinned = task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self._node.id, soft=False)
+        )
+        return pinned.remote(
+            time.time(), config, data, threads, meet, others, self._cases, self._cache
+        )
 
     def result(self, job):
         import ray
@@ -193,7 +244,10 @@ def _rehearse(asked, config, data, threads, meet, others):
     from segmamba.training.rehearsal import rehearse
 
     start_s = max(0.0, time.time() - asked)
-    return replace(rehearse(config, data, steps=STEPS[_device()], threads=threads, meet=meet, others=others), start_s=start_s)
+    return replace(
+        rehearse(config, data, steps=STEPS[_device()], threads=threads, meet=meet, others=others),
+        start_s=start_s,
+    )
 
 
 def _rehearse_there(asked, config, data, threads, meet, others, cases, cache):

@@ -53,14 +53,20 @@ class StudyOptions:
             raise UserError(f"--folds {self.folds}: 0 (one split), or at least 2")
         for name, option in (("seed", "seeds"), ("data.fold", "folds")):
             if name in self.changes and (option == "seeds" or self.folds):
-                raise UserError(f"--set {name}: the study varies it itself; choose how many with --{option}")
+                raise UserError(
+                    f"--set {name}: the study varies it itself; choose how many with --{option}"
+                )
         if self.folds and "data.folds" in self.changes:
             raise UserError("--set data.folds: given by --folds already; leave one of the two out")
         if self.scheduler not in (None, *SCHEDULERS):
-            raise UserError(f"--scheduler {self.scheduler!r}: choose one of {', '.join(SCHEDULERS)}")
+            raise UserError(
+                f"--scheduler {self.scheduler!r}: choose one of {', '.join(SCHEDULERS)}"
+            )
         if self.scheduler == "pbt" and self.trials == 1:
             raise UserError("--scheduler pbt --trials 1: a population has at least 2 members")
         if self.cpus < 0:
             raise UserError(f"--cpus {self.cpus}: must be 0 (all) or more")
         if self.gpus_per_trial is not None and not 0 < self.gpus_per_trial < math.inf:
-            raise UserError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be above 0, for example 0.5 for two trials on one GPU")
+            raise UserError(
+                f"--gpus-per-trial {self.gpus_per_trial:g}: must be above 0, for example 0.5 for two trials on one GPU"
+            )

@@ -56,7 +56,12 @@ def fold_changes(options, base, fold):
 def splits_of(prepared, unlabelled, options, base):
     """{fold: Split} of labelled and unlabelled PreparedCases, with the one key None where there are no folds."""
     folds = folds_of(options, base) or (None,)
-    return {fold: split_cases(prepared, base.changed(fold_changes(options, base, fold)).data, unlabelled) for fold in folds}
+    return {
+        fold: split_cases(
+            prepared, base.changed(fold_changes(options, base, fold)).data, unlabelled
+        )
+        for fold in folds
+    }
 
 
 def infeasible_arms(configs):
@@ -75,41 +80,79 @@ def infeasible_arms(configs):
 
 def planned_study(ready, options, environment, uri):
     """The Study of a Prepared before it has a name, a run and trials."""
-    spec, base, splits, first, notes = ready.spec, ready.base, ready.splits, ready.first_split, list(ready.notes)
+    spec, base, splits, first, notes = (
+        ready.spec,
+        ready.base,
+        ready.splits,
+        ready.first_split,
+        list(ready.notes),
+    )
     notes += dict.fromkeys(note for split in splits.values() for note in split.notes)
     seeds = spec.budget.seeds if options.seeds is None else options.seeds
     if seeds == 1:
         notes.append("one seed: differences between arms cannot be told from luck")
     folds = tuple(fold for fold in splits if fold is not None)
     data = {
-        "source": ready.source, "phantom": not base.data.source, "convention": " + ".join(sorted({c.convention for c in ready.cases})),
-        **{name: sorted({c.id for split in splits.values() for c in getattr(split, name)}) for name in SETS},
-        "test_is_validation": first.test_is_validation, "notes": [*notes, *spec.notes],
-        "folds": [{name: [c.id for c in getattr(splits[fold], name)] for name in SETS} for fold in folds],
-    }  # fmt: skip
+        "source": ready.source,
+        "phantom": not base.data.source,
+        "convention": " + ".join(sorted({c.convention for c in ready.cases})),
+        **{
+            name: sorted({c.id for split in splits.values() for c in getattr(split, name)})
+            for name in SETS
+        },
+        "test_is_validation": first.test_is_validation,
+        "notes": [*notes, *spec.notes],
+        "folds": [
+            {name: [c.id for c in getattr(splits[fold], name)] for name in SETS} for fold in folds
+        ],
+    }
     if not folds:
         data |= {name: [c.id for c in getattr(first, name)] for name in SETS}
     return Study(
-        name="", question=spec.question, hypothesis=spec.hypothesis, secondary=spec.secondary, baseline=spec.baseline,
-        arms={arm: dict(changes) for arm, changes in spec.arms.items()}, space={name: str(d) for name, d in spec.space.items()},
-        seeds=tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds)),  # a search has used seed 0
+        name="",
+        question=spec.question,
+        hypothesis=spec.hypothesis,
+        secondary=spec.secondary,
+        baseline=spec.baseline,
+        arms={arm: dict(changes) for arm, changes in spec.arms.items()},
+        space={name: str(d) for name, d in spec.space.items()},
+        seeds=tuple(range(1, seeds + 1))
+        if spec.space
+        else tuple(range(seeds)),  # a search has used seed 0
         folds=folds,
         round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
-        preset=options.preset, config=base.to_flat_dict(), data=data, environment=environment,
-        command=shlex.join([Path(sys.executable).name, *sys.argv]), mlflow_uri=uri, parent_run_id="", seconds=0.0, trials=(),
-    )  # fmt: skip
+        preset=options.preset,
+        config=base.to_flat_dict(),
+        data=data,
+        environment=environment,
+        command=shlex.join([Path(sys.executable).name, *sys.argv]),
+        mlflow_uri=uri,
+        parent_run_id="",
+        seconds=0.0,
+        trials=(),
+    )
 
 
 def announce(study, resources, trials, progress):
     """What is about to happen, before it takes hours."""
     data = study.data
     origin = "from the files' naming" if study.config["data.labels"] == "auto" else "stated"
-    where = f"GPU, {resources.gpus:g} a trial" if resources.gpus else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
+    where = (
+        f"GPU, {resources.gpus:g} a trial"
+        if resources.gpus
+        else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
+    )
     progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
-    progress.say(f"cases    {len(data['train'])} train, {len(data['validation'])} validation, {len(data['test'])} test")
+    progress.say(
+        f"cases    {len(data['train'])} train, {len(data['validation'])} validation, {len(data['test'])} test"
+    )
     say_notes(study, progress)
-    axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (f" x folds {len(study.folds)}" if study.folds else "")
-    progress.say(f"trials   {trials} to run ({axes}), {resources.at_once} at once ({where}), preset {study.preset}")
+    axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
+        f" x folds {len(study.folds)}" if study.folds else ""
+    )
+    progress.say(
+        f"trials   {trials} to run ({axes}), {resources.at_once} at once ({where}), preset {study.preset}"
+    )
 
 
 def say_notes(study, progress):

@@ -26,23 +26,41 @@ class Rounds:
     """What the rounds decided, kept in the study's folder: each member's Stages, and the epoch of the last round."""
 
     def __init__(self, folder, every):
-        self._file, self.every, self.done, self.members = Path(folder) / "population.json", every, 0, {}
+        self._file, self.every, self.done, self.members = (
+            Path(folder) / "population.json",
+            every,
+            0,
+            {},
+        )
         if self._file.exists():
             kept = json.loads(self._file.read_text())
             self.done = kept["done"]
-            self.members = {arm: tuple(_stage(one) for one in stages) for arm, stages in kept["members"].items()}
+            self.members = {
+                arm: tuple(_stage(one) for one in stages) for arm, stages in kept["members"].items()
+            }
 
     def begin(self, space, baseline, size):
         """The members, those of an earlier start of the study where there was one. Raises UserError where that had another size."""
         if not self.members:
-            self.members = {arm: (Stage(epoch=0, changes=changes),) for arm, changes in first_settings(space, baseline, size).items()}
+            self.members = {
+                arm: (Stage(epoch=0, changes=changes),)
+                for arm, changes in first_settings(space, baseline, size).items()
+            }
             self._keep()
         if len(self.members) != size:
-            raise UserError(f"--resume: the population has {len(self.members)} members; give --trials {len(self.members)}")
+            raise UserError(
+                f"--resume: the population has {len(self.members)} members; give --trials {len(self.members)}"
+            )
 
     def plan(self, arm):
         stages = self.members[arm]
-        return TrialPlan(arm=arm, seed=SEARCH_SEED, changes=stages[-1].changes, stages=stages, round_every=self.every)
+        return TrialPlan(
+            arm=arm,
+            seed=SEARCH_SEED,
+            changes=stages[-1].changes,
+            stages=stages,
+            round_every=self.every,
+        )
 
     def settle(self, epoch, copies):
         """Write down a round: `copies` are {arm: Stage}."""
@@ -62,13 +80,19 @@ class Rounds:
         return own
 
     def _keep(self):
-        members = {arm: [dataclasses.asdict(stage) for stage in stages] for arm, stages in self.members.items()}
+        members = {
+            arm: [dataclasses.asdict(stage) for stage in stages]
+            for arm, stages in self.members.items()
+        }
         write_json(self._file, {"done": self.done, "members": members})
 
 
 def _stage(kept):
     """Tuples were made lists by JSON."""
-    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in kept["changes"].items()}
+    changes = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in kept["changes"].items()
+    }
     return Stage(**kept | {"changes": changes})
 
 
@@ -77,14 +101,23 @@ def first_settings(space, baseline, size):
     rng = random.Random(SEARCH_SEED)
     for name, distribution in space.items():
         distribution.from_setting(baseline[name])  # a UserError where the space leaves it out
-    drawn = [{name: distribution.draw(rng) for name, distribution in space.items()} for _ in range(size - 1)]
-    return {search_arm(number): settings for number, settings in enumerate([{name: baseline[name] for name in space}, *drawn])}
+    drawn = [
+        {name: distribution.draw(rng) for name, distribution in space.items()}
+        for _ in range(size - 1)
+    ]
+    return {
+        search_arm(number): settings
+        for number, settings in enumerate([{name: baseline[name] for name in space}, *drawn])
+    }
 
 
 def explore(space, settings, rng):
     """Other settings within the space: each a little smaller or larger, or the next of a list, or now and then drawn afresh."""
     return {
-        name: distribution.draw(rng) if rng.random() < RESAMPLE else distribution.near(settings[name], rng) for name, distribution in space.items()
+        name: distribution.draw(rng)
+        if rng.random() < RESAMPLE
+        else distribution.near(settings[name], rng)
+        for name, distribution in space.items()
     }
 
 
@@ -96,10 +129,16 @@ class Population(PopulationBasedTraining):
 
     def __init__(self, space, rounds, epochs):
         super().__init__(
-            time_attr="epoch", metric=SCORE, mode="max", perturbation_interval=rounds.every, quantile_fraction=QUANTILE,
+            time_attr="epoch",
+            metric=SCORE,
+            mode="max",
+            perturbation_interval=rounds.every,
+            quantile_fraction=QUANTILE,
             custom_explore_fn=dict,  # Ray asks for one; `_get_new_config` does it all
-            log_config=False, require_attrs=False, synch=True,
-        )  # fmt: skip
+            log_config=False,
+            require_attrs=False,
+            synch=True,
+        )
         self._space, self._rounds, self._epochs, self._copies = space, rounds, epochs, {}
         self._next_perturbation_sync = rounds.done + rounds.every
 
@@ -108,7 +147,11 @@ class Population(PopulationBasedTraining):
         self._trial_state[trial].last_perturbation_time = self._rounds.done
 
     def on_trial_result(self, tune_controller, trial, result):
-        if "failed" in result or result["epoch"] % self._rounds.every or result["epoch"] >= self._epochs:
+        if (
+            "failed" in result
+            or result["epoch"] % self._rounds.every
+            or result["epoch"] >= self._epochs
+        ):
             return self.CONTINUE
         pending, before, self._copies = self._next_perturbation_sync, random.getstate(), {}
         random.seed(pending)  # whom Ray's own random.choice takes as a donor
@@ -134,15 +177,23 @@ class Population(PopulationBasedTraining):
         state = self._trial_state[trial]
         state.last_train_time, state.last_score = self._next_perturbation_sync, None
         others = [one for one in tune_controller.get_live_trials() if one is not trial]
-        if others and all(self._trial_state[one].last_train_time >= self._next_perturbation_sync for one in others):
+        if others and all(
+            self._trial_state[one].last_train_time >= self._next_perturbation_sync for one in others
+        ):
             waiting = others[0]
             self.on_trial_result(tune_controller, waiting, self._trial_state[waiting].last_result)
 
     def _get_new_config(self, trial, trial_to_clone):
         """What Ray gives a trial that copies another: its own name, and the other's settings changed."""
-        plan, donor, epoch = trial.config["trial"], trial_to_clone.config["trial"], self._next_perturbation_sync
+        plan, donor, epoch = (
+            trial.config["trial"],
+            trial_to_clone.config["trial"],
+            self._next_perturbation_sync,
+        )
         changes = explore(self._space, donor.changes, random.Random(f"{epoch} {plan.arm}"))
         copied = self._trial_state[trial_to_clone].last_checkpoint.path
         stage = Stage(epoch=epoch, changes=changes, donor=donor.arm, checkpoint=copied)
         self._copies[plan.arm] = stage
-        return trial.config | {"trial": dataclasses.replace(plan, changes=changes, stages=(*plan.stages, stage))}, {}
+        return trial.config | {
+            "trial": dataclasses.replace(plan, changes=changes, stages=(*plan.stages, stage))
+        }, {}

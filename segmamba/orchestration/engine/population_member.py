@@ -47,7 +47,11 @@ def parts(config, stages, folder):
         return [(config, config.train.epochs)]
     done = epochs_done(folder)
     ends = [*(stage.epoch for stage in stages[1:]), config.train.epochs]
-    return [(config.changed(stage.changes), end) for stage, end in zip(stages, ends, strict=True) if end > done or end == config.train.epochs]
+    return [
+        (config.changed(stage.changes), end)
+        for stage, end in zip(stages, ends, strict=True)
+        if end > done or end == config.train.epochs
+    ]
 
 
 def epochs_done(folder):

@@ -30,7 +30,9 @@ class StudyProgress:
     def __init__(self, console):
         self.console = console
         self.rows, self.further, self.epochs, self.at_once, self.began = {}, 0, 0, 1, 0.0
-        self.live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
+        self.live = Live(
+            get_renderable=self._table, console=console, refresh_per_second=2, transient=True
+        )
 
     def __enter__(self):
         return self
@@ -82,7 +84,9 @@ class StudyProgress:
     def completed(self, key):
         row = self.rows[key]
         row.state, row.seconds = DONE, time.monotonic() - row.began
-        self._line(f"{key}: done in {_clock(row.seconds)}, best validation Dice {_number(row.best)}")
+        self._line(
+            f"{key}: done in {_clock(row.seconds)}, best validation Dice {_number(row.best)}"
+        )
 
     def stopped(self, key, reason):
         row = self.rows[key]
@@ -97,7 +101,9 @@ class StudyProgress:
     def _line(self, text):
         """Where there is no live table, a line for each event and what is left."""
         if not self.console.is_terminal:
-            self.say(f"[{self._over()}/{len(self.rows) + self.further}] {text}, {self._left()} left")
+            self.say(
+                f"[{self._over()}/{len(self.rows) + self.further}] {text}, {self._left()} left"
+            )
 
     def _over(self):
         return sum(row.state in OVER for row in self.rows.values())
@@ -105,7 +111,14 @@ class StudyProgress:
     def _left(self):
         """Time left, from the mean epoch so far."""
         epochs = sum(row.epoch for row in self.rows.values())
-        missing = sum(self.epochs - row.epoch for row in self.rows.values() if row.state in (WAITING, RUNNING)) + self.further * self.epochs
+        missing = (
+            sum(
+                self.epochs - row.epoch
+                for row in self.rows.values()
+                if row.state in (WAITING, RUNNING)
+            )
+            + self.further * self.epochs
+        )
         if not epochs:
             return "?"
         spent = sum(row.seconds for row in self.rows.values())
@@ -114,13 +127,32 @@ class StudyProgress:
     def _table(self):
         title = f"{self._over()} of {len(self.rows) + self.further} trials, {_clock(time.monotonic() - self.began)} gone, about {self._left()} left"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for name, side in (("trial", "left"), ("state", "left"), ("epoch", "right"), ("Dice", "right"), ("best", "right"), ("time", "right")):
+        for name, side in (
+            ("trial", "left"),
+            ("state", "left"),
+            ("epoch", "right"),
+            ("Dice", "right"),
+            ("best", "right"),
+            ("time", "right"),
+        ):
             table.add_column(name, justify=side)
         shown = self._shown()
         for key, row in shown:
             epoch = f"{row.epoch}/{self.epochs}"
-            spent = _clock(time.monotonic() - row.began if row.state == RUNNING else row.seconds) if row.began else ""
-            table.add_row(key, row.state, epoch, _number(row.dice), _number(row.best), spent, style=STYLES[row.state])
+            spent = (
+                _clock(time.monotonic() - row.began if row.state == RUNNING else row.seconds)
+                if row.began
+                else ""
+            )
+            table.add_row(
+                key,
+                row.state,
+                epoch,
+                _number(row.dice),
+                _number(row.best),
+                spent,
+                style=STYLES[row.state],
+            )
         if len(shown) < len(self.rows):
             table.add_row(f"and {len(self.rows) - len(shown)} more", style="dim")
         return table
@@ -131,7 +163,9 @@ class StudyProgress:
         if len(rows) <= SHOWN_ROWS:
             return rows
         order = {RUNNING: 0, WAITING: 1}
-        ranked = sorted(range(len(rows)), key=lambda i: (order.get(rows[i][1].state, 1), abs(i - self._over())))
+        ranked = sorted(
+            range(len(rows)), key=lambda i: (order.get(rows[i][1].state, 1), abs(i - self._over()))
+        )
         return [rows[i] for i in sorted(ranked[:SHOWN_ROWS])]
 
 

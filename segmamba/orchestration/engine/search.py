@@ -9,7 +9,9 @@ from segmamba.studies.spec import TrialPlan
 METRIC = "val/best_dice_mean"
 SEARCH_SEED = 0  # of every trial of a search; what it finds is tested with other seeds
 ENDED = ("FINISHED", "STOPPED", "FAILED", "INFEASIBLE")
-FIRST_RANDOM = 8  # settings drawn at random, the baseline among them, before the estimator takes over
+FIRST_RANDOM = (
+    8  # settings drawn at random, the baseline among them, before the estimator takes over
+)
 
 
 def search_arm(number):
@@ -30,10 +32,19 @@ class SpaceSearch(Searcher):
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._open, self._last = space, {}, {}
-        self._distributions = {name: distribution.to_optuna() for name, distribution in space.items()}
-        with warnings.catch_warnings():  # a search that goes on must not draw again what it has tried: another seed
+        self._distributions = {
+            name: distribution.to_optuna() for name, distribution in space.items()
+        }
+        with (
+            warnings.catch_warnings()
+        ):  # a search that goes on must not draw again what it has tried: another seed
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(seed=seed + len(earlier), n_startup_trials=FIRST_RANDOM, multivariate=True, constant_liar=True)
+            sampler = optuna.samplers.TPESampler(
+                seed=seed + len(earlier),
+                n_startup_trials=FIRST_RANDOM,
+                multivariate=True,
+                constant_liar=True,
+            )
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self._named = len(earlier)
         for trial in earlier:
@@ -47,7 +58,9 @@ class SpaceSearch(Searcher):
         arm = trial.user_attrs.get("arm")  # of a trial that is tried again
         if arm is None:
             arm, self._named = search_arm(self._named), self._named + 1
-        changes = {name: self._space[name].to_setting(value) for name, value in trial.params.items()}
+        changes = {
+            name: self._space[name].to_setting(value) for name, value in trial.params.items()
+        }
         return {"trial": TrialPlan(arm=arm, seed=SEARCH_SEED, changes=changes)}
 
     def on_trial_result(self, trial_id, result):
@@ -79,7 +92,11 @@ class SpaceSearch(Searcher):
             self.study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL, **told))
         elif trial.status == "STOPPED":
             seen = {int(step): value for step, value in trial.history.get(METRIC, ())}
-            self.study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.PRUNED, intermediate_values=seen, **told))
+            self.study.add_trial(
+                optuna.create_trial(
+                    state=optuna.trial.TrialState.PRUNED, intermediate_values=seen, **told
+                )
+            )
         else:
             self.study.add_trial(optuna.create_trial(value=value, **told))
 
@@ -92,7 +109,13 @@ class SpaceSearch(Searcher):
 
 def best_trial(trials, baseline):
     """The Trial that the validation set likes best of those that ended and differ from `baseline` ({setting: value}); None where there is none."""
-    tried = [t for t in trials if t.status == "FINISHED" and METRIC in t.metrics and any(t.changes[n] != baseline[n] for n in t.changes)]
+    tried = [
+        t
+        for t in trials
+        if t.status == "FINISHED"
+        and METRIC in t.metrics
+        and any(t.changes[n] != baseline[n] for n in t.changes)
+    ]
     return max(tried, key=lambda trial: trial.metrics[METRIC], default=None)
 
 
@@ -110,7 +133,9 @@ def importance(space, trials):
         study.add_trial(optuna.create_trial(value=trial.metrics[METRIC], **told))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+        found = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+        )
     return dict(found)
 
 

@@ -13,7 +13,12 @@ from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.caching import split_on_this_node
 from segmamba.orchestration.engine.deaths import ALL_LEVELS, deaths, fate
-from segmamba.orchestration.engine.population_member import join_population, parts, report_again, report_epoch
+from segmamba.orchestration.engine.population_member import (
+    join_population,
+    parts,
+    report_again,
+    report_epoch,
+)
 from segmamba.orchestration.tracking.patience import is_full
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking.runs import trial_log, trial_tags
@@ -24,6 +29,7 @@ from segmamba.training.run_folder import RunFolder
 from segmamba.training.step import compile_decision
 
 LESS_MEMORY_TAG = "activation_checkpointing"
+
 
 @dataclass(frozen=True)
 class StudyContext:
@@ -59,13 +65,24 @@ class StudyContext:
         """The Config of a TrialPlan, as it begins; an arm with a seed of its own counts from there."""
         stages = self.stages(plan)
         changes = stages[0].changes if stages else plan.changes
-        config = self.configs[self.baseline].changed(changes) if changes is not None else self.configs[plan.arm]
-        return config.changed({"seed": config.seed + plan.seed, "train.compile": self.compile} | self.folds[plan.fold][0])
+        config = (
+            self.configs[self.baseline].changed(changes)
+            if changes is not None
+            else self.configs[plan.arm]
+        )
+        return config.changed(
+            {"seed": config.seed + plan.seed, "train.compile": self.compile}
+            | self.folds[plan.fold][0]
+        )
 
     def split(self, plan):
         """Of this node's PreparedCases."""
         split = self.folds[plan.fold][1]
-        return split if self.cache is None else split_on_this_node(split, self.cases, self.cache, self.config(plan).data)
+        return (
+            split
+            if self.cache is None
+            else split_on_this_node(split, self.cases, self.cache, self.config(plan).data)
+        )
 
 
 def trial_folder(study_folder, plan):
@@ -88,13 +105,19 @@ def run_trial(assignment, context):
     root = trial_folder(context.folder, plan)
     try:
         config, folder, device = context.config(plan), RunFolder(root), choose_device()
-        tags = trial_tags(context, plan) | {FOLDER_TAG: str(root), "execution": compile_decision(config, device)[1]}
+        tags = trial_tags(context, plan) | {
+            FOLDER_TAG: str(root),
+            "execution": compile_decision(config, device)[1],
+        }
         log = trial_log(context, plan, tags)
         log.log_config(config.to_flat_dict())
         stages = context.stages(plan)
         join_population(plan, folder, log)
         final = _with_less_memory_if_need_be(
-            config, folder, log, lambda config: _outcome(config, stages, context.split(plan), plan, folder, device, log)
+            config,
+            folder,
+            log,
+            lambda config: _outcome(config, stages, context.split(plan), plan, folder, device, log),
         )
     except UserError as error:
         final = _failed(root, str(error), traceback.format_exc(), log) | {"infeasible": True}
@@ -102,7 +125,11 @@ def run_trial(assignment, context):
         final = _failed(root, _reason(error), traceback.format_exc(), log)
     patience_s = 2.0 if is_full(final.get("failed", "")) else PATIENCE_S
     if log and not log.close(patience_s) and "failed" not in final:
-        final = _failed(root, f"MLflow did not answer ({log.away_because}); --resume sends what it lacks", log.away_because)
+        final = _failed(
+            root,
+            f"MLflow did not answer ({log.away_because}); --resume sends what it lacks",
+            log.away_because,
+        )
     tune.report(final)
 
 
@@ -127,7 +154,9 @@ def _with_less_memory_if_need_be(config, folder, log, outcome):
         return outcome(config)
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise Infeasible(f"out of memory, also with activation checkpointing: {_reason(error)}") from error
+            raise Infeasible(
+                f"out of memory, also with activation checkpointing: {_reason(error)}"
+            ) from error
         raise
 
 
@@ -138,12 +167,16 @@ def with_less_memory(config, reason):
     try:
         return config.changed({"model.checkpoint_stages": ALL_LEVELS})
     except UserError as error:  # somebody else's network
-        raise Infeasible(f"out of memory, and {config.model.name} has no activation checkpointing: {reason}") from error
+        raise Infeasible(
+            f"out of memory, and {config.model.name} has no activation checkpointing: {reason}"
+        ) from error
 
 
 def out_of_memory(error):
     """Whether an exception is a device's or the machine's memory running out."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, (torch.OutOfMemoryError, MemoryError)
+    ) or "can't allocate memory" in str(error)
 
 
 def _outcome(config, stages, data, plan, folder, device, log):
@@ -165,7 +198,9 @@ def _train(config, stages, data, round_every, folder, device, log):
         if round_every:
             report_again(folder, stages[-1].epoch, round_every, config)
         for epoch in train_run(part, data, folder, device):
-            log.log_history(folder.read_history(epoch.number))  # with what was saved before, should the process have died before MLflow had it
+            log.log_history(
+                folder.read_history(epoch.number)
+            )  # with what was saved before, should the process have died before MLflow had it
             last = {"epoch": epoch.number, "epochs": config.train.epochs} | epoch.metrics
             report_epoch(last, folder, round_every)
             if epoch.number == until < config.train.epochs:
@@ -177,7 +212,9 @@ def _train(config, stages, data, round_every, folder, device, log):
 def _test(config, data, folder, device, log):
     metrics, rows = evaluate_run(config, data, folder, device)
     log.log_metrics(metrics, config.train.epochs)
-    log.log_test_cases(_with_last(rows, json.loads(folder.final_metrics.read_text()).get("last_cases")))
+    log.log_test_cases(
+        _with_last(rows, json.loads(folder.final_metrics.read_text()).get("last_cases"))
+    )
     log.log_files([folder.final_metrics], None)
     return metrics
 
@@ -185,7 +222,15 @@ def _test(config, data, folder, device, log):
 def _with_last(rows, last_rows):
     """The per-case rows with the last checkpoint's scores beside them, as last_..., where it was tested."""
     by_case = {row["case"]: row for row in last_rows or ()}
-    return [row | {f"last_{name}": value for name, value in by_case.get(row["case"], {}).items() if name != "case"} for row in rows]
+    return [
+        row
+        | {
+            f"last_{name}": value
+            for name, value in by_case.get(row["case"], {}).items()
+            if name != "case"
+        }
+        for row in rows
+    ]
 
 
 def _failed(root, reason, details, log=None):
@@ -203,5 +248,7 @@ def _failed(root, reason, details, log=None):
 def _reason(error):
     """An exception in one line."""
     if is_full(error):
-        return f"the disk is full ({error}); the last checkpoint is intact, and --resume goes on from it"[:500]
+        return f"the disk is full ({error}); the last checkpoint is intact, and --resume goes on from it"[
+            :500
+        ]
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -8,7 +8,14 @@ import requests
 from mlflow.exceptions import MlflowException
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED", "INVALID_STATE")
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "INVALID_STATE",
+)
 
 
 class Outbox:
@@ -21,7 +28,9 @@ class Outbox:
         self.away_because = ""
         self._first_pause_s, self._refused = first_pause_s, None
         self._calls, self._closing = queue.SimpleQueue(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)  # daemon: an absent server holds up no exit
+        self._thread = threading.Thread(
+            target=self._run, name="outbox", daemon=True
+        )  # daemon: an absent server holds up no exit
         self._thread.start()
 
     def put(self, call):

@@ -25,7 +25,10 @@ def insist(call, say, *, uri):
 
     Raises StudyHalted where the store stays away or the disk is full.
     """
-    for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    }.items():
         os.environ.setdefault(name, value)  # MLflow would try a call for minutes before it tells
     seconds, told = patience_s(), False
     deadline = time.monotonic() + seconds
@@ -40,7 +43,9 @@ def insist(call, say, *, uri):
             if time.monotonic() >= deadline:
                 raise store_away(uri, seconds, reason_of(error)) from error
             if not told:
-                say(f"mlflow   {uri} does not answer ({reason_of(error)}); trying again for up to {seconds / 60:.0f} min")
+                say(
+                    f"mlflow   {uri} does not answer ({reason_of(error)}); trying again for up to {seconds / 60:.0f} min"
+                )
                 told = True
             time.sleep(min(PAUSE_S, max(0.1, deadline - time.monotonic())))
 
@@ -61,4 +66,6 @@ def is_full(error):
 def disk_full(error):
     """The StudyHalted for it."""
     where = f" ({error.filename})" if getattr(error, "filename", None) else ""
-    return StudyHalted(f"the disk is full{where}: free some space, then the same command with --resume goes on where it stopped")
+    return StudyHalted(
+        f"the disk is full{where}: free some space, then the same command with --resume goes on where it stopped"
+    )

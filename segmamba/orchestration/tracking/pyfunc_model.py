@@ -22,9 +22,16 @@ class SegmentationModel(mlflow.pyfunc.PythonModel):
         self.predictor = load_folder(context.artifacts["networks"])
 
     def predict(self, context, model_input: np.ndarray, params=None):
-        spacing_mm = tuple(float(side) for side in (params or {}).get("spacing_mm", (1.0, 1.0, 1.0)))
+        spacing_mm = tuple(
+            float(side) for side in (params or {}).get("spacing_mm", (1.0, 1.0, 1.0))
+        )
         affine = np.diag([*spacing_mm, 1.0])
-        return np.stack([self.predictor.predict(Scan(np.float32(image), None, affine, spacing_mm)) for image in model_input])
+        return np.stack(
+            [
+                self.predictor.predict(Scan(np.float32(image), None, affine, spacing_mm))
+                for image in model_input
+            ]
+        )
 
 
 set_model(SegmentationModel())

@@ -39,12 +39,21 @@ def register_best(uri, study):
     It is the trial's best_metric_model.pth with the postprocessing.json beside it, as `segmamba predict --checkpoint` takes them.
     """
     best = best_tested(study)
-    if not best or not (Path(best.folder) / "checkpoints" / "best_metric_model.pth").is_file():  # of another machine, or without validation
+    if (
+        not best or not (Path(best.folder) / "checkpoints" / "best_metric_model.pth").is_file()
+    ):  # of another machine, or without validation
         return None
     name, file = f"segmamba-{study.name.rpartition('_Run')[0]}", postprocess_file(best.folder)
     postprocessing = load_postprocess(file) if file else PostprocessConfig()
-    tags = {"study": study.name, "arm": best.arm, "seed": str(best.seed), "data": study.data["source"]}
-    version = register_networks(uri, best.run_id, name, [best.folder], postprocessing, description=study.question, tags=tags)
+    tags = {
+        "study": study.name,
+        "arm": best.arm,
+        "seed": str(best.seed),
+        "data": study.data["source"],
+    }
+    version = register_networks(
+        uri, best.run_id, name, [best.folder], postprocessing, description=study.question, tags=tags
+    )
     MlflowClient(uri).set_registered_model_alias(name, ALIAS, version.version)
     return version
 
@@ -59,13 +68,20 @@ def register_networks(uri, run_id, name, checkpoints, postprocessing, *, descrip
     if found := client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         return found[0]
     with as_default(uri), tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example was not provided")  # the signature stands in for one
+        warnings.filterwarnings(
+            "ignore", ".*input example was not provided"
+        )  # the signature stands in for one
         folder = Path(scratch) / ARTIFACT
         networks = write_folder(Path(scratch) / NETWORKS, checkpoints, postprocessing)
         mlflow.pyfunc.save_model(
-            folder, python_model=str(Path(__file__).with_name("pyfunc_model.py")), artifacts={NETWORKS: str(networks)}, signature=SIGNATURE,
-            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in NEEDED],
-        )  # fmt: skip
+            folder,
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={NETWORKS: str(networks)},
+            signature=SIGNATURE,
+            pip_requirements=[
+                f"{package}=={importlib.metadata.version(package)}" for package in NEEDED
+            ],
+        )
         client.log_artifacts(run_id, str(folder), ARTIFACT)
     try:
         client.create_registered_model(name, description=description)
@@ -91,8 +107,12 @@ def fetch_model(address, uri, folder):
     quiet()
     try:
         with as_default(uri):
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+            return Path(
+                mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder))
+            )
     except (MlflowException, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"--model {address}: not to be had from the MLflow store {uri} ({reason}); see its Models page, or set "
-                        "MLFLOW_TRACKING_URI") from error  # fmt: skip
+        raise UserError(
+            f"--model {address}: not to be had from the MLflow store {uri} ({reason}); see its Models page, or set "
+            "MLFLOW_TRACKING_URI"
+        ) from error

@@ -20,9 +20,20 @@ BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's largest log_batch
 
 def trial_digest(config, split):
     """A name for all that a trial's result depends on: configuration with its seed, the cases of its three sets, code, torch, device."""
-    sets = {name: [case.folder.name for case in getattr(split, name)] for name in ("train", "validation", "test", "unlabelled")}
-    settings = config.to_flat_dict() | {"data.source": ""}  # where the cases lie is no matter: their own digests are told
-    told = {"config": settings, "data": sets, "code": code_digest(), "torch": torch.__version__, "device": _device()}
+    sets = {
+        name: [case.folder.name for case in getattr(split, name)]
+        for name in ("train", "validation", "test", "unlabelled")
+    }
+    settings = config.to_flat_dict() | {
+        "data.source": ""
+    }  # where the cases lie is no matter: their own digests are told
+    told = {
+        "config": settings,
+        "data": sets,
+        "code": code_digest(),
+        "torch": torch.__version__,
+        "device": _device(),
+    }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -31,7 +42,9 @@ def code_digest():
     """Of the source files that train and test, as they are now, committed or not."""
     root, digest = Path(segmamba.__file__).parent, hashlib.sha256()
     for room in ROOMS:
-        for path in sorted((root / room).rglob("*.py")) if (root / room).is_dir() else [root / room]:
+        for path in (
+            sorted((root / room).rglob("*.py")) if (root / room).is_dir() else [root / room]
+        ):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -44,10 +57,19 @@ def _device():
 def finished_run(client, experiment_id, digest):
     """The oldest FINISHED run that trained with this digest, or None. Runs that were taken from it do not count."""
     found = client.search_runs(
-        [experiment_id], f"tags.{DIGEST_TAG} = '{digest}' and attributes.status = 'FINISHED'", order_by=["attributes.start_time ASC"],
+        [experiment_id],
+        f"tags.{DIGEST_TAG} = '{digest}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time ASC"],
         max_results=100,
-    )  # fmt: skip
-    return next((run for run in found if REUSED_TAG not in run.data.tags and "stopped_by" not in run.data.tags), None)
+    )
+    return next(
+        (
+            run
+            for run in found
+            if REUSED_TAG not in run.data.tags and "stopped_by" not in run.data.tags
+        ),
+        None,
+    )
 
 
 def take_over(uri, source, target_id, table):
@@ -59,11 +81,17 @@ def take_over(uri, source, target_id, table):
         client.log_batch(target_id, params=params[at : at + BATCH_PARAMS])
     metrics = [
         Metric(m.key, m.value, m.timestamp, m.step)
-        for name in source.data.metrics if not name.startswith("system/") for m in client.get_metric_history(source.info.run_id, name)
-    ]  # fmt: skip
+        for name in source.data.metrics
+        if not name.startswith("system/")
+        for m in client.get_metric_history(source.info.run_id, name)
+    ]
     for at in range(0, len(metrics), BATCH_METRICS):
         client.log_batch(target_id, metrics=metrics[at : at + BATCH_METRICS])
     if any(file.path == table for file in client.list_artifacts(source.info.run_id)):
         client.log_artifact(target_id, client.download_artifacts(source.info.run_id, table))
-    tags = {"reason": f"reused from {study} (run {source.info.run_id})", REUSED_TAG: source.info.run_id, "folder": source.data.tags.get("folder", "")}
+    tags = {
+        "reason": f"reused from {study} (run {source.info.run_id})",
+        REUSED_TAG: source.info.run_id,
+        "folder": source.data.tags.get("folder", ""),
+    }
     client.log_batch(target_id, tags=[RunTag(name, value) for name, value in tags.items()])

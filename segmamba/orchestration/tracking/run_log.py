@@ -29,7 +29,10 @@ class RunLog:
 
     def __init__(self, uri, open_run, source, *, system_metrics=False):
         quiet()
-        for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
+        for name, value in {
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        }.items():
             os.environ.setdefault(name, value)  # the outbox tries again by itself
         self.run_id, self.source = None, source
         self._uri, self._open_run, self._client = uri, open_run, None
@@ -52,7 +55,9 @@ class RunLog:
     def log_history(self, entries):
         """Those of the epochs, dicts of metrics with "epoch", that the store does not have yet."""
         for entry in entries:
-            self.log_epoch({name: value for name, value in entry.items() if name != "epoch"}, entry["epoch"])
+            self.log_epoch(
+                {name: value for name, value in entry.items() if name != "epoch"}, entry["epoch"]
+            )
 
     def log_epoch(self, metrics, epoch):
         """The metrics of an epoch in one request, unless the store has the epoch."""
@@ -66,7 +71,9 @@ class RunLog:
 
     def log_test_cases(self, rows):
         """The per-case table, once: a second call would append to it."""
-        self._outbox.put(lambda: self._send_table({name: [row[name] for row in rows] for name in rows[0]}))
+        self._outbox.put(
+            lambda: self._send_table({name: [row[name] for row in rows] for name in rows[0]})
+        )
 
     def log_files(self, paths, folder):
         """Files as artifacts. One that has gone away before its turn came is left out: to wait for it would hold up all that follows."""
@@ -98,7 +105,9 @@ class RunLog:
     def _open(self):
         self._client = self._client or MlflowClient(self._uri)
         self.run_id = self._open_run(self._client)
-        self._logged = {metric.step for metric in self._client.get_metric_history(self.run_id, "train/loss")}
+        self._logged = {
+            metric.step for metric in self._client.get_metric_history(self.run_id, "train/loss")
+        }
         self._watch_machine()
 
     def _batch(self, **entities):
@@ -150,7 +159,9 @@ def keyed_run(client, experiment_id, key, name, tags):
     """The id of the run that carries `key`, set RUNNING again, or of a new one."""
     found = client.search_runs([experiment_id], f"tags.{KEY_TAG} = '{key}'")
     if not found:
-        return client.create_run(experiment_id, run_name=name, tags={**tags, KEY_TAG: key, "kind": "train"}).info.run_id
+        return client.create_run(
+            experiment_id, run_name=name, tags={**tags, KEY_TAG: key, "kind": "train"}
+        ).info.run_id
     run = found[0]
     client.update_run(run.info.run_id, status="RUNNING")
     if REASON_TAG in run.data.tags:
@@ -161,10 +172,22 @@ def keyed_run(client, experiment_id, key, name, tags):
 def dataset_inputs(source, data):
     """The three sets of a Split as MLflow dataset inputs; the digest changes with any file or preprocessing setting."""
     inputs = []
-    for context, cases in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        digest = hashlib.sha256("\n".join(sorted(case.folder.name for case in cases)).encode()).hexdigest()[:16]
+    for context, cases in (
+        ("train", data.train),
+        ("validation", data.validation),
+        ("test", data.test),
+    ):
+        digest = hashlib.sha256(
+            "\n".join(sorted(case.folder.name for case in cases)).encode()
+        ).hexdigest()[:16]
         profile = json.dumps({"cases": len(cases), "ids": sorted(case.id for case in cases)})
-        dataset = Dataset(f"{context} ({len(cases)} cases)", digest, "local", json.dumps({"uri": source}), profile=profile[:16_000_000])
+        dataset = Dataset(
+            f"{context} ({len(cases)} cases)",
+            digest,
+            "local",
+            json.dumps({"uri": source}),
+            profile=profile[:16_000_000],
+        )
         inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
     return inputs
 

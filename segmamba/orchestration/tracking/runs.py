@@ -13,7 +13,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over, trial_digest
-from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, TEST_TABLE, RunLog, dataset_inputs
+from segmamba.orchestration.tracking.run_log import (
+    FOLDER_TAG,
+    REASON_TAG,
+    TEST_TABLE,
+    RunLog,
+    dataset_inputs,
+)
 from segmamba.orchestration.tracking.store import artifact_text
 
 STUDY_FILE = "study.json"
@@ -38,7 +44,12 @@ def start_study(uri, experiment_id, study, splits, folder):
         FOLDER_TAG: str(folder),
     }
     run_id = client.create_run(experiment_id, run_name=study.name, tags=tags).info.run_id
-    params = {"question": study.question, "arms": ", ".join(study.arms), "seeds": len(study.seeds), "preset": study.preset}
+    params = {
+        "question": study.question,
+        "arms": ", ".join(study.arms),
+        "seeds": len(study.seeds),
+        "preset": study.preset,
+    }
     client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
     client.log_inputs(run_id, dataset_inputs(study.data["source"], next(iter(splits.values()))))
     stored = asdict(study)
@@ -63,7 +74,11 @@ def child_run(client, experiment_id, parent_id, key, tags):
 
 def _trial_run(client, experiment_id, parent_id, key):
     """The trial's run below the parent, or None."""
-    found = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}' and tags.{TRIAL_TAG} = '{key}'", max_results=1)
+    found = client.search_runs(
+        [experiment_id],
+        f"tags.`{PARENT_TAG}` = '{parent_id}' and tags.{TRIAL_TAG} = '{key}'",
+        max_results=1,
+    )
     return found[0] if found else None
 
 
@@ -71,7 +86,9 @@ def trial_tags(context, plan):
     """What a trial's run can be filtered by. `context`: a StudyContext."""
     config = context.config(plan)
     tags = context.tags | {"arm": plan.arm, "seed": str(config.seed)}
-    if plan.changes is None and not context.stages(plan):  # a search's trial is not tested, and a schedule is more than its configuration
+    if plan.changes is None and not context.stages(
+        plan
+    ):  # a search's trial is not tested, and a schedule is more than its configuration
         tags[DIGEST_TAG] = trial_digest(config, context.split(plan))
     if plan.fold is not None:
         tags["fold"] = str(plan.fold)
@@ -84,7 +101,10 @@ def trial_log(context, plan, tags):
     """The RunLog of a trial's child run, for the process that trains; nothing but the driver ends the run."""
     c = context
     return RunLog(
-        c.mlflow_uri, lambda client: child_run(client, c.experiment_id, c.parent_run_id, plan.key, tags), tags["dataset"], system_metrics=True
+        c.mlflow_uri,
+        lambda client: child_run(client, c.experiment_id, c.parent_run_id, plan.key, tags),
+        tags["dataset"],
+        system_metrics=True,
     )
 
 
@@ -92,7 +112,9 @@ def note_stages(log, changes, rows, record):
     """What a member of a population copied so far, `rows` and the file `record` that holds them, and the settings it has now."""
     log.log_tags({CHANGES_TAG: json.dumps(changes)})
     if rows:
-        log.log_tags({COPIED_TAG: "; ".join(f"{row['from']} after epoch {row['epoch']}" for row in rows)})
+        log.log_tags(
+            {COPIED_TAG: "; ".join(f"{row['from']} after epoch {row['epoch']}" for row in rows)}
+        )
         log.log_files([record], None)
 
 
@@ -112,8 +134,14 @@ def store_found(uri, parent_id, trial, importance, schedule=()):
     """What a search found, and how much each setting mattered, on the parent; of a population the Stages that led there."""
     if schedule:
         MlflowClient(uri).log_dict(parent_id, [asdict(stage) for stage in schedule], SCHEDULE_FILE)
-    tags = {FOUND_TAG: json.dumps(trial.changes), "found_trial": trial.arm, IMPORTANCE_TAG: json.dumps(importance)}
-    MlflowClient(uri).log_batch(parent_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    tags = {
+        FOUND_TAG: json.dumps(trial.changes),
+        "found_trial": trial.arm,
+        IMPORTANCE_TAG: json.dumps(importance),
+    }
+    MlflowClient(uri).log_batch(
+        parent_id, tags=[RunTag(name, value) for name, value in tags.items()]
+    )
 
 
 def log_report(uri, study, report):
@@ -128,22 +156,38 @@ def log_report(uri, study, report):
         client.log_artifact(study.parent_run_id, str(folder / name))
     if (folder / "plots").is_dir():
         client.log_artifacts(study.parent_run_id, str(folder / "plots"), "plots")
-    client.log_batch(study.parent_run_id, tags=[RunTag("answer", found.answer), RunTag("verdict", found.sentence[:5000])])
+    client.log_batch(
+        study.parent_run_id,
+        tags=[RunTag("answer", found.answer), RunTag("verdict", found.sentence[:5000])],
+    )
     best = best_tested(study)
     if best:
-        figures = {f"best/{name}": value for name, value in best.metrics.items() if name.startswith("test/")}
+        figures = {
+            f"best/{name}": value
+            for name, value in best.metrics.items()
+            if name.startswith("test/")
+        }
         now = int(time.time() * 1000)
         client.log_batch(
             study.parent_run_id,
             metrics=[Metric(name, value, now, 0) for name, value in figures.items()],
-            tags=[RunTag("best_arm", best.arm), RunTag("best_seed", str(best.seed))],  # a resumed study may change them: no parameters
+            tags=[
+                RunTag("best_arm", best.arm),
+                RunTag("best_seed", str(best.seed)),
+            ],  # a resumed study may change them: no parameters
         )
 
 
 def best_tested(study):
     """The finished Trial that the validation set, never the test set, likes best; None where there is none."""
-    tested = [trial for trial in study.trials if trial.status == "FINISHED" and "test/dice_mean" in trial.metrics]
-    return max(tested, key=lambda trial: trial.metrics.get("val/best_dice_mean", -1.0), default=None)
+    tested = [
+        trial
+        for trial in study.trials
+        if trial.status == "FINISHED" and "test/dice_mean" in trial.metrics
+    ]
+    return max(
+        tested, key=lambda trial: trial.metrics.get("val/best_dice_mean", -1.0), default=None
+    )
 
 
 def end_trial(context, plan, status, *, reason="", marks=None):
@@ -151,7 +195,17 @@ def end_trial(context, plan, status, *, reason="", marks=None):
     client = MlflowClient(context.mlflow_uri)
     run = _trial_run(client, context.experiment_id, context.parent_run_id, plan.key)
     begun = run is not None
-    run_id = run.info.run_id if begun else child_run(client, context.experiment_id, context.parent_run_id, plan.key, trial_tags(context, plan))
+    run_id = (
+        run.info.run_id
+        if begun
+        else child_run(
+            client,
+            context.experiment_id,
+            context.parent_run_id,
+            plan.key,
+            trial_tags(context, plan),
+        )
+    )
     if reason and not (begun and REASON_TAG in run.data.tags):
         client.set_tag(run_id, REASON_TAG, reason[:5000])
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in (marks or {}).items()])
@@ -170,7 +224,9 @@ def close_stopped_trials(uri, experiment_id, parent_id):
 def close_stale(uri, experiment_id, is_abandoned):
     """KILLED for the RUNNING studies, and their trials, whose driver is gone: `is_abandoned(folder)`. Returns their names."""
     client, closed = MlflowClient(uri), []
-    for parent in client.search_runs([experiment_id], "tags.kind = 'study' and attributes.status = 'RUNNING'"):
+    for parent in client.search_runs(
+        [experiment_id], "tags.kind = 'study' and attributes.status = 'RUNNING'"
+    ):
         if is_abandoned(parent.data.tags.get(FOLDER_TAG, "")):
             close_stopped_trials(uri, experiment_id, parent.info.run_id)
             client.set_terminated(parent.info.run_id, "KILLED")
@@ -182,7 +238,12 @@ def children(client, experiment_id, parent_id):
     """All child runs, however many."""
     found, token = [], None
     while True:
-        page = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent_id}'", max_results=1000, page_token=token)
+        page = client.search_runs(
+            [experiment_id],
+            f"tags.`{PARENT_TAG}` = '{parent_id}'",
+            max_results=1000,
+            page_token=token,
+        )
         found, token = found + list(page), page.token
         if not token:
             return found

@@ -18,15 +18,23 @@ EXPERIMENT = "segmamba"
 
 def quiet():
     """Keep what MLflow and its migrations say about themselves out of the terminal; warnings stay."""
-    os.environ |= {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+    os.environ |= {
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of what it raises
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # it prints the traceback of what it raises
 
 
 def store_uri(results):
     """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `results`; absolute, since Ray's workers run elsewhere."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
+    uri = (
+        os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
+    )
     path = uri.removeprefix("sqlite:///")
     return f"sqlite:///{Path(path).resolve()}" if path != uri else uri
 
@@ -56,10 +64,16 @@ def open_store(uri, results):
         with FileLock(results / ".mlflow.lock"), _few_retries():
             client = MlflowClient(uri)
             found = client.get_experiment_by_name(name)
-            return found.experiment_id if found else client.create_experiment(name, artifact_location=location)
+            return (
+                found.experiment_id
+                if found
+                else client.create_experiment(name, artifact_location=location)
+            )
     except (MlflowException, requests.RequestException) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"MLflow store {uri} cannot be used ({reason}); correct or unset MLFLOW_TRACKING_URI") from error
+        raise UserError(
+            f"MLflow store {uri} cannot be used ({reason}); correct or unset MLFLOW_TRACKING_URI"
+        ) from error
 
 
 @contextlib.contextmanager
