@@ -136,8 +136,8 @@ def gpu_kernels():
                 t.bfloat16() if i in (0, 1, 3, 4) else t for i, t in enumerate(inputs)
             ]  # x, delta, B, C
             y, states = module.scan_forward(*inputs)
-            forward = replay_ms(lambda: module.scan_forward(*inputs))
-            backward = replay_ms(lambda: module.scan_backward(y.contiguous(), *inputs, states))
+            forward = replay_ms(lambda: module.scan_forward(*inputs))  # noqa: B023
+            backward = replay_ms(lambda: module.scan_backward(y.contiguous(), *inputs, states))  # noqa: B023
             print(f"{name:12}{shape!s:28}{forward:12.3f}{backward:9.3f}")
 
 

@@ -220,8 +220,8 @@ def run(trials, nodes, cores, kills, folder):
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     from segmamba.orchestration.engine import launch, trainable
-    from segmamba.orchestration.engine.budget import Resources
     from segmamba.orchestration.engine.cluster import machine_for
+    from segmamba.orchestration.engine.resource_plan import Resources
 
     context, plans = simulated_study(folder, trials)
     cluster = Nodes(cores, folder)

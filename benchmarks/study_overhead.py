@@ -129,8 +129,8 @@ def study(folder, options, steps, *more):
 def simulated_figures(folder, options):
     """Of trials that train nothing, under the engine's own Ray, callbacks and MLflow."""
     from segmamba.orchestration.engine import launch, trainable
-    from segmamba.orchestration.engine.budget import Resources
     from segmamba.orchestration.engine.cluster import machine_for, ray_here
+    from segmamba.orchestration.engine.resource_plan import Resources
 
     with machine_for(None, CORES, folder, "") as machine, ray_here(machine):
         context, plans = simulated_study(folder, options.simulated)
@@ -139,17 +139,17 @@ def simulated_figures(folder, options):
 
         cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
 
-        watch = Watch()
+        callback = Watch()
         resources = Resources(gpus=0, cpus=1, threads=1, at_once=1, cores=CORES, compile="auto")
         launch.run_plans(
-            context, resources, watch, {"trial": tune.grid_search(plans)}, reuse_actors=True
+            context, resources, callback, {"trial": tune.grid_search(plans)}, reuse_actors=True
         )
     found, wrong = accounted(context, plans)
-    quarter, end = watch.rss[len(watch.rss) // 4], watch.rss[-1]
+    quarter, end = callback.rss[len(callback.rss) // 4], callback.rss[-1]
     report_ms = median(reports(context, plans))
     return {
         "a report": figure(report_ms, "ms", "<= 10", report_ms <= 10),
-        f"the driver's memory after {len(watch.rss) // 4} trials": figure(quarter, "MiB"),
+        f"the driver's memory after {len(callback.rss) // 4} trials": figure(quarter, "MiB"),
         f"its growth until the end of {options.simulated}": figure(
             end - quarter, "MiB", f"<= {FLAT_MIB}", end - quarter <= FLAT_MIB
         ),

@@ -13,7 +13,7 @@ WORKERS_AHEAD_S = (
 
 
 class RunProgress:
-    """Watches a run as `segmamba.training.fit.Nobody` says, and shows it on a rich Console. Use as a context manager."""
+    """Watches a run as `segmamba.training.fit.Callback` says, and shows it on a rich Console. Use as a context manager."""
 
     def __init__(self, console):
         self._console, self._bar, self._task = console, None, None

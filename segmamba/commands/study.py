@@ -221,7 +221,7 @@ def _gpus(text):
 
 
 def _plan(study, options, as_json):
-    from segmamba.orchestration.engine.budget_table import render_budget
+    from segmamba.orchestration.engine.plan_table import render_budget
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import plan_study
 

@@ -79,7 +79,7 @@ def train(
     from segmamba.orchestration.single import RunOptions, run_single
 
     options = RunOptions(config=config, output=output, resume=resume, device=device)
-    finished = _watched(lambda watch: run_single(options, watch), as_json)
+    finished = _watched(lambda callback: run_single(options, callback), as_json)
     _tell(finished, as_json)
 
 
@@ -98,7 +98,9 @@ def reproduce(
     """Repeat a run from what MLflow knows of it and compare metrics and weights. Exit code 0 if they are the same, 1 if not."""
     from segmamba.orchestration.reproduce import render, reproduce_run
 
-    compared = _watched(lambda watch: reproduce_run(run_id, data, device, output, watch), as_json)
+    compared = _watched(
+        lambda callback: reproduce_run(run_id, data, device, output, callback), as_json
+    )
     if as_json:
         print_json(compared.as_dict())
     else:
@@ -126,12 +128,12 @@ def _watched(work, as_json):
     """work(RunProgress), and the exit codes of a run that does not reach its end."""
     from segmamba.commands.run_progress import RunProgress
 
-    with RunProgress(console(stderr=as_json)) as watch:
+    with RunProgress(console(stderr=as_json)) as callback:
         try:
-            with watch.stoppable():
-                return work(watch)
+            with callback.stoppable():
+                return work(callback)
         except Stopped as stop:
-            watch.say(
+            callback.say(
                 "stopped  the last whole epoch is saved; the same command with --resume goes on with it"
             )
             raise typer.Exit(128 + stop.number) from stop

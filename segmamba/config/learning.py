@@ -9,7 +9,7 @@ from segmamba.config.rules import require
 class LearningConfig:
     ema_decay: float = 0.0
     """Decay, per optimiser step, of an exponential moving average of the weights, which is then what is validated, kept and tested; 0 is off.
-    Polyak & Juditsky 1992; 0.999 is usual, 0.99 for runs of a few hundred steps. Its start is warmed up: see segmamba.training.average."""
+    Polyak & Juditsky 1992; 0.999 is usual, 0.99 for runs of a few hundred steps. Its start is warmed up: see segmamba.training.ema."""
     hard_case_factor: float = 1.0
     """How many times as often as the easiest the hardest training case is drawn, by its recent loss, the others between by rank (Loshchilov &
     Hutter 2015, online batch selection); 1 is off. Above 1 the workers start afresh each epoch, with the losses up to it."""

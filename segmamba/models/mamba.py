@@ -14,7 +14,7 @@ from segmamba.models.scan import causal_conv_silu, selective_scan
 
 
 @dataclass(frozen=True)
-class Way:
+class ScanDirection:
     """One way through a volume: its axes (0, 1, 2 for D, H, W), slowest first, and whether from the last voxel to the first."""
 
     axes: tuple
@@ -40,11 +40,15 @@ class Way:
 def scan_ways(order, axes):
     """The Ways of `model.scan_order` and `model.scan_axes`. Across slices, the slowest axis runs fastest: neighbours are in neighbouring slices."""
     axes = tuple("dhw".index(letter) for letter in axes)
-    ways = [Way(axes), Way(axes, backwards=True), Way((*axes[1:], axes[0]))]
+    ways = [
+        ScanDirection(axes),
+        ScanDirection(axes, backwards=True),
+        ScanDirection((*axes[1:], axes[0])),
+    ]
     return ways[: {"forward": 1, "bidirectional": 2, "tri": 3}[order]]
 
 
-class Scan(nn.Module):
+class SelectiveScan(nn.Module):
     """Causal convolution, SiLU and selective scan of one sequence, (B, L, E) to (B, L, E) (Gu & Dao 2023, algorithm 2).
 
     Parameter names, shapes and initial values are those of mamba-ssm's `Mamba`.
@@ -88,13 +92,13 @@ class Scan(nn.Module):
 
 
 class Mamba(nn.Module):
-    """Mamba's layer (Gu & Dao 2023, figure 3), tokens (B, L, C) to tokens (B, L, C): one Scan for each way, between shared projections."""
+    """Mamba's layer (Gu & Dao 2023, figure 3), tokens (B, L, C) to tokens (B, L, C): one SelectiveScan for each way, between shared projections."""
 
     def __init__(self, channels, ways, *, expand, **scan):
         super().__init__()
         self.ways = ways
         self.in_proj = nn.Linear(channels, 2 * expand * channels, bias=False)
-        self.scans = nn.ModuleList(Scan(channels, expand * channels, **scan) for _ in ways)
+        self.scans = nn.ModuleList(SelectiveScan(channels, expand * channels, **scan) for _ in ways)
         self.out_proj = nn.Linear(expand * channels, channels, bias=False)
 
     def forward(self, tokens, sides):

@@ -21,7 +21,7 @@ from segmamba.evaluation.rules import CHALLENGES, LEGACY
 from segmamba.evaluation.tune import Vote, mean_dice, tune
 from segmamba.files import write_json
 from segmamba.inference.predictor import load_predictor
-from segmamba.orchestration.tracking.patience import insist
+from segmamba.orchestration.tracking.patience import retry
 from segmamba.orchestration.tracking.registry import ALIAS, champion_of, register_networks
 from segmamba.reports.ensemble_report import write_ensemble_report
 from segmamba.studies.ensemble_verdict import Ensemble, answer, verdict_sentence
@@ -77,7 +77,7 @@ def finish_ensemble(study, options, expected_gain, progress):
     )
     folder = Path(options.output).resolve() / study.name
     report = write_ensemble_report(found, folder)
-    insist(lambda: _log(found, report), progress.say, uri=study.mlflow_uri)
+    retry(lambda: _log(found, report), progress.say, uri=study.mlflow_uri)
     return found, report
 
 
@@ -128,7 +128,7 @@ def _register(study, groups, split, validation, progress):
     tags = {"study": study.name, "group": best.name, "data": study.data["source"]}
     told = ([case.id for case in split.validation], validation[best.name])
     checkpoints, uri = _checkpoints(trials, split), study.mlflow_uri
-    version, champion = insist(
+    version, champion = retry(
         lambda: register_ensemble(
             uri, study.parent_run_id, checkpoints, best.postprocessing, told, tags=tags
         ),

@@ -43,7 +43,7 @@ class Compared:
         return asdict(self) | {"same": self.same}
 
 
-def reproduce_run(run_id, data, device, output, watch):
+def reproduce_run(run_id, data, device, output, callback):
     """Repeat MLflow's run `run_id` below `output` and compare. data: where its data are now, None for where they were."""
     uri = store_uri(output)
     open_store(uri, output)
@@ -72,7 +72,7 @@ def reproduce_run(run_id, data, device, output, watch):
             device=device,
             tags={"reproduces": run_id},
         ),
-        watch,
+        callback,
     )
     again = {
         "history": finished.folder.read_history(config.train.epochs),

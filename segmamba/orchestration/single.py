@@ -52,21 +52,21 @@ class FinishedRun:
     """Whether MLflow has everything."""
 
 
-def run_single(options, watch):
-    """Train and test; a FinishedRun. `watch` (a RunProgress) sees it happen and may end it with Stopped.
+def run_single(options, callback):
+    """Train and test; a FinishedRun. `callback` (a RunProgress) sees it happen and may end it with Stopped.
 
     Whatever the user got wrong is found before the run's folder and its MLflow run exist.
     """
     check_writable(options.output)
     results = Path(options.output).resolve()
-    root, config = _found(options, results, watch)
-    cases, source, notes = labelled_cases(config, results, watch.steps)
+    root, config = _found(options, results, callback)
+    cases, source, notes = labelled_cases(config, results, callback.steps)
     unlabelled = unlabelled_cases(config, [config])
     prepared = prepare_cases(
         [*cases, *unlabelled],
         results / "cache",
         config.data,
-        progress=watch.steps("preparing cases"),
+        progress=callback.steps("preparing cases"),
     )
     check_patch_fits(prepared, config.data)
     data = split_cases(prepared[: len(cases)], config.data, prepared[len(cases) :])
@@ -85,7 +85,9 @@ def run_single(options, watch):
             folder, data, device, len(folder.read_history(config.train.epochs))
         )
         _check_same_data(folder, told, data)
-        watch.begin(folder, config, device, data, source, [*notes, *notes_on(cases), *data.notes])
+        callback.begin(
+            folder, config, device, data, source, [*notes, *notes_on(cases), *data.notes]
+        )
         log = _log(
             uri,
             experiment,
@@ -94,18 +96,18 @@ def run_single(options, watch):
             _tags(options, config, cases, source, told, folder, device),
             source,
         )
-        return _logged(config, data, folder, device, log, watch, uri)
+        return _logged(config, data, folder, device, log, callback, uri)
 
 
-def _logged(config, data, folder, device, log, watch, uri):
+def _logged(config, data, folder, device, log, callback, uri):
     """Run, and whatever happens, tell MLflow how it ended."""
     status, reason, patience = "FAILED", "", 10.0
     try:
         log.log_config(config.to_flat_dict())
         log.log_data(data)
         log.log_files([folder.config, folder.environment], None)
-        with watch.stop_explains_errors():
-            final = _train_and_test(config, data, folder, device, log, watch)
+        with callback.stop_explains_errors():
+            final = _train_and_test(config, data, folder, device, log, callback)
         status, patience = "FINISHED", 60.0
     except Stopped as stop:
         status, reason = "KILLED", f"stopped by {stop}; --resume goes on with it"
@@ -123,20 +125,20 @@ def _logged(config, data, folder, device, log, watch, uri):
             log.end(status)
         sent = log.close(patience)
         if not sent:
-            watch.note(
+            callback.note(
                 f"MLflow did not take everything ({log.away_because}); the run's folder has it all, and --resume sends what is missing"
             )
     _mark(folder, finished=sent)
     return FinishedRun(folder, final, uri, sent)
 
 
-def _train_and_test(config, data, folder, device, log, watch):
+def _train_and_test(config, data, folder, device, log, callback):
     """final_metrics.json's content, once all is trained, tested and handed to the log."""
     from segmamba.training.drawing import Pictures
     from segmamba.training.run import evaluate_run, train_run
 
     begun, shown = False, set()
-    for epoch in train_run(config, data, folder, device, watch, Pictures(folder)):
+    for epoch in train_run(config, data, folder, device, callback, Pictures(folder)):
         if begun:
             log.log_epoch(epoch.metrics, epoch.number)
         else:  # with what was saved before, should the process have died before MLflow had it
@@ -145,11 +147,11 @@ def _train_and_test(config, data, folder, device, log, watch):
         pictures = set(folder.plots.glob("*.png"))
         log.log_files(sorted(pictures - shown), "plots")
         shown = pictures
-        watch.epoch(epoch)
+        callback.epoch(epoch)
     if not begun:
         log.log_history(folder.read_history(config.train.epochs))
     if not folder.final_metrics.exists():
-        evaluate_run(config, data, folder, device, watch)
+        evaluate_run(config, data, folder, device, callback)
     final = json.loads(folder.final_metrics.read_text())
     log.log_metrics({name: value for name, value in final.items() if "/" in name}, final["epochs"])
     log.log_tags(
@@ -161,13 +163,13 @@ def _train_and_test(config, data, folder, device, log, watch):
     return final
 
 
-def _found(options, results, watch):
+def _found(options, results, callback):
     """(folder of the run to go on with, or None; the Config)."""
     if not options.resume:
         return None, options.config
     root = _unfinished(results, options.name)
     if root is None:
-        watch.say(f"resume   no unfinished {options.name} found in {results}: starting one")
+        callback.say(f"resume   no unfinished {options.name} found in {results}: starting one")
         return None, options.config or Config()
     config = load_config(root / "config.json")
     asked = options.config or config
@@ -182,7 +184,7 @@ def _found(options, results, watch):
         raise UserError(
             f"--resume: {root.name} is not the same run ({told}); give its options or none, or leave --resume out"
         )
-    watch.say(f"resume   {root.name}")
+    callback.say(f"resume   {root.name}")
     return root, asked
 
 
@@ -267,7 +269,7 @@ class NoLog:
     away_because = ""
 
     def _ignore(self, *told):
-        """Nobody reads it."""
+        """Callback reads it."""
 
     log_config = log_data = log_history = log_epoch = log_metrics = log_test_cases = log_files = (
         log_tags

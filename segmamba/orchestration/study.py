@@ -14,7 +14,6 @@ from segmamba.data.source import labelled_cases, source_changes, unlabelled_case
 from segmamba.errors import UserError
 from segmamba.files import check_writable, is_abandoned, locked
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
-from segmamba.orchestration.engine.conduct import Conductor
 from segmamba.orchestration.engine.machine import check_gpus_per_trial
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import (
@@ -24,6 +23,7 @@ from segmamba.orchestration.engine.planning import (
     say_notes,
     splits_of,
 )
+from segmamba.orchestration.engine.study_runner import StudyRunner
 from segmamba.studies.spec import FOUND, TrialPlan, resolve
 
 __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
@@ -63,7 +63,7 @@ def open_study(study, options, progress):
             folder, started = Path(options.output).resolve() / study.name, time.time()
             held.enter_context(locked(folder))
             statuses = held.enter_context(_parent_run(study, experiment, progress))
-            Conductor(ready, options, folder, experiment, study, resources, progress).run()
+            StudyRunner(ready, options, folder, experiment, study, resources, progress).run()
         yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder
 
 
@@ -105,7 +105,7 @@ def _ray(options, machine, waiting):
 
 def _opened(options):
     """(the store's URI, its experiment, this process's environment), with all imported that trials are started with."""
-    import segmamba.orchestration.engine.callbacks
+    import segmamba.orchestration.engine.callbacks  # noqa: F401  imports Ray Tune
     import segmamba.orchestration.tracking.store as store
     from segmamba.environment import describe_environment
 
@@ -172,8 +172,8 @@ def _budget(planned, ready, options, machine, progress):
     A search's trials cost what the baseline does.
     """
     from segmamba.environment import git_commit
-    from segmamba.orchestration.engine.budget import plan, unmeasured
-    from segmamba.orchestration.engine.measuring import Here, Measure, There
+    from segmamba.orchestration.engine.measuring import LocalMeasurement, Measure, RemoteMeasurement
+    from segmamba.orchestration.engine.resource_plan import plan, unmeasured
 
     spec, configs = ready.spec, ready.configs
     searched = (options.trials or spec.budget.trials) if spec.space else 0
@@ -196,11 +196,11 @@ def _budget(planned, ready, options, machine, progress):
         arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)
     }
     trials = [trial for trial in trials if trial.arm in feasible]
-    place, processes, at_once = machine.name, Here(), machine.cores
+    place, processes, at_once = machine.name, LocalMeasurement(), machine.cores
     for node in machine.nodes[:1]:
         place, processes, at_once = (
             f"{node.kind} on {node.host}",
-            There(node, ready.cases, options.cache),
+            RemoteMeasurement(node, ready.cases, options.cache),
             machine.trial_cores,
         )
     with Measure(
@@ -221,11 +221,11 @@ def _parent_run(study, experiment, progress):
     An absent store or a full disk ends the study as StudyHalted; then the run stays as it is, and `--resume` finds it.
     """
     import segmamba.orchestration.tracking.store as store
-    from segmamba.orchestration.tracking.patience import StudyHalted, disk_full, insist, is_full
+    from segmamba.orchestration.tracking.patience import StudyHalted, disk_full, is_full, retry
     from segmamba.orchestration.tracking.runs import close_stopped_trials
 
     uri, parent, statuses = study.mlflow_uri, study.parent_run_id, []
-    insist(lambda: store.reopen_run(uri, parent), progress.say, uri=uri)
+    retry(lambda: store.reopen_run(uri, parent), progress.say, uri=uri)
     try:
         yield statuses
     except StudyHalted:
@@ -234,7 +234,7 @@ def _parent_run(study, experiment, progress):
         if is_full(error):
             raise disk_full(error) from error
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        insist(
+        retry(
             lambda: (
                 close_stopped_trials(uri, experiment, parent),
                 store.end_run(uri, parent, status),
@@ -243,13 +243,13 @@ def _parent_run(study, experiment, progress):
             uri=uri,
         )
         raise
-    insist(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
+    retry(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
 
 
 def _concluded(spec, study, experiment, folder, started, statuses, progress):
     """The Study as it stands in the end, its report written and in MLflow; `statuses` gets its status."""
     import segmamba.orchestration.tracking.runs as tracking
-    from segmamba.orchestration.tracking.patience import insist
+    from segmamba.orchestration.tracking.patience import retry
     from segmamba.orchestration.tracking.registry import register_best
     from segmamba.orchestration.tracking.study_reader import read_study
     from segmamba.reports.report import write_report
@@ -260,9 +260,9 @@ def _concluded(spec, study, experiment, folder, started, statuses, progress):
         tracking.close_stopped_trials(uri, experiment, parent)
         return read_study(uri, parent, seconds=time.time() - started)
 
-    study = insist(read, progress.say, uri=uri)
+    study = retry(read, progress.say, uri=uri)
     report = write_report(study, folder)
-    insist(
+    retry(
         lambda: (
             tracking.log_report(uri, study, report),
             spec.registers_best and register_best(uri, study),
@@ -276,7 +276,7 @@ def _concluded(spec, study, experiment, folder, started, statuses, progress):
 
 def _begun(planned, ready, options, experiment, machine, progress):
     """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
-    from segmamba.orchestration.engine.budget import resumed
+    from segmamba.orchestration.engine.resource_plan import resumed
     from segmamba.orchestration.tracking.runs import start_study, study_folder
     from segmamba.orchestration.tracking.study_reader import unfinished_study
     from segmamba.training.run_folder import next_run_folder

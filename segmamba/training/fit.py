@@ -15,10 +15,10 @@ from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import means, validate
 from segmamba.models import build_model
 from segmamba.models.weights import start_from
-from segmamba.training.average import averaged
+from segmamba.training.ema import averaged
 from segmamba.training.hard_cases import training_cases
 from segmamba.training.mean_teacher import teacher
-from segmamba.training.optim import Descent, learning_rate
+from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
 from segmamba.training.step import forward_loss
 
@@ -44,7 +44,7 @@ class Epoch:
     asked for."""
 
 
-class Nobody:
+class Callback:
     """Who watches a run gets these calls, and may raise in any of them to end it there."""
 
     def step(self, epoch, done):
@@ -70,7 +70,7 @@ class Learner:
     model: torch.nn.Module
     compute: Any
     """(image, label) to (loss, loss of each patch): the model and its loss, perhaps compiled."""
-    descent: Descent
+    descent: Optimizer
     average: Any
     """Its `model` is validated, kept and tested: the trained one, or its moving average."""
     cases: Any
@@ -79,14 +79,14 @@ class Learner:
     """Adds what unlabelled cases teach."""
 
 
-def fit(config, data, device, resume_from=None, watch=None, initial=None):
+def fit(config, data, device, resume_from=None, callback=None, initial=None):
     """Train on data.train and choose on data.validation (PreparedCases); yields one Epoch after another.
 
     Ends after `train.epochs`, or after `train.early_stop_epochs` without a better validation Dice.
-    `resume_from` is an Epoch's checkpoint, as loaded from a file; `watch` is a Nobody, or somebody; `initial`, weights to start
+    `resume_from` is an Epoch's checkpoint, as loaded from a file; `callback` is a Callback, or somebody; `initial`, weights to start
     from. Raises NonFiniteLoss.
     """
-    watch = watch or Nobody()
+    callback = callback or Callback()
     seed_everything(config.seed, config.train.deterministic)
     model = build_model(config.model).to(device)
     if initial:
@@ -105,7 +105,7 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
     learner = Learner(
         model,
         forward_loss(model, config, device),
-        Descent(model, config, device),
+        Optimizer(model, config, device),
         average,
         training_cases(data.train, config, device),
         unlabelled,
@@ -123,14 +123,16 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
         ):
             return
         started = time.perf_counter()
-        metrics, waited_s = _train_epoch(learner, number, config, device, watch)
+        metrics, waited_s = _train_epoch(learner, number, config, device, callback)
         trained = time.perf_counter()
         metrics["time/train_s"] = trained - started
         metrics["time/data_wait_share"] = waited_s / (trained - started)
         metrics["time/patches_per_s"] = patches_per_epoch(config.train) / (trained - started)
         rows, is_best = [], False
         if number % config.train.validate_every_epochs == 0 or number == config.train.epochs:
-            rows = validate(average.model, _watched(data.validation, number, watch), config, device)
+            rows = validate(
+                average.model, _watched(data.validation, number, callback), config, device
+            )
             metrics |= means(rows, "val")
             metrics["time/validate_s"] = time.perf_counter() - trained
             is_best = metrics["val/dice_mean"] > best
@@ -155,13 +157,13 @@ def fit(config, data, device, resume_from=None, watch=None, initial=None):
         yield Epoch(number, metrics, is_best, rows, checkpoint)
 
 
-def _watched(cases, number, watch):
+def _watched(cases, number, callback):
     for done, case in enumerate(cases):
         yield case
-        watch.case(number, done + 1)
+        callback.case(number, done + 1)
 
 
-def _train_epoch(learner, number, config, device, watch):
+def _train_epoch(learner, number, config, device, callback):
     """`steps_per_epoch` optimiser steps: (the epoch's train/ metrics, seconds spent waiting for data)."""
     train, stream = config.train, learner.cases.stream(number)
     losses, patch_losses, names, on_tumour, with_tumour = (
@@ -180,7 +182,7 @@ def _train_epoch(learner, number, config, device, watch):
         names.append([case for batch in micro_batches for case in batch.cases])
         on_tumour += sum(int(batch.on_tumour.sum()) for batch in micro_batches)
         with_tumour += tumour_patches
-        watch.step(number, i + 1)
+        callback.step(number, i + 1)
     values = torch.stack(losses).cpu()  # one wait for the device an epoch, not one a step
     if not values.isfinite().all():
         bad = int((~values.isfinite()).nonzero()[0, 0])

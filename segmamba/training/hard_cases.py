@@ -15,10 +15,12 @@ MEMORY = 0.5  # share of a case's running loss that an epoch leaves as it was
 
 def training_cases(cases, config, device):
     """`HardCases`, or its null object where `config`, a Config, has them off."""
-    return (HardCases if config.learning.hard_case_factor > 1 else AllAlike)(cases, config, device)
+    return (HardCases if config.learning.hard_case_factor > 1 else UniformSampling)(
+        cases, config, device
+    )
 
 
-class AllAlike:
+class UniformSampling:
     """Shuffled passes through the cases: one stream of batches through all epochs."""
 
     def __init__(self, cases, config, device):

@@ -8,7 +8,7 @@ from segmamba.device import autocast, mixed_dtype
 from segmamba.models import decay_groups
 
 
-class Descent:
+class Optimizer:
     """Of a model on a device, as a Config has it."""
 
     def __init__(self, model, config, device):

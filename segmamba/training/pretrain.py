@@ -23,8 +23,8 @@ from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
 from segmamba.models.blocks import PointwiseConv
 from segmamba.models.segmamba import MODALITIES
-from segmamba.training.fit import Nobody, NonFiniteLoss
-from segmamba.training.optim import Descent, learning_rate
+from segmamba.training.fit import Callback, NonFiniteLoss
+from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
 from segmamba.training.step import compiled
 
@@ -54,18 +54,18 @@ class Reconstruction(torch.nn.Module):
         return ((told - image) ** 2 * counted).sum() / (counted.sum() * image.shape[1]).clamp_min(1)
 
 
-def pretrain(config, cases, device, resume_from=None, watch=None):
+def pretrain(config, cases, device, resume_from=None, callback=None):
     """Pretrain the network of a Config on the images of PreparedCases for `learning.pretrain_epochs`; yields one PretrainingEpoch after another.
 
-    `resume_from` is an epoch's checkpoint, as loaded from a file; `watch` is a Nobody, or somebody. Optimiser, warm-up and cosine are those
+    `resume_from` is an epoch's checkpoint, as loaded from a file; `callback` is a Callback, or somebody. Optimiser, warm-up and cosine are those
     of training, over these epochs. Raises NonFiniteLoss.
     """
-    config, watch = stage(config), watch or Nobody()
+    config, callback = stage(config), callback or Callback()
     seed_everything(config.seed, config.train.deterministic)
     model = build_model(config.model)
     model.head = PointwiseConv(model.head.in_channels, MODALITIES)
     model = model.to(device).train()
-    descent, done = Descent(model, config, device), 0
+    descent, done = Optimizer(model, config, device), 0
     if resume_from:
         model.load_state_dict(resume_from["model"])
         descent.load_state_dict(resume_from)
@@ -81,7 +81,7 @@ def pretrain(config, cases, device, resume_from=None, watch=None):
         for i in range(config.train.steps_per_epoch):
             rate = learning_rate((number - 1) * config.train.steps_per_epoch + i, config)
             losses.append(_step(compute, descent, stream, rate, config, device))
-            watch.pretraining(number, i + 1)
+            callback.pretraining(number, i + 1)
         loss = float(torch.stack(losses).mean())
         if not math.isfinite(loss):
             raise NonFiniteLoss(

@@ -8,7 +8,7 @@ from segmamba.training.checkpoint import save_checkpoint
 from segmamba.training.pretrain import pretrain
 
 
-def initial_weights(config, data, folder, device, watch=None):
+def initial_weights(config, data, folder, device, callback=None):
     """The state that a run starts from, as `start_from` takes it, or {} for the network's own initial weights.
 
     Pretrains first where `learning.pretrain_epochs` says so, on the images of data.train and data.unlabelled, and goes on with what an
@@ -19,12 +19,12 @@ def initial_weights(config, data, folder, device, watch=None):
         return state.get("model", state)
     if not config.learning.pretrain_epochs:
         return {}
-    for _ in pretrain_run(config, [*data.train, *data.unlabelled], folder, device, watch):
+    for _ in pretrain_run(config, [*data.train, *data.unlabelled], folder, device, callback):
         pass
     return load_checkpoint(folder.pretrained, device)
 
 
-def pretrain_run(config, cases, folder, device, watch=None):
+def pretrain_run(config, cases, folder, device, callback=None):
     """Yield `pretrain`'s epochs, each after it is saved in `folder` (a RunFolder); the last one leaves `folder.pretrained`.
 
     Goes on from `folder.pretraining` where that exists; a finished pretraining yields nothing.
@@ -34,7 +34,7 @@ def pretrain_run(config, cases, folder, device, watch=None):
     state = load_checkpoint(folder.pretraining, device) if folder.pretraining.exists() else None
     if not state or state["epoch"] < config.learning.pretrain_epochs:
         history = read_pretraining(folder)[: state["epoch"] if state else 0]
-        for epoch in pretrain(config, cases, device, state, watch):
+        for epoch in pretrain(config, cases, device, state, callback):
             history.append({"epoch": epoch.number} | epoch.metrics)
             write_json(folder.pretraining_history, history)
             state = epoch.checkpoint

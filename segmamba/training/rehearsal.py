@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from segmamba.device import choose_device
 from segmamba.evaluation.cases import evaluate
 from segmamba.models import build_model
-from segmamba.training.fit import Nobody, fit
+from segmamba.training.fit import Callback, fit
 
 WAIT_S = 600  # for the other processes of a rehearsal: they may still import, or compile
 GROUPS = 8  # of timed steps, of which the median counts
@@ -57,7 +57,9 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
         torch.cuda.reset_peak_memory_stats(device)
     short, clock = shortened(config, steps), _Clock()
     epochs, began = (
-        fit(short, dataclasses.replace(data, validation=data.validation[:1]), device, watch=clock),
+        fit(
+            short, dataclasses.replace(data, validation=data.validation[:1]), device, callback=clock
+        ),
         time.perf_counter(),
     )
     first = next(epochs).metrics
@@ -84,7 +86,7 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
     )
 
 
-class _Clock(Nobody):
+class _Clock(Callback):
     """Notes when each step is done. The loop gets at most two steps ahead of a GPU, so that no wait for it is needed between them."""
 
     def __init__(self):

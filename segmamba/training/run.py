@@ -20,29 +20,31 @@ from segmamba.training.checkpoint import (
     weights_digest,
 )
 from segmamba.training.drawing import NoPictures
-from segmamba.training.fit import Nobody, fit
+from segmamba.training.fit import Callback, fit
 from segmamba.training.plots import draw_predictions, draw_training_curves, show, worst_and_median
 from segmamba.training.pretrain_run import initial_weights, read_pretraining
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def train_run(config, data, folder, device, watch=None, pictures=None):
+def train_run(config, data, folder, device, callback=None, pictures=None):
     """Yield `fit`'s epochs, each after it is saved in `folder` (a RunFolder); goes on from the last good checkpoint where there is one.
 
-    data: a Split of PreparedCases. watch: a Nobody, or somebody who is told of every step. pictures: who draws while the run trains.
+    data: a Split of PreparedCases. callback: a Callback, or somebody who is told of every step. pictures: who draws while the run trains.
     Raises RunStopped where the device's memory or the disk does not suffice, and NonFiniteLoss; what was saved before stays.
     """
-    watch, pictures = watch or Nobody(), pictures or NoPictures()
+    callback, pictures = callback or Callback(), pictures or NoPictures()
     with _named_faults(config, folder, device):
         folder.write_config(config)
-        resume_from = _resumed(config, folder, device, watch)
+        resume_from = _resumed(config, folder, device, callback)
         done = resume_from["epoch"] if resume_from else 0
         history = folder.read_history(done)
         picture = functools.partial(_picture, config, data, folder, device, pictures)
         with _tensorboard(folder.logs, purge_step=done + 1) as events:
-            initial = None if resume_from else initial_weights(config, data, folder, device, watch)
-            for epoch in fit(config, data, device, resume_from, watch, initial):
+            initial = (
+                None if resume_from else initial_weights(config, data, folder, device, callback)
+            )
+            for epoch in fit(config, data, device, resume_from, callback, initial):
                 history.append({"epoch": epoch.number} | epoch.metrics)
                 write_json(folder.history, history)
                 for name, value in epoch.metrics.items():
@@ -56,13 +58,13 @@ def train_run(config, data, folder, device, watch=None, pictures=None):
             draw_training_curves(history, folder.plots / "training_curves.png")
 
 
-def evaluate_run(config, data, folder, device, watch=None):
+def evaluate_run(config, data, folder, device, callback=None):
     """Test the finished run in `folder` once: (metrics with test/ names, rows per case). Writes final_metrics.json and pictures.
 
     The checkpoint is the best on the validation set, or the last where the test set had to serve as validation set too. With `train.test_last` the
     last one is tested as well, as test/last_...; where both are the same epoch it is tested once.
     """
-    watch = watch or Nobody()
+    callback = callback or Callback()
     started = time.perf_counter()
     model = build_model(config.model).to(device)
     last, _ = resume_state([folder.last, folder.previous], device)
@@ -83,7 +85,7 @@ def evaluate_run(config, data, folder, device, watch=None):
         weights = verdict["weights"]()
         digests[verdict["checkpoint"]] = weights_digest(weights)
         model.load_state_dict(weights)
-        verdicts[verdict["epoch"]] = evaluate(model, _watched(data.test, watch), config, device)
+        verdicts[verdict["epoch"]] = evaluate(model, _watched(data.test, callback), config, device)
         if verdict is chosen:
             validation = (
                 (data.test, verdicts[chosen["epoch"]])
@@ -119,17 +121,17 @@ def evaluate_run(config, data, folder, device, watch=None):
     return metrics, rows
 
 
-def _watched(cases, watch):
+def _watched(cases, callback):
     for done, case in enumerate(cases):
         yield case
-        watch.tested(done + 1)
+        callback.tested(done + 1)
 
 
-def _resumed(config, folder, device, watch):
+def _resumed(config, folder, device, callback):
     """The checkpoint to go on from, or None. What the run was killed before writing out of it is written now."""
     state, damaged = resume_state([folder.last, folder.previous], device)
     for line in damaged:
-        watch.note(
+        callback.note(
             f"{line}; going on {'from the epoch before' if state else 'from the start, since there is no other'}"
         )
     if state:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segmamba.config import ModelConfig
-from segmamba.models.mamba import MambaBlock, Way, scan_ways
+from segmamba.models.mamba import MambaBlock, ScanDirection, scan_ways
 
 SIDES = (2, 3, 5)
 CONFIG = ModelConfig(base_channels=4, d_state=4)
@@ -21,7 +21,7 @@ def coordinates(sides):
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 def test_a_way_visits_the_voxels_with_its_last_axis_fastest(axes, backwards):
-    visited = Way(axes, backwards).sequence(coordinates(SIDES), SIDES)[0].int().tolist()
+    visited = ScanDirection(axes, backwards).sequence(coordinates(SIDES), SIDES)[0].int().tolist()
     slow, middle, fast = axes
     wanted = []
     for i, j, k in itertools.product(range(SIDES[slow]), range(SIDES[middle]), range(SIDES[fast])):

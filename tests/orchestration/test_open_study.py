@@ -47,7 +47,7 @@ def without_training(patch):
             if plan.arm not in ended:
                 end_trial(engine.context, plan, "FINISHED")
 
-    patch(study.Conductor, "run", run)
+    patch(study.StudyRunner, "run", run)
     patch(
         study,
         "_ray",
@@ -127,6 +127,6 @@ def test_the_time_that_is_compared_with_the_plan_begins_where_planning_ends(home
 
     monkeypatch.setattr(study, "time", SimpleNamespace(time=lambda: now[0]))
     monkeypatch.setattr(study, "_begun", taking(1000.0, study._begun))
-    monkeypatch.setattr(study.Conductor, "run", taking(60.0, study.Conductor.run))
+    monkeypatch.setattr(study.StudyRunner, "run", taking(60.0, study.StudyRunner.run))
     with open_here(home) as (done, _):
         assert done.seconds == 60.0

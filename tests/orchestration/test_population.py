@@ -25,7 +25,7 @@ from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.search_space import Between, OneOf
 from segmamba.studies.spec import Budget, Stage, StudySpec, TrialPlan
 from segmamba.training.checkpoint import load_checkpoint, save_checkpoint
-from segmamba.training.optim import Descent
+from segmamba.training.optim import Optimizer
 from segmamba.training.run_folder import RunFolder
 
 SPACE = {
@@ -304,7 +304,7 @@ def test_a_checkpoint_brings_its_moments_and_not_its_decay_and_betas():
     cpu, before = torch.device("cpu"), preset("demo").changed({"model.base_channels": 4})
     after = before.changed({"optim.weight_decay": 0.3, "optim.betas": (0.8, 0.99)})
     model = build_model(before.model)
-    donor, own = Descent(model, before, cpu), Descent(copy.deepcopy(model), after, cpu)
+    donor, own = Optimizer(model, before, cpu), Optimizer(copy.deepcopy(model), after, cpu)
     sum(parameter.sum() for parameter in model.parameters()).backward()
     donor.step(1e-3)
     own.load_state_dict(donor.state_dict())

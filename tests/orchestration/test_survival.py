@@ -15,10 +15,10 @@ from mlflow import MlflowClient
 from tests.orchestration.faults import (
     STUDY,
     assert_as_if_nothing_had_happened,
+    final_metrics,
     finish,
     runs,
     start,
-    final_metrics,
     trial_processes,
     wait_for,
     wait_for_first_epoch,

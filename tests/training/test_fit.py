@@ -7,42 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from segmamba.config import preset
-from segmamba.data.cases import find_cases
-from segmamba.data.preprocess import prepare_cases
-from segmamba.data.splits import split_cases
 from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
 from segmamba.training import run as run_module
 from segmamba.training import step as step_module
-from segmamba.training.fit import Nobody, NonFiniteLoss, fit
+from segmamba.training.fit import Callback, NonFiniteLoss, fit
 from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
+from tests.tiny import CPU, TINY
 
 SCORE_NAMES = ("dice_ET", "dice_TC", "dice_WT", "dice_mean")
-CPU = torch.device("cpu")
-TINY = preset("demo").changed(
-    {
-        "data.spacing_mm": 1.0,
-        "data.patch_size": (16, 16, 16),
-        "model.base_channels": 2,
-        "model.conv_depths": (1, 1, 1),
-        "model.mamba_depths": (1, 0, 1),
-        "model.d_state": 2,
-        "train.epochs": 3,
-        "train.steps_per_epoch": 2,
-        "train.validate_every_epochs": 1,
-        "optim.warmup_epochs": 1,
-        "data.workers": 0,
-    }
-)
-
-
-@pytest.fixture
-def data(cases_folder, tmp_path):
-    return split_cases(
-        prepare_cases(find_cases(cases_folder), tmp_path / "cache", TINY.data), TINY.data
-    )
 
 
 def weights(epoch):
@@ -314,7 +288,7 @@ def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_dr
 
 
 def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data):
-    class Impatient(Nobody):
+    class Impatient(Callback):
         def __init__(self):
             self.told = []
 
@@ -326,10 +300,10 @@ def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data
         def case(self, epoch, done):
             self.told.append(("case", epoch, done))
 
-    watch = Impatient()
+    callback = Impatient()
     with pytest.raises(KeyboardInterrupt):
-        list(fit(TINY, data, CPU, watch=watch))
-    assert watch.told == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
+        list(fit(TINY, data, CPU, callback=callback))
+    assert callback.told == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
 
 
 def test_an_epoch_brings_the_scores_of_each_validation_case(data):

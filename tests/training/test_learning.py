@@ -16,8 +16,8 @@ from segmamba.errors import UserError
 from segmamba.models import build_model
 from segmamba.models.weights import start_from
 from segmamba.training import fit as fit_module
-from segmamba.training.average import averaged
 from segmamba.training.checkpoint import load_checkpoint
+from segmamba.training.ema import averaged
 from segmamba.training.fit import fit
 from segmamba.training.hard_cases import HardCases, chances
 from segmamba.training.losses import patch_losses
@@ -27,7 +27,8 @@ from segmamba.training.pretrain_run import pretrain_run, read_pretraining
 from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
-from tests.training.test_fit import TINY, same, weights
+from tests.tiny import TINY
+from tests.training.test_fit import same, weights
 
 CPU = torch.device("cpu")
 OPTIONS = {
@@ -120,13 +121,13 @@ def test_the_average_is_what_the_recurrence_gives_and_what_is_validated_and_kept
         ),
     )
     trajectory = []
-    step = fit_module.Descent.step
+    step = fit_module.Optimizer.step
 
     def spy(self, rate):
         step(self, rate)
         trajectory.append({name: value.clone() for name, value in self._model.state_dict().items()})
 
-    monkeypatch.setattr(fit_module.Descent, "step", spy)
+    monkeypatch.setattr(fit_module.Optimizer, "step", spy)
     torch.manual_seed(0)
     expected = {
         name: value.clone() for name, value in build_model(config.model).state_dict().items()

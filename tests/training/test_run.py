@@ -14,13 +14,13 @@ from segmamba.training import run as run_module
 from segmamba.training.advice import advice
 from segmamba.training.checkpoint import load_checkpoint, weights_digest
 from segmamba.training.drawing import Pictures
-from segmamba.training.fit import Nobody
+from segmamba.training.fit import Callback
 from segmamba.training.run import train_run
 from segmamba.training.run_folder import RunFolder
-from tests.training.test_fit import CPU, TINY, data
+from tests.tiny import CPU, TINY
 
 
-class Notes(Nobody):
+class Notes(Callback):
     def __init__(self):
         self.lines = []
 
@@ -40,7 +40,7 @@ def last_epoch(folder):
 def test_a_non_finite_loss_stops_with_the_cases_and_keeps_the_last_good_checkpoint(
     data,
     folder,
-    monkeypatch,  # noqa: F811
+    monkeypatch,
 ):
     run = train_run(TINY, data, folder, CPU)
     next(run)
@@ -64,7 +64,7 @@ def broken(step):
 def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
     data,
     folder,
-    monkeypatch,  # noqa: F811
+    monkeypatch,
 ):
     run = train_run(TINY, data, folder, CPU)
     next(run)
@@ -87,7 +87,7 @@ def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
     assert [epoch.number for epoch in train_run(TINY, data, folder, CPU)] == [2, 3]
 
 
-def test_too_small_a_memory_stops_with_what_would_fit(data, folder, monkeypatch):  # noqa: F811
+def test_too_small_a_memory_stops_with_what_would_fit(data, folder, monkeypatch):
     def too_much(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -130,7 +130,7 @@ def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(
     data,
     folder,
     tmp_path,
-    damaged,  # noqa: F811
+    damaged,
 ):
     whole = [
         weights_digest(e.checkpoint["model"])
@@ -141,11 +141,11 @@ def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(
     run.close()
     for path in (folder.last, folder.previous)[:damaged]:
         path.write_bytes(path.read_bytes()[:-100])
-    watch = Notes()
-    epochs = [e.number for e in train_run(TINY, data, folder, CPU, watch)]
+    callback = Notes()
+    epochs = [e.number for e in train_run(TINY, data, folder, CPU, callback)]
     assert epochs == ([2, 3] if damaged == 1 else [1, 2, 3])
-    assert len(watch.lines) == damaged and "last.pth: damaged" in watch.lines[0]
-    assert ("from the epoch before" if damaged == 1 else "from the start") in watch.lines[0]
+    assert len(callback.lines) == damaged and "last.pth: damaged" in callback.lines[0]
+    assert ("from the epoch before" if damaged == 1 else "from the start") in callback.lines[0]
     assert weights_digest(load_checkpoint(folder.last)["model"]) == whole[-1]
     assert [entry["epoch"] for entry in folder.read_history(3)] == [1, 2, 3]
 
@@ -153,7 +153,7 @@ def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(
 def test_what_a_kill_kept_from_being_copied_out_of_the_last_checkpoint_is_copied_on_resume(
     data,
     folder,
-    monkeypatch,  # noqa: F811
+    monkeypatch,
 ):
     config = TINY.changed({"train.keep_every_epochs": 1, "train.epochs": 1})
     list(train_run(config, data, folder, CPU))
@@ -166,7 +166,7 @@ def test_what_a_kill_kept_from_being_copied_out_of_the_last_checkpoint_is_copied
     assert {path: weights_digest(load_checkpoint(path)) for path in digests} == digests
 
 
-def test_pictures_are_drawn_beside_the_run_and_reach_tensorboard(data, folder):  # noqa: F811
+def test_pictures_are_drawn_beside_the_run_and_reach_tensorboard(data, folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     list(
@@ -195,7 +195,7 @@ def test_pictures_are_drawn_beside_the_run_and_reach_tensorboard(data, folder): 
     )
 
 
-def test_the_environment_is_written_once_and_what_changes_is_added(data, folder, monkeypatch):  # noqa: F811
+def test_the_environment_is_written_once_and_what_changes_is_added(data, folder, monkeypatch):
     from segmamba.training import record
 
     told = record.record_environment(folder, data, CPU, 0)
@@ -215,7 +215,7 @@ def test_the_environment_is_written_once_and_what_changes_is_added(data, folder,
     assert later["after_epoch"] == 2 and later["environment"]["torch"] == "99"
 
 
-def test_the_data_digest_follows_the_values_and_not_the_times_of_files(data):  # noqa: F811
+def test_the_data_digest_follows_the_values_and_not_the_times_of_files(data):
     import numpy as np
 
     from segmamba.training.record import data_digest

@@ -7,7 +7,7 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.models import build_model
 from segmamba.training.fit import fit
-from segmamba.training.optim import Descent
+from segmamba.training.optim import Optimizer
 from segmamba.training.step import compile_decision, forward_loss
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -47,7 +47,7 @@ def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes(mon
         model = build_model(config.model).cuda().train()
         compute, descent = (
             forward_loss(model, config.changed({"train.compile": compiled}), GPU),
-            Descent(model, config, GPU),
+            Optimizer(model, config, GPU),
         )
         for _ in range(3):
             descent.step(0.0)  # forgets the gradients

@@ -6,11 +6,11 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from ray import tune
 
-from segmamba.orchestration.engine.deaths import deaths, fate, note_death
+from segmamba.orchestration.engine.failures import deaths, fate, note_death
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.engine.trainable import trial_folder
 from segmamba.orchestration.tracking.outbox import Outbox
-from segmamba.orchestration.tracking.patience import insist
+from segmamba.orchestration.tracking.patience import retry
 from segmamba.orchestration.tracking.runs import INFEASIBLE_TAG, STOPPED_TAG, end_trial
 
 
@@ -85,7 +85,7 @@ class FinishRuns(tune.Callback):
         refused = []
         for ending in self._endings:
             try:
-                insist(ending, self.progress.say, uri=self.context.mlflow_uri)
+                retry(ending, self.progress.say, uri=self.context.mlflow_uri)
             except MlflowException as error:
                 refused.append(error)
         if refused:

@@ -6,7 +6,7 @@ import time
 import warnings
 from contextlib import nullcontext
 
-from segmamba.orchestration.engine.deaths import MOST_RESTARTS, forget
+from segmamba.orchestration.engine.failures import MOST_RESTARTS, forget
 
 COPIES = "population"  # folder of the checkpoints that members of a population copy, in the study's
 COPIES_KEPT = 3  # of each member: Ray warns of fewer
@@ -16,7 +16,7 @@ def run_trials(plans, context, resources, progress, *, scheduler, base):
     """Run the TrialPlans until all ended, or until SIGINT stopped them; MLflow has what became of each."""
     from ray import tune
 
-    from segmamba.orchestration.engine.budget import goes_on
+    from segmamba.orchestration.engine.resource_plan import goes_on
     from segmamba.orchestration.engine.trainable import trial_folder
 
     for plan in plans:

@@ -23,7 +23,7 @@ class Measure:
 
     kept: folder of earlier measurements. machine: what they hold for beside the settings, plain values. at_once: on a CPU, how many
     may be measured at the same time; what is measured then shares the memory with others, as trials will. say: told of each.
-    processes: where they run, this machine (Here) or a node of a cluster (There).
+    processes: where they run, this machine (LocalMeasurement) or a node of a cluster (RemoteMeasurement).
     """
 
     def __init__(self, data, kept, machine, *, at_once=1, say=lambda text: None, processes=None):
@@ -34,7 +34,7 @@ class Measure:
             at_once,
             say,
         )
-        self._processes, self._count = processes or Here(), 0
+        self._processes, self._count = processes or LocalMeasurement(), 0
 
     def __enter__(self):
         return self
@@ -162,7 +162,7 @@ class Killed(Exception):
     """The process that measured has died."""
 
 
-class Here:
+class LocalMeasurement:
     """Processes of this machine, one a slot."""
 
     def __init__(self):
@@ -193,7 +193,7 @@ class Here:
         self._open, self._pools = ExitStack(), []
 
 
-class There:
+class RemoteMeasurement:
     """Processes of a Node of the connected cluster, each with the cores and the share of a GPU that a trial has.
 
     cases, cache: as in StudyContext, where each node has a cache of its own.

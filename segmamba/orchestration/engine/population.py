@@ -173,7 +173,7 @@ class Population(PopulationBasedTraining):
         self._leave(tune_controller, trial)
 
     def _leave(self, tune_controller, trial):
-        """Nobody waits for this one any more, nor copies it; where it was the last to be waited for, the round comes now."""
+        """Callback waits for this one any more, nor copies it; where it was the last to be waited for, the round comes now."""
         state = self._trial_state[trial]
         state.last_train_time, state.last_score = self._next_perturbation_sync, None
         others = [one for one in tune_controller.get_live_trials() if one is not trial]

@@ -178,7 +178,7 @@ class SilentProgress:
         return lambda done, total: None
 
     def _ignore(self, *event, **details):
-        """Nobody watches."""
+        """Callback watches."""
 
     say = trials = started = reported = completed = stopped = failed = _ignore
 

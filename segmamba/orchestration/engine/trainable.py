@@ -12,7 +12,7 @@ from ray import tune
 from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.caching import split_on_this_node
-from segmamba.orchestration.engine.deaths import ALL_LEVELS, deaths, fate
+from segmamba.orchestration.engine.failures import ALL_LEVELS, deaths, fate
 from segmamba.orchestration.engine.population_member import (
     join_population,
     parts,

@@ -20,7 +20,7 @@ def patience_s():
     return float(os.environ.get("SEGMAMBA_PATIENCE_S", PATIENCE_S))
 
 
-def insist(call, say, *, uri):
+def retry(call, say, *, uri):
     """What `call()` returns; while the store at `uri` does not answer, tried again for `patience_s`. `say` is told once.
 
     Raises StudyHalted where the store stays away or the disk is full.

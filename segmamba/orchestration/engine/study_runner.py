@@ -7,7 +7,7 @@ from segmamba.orchestration.engine.planning import announce, fold_changes, infea
 from segmamba.studies.spec import FOUND
 
 
-class Conductor:
+class StudyRunner:
     """One start of a study: what it has to run, and running it."""
 
     def __init__(self, ready, options, folder, experiment, study, resources, progress):

@@ -6,11 +6,11 @@ import torch
 
 
 def averaged(model, config):
-    """`Averaged`, or its null object where `config`, a LearningConfig, has it off."""
-    return Averaged(model, config.ema_decay) if config.ema_decay else Itself(model)
+    """`EMA`, or its null object where `config`, a LearningConfig, has it off."""
+    return EMA(model, config.ema_decay) if config.ema_decay else NoEMA(model)
 
 
-class Averaged:
+class EMA:
     """`model` is the average. It starts as a copy.
 
     Over the first steps the decay is (1 + step) / (10 + step) where that is smaller (Abadi et al. 2016, TensorFlow's num_updates), so that
@@ -38,7 +38,7 @@ class Averaged:
             average.copy_(source)
 
 
-class Itself:
+class NoEMA:
     """The null object: the model is its own average."""
 
     def __init__(self, model):

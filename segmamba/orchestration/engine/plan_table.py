@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from segmamba.orchestration.engine.budget import clock
+from segmamba.orchestration.engine.resource_plan import clock
 from segmamba.screen import print_line
 
 GIB, MIB = 2**30, 2**20

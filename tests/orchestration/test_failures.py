@@ -8,7 +8,7 @@ import torch
 
 from segmamba.config import preset
 from segmamba.orchestration.engine import trainable
-from segmamba.orchestration.engine.deaths import deaths, fate, forget, note_death
+from segmamba.orchestration.engine.failures import deaths, fate, forget, note_death
 from segmamba.orchestration.engine.trainable import (
     ALL_LEVELS,
     StudyContext,

@@ -13,10 +13,10 @@ from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split
 from segmamba.errors import UserError
-from segmamba.orchestration.engine.budget import plan, resumed, unmeasured
-from segmamba.orchestration.engine.budget_table import render_budget
 from segmamba.orchestration.engine.machine import Machine, Node
 from segmamba.orchestration.engine.measuring import Measure
+from segmamba.orchestration.engine.plan_table import render_budget
+from segmamba.orchestration.engine.resource_plan import plan, resumed, unmeasured
 from segmamba.studies.spec import TrialPlan
 from segmamba.training.rehearsal import Rehearsal, _Clock
 
