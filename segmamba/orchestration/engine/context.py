@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from segmamba.config import Config
     from segmamba.data.case import Case
     from segmamba.data.splits import Split
+    from segmamba.orchestration.tracking.study_run import StudyRun
 
 PLAIN_ARM = re.compile(r"[A-Za-z0-9_(][A-Za-z0-9_.:°+=,()' ]{0,79}")  # at most 160 bytes
 DIGEST_CHARACTERS = 12
@@ -37,10 +39,10 @@ class StudyContext:
     only key is None."""
     folder: Path
     """The study's folder; each trial has a folder of its own below `trials/`."""
-    mlflow_uri: str
-    experiment_id: str
-    parent_run_id: str
+    run: StudyRun
+    """The study's run in MLflow."""
     tags: dict[str, str]
+    """Of every trial's run."""
     threads: int
     """CPU threads for torch in one trial."""
     compile: str
@@ -93,6 +95,22 @@ class StudyContext:
         if self.cache is None:
             return split
         return split_on_this_node(split, list(self.cases), self.cache, self.config(plan).data)
+
+    def trial_tags(self, plan: TrialPlan) -> dict[str, str]:
+        """The tags by which a trial's run can be found."""
+        from segmamba.orchestration.tracking.reuse import DIGEST_TAG, trial_digest
+        from segmamba.orchestration.tracking.study_run import CHANGES_TAG
+
+        config = self.config(plan)
+        tags = self.tags | {"arm": plan.arm, "seed": str(config.seed)}
+        # The trials of a search are not tested, and a schedule is more than its configuration.
+        if plan.changes is None and not self.stages(plan):
+            tags[DIGEST_TAG] = trial_digest(config, self.split(plan))
+        if plan.fold is not None:
+            tags["fold"] = str(plan.fold)
+        if plan.changes is not None:
+            tags |= {"stage": "search", CHANGES_TAG: json.dumps(plan.changes)}
+        return tags
 
 
 def trial_folder(study_folder: Path | str, plan: TrialPlan) -> Path:
