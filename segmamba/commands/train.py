@@ -145,7 +145,7 @@ def _watched(work, as_json):
 def _tell(finished, as_json):
     final, folder = finished.final, finished.folder
     if as_json:
-        print_json({"folder": str(folder.root), **final})
+        print_json({"folder": str(folder.root), **final.as_dict()})
         return
     from rich.table import Table
 
@@ -155,12 +155,12 @@ def _tell(finished, as_json):
     for name in ("region", "Dice", "HD95, mm"):
         table.add_column(name, justify="left" if name == "region" else "right")
     for region in (*REGIONS, "mean"):
-        distance = f"{final[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
-        table.add_row(region, f"{final[f'test/dice_{region}']:.3f}", distance)
+        distance = f"{final.metrics[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
+        table.add_row(region, f"{final.metrics[f'test/dice_{region}']:.3f}", distance)
     out = console()
     print_line(
         out,
-        f"tested   {final['tested_checkpoint']} checkpoint, epoch {final['tested_epoch']}, on {len(final['cases'])} cases",
+        f"tested   {final.tested_checkpoint} checkpoint, epoch {final.tested_epoch}, on {len(final.cases)} cases",
     )
     out.print(table)
     lines = [f"run      {folder.root}"]
