@@ -126,7 +126,7 @@ def _logged(config, data, folder, device, log, callback, uri):
             log.end(status)
         sent = log.close(patience)
         if not sent:
-            callback.note(
+            callback.on_note(
                 f"MLflow did not take everything ({log.away_because}); the run's folder has it all, and --resume sends what is missing"
             )
     _mark(folder, finished=sent)
