@@ -6,14 +6,15 @@ import time
 
 from segmamba.errors import Stopped
 from segmamba.screen import print_line
+from segmamba.training.callback import Callback
 
 WORKERS_AHEAD_S = (
     0.5  # how much sooner than this process its workers may get a signal that was sent to all
 )
 
 
-class RunProgress:
-    """Watches a run as `segmamba.training.fit.Callback` says, and shows it on a rich Console. Use as a context manager."""
+class RunProgress(Callback):
+    """Watches a run, and shows it on a rich Console. Use as a context manager."""
 
     def __init__(self, console):
         self._console, self._bar, self._task = console, None, None
@@ -43,7 +44,7 @@ class RunProgress:
         """One line."""
         print_line(self._console, message)
 
-    def note(self, text):
+    def on_note(self, text):
         self.say(f"note     {text}")
 
     def begin(self, folder, config, device, data, source, notes):
@@ -56,7 +57,7 @@ class RunProgress:
             f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test cases"
         )
         for note in notes:
-            self.note(note)
+            self.on_note(note)
         self.say(
             f"run      {folder.root}, {config.train.epochs} epochs of {config.train.steps_per_epoch} steps on {device}"
         )
@@ -68,7 +69,7 @@ class RunProgress:
             )
             self._bar.start()
 
-    def step(self, epoch, done):
+    def on_step(self, epoch, done):
         if self._first is None or self._first[0] != epoch:
             self._first = epoch, done, time.monotonic()
         if self._bar and done > self._first[1]:
@@ -86,7 +87,7 @@ class RunProgress:
             )
         self._stop_if_asked()
 
-    def pretraining(self, epoch, done):
+    def on_pretraining_step(self, epoch, done):
         if self._bar:
             self._bar.update(
                 self._task,
@@ -96,7 +97,7 @@ class RunProgress:
             )
         self._stop_if_asked()
 
-    def case(self, epoch, done):
+    def on_validation_case(self, epoch, done):
         if self._bar:
             self._bar.update(
                 self._task,
@@ -104,7 +105,7 @@ class RunProgress:
             )
         self._stop_if_asked()
 
-    def tested(self, done):
+    def on_test_case(self, done):
         if self._bar:
             self._bar.update(self._task, description=f"testing, case {done}", total=None)
         self._stop_if_asked()

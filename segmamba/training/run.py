@@ -11,9 +11,10 @@ from segmamba.errors import RunStopped
 from segmamba.files import write_json
 from segmamba.models import build_model
 from segmamba.training.advice import memory_advice
+from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, save_checkpoint
 from segmamba.training.drawing import NoPictures
-from segmamba.training.fit import Callback, fit
+from segmamba.training.fit import fit
 from segmamba.training.plots import draw_training_curves, worst_and_median
 from segmamba.training.pretrain_run import initial_weights
 from segmamba.training.run_evaluation import shown_cases
@@ -56,7 +57,7 @@ def _resumed(config, folder, device, callback):
     """The checkpoint to go on from, or None. What the run was killed before writing out of it is written now."""
     state, damaged = resume_state([folder.last, folder.previous], device)
     for line in damaged:
-        callback.note(
+        callback.on_note(
             f"{line}; going on {'from the epoch before' if state else 'from the start, since there is no other'}"
         )
     if state:

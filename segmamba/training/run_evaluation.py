@@ -5,9 +5,9 @@ import time
 
 from segmamba.evaluation.cases import evaluate, means, predict_classes
 from segmamba.models import build_model
+from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import load_checkpoint, resume_state, weights_digest
 from segmamba.training.final_metrics import FinalMetrics
-from segmamba.training.fit import Callback
 from segmamba.training.plots import draw_predictions, show, worst_and_median
 from segmamba.training.pretrain_run import read_pretraining
 
@@ -78,7 +78,7 @@ def evaluate_run(config, data, folder, device, callback=None):
 def _watched(cases, callback):
     for done, case in enumerate(cases):
         yield case
-        callback.tested(done + 1)
+        callback.on_test_case(done + 1)
 
 
 def _draw_validation(model, cases, rows, config, device, path):

@@ -10,8 +10,9 @@ from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
 from segmamba.training import run_evaluation as evaluation_module
 from segmamba.training import step as step_module
+from segmamba.training.callback import Callback
 from segmamba.training.final_metrics import read_final_metrics
-from segmamba.training.fit import Callback, NonFiniteLoss, fit
+from segmamba.training.fit import NonFiniteLoss, fit
 from segmamba.training.run import train_run
 from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
@@ -296,12 +297,12 @@ def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data
         def __init__(self):
             self.told = []
 
-        def step(self, epoch, done):
+        def on_step(self, epoch, done):
             self.told.append(("step", epoch, done))
             if (epoch, done) == (2, 1):
                 raise KeyboardInterrupt
 
-        def case(self, epoch, done):
+        def on_validation_case(self, epoch, done):
             self.told.append(("case", epoch, done))
 
     callback = Impatient()
