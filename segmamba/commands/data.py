@@ -86,7 +86,8 @@ def splits(
     preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
 
     from segmamba.data.cases import find_cases
-    from segmamba.data.splits import describe_folds, strata_of_files, stratified_folds, write_splits
+    from segmamba.data.splits_file import write_splits
+    from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
     cases = [case for case in find_cases(source, labels) if case.label]
     if not cases:

@@ -13,8 +13,7 @@ import torch
 
 from segmamba.config import PostprocessConfig
 from segmamba.data.labels import REGIONS
-from segmamba.data.source import labelled_cases
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.data.source import find_data
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
@@ -32,13 +31,13 @@ ET_VOXELS = (0, 20, 50, 100, 200, 500, 1000)
 def validation_of(config, results, steps):
     """The labelled Cases that chose the checkpoint of a run with this Config; UserError where they tested it as well.
 
-    results, steps: as `labelled_cases` takes them.
+    results, steps: as `find_data` takes them.
     """
-    cases, source, _ = labelled_cases(config, results, steps)
-    split = split_cases([SourceCase(case) for case in cases], config.data)
+    found = find_data(config, results, steps=steps)
+    split = found.split(config.data)
     if split.test_is_validation:
         raise UserError(
-            f"{source}: too few patients for a validation set of their own; what is chosen on the test set would flatter the verdict"
+            f"{found.source}: too few patients for a validation set of their own; what is chosen on the test set would flatter the verdict"
         )
     return [case.case for case in split.validation]
 

@@ -6,16 +6,14 @@ import pytest
 
 from segmamba.config import DataConfig
 from segmamba.data.cases import find_cases
-from segmamba.data.splits import (
+from segmamba.data.splits import hold_out, split_cases
+from segmamba.data.splits_file import read_splits, write_splits
+from segmamba.data.strata import (
     SourceCase,
     describe_folds,
-    hold_out,
-    read_splits,
-    split_cases,
     strata_of,
     strata_of_files,
     stratified_folds,
-    write_splits,
 )
 from segmamba.errors import UserError
 
@@ -83,7 +81,7 @@ def test_with_three_patients_the_test_set_is_validation_and_says_so():
     assert "the last one is tested" in data.notes[0]
 
 
-def test_where_the_test_set_is_validation_its_many_scans_are_capped_for_choosing_and_not_for_the_verdict():
+def test_a_test_set_that_is_also_validation_is_capped_for_choosing_and_not_for_the_verdict():
     data = split_cases(people(3, scans=30), DataConfig(validation_cases=4))
     assert data.test_is_validation and len(data.test) == 30 and data.validation == data.test[:4]
     assert any("validation is capped at 4 of its 30 cases" in note for note in data.notes)

@@ -10,7 +10,8 @@ import pytest
 
 from segmamba.config import DataConfig
 from segmamba.data.cases import find_cases
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.data.splits import split_cases
+from segmamba.data.strata import SourceCase
 from segmamba.data.summary import summarise, write_summary
 from segmamba.errors import UserError
 from tests.conftest import tumour_case, write_case

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segmamba.config import Config
-from segmamba.data.splits import read_splits, split_cases
+from segmamba.data.splits import split_cases
+from segmamba.data.splits_file import read_splits
 from segmamba.errors import UserError
 from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec
