@@ -32,7 +32,7 @@ def simulated_trial(assignment, context):
     from ray import tune
 
     from segmamba.files import write_json
-    from segmamba.orchestration.engine.trainable import trial_folder
+    from segmamba.orchestration.engine.context import trial_folder
     from segmamba.orchestration.tracking.run_log import FOLDER_TAG
     from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
@@ -68,7 +68,7 @@ def simulated_study(folder, trials):
     """(StudyContext, TrialPlans) of a study whose store and parent run exist in `folder`."""
     from segmamba.config import preset
     from segmamba.data.splits import Split
-    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.orchestration.engine.context import StudyContext
     from segmamba.orchestration.tracking.store import open_store, store_uri
     from segmamba.studies.spec import TrialPlan
 

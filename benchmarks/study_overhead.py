@@ -159,7 +159,7 @@ def simulated_figures(folder, options):
 
 def reports(context, plans):
     """Milliseconds of a report, the median of each trial."""
-    from segmamba.orchestration.engine.trainable import trial_folder
+    from segmamba.orchestration.engine.context import trial_folder
 
     return [
         json.loads((trial_folder(context.folder, plan) / "report_ms.json").read_text())

@@ -8,13 +8,9 @@ import torch
 
 from segmamba.config import preset
 from segmamba.orchestration.engine import trainable
-from segmamba.orchestration.engine.failures import deaths, fate, forget, note_death
-from segmamba.orchestration.engine.trainable import (
-    ALL_LEVELS,
-    StudyContext,
-    run_trial,
-    trial_folder,
-)
+from segmamba.orchestration.engine.context import StudyContext, trial_folder
+from segmamba.orchestration.engine.failures import ALL_LEVELS, deaths, fate, forget, note_death
+from segmamba.orchestration.engine.trainable import run_trial
 from segmamba.studies.spec import TrialPlan
 from segmamba.training.run_folder import RunFolder
 

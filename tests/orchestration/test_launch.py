@@ -10,9 +10,9 @@ from segmamba.config import preset
 from segmamba.data.splits import Split
 from segmamba.orchestration.engine import launch, trainable
 from segmamba.orchestration.engine.cluster import machine_for
+from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.engine.resource_plan import Resources
-from segmamba.orchestration.engine.trainable import StudyContext, trial_folder
 from segmamba.orchestration.tracking.store import open_store, store_uri
 from segmamba.studies.spec import TrialPlan
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from ray import tune
 
+from segmamba.orchestration.engine.context import trial_folder
 from segmamba.orchestration.engine.failures import deaths, fate, note_death
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.engine.trainable import trial_folder
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.patience import retry
 from segmamba.orchestration.tracking.runs import INFEASIBLE_TAG, STOPPED_TAG, end_trial

@@ -16,8 +16,8 @@ def run_trials(plans, context, resources, progress, *, scheduler, base):
     """Run the TrialPlans until all ended, or until SIGINT stopped them; MLflow has what became of each."""
     from ray import tune
 
+    from segmamba.orchestration.engine.context import trial_folder
     from segmamba.orchestration.engine.resource_plan import goes_on
-    from segmamba.orchestration.engine.trainable import trial_folder
 
     for plan in plans:
         forget(trial_folder(context.folder, plan))
@@ -55,8 +55,8 @@ def run_population(space, rounds, context, resources, progress, *, ended, base):
     """
     from ray import tune
 
+    from segmamba.orchestration.engine.context import trial_folder
     from segmamba.orchestration.engine.population import Population
-    from segmamba.orchestration.engine.trainable import trial_folder
 
     plans = [rounds.plan(arm) for arm in rounds.members if arm not in ended]
     for plan in plans:

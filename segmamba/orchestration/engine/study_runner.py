@@ -155,7 +155,7 @@ class StudyRunner:
 
 
 def _context(ready, options, folder, experiment, study, resources):
-    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.orchestration.engine.context import StudyContext
 
     tags = {
         "study": study.name,

@@ -3,15 +3,13 @@
 import gc
 import json
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from ray import tune
 
 from segmamba.device import choose_device
 from segmamba.errors import UserError
-from segmamba.orchestration.engine.caching import split_on_this_node
+from segmamba.orchestration.engine.context import trial_folder
 from segmamba.orchestration.engine.failures import ALL_LEVELS, deaths, fate
 from segmamba.orchestration.engine.population_member import (
     join_population,
@@ -22,72 +20,12 @@ from segmamba.orchestration.engine.population_member import (
 from segmamba.orchestration.tracking.patience import is_full
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking.runs import trial_log, trial_tags
-from segmamba.studies.spec import FOUND
 from segmamba.training.record import record_environment
 from segmamba.training.run import evaluate_run, train_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.step import compile_decision
 
 LESS_MEMORY_TAG = "activation_checkpointing"
-
-
-@dataclass(frozen=True)
-class StudyContext:
-    """What all trials of a study share; travels to every trial's process."""
-
-    configs: dict
-    """Arm name to Config; the trial adds its seed and fold. A search's trials change that of `baseline`."""
-    folds: dict
-    """Fold to (dotted changes of the configuration, Split of PreparedCases); the one key is None where there are no folds."""
-    folder: Path
-    """The study's; each trial has a folder of its own below `trials/`."""
-    mlflow_uri: str
-    experiment_id: str
-    parent_run_id: str
-    tags: dict
-    threads: int
-    """CPU threads for torch in one trial."""
-    compile: str
-    """What every trial's `train.compile` is: all arms run the same way."""
-    baseline: str
-    cases: tuple = ()
-    """The Cases of all splits, where each node has a cache of its own ..."""
-    cache: str | None = None
-    """... here."""
-    schedule: tuple = ()
-    """The Stages that population-based training found: how the arm FOUND trains; () is with the same settings throughout."""
-
-    def stages(self, plan):
-        """A TrialPlan's Stages, the first from epoch 0 on; () where its settings never change."""
-        return plan.stages or (self.schedule if plan.arm == FOUND else ())
-
-    def config(self, plan):
-        """The Config of a TrialPlan, as it begins; an arm with a seed of its own counts from there."""
-        stages = self.stages(plan)
-        changes = stages[0].changes if stages else plan.changes
-        config = (
-            self.configs[self.baseline].changed(changes)
-            if changes is not None
-            else self.configs[plan.arm]
-        )
-        return config.changed(
-            {"seed": config.seed + plan.seed, "train.compile": self.compile}
-            | self.folds[plan.fold][0]
-        )
-
-    def split(self, plan):
-        """Of this node's PreparedCases."""
-        split = self.folds[plan.fold][1]
-        return (
-            split
-            if self.cache is None
-            else split_on_this_node(split, self.cases, self.cache, self.config(plan).data)
-        )
-
-
-def trial_folder(study_folder, plan):
-    name = f"{plan.arm}_seed{plan.seed}" + (f"_fold{plan.fold}" if plan.fold is not None else "")
-    return Path(study_folder) / "trials" / name.replace(" ", "-").replace("/", "-")
 
 
 class Infeasible(UserError):
