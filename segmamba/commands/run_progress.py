@@ -5,7 +5,7 @@ import signal
 import time
 
 from segmamba.errors import Stopped
-from segmamba.screen import print_line
+from segmamba.screen import clock, print_line, progress_lines
 
 WORKERS_AHEAD_S = (
     0.5  # how much sooner than this process its workers may get a signal that was sent to all
@@ -29,15 +29,7 @@ class RunProgress:
 
     def steps(self, label):
         """A function (done, total) that shows the progress of a preparation; silent when nothing needs to be done."""
-        began = time.monotonic()
-
-        def show(done, total):
-            if self._console.is_terminal:
-                self._console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
-            elif done == total:
-                self.say(f"{label}: {total} in {time.monotonic() - began:.0f} s")
-
-        return show
+        return progress_lines(self._console, label)
 
     def say(self, message):
         """One line."""
@@ -176,8 +168,3 @@ def _bar(console):
         console=console,
         transient=True,
     )
-
-
-def clock(seconds):
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60}:{rest % 60:02d} min"

@@ -30,7 +30,7 @@ __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
 
 
 def plan_study(study, options, progress):
-    """The Budget of a study on this machine or its cluster, measured; nothing is begun but the cache."""
+    """The ResourcePlan of a study on this machine or its cluster, measured; nothing is begun but the cache."""
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
     say_notes(planned, progress)
@@ -167,13 +167,14 @@ def _cache(options):
 
 
 def _budget(planned, ready, options, machine, progress):
-    """The Budget of a study that is planned, measured where that pays, on the first node of a cluster whose nodes are alike.
+    """The ResourcePlan of a study that is planned, measured where that pays, on the first node of a cluster whose nodes are alike.
 
     A search's trials cost what the baseline does.
     """
     from segmamba.environment import git_commit
     from segmamba.orchestration.engine.measuring import LocalMeasurement, Measure, RemoteMeasurement
-    from segmamba.orchestration.engine.resource_plan import plan, unmeasured
+    from segmamba.orchestration.engine.executions import Workload
+    from segmamba.orchestration.engine.resource_plan import measured_plan, unmeasured_plan
 
     spec, configs = ready.spec, ready.configs
     searched = (options.trials or spec.budget.trials) if spec.space else 0
@@ -184,9 +185,9 @@ def _budget(planned, ready, options, machine, progress):
     )
     trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
     if machine.differing:
-        return unmeasured(
+        return unmeasured_plan(
             configs[spec.baseline],
-            trials,
+            len(trials),
             machine,
             options,
             f"not measured, since the nodes differ: {machine.differing}",
@@ -206,7 +207,8 @@ def _budget(planned, ready, options, machine, progress):
     with Measure(
         first, kept, [place, git_commit()], at_once=at_once, say=progress.say, processes=processes
     ) as measure:
-        budget = plan(feasible, trials, first, machine, measure, options)
+        work = Workload(arms=feasible, trials=trials, data=first)
+        budget = measured_plan(work, machine, measure, options)
     measured = (
         f"{machine.name}; measured on {place}" if machine.nodes and budget.arms else machine.name
     )
@@ -276,7 +278,7 @@ def _concluded(spec, study, experiment, folder, started, statuses, progress):
 
 def _begun(planned, ready, options, experiment, machine, progress):
     """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
-    from segmamba.orchestration.engine.resource_plan import resumed
+    from segmamba.orchestration.engine.resources import resumed_resources
     from segmamba.orchestration.tracking.runs import start_study, study_folder
     from segmamba.orchestration.tracking.study_reader import unfinished_study
     from segmamba.training.run_folder import next_run_folder
@@ -291,9 +293,12 @@ def _begun(planned, ready, options, experiment, machine, progress):
             )
             ended = sum(trial.status == "FINISHED" for trial in found.trials)
             progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
-            return found, resumed(
-                found.budget, ready.configs[ready.spec.baseline], len(found.trials) - ended, machine
-            ).resources
+            return found, resumed_resources(
+                found.budget.get("resources"),
+                machine,
+                ready.configs[ready.spec.baseline],
+                len(found.trials) - ended,
+            )
         progress.say(f"resume   no unfinished {ready.spec.name} found: starting one")
     budget = _budget(planned, ready, options, machine, progress)
     folder = next_run_folder(Path(options.output).resolve(), ready.spec.name)

@@ -7,7 +7,12 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 
 from segmamba.orchestration.engine.context import trial_folder
-from segmamba.orchestration.engine.failures import deaths, fate, note_death
+from segmamba.orchestration.engine.failures import (
+    assess,
+    failures_file,
+    read_failures,
+    record_failure,
+)
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.patience import retry
@@ -67,12 +72,17 @@ class FinishRuns(tune.Callback):
         self._note_death(trial)
         plan = trial.config["trial"]
         folder = trial_folder(self.context.folder, plan)
-        noted = deaths(folder)
-        told = fate(noted)
-        reason = told.hopeless or f"its process died {len(noted)} times: {noted[-1]['reason']}"
-        self.progress.failed(plan.key, reason, folder / "logs" / "deaths.json")
+        failures = read_failures(folder)
+        decision = assess(failures)
+        reason = (
+            decision.hopeless or f"its process died {len(failures)} times: {failures[-1].reason}"
+        )
+        self.progress.failed(plan.key, reason, failures_file(folder))
         self._end(
-            plan, "FAILED", reason=reason, marks={INFEASIBLE_TAG: "yes"} if told.memory else None
+            plan,
+            "FAILED",
+            reason=reason,
+            marks={INFEASIBLE_TAG: "yes"} if decision.memory else None,
         )
 
     def settle(self):
@@ -93,7 +103,7 @@ class FinishRuns(tune.Callback):
 
     def _note_death(self, trial):
         done = (trial.last_result or {}).get("epoch", 0)
-        return note_death(
+        return record_failure(
             trial_folder(self.context.folder, trial.config["trial"]), done, _last_error(trial)
         )
 

@@ -32,16 +32,11 @@ class StudyRunner:
         plans = self._without_reused(self._without_infeasible(plans))
         announce(self.study, self.resources, len(plans), self.progress)
         if plans:  # none where only the report was missing
-            from segmamba.orchestration.engine.launch import run_trials
+            from segmamba.orchestration.engine.launch import TrialLauncher
 
             self.progress.trials(plans, self.base.train.epochs, self.resources.at_once)
-            run_trials(
-                plans,
-                self.context,
-                self.resources,
-                self.progress,
-                scheduler=self.arms_scheduler,
-                base=self.base,
+            TrialLauncher(self.context, self.resources, self.progress).run_trials(
+                plans, scheduler=self.arms_scheduler, base=self.base
             )
 
     @property
@@ -104,18 +99,16 @@ class StudyRunner:
         return rounds
 
     def _launch_search(self, baseline, missing, rounds, ended):
-        from segmamba.orchestration.engine.launch import run_population, run_search
+        from segmamba.orchestration.engine.launch import TrialLauncher
+        from segmamba.orchestration.engine.search import SpaceSearch
 
-        shared = (self.context, self.resources, self.progress)
+        launcher = TrialLauncher(self.context, self.resources, self.progress)
         if rounds:
-            run_population(self.spec.space, rounds, *shared, ended=ended, base=self.base)
+            launcher.run_population(self.spec.space, rounds, ended=ended, base=self.base)
         else:
-            run_search(
-                self.spec.space,
-                baseline,
+            launcher.run_search(
+                SpaceSearch(self.spec.space, baseline, earlier=self.study.searched),
                 missing,
-                self.study.searched,
-                *shared,
                 scheduler=self.options.scheduler or "asha",
                 base=self.base,
             )

@@ -10,7 +10,7 @@ from ray import tune
 from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.context import trial_folder
-from segmamba.orchestration.engine.failures import ALL_LEVELS, deaths, fate
+from segmamba.orchestration.engine.failures import ALL_LEVELS, assess, read_failures
 from segmamba.orchestration.engine.population_member import (
     join_population,
     parts,
@@ -73,11 +73,11 @@ def run_trial(assignment, context):
 
 def _with_less_memory_if_need_be(config, folder, log, outcome):
     """outcome(config); once more with activation checkpointing where the memory does not do. Raises Infeasible."""
-    told = fate(deaths(folder.root))
-    if told.hopeless:
-        raise Infeasible(told.hopeless) if told.memory else RuntimeError(told.hopeless)
+    retry = assess(read_failures(folder.root))
+    if retry.hopeless:
+        raise Infeasible(retry.hopeless) if retry.memory else RuntimeError(retry.hopeless)
     reason = "its process was killed for want of memory"
-    if not told.checkpoint:
+    if not retry.checkpoint:
         try:
             return outcome(config)
         except (RuntimeError, MemoryError) as error:
@@ -131,7 +131,8 @@ def _train(config, stages, data, round_every, folder, device, log):
     log.log_data(data)
     record_environment(folder, data, device, len(folder.read_history(config.train.epochs)))
     log.log_files([folder.config, folder.environment], None)
-    last = {}
+    trained_before = folder.read_history(config.train.epochs)
+    last = trained_before[-1] if trained_before else {}
     for part, until in parts(config, stages, folder):
         if round_every:
             report_again(folder, stages[-1].epoch, round_every, config)
