@@ -1,6 +1,32 @@
-"""Lines on a rich Console. Imports nothing."""
+"""Lines on a rich Console, and the types of functions that show progress. Imports nothing slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Progress = Callable[[int, int], None]
+"""Shows how much of a piece of work is done: called with (done, total) after each item."""
+
+Steps = Callable[[str], Progress]
+"""Gives the Progress of one piece of work, from the label that stands beside it."""
 
 
-def print_line(console, text, style=None):
-    """As it is: brackets in a file's name are no markup, and no path is cut in two by a line's end."""
+def no_progress(done: int, total: int) -> None:
+    """Show nothing: the Progress of work that nobody watches."""
+
+
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Print one line as it is.
+
+    Brackets in a file's name are no markup, and no path is cut in two at the end of a line.
+
+    Args:
+        console: Where the line goes.
+        text: The line.
+        style: A rich style for the whole line.
+    """
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
