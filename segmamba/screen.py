@@ -33,6 +33,19 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def points(dice: float, *, decimals: int = 1) -> str:
+    """Write a Dice score in points, the unit of everything that a person reads.
+
+    Args:
+        dice: Dice in [0, 1], as files and JSON output hold it.
+        decimals: Digits after the decimal point.
+
+    Returns:
+        Dice from 0 to 100, for example "70.7".
+    """
+    return f"{100 * dice:.{decimals}f}"
+
+
 def clock(seconds: float) -> str:
     """A duration in the largest unit that fits: 2.5 h, 12 min or 40 s.
 
@@ -42,15 +55,6 @@ def clock(seconds: float) -> str:
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
-def dice_points(dice: float) -> str:
-    """A Dice from 0 to 1 in points from 0 to 100: the unit in which people see it.
-
-    >>> dice_points(0.707)
-    '70.7'
-    """
-    return f"{100 * dice:.1f}"
 
 
 def progress_lines(console: Console, label: str) -> Progress:

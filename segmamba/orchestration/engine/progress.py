@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.live import Live
 from rich.table import Table
 
-from segmamba.screen import Progress, clock, dice_points, no_progress, print_line, progress_lines
+from segmamba.screen import Progress, clock, no_progress, points, print_line, progress_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,7 +136,7 @@ class StudyProgress:
     def completed(self, key: str) -> None:
         """A trial has ended well."""
         row = self._end(key, DONE)
-        best = "" if row.best is None else f", best validation Dice {dice_points(row.best)}"
+        best = "" if row.best is None else f", best validation Dice {points(row.best)}"
         self._line(f"{key}: done in {clock(row.seconds)}{best}")
 
     def stopped(self, key: str, reason: str) -> None:
@@ -226,7 +226,7 @@ class SilentProgress:
 
 
 def _points(dice: float | None) -> str:
-    return "-" if dice is None else dice_points(dice)
+    return "-" if dice is None else points(dice)
 
 
 def _spent(row: _Row) -> str:
