@@ -132,7 +132,7 @@ def simulated_figures(folder, options):
     from segmamba.orchestration.engine.cluster import machine_for, ray_here
     from segmamba.orchestration.engine.resources import Resources
 
-    with machine_for(None, CORES, folder, "") as machine, ray_here(machine):
+    with machine_for(None, CORES, folder, "") as machine, ray_here(machine, lambda: None):
         context, plans = simulated_study(folder, options.simulated)
         trainable.run_trial = simulated_trial
         from ray import cloudpickle, tune

@@ -20,7 +20,7 @@ from segmamba.orchestration.engine.planning import (
     Prepared,
     infeasible_arms,
     planned_study,
-    say_notes,
+    show_notes,
     splits_of,
 )
 from segmamba.orchestration.engine.study_runner import StudyRunner
@@ -33,7 +33,7 @@ def plan_study(study, options, progress):
     """The ResourcePlan of a study on this machine or its cluster, measured; nothing is begun but the cache."""
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
-    say_notes(planned, progress)
+    show_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
         return _budget(planned, ready, options, machine, progress)
 
@@ -172,8 +172,13 @@ def _budget(planned, ready, options, machine, progress):
     A search's trials cost what the baseline does.
     """
     from segmamba.environment import git_commit
-    from segmamba.orchestration.engine.measuring import LocalMeasurement, Measure, RemoteMeasurement
     from segmamba.orchestration.engine.executions import Workload
+    from segmamba.orchestration.engine.measuring import Measure
+    from segmamba.orchestration.engine.measuring_processes import (
+        LocalMeasurement,
+        MeasuringProcesses,
+        RemoteMeasurement,
+    )
     from segmamba.orchestration.engine.resource_plan import measured_plan, unmeasured_plan
 
     spec, configs = ready.spec, ready.configs
@@ -197,6 +202,7 @@ def _budget(planned, ready, options, machine, progress):
         arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)
     }
     trials = [trial for trial in trials if trial.arm in feasible]
+    processes: MeasuringProcesses
     place, processes, at_once = machine.name, LocalMeasurement(), machine.cores
     for node in machine.nodes[:1]:
         place, processes, at_once = (

@@ -78,7 +78,7 @@ def _submit_builds(
         if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
     ]
     build = ray.remote(num_cpus=1)(_build_here)
-    tasks = {}
+    tasks: dict[ray.ObjectRef[str | None], Case] = {}
     for place, node in enumerate(nodes):
         first = place * len(cases) // len(nodes)
         pinned = build.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     from segmamba.config import Config
-    from segmamba.orchestration.engine.population import Rounds
+    from segmamba.orchestration.engine.population_rounds import Rounds
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.search import SpaceSearch
     from segmamba.studies.search_space import Between, OneOf

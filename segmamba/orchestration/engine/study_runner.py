@@ -88,7 +88,7 @@ class StudyRunner:
 
     def _rounds(self, baseline, size):
         """The Rounds of a population, begun."""
-        from segmamba.orchestration.engine.population import Rounds
+        from segmamba.orchestration.engine.population_rounds import Rounds
 
         rounds = Rounds(self.context.folder, self.study.round_every)
         rounds.begin(self.spec.space, baseline, size)
