@@ -221,7 +221,7 @@ def run(trials, nodes, cores, kills, folder):
     }
     from segmamba.orchestration.engine import launch, trainable
     from segmamba.orchestration.engine.cluster import machine_for
-    from segmamba.orchestration.engine.resource_plan import Resources
+    from segmamba.orchestration.engine.resources import Resources
 
     context, plans = simulated_study(folder, trials)
     cluster = Nodes(cores, folder)
@@ -243,12 +243,8 @@ def run(trials, nodes, cores, kills, folder):
                 compile="auto",
             )
             began = time.monotonic()
-            launch.run_plans(
-                context,
-                resources,
-                Counter(trials, cluster, kills),
-                {"trial": tune.grid_search(plans)},
-                reuse_actors=True,
+            launch.TrialLauncher(context, resources, Counter(trials, cluster, kills)).run(
+                {"trial": tune.grid_search(plans)}, reuse_actors=True
             )
             seconds = time.monotonic() - began
     finally:

@@ -5,16 +5,15 @@ import signal
 import time
 
 from segmamba.errors import Stopped
-from segmamba.screen import print_line
-from segmamba.training.callback import Callback
+from segmamba.screen import clock, print_line, progress_lines
 
 WORKERS_AHEAD_S = (
     0.5  # how much sooner than this process its workers may get a signal that was sent to all
 )
 
 
-class RunProgress(Callback):
-    """Watches a run, and shows it on a rich Console. Use as a context manager."""
+class RunProgress:
+    """Watches a run as `segmamba.training.fit.Callback` says, and shows it on a rich Console. Use as a context manager."""
 
     def __init__(self, console):
         self._console, self._bar, self._task = console, None, None
@@ -30,21 +29,13 @@ class RunProgress(Callback):
 
     def steps(self, label):
         """A function (done, total) that shows the progress of a preparation; silent when nothing needs to be done."""
-        began = time.monotonic()
-
-        def show(done, total):
-            if self._console.is_terminal:
-                self._console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
-            elif done == total:
-                self.say(f"{label}: {total} in {time.monotonic() - began:.0f} s")
-
-        return show
+        return progress_lines(self._console, label)
 
     def say(self, message):
         """One line."""
         print_line(self._console, message)
 
-    def on_note(self, text):
+    def note(self, text):
         self.say(f"note     {text}")
 
     def begin(self, folder, config, device, data, source, notes):
@@ -57,7 +48,7 @@ class RunProgress(Callback):
             f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test cases"
         )
         for note in notes:
-            self.on_note(note)
+            self.note(note)
         self.say(
             f"run      {folder.root}, {config.train.epochs} epochs of {config.train.steps_per_epoch} steps on {device}"
         )
@@ -69,7 +60,7 @@ class RunProgress(Callback):
             )
             self._bar.start()
 
-    def on_step(self, epoch, done):
+    def step(self, epoch, done):
         if self._first is None or self._first[0] != epoch:
             self._first = epoch, done, time.monotonic()
         if self._bar and done > self._first[1]:
@@ -87,7 +78,7 @@ class RunProgress(Callback):
             )
         self._stop_if_asked()
 
-    def on_pretraining_step(self, epoch, done):
+    def pretraining(self, epoch, done):
         if self._bar:
             self._bar.update(
                 self._task,
@@ -97,7 +88,7 @@ class RunProgress(Callback):
             )
         self._stop_if_asked()
 
-    def on_validation_case(self, epoch, done):
+    def case(self, epoch, done):
         if self._bar:
             self._bar.update(
                 self._task,
@@ -105,7 +96,7 @@ class RunProgress(Callback):
             )
         self._stop_if_asked()
 
-    def on_test_case(self, done):
+    def tested(self, done):
         if self._bar:
             self._bar.update(self._task, description=f"testing, case {done}", total=None)
         self._stop_if_asked()
@@ -177,8 +168,3 @@ def _bar(console):
         console=console,
         transient=True,
     )
-
-
-def clock(seconds):
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60}:{rest % 60:02d} min"

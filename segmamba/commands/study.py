@@ -221,7 +221,7 @@ def _gpus(text):
 
 
 def _plan(study, options, as_json):
-    from segmamba.orchestration.engine.plan_table import render_budget
+    from segmamba.orchestration.engine.plan_table import render_plan
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import plan_study
 
@@ -231,7 +231,7 @@ def _plan(study, options, as_json):
     if as_json:
         print_json(budget.as_dict())
     else:
-        render_budget(budget, screen)
+        render_plan(budget, screen)
 
 
 def _run(study, options, as_json):

@@ -72,7 +72,7 @@ class Study:
     seconds: float
     """Wall time of the study so far, from the end of its planning."""
     budget: dict = field(default_factory=dict)
-    """How its trials share the machine and what that was expected to cost: a segmamba.orchestration.engine.resource_plan.Budget as a dict."""
+    """How its trials share the machine and what that was expected to cost: a segmamba.orchestration.engine.resource_plan.ResourcePlan as a dict."""
     trials: tuple
     """Trial objects in the order arm, seed, fold; every planned trial is here, finished or not."""
     searched: tuple = ()

@@ -284,7 +284,7 @@ def test_a_ray_of_our_own_listens_on_loopback_alone():
     code = """
 import psutil
 from segmamba.orchestration.engine.cluster import machine_for, ray_here
-with machine_for(None, 1, ".", "") as machine, ray_here(machine):
+with machine_for(None, 1, ".", "") as machine, ray_here(machine, lambda: None):
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         print(*[c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"])

@@ -12,7 +12,7 @@ from segmamba.orchestration.engine import launch, trainable
 from segmamba.orchestration.engine.cluster import machine_for
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.engine.resource_plan import Resources
+from segmamba.orchestration.engine.resources import Resources
 from segmamba.orchestration.tracking.store import open_store, store_uri
 from segmamba.studies.spec import TrialPlan
 
