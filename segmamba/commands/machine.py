@@ -60,9 +60,9 @@ def describe(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a network's shapes, parameters, FLOPs and memory.
+    """Show a network's shapes, parameters and costs.
 
-    The memory is what training the network takes.
+    The costs are the FLOPs of a forward pass and of a training step, and the memory of training.
     """
     assignments = list(changes or [])
     assignments += [] if batch is None else [f"train.batch_size={batch}"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segmamba.commands.shared import (
-    LABELS_HELP,
+    CONVENTIONS_HELP,
     RESULTS,
     DeviceOption,
     FlipsOption,
@@ -66,7 +66,9 @@ def predict(
     ] = None,
     labels: Annotated[
         str,
-        typer.Option(help=f"Convention of the written values. {LABELS_HELP}", metavar="NAME"),
+        typer.Option(
+            help=f"Label convention of the written values: {CONVENTIONS_HELP}", metavar="NAME"
+        ),
     ] = "auto",
     flips: FlipsOption = False,
     overlap: Annotated[

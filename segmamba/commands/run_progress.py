@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segmamba.errors import Stopped
 from segmamba.screen import Progress, clock, points, print_line
@@ -255,7 +255,7 @@ class _Bar:
         words: str | None = None,
     ) -> None:
         """Say what happens; None leaves the completed steps, their total or the words as is."""
-        fields = {} if words is None else {"words": words}
+        fields: dict[str, Any] = {} if words is None else {"words": words}
         self._bar.update(
             self._task, description=description, completed=completed, total=total, **fields
         )

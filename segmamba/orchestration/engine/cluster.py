@@ -230,7 +230,7 @@ def look_around(token):
     """What a node says of itself and of the shared folder; runs there."""
     import torch
 
-    from segmamba.doctor import free_memory
+    from segmamba.machine_state import free_memory
     from segmamba.environment import cpu_name
 
     path = Path(token)

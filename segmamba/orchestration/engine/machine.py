@@ -78,7 +78,7 @@ def this_machine(cores):
     """The Machine that this process runs on, with so many of its cores; 0 is all of them."""
     import torch
 
-    from segmamba.doctor import free_memory
+    from segmamba.machine_state import free_memory
 
     cores, gpus = cores or len(os.sched_getaffinity(0)), torch.cuda.device_count()
     if not gpus:

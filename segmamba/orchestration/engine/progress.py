@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.live import Live
 from rich.table import Table
 
-from segmamba.screen import print_line
+from segmamba.screen import points, print_line
 
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 OVER = (DONE, STOPPED, FAILED)
@@ -184,7 +184,7 @@ class SilentProgress:
 
 
 def _number(value):
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else points(value)
 
 
 def _clock(seconds):
