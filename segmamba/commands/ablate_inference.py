@@ -77,7 +77,10 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
         from rich.console import Console
 
         from segmamba.orchestration.engine.progress import StudyProgress
-        from segmamba.orchestration.inference_ablation import run_inference_ablation
+        from segmamba.orchestration.inference_ablation import (
+            InferenceOptions,
+            run_inference_ablation,
+        )
         from segmamba.reports.inference_report import as_dict, render_terminal
 
         screen = Console(stderr=as_json, soft_wrap=False)
@@ -86,11 +89,8 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
                 checkpoint,
                 chosen,
                 baseline,
-                data=data,
-                labels=labels,
-                output=output,
-                device=device,
-                progress=progress,
+                InferenceOptions(data=data, labels=labels, output=output, device=device),
+                progress,
             )
         if as_json:
             print_json(as_dict(ablation))

@@ -213,7 +213,9 @@ def _registered(address: str, results: Path, device: str, options: dict[str, Any
     from segmamba.orchestration.tracking.store import store_uri
 
     with tempfile.TemporaryDirectory() as scratch:
-        return load_folder(fetch_model(address, store_uri(results), scratch), device, **options)
+        return load_folder(
+            fetch_model(address, store_uri(results), Path(scratch)), device, **options
+        )
 
 
 def _postprocessing(name: str) -> PostprocessConfig | None:

@@ -230,7 +230,7 @@ def _gpus(text: str) -> float | None:
 
 def _plan(study: "Study", options: "StudyOptions", *, as_json: bool) -> None:
     """Measure what the study would cost, and print it."""
-    from segmamba.orchestration.engine.plan_table import render_budget
+    from segmamba.orchestration.engine.plan_table import render_plan
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import plan_study
 
@@ -240,7 +240,7 @@ def _plan(study: "Study", options: "StudyOptions", *, as_json: bool) -> None:
     if as_json:
         print_json(budget.as_dict())
     else:
-        render_budget(budget, screen)
+        render_plan(budget, screen)
 
 
 def _run(study: "Study", options: "StudyOptions", *, as_json: bool) -> int:

@@ -23,6 +23,7 @@ from segmamba.evaluation.tune import Vote, mean_dice, tune
 from segmamba.files import write_json
 from segmamba.inference.predictor import Predictor, load_predictor
 from segmamba.orchestration.engine.options import StudyOptions
+from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.orchestration.tracking.registry import (
     ALIAS,
     Networks,
@@ -45,7 +46,7 @@ CASES_TABLE = "ensemble_cases.json"
 
 
 def finish_ensemble(
-    study: Study, options: StudyOptions, expected_gain: Sequence[float], progress: Any
+    study: Study, options: StudyOptions, expected_gain: Sequence[float], progress: ProgressDisplay
 ) -> tuple[Ensemble, Path]:
     """Score, register and report the members of a study.
 
@@ -113,7 +114,7 @@ def _best_on_validation(trials: list[Trial]) -> int:
     )
 
 
-def _split(study: Study, options: StudyOptions, progress: Any) -> Split[PreparedCase]:
+def _split(study: Study, options: StudyOptions, progress: ProgressDisplay) -> Split[PreparedCase]:
     """The cases that the members were trained and tested on."""
     config = from_flat_dict(study.config)
     data = prepare_split(config, options.output, steps=progress.steps, workers=options.cpus)
@@ -158,7 +159,7 @@ def _register(
     split: Split[PreparedCase],
     validation: dict[str, float],
     store: Store,
-    progress: Any,
+    progress: ProgressDisplay,
 ) -> str:
     """Register the group that the validation set likes best: its address and standing in words."""
     best = max(groups, key=lambda group: validation[group.name])

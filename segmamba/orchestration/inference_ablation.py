@@ -18,6 +18,7 @@ from segmamba.errors import UserError
 from segmamba.evaluation.inference_arms import score_arms
 from segmamba.files import check_writable, locked
 from segmamba.inference.predictor import load_predictor
+from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG
 from segmamba.orchestration.tracking.store import Store, open_store
 from segmamba.orchestration.tracking.study_run import PARENT_TAG, TRIAL_TAG
@@ -49,7 +50,7 @@ def run_inference_ablation(
     arms: Mapping[str, Mapping[str, Any]],
     baseline: str,
     options: InferenceOptions,
-    progress: Any,
+    progress: ProgressDisplay,
 ) -> tuple[InferenceAblation, Path]:
     """Score the arms on the checkpoints' test cases, log and report.
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
@@ -20,7 +20,7 @@ from segmamba.orchestration.engine.planning import (
     Prepared,
     infeasible_arms,
     planned_study,
-    say_notes,
+    show_notes,
     splits_of,
 )
 from segmamba.orchestration.engine.resume import check_place, check_same
@@ -29,7 +29,10 @@ from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec, TrialPlan, resolve
 
 if TYPE_CHECKING:
-    from segmamba.orchestration.engine.resource_plan import Budget, Resources
+    from segmamba.orchestration.engine.measuring_processes import MeasuringProcesses
+    from segmamba.orchestration.engine.progress import ProgressDisplay
+    from segmamba.orchestration.engine.resource_plan import ResourcePlan
+    from segmamba.orchestration.engine.resources import Resources
     from segmamba.orchestration.tracking.store import Store
     from segmamba.orchestration.tracking.study_run import StudyRun
 
@@ -39,7 +42,7 @@ Declared = StudySpec | Callable[[Config], StudySpec]
 """What a study's file declares: the study, or a function that makes it from a preset's Config."""
 
 
-def plan_study(study: Declared, options: StudyOptions, progress: Any) -> Budget:
+def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay) -> ResourcePlan:
     """Measure what a study will cost on this machine or its cluster; only the cache is begun.
 
     Args:
@@ -52,12 +55,14 @@ def plan_study(study: Declared, options: StudyOptions, progress: Any) -> Budget:
     """
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
-    say_notes(planned, progress)
+    show_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
         return _resource_plan(planned, ready, options, machine, progress)
 
 
-def run_study(study: Declared, options: StudyOptions, progress: Any) -> tuple[Study, Path]:
+def run_study(
+    study: Declared, options: StudyOptions, progress: ProgressDisplay
+) -> tuple[Study, Path]:
     """Run a study to its report.
 
     Whatever the user got wrong is found before the study's folder, its MLflow run and its trials
@@ -81,13 +86,13 @@ def run_study(study: Declared, options: StudyOptions, progress: Any) -> tuple[St
 
 @contextlib.contextmanager
 def open_study(
-    study: Declared, options: StudyOptions, progress: Any
+    declared: Declared, options: StudyOptions, progress: ProgressDisplay
 ) -> Iterator[tuple[Study, Path]]:
     """Run a study as `run_study`, for who has more to do with its trials.
 
     Until the block ends the study is unfinished and this process is its driver.
     """
-    ready = _prepared(study, options, progress)
+    ready = _prepared(declared, options, progress)
     with contextlib.ExitStack() as held:
         with (
             _machine(ready, options, progress) as machine,
@@ -107,7 +112,9 @@ def open_study(
 
 
 @contextlib.contextmanager
-def _machine(ready: Prepared, options: StudyOptions, progress: Any) -> Iterator[Machine]:
+def _machine(
+    ready: Prepared, options: StudyOptions, progress: ProgressDisplay
+) -> Iterator[Machine]:
     """The Machine that a study runs on, a cluster joined, with the cases where trials read them."""
     from segmamba.orchestration.engine.cluster import machine_for
 
@@ -152,7 +159,7 @@ def _opened(options: StudyOptions) -> tuple[Store, dict[str, str]]:
     return open_store(options.output), describe_environment()
 
 
-def _close_abandoned(store: Store, name: str, progress: Any) -> None:
+def _close_abandoned(store: Store, name: str, progress: ProgressDisplay) -> None:
     """End the runs of studies whose driver is gone, with a line for each."""
     from segmamba.orchestration.tracking.study_run import close_abandoned
 
@@ -161,7 +168,7 @@ def _close_abandoned(store: Store, name: str, progress: Any) -> None:
         progress.say(f"closed   {closed}: its process is gone{hint}")
 
 
-def _prepared(study: Declared, options: StudyOptions, progress: Any) -> Prepared:
+def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay) -> Prepared:
     """The study's question and its cases, checked and cached."""
     base = preset(options.preset).changed(
         {"train.early_stop_epochs": 0}
@@ -188,16 +195,25 @@ def _prepared(study: Declared, options: StudyOptions, progress: Any) -> Prepared
 
 
 def _resource_plan(
-    planned: Study, ready: Prepared, options: StudyOptions, machine: Machine, progress: Any
-) -> Budget:
+    planned: Study,
+    ready: Prepared,
+    options: StudyOptions,
+    machine: Machine,
+    progress: ProgressDisplay,
+) -> ResourcePlan:
     """How the trials share the machine and what they cost, measured where that pays.
 
     Nodes of a cluster that are alike are measured on the first of them. The trials of a search cost
     what the baseline does.
     """
     from segmamba.environment import git_commit
-    from segmamba.orchestration.engine.measuring import LocalMeasurement, Measure, RemoteMeasurement
-    from segmamba.orchestration.engine.resource_plan import plan, unmeasured
+    from segmamba.orchestration.engine.executions import Workload
+    from segmamba.orchestration.engine.measuring import Measure
+    from segmamba.orchestration.engine.measuring_processes import (
+        LocalMeasurement,
+        RemoteMeasurement,
+    )
+    from segmamba.orchestration.engine.resource_plan import measured_plan, unmeasured_plan
 
     spec, configs = ready.spec, ready.configs
     searched = (options.trials or spec.budget.trials) if spec.space else 0
@@ -206,11 +222,12 @@ def _resource_plan(
     trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
     if machine.differing:
         reason = f"not measured, since the nodes differ: {machine.differing}"
-        return unmeasured(configs[spec.baseline], trials, machine, options, reason)
+        return unmeasured_plan(configs[spec.baseline], len(trials), machine, options, reason)
     infeasible = infeasible_arms(configs)
     feasible = {arm: config for arm, config in configs.items() if arm not in infeasible}
     trials = [trial for trial in trials if trial.arm in feasible]
-    place, processes, at_once = machine.name, LocalMeasurement(), machine.cores
+    processes: MeasuringProcesses = LocalMeasurement()
+    place, at_once = machine.name, machine.cores
     if machine.nodes:
         node = machine.nodes[0]
         place, at_once = f"{node.kind} on {node.host}", machine.trial_cores
@@ -224,14 +241,15 @@ def _resource_plan(
         say=progress.say,
         processes=processes,
     ) as measure:
-        resource_plan = plan(feasible, trials, ready.first_split, machine, measure, options)
+        work = Workload(arms=feasible, trials=trials, data=ready.first_split)
+        resource_plan = measured_plan(work, machine, measure, options)
     measured = f"{machine.name}; measured on {place}"
     name = measured if machine.nodes and resource_plan.arms else machine.name
     return dataclasses.replace(resource_plan, machine=name)
 
 
 @contextlib.contextmanager
-def _running(run: StudyRun, progress: Any) -> Iterator[list[str]]:
+def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
     """The study's MLflow run while it runs; the block appends its final status to what it gets.
 
     The run ends FAILED after an exception and KILLED after Ctrl-C, and so do the trials that were
@@ -259,8 +277,8 @@ def _running(run: StudyRun, progress: Any) -> Iterator[list[str]]:
     retry(functools.partial(run.end, statuses[-1]), progress.say)
 
 
-def _concluded(spec: StudySpec, run: StudyRun, folder: Path, progress: Any) -> Study:
-    """The Study as it stands in the end, its report written, logged and its best trial registered."""
+def _concluded(spec: StudySpec, run: StudyRun, folder: Path, progress: ProgressDisplay) -> Study:
+    """The Study as it stands in the end, with its report logged and its best trial registered."""
     from segmamba.orchestration.tracking.registry import register_best
     from segmamba.orchestration.tracking.study_reader import read_study
     from segmamba.reports.report import write_report
@@ -287,10 +305,10 @@ def _begun(
     options: StudyOptions,
     store: Store,
     machine: Machine,
-    progress: Any,
+    progress: ProgressDisplay,
 ) -> tuple[Study, StudyRun, Resources]:
     """The Study with its name and the trials it has: a new one, or the one `--resume` finds."""
-    from segmamba.orchestration.engine.resource_plan import resumed
+    from segmamba.orchestration.engine.resources import resumed_resources
     from segmamba.orchestration.tracking.study_reader import unfinished_study
     from segmamba.orchestration.tracking.study_run import StudyRun, start_study
     from segmamba.training.run_folder import next_run_folder
@@ -304,7 +322,11 @@ def _begun(
         ended = sum(trial.status == "FINISHED" for trial in stopped.trials)
         progress.say(f"resume   {stopped.name}: {ended} of {len(stopped.trials)} trials are done")
         left, baseline = len(stopped.trials) - ended, ready.configs[ready.spec.baseline]
-        return stopped, run, resumed(stopped.budget, baseline, left, machine).resources
+        return (
+            stopped,
+            run,
+            resumed_resources(stopped.budget.get("resources"), machine, baseline, left),
+        )
     if options.resume:
         progress.say(f"resume   no unfinished {name} found: starting one")
     resource_plan = _resource_plan(planned, ready, options, machine, progress)
@@ -315,7 +337,7 @@ def _begun(
 
 
 def _final_status(study: Study) -> str:
-    """MLflow's status of the parent: KILLED while trials are missing, FAILED where none ended well."""
+    """MLflow's status: KILLED while trials are missing, FAILED where none ended well."""
     states = {trial.status for trial in (*study.trials, *study.searched)}
     if states & {"KILLED", "RUNNING", "NOT STARTED"}:
         return "KILLED"

@@ -9,8 +9,13 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
-from segmamba.orchestration.engine.failures import deaths, fate, note_death
-from segmamba.orchestration.engine.progress import SilentProgress
+from segmamba.orchestration.engine.failures import (
+    assess,
+    failures_file,
+    read_failures,
+    record_failure,
+)
+from segmamba.orchestration.engine.progress import ProgressDisplay, SilentProgress
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.study_run import INFEASIBLE_TAG, STOPPED_TAG
 from segmamba.studies.spec import TrialPlan
@@ -23,7 +28,7 @@ class FinishRuns(tune.Callback):
     all trials are over.
     """
 
-    def __init__(self, context: StudyContext, progress: Any) -> None:
+    def __init__(self, context: StudyContext, progress: ProgressDisplay) -> None:
         """Watch the trials of a study.
 
         Args:
@@ -88,22 +93,22 @@ class FinishRuns(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """Note why a process died; Ray starts the trial again, which reads it there."""
-        if self._note_death(trial):
+        if self._record_failure(trial):
             trial.max_failures = 0  # the next death is the last
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """End the run of a trial that Ray does not start again."""
-        self._note_death(trial)
+        self._record_failure(trial)
         plan = _plan(trial)
         folder = trial_folder(self.context.folder, plan)
-        noted = deaths(folder)
-        decision = fate(noted)
+        failures = read_failures(folder)
+        decision = assess(failures)
         reason = decision.hopeless or (
-            f"its process died {len(noted)} times: {noted[-1]['reason']}"
+            f"its process died {len(failures)} times: {failures[-1].reason}"
         )
-        self.progress.failed(plan.key, reason, folder / "logs" / "deaths.json")
+        self.progress.failed(plan.key, reason, failures_file(folder))
         marks = {INFEASIBLE_TAG: "yes"} if decision.memory else None
         self._end(plan, "FAILED", reason=reason, marks=marks)
 
@@ -125,9 +130,11 @@ class FinishRuns(tune.Callback):
         if refused:
             raise refused[0]
 
-    def _note_death(self, trial: Trial) -> bool:
+    def _record_failure(self, trial: Trial) -> bool:
         done = (trial.last_result or {}).get("epoch", 0)
-        return note_death(trial_folder(self.context.folder, _plan(trial)), done, _last_error(trial))
+        return record_failure(
+            trial_folder(self.context.folder, _plan(trial)), done, _last_error(trial)
+        )
 
     def _end(self, plan: TrialPlan, status: str, **how: Any) -> None:
         tags = functools.partial(self.context.trial_tags, plan)

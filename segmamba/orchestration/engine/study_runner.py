@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
     from segmamba.orchestration.engine.options import StudyOptions
     from segmamba.orchestration.engine.planning import Prepared
-    from segmamba.orchestration.engine.population import Rounds
-    from segmamba.orchestration.engine.resource_plan import Resources
+    from segmamba.orchestration.engine.population_rounds import Rounds
+    from segmamba.orchestration.engine.progress import ProgressDisplay
+    from segmamba.orchestration.engine.resources import Resources
     from segmamba.orchestration.tracking.study_run import StudyRun
     from segmamba.studies.results import Study, Trial
 
@@ -34,8 +36,7 @@ class StudyRunner:
     study: Study
     resources: Resources
     context: StudyContext
-    progress: Any
-    """A StudyProgress or its null object."""
+    progress: ProgressDisplay
 
     def run(self) -> None:
         """Search, where there is a space; then run every arm with every seed on every fold."""
@@ -51,18 +52,12 @@ class StudyRunner:
         announce(self.study, self.resources, len(plans), self.progress)
         if not plans:  # only the report was missing
             return
-        from segmamba.orchestration.engine.launch import run_trials
+        from segmamba.orchestration.engine.launch import TrialLauncher
 
         base = self.ready.base
         self.progress.trials(plans, base.train.epochs, self.resources.at_once)
-        run_trials(
-            plans,
-            self.context,
-            self.resources,
-            self.progress,
-            scheduler=self.arms_scheduler,
-            base=base,
-        )
+        launcher = TrialLauncher(self.context, self.resources, self.progress)
+        launcher.run_trials(plans, scheduler=self.arms_scheduler, base=base)
 
     @property
     def arms_scheduler(self) -> str:
@@ -111,7 +106,7 @@ class StudyRunner:
 
     def _rounds(self, baseline: dict[str, Any], size: int) -> Rounds:
         """The Rounds of a population, begun."""
-        from segmamba.orchestration.engine.population import Rounds
+        from segmamba.orchestration.engine.population_rounds import Rounds
 
         rounds = Rounds(self.context.folder, self.study.round_every)
         rounds.begin(self.ready.spec.space, baseline, size)
@@ -125,22 +120,20 @@ class StudyRunner:
     def _launch_search(
         self, baseline: dict[str, Any], missing: int, rounds: Rounds | None, ended: list[str]
     ) -> None:
-        from segmamba.orchestration.engine.launch import run_population, run_search
+        from segmamba.orchestration.engine.launch import TrialLauncher
+        from segmamba.orchestration.engine.search import SpaceSearch
 
         space, base = self.ready.spec.space, self.ready.base
-        shared = (self.context, self.resources, self.progress)
+        launcher = TrialLauncher(self.context, self.resources, self.progress)
         if rounds:
-            run_population(space, rounds, *shared, ended=ended, base=base)
-        else:
-            run_search(
-                space,
-                baseline,
-                missing,
-                self.study.searched,
-                *shared,
-                scheduler=self.options.scheduler or "asha",
-                base=base,
-            )
+            launcher.run_population(space, rounds, ended=ended, base=base)
+            return
+        launcher.run_search(
+            SpaceSearch(space, baseline, earlier=self.study.searched),
+            missing,
+            scheduler=self.options.scheduler or "asha",
+            base=base,
+        )
 
     def _without_infeasible(self, plans: list[TrialPlan]) -> list[TrialPlan]:
         """The plans of arms that can run here; the others end at once, with the reason."""
@@ -155,7 +148,7 @@ class StudyRunner:
                 self.context.run.end_trial(
                     plan.key,
                     "FAILED",
-                    tags=lambda plan=plan: self.context.trial_tags(plan),
+                    tags=functools.partial(self.context.trial_tags, plan),
                     reason=reasons[plan.arm],
                     marks={INFEASIBLE_TAG: "yes"},
                 )

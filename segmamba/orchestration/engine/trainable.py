@@ -14,7 +14,7 @@ from segmamba.data.splits import Split
 from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
-from segmamba.orchestration.engine.failures import ALL_LEVELS, deaths, fate
+from segmamba.orchestration.engine.failures import ALL_LEVELS, assess, read_failures
 from segmamba.orchestration.engine.population_member import (
     join_population,
     parts,
@@ -89,7 +89,7 @@ def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str,
     Raises:
         Infeasible: It is too small even so.
     """
-    decision = fate(deaths(trial.folder.root))
+    decision = assess(read_failures(trial.folder.root))
     if decision.hopeless:
         raise (Infeasible if decision.memory else RuntimeError)(decision.hopeless)
     reason = "its process was killed for want of memory"
@@ -100,7 +100,8 @@ def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str,
             if not out_of_memory(error):
                 raise
             reason = _reason(error)
-        gc.collect()  # outside the handler: the exception held the frames, and they held the tensors
+        # Outside the handler: the exception held the frames, and they held the tensors.
+        gc.collect()
         torch.cuda.empty_cache()
     config = with_less_memory(config, reason)
     trial.log.log_tags({LESS_MEMORY_TAG: f"all levels, because {reason}"})

@@ -7,11 +7,11 @@ another name beside its place and renamed once it is whole.
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from segmamba.errors import UserError
@@ -79,7 +79,7 @@ def upgrade(path: Path) -> Path:
             reason = (ended.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
             raise UserError(
                 f"{path}: MLflow's database is of another version and cannot be upgraded "
-                f"({reason}); it has not been changed: move it away, or use the MLflow that wrote it"
+                f"({reason}); it has not been changed: move it away or use its own MLflow"
             )
         kept = path.with_name(f"{path.name}.before-upgrade-{time.strftime('%Y%m%d-%H%M%S')}")
         _copy(path, kept)
@@ -102,7 +102,7 @@ def _create(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _beside(path: Path):
+def _beside(path: Path) -> Iterator[Path]:
     """A name in the same folder, for what will take the place of `path`; nothing of it stays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:

@@ -1,4 +1,4 @@
-"""A model as a folder: the weights and config.json of each network, and what is done with their vote.
+"""A model as a folder: weights and config.json of each network, and what is done with their vote.
 
 01/best_metric_model.pth, 01/config.json, 02/..., postprocessing.json
 """

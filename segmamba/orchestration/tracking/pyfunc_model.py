@@ -1,10 +1,14 @@
-"""The code of a registered model, which MLflow keeps beside the weights and runs to load them: no pickle is involved.
+"""The code of a registered model, which MLflow keeps beside the weights and runs to load them.
+
+No pickle is involved.
 
     model = mlflow.pyfunc.load_model("models:/segmamba-ensemble@champion")
     classes = model.predict(images, params={"spacing_mm": [1.0, 1.0, 1.0]})
 
-images: float32 (B, 4, x, y, z), T1, T1ce, T2, FLAIR as scanned (0 outside the brain), x to the right, y anterior, z superior.
-classes: uint8 (B, x, y, z): 0 background, 1 NCR, 2 ED, 3 ET, after the vote and its post-processing.
+images: float32 (B, 4, x, y, z): T1, T1ce, T2, FLAIR as scanned, 0 outside the brain, with x to the
+right, y to the front and z upwards.
+classes: uint8 (B, x, y, z): 0 background, 1 NCR, 2 ED, 3 ET, after the vote and its
+post-processing.
 """
 
 from typing import Any
@@ -18,7 +22,7 @@ from segmamba.orchestration.tracking.model_folder import load_folder
 
 
 class SegmentationModel(PythonModel):
-    """Loads the networks with plain weights (`weights_only=True`) onto the first GPU, where there is one."""
+    """Loads the networks with `weights_only=True` onto the first GPU, where there is one."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the networks that MLflow keeps beside this file."""

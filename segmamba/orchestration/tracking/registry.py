@@ -1,6 +1,7 @@
 """MLflow's registry of models: networks saved as one model that predicts, and fetched again.
 
-What is stored is weights, settings and the code of `pyfunc_model.py` in plain text: nothing is pickled.
+What is stored is weights, settings and the code of `pyfunc_model.py` in plain text. Nothing is
+pickled.
 """
 
 import importlib.metadata
@@ -22,8 +23,8 @@ from segmamba.errors import UserError
 from segmamba.inference.predictor import postprocess_file
 from segmamba.orchestration.tracking.model_folder import write_folder
 from segmamba.orchestration.tracking.outbox import is_away
-from segmamba.orchestration.tracking.study_run import best_tested
 from segmamba.orchestration.tracking.store import Store, as_default, quiet
+from segmamba.orchestration.tracking.study_run import best_tested
 from segmamba.studies.results import Study
 
 ALIAS = "champion"
@@ -160,6 +161,6 @@ def fetch_model(address: str, uri: str, folder: Path) -> Path:
     except (MlflowException, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"--model {address}: not to be had from the MLflow store {uri} ({reason}); see its Models page, or set "
-            "MLFLOW_TRACKING_URI"
+            f"--model {address}: not to be had from the MLflow store {uri} ({reason}); see "
+            "its Models page, or set MLFLOW_TRACKING_URI"
         ) from error

@@ -5,6 +5,7 @@ what it missed when it is back, and a process that was killed sends at its next 
 store lacks: no epoch is missing there, and none is there twice.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -40,7 +41,8 @@ class RunLog:
 
         Args:
             store: Where the run is.
-            open_run: Finds or makes the run and returns its id; called again while the store is away.
+            open_run: Finds or makes the run and returns its id; tried again while the store is
+                away.
             source: The data set in words, for MLflow's dataset inputs.
             system_metrics: Whether MLflow samples processor, memory and GPUs meanwhile.
         """
@@ -70,7 +72,7 @@ class RunLog:
             batch = metric_entities(
                 {name: value for name, value in entry.items() if name != "epoch"}, epoch
             )
-            self._outbox.put(lambda batch=batch, epoch=epoch: self._send_epoch(batch, epoch))
+            self._outbox.put(functools.partial(self._send_epoch, batch, epoch))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log those of a run's final figures that the store does not have yet, in one request."""
@@ -88,7 +90,7 @@ class RunLog:
         One that has gone before its turn came is left out: to wait for it would hold up the rest.
         """
         for path in paths:
-            self._outbox.put(lambda path=path: self._send_file(path, folder))
+            self._outbox.put(functools.partial(self._send_file, path, folder))
 
     def log_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags of the run."""

@@ -274,7 +274,7 @@ def is_full(error: object) -> bool:
     return any(words in str(error) for words in FULL)
 
 
-def disk_full(error: Exception) -> StudyHalted:
+def disk_full(error: BaseException) -> StudyHalted:
     """Return the exception for a full disk, which names the file where that is known."""
     where = f" ({error.filename})" if getattr(error, "filename", None) else ""  # type: ignore[attr-defined]  # OSError has it
     return StudyHalted(

@@ -8,6 +8,7 @@ from mlflow.entities import Run
 
 from segmamba.errors import UserError
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, TEST_TABLE
+from segmamba.orchestration.tracking.store import Store
 from segmamba.orchestration.tracking.study_run import (
     CHANGES_TAG,
     COPIED_TAG,
@@ -15,12 +16,11 @@ from segmamba.orchestration.tracking.study_run import (
     IMPORTANCE_TAG,
     INFEASIBLE_TAG,
     SCHEDULE_FILE,
-    STOPPED_TAG,
     STARTS_TAG,
+    STOPPED_TAG,
     TRIAL_TAG,
     StudyRun,
 )
-from segmamba.orchestration.tracking.store import Store
 from segmamba.studies.results import Study, Trial, study_from
 from segmamba.studies.spec import FOUND
 

@@ -97,7 +97,7 @@ class StudyRun:
         return run.info.run_id
 
     def trial_log(self, key: str, tags: Mapping[str, str]) -> RunLog:
-        """Return the log of a trial for the process that trains it; only the driver ends the run."""
+        """Return the log of a trial for the process that trains it; the driver ends the run."""
         return RunLog(
             self.store, lambda: self.start_trial(key, tags), tags["dataset"], system_metrics=True
         )

@@ -15,8 +15,8 @@ from segmamba.data.splits import Split
 from segmamba.orchestration.tracking.log import Log
 from segmamba.training.callback import Callback
 from segmamba.training.drawing import NoPictures
-from segmamba.training.fit import Epoch
 from segmamba.training.final_metrics import FinalMetrics, read_final_metrics
+from segmamba.training.fit import Epoch
 from segmamba.training.run import train_run
 from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
