@@ -69,6 +69,4 @@ def test_different_arms_never_share_a_folder(arms):
 
 def test_arms_that_differ_only_in_capitals_are_refused():
     with pytest.raises(UserError, match="'Depth 2' and 'depth 2' differ only in capital letters"):
-        StudyContext(
-            {"Depth 2": TINY, "depth 2": TINY}, {}, STUDY, "", "", "", {}, 1, "auto", "Depth 2"
-        )
+        StudyContext({"Depth 2": TINY, "depth 2": TINY}, {}, STUDY, None, {}, 1, "auto", "Depth 2")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ray import tune
 
 from segmamba.files import replacing, write_json
-from segmamba.orchestration.tracking.runs import note_stages
+from segmamba.orchestration.tracking.study_run import CHANGES_TAG, COPIED_TAG
 from segmamba.training.checkpoint import resume_state
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ def join_population(plan: TrialPlan, folder: RunFolder, log: RunLog) -> None:
         for target in (folder.previous, folder.best, folder.last):
             take_file(Path(newest.checkpoint) / target.name, target)
     write_json(record, rows)
-    note_stages(log, newest.changes, rows, record)
+    log.log_tags({CHANGES_TAG: json.dumps(newest.changes)})
+    if rows:
+        copies = "; ".join(f"{row['from']} after epoch {row['epoch']}" for row in rows)
+        log.log_tags({COPIED_TAG: copies})
+        log.log_files([record], None)
 
 
 def take_file(source: Path, target: Path) -> None:
