@@ -15,14 +15,13 @@ def field_docs() -> dict[str, str]:
     Returns:
         The docstrings by dotted name, each as one line, in declaration order.
     """
-    sections = {
-        f"{name}.": hint
-        for name, hint in typing.get_type_hints(Config).items()
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint)
-    }
+    sections: dict[str, type] = {"": Config}
+    for name, hint in typing.get_type_hints(Config).items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            sections[f"{name}."] = hint
     return {
         prefix + name: doc
-        for prefix, section in {"": Config, **sections}.items()
+        for prefix, section in sections.items()
         for name, doc in _docs_of(section).items()
     }
 

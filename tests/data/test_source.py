@@ -4,10 +4,10 @@ import pytest
 
 from segmamba.config import DataConfig
 from segmamba.data.cases import find_cases
+from segmamba.data.phantom import GENERATOR_VERSION
 from segmamba.data.source import (
     find_data,
     images_to_learn_from,
-    labelled_cases,
     prepare_split,
     source_changes,
     unlabelled_cases,
@@ -50,7 +50,7 @@ def ids(cases):
     return [case.id for case in cases]
 
 
-def test_the_labelled_cases_are_prepared_and_those_left_out_are_told(config, results):
+def test_the_labelled_cases_are_prepared_and_those_left_out_are_noted(config, results):
     data = prepare_split(config, results, steps=no_steps)
     assert ids(data.cases) == ids(data.prepared) == ids(data.labelled)
     assert len(data.labelled) == 5 and data.unlabelled == []
@@ -115,19 +115,26 @@ def test_found_cases_are_divided_as_prepared_ones_are(config, results):
             assert ours == theirs
 
 
-def test_a_phantom_is_made_once_where_no_data_set_is_named(tmp_path):
-    config = TINY.changed({"phantom.cases": 2, "phantom.size": (48, 48, 48)})
-    labels = []
+def test_a_phantom_is_made_where_no_data_set_is_named(tmp_path, monkeypatch):
+    made, labels = [], []
+
+    def write_phantom(folder, *, cases, size, seed, progress):
+        made.append((folder, cases, size, seed))
+        write_case(folder, "Phantom_0")
 
     def steps(label):
         labels.append(label)
         return lambda done, total: None
 
-    cases, source, left_out = labelled_cases(config, tmp_path, steps)
-    assert len(cases) == 2 and left_out == [] and labels == ["making phantom cases"]
-    assert source == "phantom (2 cases of 48x48x48 voxels, seed 0)"
-    assert find_data(config, tmp_path, steps=steps, learners=[config.changed(PRETRAINED)]).cases
-    assert len(list((tmp_path / "phantom").iterdir())) == 1
+    monkeypatch.setattr("segmamba.data.phantom.write_phantom", write_phantom)
+    config = TINY.changed({"phantom.cases": 2, "phantom.size": (48, 64, 80), "phantom.seed": 3})
+    data = find_data(config, tmp_path, steps=steps, learners=[config.changed(PRETRAINED)])
+    assert ids(data.labelled) == ["Phantom_0"] and data.unlabelled == [] and data.notes == []
+    assert data.source == "phantom (2 cases of 48x64x80 voxels, seed 3)"
+    assert labels == ["making phantom cases"]
+    ((folder, *parameters),) = made
+    assert parameters == [2, (48, 64, 80), 3] and folder.parent == tmp_path / "phantom"
+    assert folder.name == f"v{GENERATOR_VERSION}_2_cases_48x64x80_seed3"
 
 
 def test_a_data_set_without_labels_trains_nothing_and_pretrains_whole(tmp_path):
