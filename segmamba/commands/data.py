@@ -58,7 +58,8 @@ def summary(
     as_json: AsJson = False,
 ):
     """Measure grids, intensities and tumour volumes, and draw them."""
-    from segmamba.data.summary import render, summarise, write_summary
+    from segmamba.data.summary import summarise
+    from segmamba.data.summary_report import render, write_summary
 
     with progress_bar("measuring cases") as progress:
         fingerprint, measured = summarise(source, labels, progress=progress)
