@@ -145,8 +145,8 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
-    # Without strides, which torch's annotations demand, a tensor is contiguous.
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    tensor = torch.empty(0, dtype=dtype)
+    return tensor.set_(storage, 0, shape)  # type: ignore[call-overload]  # strides are optional
 
 
 def _fill(target: np.ndarray, patch: np.ndarray) -> None:

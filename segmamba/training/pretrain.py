@@ -123,7 +123,8 @@ def _step(compute, descent, stream, rate, config, device):
         batch = next(stream)
         places = [(int(e), int(i)) for e, i in zip(batch.epoch, batch.index, strict=True)]
         plans = [
-            draw_augmentation(config.augment, config.seed, *place, batch.image.shape[1]) for place in places
+            draw_augmentation(config.augment, config.seed, *place, batch.image.shape[1])
+            for place in places
         ]
         image, _ = augment(batch.image, batch.label, plans)
         hidden = np.stack(
