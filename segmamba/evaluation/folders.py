@@ -16,7 +16,7 @@ from segmamba.data.cases import AUTO, MIXED, list_cases
 from segmamba.data.labels import convention, to_classes
 from segmamba.data.layouts.dataset_json import NAME, declared_convention, read_json
 from segmamba.data.layouts.names import LABEL, NAMINGS, convention_name, part_of
-from segmamba.data.volumes import grid_finding, read_volume
+from segmamba.data.volumes import FileGrid, grid_finding, read_volume
 from segmamba.errors import UserError
 
 ERROR_ON, SKIP, EMPTY = MISSING = ("error", "skip", "empty")
@@ -216,7 +216,9 @@ def read_pair(pair):
         return np.zeros_like(truth), truth, spacing_mm
     predicted, pred_affine, _ = read_volume(pair.pred)
     if finding := grid_finding(
-        pair, pair.pred, predicted.shape, pred_affine, pair.truth, values.shape, affine
+        pair.id,
+        FileGrid(pair.pred, predicted.shape, pred_affine),
+        FileGrid(pair.truth, values.shape, affine),
     ):
         raise UserError(finding.text)
     try:

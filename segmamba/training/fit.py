@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.loader import patches_per_epoch
 from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import means, validate
@@ -190,7 +190,7 @@ def _train_step(learner, micro_batches, step, config, device):
     for batch in micro_batches:
         image, label = batch.image, batch.label  # (B, C, D, H, W), (B, D, H, W)
         plans = [
-            plan(config.augment, config.seed, int(e), int(i), image.shape[1])
+            draw_augmentation(config.augment, config.seed, int(e), int(i), image.shape[1])
             for e, i in zip(batch.epoch, batch.index, strict=True)
         ]
         image, label = augment(image, label, plans)

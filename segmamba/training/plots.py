@@ -118,7 +118,7 @@ def _on_grid(image, shape):
     """(channels, x, y, z) interpolated to `shape`, for showing only."""
     if image.shape[1:] == shape:
         return image
-    from segmamba.data.preprocess import resample
+    from segmamba.data.working_grid import resample
 
     return np.stack(
         [

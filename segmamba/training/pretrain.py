@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from segmamba.data.augment import augment, plan
-from segmamba.data.feed import DeviceFeed, sent
+from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.feed import DeviceFeed, to_device
 from segmamba.data.loader import unlabelled_batches
 from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
@@ -124,7 +124,8 @@ def _step(compute, descent, stream, rate, config, device):
         batch = next(stream)
         places = [(int(e), int(i)) for e, i in zip(batch.epoch, batch.index, strict=True)]
         plans = [
-            plan(config.augment, config.seed, *place, batch.image.shape[1]) for place in places
+            draw_augmentation(config.augment, config.seed, *place, batch.image.shape[1])
+            for place in places
         ]
         image, _ = augment(batch.image, batch.label, plans)
         hidden = np.stack(
@@ -134,7 +135,7 @@ def _step(compute, descent, stream, rate, config, device):
             ]
         )
         with descent.autocast():
-            loss = compute(image, sent(hidden, device)[:, None]) / config.train.accumulation
+            loss = compute(image, to_device(hidden, device)[:, None]) / config.train.accumulation
         descent.backward(loss)
         total += loss.detach()
     descent.step(rate)

@@ -137,7 +137,7 @@ def test_the_doubled_batch_is_twice_the_batch_that_is_set():
 def test_patch_centres_do_not_depend_on_the_patch_size():
     import numpy as np
 
-    from segmamba.data.sampling import draw
+    from segmamba.data.sampling import PatchId, draw
 
     class Case:
         shape = (64, 64, 48)
@@ -150,10 +150,7 @@ def test_patch_centres_do_not_depend_on_the_patch_size():
         [
             draw(
                 [Case(), Case()],
-                0,
-                1,
-                i,
-                c.train.steps_per_epoch * c.train.batch_size,
+                PatchId(0, 1, i, c.train.steps_per_epoch * c.train.batch_size),
                 c.data.tumour_centre_share,
             ).centre
             for i in range(10)
