@@ -20,7 +20,7 @@ from segmamba.orchestration.engine.planning import (
     Prepared,
     infeasible_arms,
     planned_study,
-    show_notes,
+    say_notes,
     splits_of,
 )
 from segmamba.orchestration.engine.study_runner import StudyRunner
@@ -33,7 +33,7 @@ def plan_study(study, options, progress):
     """The ResourcePlan of a study on this machine or its cluster, measured; nothing is begun but the cache."""
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
-    show_notes(planned, progress)
+    say_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
         return _budget(planned, ready, options, machine, progress)
 

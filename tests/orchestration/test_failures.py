@@ -93,7 +93,7 @@ class Log:
 
 @pytest.fixture
 def trial(tmp_path, monkeypatch):
-    """run(outcome, **changes): a trial of the changed configuration that trains by `outcome(config)`.
+    """run(outcome, **changes): a trial of the changed configuration that trains by `outcome`.
 
     It returns what the trial reported, its log and its folder.
     """

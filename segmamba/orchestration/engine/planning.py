@@ -220,7 +220,7 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
         f"cases    {len(data['train'])} train, {len(data['validation'])} validation, "
         f"{len(data['test'])} test"
     )
-    show_notes(study, progress)
+    say_notes(study, progress)
     axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
         f" x folds {len(study.folds)}" if study.folds else ""
     )
@@ -230,7 +230,7 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
     )
 
 
-def show_notes(study: Study, progress: ProgressDisplay) -> None:
+def say_notes(study: Study, progress: ProgressDisplay) -> None:
     """Show what was left out, scaled or rounded, and why."""
     for note in study.data["notes"]:
         progress.say(f"note     {note}")
