@@ -26,10 +26,11 @@ COLUMNS = 100
 RESULTS = Path("Results")
 STOPPED = "stopped  the same command with --resume goes on with it"
 
-LABELS_HELP = (
-    "Label convention: brats2018, brats2023, brats2024, brats2024ped or msd. auto reads it from "
-    "the files' names or dataset.json; mixed does so for each case on its own."
+CONVENTIONS_HELP = (
+    "brats2018, brats2023, brats2024, brats2024ped or msd. auto reads it from the files' names or "
+    "dataset.json; mixed does so for each case on its own."
 )
+LABELS_HELP = f"Label convention: {CONVENTIONS_HELP}"
 PRESET_HELP = f"Settings to start from: {', '.join(PRESETS)}."
 
 DatasetArgument = Annotated[

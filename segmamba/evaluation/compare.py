@@ -177,12 +177,12 @@ def render(found, console):
         )
         table.title = f"rule: {rule}, {found.about['cases']} cases"
         for one in (one for one in found.paired if one.rule == rule):
-            form = "{:.4f}" if one.metric == "dice" else "{:.2f}"
+            scale = 100 if one.metric == "dice" else 1  # Dice in points, HD95 in mm
             interval = (
-                "-" if one.low is None else f"{form.format(one.low)} to {form.format(one.high)}"
+                "-" if one.low is None else f"{scale * one.low:.2f} to {scale * one.high:.2f}"
             )
             name = {"dice": "Dice", "hd95_mm": "HD95 mm"}[one.metric]
-            values = (form.format(value) for value in (one.mean_a, one.mean_b, one.difference))
+            values = (f"{scale * v:.2f}" for v in (one.mean_a, one.mean_b, one.difference))
             table.add_row(one.region, name, *values, interval, str(one.higher), str(one.lower))
         console.print(table)
     verdicts = [f"{rule}: {words}" for rule, words in found.verdicts.items()]

@@ -6,7 +6,7 @@ from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS
 from segmamba.evaluation.intervals import mean_interval
 from segmamba.evaluation.score import METRICS
-from segmamba.screen import print_line
+from segmamba.screen import points, print_line
 
 MEAN = "mean"
 
@@ -90,10 +90,10 @@ def render(evaluation, console):
             dice, hd95_mm = metrics["dice"], metrics["hd95_mm"]
             table.add_row(
                 region,
-                f"{dice['mean']:.4f}",
-                _interval(dice, "{:.3f}"),
-                f"{dice['median']:.4f}",
-                _number(dice["sd"], "{:.3f}"),
+                points(dice["mean"], decimals=2),
+                _points_interval(dice),
+                points(dice["median"], decimals=2),
+                "-" if dice["sd"] is None else points(dice["sd"]),
                 f"{hd95_mm['mean']:.2f}",
                 _interval(hd95_mm, "{:.1f}"),
                 f"{hd95_mm['median']:.2f}",
@@ -121,5 +121,5 @@ def _interval(figures, form):
     )
 
 
-def _number(value, form):
-    return "-" if value is None else form.format(value)
+def _points_interval(figures):
+    return "-" if figures["low"] is None else f"{points(figures['low'])}-{points(figures['high'])}"

@@ -22,6 +22,7 @@ from segmamba.evaluation.rules import CHALLENGES, LEGACY, challenge_of
 from segmamba.evaluation.score import score_case
 from segmamba.files import write_json, write_text
 from segmamba.inference.predictor import Predictor
+from segmamba.screen import points
 
 LEAST_GAIN = 0.001
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
@@ -171,7 +172,9 @@ def render(steps, console):
 
     table = Table("setting", "mean Dice on the validation set by value", "chosen", box=None)
     for step in steps:
-        scores = "  ".join(f"{value}: {score:.4f}" for value, score in step.scores.items())
+        scores = "  ".join(
+            f"{value}: {points(score, decimals=2)}" for value, score in step.scores.items()
+        )
         table.add_row(step.setting, scores, step.chosen)
     console.print(table)
     console.print(

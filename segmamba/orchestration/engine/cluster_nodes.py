@@ -150,7 +150,7 @@ def report_node(token: str) -> NodeReport:
     """
     import torch
 
-    from segmamba.doctor import free_memory
+    from segmamba.machine_state import free_memory
     from segmamba.environment import cpu_name
 
     path = Path(token)

@@ -91,7 +91,7 @@ def this_machine(cores: int) -> Machine:
     """
     import torch
 
-    from segmamba.doctor import free_memory
+    from segmamba.machine_state import free_memory
 
     cores, gpus = cores or len(os.sched_getaffinity(0)), torch.cuda.device_count()
     if not gpus:
