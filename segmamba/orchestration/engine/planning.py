@@ -27,7 +27,7 @@ SETS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study's question and the cases that will answer it, checked and cached, before it begins."""
+    """A study's question and the cases that will answer it, checked and cached, before a start."""
 
     spec: StudySpec
     base: Config

@@ -42,8 +42,8 @@ class SpaceSearch(Searcher):
         space: Setting to what it may be.
         baseline: Setting to the baseline's value; it is tried first.
         seed: Of the estimator.
-        earlier: The trials of an earlier start of this search. Those that ended are reported to Optuna,
-            the others are tried again under their names.
+        earlier: The trials of an earlier start of this search. Those that ended are reported to
+            Optuna, the others are tried again under their names.
 
     Raises:
         UserError: The space does not contain the baseline.
