@@ -38,6 +38,8 @@ class Nodes:
             self.address = f"127.0.0.2:{free.getsockname()[1]}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         self.env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
+        # A test in this process that started Ray on this machine alone has set it for good.
+        self.env.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
         self._ray(
             "--head",
             "--port",
