@@ -47,14 +47,9 @@ def points(dice: float, *, decimals: int = 1) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration in the largest unit that fits: 2.5 h, 12 min or 40 s.
-
-    >>> clock(9000), clock(720), clock(40)
-    ('2.5 h', '12 min', '40 s')
-    """
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    """Write a duration as "2 h 05 min" or "3:20 min"."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60}:{rest % 60:02d} min"
 
 
 def progress_lines(console: Console, label: str) -> Progress:

@@ -20,7 +20,7 @@ from segmamba.orchestration.engine.planning import (
     Prepared,
     infeasible_arms,
     planned_study,
-    show_notes,
+    say_notes,
     splits_of,
 )
 from segmamba.orchestration.engine.resume import check_place, check_same
@@ -55,7 +55,7 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
     """
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
-    show_notes(planned, progress)
+    say_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
         return _resource_plan(planned, ready, options, machine, progress)
 

@@ -4,17 +4,18 @@ import os
 import sys
 
 import pytest
+from mlflow import MlflowClient
 
-from segmamba.config import preset
 from segmamba.data.splits import Split
-from segmamba.orchestration.engine import launch, trainable
+from segmamba.orchestration.engine import trainable
 from segmamba.orchestration.engine.cluster import machine_for
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
+from segmamba.orchestration.engine.launch import TrialLauncher
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.engine.resources import Resources
-from segmamba.orchestration.tracking.store import open_store
-from segmamba.orchestration.tracking.study_run import StudyRun
+from segmamba.orchestration.tracking.store import open_store, store_uri
 from segmamba.studies.spec import TrialPlan
+from tests.tiny import TINY
 
 PLANS = [TrialPlan(arm="a", seed=seed) for seed in range(2)]
 
@@ -60,20 +61,25 @@ def test_trials_share_a_process_on_a_cpu_alone(
     ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, compile, processes
 ):
     monkeypatch.setattr(trainable, "run_trial", writes_its_process)
-    store = open_store(tmp_path)
+    uri = store_uri(tmp_path)
+    experiment = open_store(uri, tmp_path)
+    parent = MlflowClient(uri).create_run(experiment).info.run_id
     context = StudyContext(
-        {"a": preset("demo")},
+        {"a": TINY},
         {None: ({}, Split([], [], [], False, ()))},
         tmp_path,
-        StudyRun(store, store.create_run("study", {})),
+        uri,
+        experiment,
+        parent,
         {},
         1,
         "auto",
         "a",
     )
     resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile=compile)
-    launcher = launch.TrialLauncher(context, resources, SilentProgress())
-    launcher.run_trials(PLANS, scheduler=scheduler, base=preset("demo"))
+    TrialLauncher(context, resources, SilentProgress()).run_trials(
+        PLANS, scheduler=scheduler, base=TINY
+    )
     assert (
         len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes
     )

@@ -150,8 +150,8 @@ def report_node(token: str) -> NodeReport:
     """
     import torch
 
-    from segmamba.doctor import free_memory
     from segmamba.environment import cpu_name
+    from segmamba.machine_state import free_memory
 
     path = Path(token)
     gpu = torch.cuda.is_available()

@@ -122,7 +122,7 @@ def trial_folder(study_folder: Path | str, plan: TrialPlan) -> Path:
 
     Returns:
         `study_folder/trials/ARM_seedN` or `…/ARM_seedN_foldM`, where ARM is `arm_folder_name`.
-        The number at the end keeps `arm` and seed apart whatever the arm is called.
+        The numbers stand at the end, so that no name of an arm can be mistaken for a seed.
     """
     fold = f"_fold{plan.fold}" if plan.fold is not None else ""
     return Path(study_folder) / "trials" / f"{arm_folder_name(plan.arm)}_seed{plan.seed}{fold}"

@@ -208,7 +208,7 @@ class _GpuExecutions:
     """Cores of one trial."""
     trials: int
     alone: Rehearsal
-    """Of the first arm."""
+    """The Rehearsal of the first arm."""
 
     def execution(
         self, name: str, gpus: float, compile: str, measured: Sequence[Rehearsal]

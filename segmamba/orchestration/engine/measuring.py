@@ -36,7 +36,7 @@ class Measure:
         machine: What the measurements depend on beside the settings: plain values.
         at_once: On a CPU, how many may be measured at the same time. What is measured then shares
             the memory with others, as trials will.
-        say: Is told of each measurement, a line.
+        say: Called with a line about each measurement.
         processes: Where the rehearsals run; None is this machine.
     """
 

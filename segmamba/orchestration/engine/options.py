@@ -22,7 +22,7 @@ class StudyOptions:
     data: Path | None = None
     """Folder of BraTS cases; None is the embedded phantom."""
     labels: str = "auto"
-    """The label convention of the cases; auto is told from the files' naming."""
+    """The label convention of the cases; auto infers it from the files' names."""
     preset: str = "demo"
     seeds: int | None = None
     """Training runs per arm and fold; None is the study's own number."""

@@ -29,7 +29,7 @@ SHOWN_ROWS = 24
 
 
 class ProgressDisplay(Protocol):
-    """Is told the events of one study. `key` is the key of a TrialPlan."""
+    """Shows the events of one study. `key` is the key of a TrialPlan."""
 
     def steps(self, label: str) -> Progress:
         """The Progress of a preparation with this name."""

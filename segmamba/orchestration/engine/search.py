@@ -35,15 +35,15 @@ def search_arm(number: int) -> str:
 class SpaceSearch(Searcher):
     """Suggests the TrialPlans of a search.
 
-    Optuna is told trials that stopped early as pruned and failed ones as failed; Ray's own
-    OptunaSearch calls both complete.
+    Trials that stopped early are reported to Optuna as pruned, and failed ones as failed; Ray's own
+    OptunaSearch reports both as complete.
 
     Args:
         space: Setting to what it may be.
         baseline: Setting to the baseline's value; it is tried first.
         seed: Of the estimator.
-        earlier: The trials of an earlier start of this search. Those that ended are told to Optuna,
-            the others are tried again under their names.
+        earlier: The trials of an earlier start of this search. Those that ended are reported to
+            Optuna, the others are tried again under their names.
 
     Raises:
         UserError: The space does not contain the baseline.
