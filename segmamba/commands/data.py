@@ -69,7 +69,8 @@ def summary(
     as_json: JsonOption = False,
 ) -> None:
     """Measure and draw grids, intensities and tumour volumes."""
-    from segmamba.data.summary import render, summarise, write_summary
+    from segmamba.data.summary import summarise
+    from segmamba.data.summary_report import render, write_summary
 
     with progress_bar("measuring cases") as progress:
         fingerprint, measured = summarise(source, labels, progress=progress)
@@ -102,7 +103,8 @@ def splits(
     preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
 
     from segmamba.data.cases import find_cases
-    from segmamba.data.splits import describe_folds, strata_of_files, stratified_folds, write_splits
+    from segmamba.data.splits_file import write_splits
+    from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
     cases = [case for case in find_cases(source, labels) if case.label]
     if not cases:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from segmamba.errors import Stopped
-from segmamba.screen import Progress, clock, points, print_line, progress_lines
+from segmamba.orchestration.run_observer import RunObserver
+from segmamba.screen import Progress, clock, points, print_line
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +23,14 @@ if TYPE_CHECKING:
 
     from segmamba.config import Config
     from segmamba.data.splits import Split
-    from segmamba.training.fit import Callback, Epoch
+    from segmamba.training.fit import Epoch
     from segmamba.training.run_folder import RunFolder
-else:
-    # The base class brings no behaviour, but importing it brings torch, seconds before the run
-    # needs it: a wrong option would be answered as much later.
-    Callback = object
 
 WORKERS_AHEAD_S = 0.5
 """How much sooner than this process its workers may get a signal that was sent to all."""
 
 
-class RunProgress(Callback):
+class RunProgress(RunObserver):
     """Shows a run on a rich Console, and ends it when the user asks. Use as a context manager.
 
     Args:
@@ -67,24 +64,26 @@ class RunProgress(Callback):
 
     def steps(self, label: str) -> Progress:
         """Make the Progress of a preparation; it stays silent while nothing needs to be done."""
-        return progress_lines(self._console, label)
+        began = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            if self._console.is_terminal:
+                self._console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
+            elif done == total:
+                self.say(f"{label}: {total} in {time.monotonic() - began:.0f} s")
+
+        return show
 
     def say(self, message: str) -> None:
         """Print one line."""
         print_line(self._console, message)
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Print what whoever started the run should know."""
         self.say(f"note     {text}")
 
-    def begin(
-        self,
-        folder: RunFolder,
-        config: Config,
-        device: torch.device,
-        data: Split,
-        source: str,
-        notes: Sequence[str],
+    def on_begin(
+        self, folder: RunFolder, config: Config, device: torch.device, data: Split, source: str
     ) -> None:
         """Say what is about to happen, now that all is ready and before it takes hours.
 
@@ -94,7 +93,6 @@ class RunProgress(Callback):
             device: Where it trains.
             data: Its cases.
             source: What the data set is called.
-            notes: What the user should know about the data.
         """
         train = config.train
         self._epochs, self._steps_per_epoch = train.epochs, train.steps_per_epoch
@@ -103,8 +101,6 @@ class RunProgress(Callback):
             f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, "
             f"{len(data.test)} test cases"
         )
-        for note in notes:
-            self.note(note)
         self.say(
             f"run      {folder.root}, {train.epochs} epochs of {train.steps_per_epoch} steps "
             f"on {device}"
@@ -113,7 +109,7 @@ class RunProgress(Callback):
         if self._console.is_terminal:
             self._bar = _Bar(self._console, self._steps_per_epoch)
 
-    def step(self, epoch: int, done: int) -> None:
+    def on_step(self, epoch: int, done: int) -> None:
         """Show an epoch's optimizer steps, and how fast they are."""
         if self._first_step is None or self._first_step[0] != epoch:
             self._first_step = epoch, done, time.monotonic()
@@ -129,7 +125,7 @@ class RunProgress(Callback):
             )
         self._stop_if_asked()
 
-    def pretraining(self, epoch: int, done: int) -> None:
+    def on_pretraining_step(self, epoch: int, done: int) -> None:
         """Show the optimizer steps of an epoch of pretraining."""
         if self._bar:
             self._bar.update(
@@ -137,19 +133,19 @@ class RunProgress(Callback):
             )
         self._stop_if_asked()
 
-    def case(self, epoch: int, done: int) -> None:
+    def on_validation_case(self, epoch: int, done: int) -> None:
         """Show how many validation cases are evaluated."""
         if self._bar:
             self._bar.update(f"epoch {epoch}/{self._epochs}, validation case {done}")
         self._stop_if_asked()
 
-    def tested(self, done: int) -> None:
+    def on_test_case(self, done: int) -> None:
         """Show how many test cases are evaluated."""
         if self._bar:
             self._bar.update(f"testing, case {done}")
         self._stop_if_asked()
 
-    def epoch(self, epoch: Epoch) -> None:
+    def on_epoch(self, epoch: Epoch) -> None:
         """Show what an epoch measured, once it is saved."""
         if self._first_epoch is None:
             self._first_epoch = epoch.number

@@ -100,9 +100,10 @@ def trial(tmp_path, monkeypatch):
 
     def run(outcome, **changes):
         log, reports = Log(), []
-        monkeypatch.setattr(trainable, "trial_log", lambda *where: log)
-        monkeypatch.setattr(trainable, "trial_tags", lambda *where: {})
-        monkeypatch.setattr(trainable, "_outcome", lambda config, *rest: outcome(config))
+        monkeypatch.setattr(StudyContext, "trial_tags", lambda context, plan: {})
+        monkeypatch.setattr(
+            trainable, "_train_and_test", lambda trial, config, data: outcome(config)
+        )
         monkeypatch.setattr(trainable, "tune", SimpleNamespace(report=reports.append))
         config = preset("demo").changed(
             {name.replace("__", "."): value for name, value in changes.items()}
@@ -111,9 +112,7 @@ def trial(tmp_path, monkeypatch):
             {"a": config},
             {None: ({}, None)},
             tmp_path,
-            "",
-            "",
-            "",
+            SimpleNamespace(trial_log=lambda key, tags: log),
             {},
             torch.get_num_threads(),
             "auto",

@@ -4,7 +4,6 @@ import os
 import sys
 
 import pytest
-from mlflow import MlflowClient
 
 from segmamba.data.splits import Split
 from segmamba.orchestration.engine import trainable
@@ -13,7 +12,8 @@ from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.launch import TrialLauncher
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.engine.resources import Resources
-from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.orchestration.tracking.store import open_store
+from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.studies.spec import TrialPlan
 from tests.tiny import TINY
 
@@ -61,16 +61,12 @@ def test_trials_share_a_process_on_a_cpu_alone(
     ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, compile, processes
 ):
     monkeypatch.setattr(trainable, "run_trial", writes_its_process)
-    uri = store_uri(tmp_path)
-    experiment = open_store(uri, tmp_path)
-    parent = MlflowClient(uri).create_run(experiment).info.run_id
+    store = open_store(tmp_path)
     context = StudyContext(
         {"a": TINY},
         {None: ({}, Split([], [], [], False, ()))},
         tmp_path,
-        uri,
-        experiment,
-        parent,
+        StudyRun(store, store.create_run("study", {})),
         {},
         1,
         "auto",

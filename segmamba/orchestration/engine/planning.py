@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmamba.config import Config
-from segmamba.data.splits import Split, read_splits, split_cases
+from segmamba.data.splits import Split, read_splits
 from segmamba.errors import UserError
 from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec
 
 if TYPE_CHECKING:
-    from segmamba.data.case import Case
-    from segmamba.data.preprocess import PreparedCase
+    from segmamba.data.source import PreparedData
     from segmamba.orchestration.engine.options import StudyOptions
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.resources import Resources
@@ -27,19 +26,15 @@ SETS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study's question and the cases that will answer it, checked and cached, before a start."""
+    """A study's question and the cases that will answer it, checked and cached."""
 
     spec: StudySpec
     base: Config
     """The configuration that the arms change."""
     configs: dict[str, Config]
     """Arm name to configuration."""
-    cases: list[Case]
-    """Labelled and unlabelled cases."""
-    source: str
-    """The origin of the cases, in words."""
-    notes: list[str]
-    """Notes on the cases, a line each."""
+    data: PreparedData
+    """Labelled and unlabelled cases, with what is to be said of them."""
     splits: dict[int | None, Split]
     """Fold to its split of PreparedCases. Without folds the only key is None."""
 
@@ -80,17 +75,11 @@ def fold_changes(options: StudyOptions, base: Config, fold: int | None) -> dict[
     return changes if base.data.splits_file else changes | {"data.folds": options.folds}
 
 
-def splits_of(
-    prepared: Sequence[PreparedCase],
-    unlabelled: Sequence[PreparedCase],
-    options: StudyOptions,
-    base: Config,
-) -> dict[int | None, Split]:
+def splits_of(data: PreparedData, options: StudyOptions, base: Config) -> dict[int | None, Split]:
     """Split the cases for every fold.
 
     Args:
-        prepared: The labelled cases.
-        unlabelled: The cases without a label.
+        data: The cases.
         options: Of which `folds` counts.
         base: The configuration that the arms change.
 
@@ -99,10 +88,7 @@ def splits_of(
     """
     folds = folds_of(options, base) or (None,)
     return {
-        fold: split_cases(
-            prepared, base.changed(fold_changes(options, base, fold)).data, unlabelled
-        )
-        for fold in folds
+        fold: data.split(base.changed(fold_changes(options, base, fold)).data) for fold in folds
     }
 
 
@@ -169,7 +155,7 @@ def planned_study(
 def _notes(ready: Prepared, seeds: int) -> list[str]:
     """What was left out, scaled or rounded, a line each."""
     return [
-        *ready.notes,
+        *ready.data.notes,
         *dict.fromkeys(note for split in ready.splits.values() for note in split.notes),
         *(["one seed: differences between arms cannot be told from luck"] if seeds == 1 else []),
         *ready.spec.notes,
@@ -180,9 +166,9 @@ def _data(ready: Prepared, folds: Sequence[int]) -> dict[str, Any]:
     """The cases of a study, as `Study.data` names them."""
     splits, first = ready.splits, ready.first_split
     data = {
-        "source": ready.source,
+        "source": ready.data.source,
         "phantom": not ready.base.data.source,
-        "convention": " + ".join(sorted({case.convention for case in ready.cases})),
+        "convention": " + ".join(sorted({case.convention for case in ready.data.cases})),
         **{
             name: sorted({case.id for split in splits.values() for case in getattr(split, name)})
             for name in SETS
@@ -220,7 +206,7 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
         f"cases    {len(data['train'])} train, {len(data['validation'])} validation, "
         f"{len(data['test'])} test"
     )
-    say_notes(study, progress)
+    show_notes(study, progress)
     axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
         f" x folds {len(study.folds)}" if study.folds else ""
     )
@@ -230,7 +216,7 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
     )
 
 
-def say_notes(study: Study, progress: ProgressDisplay) -> None:
+def show_notes(study: Study, progress: ProgressDisplay) -> None:
     """Show what was left out, scaled or rounded, and why."""
     for note in study.data["notes"]:
         progress.say(f"note     {note}")
