@@ -100,7 +100,7 @@ def measure(config, data, results, device, epochs, limit_s):
     folder = RunFolder(results / "SegMamba_Run01")
     scalars, pictures = Clock(), Clock()
     scalars.wrap(SummaryWriter, "add_scalar")
-    pictures.wrap(run_module, "_picture")
+    pictures.wrap(run_module, "order_picture")
     drawing, log = Pictures(folder), _log(config, data, results, folder, scalars)
     began, rows, at_start = time.perf_counter(), [], {}
     for epoch in run_module.train_run(config, data, folder, device, pictures=drawing):

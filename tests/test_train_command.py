@@ -11,7 +11,8 @@ import sys
 import pytest
 from mlflow import MlflowClient
 
-from segmamba.training.checkpoint import load_checkpoint, weights_digest
+from segmamba.models.weights import load_checkpoint
+from segmamba.training.checkpoint import weights_digest
 from tests.conftest import write_case
 
 SETTINGS = {

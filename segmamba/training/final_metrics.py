@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from segmamba.files import write_json
 
-CaseScores = dict[str, Any]
-"""One case's scores: {"case": its id, "dice_ET": .., "dice_mean": .., "hd95_mm_ET": ..}."""
+if TYPE_CHECKING:
+    from segmamba.evaluation.cases import CaseScores
 
 
 @dataclass(frozen=True, kw_only=True)

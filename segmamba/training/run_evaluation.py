@@ -1,96 +1,128 @@
 """The test of a finished run: its chosen checkpoint on the test set, once."""
 
-import functools
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from segmamba.evaluation.cases import evaluate, means, predict_classes
+import torch
+
+from segmamba.config import Config
+from segmamba.data.preprocess import PreparedCase
+from segmamba.data.splits import Split
+from segmamba.evaluation.cases import CaseScores, evaluate, means
 from segmamba.models import build_model
+from segmamba.models.weights import load_checkpoint
 from segmamba.training.callback import Callback
-from segmamba.training.checkpoint import load_checkpoint, resume_state, weights_digest
+from segmamba.training.checkpoint import resume_state, weights_digest
 from segmamba.training.final_metrics import FinalMetrics
-from segmamba.training.plots import draw_predictions, show, worst_and_median
+from segmamba.training.fit import Checkpoint
+from segmamba.training.plots import draw_predictions
 from segmamba.training.pretrain_run import read_pretraining
+from segmamba.training.run_folder import RunFolder
+from segmamba.training.run_pictures import worst_and_median_shown
 
 
-def evaluate_run(config, data, folder, device, callback=None):
-    """Test the finished run in `folder` once and return its FinalMetrics. Writes final_metrics.json and pictures.
+@dataclass(frozen=True)
+class _Candidate:
+    """A checkpoint that may be tested."""
 
-    The checkpoint is the best on the validation set, or the last where the test set had to serve as validation set too. With `train.test_last` the
-    last one is tested as well, as test/last_...; where both are the same epoch it is tested once.
+    checkpoint: Literal["best", "last"]
+    epoch: int
+    load: Callable[[], dict[str, torch.Tensor]]
+
+
+def evaluate_run(
+    config: Config,
+    data: Split,
+    folder: RunFolder,
+    device: torch.device,
+    callback: Callback | None = None,
+) -> FinalMetrics:
+    """Test a finished run once; write final_metrics.json and the picture of its validation.
+
+    The tested checkpoint is the best on the validation set, or the last where the test set had to
+    serve as validation set too. With `train.test_last` the last one is tested as well, as
+    test/last_...; where both are of the same epoch it is tested once.
+
+    Args:
+        config: The configuration of the run.
+        data: A Split of PreparedCases.
+        folder: The folder of the run.
+        device: Where the network predicts.
+        callback: Watches the run.
+
+    Returns:
+        The content of final_metrics.json.
     """
     callback = callback or Callback()
     started = time.perf_counter()
     model = build_model(config.model).to(device)
-    last, _ = resume_state([folder.last, folder.previous], device)
-    chosen = {
-        "checkpoint": "best",
-        "epoch": last["best_epoch"],
-        "weights": functools.partial(load_checkpoint, folder.best, device),
-    }
-    final = {"checkpoint": "last", "epoch": last["epoch"], "weights": lambda: last["model"]}
-    if data.test_is_validation:
-        chosen = final
-    verdicts, digests = {}, {"last": weights_digest(last["model"])}
-    for verdict in (
-        [chosen, final]
-        if config.train.test_last and chosen["epoch"] != final["epoch"]
-        else [chosen]
-    ):
-        weights = verdict["weights"]()
-        digests[verdict["checkpoint"]] = weights_digest(weights)
+    state, _ = resume_state([folder.last, folder.previous], device)
+    assert state is not None, f"{folder.root} has not been trained"
+    chosen, last = _candidates(state, data, folder, device)
+    test_last = config.train.test_last and chosen.epoch != last.epoch
+    digests = {"last": weights_digest(state["model"])}
+    rows_of: dict[int, list[CaseScores]] = {}  # by epoch
+    for candidate in [chosen, last] if test_last else [chosen]:
+        weights = candidate.load()
+        digests[candidate.checkpoint] = weights_digest(weights)
         model.load_state_dict(weights)
-        verdicts[verdict["epoch"]] = evaluate(model, _watched(data.test, callback), config, device)
-        if verdict is chosen:
-            validation = (
-                (data.test, verdicts[chosen["epoch"]])
+        rows_of[candidate.epoch] = evaluate(model, _watched(data.test, callback), config, device)
+        if candidate is chosen:
+            cases, rows = (
+                (data.test, rows_of[chosen.epoch])
                 if data.test_is_validation
-                else (data.validation, last.get("best_rows", []))
+                else (data.validation, state.get("best_rows", []))
             )
-            _draw_validation(
-                model, *validation, config, device, folder.val_predictions(chosen["epoch"])
-            )
-    rows = verdicts[chosen["epoch"]]
-    metrics = means(rows, "test")
-    if final["epoch"] in verdicts:
-        metrics |= {
-            name.replace("test/", "test/last_"): value
-            for name, value in means(verdicts[final["epoch"]], "test").items()
-        }
-    metrics |= {
-        "time/test_s": time.perf_counter() - started,
-        "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"]))
-        + sum(e["time/pretrain_s"] for e in read_pretraining(folder)),
-        "model/parameters": float(sum(p.numel() for p in model.parameters())),
-    }
+            path = folder.val_predictions(chosen.epoch)
+            # There are no rows in a checkpoint of an earlier version, and no need for the picture
+            # where it was drawn while the run trained.
+            if rows and not path.exists():
+                draw_predictions(worst_and_median_shown(model, cases, rows, config, device), path)
+    last_rows = rows_of.get(last.epoch)
+    metrics = means(rows_of[chosen.epoch], "test")
+    if last_rows is not None:
+        last_means = means(last_rows, "test")
+        metrics |= {n.replace("test/", "test/last_"): value for n, value in last_means.items()}
+    metrics["time/test_s"] = time.perf_counter() - started
+    metrics["time/train_total_s"] = _train_total_s(folder, state["epoch"])
+    metrics["model/parameters"] = float(sum(p.numel() for p in model.parameters()))
     result = FinalMetrics(
-        tested_checkpoint=chosen["checkpoint"],
-        tested_epoch=chosen["epoch"],
-        epochs=last["epoch"],
+        tested_checkpoint=chosen.checkpoint,
+        tested_epoch=chosen.epoch,
+        epochs=state["epoch"],
         weights_sha256=digests,
         metrics=metrics,
-        cases=rows,
-        last_cases=verdicts.get(final["epoch"]),
+        cases=rows_of[chosen.epoch],
+        last_cases=last_rows,
     )
     result.write(folder.final_metrics)
     return result
 
 
-def _watched(cases, callback):
+def _candidates(
+    state: Checkpoint, data: Split, folder: RunFolder, device: torch.device
+) -> tuple[_Candidate, _Candidate]:
+    """Return the checkpoint that is chosen for the test, and the last one."""
+
+    def load_best() -> dict[str, Any]:
+        return load_checkpoint(folder.best, device)
+
+    last = _Candidate("last", state["epoch"], lambda: state["model"])
+    if data.test_is_validation:
+        return last, last
+    return _Candidate("best", state["best_epoch"], load_best), last
+
+
+def _watched(cases: Sequence[PreparedCase], callback: Callback) -> Iterator[PreparedCase]:
     for done, case in enumerate(cases):
         yield case
         callback.on_test_case(done + 1)
 
 
-def _draw_validation(model, cases, rows, config, device, path):
-    """The worst and the median of `rows`, unless they were drawn while the run trained; a checkpoint of an earlier version has no rows."""
-    if rows and not path.exists():
-        draw_predictions(shown_cases(model, cases, worst_and_median(rows), config, device), path)
-
-
-def shown_cases(model, cases, wanted, config, device):
-    """What `worst_and_median` named, as the test would see it."""
-    by_id = {case.id: case for case in cases}
-    return [
-        show(by_id[one], predict_classes(model, by_id[one], config, device), name)
-        for name, one in wanted.items()
-    ]
+def _train_total_s(folder: RunFolder, epochs: int) -> float:
+    """Return the seconds of training and pretraining."""
+    return sum(entry["time/train_s"] for entry in folder.read_history(epochs)) + sum(
+        entry["time/pretrain_s"] for entry in read_pretraining(folder)
+    )

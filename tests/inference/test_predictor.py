@@ -13,7 +13,7 @@ from segmamba.errors import UserError
 from segmamba.evaluation.cases import predict_classes
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
-from segmamba.training.checkpoint import load_checkpoint
+from segmamba.models.weights import load_checkpoint
 from tests.inference.conftest import write_run
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial as RayTrial
 from segmamba.config import preset
 from segmamba.errors import UserError
 from segmamba.models import build_model
+from segmamba.models.weights import load_checkpoint
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.population import SCORE, Population
 from segmamba.orchestration.engine.population_member import epochs_done, join_population, parts
@@ -19,7 +20,7 @@ from segmamba.orchestration.engine.population_rounds import Rounds, explore, fir
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.search_space import Between, OneOf
 from segmamba.studies.spec import Budget, Stage, StudySpec, TrialPlan
-from segmamba.training.checkpoint import load_checkpoint, save_checkpoint
+from segmamba.training.checkpoint import save_checkpoint
 from segmamba.training.optim import Optimizer
 from segmamba.training.run_folder import RunFolder
 

@@ -8,12 +8,8 @@ import pytest
 import torch
 
 from segmamba.errors import UserError
-from segmamba.training.checkpoint import (
-    load_checkpoint,
-    resume_state,
-    save_checkpoint,
-    weights_digest,
-)
+from segmamba.models.weights import load_checkpoint
+from segmamba.training.checkpoint import resume_state, save_checkpoint, weights_digest
 
 
 def test_what_is_saved_comes_back(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
 from segmamba.training import run_evaluation as evaluation_module
+from segmamba.training import run_pictures as pictures_module
 from segmamba.training import step as step_module
 from segmamba.training.callback import Callback
 from segmamba.training.final_metrics import read_final_metrics
@@ -247,7 +248,7 @@ def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_d
     scores, predicted, predict = (
         iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]),
         [],
-        evaluation_module.predict_classes,
+        pictures_module.predict_classes,
     )
     cases, folder = [*data.train, *data.validation, *data.test][:3], RunFolder(tmp_path / "run")
     split = dataclasses.replace(data, validation=cases, test_is_validation=False)
@@ -257,7 +258,7 @@ def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_d
         lambda *args: [row_of(*pair) for pair in zip(split.validation, next(scores), strict=True)],
     )
     monkeypatch.setattr(
-        evaluation_module,
+        pictures_module,
         "predict_classes",
         lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest),
     )

@@ -14,10 +14,9 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.models import build_model
-from segmamba.models.weights import start_from
+from segmamba.models.weights import load_checkpoint, start_from
 from segmamba.training import fit as fit_module
-from segmamba.training.checkpoint import load_checkpoint
-from segmamba.training.ema import averaged
+from segmamba.training.ema import weight_average
 from segmamba.training.fit import fit
 from segmamba.training.hard_cases import HardCases, chances
 from segmamba.training.losses import patch_losses
@@ -151,7 +150,7 @@ def test_the_average_is_what_the_recurrence_gives_and_what_is_validated_and_kept
 
 def test_without_an_average_the_trained_weights_are_kept_once(data):
     model = build_model(TINY.model)
-    assert averaged(model, TINY.learning).model is model
+    assert weight_average(model, TINY.learning).model is model
     checkpoint = next(iter(fit(TINY, data, CPU))).checkpoint
     assert all(
         checkpoint["model"][name].data_ptr() == value.data_ptr()
@@ -387,7 +386,7 @@ def test_a_run_starts_from_the_weights_of_another_and_says_where_they_do_not_fit
                 "train.epochs": 1,
             }
         )
-        *_, epoch = fit(config, data, CPU, initial=load_checkpoint(first.best))
+        *_, epoch = fit(config, data, CPU, initial_weights=load_checkpoint(first.best))
         assert torch.allclose(
             epoch.checkpoint["model"]["stem.conv1.weight"],
             load_checkpoint(first.best)["stem.conv1.weight"],

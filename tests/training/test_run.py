@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from segmamba.errors import RunStopped
+from segmamba.models.weights import load_checkpoint
 from segmamba.training import checkpoint as checkpoint_module
-from segmamba.training import fit as fit_module
 from segmamba.training import run as run_module
+from segmamba.training import step as step_module
 from segmamba.training.advice import advice
 from segmamba.training.callback import Callback
-from segmamba.training.checkpoint import load_checkpoint, weights_digest
+from segmamba.training.checkpoint import weights_digest
 from segmamba.training.drawing import Pictures
 from segmamba.training.run import train_run
 from segmamba.training.run_folder import RunFolder
@@ -44,7 +45,7 @@ def test_a_non_finite_loss_stops_with_the_cases_and_keeps_the_last_good_checkpoi
 ):
     run = train_run(TINY, data, folder, CPU)
     next(run)
-    monkeypatch.setattr(fit_module, "_train_step", broken(fit_module._train_step))
+    monkeypatch.setattr(step_module, "training_loss", broken(step_module.training_loss))
     with pytest.raises(
         RunStopped,
         match=r"epoch 2, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
@@ -53,12 +54,8 @@ def test_a_non_finite_loss_stops_with_the_cases_and_keeps_the_last_good_checkpoi
     assert last_epoch(folder) == 1
 
 
-def broken(step):
-    def call(*arguments):
-        loss, *rest = step(*arguments)
-        return loss * float("nan"), *rest
-
-    return call
+def broken(loss):
+    return lambda *arguments: loss(*arguments) * float("nan")
 
 
 def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
@@ -91,7 +88,7 @@ def test_too_small_a_memory_stops_with_what_would_fit(data, folder, monkeypatch)
     def too_much(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(fit_module, "_train_step", too_much)
+    monkeypatch.setattr(step_module, "training_loss", too_much)
     monkeypatch.setattr(
         run_module, "memory_advice", lambda config, device: advice(config, "cuda:0", 2**40, None)
     )
