@@ -20,7 +20,7 @@ from segmamba.errors import UserError
 from segmamba.models import build_model, decay_groups
 from segmamba.models.describe import fake_autocast, fake_network
 from segmamba.models.outputs import output_channels
-from segmamba.models.segmamba import MODALITIES
+from segmamba.models.segmamba import IN_CHANNELS
 from segmamba.training.losses import training_loss
 
 # Allowance of a device type: (bytes, share of the live storages). Measured with `segmamba describe --measure`: on an H100 with
@@ -132,7 +132,7 @@ def _passes(config):
 def _loss(model, config, precision, device):
     """The loss of one batch of noise, as training computes it; `precision` is its autocast context."""
     shape = (config.train.batch_size, *config.data.patch_size)
-    image = torch.rand(shape[0], MODALITIES, *shape[1:], device=device)
+    image = torch.rand(shape[0], IN_CHANNELS, *shape[1:], device=device)
     label = torch.zeros(shape, dtype=torch.uint8, device=device)
     with precision:
         logits = model(image)

@@ -22,7 +22,7 @@ from segmamba.data.loader import unlabelled_batches
 from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
 from segmamba.models.blocks import PointwiseConv
-from segmamba.models.segmamba import MODALITIES
+from segmamba.models.segmamba import IN_CHANNELS
 from segmamba.training.fit import Callback, NonFiniteLoss
 from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
@@ -63,7 +63,7 @@ def pretrain(config, cases, device, resume_from=None, callback=None):
     config, callback = stage(config), callback or Callback()
     seed_everything(config.seed, config.train.deterministic)
     model = build_model(config.model)
-    model.head = PointwiseConv(model.head.in_channels, MODALITIES)
+    model.head = PointwiseConv(model.head.in_channels, IN_CHANNELS)
     model = model.to(device).train()
     descent, done = Optimizer(model, config, device), 0
     if resume_from:
