@@ -17,10 +17,13 @@ from segmamba.config.phantom import PhantomConfig
 from segmamba.config.postprocess import PostprocessConfig
 from segmamba.config.presets import PRESETS, preset
 from segmamba.config.rules import LEVELS, SIDE_MULTIPLE
+from segmamba.config.statistics import CONFIDENCE_LEVEL, DICE_MARGIN
 from segmamba.config.train import TrainConfig
 from segmamba.config.tree import Config, field_docs, from_flat_dict, load_config, load_postprocess
 
 __all__ = [
+    "CONFIDENCE_LEVEL",
+    "DICE_MARGIN",
     "LEVELS",
     "PRESETS",
     "SIDE_MULTIPLE",

@@ -17,6 +17,7 @@ CLASSES = ("background", "NCR", "ED", "ET")
 # Overlapping evaluation regions: enhancing tumour, tumour core, whole tumour (Menze et al. 2015, section IV).
 REGION_CLASSES = {"ET": (ET,), "TC": (NCR, ET), "WT": (NCR, ED, ET)}
 REGIONS = tuple(REGION_CLASSES)
+REGIONS_AND_MEAN = (*REGIONS, "mean")  # the scores of one case: each region and their mean
 
 
 @dataclass(frozen=True)
