@@ -125,7 +125,7 @@ def _register(study, groups, split, validation, progress):
     """Register the group that the validation set likes best; tells the address and its standing."""
     best = max(groups, key=lambda group: validation[group.name])
     trials = [trial for trial in study.trials if trial.arm in best.members]
-    tags = {"study": study.name, "group": best.name, "data": study.data["source"]}
+    tags = {"study": study.name, "group": best.name, "data": study.data.source}
     told = ([case.id for case in split.validation], validation[best.name])
     checkpoints, uri = _checkpoints(trials, split), study.mlflow_uri
     version, champion = retry(

@@ -29,6 +29,7 @@ from segmamba.orchestration.tracking.runs import PARENT_TAG, TRIAL_TAG
 from segmamba.orchestration.tracking.store import end_run, open_store, store_uri
 from segmamba.reports.inference_report import write_inference_report
 from segmamba.studies.anova import crossed
+from segmamba.studies.results import StudyData, study_data_from
 from segmamba.training.run_folder import next_run_folder
 
 NAME = "ablate_inference"
@@ -45,8 +46,8 @@ class InferenceAblation:
     checkpoints: tuple
     rows: dict
     """{arm: [rows of checkpoint 1, of checkpoint 2 ..]}; see `score_arms`."""
-    data: dict
-    """source, phantom, convention, test (case ids), notes."""
+    data: StudyData
+    """Only its test set is used."""
     environment: dict
     command: str
     mlflow_uri: str
@@ -64,7 +65,7 @@ class InferenceAblation:
         """(mean, low, high) of the arm minus the baseline: one checkpoint, over patients; several, over training runs and cases."""
         d = self.table(arm, column) - self.table(self.baseline, column)
         if len(d) == 1:
-            return paired_interval(d[0], [patient_of(case) for case in self.data["test"]])
+            return paired_interval(d[0], [patient_of(case) for case in self.data.test])
         layout = crossed(d)
         half = float(layout.half_width())
         return float(d.mean()), float(d.mean()) - half, float(d.mean()) + half
@@ -122,7 +123,7 @@ def run_inference_ablation(
         arms=arms,
         checkpoints=tuple(str(Path(path).resolve()) for path in checkpoints),
         rows={},
-        data=told,
+        data=study_data_from(told),
         environment=describe_environment(),
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
         mlflow_uri=uri,
@@ -159,8 +160,8 @@ def _start(found, experiment, folder):
     tags = {
         "kind": "study",
         "study": found.name,
-        "dataset": found.data["source"],
-        "labels_convention": found.data["convention"],
+        "dataset": found.data.source,
+        "labels_convention": found.data.convention,
         "git_commit": found.environment["git commit"],
         "mlflow.source.name": found.command,
         FOLDER_TAG: str(folder),
@@ -213,5 +214,5 @@ def _log(found, experiment, report):
     best = max(found.arms, key=lambda arm: found.mean(arm, "dice_mean"))
     client.log_batch(
         found.run_id,
-        tags=[RunTag("best_arm", best), RunTag("cases", json.dumps(found.data["test"])[:5000])],
+        tags=[RunTag("best_arm", best), RunTag("cases", json.dumps(found.data.test)[:5000])],
     )

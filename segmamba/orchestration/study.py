@@ -292,12 +292,12 @@ def _begun(planned, ready, options, experiment, machine, progress):
             ended = sum(trial.status == "FINISHED" for trial in found.trials)
             progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
             return found, resumed(
-                found.budget, ready.configs[ready.spec.baseline], len(found.trials) - ended, machine
+                found.resource_plan, ready.configs[ready.spec.baseline], len(found.trials) - ended, machine
             ).resources
         progress.say(f"resume   no unfinished {ready.spec.name} found: starting one")
     budget = _budget(planned, ready, options, machine, progress)
     folder = next_run_folder(Path(options.output).resolve(), ready.spec.name)
-    study = dataclasses.replace(planned, name=folder.name, budget=budget.as_dict())
+    study = dataclasses.replace(planned, name=folder.name, resource_plan=budget.as_dict())
     parent = start_study(study.mlflow_uri, experiment, study, ready.splits, folder)
     return dataclasses.replace(study, parent_run_id=parent), budget.resources
 
@@ -332,7 +332,7 @@ def _check_same(found, planned):
     differing += [
         f"the {name} cases differ"
         for name in ("train", "validation", "test")
-        if found.data[name] != planned.data[name]
+        if getattr(found.data, name) != getattr(planned.data, name)
     ]
     if differing:
         raise UserError(

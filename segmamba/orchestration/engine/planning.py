@@ -8,7 +8,7 @@ from pathlib import Path
 from segmamba.config import Config
 from segmamba.data.splits import read_splits, split_cases
 from segmamba.errors import UserError
-from segmamba.studies.results import Study
+from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
 
 SETS = ("train", "validation", "test")
@@ -123,7 +123,7 @@ def planned_study(ready, options, environment, uri):
         round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
         preset=options.preset,
         config=base.to_flat_dict(),
-        data=data,
+        data=study_data_from(data),
         environment=environment,
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
         mlflow_uri=uri,
@@ -142,9 +142,9 @@ def announce(study, resources, trials, progress):
         if resources.gpus
         else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     )
-    progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
+    progress.say(f"data     {data.source}; labels {data.convention} ({origin})")
     progress.say(
-        f"cases    {len(data['train'])} train, {len(data['validation'])} validation, {len(data['test'])} test"
+        f"cases    {len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
     )
     say_notes(study, progress)
     axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
@@ -157,5 +157,5 @@ def announce(study, resources, trials, progress):
 
 def say_notes(study, progress):
     """What was left out, scaled or rounded, and why."""
-    for note in study.data["notes"]:
+    for note in study.data.notes:
         progress.say(f"note     {note}")

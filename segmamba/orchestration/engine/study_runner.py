@@ -160,8 +160,8 @@ def _context(ready, options, folder, experiment, study, resources):
     tags = {
         "study": study.name,
         "preset": study.preset,
-        "dataset": study.data["source"],
-        "labels_convention": study.data["convention"],
+        "dataset": study.data.source,
+        "labels_convention": study.data.convention,
         "git_commit": study.environment["git commit"],
         "mlflow.source.name": study.command,
     }

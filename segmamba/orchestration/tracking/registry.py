@@ -49,7 +49,7 @@ def register_best(uri, study):
         "study": study.name,
         "arm": best.arm,
         "seed": str(best.seed),
-        "data": study.data["source"],
+        "data": study.data.source,
     }
     version = register_networks(
         uri, best.run_id, name, [best.folder], postprocessing, description=study.question, tags=tags

@@ -36,8 +36,8 @@ def start_study(uri, experiment_id, study, splits, folder):
         "kind": "study",
         "study": study.name,
         "preset": study.preset,
-        "dataset": study.data["source"],
-        "labels_convention": study.data["convention"],
+        "dataset": study.data.source,
+        "labels_convention": study.data.convention,
         "git_commit": study.environment["git commit"],
         "mlflow.source.name": study.command,
         "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
@@ -51,7 +51,7 @@ def start_study(uri, experiment_id, study, splits, folder):
         "preset": study.preset,
     }
     client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
-    client.log_inputs(run_id, dataset_inputs(study.data["source"], next(iter(splits.values()))))
+    client.log_inputs(run_id, dataset_inputs(study.data.source, next(iter(splits.values()))))
     stored = asdict(study)
     for name in ("trials", "searched", "importance", "schedule"):
         del stored[name]
