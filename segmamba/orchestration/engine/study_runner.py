@@ -190,8 +190,8 @@ def study_context(
     tags = {
         "study": study.name,
         "preset": study.preset,
-        "dataset": study.data["source"],
-        "labels_convention": study.data["convention"],
+        "dataset": study.data.source,
+        "labels_convention": study.data.convention,
         "git_commit": study.environment["git commit"],
         "mlflow.source.name": study.command,
     }

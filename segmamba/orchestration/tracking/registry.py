@@ -55,7 +55,7 @@ def register_best(store: Store, study: Study) -> ModelVersion | None:
         "study": study.name,
         "arm": best.arm,
         "seed": str(best.seed),
-        "data": study.data["source"],
+        "data": study.data.source,
     }
     version = register_networks(
         store,
