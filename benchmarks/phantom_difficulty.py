@@ -27,7 +27,8 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.device import choose_device
 from segmamba.evaluation.dice import dice
-from segmamba.training.run import evaluate_run, train_run
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 
 SMALLEST_GAP = (
@@ -119,7 +120,7 @@ def network_dice(split, folder, config):
             f"  network: epoch {epoch.number} of {config.train.epochs}, loss {epoch.metrics['train/loss']:.3f}",
             flush=True,
         )
-    metrics, _ = evaluate_run(config, split, run, device)
+    metrics = evaluate_run(config, split, run, device).metrics
     return {name: metrics[f"test/dice_{name}"] for name in ("ET", "TC", "WT", "mean")}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmamba.errors import Stopped
 from segmamba.screen import Progress, clock, points, print_line
+from segmamba.training.callback import Callback
 
 if TYPE_CHECKING:
     import torch
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
 
     from segmamba.config import Config
     from segmamba.data.splits import Split
-    from segmamba.training.fit import Callback, Epoch
+    from segmamba.training.fit import Epoch
     from segmamba.training.run_folder import RunFolder
-else:
-    # The base class brings no behaviour, but importing it brings torch, seconds before the run
-    # needs it: a wrong option would be answered as much later.
-    Callback = object
 
 WORKERS_AHEAD_S = 0.5
 """How much sooner than this process its workers may get a signal that was sent to all."""
@@ -81,7 +78,7 @@ class RunProgress(Callback):
         """Print one line."""
         print_line(self._console, message)
 
-    def note(self, text: str) -> None:
+    def on_note(self, text: str) -> None:
         """Print what whoever started the run should know."""
         self.say(f"note     {text}")
 
@@ -112,7 +109,7 @@ class RunProgress(Callback):
             f"{len(data.test)} test cases"
         )
         for note in notes:
-            self.note(note)
+            self.on_note(note)
         self.say(
             f"run      {folder.root}, {train.epochs} epochs of {train.steps_per_epoch} steps "
             f"on {device}"
@@ -121,7 +118,7 @@ class RunProgress(Callback):
         if self._console.is_terminal:
             self._bar = _Bar(self._console, self._steps_per_epoch)
 
-    def step(self, epoch: int, done: int) -> None:
+    def on_step(self, epoch: int, done: int) -> None:
         """Show an epoch's optimizer steps, and how fast they are."""
         if self._first_step is None or self._first_step[0] != epoch:
             self._first_step = epoch, done, time.monotonic()
@@ -137,7 +134,7 @@ class RunProgress(Callback):
             )
         self._stop_if_asked()
 
-    def pretraining(self, epoch: int, done: int) -> None:
+    def on_pretraining_step(self, epoch: int, done: int) -> None:
         """Show the optimizer steps of an epoch of pretraining."""
         if self._bar:
             self._bar.update(
@@ -145,13 +142,13 @@ class RunProgress(Callback):
             )
         self._stop_if_asked()
 
-    def case(self, epoch: int, done: int) -> None:
+    def on_validation_case(self, epoch: int, done: int) -> None:
         """Show how many validation cases are evaluated."""
         if self._bar:
             self._bar.update(f"epoch {epoch}/{self._epochs}, validation case {done}")
         self._stop_if_asked()
 
-    def tested(self, done: int) -> None:
+    def on_test_case(self, done: int) -> None:
         """Show how many test cases are evaluated."""
         if self._bar:
             self._bar.update(f"testing, case {done}")

@@ -83,7 +83,7 @@ def train(
     options = RunOptions(config=config, output=output, resume=resume, device=device)
     finished = _watched(lambda callback: run_single(options, callback), as_json=as_json)
     if as_json:
-        print_json({"folder": str(finished.folder.root), **finished.final})
+        print_json({"folder": str(finished.folder.root), **finished.final.as_dict()})
     else:
         _print_scores(finished)
 
@@ -170,12 +170,12 @@ def _print_scores(finished: FinishedRun) -> None:
     for name in ("region", "Dice", "HD95, mm"):
         table.add_column(name, justify="left" if name == "region" else "right")
     for region in (*REGIONS, "mean"):
-        distance = f"{final[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
-        table.add_row(region, points(final[f"test/dice_{region}"]), distance)
+        distance = f"{final.metrics[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
+        table.add_row(region, points(final.metrics[f"test/dice_{region}"]), distance)
     print_line(
         screen,
-        f"tested   {final['tested_checkpoint']} checkpoint, epoch {final['tested_epoch']}, "
-        f"on {len(final['cases'])} cases",
+        f"tested   {final.tested_checkpoint} checkpoint, epoch {final.tested_epoch}, "
+        f"on {len(final.cases)} cases",
     )
     screen.print(table)
     print_line(screen, f"run      {finished.folder.root}")

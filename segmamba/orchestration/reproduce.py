@@ -95,9 +95,8 @@ def _rows(client, run, told, again):
     for entry in again["history"]:
         for name, value in entry.items():
             ours.setdefault(name, {})[entry["epoch"]] = value
-    for name, value in again["final"].items():
-        if "/" in name:
-            ours.setdefault(name, {})[again["final"]["epochs"]] = value
+    for name, value in again["final"].metrics.items():
+        ours.setdefault(name, {})[again["final"].epochs] = value
     for name in sorted(name for name in run.data.metrics if name.startswith(COMPARED)):
         before, now = (
             {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)},
@@ -106,7 +105,7 @@ def _rows(client, run, told, again):
         shared = before.keys() & now.keys()
         difference = max((abs(before[step] - now[step]) for step in shared), default=None)
         yield Row(name, len(shared), difference, before == now)
-    for which, digest in again["final"]["weights_sha256"].items():
+    for which, digest in again["final"].weights_sha256.items():
         if (tag := f"weights_sha256_{which}") in run.data.tags:
             yield Row(f"weights, {which}", 1, None, run.data.tags[tag] == digest)
 

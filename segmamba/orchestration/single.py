@@ -18,6 +18,7 @@ from segmamba.data.source import labelled_cases, unlabelled_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import Stopped, UserError
 from segmamba.files import check_writable, locked, write_json
+from segmamba.training.final_metrics import FinalMetrics, read_final_metrics
 from segmamba.training.run_folder import RunFolder, next_run_folder
 
 NAME = "SegMamba"
@@ -44,7 +45,7 @@ class RunOptions:
 @dataclass(frozen=True)
 class FinishedRun:
     folder: RunFolder
-    final: dict
+    final: FinalMetrics
     """As in final_metrics.json."""
     mlflow_uri: str
     """Empty without MLflow."""
@@ -125,7 +126,7 @@ def _logged(config, data, folder, device, log, callback, uri):
             log.end(status)
         sent = log.close(patience)
         if not sent:
-            callback.note(
+            callback.on_note(
                 f"MLflow did not take everything ({log.away_because}); the run's folder has it all, and --resume sends what is missing"
             )
     _mark(folder, finished=sent)
@@ -133,9 +134,10 @@ def _logged(config, data, folder, device, log, callback, uri):
 
 
 def _train_and_test(config, data, folder, device, log, callback):
-    """final_metrics.json's content, once all is trained, tested and handed to the log."""
+    """The run's FinalMetrics, once all is trained, tested and handed to the log."""
     from segmamba.training.drawing import Pictures
-    from segmamba.training.run import evaluate_run, train_run
+    from segmamba.training.run import train_run
+    from segmamba.training.run_evaluation import evaluate_run
 
     begun, shown = False, set()
     for epoch in train_run(config, data, folder, device, callback, Pictures(folder)):
@@ -150,14 +152,14 @@ def _train_and_test(config, data, folder, device, log, callback):
         callback.epoch(epoch)
     if not begun:
         log.log_history(folder.read_history(config.train.epochs))
-    if not folder.final_metrics.exists():
-        evaluate_run(config, data, folder, device, callback)
-    final = json.loads(folder.final_metrics.read_text())
-    log.log_metrics({name: value for name, value in final.items() if "/" in name}, final["epochs"])
-    log.log_tags(
-        {f"weights_sha256_{which}": digest for which, digest in final["weights_sha256"].items()}
+    final = read_final_metrics(folder.final_metrics) or evaluate_run(
+        config, data, folder, device, callback
     )
-    log.log_test_cases(final["cases"])
+    log.log_metrics(final.metrics, final.epochs)
+    log.log_tags(
+        {f"weights_sha256_{which}": digest for which, digest in final.weights_sha256.items()}
+    )
+    log.log_test_cases(final.cases)
     log.log_files(sorted(folder.plots.glob("*.png")), "plots")
     log.log_files([folder.final_metrics], None)
     return final

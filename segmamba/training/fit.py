@@ -15,6 +15,7 @@ from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import means, validate
 from segmamba.models import build_model
 from segmamba.models.weights import start_from
+from segmamba.training.callback import Callback
 from segmamba.training.ema import averaged
 from segmamba.training.hard_cases import training_cases
 from segmamba.training.mean_teacher import teacher
@@ -42,25 +43,6 @@ class Epoch:
     checkpoint: dict
     """All that `resume_from` needs, "model" being the weights that were validated. Holds live tensors: save it before the next epoch is
     asked for."""
-
-
-class Callback:
-    """Who watches a run gets these calls, and may raise in any of them to end it there."""
-
-    def step(self, epoch, done):
-        """`done` optimiser steps of the epoch are behind us."""
-
-    def pretraining(self, epoch, done):
-        """`done` optimiser steps of an epoch of pretraining are behind us."""
-
-    def case(self, epoch, done):
-        """`done` validation cases are evaluated."""
-
-    def tested(self, done):
-        """`done` cases of the test set have their verdict."""
-
-    def note(self, text):
-        """Something that whoever started the run should know, in one line."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ def fit(config, data, device, resume_from=None, callback=None, initial=None):
 def _watched(cases, number, callback):
     for done, case in enumerate(cases):
         yield case
-        callback.case(number, done + 1)
+        callback.on_validation_case(number, done + 1)
 
 
 def _train_epoch(learner, number, config, device, callback):
@@ -182,7 +164,7 @@ def _train_epoch(learner, number, config, device, callback):
         names.append([case for batch in micro_batches for case in batch.cases])
         on_tumour += sum(int(batch.on_tumour.sum()) for batch in micro_batches)
         with_tumour += tumour_patches
-        callback.step(number, i + 1)
+        callback.on_step(number, i + 1)
     values = torch.stack(losses).cpu()  # one wait for the device an epoch, not one a step
     if not values.isfinite().all():
         bad = int((~values.isfinite()).nonzero()[0, 0])

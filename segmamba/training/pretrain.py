@@ -23,7 +23,8 @@ from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
 from segmamba.models.blocks import PointwiseConv
 from segmamba.models.segmamba import MODALITIES
-from segmamba.training.fit import Callback, NonFiniteLoss
+from segmamba.training.callback import Callback
+from segmamba.training.fit import NonFiniteLoss
 from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
 from segmamba.training.step import compiled
@@ -81,7 +82,7 @@ def pretrain(config, cases, device, resume_from=None, callback=None):
         for i in range(config.train.steps_per_epoch):
             rate = learning_rate((number - 1) * config.train.steps_per_epoch + i, config)
             losses.append(_step(compute, descent, stream, rate, config, device))
-            callback.pretraining(number, i + 1)
+            callback.on_pretraining_step(number, i + 1)
         loss = float(torch.stack(losses).mean())
         if not math.isfinite(loss):
             raise NonFiniteLoss(

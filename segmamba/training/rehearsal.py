@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from segmamba.device import choose_device
 from segmamba.evaluation.cases import evaluate
 from segmamba.models import build_model
-from segmamba.training.fit import Callback, fit
+from segmamba.training.callback import Callback
+from segmamba.training.fit import fit
 
 WAIT_S = 600  # for the other processes of a rehearsal: they may still import, or compile
 GROUPS = 8  # of timed steps, of which the median counts
@@ -95,7 +96,7 @@ class _Clock(Callback):
     def start(self):
         self._at = [time.perf_counter()]
 
-    def step(self, epoch, done):
+    def on_step(self, epoch, done):
         self._at.append(time.perf_counter())
 
     def step_s(self):

@@ -1,28 +1,23 @@
-"""One run from start to verdict: `fit` with its run folder around it, then its test."""
+"""One training run: `fit` with its run folder around it."""
 
 import contextlib
 import errno
 import functools
 import os
-import time
 
 import torch
 
 from segmamba.errors import RunStopped
-from segmamba.evaluation.cases import evaluate, means, predict_classes
 from segmamba.files import write_json
 from segmamba.models import build_model
 from segmamba.training.advice import memory_advice
-from segmamba.training.checkpoint import (
-    load_checkpoint,
-    resume_state,
-    save_checkpoint,
-    weights_digest,
-)
+from segmamba.training.callback import Callback
+from segmamba.training.checkpoint import resume_state, save_checkpoint
 from segmamba.training.drawing import NoPictures
-from segmamba.training.fit import Callback, fit
-from segmamba.training.plots import draw_predictions, draw_training_curves, show, worst_and_median
-from segmamba.training.pretrain_run import initial_weights, read_pretraining
+from segmamba.training.fit import fit
+from segmamba.training.plots import draw_training_curves, worst_and_median
+from segmamba.training.pretrain_run import initial_weights
+from segmamba.training.run_evaluation import shown_cases
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -58,80 +53,11 @@ def train_run(config, data, folder, device, callback=None, pictures=None):
             draw_training_curves(history, folder.plots / "training_curves.png")
 
 
-def evaluate_run(config, data, folder, device, callback=None):
-    """Test the finished run in `folder` once: (metrics with test/ names, rows per case). Writes final_metrics.json and pictures.
-
-    The checkpoint is the best on the validation set, or the last where the test set had to serve as validation set too. With `train.test_last` the
-    last one is tested as well, as test/last_...; where both are the same epoch it is tested once.
-    """
-    callback = callback or Callback()
-    started = time.perf_counter()
-    model = build_model(config.model).to(device)
-    last, _ = resume_state([folder.last, folder.previous], device)
-    chosen = {
-        "checkpoint": "best",
-        "epoch": last["best_epoch"],
-        "weights": functools.partial(load_checkpoint, folder.best, device),
-    }
-    final = {"checkpoint": "last", "epoch": last["epoch"], "weights": lambda: last["model"]}
-    if data.test_is_validation:
-        chosen = final
-    verdicts, digests = {}, {"last": weights_digest(last["model"])}
-    for verdict in (
-        [chosen, final]
-        if config.train.test_last and chosen["epoch"] != final["epoch"]
-        else [chosen]
-    ):
-        weights = verdict["weights"]()
-        digests[verdict["checkpoint"]] = weights_digest(weights)
-        model.load_state_dict(weights)
-        verdicts[verdict["epoch"]] = evaluate(model, _watched(data.test, callback), config, device)
-        if verdict is chosen:
-            validation = (
-                (data.test, verdicts[chosen["epoch"]])
-                if data.test_is_validation
-                else (data.validation, last.get("best_rows", []))
-            )
-            _draw_validation(
-                model, *validation, config, device, folder.val_predictions(chosen["epoch"])
-            )
-    rows = verdicts[chosen["epoch"]]
-    metrics = means(rows, "test")
-    if final["epoch"] in verdicts:
-        metrics |= {
-            name.replace("test/", "test/last_"): value
-            for name, value in means(verdicts[final["epoch"]], "test").items()
-        }
-    metrics |= {
-        "time/test_s": time.perf_counter() - started,
-        "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"]))
-        + sum(e["time/pretrain_s"] for e in read_pretraining(folder)),
-        "model/parameters": float(sum(p.numel() for p in model.parameters())),
-    }
-    told = {
-        "tested_checkpoint": chosen["checkpoint"],
-        "tested_epoch": chosen["epoch"],
-        "epochs": last["epoch"],
-        "weights_sha256": digests,
-    }
-    told |= {**metrics, "cases": rows} | (
-        {"last_cases": verdicts[final["epoch"]]} if final["epoch"] in verdicts else {}
-    )
-    write_json(folder.final_metrics, told)
-    return metrics, rows
-
-
-def _watched(cases, callback):
-    for done, case in enumerate(cases):
-        yield case
-        callback.tested(done + 1)
-
-
 def _resumed(config, folder, device, callback):
     """The checkpoint to go on from, or None. What the run was killed before writing out of it is written now."""
     state, damaged = resume_state([folder.last, folder.previous], device)
     for line in damaged:
-        callback.note(
+        callback.on_note(
             f"{line}; going on {'from the epoch before' if state else 'from the start, since there is no other'}"
         )
     if state:
@@ -185,23 +111,9 @@ def _picture(config, data, folder, device, pictures, epoch):
     model.load_state_dict(epoch.checkpoint["model"])
     wanted = worst_and_median(epoch.rows)
     pictures.order(
-        _shown(model, data.validation, wanted, config, device), folder.val_predictions(epoch.number)
+        shown_cases(model, data.validation, wanted, config, device),
+        folder.val_predictions(epoch.number),
     )
-
-
-def _draw_validation(model, cases, rows, config, device, path):
-    """The worst and the median of `rows`, unless they were drawn while the run trained; a checkpoint of an earlier version has no rows."""
-    if rows and not path.exists():
-        draw_predictions(_shown(model, cases, worst_and_median(rows), config, device), path)
-
-
-def _shown(model, cases, wanted, config, device):
-    """What `worst_and_median` named, as the test would see it."""
-    by_id = {case.id: case for case in cases}
-    return [
-        show(by_id[one], predict_classes(model, by_id[one], config, device), name)
-        for name, one in wanted.items()
-    ]
 
 
 def _show_pictures(events, paths, epoch):

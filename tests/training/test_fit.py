@@ -1,6 +1,5 @@
 import copy
 import dataclasses
-import json
 import random
 
 import numpy as np
@@ -9,10 +8,13 @@ import torch
 
 from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
-from segmamba.training import run as run_module
+from segmamba.training import run_evaluation as evaluation_module
 from segmamba.training import step as step_module
-from segmamba.training.fit import Callback, NonFiniteLoss, fit
-from segmamba.training.run import evaluate_run, train_run
+from segmamba.training.callback import Callback
+from segmamba.training.final_metrics import read_final_metrics
+from segmamba.training.fit import NonFiniteLoss, fit
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 from tests.tiny import CPU, TINY
 
@@ -165,7 +167,9 @@ def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(d
     next(stopped)
     stopped.close()
     assert [e.number for e in train_run(config, data, folder, CPU)] == [2, 3]
-    metrics, rows = evaluate_run(config, data, folder, CPU)
+    result = evaluate_run(config, data, folder, CPU)
+    assert read_final_metrics(folder.final_metrics) == result
+    metrics, rows = result.metrics, result.cases
     names = {str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file()}
     assert {
         "checkpoints/best_metric_model.pth",
@@ -202,9 +206,8 @@ def test_with_a_separate_test_set_the_best_checkpoint_is_tested(data, tmp_path, 
         folder = RunFolder(tmp_path / tested)
         split = dataclasses.replace(data, test_is_validation=not own_validation)
         list(train_run(TINY, split, folder, CPU))
-        evaluate_run(TINY, split, folder, CPU)
-        final = json.loads(folder.final_metrics.read_text())
-        assert (final["tested_checkpoint"], final["tested_epoch"]) == (tested, epoch)
+        result = evaluate_run(TINY, split, folder, CPU)
+        assert (result.tested_checkpoint, result.tested_epoch) == (tested, epoch)
 
 
 def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
@@ -222,7 +225,7 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
             lambda *args, scores=scores: [row_of(data.validation[0], next(scores))],
         )
         monkeypatch.setattr(
-            run_module,
+            evaluation_module,
             "evaluate",
             lambda model, *rest, tested=tested: (
                 tested.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(tested) / 4)]
@@ -231,7 +234,9 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
         config, folder = TINY.changed(changes), RunFolder(tmp_path / name)
         split = dataclasses.replace(data, test_is_validation=False)
         list(train_run(config, split, folder, CPU))
-        metrics, _ = evaluate_run(config, split, folder, CPU)
+        result = evaluate_run(config, split, folder, CPU)
+        assert read_final_metrics(folder.final_metrics) == result
+        metrics = result.metrics
         assert len(tested) == len(epochs) and metrics["test/dice_mean"] == 0.25
         assert metrics.get("test/last_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]
 
@@ -242,7 +247,7 @@ def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_d
     scores, predicted, predict = (
         iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]),
         [],
-        run_module.predict_classes,
+        evaluation_module.predict_classes,
     )
     cases, folder = [*data.train, *data.validation, *data.test][:3], RunFolder(tmp_path / "run")
     split = dataclasses.replace(data, validation=cases, test_is_validation=False)
@@ -252,7 +257,7 @@ def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_d
         lambda *args: [row_of(*pair) for pair in zip(split.validation, next(scores), strict=True)],
     )
     monkeypatch.setattr(
-        run_module,
+        evaluation_module,
         "predict_classes",
         lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest),
     )
@@ -292,12 +297,12 @@ def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data
         def __init__(self):
             self.told = []
 
-        def step(self, epoch, done):
+        def on_step(self, epoch, done):
             self.told.append(("step", epoch, done))
             if (epoch, done) == (2, 1):
                 raise KeyboardInterrupt
 
-        def case(self, epoch, done):
+        def on_validation_case(self, epoch, done):
             self.told.append(("case", epoch, done))
 
     callback = Impatient()

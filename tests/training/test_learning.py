@@ -24,7 +24,8 @@ from segmamba.training.losses import patch_losses
 from segmamba.training.mean_teacher import consistency_weight
 from segmamba.training.pretrain import Reconstruction, hidden_voxels, pretrain
 from segmamba.training.pretrain_run import pretrain_run, read_pretraining
-from segmamba.training.run import evaluate_run, train_run
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
 from tests.tiny import TINY
@@ -345,7 +346,7 @@ def test_a_run_starts_from_what_it_has_pretrained_but_for_its_heads(data, tmp_pa
         not torch.equal(pretrained["stem.conv1.weight"], untrained["stem.conv1.weight"])
         and "head.weight" not in pretrained
     )
-    metrics, _ = evaluate_run(config, data, folder, CPU)
+    metrics = evaluate_run(config, data, folder, CPU).metrics
     assert (
         metrics["time/train_total_s"]
         > sum(entry["time/pretrain_s"] for entry in read_pretraining(folder))

@@ -12,9 +12,9 @@ from segmamba.training import checkpoint as checkpoint_module
 from segmamba.training import fit as fit_module
 from segmamba.training import run as run_module
 from segmamba.training.advice import advice
+from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import load_checkpoint, weights_digest
 from segmamba.training.drawing import Pictures
-from segmamba.training.fit import Callback
 from segmamba.training.run import train_run
 from segmamba.training.run_folder import RunFolder
 from tests.tiny import CPU, TINY
@@ -24,7 +24,7 @@ class Notes(Callback):
     def __init__(self):
         self.lines = []
 
-    def note(self, text):
+    def on_note(self, text):
         self.lines.append(text)
 
 

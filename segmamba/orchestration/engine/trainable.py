@@ -1,7 +1,6 @@
 """One trial, as Ray runs it in a worker process: train, test, and tell MLflow and Ray."""
 
 import gc
-import json
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from segmamba.orchestration.tracking.run_log import FOLDER_TAG, PATIENCE_S
 from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 from segmamba.studies.spec import FOUND
 from segmamba.training.record import record_environment
-from segmamba.training.run import evaluate_run, train_run
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.step import compile_decision
 
@@ -210,27 +210,11 @@ def _train(config, stages, data, round_every, folder, device, log):
 
 
 def _test(config, data, folder, device, log):
-    metrics, rows = evaluate_run(config, data, folder, device)
-    log.log_metrics(metrics, config.train.epochs)
-    log.log_test_cases(
-        _with_last(rows, json.loads(folder.final_metrics.read_text()).get("last_cases"))
-    )
+    result = evaluate_run(config, data, folder, device)
+    log.log_metrics(result.metrics, config.train.epochs)
+    log.log_test_cases(result.cases_with_last())
     log.log_files([folder.final_metrics], None)
-    return metrics
-
-
-def _with_last(rows, last_rows):
-    """The per-case rows with the last checkpoint's scores beside them, as last_..., where it was tested."""
-    by_case = {row["case"]: row for row in last_rows or ()}
-    return [
-        row
-        | {
-            f"last_{name}": value
-            for name, value in by_case.get(row["case"], {}).items()
-            if name != "case"
-        }
-        for row in rows
-    ]
+    return result.metrics
 
 
 def _failed(root, reason, details, log=None):
