@@ -17,7 +17,7 @@ NEW_NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label
 
 @pytest.fixture(autouse=True)
 def no_store_of_the_user(monkeypatch):
-    """Remove what the environment, or an earlier test, says about MLflow: each test makes a store."""
+    """Remove what the environment, or an earlier test, says of MLflow: tests make own stores."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
