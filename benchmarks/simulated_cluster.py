@@ -30,11 +30,11 @@ OBJECT_STORE = 100 * 2**20
 def simulated_trial(assignment, context):
     """Stands in for segmamba.orchestration.engine.trainable.run_trial: goes on from its folder, logs and reports, and takes no time."""
     from ray import tune
+    from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
     from segmamba.files import write_json
     from segmamba.orchestration.engine.context import trial_folder
     from segmamba.orchestration.tracking.run_log import FOLDER_TAG
-    from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
     plan = assignment["trial"]
     folder = trial_folder(context.folder, plan)
@@ -101,7 +101,6 @@ def simulated_study(folder, trials):
 def accounted(context, plans):
     """(runs that hold all that they should, what is wrong with the others: the first few)."""
     from mlflow import MlflowClient
-
     from segmamba.orchestration.tracking.runs import TRIAL_TAG, children
 
     client, runs = MlflowClient(context.mlflow_uri), {}

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from segmamba.errors import Stopped
+from segmamba.orchestration.run_observer import RunObserver
 from segmamba.screen import Progress, clock, points, print_line
-from segmamba.training.callback import Callback
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ WORKERS_AHEAD_S = 0.5
 """How much sooner than this process its workers may get a signal that was sent to all."""
 
 
-class RunProgress(Callback):
+class RunProgress(RunObserver):
     """Shows a run on a rich Console, and ends it when the user asks. Use as a context manager.
 
     Args:
@@ -82,14 +82,8 @@ class RunProgress(Callback):
         """Print what whoever started the run should know."""
         self.say(f"note     {text}")
 
-    def begin(
-        self,
-        folder: RunFolder,
-        config: Config,
-        device: torch.device,
-        data: Split,
-        source: str,
-        notes: Sequence[str],
+    def on_begin(
+        self, folder: RunFolder, config: Config, device: torch.device, data: Split, source: str
     ) -> None:
         """Say what is about to happen, now that all is ready and before it takes hours.
 
@@ -99,7 +93,6 @@ class RunProgress(Callback):
             device: Where it trains.
             data: Its cases.
             source: What the data set is called.
-            notes: What the user should know about the data.
         """
         train = config.train
         self._epochs, self._steps_per_epoch = train.epochs, train.steps_per_epoch
@@ -108,8 +101,6 @@ class RunProgress(Callback):
             f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, "
             f"{len(data.test)} test cases"
         )
-        for note in notes:
-            self.on_note(note)
         self.say(
             f"run      {folder.root}, {train.epochs} epochs of {train.steps_per_epoch} steps "
             f"on {device}"
@@ -154,7 +145,7 @@ class RunProgress(Callback):
             self._bar.update(f"testing, case {done}")
         self._stop_if_asked()
 
-    def epoch(self, epoch: Epoch) -> None:
+    def on_epoch(self, epoch: Epoch) -> None:
         """Show what an epoch measured, once it is saved."""
         if self._first_epoch is None:
             self._first_epoch = epoch.number

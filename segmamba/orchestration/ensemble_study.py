@@ -3,7 +3,6 @@
 import functools
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,10 @@ CASES_TABLE = "ensemble_cases.json"
 
 
 def finish_ensemble(
-    study: Study, options: StudyOptions, expected_gain: Sequence[float], progress: ProgressDisplay
+    study: Study,
+    options: StudyOptions,
+    expected_gain: tuple[float, float],
+    progress: ProgressDisplay,
 ) -> tuple[Ensemble, Path]:
     """Score, register and report the members of a study.
 
@@ -93,7 +95,7 @@ def finish_ensemble(
     ensemble = Ensemble(
         study=study,
         groups=tuple(groups),
-        expected_gain=tuple(expected_gain),
+        expected_gain=expected_gain,
         validation=validation,
         registered=_register(study, groups, split, validation, store, progress),
         seconds=time.time() - started,
@@ -165,7 +167,7 @@ def _register(
     best = max(groups, key=lambda group: validation[group.name])
     trials = [trial for trial in study.trials if trial.arm in best.members]
     networks = Networks(_checkpoints(trials, split), best.postprocessing)
-    tags = {"study": study.name, "group": best.name, "data": study.data["source"]}
+    tags = {"study": study.name, "group": best.name, "data": study.data.source}
     score = [case.id for case in split.validation], validation[best.name]
 
     def register() -> tuple[str, bool]:

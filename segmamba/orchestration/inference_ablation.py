@@ -24,6 +24,7 @@ from segmamba.orchestration.tracking.store import Store, open_store
 from segmamba.orchestration.tracking.study_run import PARENT_TAG, TRIAL_TAG
 from segmamba.reports.inference_report import write_inference_report
 from segmamba.studies.inference_results import InferenceAblation
+from segmamba.studies.results import study_data_from
 from segmamba.training.run_folder import next_run_folder
 
 NAME = "ablate_inference"
@@ -79,7 +80,7 @@ def run_inference_ablation(
         arms={arm: dict(changes) for arm, changes in arms.items()},
         checkpoints=tuple(str(Path(path).resolve()) for path in checkpoints),
         rows={arm: [] for arm in arms},
-        data=_description(data, config),
+        data=study_data_from(_description(data, config)),
         environment=describe_environment(),
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
         mlflow_uri=store.uri,
@@ -141,8 +142,8 @@ def _start(result: InferenceAblation, store: Store, folder: Path) -> str:
     tags = {
         "kind": "study",
         "study": result.name,
-        "dataset": result.data["source"],
-        "labels_convention": result.data["convention"],
+        "dataset": result.data.source,
+        "labels_convention": result.data.convention,
         "git_commit": result.environment["git commit"],
         "mlflow.source.name": result.command,
         "mlflow.note.content": DESCRIPTION,
@@ -163,7 +164,7 @@ def _log(result: InferenceAblation, store: Store, report: Path) -> None:
         client.log_artifact(result.run_id, str(path))
     client.log_artifacts(result.run_id, str(report.parent / "plots"), "plots")
     best = max(result.arms, key=lambda arm: result.mean(arm, "dice_mean"))
-    store.set_tags(result.run_id, {"best_arm": best, "cases": json.dumps(result.data["test"])})
+    store.set_tags(result.run_id, {"best_arm": best, "cases": json.dumps(result.data.test)})
 
 
 def _log_arm(result: InferenceAblation, store: Store, arm: str) -> None:

@@ -20,7 +20,7 @@ from segmamba.orchestration.engine.planning import (
     Prepared,
     infeasible_arms,
     planned_study,
-    say_notes,
+    show_notes,
     splits_of,
 )
 from segmamba.orchestration.engine.resume import check_place, check_same
@@ -55,7 +55,7 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
     """
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
-    say_notes(planned, progress)
+    show_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
         return _resource_plan(planned, ready, options, machine, progress)
 
@@ -325,13 +325,13 @@ def _begun(
         return (
             stopped,
             run,
-            resumed_resources(stopped.budget.get("resources"), machine, baseline, left),
+            resumed_resources(stopped.resource_plan.get("resources"), machine, baseline, left),
         )
     if options.resume:
         progress.say(f"resume   no unfinished {name} found: starting one")
     resource_plan = _resource_plan(planned, ready, options, machine, progress)
     folder = next_run_folder(results, name)
-    study = dataclasses.replace(planned, name=folder.name, budget=resource_plan.as_dict())
+    study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
     run = start_study(store, study, ready.splits, folder)
     return dataclasses.replace(study, parent_run_id=run.run_id), run, resource_plan.resources
 

@@ -8,6 +8,7 @@ import numpy as np
 from segmamba.data.case import patient_of
 from segmamba.evaluation.intervals import paired_interval
 from segmamba.studies.anova import crossed
+from segmamba.studies.results import StudyData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,8 @@ class InferenceAblation:
     checkpoints: tuple[str, ...]
     rows: dict[str, list[list[dict[str, Any]]]]
     """Arm to the rows of checkpoint 1, of checkpoint 2 and so on; see `score_arms`."""
-    data: dict[str, Any]
-    """source, phantom, convention, test (case ids), notes."""
+    data: StudyData
+    """Only its test set is used."""
     environment: dict[str, str]
     command: str
     mlflow_uri: str
@@ -49,7 +50,7 @@ class InferenceAblation:
         """
         differences = self.table(arm, column) - self.table(self.baseline, column)
         if len(differences) == 1:
-            return paired_interval(differences[0], [patient_of(c) for c in self.data["test"]])
+            return paired_interval(differences[0], [patient_of(c) for c in self.data.test])
         half = float(crossed(differences).half_width())
         mean = float(differences.mean())
         return mean, mean - half, mean + half

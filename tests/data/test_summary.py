@@ -10,7 +10,8 @@ import pytest
 from segmamba.cli import main
 from segmamba.config import DataConfig
 from segmamba.data.cases import find_cases
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.data.splits import split_cases
+from segmamba.data.strata import SourceCase
 from segmamba.data.summary import summarise
 from segmamba.data.summary_report import write_summary
 from segmamba.errors import UserError

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from segmamba.orchestration.engine.population_rounds import Rounds
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.search import SpaceSearch
-    from segmamba.studies.search_space import Between, OneOf
+    from segmamba.studies.search_space import Distribution
     from segmamba.studies.spec import TrialPlan
 
 COPIES = "population"
@@ -73,7 +73,7 @@ class TrialLauncher:
 
     def run_population(
         self,
-        space: Mapping[str, Between | OneOf],
+        space: Mapping[str, Distribution],
         rounds: Rounds,
         *,
         ended: Collection[str],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from segmamba.config import Config
 from segmamba.data.splits import Split, read_splits
 from segmamba.errors import UserError
-from segmamba.studies.results import Study
+from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def planned_study(
         round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
         preset=options.preset,
         config=base.to_flat_dict(),
-        data=data,
+        data=study_data_from(data),
         environment=environment,
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
         mlflow_uri=uri,
@@ -201,10 +201,10 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
         if resources.gpus
         else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     )
-    progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
+    progress.say(f"data     {data.source}; labels {data.convention} ({origin})")
     progress.say(
-        f"cases    {len(data['train'])} train, {len(data['validation'])} validation, "
-        f"{len(data['test'])} test"
+        f"cases    {len(data.train)} train, {len(data.validation)} validation, "
+        f"{len(data.test)} test"
     )
     show_notes(study, progress)
     axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
@@ -218,5 +218,5 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
 
 def show_notes(study: Study, progress: ProgressDisplay) -> None:
     """Show what was left out, scaled or rounded, and why."""
-    for note in study.data["notes"]:
+    for note in study.data.notes:
         progress.say(f"note     {note}")

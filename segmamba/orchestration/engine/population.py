@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial as RayTrial
 
-    from segmamba.studies.search_space import Between, OneOf
+    from segmamba.studies.search_space import Distribution
 
 SCORE = "val/dice_mean"
 """The score of a member: of the round's own epoch, since the best so far speaks for an earlier
@@ -44,7 +44,7 @@ class Population(PopulationBasedTraining):
         epochs: Epochs of a whole training; no round follows the last.
     """
 
-    def __init__(self, space: Mapping[str, Between | OneOf], rounds: Rounds, epochs: int) -> None:
+    def __init__(self, space: Mapping[str, Distribution], rounds: Rounds, epochs: int) -> None:
         super().__init__(
             time_attr="epoch",
             metric=SCORE,

@@ -15,7 +15,7 @@ from segmamba.orchestration.engine.search import SEARCH_SEED, search_arm
 from segmamba.studies.spec import Stage, TrialPlan
 
 if TYPE_CHECKING:
-    from segmamba.studies.search_space import Between, OneOf
+    from segmamba.studies.search_space import Distribution
 
 RESAMPLE = 0.25
 """The chance that a setting is drawn afresh instead of changed a little."""
@@ -40,7 +40,7 @@ class Rounds:
             }
 
     def begin(
-        self, space: Mapping[str, Between | OneOf], baseline: Mapping[str, object], size: int
+        self, space: Mapping[str, Distribution], baseline: Mapping[str, object], size: int
     ) -> None:
         """Make the members, unless an earlier start of the study has made them.
 
@@ -120,7 +120,7 @@ def _stage(kept: dict[str, Any]) -> Stage:
 
 
 def first_settings(
-    space: Mapping[str, Between | OneOf], baseline: Mapping[str, object], size: int
+    space: Mapping[str, Distribution], baseline: Mapping[str, object], size: int
 ) -> dict[str, dict[str, object]]:
     """The settings with which the members begin: the baseline's, then some at random.
 
@@ -149,7 +149,7 @@ def first_settings(
 
 
 def explore(
-    space: Mapping[str, Between | OneOf], settings: Mapping[str, object], rng: random.Random
+    space: Mapping[str, Distribution], settings: Mapping[str, object], rng: random.Random
 ) -> dict[str, object]:
     """Other settings within the space.
 

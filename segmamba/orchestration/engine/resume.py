@@ -54,7 +54,7 @@ def check_same(stopped: Study, planned: Study) -> None:
         if _stored(getattr(stopped, name)) != _stored(getattr(planned, name)):
             differences.append(f"{name} differ")
     for name in SETS:
-        if _stored(stopped.data[name]) != _stored(planned.data[name]):
+        if getattr(stopped.data, name) != getattr(planned.data, name):
             differences.append(f"the {name} cases differ")
     if differences:
         raise UserError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
     from segmamba.studies.results import Trial
-    from segmamba.studies.search_space import Between, OneOf
+    from segmamba.studies.search_space import Distribution
 
 METRIC = "val/best_dice_mean"
 SEARCH_SEED = 0
@@ -51,7 +51,7 @@ class SpaceSearch(Searcher):
 
     def __init__(
         self,
-        space: Mapping[str, Between | OneOf],
+        space: Mapping[str, Distribution],
         baseline: Mapping[str, object],
         *,
         seed: int = 0,
@@ -163,7 +163,7 @@ def best_trial(trials: Sequence[Trial], baseline: Mapping[str, object]) -> Trial
     return max(candidates, key=lambda trial: trial.metrics[METRIC], default=None)
 
 
-def importance(space: Mapping[str, Between | OneOf], trials: Sequence[Trial]) -> dict[str, float]:
+def importance(space: Mapping[str, Distribution], trials: Sequence[Trial]) -> dict[str, float]:
     """How much each setting matters for the Dice on the validation set.
 
     PED-ANOVA (Watanabe et al. 2023) of the finished trials.
@@ -199,7 +199,7 @@ def importance(space: Mapping[str, Between | OneOf], trials: Sequence[Trial]) ->
     return dict(shares)
 
 
-def _stored(space: Mapping[str, Between | OneOf], params: Mapping[str, object]) -> dict[str, Any]:
+def _stored(space: Mapping[str, Distribution], params: Mapping[str, object]) -> dict[str, Any]:
     """Settings as Optuna stores them."""
     return {name: space[name].from_setting(value) for name, value in params.items()}
 

@@ -121,7 +121,8 @@ def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any
     record_environment(folder, data, trial.device, len(folder.read_history(epochs)))
     run = TrackedRun(data, folder, trial.device, trial.log)
     run.begin()
-    report: dict[str, Any] = {}
+    history = folder.read_history(epochs)  # of a trial that was trained before it was resumed
+    report: dict[str, Any] = dict(history[-1]) if history else {}
     for part, until in parts(config, trial.stages, folder):
         if plan.round_every:
             report_again(folder, trial.stages[-1].epoch, plan.round_every, config)

@@ -222,8 +222,8 @@ def start_study(
         "kind": "study",
         "study": study.name,
         "preset": study.preset,
-        "dataset": study.data["source"],
-        "labels_convention": study.data["convention"],
+        "dataset": study.data.source,
+        "labels_convention": study.data.convention,
         "git_commit": study.environment["git commit"],
         "mlflow.source.name": study.command,
         "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
@@ -237,7 +237,7 @@ def start_study(
         "preset": study.preset,
     }
     store.log_params(run.run_id, params)
-    inputs = dataset_inputs(study.data["source"], next(iter(splits.values())))
+    inputs = dataset_inputs(study.data.source, next(iter(splits.values())))
     store.client.log_inputs(run.run_id, inputs)
     record = asdict(study)
     for name in ("trials", "searched", "importance", "schedule"):

@@ -14,7 +14,7 @@ from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.orchestration.tracking.log import Log
 from segmamba.training.callback import Callback
-from segmamba.training.drawing import NoPictures
+from segmamba.training.drawing import NoPictures, PictureDrawer
 from segmamba.training.final_metrics import FinalMetrics, read_final_metrics
 from segmamba.training.fit import Epoch
 from segmamba.training.run import train_run
@@ -42,7 +42,7 @@ class TrackedRun:
         self.log.log_data(self.data)
         self.log.log_files([self.folder.config, self.folder.environment], None)
 
-    def train(self, config: Config, pictures: NoPictures | None = None) -> Iterator[Epoch]:
+    def train(self, config: Config, pictures: PictureDrawer | None = None) -> Iterator[Epoch]:
         """Train to the end of `config`, from the folder's checkpoint where there is one.
 
         Args:
