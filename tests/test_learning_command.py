@@ -14,7 +14,7 @@ from segmamba.models.weights import load_checkpoint
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import splits_of
 from tests.conftest import write_case
-from tests.test_train_command import KILLED, arguments, run, told_by
+from tests.test_train_command import KILLED, arguments, run, record_of
 
 EVERYTHING = {
     "learning.pretrain_epochs": 2,
@@ -78,7 +78,7 @@ def test_a_run_with_every_option_killed_anywhere_ends_as_if_nothing_had_happened
         killed_at(stormy, event, source)
     finished = run(stormy, *arguments(source, *OPTIONS, "--resume"))
     assert finished.returncode == 0, finished.stderr
-    assert told_by(stormy) == told_by(calm)
+    assert record_of(stormy) == record_of(calm)
     last = load_checkpoint(stormy / "Results" / "SegMamba_Run01" / "checkpoints" / "last.pth")
     assert any(not (last["model"][name] == value).all() for name, value in last["trained"].items())
 
