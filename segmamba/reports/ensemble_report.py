@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segmamba.evaluation.ensemble_scores import ENSEMBLE, SCORES, VARIANTS, difference
+from segmamba.data.labels import REGIONS, REGIONS_AND_MEAN
+from segmamba.evaluation.ensemble_scores import ENSEMBLE, VARIANTS, difference
 from segmamba.files import write_text
 from segmamba.reports.figures import (
     ARM_COLOURS,
@@ -22,8 +23,8 @@ from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
 from segmamba.studies.contrasts import points
 from segmamba.studies.ensemble_verdict import answer, gain, verdict_sentence
 
-COLUMNS = ("mean", *SCORES[:-1])
-HD95 = tuple(f"hd95_mm_{region}" for region in SCORES[:-1])
+COLUMNS = ("mean", *REGIONS)
+HD95 = tuple(f"hd95_mm_{region}" for region in REGIONS)
 
 
 def write_ensemble_report(found, folder):
@@ -352,7 +353,7 @@ def as_dict(found):
     groups = {}
     for group in found.groups:
         means = {
-            who: {s: float(np.mean(list(group.scores(who, f"dice_{s}").values()))) for s in SCORES}
+            who: {s: float(np.mean(list(group.scores(who, f"dice_{s}").values()))) for s in REGIONS_AND_MEAN}
             for who in (*group.members, ENSEMBLE)
         }
         mean, low, high = gain(found, group)
