@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from segmamba.config import AugmentConfig, Config
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.cases import find_cases
 from segmamba.data.feed import DeviceFeed
 from segmamba.data.labels import MODALITIES
@@ -149,7 +149,7 @@ def loader_rate(cases, config, steps):
 
 def augmented(batch, config):
     plans = [
-        plan(config.augment, config.seed, int(e), int(i), len(MODALITIES))
+        draw_augmentation(config.augment, config.seed, int(e), int(i), len(MODALITIES))
         for e, i in zip(batch.epoch, batch.index, strict=True)
     ]
     return augment(batch.image, batch.label, plans)

@@ -31,7 +31,7 @@ import psutil
 import torch
 
 from segmamba.config import Config
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.cases import find_cases
 from segmamba.data.labels import MODALITIES
 from segmamba.data.loader import batches
@@ -142,7 +142,7 @@ def our_batches(prepared, *, augmented):
         image, label = batch.image, batch.label
         if augmented:
             plans = [
-                plan(CONFIG.augment, 0, int(e), int(i), len(MODALITIES))
+                draw_augmentation(CONFIG.augment, 0, int(e), int(i), len(MODALITIES))
                 for e, i in zip(batch.epoch, batch.index, strict=True)
             ]
             image, label = augment(image.float(), label, plans)

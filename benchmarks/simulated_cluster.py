@@ -30,11 +30,11 @@ OBJECT_STORE = 100 * 2**20
 def simulated_trial(assignment, context):
     """Stands in for segmamba.orchestration.engine.trainable.run_trial: goes on from its folder, logs and reports, and takes no time."""
     from ray import tune
+    from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
     from segmamba.files import write_json
-    from segmamba.orchestration.engine.trainable import trial_folder
+    from segmamba.orchestration.engine.context import trial_folder
     from segmamba.orchestration.tracking.run_log import FOLDER_TAG
-    from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
     plan = assignment["trial"]
     folder = trial_folder(context.folder, plan)
@@ -68,7 +68,7 @@ def simulated_study(folder, trials):
     """(StudyContext, TrialPlans) of a study whose store and parent run exist in `folder`."""
     from segmamba.config import preset
     from segmamba.data.splits import Split
-    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.orchestration.engine.context import StudyContext
     from segmamba.orchestration.tracking.store import open_store, store_uri
     from segmamba.studies.spec import TrialPlan
 
@@ -101,7 +101,6 @@ def simulated_study(folder, trials):
 def accounted(context, plans):
     """(runs that hold all that they should, what is wrong with the others: the first few)."""
     from mlflow import MlflowClient
-
     from segmamba.orchestration.tracking.runs import TRIAL_TAG, children
 
     client, runs = MlflowClient(context.mlflow_uri), {}
@@ -221,7 +220,7 @@ def run(trials, nodes, cores, kills, folder):
     }
     from segmamba.orchestration.engine import launch, trainable
     from segmamba.orchestration.engine.cluster import machine_for
-    from segmamba.orchestration.engine.resource_plan import Resources
+    from segmamba.orchestration.engine.resources import Resources
 
     context, plans = simulated_study(folder, trials)
     cluster = Nodes(cores, folder)
@@ -243,12 +242,8 @@ def run(trials, nodes, cores, kills, folder):
                 compile="auto",
             )
             began = time.monotonic()
-            launch.run_plans(
-                context,
-                resources,
-                Counter(trials, cluster, kills),
-                {"trial": tune.grid_search(plans)},
-                reuse_actors=True,
+            launch.TrialLauncher(context, resources, Counter(trials, cluster, kills)).run(
+                {"trial": tune.grid_search(plans)}, reuse_actors=True
             )
             seconds = time.monotonic() - began
     finally:

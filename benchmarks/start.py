@@ -28,8 +28,8 @@ def told(name, after):
             os._exit(0)
         return method(self, *arguments, **options)
     setattr(RunProgress, name, call)
-for name in ("steps", "begin", "step"):
-    told(name, "step")
+for name in ("steps", "begin", "on_step"):
+    told(name, "on_step")
 from segmamba.cli import main
 sys.argv = ["segmamba", "train", "--preset", "demo", "--device", "cpu"]
 main()
@@ -52,7 +52,7 @@ def seconds_to_first_step(cwd):
         timeout=600,
     )
     lines = [line.split() for line in process.stdout.splitlines() if line.startswith("AT ")]
-    if not lines or lines[-1][1] != "step":
+    if not lines or lines[-1][1] != "on_step":
         raise SystemExit(process.stdout + process.stderr)
     phases = [(" ".join(words[1:-1]), float(words[-1]) - began) for words in lines]
     return phases[-1][1], phases

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segmamba.studies.anova import LEVEL, crossed, holm
+from segmamba.config import CONFIDENCE_LEVEL
+from segmamba.studies.anova import crossed, holm
 
 SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
 ARMS, MARGIN, FOLDS = 3, 0.5, 5  # arms beside the baseline; Dice points
@@ -39,7 +40,7 @@ def simulate(rng, draw, *, studies, seed_sd, cases, seeds, case_sd, rest_sd, fol
 
 def cell(d):
     """Rates of one cell, from differences d (studies, ARMS, seeds, cases) without a true effect."""
-    alpha, layout = 1 - LEVEL, crossed(d)
+    alpha, layout = 1 - CONFIDENCE_LEVEL, crossed(d)
     p, half = layout.p_value(), layout.half_width()
     adjusted = np.array([holm(row) for row in p])
     rates = {

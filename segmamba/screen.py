@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,3 +31,43 @@ def print_line(console: Console, text: str, style: str | None = None) -> None:
         style: A rich style for the whole line.
     """
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def points(dice: float, *, decimals: int = 1) -> str:
+    """Write a Dice score in points, the unit of everything that a person reads.
+
+    Args:
+        dice: Dice in [0, 1], as files and JSON output hold it.
+        decimals: Digits after the decimal point.
+
+    Returns:
+        Dice from 0 to 100, for example "70.7".
+    """
+    return f"{100 * dice:.{decimals}f}"
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as "2 h 05 min" or "3:20 min"."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60}:{rest % 60:02d} min"
+
+
+def progress_lines(console: Console, label: str) -> Progress:
+    """The Progress of a preparation on a console.
+
+    A terminal shows a line that counts; elsewhere one line follows when all is done. Nothing is
+    shown where there is nothing to do, since the Progress is then never called.
+
+    Args:
+        console: Where the lines go.
+        label: What is being prepared.
+    """
+    began = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        if console.is_terminal:
+            console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
+        elif done == total:
+            print_line(console, f"{label}: {total} in {time.monotonic() - began:.0f} s")
+
+    return show

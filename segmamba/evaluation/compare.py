@@ -259,9 +259,13 @@ def _print_table(title: str, paired: list[Paired], console: Console) -> None:
     )
     table.title = title
     for one in paired:
-        form = "{:.4f}" if one.metric == "dice" else "{:.2f}"
-        interval = "-" if one.low is None else f"{form.format(one.low)} to {form.format(one.high)}"
+        scale = 100 if one.metric == "dice" else 1  # Dice in points, HD95 in mm
+        interval = (
+            "-"
+            if one.low is None or one.high is None
+            else f"{scale * one.low:.2f} to {scale * one.high:.2f}"
+        )
         name = {"dice": "Dice", "hd95_mm": "HD95 mm"}[one.metric]
-        values = (form.format(value) for value in (one.mean_a, one.mean_b, one.difference))
+        values = (f"{scale * value:.2f}" for value in (one.mean_a, one.mean_b, one.difference))
         table.add_row(one.region, name, *values, interval, str(one.higher), str(one.lower))
     console.print(table)

@@ -11,7 +11,7 @@ from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS, REGIONS_AND_MEAN
 from segmamba.evaluation.intervals import mean_interval
 from segmamba.evaluation.score import METRICS, ScoreRow
-from segmamba.screen import print_line
+from segmamba.screen import points, print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,12 +127,12 @@ def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Consol
         dice, hd95_mm = metrics["dice"], metrics["hd95_mm"]
         table.add_row(
             region,
-            f"{dice['mean']:.4f}",
-            _interval(dice, "{:.3f}"),
-            f"{dice['median']:.4f}",
-            "-" if dice["sd"] is None else f"{dice['sd']:.3f}",
+            points(dice["mean"], decimals=2),
+            _interval(dice, scale=100),
+            points(dice["median"], decimals=2),
+            "-" if dice["sd"] is None else points(dice["sd"]),
             f"{hd95_mm['mean']:.2f}",
-            _interval(hd95_mm, "{:.1f}"),
+            _interval(hd95_mm),
             f"{hd95_mm['median']:.2f}",
             f"{metrics['sensitivity']['mean']:.3f}",
             f"{metrics['specificity']['mean']:.5f}",
@@ -140,7 +140,7 @@ def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Consol
     console.print(table)
 
 
-def _interval(figures: Figures, form: str) -> str:
-    if figures["low"] is None:
+def _interval(figures: Figures, *, scale: float = 1) -> str:
+    if figures["low"] is None or figures["high"] is None:
         return "-"
-    return f"{form.format(figures['low'])}-{form.format(figures['high'])}"
+    return f"{scale * figures['low']:.1f}-{scale * figures['high']:.1f}"

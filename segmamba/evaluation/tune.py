@@ -20,8 +20,7 @@ import torch
 from segmamba.config import Config, PostprocessConfig
 from segmamba.data.case import Case
 from segmamba.data.labels import REGIONS
-from segmamba.data.source import labelled_cases
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.data.source import find_data
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
@@ -29,7 +28,7 @@ from segmamba.evaluation.rules import AUTO, CHALLENGES, LEGACY, Challenge, chall
 from segmamba.evaluation.score import score_case
 from segmamba.files import write_json, write_text
 from segmamba.inference.predictor import Predictor, PreparedScan
-from segmamba.screen import Progress, Steps, no_progress
+from segmamba.screen import Progress, Steps, no_progress, points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,8 +48,8 @@ def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Cas
 
     Args:
         config: The configuration of the run.
-        results: The folder below which a phantom is made, as `labelled_cases` takes it.
-        steps: Shows progress, as `labelled_cases` takes it.
+        results: The folder below which a phantom is made, as `find_data` takes it.
+        steps: Shows progress, as `find_data` takes it.
 
     Returns:
         The validation set.
@@ -58,11 +57,11 @@ def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Cas
     Raises:
         UserError: The run was tested on these cases as well.
     """
-    cases, source, _ = labelled_cases(config, results, steps)
-    split = split_cases([SourceCase(case) for case in cases], config.data)
+    data = find_data(config, results, steps=steps)
+    split = data.split(config.data)
     if split.test_is_validation:
         raise UserError(
-            f"{source}: too few patients for a validation set of their own; "
+            f"{data.source}: too few patients for a validation set of their own; "
             "what is chosen on the test set would flatter the verdict"
         )
     return [case.case for case in split.validation]
@@ -259,7 +258,9 @@ def render(steps: Sequence[Step], console: Console) -> None:
 
     table = Table("setting", "mean Dice on the validation set by value", "chosen", box=None)
     for step in steps:
-        scores = "  ".join(f"{value}: {score:.4f}" for value, score in step.scores.items())
+        scores = "  ".join(
+            f"{value}: {points(score, decimals=2)}" for value, score in step.scores.items()
+        )
         table.add_row(step.setting, scores, step.chosen)
     console.print(table)
     console.print(

@@ -22,7 +22,7 @@ from segmamba.config import load_config, load_postprocess
 from segmamba.config.postprocess import FILE_NAME as POSTPROCESS_FILE
 from segmamba.config.postprocess import PostprocessConfig
 from segmamba.data.labels import CLASSES, REGIONS
-from segmamba.data.preprocess import to_working_grid
+from segmamba.data.working_grid import to_working_grid
 from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.inference.decide import background, in_channels

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from segmamba.config import Config
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.loader import Batch, patches_per_epoch
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
@@ -226,7 +226,7 @@ class _EpochTotals:
 def _augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """Augment each patch by its own plan: image (B, C, D, H, W), label (B, D, H, W)."""
     plans = [
-        plan(config.augment, config.seed, int(e), int(i), batch.image.shape[1])
+        draw_augmentation(config.augment, config.seed, int(e), int(i), batch.image.shape[1])
         for e, i in zip(batch.epoch, batch.index, strict=True)
     ]
     return augment(batch.image, batch.label, plans)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from segmamba.config import Config
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.augment_intensity import add_noise, shift_and_stretch
 from segmamba.data.feed import DeviceFeed
 from segmamba.data.loader import Batch, patches_per_epoch, unlabelled_batches
@@ -143,7 +143,7 @@ class MeanTeacher:
             for e, i in zip(batch.epoch, batch.index, strict=True)
         ]
         plans = [
-            plan(self._config.augment, self._config.seed, *place, batch.image.shape[1])
+            draw_augmentation(self._config.augment, self._config.seed, *place, batch.image.shape[1])
             for place in places
         ]
         return augment(batch.image, batch.label, plans)[0]

@@ -25,7 +25,7 @@ from segmamba.errors import UserError
 from segmamba.models import build_model, decay_groups
 from segmamba.models.describe import fake_autocast, fake_network
 from segmamba.models.outputs import output_channels
-from segmamba.models.segmamba import MODALITIES
+from segmamba.models.segmamba import IN_CHANNELS
 from segmamba.training.losses import training_loss
 
 ALLOWANCE = {"cuda": (128 * 2**20, 0.01), "cpu": (0, 0.3)}
@@ -172,7 +172,7 @@ def _loss(
 ) -> torch.Tensor:
     """Return the loss of one batch of noise; `precision` is the autocast context of training."""
     shape = (config.train.batch_size, *config.data.patch_size)
-    image = torch.rand(shape[0], MODALITIES, *shape[1:], device=device)
+    image = torch.rand(shape[0], IN_CHANNELS, *shape[1:], device=device)
     label = torch.zeros(shape, dtype=torch.uint8, device=device)
     with precision:
         logits = model(image)

@@ -154,7 +154,7 @@ def _on_grid(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Interpolate (channels, x, y, z) to `shape`, for showing only."""
     if image.shape[1:] == shape:
         return image
-    from segmamba.data.preprocess import resample
+    from segmamba.data.working_grid import resample
 
     zooms = [n / s for n, s in zip(shape, image.shape[1:], strict=True)]
     return np.stack([resample(channel, zooms, order=1) for channel in image])

@@ -15,19 +15,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
 from segmamba.config import Config, LearningConfig
-from segmamba.data.augment import augment, plan
-from segmamba.data.feed import DeviceFeed, sent
+from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.feed import DeviceFeed, to_device
 from segmamba.data.loader import unlabelled_batches
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
 from segmamba.models.blocks import PointwiseConv
-from segmamba.models.segmamba import MODALITIES
+from segmamba.models.segmamba import IN_CHANNELS
 from segmamba.training.callback import Callback
 from segmamba.training.fit import Checkpoint, NonFiniteLoss
 from segmamba.training.optim import Optimizer, learning_rate
@@ -98,7 +99,8 @@ def pretrain(
     config, callback = pretraining_config(config), callback or Callback()
     seed_everything(config.seed, deterministic=config.train.deterministic)
     model = build_model(config.model)
-    model.head = PointwiseConv(model.head.in_channels, MODALITIES)
+    head = cast(PointwiseConv, model.head)
+    model.head = PointwiseConv(head.in_channels, IN_CHANNELS)
     model = model.to(device).train()
     optimizer, done = Optimizer(model, config, device), 0
     if resume_from:
@@ -169,13 +171,14 @@ def _gather_gradients(
         batch = next(stream)
         places = [(int(e), int(i)) for e, i in zip(batch.epoch, batch.index, strict=True)]
         plans = [
-            plan(config.augment, config.seed, *place, batch.image.shape[1]) for place in places
+            draw_augmentation(config.augment, config.seed, *place, batch.image.shape[1])
+            for place in places
         ]
         image, _ = augment(batch.image, batch.label, plans)  # (B, C, D, H, W)
         masks = [
             hidden_voxels(image.shape[2:], config.learning, config.seed, *place) for place in places
         ]
-        hidden = sent(np.stack(masks), device)[:, None]  # (B, 1, D, H, W)
+        hidden = to_device(np.stack(masks), device)[:, None]  # (B, 1, D, H, W)
         with optimizer.autocast():
             loss = loss_of(image, hidden) / config.train.accumulation
         optimizer.backward(loss)

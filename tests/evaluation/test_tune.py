@@ -10,7 +10,8 @@ from segmamba.cli import main
 from segmamba.config import PostprocessConfig, load_postprocess, preset
 from segmamba.data.cases import find_cases
 from segmamba.data.labels import CLASSES, ET, NCR
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.data.splits import split_cases
+from segmamba.data.strata import SourceCase
 from segmamba.errors import UserError
 from segmamba.evaluation.tune import Vote, tune, validation_of
 from segmamba.inference.predictor import Predictor

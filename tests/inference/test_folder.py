@@ -242,7 +242,12 @@ def test_the_command_says_what_the_written_labels_merge(predictor, tmp_path, cap
         tmp_path / "post", "BraTS-GLI-00005-100", shape=(40, 44, 24), names=NEW_NAMES, label=False
     )
     code = run_prediction(
-        predictor, tmp_path / "post", "auto", Outputs(tmp_path / "out"), ["run", "run"], False
+        predictor,
+        tmp_path / "post",
+        "auto",
+        Outputs(tmp_path / "out"),
+        ["run", "run"],
+        as_json=False,
     )
     assert (
         code == 0

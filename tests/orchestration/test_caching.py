@@ -23,7 +23,7 @@ SETS = ("train", "validation", "test", "unlabelled")
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    """Two folders, one for each node of a cluster that this process is connected to; it counts itself to the first."""
+    """Two folders, one for each node of a cluster that this process has joined at the first."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

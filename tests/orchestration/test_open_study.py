@@ -1,6 +1,7 @@
 """A study is unfinished, and this process its driver, until whoever opened it is done with its trials: scoring and registering belong to it."""
 
 import contextlib
+import functools
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,8 +15,7 @@ from segmamba.orchestration import study
 from segmamba.orchestration.engine.cluster import FOR_RAY
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.tracking.patience import StudyHalted
-from segmamba.orchestration.tracking.runs import end_trial
+from segmamba.orchestration.tracking.store import StudyHalted
 from tests.conftest import write_case
 
 NAME = "ensemble_Run01"
@@ -45,7 +45,8 @@ def without_training(patch):
         ended = {trial.arm for trial in engine.study.trials if trial.status == "FINISHED"}
         for plan in engine.study.plans:
             if plan.arm not in ended:
-                end_trial(engine.context, plan, "FINISHED")
+                tags = functools.partial(engine.context.trial_tags, plan)
+                engine.context.run.end_trial(plan.key, "FINISHED", tags=tags)
 
     patch(study.StudyRunner, "run", run)
     patch(

@@ -203,8 +203,8 @@ def test_spread_between_patients_asks_for_cases_and_between_seeds_for_seeds():
     by_seed = what_would_decide(
         crossed(draw(seeds=4, cases=80, seed_sd=3, case_sd=0.1, rest_sd=0.1)), half_width=1.5
     )
-    assert by_case[0] is None and by_case[1] > 0
-    assert by_seed[0] > 0 and by_seed[1] is None
+    assert by_case.seeds is None and by_case.cases > 0
+    assert by_seed.seeds > 0 and by_seed.cases is None
 
 
 def test_one_seed_is_undecided_and_says_why(make_study):
@@ -247,8 +247,8 @@ def test_points_are_dice_times_a_hundred_with_a_real_minus():
     assert [
         points(0.0123),
         points(-0.0123),
-        points(0.0123, True),
-        points(-0.0001, True),
+        points(0.0123, signed=True),
+        points(-0.0001, signed=True),
         points(math.nan),
     ] == [
         "1.2",

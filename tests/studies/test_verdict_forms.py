@@ -10,7 +10,7 @@ from scipy import stats
 from segmamba.errors import UserError
 from segmamba.studies.anova import holm
 from segmamba.studies.contrasts import contrast_difference, difference
-from segmamba.studies.hypothesis import Hypothesis, Pair, Trend, hypothesis_from
+from segmamba.studies.hypothesis import Hypothesis, PairwiseContrast, Trend, hypothesis_from
 from segmamba.studies.verdict import gains, verdict
 from tests.studies.synthetic import synthetic_study
 
@@ -174,9 +174,10 @@ def test_a_claim_keeps_what_a_part_of_the_arms_can_answer():
         claim="c", contrasts=(("b", "a"), ("d", "c"), Trend({"a": 0, "b": 1, "c": 2}))
     )
     kept = claim.within(["a", "b"])
-    assert kept.contrasts == (Pair("b", "a"), Trend({"a": 0, "b": 1})) and kept.left_out == (
-        "d \N{MINUS SIGN} c",
-    )
+    assert kept.contrasts == (
+        PairwiseContrast("b", "a"),
+        Trend({"a": 0, "b": 1}),
+    ) and kept.left_out == ("d \N{MINUS SIGN} c",)
     alone = Hypothesis(claim="c", better="b", than="a").within(["a"])
     assert alone.contrasts == () and alone.left_out == ("b \N{MINUS SIGN} a",)
     study = synthetic_study({"a": 0.0, "b": 0.0}, seeds=2, cases=3)
