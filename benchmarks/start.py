@@ -28,7 +28,7 @@ def told(name, after):
             os._exit(0)
         return method(self, *arguments, **options)
     setattr(RunProgress, name, call)
-for name in ("steps", "begin", "on_step"):
+for name in ("steps", "on_begin", "on_step"):
     told(name, "on_step")
 from segmamba.cli import main
 sys.argv = ["segmamba", "train", "--preset", "demo", "--device", "cpu"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from segmamba.data.cases import AUTO
 from segmamba.data.labels import convention, to_classes
-from segmamba.data.volumes import grid_finding, read_volume
+from segmamba.data.volumes import FileGrid, grid_finding, read_volume
 from segmamba.errors import UserError
 from segmamba.evaluation.segmentations import (
     Truth,
@@ -136,7 +136,9 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
         return np.zeros_like(truth), truth, spacing_mm
     predicted, pred_affine, _ = read_volume(pair.pred)
     if finding := grid_finding(
-        pair, pair.pred, predicted.shape, pred_affine, pair.truth, values.shape, affine
+        pair.id,
+        FileGrid(pair.pred, predicted.shape, pred_affine),
+        FileGrid(pair.truth, values.shape, affine),
     ):
         raise UserError(finding.text)
     try:
