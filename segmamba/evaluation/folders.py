@@ -8,7 +8,7 @@ import numpy as np
 
 from segmamba.data.cases import AUTO
 from segmamba.data.labels import convention, to_classes
-from segmamba.data.volumes import grid_finding, read_volume
+from segmamba.data.volumes import FileGrid, grid_finding, read_volume
 from segmamba.errors import UserError
 from segmamba.evaluation.segmentations import (
     Truth,
@@ -135,9 +135,8 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     if pair.pred is None:
         return np.zeros_like(truth), truth, spacing_mm
     predicted, pred_affine, _ = read_volume(pair.pred)
-    if finding := grid_finding(
-        pair, pair.pred, predicted.shape, pred_affine, pair.truth, values.shape, affine
-    ):
+    grid = FileGrid(pair.pred, predicted.shape, pred_affine)
+    if finding := grid_finding(pair.id, grid, FileGrid(pair.truth, values.shape, affine)):
         raise UserError(finding.text)
     try:
         return to_classes(predicted, pair.pred_labels, pair.pred), truth, spacing_mm
