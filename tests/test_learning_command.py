@@ -27,7 +27,7 @@ EVERYTHING = {
     "train.accumulation": 2,
 }
 OPTIONS = [word for name, value in EVERYTHING.items() for word in ("--set", f"{name}={value}")]
-KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "pretraining", ')
+KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "on_pretraining_step", ')
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,9 @@
 """Dice per region under the BraTS rule."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from segmamba.data.labels import REGIONS, region_masks
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+from segmamba.data.labels import REGIONS, Array, region_masks
 
 
-def dice(pred: np.ndarray | torch.Tensor, truth: np.ndarray | torch.Tensor) -> dict[str, float]:
+def dice(pred: Array, truth: Array) -> dict[str, float]:
     """Compute Dice per region, and their mean.
 
     Both empty -> 1.0; exactly one empty -> 0.0 (the BraTS rule; Menze et al. 2015 and the

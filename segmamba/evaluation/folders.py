@@ -135,11 +135,8 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     if pair.pred is None:
         return np.zeros_like(truth), truth, spacing_mm
     predicted, pred_affine, _ = read_volume(pair.pred)
-    if finding := grid_finding(
-        pair.id,
-        FileGrid(pair.pred, predicted.shape, pred_affine),
-        FileGrid(pair.truth, values.shape, affine),
-    ):
+    grid = FileGrid(pair.pred, predicted.shape, pred_affine)
+    if finding := grid_finding(pair.id, grid, FileGrid(pair.truth, values.shape, affine)):
         raise UserError(finding.text)
     try:
         return to_classes(predicted, pair.pred_labels, pair.pred), truth, spacing_mm
