@@ -103,7 +103,12 @@ def _create(path: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A name in the same folder, for what will take the place of `path`; nothing of it stays."""
+    """A name in the same folder, for what will take the place of `path`; nothing of it stays.
+
+    What processes that were killed have left under such names goes away too: the lock is ours.
+    """
+    for left in path.parent.glob(f".{path.name}.*.new*"):
+        left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield temporary
