@@ -28,8 +28,9 @@ from segmamba.config import load_config, preset
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
 from segmamba.device import autocast, choose_device
-from segmamba.inference import member as member_module
-from segmamba.inference.folder import DONE, Outputs, predict_cases
+from segmamba.inference import ensemble_member as member_module
+from segmamba.inference.folder import predict_cases
+from segmamba.inference.outputs import DONE, Outputs
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
 

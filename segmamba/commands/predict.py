@@ -107,7 +107,7 @@ def predict(
     )
     changes |= {} if scales is None else parse_assignments([f"inference.scales={scales}"])
 
-    from segmamba.inference.folder import Outputs
+    from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import load_predictor
 
     if bool(checkpoint) == bool(model):
@@ -121,11 +121,11 @@ def predict(
     outputs = Outputs(
         output,
         None if labels in ("auto", "mixed") else labels,
-        probabilities,
-        uncertainty,
-        overlay,
-        html,
-        skip_existing,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        overlay=overlay,
+        page=html,
+        skip_existing=skip_existing,
     )
     raise typer.Exit(
         run_prediction(
@@ -142,7 +142,8 @@ def predict(
 def run_prediction(predictor, source, labels, outputs, names, as_json):
     """Predict every case of `source` and tell of it; the exit code. names: what to call the predictor's members in predictions.json."""
     from segmamba.data.cases import MIXED, list_cases, notes_on_labels
-    from segmamba.inference.folder import FAILED, predict_cases, write_record
+    from segmamba.inference.folder import predict_cases, write_record
+    from segmamba.inference.outputs import FAILED
 
     told = console(stderr=True)
     cases = list_cases(source, MIXED if labels == "auto" else labels)

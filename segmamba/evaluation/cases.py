@@ -11,7 +11,8 @@ from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
 from segmamba.inference.decide import decide
 from segmamba.inference.ensemble_member import Member
-from segmamba.inference.predictor import Predictor, PreparedScan
+from segmamba.inference.predictor import Predictor
+from segmamba.inference.prepared_scan import PreparedScan
 
 SCORES = (*REGIONS, "mean")
 RESIDENT_CASES = 32  # validation cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at 1 mm
