@@ -1,5 +1,6 @@
 """`segmamba predict` and `segmamba export` as a user types them."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -32,7 +33,10 @@ def data(tmp_path):
 
 
 def predict(*options):
-    """Runs in this process and working directory; the exit code. A UserError, which the command line prints in one line, comes through."""
+    """Run in this process and working directory; the exit code.
+
+    A UserError, which the command line prints in one line, comes through.
+    """
     arguments = ["predict", "--checkpoint", "run", "--input", "data", "--output", "out", *options]
     return typer.main.get_command(app)(arguments, standalone_mode=False)
 
@@ -48,8 +52,8 @@ def test_cases_in_segmentations_out_and_the_post_processing_is_named(
     printed = capsys.readouterr()
     assert "min_component_voxels (5, 6, 7) (from run/postprocessing.json)" in printed.err
     record = json.loads(printed.out)
-    (told,) = record["inference"]
-    assert (told["overlap"], told["flips"], told["scales"]) == (0.25, True, [1.0, 0.75])
+    (options,) = record["inference"]
+    assert (options["overlap"], options["flips"], options["scales"]) == (0.25, True, [1.0, 0.75])
     assert record["postprocessing"]["min_component_voxels"] == [5, 6, 7]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
@@ -76,7 +80,7 @@ def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(ru
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--overlap", "1"], "inference.overlap = 1.0"),
         (["--scales", "0"], "inference.scales = (0.0,)"),
@@ -90,10 +94,10 @@ def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(ru
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
 def test_a_wrong_option_is_one_line_and_makes_no_output(
-    run, data, tmp_path, monkeypatch, options, told
+    run, data, tmp_path, monkeypatch, options, message
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         predict(*options)
     assert not (tmp_path / "out").exists()
 
@@ -108,10 +112,13 @@ def test_export_writes_a_bundle_and_says_where(run, tmp_path, monkeypatch, capsy
 
 
 def test_the_readmes_lines_load_weights_and_config_and_predict(tmp_path, monkeypatch):
-    """The five lines are cut out of README.md and run as they stand, on a run and a case of the names that they use."""
+    """The five statements are cut out of README.md and run as they stand.
+
+    A run and a case have the names that they use.
+    """
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (lines,) = re.findall(r"```python\n(from segmamba\.data.*?)```", readme, re.DOTALL)
-    assert len([line for line in lines.splitlines() if line.strip()]) == 5
+    assert len(ast.parse(lines).body) == 5
     write_run(tmp_path / "run")
     write_case(tmp_path / "data", "X", shape=(40, 44, 24), label=False)
     monkeypatch.chdir(tmp_path)
