@@ -14,7 +14,8 @@ from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
 from segmamba.inference.decide import decide
 from segmamba.inference.ensemble_member import Member
-from segmamba.inference.predictor import Predictor, PreparedScan
+from segmamba.inference.predictor import Predictor
+from segmamba.inference.prepared_scan import PreparedScan
 
 CaseScores = dict[str, Any]
 """One case's scores: {"case": its id, "dice_ET": .., "dice_mean": .., "hd95_mm_ET": ..}."""

@@ -20,7 +20,7 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.errors import UserError
-from segmamba.inference.predictor import postprocess_file
+from segmamba.inference.checkpoint_files import postprocess_file
 from segmamba.orchestration.tracking.model_folder import write_folder
 from segmamba.orchestration.tracking.outbox import is_away
 from segmamba.orchestration.tracking.store import Store, as_default, quiet
