@@ -1,32 +1,41 @@
 """Does ASHA find the best arm, and what does it save?
 
-python benchmarks/asha.py [--repeats 20] [--json FILE]      a minute on one core
+    python benchmarks/asha.py [--repeats 20] [--json FILE]      # a minute on one core
 
-Simulated trainings, the real schedulers: Ray's ASHA with the times that a search of ours gives it, and our search over Optuna, in a loop
-that stands for Ray Tune's (WORKERS trials at once, an epoch each in turn). An arm's validation Dice rises as level - drop * exp(-epoch / pace)
-plus the noise of its seed and of each evaluation; arms differ in level and in pace, so that the best is not always the first to lead.
+The trainings are simulated, the schedulers are the real ones: Ray's ASHA with the times that a
+search gives it, and our search over Optuna. A loop stands for Ray Tune's: WORKERS trials at once,
+an epoch each in turn. An arm's validation Dice rises as level - drop * exp(-epoch / pace), plus the
+noise of its seed and of each evaluation. Arms differ in level and in pace, so that the best arm is
+not always the first to lead.
 
 arms:   ARMS arms, the best GAP above the next, which learn at nearly the same pace.
-paces:  the same arms, but the slowest takes 2.5 times the epochs of the fastest: what ASHA cannot know, and why no ablation uses it unasked.
-search: our Optuna search over a learning rate and a weight decay, with a ridge around the best learning rate.
-Returned is the arm that the validation set likes best at the end. It counts as found where its true level is within MARGIN of the best.
+paces:  the same arms, but the slowest takes 2.5 times the epochs of the fastest. ASHA cannot know
+        that, which is why no ablation uses it unless asked.
+search: our Optuna search over a learning rate and a weight decay, with a ridge around the best
+        learning rate.
+
+The arm with the best validation Dice at the end is returned. It counts as found where its true
+level is within MARGIN of the best.
 """
 
-import argparse
-import json
-import os
-import platform
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from figures import Figure, at_least, at_most, command_line, report
 from segmamba.config import preset
 from segmamba.orchestration.engine.launch import asha_times
 from segmamba.orchestration.engine.search import METRIC, SpaceSearch
 from segmamba.studies.search_space import Between
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import AsyncHyperBandScheduler
 
 ARMS, WORKERS, EPOCHS = 27, 4, 30
 GAP, MARGIN, SEED_SD, EVALUATION_SD = 0.02, 0.005, 0.005, 0.003  # Dice
@@ -43,20 +52,20 @@ FOUND_GOAL, EPOCHS_GOAL = 90.0, 40.0  # %
 class Training:
     """One simulated run."""
 
-    def __init__(self, rng, level, pace):
-        self.level, self.final, self.pace, self.rng, self.epoch = (
-            level,
-            level + rng.normal(0, SEED_SD),
-            pace,
-            rng,
-            0,
-        )
+    def __init__(self, rng: np.random.Generator, level: float, pace: float) -> None:
+        self.level = level
+        self.final = level + rng.normal(0, SEED_SD)
+        self.pace, self.rng, self.epoch = pace, rng, 0
         self.best = 0.0
 
-    def step(self):
-        """The result that a trial of ours reports after an epoch."""
+    def step(self) -> dict[str, float]:
+        """The result that a trial reports after an epoch."""
         self.epoch += 1
-        result = {"epoch": self.epoch, "epochs": EPOCHS, "training_iteration": self.epoch}
+        result: dict[str, float] = {
+            "epoch": self.epoch,
+            "epochs": EPOCHS,
+            "training_iteration": self.epoch,
+        }
         if self.epoch % CONFIG.train.validate_every_epochs == 0 or self.epoch == EPOCHS:
             dice = (
                 self.final
@@ -70,8 +79,19 @@ class Training:
 CONFIG = preset("quick").changed({"train.epochs": EPOCHS})
 
 
-def run(scheduler, next_training, search=None):
-    """(best training by the validation set, epochs spent): WORKERS at once until `next_training()`, which gives (name, Training), gives None."""
+NextTraining = Callable[[], tuple[str, Training] | None]
+
+
+def run(
+    scheduler: AsyncHyperBandScheduler,
+    next_training: NextTraining,
+    search: SpaceSearch | None = None,
+) -> tuple[Training, int]:
+    """Run WORKERS trainings at once until `next_training` returns None.
+
+    Returns:
+        The best training by the validation set and the number of epochs spent.
+    """
     from ray.tune.schedulers import TrialScheduler
 
     running, ended, epochs, more = [], [], 0, True
@@ -100,14 +120,14 @@ def run(scheduler, next_training, search=None):
     return max(whole, key=lambda t: t.best), epochs
 
 
-def asha():
+def asha() -> AsyncHyperBandScheduler:
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     return AsyncHyperBandScheduler(metric=METRIC, mode="max", **asha_times(CONFIG))
 
 
-def arms_once(seed, paces=PACES):
-    """(loss against the best arm in Dice, share of the epochs)."""
+def arms_once(seed: int, paces: tuple[float, float] = PACES) -> tuple[float, float]:
+    """The loss against the best arm in Dice, and the share of the epochs that was spent."""
     rng = np.random.default_rng(seed)
     levels = np.concatenate([[0.8], 0.8 - GAP - rng.exponential(0.02, ARMS - 1)])
     arms = [(f"{i}", Training(rng, level, rng.uniform(*paces))) for i, level in enumerate(levels)]
@@ -116,18 +136,18 @@ def arms_once(seed, paces=PACES):
     return levels.max() - best.level, epochs / (ARMS * EPOCHS)
 
 
-def level_of(changes):
+def level_of(changes: Mapping[str, float]) -> float:
     """The true Dice of settings: a ridge at lr 1e-3, a weak optimum of the weight decay."""
     off, decay = np.log10(changes["optim.lr"]) + 3, np.log10(changes["optim.weight_decay"]) + 2
     return 0.8 - 0.04 * off**2 - 0.002 * decay**2
 
 
-def search_once(seed):
-    """(loss against the best setting in Dice, share of the epochs)."""
+def search_once(seed: int) -> tuple[float, float]:
+    """The loss against the best setting in Dice, and the share of the epochs that was spent."""
     rng = np.random.default_rng(seed)
     search, begun = SpaceSearch(SPACE, BASELINE, seed=seed), []
 
-    def next_training():
+    def next_training() -> tuple[str, Training] | None:
         if len(begun) == SEARCH_TRIALS:
             return None
         plan = search.suggest(f"{len(begun)}")["trial"]
@@ -138,16 +158,15 @@ def search_once(seed):
     return 0.8 - best.level, epochs / (SEARCH_TRIALS * EPOCHS)
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
-    began, figures = time.perf_counter(), {}
+    began = time.perf_counter()
+    figures: dict[str, Figure] = {}
     print(
-        f"{'':8s} {'found, %':>9s} {'epochs, %':>10s} {'mean loss, points':>18s}    ({options.repeats} repeats)"
+        f"{'':8s} {'found, %':>9s} {'epochs, %':>10s} {'mean loss, points':>18s}"
+        f"    ({options.repeats} repeats)"
     )
     for name, once in (
         ("arms", arms_once),
@@ -155,34 +174,16 @@ def main():
         ("search", search_once),
     ):
         losses, shares = np.array([once(seed) for seed in range(options.repeats)]).T
-        found, spent = 100 * float(np.mean(losses <= MARGIN)), 100 * float(np.mean(shares))
-        print(f"{name:8s} {found:9.0f} {spent:10.1f} {100 * losses.mean():18.2f}")
+        found_percent = 100 * float(np.mean(losses <= MARGIN))
+        epochs_percent = 100 * float(np.mean(shares))
+        mean_loss = 100 * losses.mean()
+        print(f"{name:8s} {found_percent:9.0f} {epochs_percent:10.1f} {mean_loss:18.2f}")
         if name == "paces":  # shown, and no goal
             continue
-        figures[f"asha_{name}_found"] = {
-            "value": found,
-            "unit": "%",
-            "goal": f">= {FOUND_GOAL:g}",
-            "holds": found >= FOUND_GOAL,
-        }
-        figures[f"asha_{name}_epochs"] = {
-            "value": spent,
-            "unit": "%",
-            "goal": f"<= {EPOCHS_GOAL:g}",
-            "holds": spent <= EPOCHS_GOAL,
-        }
-    print(
-        f"goals: found >= {FOUND_GOAL:g} %, epochs <= {EPOCHS_GOAL:g} %; {time.perf_counter() - began:.0f} s"
-    )
-    if options.json:
-        machine = {
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-        }
-        options.json.write_text(
-            json.dumps({"figures": figures, "machine": machine}, indent=2) + "\n"
-        )
+        figures[f"asha_{name}_found"] = at_least(found_percent, FOUND_GOAL, "%")
+        figures[f"asha_{name}_epochs"] = at_most(epochs_percent, EPOCHS_GOAL, "%")
+    report(figures, options.json)
+    print(f"{time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""Draw docs/augmentations.png: each augmentation alone, at the strong end of its range, on one phantom case.
+"""Draw each augmentation alone, at the strong end of its range, on one phantom case.
 
-    python benchmarks/augmentations_picture.py [--output docs/augmentations.png]
+    python benchmarks/augmentations_picture.py [--output docs/images/augmentations.png]
 
-The axial slice of T1ce through the most tumour, with the label's outlines, as augmentation returns both. In radiological view: the
-patient's right is on the left, front is up.
+The picture shows the axial slice of T1ce through the most tumour, with the label's outlines, as
+augmentation returns both. It is a radiological view: the patient's right is on the left, front is
+up.
 """
+
+from __future__ import annotations
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +32,12 @@ OUTLINES = {
 RANGES = AugmentConfig()
 
 
-def channels(value):
+def channels(value: float) -> np.ndarray:
+    """The same value for every modality, (4,)."""
     return np.full(len(MODALITIES), float(value))
 
 
-SHOWN = {
+SHOWN: dict[str, dict[str, Any]] = {  # title to changed draws
     "as it is": {},
     "flip (left and right)": {"flips": (True, False, False)},
     "90° rotation": {"quarter_turns": 1},
@@ -52,8 +57,11 @@ SHOWN = {
 }
 
 
-def patch_of(seed, index):
-    """(image (1, 4, D, H, W), label (1, D, H, W)) around the tumour of a phantom case, x to the patient's right, y to the front."""
+def patch_of(seed: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image (1, 4, D, H, W) and label (1, D, H, W) around the tumour of a phantom case.
+
+    x points to the patient's right, y to the front.
+    """
     images, label, _ = make_case(seed, index, SIZE)
     image = zscore(np.stack([images[m] for m in MODALITIES]).astype(np.float32))[:, ::-1, ::-1]
     label = to_classes(label, CONVENTION, "phantom")[::-1, ::-1]
@@ -63,12 +71,12 @@ def patch_of(seed, index):
         slice(max(0, c - n // 2), max(0, c - n // 2) + n)
         for c, n in zip(middle, PATCH, strict=True)
     )
-    return torch.from_numpy(image[(slice(None), *window)].copy())[None], torch.from_numpy(
-        label[window].copy()
-    )[None]
+    patch, patch_label = image[(slice(None), *window)].copy(), label[window].copy()
+    return torch.from_numpy(patch)[None], torch.from_numpy(patch_label)[None]
 
 
-def draw(image, label, path):
+def draw(image: torch.Tensor, label: torch.Tensor, path: Path) -> None:
+    """Draw every entry of SHOWN on one image (1, 4, D, H, W) with its label (1, D, H, W)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -111,13 +119,13 @@ def draw(image, label, path):
     figure.savefig(path, dpi=100)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int, default=4)
-    parser.add_argument("--output", type=Path, default=Path("docs/augmentations.png"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/augmentations.png"))
     options = parser.parse_args()
     draw(*patch_of(options.seed, options.index), options.output)
     print(f"{options.output}: {options.output.stat().st_size / 1024:.0f} KiB")

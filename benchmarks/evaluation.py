@@ -2,20 +2,21 @@
 
     python benchmarks/evaluation.py [--json FILE] [--data DIR]
 
-One core. Three predictions of each 240x240x155 case: the truth with its outline disturbed; the same with 300 stray components all over the
-brain; the truth mirrored to the other side, far from all surfaces. Ours: from two files to all rows of both rules. Theirs: the masks in
-memory, HD95 of the whole case alone. --data takes labelled cases in place of two phantoms.
+One core. Each 240x240x155 case has three predictions: the truth with its outline disturbed; the
+same with 300 stray components all over the brain; the truth mirrored to the other side, far from
+all surfaces. Our time is from two files to all rows of both rules; that of the other scorers is
+from masks in memory to HD95 of the whole case alone. --data takes labelled cases in place of two
+phantoms.
 """
 
-import argparse
+from __future__ import annotations
+
 import importlib.util
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from figures import Figure, at_most, command_line, report
 from segmamba.data.labels import from_classes, region_masks, to_classes
 from segmamba.data.phantom import write_phantom
 from segmamba.data.volumes import read_volume
@@ -36,17 +38,15 @@ GOAL_S = 3.0
 SIZE, STRAYS = (240, 240, 155), 300
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="labelled cases in place of the phantom"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures, theirs = {}, {}
+    figures: dict[str, Figure] = {}
+    theirs: dict[str, Figure] = {}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         truth = options.data or write_phantom(scratch / "phantom", cases=2, size=SIZE, seed=0)
@@ -64,29 +64,18 @@ def main():
                 )
                 for pair in pairs
             ]
-            figures[f"{kind}: files to both rules"] = figure(
-                max(taken), f"<= {GOAL_S:g} s", max(taken) <= GOAL_S
-            )
+            figures[f"{kind}: files to both rules"] = at_most(max(taken), GOAL_S, "s")
             for name, scorer in scorers().items():
                 taken = [seconds(partial(scorer, *read_pair(pair))) for pair in pairs]
-                theirs[f"{kind}: {name}"] = figure(statistics.mean(taken), "-", True)
-    for name, found in (figures | theirs).items():
-        print(
-            f"{name:60} {found['value']:7.2f} s   goal {found['goal']:8} {'holds' if found['holds'] else 'MISSED'}"
-        )
-    if options.json:
-        machine = {
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "threads": 1,
-            "numpy": np.__version__,
-        }
-        options.json.write_text(
-            json.dumps({"figures": figures | theirs, "machine": machine}, indent=1) + "\n"
-        )
+                theirs[f"{kind}: {name}"] = Figure(statistics.mean(taken), "s")
+    report(figures | theirs, options.json, numpy=np.__version__)
 
 
-def disturbed(masks, rng):
+Masks = list[np.ndarray]  # ET, TC and WT
+
+
+def disturbed(masks: Masks, rng: np.random.Generator) -> Masks:
+    """The masks with noise on their outlines."""
     return [
         ndimage.gaussian_filter(
             np.float32(mask) + rng.normal(0, 1, mask.shape).astype(np.float32), 2
@@ -96,7 +85,8 @@ def disturbed(masks, rng):
     ]
 
 
-def with_strays(masks, rng):
+def with_strays(masks: Masks, rng: np.random.Generator) -> Masks:
+    """Disturbed masks with STRAYS small components all over the brain."""
     masks = disturbed(masks, rng)
     for _ in range(STRAYS):
         at = [int(rng.integers(side // 5, side - side // 5)) for side in SIZE]
@@ -106,15 +96,16 @@ def with_strays(masks, rng):
     return masks
 
 
-PREDICTIONS = {
+Predict = Callable[[Masks, np.random.Generator], Masks]
+PREDICTIONS: dict[str, Predict] = {
     "disturbed": disturbed,
     f"{STRAYS} strays": with_strays,
     "mirrored": lambda masks, rng: [mask[::-1] for mask in masks],
 }
 
 
-def write_predictions(folder, truth, predict):
-    """A prediction of every case of `truth`, by `predict` from its three masks."""
+def write_predictions(folder: Path, truth: Path, predict: Predict) -> Path:
+    """Write a prediction of every case of `truth`, made by `predict` from its three masks."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for case_id, known in true_segmentations(truth).items():
@@ -130,14 +121,19 @@ def write_predictions(folder, truth, predict):
     return folder
 
 
-def scorers():
-    """{name: function of (pred, truth, spacing)} of what is installed: HD95 of the three regions, from classes in memory."""
-    found = {}
+Scorer = Callable[[np.ndarray, np.ndarray, tuple[float, float, float]], None]
+
+
+def scorers() -> dict[str, Scorer]:
+    """The installed scorers by name: HD95 of the three regions, from classes in memory."""
+    installed: dict[str, Scorer] = {}
     if importlib.util.find_spec("surface_distance"):
         np.Inf = np.inf  # it is older than NumPy 2
         from surface_distance import metrics
 
-        def surface_distance(pred, truth, spacing_mm):
+        def surface_distance(
+            pred: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float]
+        ) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 for p, t in zip(region_masks(pred), region_masks(truth), strict=True):
@@ -145,11 +141,13 @@ def scorers():
                         metrics.compute_surface_distances(t, p, spacing_mm), 95
                     )
 
-        found["surface-distance, HD95 of the whole alone"] = surface_distance
+        installed["surface-distance, HD95 of the whole alone"] = surface_distance
     if importlib.util.find_spec("monai"):
         from monai.metrics import compute_hausdorff_distance
 
-        def monai(pred, truth, spacing_mm):
+        def monai(
+            pred: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float]
+        ) -> None:
             masks = (torch.from_numpy(region_masks(classes))[None] for classes in (pred, truth))
             with warnings.catch_warnings():
                 warnings.simplefilter(
@@ -159,15 +157,12 @@ def scorers():
                     *masks, include_background=True, percentile=95, spacing=list(spacing_mm)
                 )
 
-        found["MONAI, HD95 of the whole alone"] = monai
-    return found
+        installed["MONAI, HD95 of the whole alone"] = monai
+    return installed
 
 
-def figure(value, goal, holds):
-    return {"value": value, "unit": "s", "goal": goal, "holds": holds}
-
-
-def seconds(action):
+def seconds(action: Callable[[], object]) -> float:
+    """Wall time of a call."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start

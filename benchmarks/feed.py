@@ -1,36 +1,44 @@
-"""Does the data keep a GPU fed? From the cache through worker processes and page-locked memory to augmented batches on the device.
+"""Does the data keep a GPU fed? From the cache to augmented batches on the device.
 
     python benchmarks/feed.py [--json FILE] [--step-ms 25] [--workers 4] [--device cpu]
 
-Batches of 2 patches of 128x128x64 from four 240x240x155 cases (noise in an ellipsoid: quick to make). A fake training step keeps the GPU
-busy for --step-ms after each batch; waiting is the share of the time that the GPU has nothing queued because the batch is not there, as
-`time/data_wait_share` of every training epoch measures it. "default": flips, turns, zoom, brightness, contrast. "everything": all
-transforms on every patch, several times what nnU-Net's chances give. Under a minute on an H100; --device cpu only tries the script.
+Batches of 2 patches of 128x128x64 come from four 240x240x155 cases (noise in an ellipsoid, quick to
+make) through worker processes and page-locked memory. A fake training step keeps the GPU busy for
+--step-ms after each batch. Waiting is the share of the time in which the GPU has nothing queued
+because the batch is not there, as `time/data_wait_share` of every training epoch measures it.
+
+default:    flips, turns, zoom, brightness, contrast.
+everything: all transforms on every patch, several times what nnU-Net's chances give.
+
+It takes less than a minute on an H100; --device cpu only tries the script.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
 
+from figures import Figure, below, command_line, report
 from segmamba.config import AugmentConfig, Config
-from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.augment import augment, plan
+from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
 from segmamba.data.feed import DeviceFeed
 from segmamba.data.labels import MODALITIES
-from segmamba.data.loader import batches
-from segmamba.data.preprocess import prepare_cases
+from segmamba.data.loader import Batch, batches
+from segmamba.data.preprocess import PreparedCase, prepare_cases
 from segmamba.device import choose_device
 
-SIZE, CASES, MOST_WAITING = (240, 240, 155), 4, 0.05
+SIZE, CASES = (240, 240, 155), 4
+MOST_WAITING_PERCENT = 5.0
 CHANCES = ("flip", "rotate90", "rotation", "elastic", "noise", "blur", "low_resolution", "gamma")
 AUGMENTATIONS = {
     "default": AugmentConfig(),
@@ -38,11 +46,8 @@ AUGMENTATIONS = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--step-ms", type=float, default=25.0, help="length of the fake training step"
@@ -59,28 +64,12 @@ def main():
             write_cases(Path(folder) / "data"), Path(folder) / "cache", config.data
         )
         figures = measure(cases, config, device, options)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    machine = {
-        "platform": platform.platform(),
-        "device": name,
-        "cpus": os.cpu_count(),
-        "workers": options.workers,
-        "torch": torch.__version__,
-    }
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    for name, figure in figures.items():
-        verdict = "" if figure["holds"] is None else "holds" if figure["holds"] else "MISSED"
-        print(
-            f"{name:64} {figure['value']:9.4g} {figure['unit']:4} {'goal ' + figure['goal'] if figure['goal'] else '':14} {verdict}"
-        )
-    if options.json:
-        options.json.write_text(
-            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
-        )
+    print(f"{device}, {options.workers} workers, torch {torch.__version__}")
+    report(figures, options.json, device=str(device), workers=options.workers)
 
 
-def write_cases(folder):
-    """Cases of noise in an ellipsoid with a ball of tumour, as plain .nii; their Cases."""
+def write_cases(folder: Path) -> list[Case]:
+    """Write cases of noise in an ellipsoid with a ball of tumour, as plain .nii."""
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in SIZE]
     radius = sum(
         (a / s) ** 2
@@ -107,37 +96,39 @@ def write_cases(folder):
     return find_cases(folder)
 
 
-def measure(cases, config, device, options):
-    figures = {"loader alone, patches": figure(loader_rate(cases, config, options.steps), "/s")}
+def measure(
+    cases: list[PreparedCase], config: Config, device: torch.device, options: argparse.Namespace
+) -> dict[str, Figure]:
+    """The figures of the loader alone and of both augmentations."""
+    figures = {"loader alone, patches": Figure(loader_rate(cases, config, options.steps), "/s")}
     for name, augmentation in AUGMENTATIONS.items():
         chosen = config.changed(
             {f"augment.{key}": value for key, value in vars(augmentation).items()}
         )
         host_ms, device_ms = augmentation_ms(cases, chosen, device, min(options.steps, 50))
-        figures[f"{name}: augmentation of a batch, program"] = figure(host_ms, "ms")
-        figures[f"{name}: augmentation of a batch, device"] = figure(device_ms, "ms")
+        figures[f"{name}: augmentation of a batch, program"] = Figure(host_ms, "ms")
+        figures[f"{name}: augmentation of a batch, device"] = Figure(device_ms, "ms")
         _, step_ms = feed(cases, chosen, device, options.steps, lambda: None)
-        figures[f"{name}: fed and augmented, no training step, patches"] = figure(
+        figures[f"{name}: fed and augmented, no training step, patches"] = Figure(
             2e3 / step_ms, "/s"
         )
         share, step_ms = feed(
             cases, chosen, device, options.steps, fake_step(device, options.step_ms)
         )
-        figures[f"{name}: a step of {options.step_ms:g} ms with its data takes"] = figure(
+        figures[f"{name}: a step of {options.step_ms:g} ms with its data takes"] = Figure(
             step_ms, "ms"
         )
-        figures[f"{name}: of that the device waits for data"] = figure(
-            100 * share, "%", "< 5", share < MOST_WAITING
+        figures[f"{name}: of that the device waits for data"] = below(
+            100 * share, MOST_WAITING_PERCENT, "%"
         )
     return figures
 
 
-def figure(value, unit, goal="", holds=None):
-    return {"value": value, "unit": unit, "goal": goal, "holds": holds}
+def loader_rate(cases: list[PreparedCase], config: Config, steps: int) -> float:
+    """Patches a second that the workers deliver to a program that does nothing else.
 
-
-def loader_rate(cases, config, steps):
-    """Patches a second that the workers deliver to a program that does nothing else; page-locked where there is a GPU."""
+    They are page-locked where there is a GPU.
+    """
     stream = batches(cases, config, first_epoch=1, pin_memory=torch.cuda.is_available())
     [next(stream) for _ in range(20)]
     started = time.perf_counter()
@@ -147,16 +138,22 @@ def loader_rate(cases, config, steps):
     return rate
 
 
-def augmented(batch, config):
+def augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image and label of the batch, augmented as training does it."""
     plans = [
-        draw_augmentation(config.augment, config.seed, int(e), int(i), len(MODALITIES))
+        plan(config.augment, config.seed, int(e), int(i), len(MODALITIES))
         for e, i in zip(batch.epoch, batch.index, strict=True)
     ]
     return augment(batch.image, batch.label, plans)
 
 
-def augmentation_ms(cases, config, device, steps):
-    """Medians (of the program's time, of the device's) for one batch that lies on the device; no worker is running."""
+def augmentation_ms(
+    cases: list[PreparedCase], config: Config, device: torch.device, steps: int
+) -> tuple[float, float]:
+    """Median times of the program and of the device for one batch that lies on the device.
+
+    No worker is running.
+    """
     stream = DeviceFeed(
         batches(
             cases,
@@ -175,11 +172,17 @@ def augmentation_ms(cases, config, device, steps):
         program.append(time.perf_counter() - started)
         wait_for(device)
         whole.append(time.perf_counter() - started)
-    return tuple(1e3 * statistics.median(taken[3:]) for taken in (program, whole))
+    return 1e3 * statistics.median(program[3:]), 1e3 * statistics.median(whole[3:])
 
 
-def feed(cases, config, device, steps, step):
-    """(share of waiting, ms a step) over `steps` steps after 20 that warm up."""
+def feed(
+    cases: list[PreparedCase],
+    config: Config,
+    device: torch.device,
+    steps: int,
+    step: Callable[[], None],
+) -> tuple[float, float]:
+    """Share of waiting and milliseconds a step, over `steps` steps after 20 that warm up."""
     stream = batches(cases, config, first_epoch=1, pin_memory=device.type == "cuda")
     fed = DeviceFeed(stream, device)
     for number in range(20 + steps):
@@ -194,7 +197,7 @@ def feed(cases, config, device, steps, step):
     return waited / seconds, 1e3 * seconds / steps
 
 
-def fake_step(device, milliseconds):
+def fake_step(device: torch.device, milliseconds: float) -> Callable[[], None]:
     """A function that keeps the device busy for so long; on a GPU it returns at once."""
     if device.type != "cuda":
         return lambda: time.sleep(milliseconds / 1e3)
@@ -209,7 +212,8 @@ def fake_step(device, milliseconds):
     return lambda: torch.cuda._sleep(wanted)
 
 
-def wait_for(device):
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all that is queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

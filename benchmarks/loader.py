@@ -1,52 +1,59 @@
-"""Patches a second from disk to a batch tensor, against MONAI's dictionary pipeline and nnU-Net's loader; preprocessing; memory.
+"""Patches a second from disk to a batch tensor, against MONAI's and nnU-Net's loaders.
 
     python benchmarks/loader.py [--json FILE] [--cases 4]
 
-One core, no worker processes: 128x128x64 patches of 240x240x155 phantom cases, batches of 2, half of them centred on tumour. The first
-columns read and crop; the last also augments on the CPU, ours and MONAI's with the default transforms (which training does on the GPU),
-nnU-Net's with its own from a larger crop, as it trains. Cold: the files leave the page cache before every batch (posix_fadvise). Rates are
-medians over batches, which other work on the machine disturbs least. The phantom takes half a minute to make; --data gives real cases.
+One core, no worker processes: 128x128x64 patches of 240x240x155 phantom cases, batches of 2, half
+of them centred on tumour. The first columns read and crop. The last also augments on the CPU: ours
+and MONAI's with the default transforms (which training does on the GPU), nnU-Net's with its own
+from a larger crop, as it trains. Cold: the files leave the page cache before every batch
+(posix_fadvise). Rates are medians over batches, which other work on the machine disturbs least.
+Preprocessing and a worker's memory are measured as well. The phantom takes half a minute to make;
+--data gives real cases.
 
-nnU-Net depends on another torch; its loader works with this one, from a folder of its own that only this script sees:
+nnU-Net depends on another torch. Its loader works with this one, from a folder of its own that only
+this script sees:
 
-    pip install --no-deps --target SITE nnunetv2 batchgenerators batchgeneratorsv2 acvl-utils blosc2 dynamic-network-architectures \
-        connected-components-3d numexpr ndindex msgpack py-cpuinfo scikit-image scikit-learn joblib threadpoolctl SimpleITK tifffile \
-        imageio lazy_loader seaborn graphviz yacs httpx httpcore h11 anyio sniffio tqdm
+    pip install --no-deps --target SITE nnunetv2 batchgenerators batchgeneratorsv2 acvl-utils \
+        blosc2 dynamic-network-architectures connected-components-3d numexpr ndindex msgpack \
+        py-cpuinfo scikit-image scikit-learn joblib threadpoolctl SimpleITK tifffile imageio \
+        lazy_loader seaborn graphviz yacs httpx httpcore h11 anyio sniffio tqdm
     PYTHONPATH=.:SITE python benchmarks/loader.py
 """
 
-import argparse
+from __future__ import annotations
+
 import importlib.util
-import json
 import math
 import os
-import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
+from figures import Figure, above, at_least, at_most, below, command_line, report
 from segmamba.config import Config
-from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.augment import augment, plan
+from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
 from segmamba.data.labels import MODALITIES
 from segmamba.data.loader import batches
 from segmamba.data.phantom import write_phantom
-from segmamba.data.preprocess import prepare_cases
+from segmamba.data.preprocess import PreparedCase, prepare_cases
 
 SIZE, BATCHES = (240, 240, 155), 30
+Rates = dict[str, float]  # patches a second: warm, cold, augmented
+Batches = Iterator[tuple[Any, Any]]  # image and label
 CONFIG = Config().changed({"data.workers": 0})
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="labelled cases in place of the phantom"
@@ -62,25 +69,15 @@ def main():
         figures = preprocessing(cases, folder)
         prepared = prepare_cases(cases, folder / "cache", CONFIG.data)
         figures |= rates(cases, prepared, folder) | memory(prepared)
-    machine = {
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "torch": torch.__version__,
-    }
-    print()
-    for name, figure in figures.items():
-        print(
-            f"{name:60} {figure['value']:9.3g} {figure['unit']:4} goal {figure['goal']:8} {'holds' if figure['holds'] else 'MISSED'}"
-        )
-    if options.json:
-        options.json.write_text(
-            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
-        )
+    report(figures, options.json)
 
 
-def preprocessing(cases, folder):
-    """One case at a time, so that no worker process starts; then the same call again. Source files in the page cache."""
+def preprocessing(cases: list[Case], folder: Path) -> dict[str, Figure]:
+    """Seconds to prepare a case and to find it in the cache again.
+
+    Cases are prepared one at a time, so that no worker process starts. The source files are in the
+    page cache.
+    """
     for case in cases:
         [path.read_bytes() for path in case.files]
     build = statistics.median(
@@ -90,17 +87,13 @@ def preprocessing(cases, folder):
         seconds(lambda: prepare_cases(cases, folder / "cache", CONFIG.data)) for _ in range(5)
     ) / len(cases)
     return {
-        "preprocessing a case": {"value": build, "unit": "s", "goal": "<= 2", "holds": build <= 2},
-        "finding a case in the cache again": {
-            "value": again,
-            "unit": "s",
-            "goal": "< 0.1",
-            "holds": again < 0.1,
-        },
+        "preprocessing a case": at_most(build, 2, "s"),
+        "finding a case in the cache again": below(again, 0.1, "s"),
     }
 
 
-def rates(cases, prepared, folder):
+def rates(cases: list[Case], prepared: list[PreparedCase], folder: Path) -> dict[str, Figure]:
+    """Print the rates of all loaders that are installed; ours, and how many times theirs it is."""
     cache = [path for case in prepared for path in case.folder.iterdir()]
     plain, augmented = our_batches(prepared, augmented=False), our_batches(prepared, augmented=True)
     ours = {
@@ -119,38 +112,31 @@ def rates(cases, prepared, folder):
     if importlib.util.find_spec("nnunetv2") is None:
         print("nnU-Net is not installed, so its loader is not measured: --help says how")
     figures = {
-        "patches/s, warm page cache": {
-            "value": ours["warm"],
-            "unit": "/s",
-            "goal": ">= 60",
-            "holds": ours["warm"] >= 60,
-        }
+        "patches/s, warm page cache": at_least(ours["warm"], 60, "/s"),
     }
     for name, row in list(table.items())[1:]:
-        ratio = ours["warm"] / row["warm"]
-        figures[f"times as fast as {name}"] = {
-            "value": ratio,
-            "unit": "x",
-            "goal": "> 1",
-            "holds": ratio > 1,
-        }
+        figures[f"times as fast as {name}"] = above(ours["warm"] / row["warm"], 1, "x")
     return figures
 
 
-def our_batches(prepared, *, augmented):
+def our_batches(prepared: list[PreparedCase], *, augmented: bool) -> Batches:
+    """Batches of our loader in this process."""
     for batch in batches(prepared, CONFIG, first_epoch=1, pin_memory=False):
         image, label = batch.image, batch.label
         if augmented:
             plans = [
-                draw_augmentation(CONFIG.augment, 0, int(e), int(i), len(MODALITIES))
+                plan(CONFIG.augment, 0, int(e), int(i), len(MODALITIES))
                 for e, i in zip(batch.epoch, batch.index, strict=True)
             ]
             image, label = augment(image.float(), label, plans)
         yield image, label
 
 
-def monai_rates(cases, folder):
-    """The same steps by MONAI's dictionary transforms: volumes prepared once on disk (PersistentDataset), random ones at every access."""
+def monai_rates(cases: list[Case], folder: Path) -> Rates:
+    """The same steps by MONAI's dictionary transforms.
+
+    Volumes are prepared once on disk (PersistentDataset); random transforms run at every access.
+    """
     cropped, full = (
         monai_batches(cases, folder, augmented=augmented) for augmented in (False, True)
     )
@@ -159,7 +145,8 @@ def monai_rates(cases, folder):
     return {"warm": warm, "cold": cold, "augmented": patches_per_s(full, count=8)}
 
 
-def monai_batches(cases, folder, *, augmented):
+def monai_batches(cases: list[Case], folder: Path, *, augmented: bool) -> Batches:
+    """Batches of MONAI's PersistentDataset."""
     from monai.data import PersistentDataset, list_data_collate
     from monai.data.utils import pickle_hashing
     from monai.transforms import (
@@ -203,8 +190,11 @@ def monai_batches(cases, folder, *, augmented):
         yield batch["image"], batch["label"]
 
 
-def nnunet_rates(prepared, folder):
-    """nnU-Net's own loader on its own files (float32 and int16, blosc2) of the same cases, its sampling and its training transforms."""
+def nnunet_rates(prepared: list[PreparedCase], folder: Path) -> Rates:
+    """nnU-Net's own loader with its sampling and its training transforms.
+
+    It reads its own files of the same cases: float32 and int16, blosc2.
+    """
     store_for_nnunet(prepared, folder)
     cropped, full = (nnunet_batches(folder, augmented=augmented) for augmented in (False, True))
     warm = patches_per_s(cropped)
@@ -212,8 +202,11 @@ def nnunet_rates(prepared, folder):
     return {"warm": warm, "cold": cold, "augmented": patches_per_s(full, count=20)}
 
 
-def store_for_nnunet(prepared, folder):
-    """Chunks and foreground locations as nnU-Net's preprocessor makes them (DefaultPreprocessor.run_case_save)."""
+def store_for_nnunet(prepared: list[PreparedCase], folder: Path) -> None:
+    """Write the cases with the chunks and foreground locations of nnU-Net's preprocessor.
+
+    It follows DefaultPreprocessor.run_case_save.
+    """
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
@@ -238,7 +231,8 @@ def store_for_nnunet(prepared, folder):
         )
 
 
-def nnunet_batches(folder, *, augmented):
+def nnunet_batches(folder: Path, *, augmented: bool) -> Batches:
+    """Batches of nnU-Net's loader."""
     from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
     from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -268,8 +262,11 @@ def nnunet_batches(folder, *, augmented):
         yield batch["data"], batch["target"]
 
 
-def memory(prepared):
-    """Proportional set size of a worker that has read patches of every case, and of one with a thousand times the cases."""
+def memory(prepared: list[PreparedCase]) -> dict[str, Figure]:
+    """Proportional set size of a worker that has read patches of every case.
+
+    It is measured once more with a thousand times the cases.
+    """
     figures = {}
     config = CONFIG.changed({"data.workers": 1})
     for times in (1, 1000):
@@ -282,13 +279,16 @@ def memory(prepared):
         )
         stream.close()
         name = f"proportional set size of a worker, {len(prepared) * times} cases"
-        figures[name] = {"value": peak, "unit": "MiB", "goal": "< 1024", "holds": peak < 1024}
+        figures[name] = below(peak, 1024, "MiB")
     return figures
 
 
-def patches_per_s(stream, *, count=BATCHES, forget=()):
-    """Median over `count` batches, after two that warm up; the files in `forget` leave the page cache before each batch."""
-    taken = []
+def patches_per_s(stream: Batches, *, count: int = BATCHES, forget: Sequence[Path] = ()) -> float:
+    """Median rate over `count` batches, after two that warm up.
+
+    The files in `forget` leave the page cache before each batch.
+    """
+    taken: list[float] = []
     for i in range(count + 2):
         for path in forget:
             drop_from_page_cache(path)
@@ -298,14 +298,16 @@ def patches_per_s(stream, *, count=BATCHES, forget=()):
     return CONFIG.train.batch_size / statistics.median(taken)
 
 
-def drop_from_page_cache(path):
+def drop_from_page_cache(path: Path) -> None:
+    """Make the next read of a file come from the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fdatasync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
 
 
-def seconds(action):
+def seconds(action: Callable[[], object]) -> float:
+    """Wall time of a call."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started

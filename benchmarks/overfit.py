@@ -1,29 +1,31 @@
-"""Does it learn? The paper network on a handful of labelled cases, until every region's training Dice is at least 0.90.
+"""Does it learn? The paper network on a few labelled cases, until each region's Dice is 0.90.
 
-    python benchmarks/overfit.py --data DIR [--labels mixed] [--limit-s 600] [--goal 0.9] [--set name=value ...] [--json FILE]
+    python benchmarks/overfit.py --data DIR [--labels mixed] [--limit-s 600] [--goal 0.9] \\
+        [--set name=value ...] [--json FILE]
 
-All labelled cases of the folder are trained on, without augmentation, and scored as whole volumes every 5 epochs of 100 steps. The
-network, the patch and the loss are those of the `paper` preset; the rate is higher and falls little, since the run is short.
-Needs none of the optional packages.
+All labelled cases of the folder are trained on, without augmentation, and scored as whole volumes
+every 5 epochs of 100 steps. The network, the patch and the loss are those of the `paper` preset;
+the rate is higher and falls little, since the run is short. It needs none of the optional packages.
 """
 
-import argparse
-import json
+from __future__ import annotations
+
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from segmamba.config import parse_assignments, preset
+from figures import Figure, at_least, command_line, report
+from segmamba.config import Config, parse_assignments, preset
 from segmamba.data.labels import REGIONS
-from segmamba.data.preprocess import prepare_cases
+from segmamba.data.preprocess import PreparedCase, prepare_cases
 from segmamba.data.source import labelled_cases, source_changes
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
 from segmamba.training.fit import fit
 
-SHORT = {
+SHORT: dict[str, object] = {
     "optim.lr": 5e-4,
     "optim.min_lr": 5e-5,
     "optim.warmup_epochs": 1,
@@ -40,17 +42,14 @@ SHORT = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--labels", default="mixed")
     parser.add_argument("--limit-s", type=float, default=600.0)
     parser.add_argument("--goal", type=float, default=0.90)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     config = preset("paper").changed(
         SHORT | source_changes(options.data, options.labels) | parse_assignments(options.set)
@@ -61,21 +60,16 @@ def main():
         prepared = prepare_cases(cases, Path(folder) / "cache", config.data)
         figures = overfit(config, prepared, device, options.limit_s, options.goal)
     print(f"{source}, {len(prepared)} cases, {device}")
-    if options.json:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        options.json.write_text(
-            json.dumps(
-                {"figures": figures, "machine": {"device": name, "torch": torch.__version__}},
-                indent=1,
-            )
-            + "\n"
-        )
+    report(figures, options.json, device=str(device), cases=len(prepared))
 
 
-def overfit(config, cases, device, limit_s, goal):
-    """Train until the goal or the limit; the figures."""
+def overfit(
+    config: Config, cases: list[PreparedCase], device: torch.device, limit_s: float, goal: float
+) -> dict[str, Figure]:
+    """Train until the goal is reached or the time is over."""
     everything = Split(train=cases, validation=cases, test=cases, test_is_validation=True, notes=())
-    began, dice, reached = time.perf_counter(), {}, None
+    began, reached_s = time.perf_counter(), None
+    dice: dict[str, float] = {}
     print(
         f"{'epoch':>6}{'seconds':>9}{'loss':>8}{'patches/s':>11}"
         + "".join(f"{region:>8}" for region in REGIONS),
@@ -86,35 +80,22 @@ def overfit(config, cases, device, limit_s, goal):
         if epoch.rows:
             dice = {region: epoch.metrics[f"val/dice_{region}"] for region in REGIONS}
             scores = "".join(f"{score:8.3f}" for score in dice.values())
-            print(
-                f"{epoch.number:6}{spent:9.1f}{epoch.metrics['train/loss']:8.3f}{epoch.metrics['time/patches_per_s']:11.1f}{scores}",
-                flush=True,
-            )
+            loss, rate = (epoch.metrics[name] for name in ("train/loss", "time/patches_per_s"))
+            print(f"{epoch.number:6}{spent:9.1f}{loss:8.3f}{rate:11.1f}{scores}", flush=True)
             if min(dice.values()) >= goal:
-                reached = spent
+                reached_s = spent
                 break
         if spent > limit_s:
             break
     print(
-        f"{goal:g} in every region after {reached:.0f} s"
-        if reached
+        f"{goal:g} in every region after {reached_s:.0f} s"
+        if reached_s is not None
         else f"{goal:g} in every region: not reached within {limit_s:g} s"
     )
-    figures = {
-        f"training Dice {r}": {
-            "value": score,
-            "unit": "",
-            "goal": f">= {goal:g}",
-            "holds": score >= goal,
-        }
-        for r, score in dice.items()
-    }
-    figures["seconds until all reach it"] = {
-        "value": reached,
-        "unit": "s",
-        "goal": f"<= {limit_s:g}",
-        "holds": reached is not None,
-    }
+    figures = {f"training Dice {region}": at_least(score, goal) for region, score in dice.items()}
+    figures["seconds until all reach it"] = Figure(
+        reached_s, "s", f"<= {limit_s:g}", reached_s is not None
+    )
     return figures
 
 

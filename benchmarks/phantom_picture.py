@@ -1,9 +1,12 @@
-"""Draw docs/phantom.png: one phantom case at 240x240x155, cut through its tumour.
+"""Draw one phantom case at 240x240x155, cut through its tumour.
 
-    python benchmarks/phantom_picture.py [--index 4] [--output docs/phantom.png]
+    python benchmarks/phantom_picture.py [--index 4] [--output docs/images/phantom.png]
 
-Columns: T1, T1ce, T2, FLAIR, and FLAIR with the label's outlines; rows: axial, coronal, sagittal. The patient's right is on the left.
+Columns: T1, T1ce, T2, FLAIR, and FLAIR with the label's outlines; rows: axial, coronal, sagittal.
+The patient's right is on the left.
 """
+
+from __future__ import annotations
 
 import argparse
 from pathlib import Path
@@ -21,8 +24,14 @@ OUTLINES = {
 }  # drawn in this order
 
 
-def draw(images, label, path):
-    """images: modality to array (x, y, z), x to the left, y posterior, z superior; label: BraTS values."""
+def draw(images: dict[str, np.ndarray], label: np.ndarray, path: Path) -> None:
+    """Draw the case.
+
+    Args:
+        images: Modality to array (x, y, z); x points to the left, y posterior, z superior.
+        label: BraTS values on the same grid.
+        path: The picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -69,19 +78,22 @@ def draw(images, label, path):
     figure.savefig(path, dpi=130)
 
 
-def _cut(array, axis, at, box):
-    """A slice as a picture: rows from the top of the head or from its front, columns from the patient's right or front."""
+def _cut(array: np.ndarray, axis: int, at: int, box: tuple[slice, ...]) -> np.ndarray:
+    """A slice as a picture, whose rows start at the top or front of the head.
+
+    Its columns start at the patient's right or front.
+    """
     plane = np.take(array[box[0], box[1], box[2]], at - box[axis].start, axis).T
     return plane if axis == 2 else plane[::-1]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int, default=4)
-    parser.add_argument("--output", type=Path, default=Path("docs/phantom.png"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/phantom.png"))
     options = parser.parse_args()
     images, label, _ = make_case(options.seed, options.index, SIZE)
     draw(images, label, options.output)

@@ -1,16 +1,19 @@
-"""A thousand trials that train nothing on a cluster of several Ray nodes, some of which die on the way: is every result accounted for?
+"""A thousand trials on a cluster whose nodes die on the way: is every result accounted for?
 
-    python benchmarks/simulated_cluster.py [--trials 1000] [--nodes 4] [--cores 2] [--kills 3] [--json FILE]
+    python benchmarks/simulated_cluster.py [--trials 1000] [--nodes 4] [--cores 2] [--kills 3] \\
+        [--json FILE]
 
-Scheduling, restarts, MLflow runs and statuses are the engine's own; only the training is replaced, by a few numbers written to the
-trial's folder and logged epoch by epoch. All nodes run on this machine, each a process group that is killed as a whole. Accounted for:
-one FINISHED run a trial, with every epoch once and the value that its seed gives, and nothing left RUNNING.
+The trials train nothing. Scheduling, restarts, MLflow runs and statuses are the engine's own; only
+the training is replaced, by a few numbers that are written to the trial's folder and logged epoch
+by epoch. All Ray nodes run on this machine, each a process group that is killed as a whole. A trial
+is accounted for where it has one FINISHED run with every epoch once and the value that its seed
+gives, and nothing is left RUNNING.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import os
-import platform
 import secrets
 import signal
 import socket
@@ -20,15 +23,24 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from figures import Figure, command_line, report
 from segmamba.orchestration.engine.progress import SilentProgress
+
+if TYPE_CHECKING:
+    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.studies.spec import TrialPlan
 
 EPOCHS = 3
 OBJECT_STORE = 100 * 2**20
 
 
-def simulated_trial(assignment, context):
-    """Stands in for segmamba.orchestration.engine.trainable.run_trial: goes on from its folder, logs and reports, and takes no time."""
+def simulated_trial(assignment: dict[str, Any], context: StudyContext) -> None:
+    """Stand in for `run_trial` of the engine: resume from its folder, log and report.
+
+    It takes no time.
+    """
     from ray import tune
     from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
@@ -44,7 +56,7 @@ def simulated_trial(assignment, context):
     log = trial_log(context, plan, trial_tags(context, plan) | {FOLDER_TAG: str(folder)})
     log._wants_monitor = False  # a sampler of the machine's load a trial would measure itself
     log.log_history(history)
-    took = []
+    took_ms = []
     for epoch in range(len(history) + 1, EPOCHS + 1):
         metrics = {
             f"val/dice_{region}": value(plan.seed, epoch) for region in ("mean", "ET", "TC", "WT")
@@ -54,18 +66,19 @@ def simulated_trial(assignment, context):
         began = time.perf_counter()
         log.log_epoch(metrics, epoch)
         tune.report({"epoch": epoch, "epochs": EPOCHS} | metrics)
-        took.append(1000 * (time.perf_counter() - began))
+        took_ms.append(1000 * (time.perf_counter() - began))
     log.close()
-    write_json(folder / "report_ms.json", sorted(took)[len(took) // 2] if took else 0.0)
+    write_json(folder / "report_ms.json", sorted(took_ms)[len(took_ms) // 2] if took_ms else 0.0)
     tune.report({"epoch": EPOCHS, "epochs": EPOCHS})
 
 
-def value(seed, epoch):
+def value(seed: int, epoch: int) -> float:
+    """The Dice that a trial logs."""
     return round((seed * 7919 % 1000) / 1000 + epoch / 1000, 6)
 
 
-def simulated_study(folder, trials):
-    """(StudyContext, TrialPlans) of a study whose store and parent run exist in `folder`."""
+def simulated_study(folder: Path, trials: int) -> tuple[StudyContext, list[TrialPlan]]:
+    """A study's context and trials; its store and parent run are made in `folder`."""
     from segmamba.config import preset
     from segmamba.data.splits import Split
     from segmamba.orchestration.engine.context import StudyContext
@@ -98,12 +111,13 @@ def simulated_study(folder, trials):
     return context, [TrialPlan(arm="a", seed=seed) for seed in range(trials)]
 
 
-def accounted(context, plans):
-    """(runs that hold all that they should, what is wrong with the others: the first few)."""
+def accounted(context: StudyContext, plans: list[TrialPlan]) -> tuple[int, list[str]]:
+    """How many runs hold all that they should, and what is wrong with the first of the others."""
     from mlflow import MlflowClient
     from segmamba.orchestration.tracking.runs import TRIAL_TAG, children
 
-    client, runs = MlflowClient(context.mlflow_uri), {}
+    client = MlflowClient(context.mlflow_uri)
+    runs: dict[str, list[Any]] = {}
     for run in children(client, context.experiment_id, context.parent_run_id):
         runs.setdefault(run.data.tags[TRIAL_TAG], []).append(run)
     wrong = []
@@ -112,20 +126,21 @@ def accounted(context, plans):
         if len(mine) != 1 or mine[0].info.status != "FINISHED":
             wrong.append(f"{plan.key}: {[run.info.status for run in mine]}")
             continue
-        found = {
+        logged = {
             (m.step, m.value)
             for m in client.get_metric_history(mine[0].info.run_id, "val/dice_mean")
         }
-        if found != {(epoch, value(plan.seed, epoch)) for epoch in range(1, EPOCHS + 1)}:
-            wrong.append(f"{plan.key}: epochs {sorted(found)}")
+        if logged != {(epoch, value(plan.seed, epoch)) for epoch in range(1, EPOCHS + 1)}:
+            wrong.append(f"{plan.key}: epochs {sorted(logged)}")
     return len(plans) - len(wrong), wrong[:5]
 
 
 class Nodes:
     """A head without cores, and nodes that can be killed and replaced."""
 
-    def __init__(self, cores, folder):
-        self.cores, self.folder, self.groups, self.lock = cores, Path(folder), [], threading.Lock()
+    def __init__(self, cores: int, folder: Path) -> None:
+        self.cores, self.folder, self.lock = cores, Path(folder), threading.Lock()
+        self.groups: list[subprocess.Popen] = []
         self.hosts = 1
         with socket.socket() as free:
             free.bind(("127.0.0.2", 0))
@@ -140,24 +155,29 @@ class Nodes:
             "false",
         )
 
-    def add(self):
+    def add(self) -> None:
+        """Start another node."""
         self.groups.append(self._start("--address", self.address, "--num-cpus", str(self.cores)))
 
-    def replace_one(self):
-        """The oldest node dies without a word; a new one joins."""
+    def replace_one(self) -> None:
+        """Kill the oldest node without warning and start a new one."""
         with self.lock:
             self._kill(self.groups.pop(0))
             self.add()
 
-    def stop(self):
+    def stop(self) -> None:
+        """Kill all nodes and the head."""
         with self.lock:
             for group in [*self.groups, self.head]:
                 self._kill(group)
 
-    def _start(self, *options):
+    def _start(self, *options: str) -> subprocess.Popen:
         self.hosts += 1
-        host = f"127.0.0.{self.hosts}"  # all of them are this machine; Ray takes 127.0.0.1 for no address of a node
-        options = [
+        # All addresses are this machine's; Ray accepts any of them but 127.0.0.1 for a node.
+        host = f"127.0.0.{self.hosts}"
+        command = [
+            Path(sys.executable).with_name("ray"),
+            "start",
             *options,
             "--node-ip-address",
             host,
@@ -165,53 +185,48 @@ class Nodes:
             "--object-store-memory",
             str(OBJECT_STORE),
         ]
-        told = self.folder / f"node{self.hosts}.log"
-        with told.open("wb") as log:
-            command = [Path(sys.executable).with_name("ray"), "start", *options]
+        output = self.folder / f"node{self.hosts}.log"
+        with output.open("wb") as log:
             group = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        while "Ray runtime started" not in told.read_text():
+        while "Ray runtime started" not in output.read_text():
             if group.poll() is not None:
-                raise RuntimeError(told.read_text())
+                raise RuntimeError(output.read_text())
             time.sleep(0.2)
         return group
 
     @staticmethod
-    def _kill(group):
+    def _kill(group: subprocess.Popen) -> None:
         if group.poll() is None:
             os.killpg(group.pid, signal.SIGKILL)
             group.wait()
 
 
 class Counter(SilentProgress):
-    """Progress in plain lines; kills a node whenever another share of the trials is done."""
+    """Progress in plain lines, which kills a node each time another share of the trials is done."""
 
-    def __init__(self, trials, nodes, kills):
+    def __init__(self, trials: int, nodes: Nodes, kills: int) -> None:
         self.trials, self.nodes, self.began = trials, nodes, time.monotonic()
         self.done, self.deaths_at = 0, [round(trials * (i + 1) / (kills + 1)) for i in range(kills)]
 
-    def completed(self, key):
+    def completed(self, key: str) -> None:
         self.done += 1
+        state = f"{self.done} trials done after {time.monotonic() - self.began:.0f} s"
         if self.deaths_at and self.done >= self.deaths_at[0]:
             self.deaths_at.pop(0)
-            print(
-                f"{self.done} trials done after {time.monotonic() - self.began:.0f} s; a node is killed",
-                flush=True,
-            )
+            print(f"{state}; a node is killed", flush=True)
             threading.Thread(target=self.nodes.replace_one).start()
         elif self.done % 100 == 0:
-            print(
-                f"{self.done} trials done after {time.monotonic() - self.began:.0f} s", flush=True
-            )
+            print(state, flush=True)
 
-    def failed(self, key, reason, log):
+    def failed(self, key: str, reason: str, log: object) -> None:
         print(f"{key} failed: {reason}", flush=True)
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         print(text, flush=True)
 
 
-def run(trials, nodes, cores, kills, folder):
-    """{"accounted", "wrong", "seconds"} of such a study."""
+def run(trials: int, nodes: int, cores: int, kills: int, folder: Path) -> dict[str, Any]:
+    """Run such a study on such a cluster; what is "accounted", what is "wrong", and "seconds"."""
     # Before Ray is imported, which reads them then.
     os.environ |= {
         "RAY_AUTH_MODE": "token",
@@ -248,14 +263,12 @@ def run(trials, nodes, cores, kills, folder):
             seconds = time.monotonic() - began
     finally:
         cluster.stop()
-    found, wrong = accounted(context, plans)
-    return {"accounted": found, "wrong": wrong, "seconds": seconds}
+    count, wrong = accounted(context, plans)
+    return {"accounted": count, "wrong": wrong, "seconds": seconds}
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> int:
+    parser = command_line(__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--cores", type=int, default=2, help="of one node")
@@ -265,36 +278,19 @@ def main():
         default=3,
         help="nodes that die while trials run, each replaced by a new one",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = run(options.trials, options.nodes, options.cores, options.kills, folder)
-    holds = found["accounted"] == options.trials
-    print(
-        f"{found['accounted']} of {options.trials} trials accounted for in {found['seconds']:.0f} s: {'holds' if holds else 'MISSED'}"
-    )
-    for line in found["wrong"]:
+        result = run(options.trials, options.nodes, options.cores, options.kills, Path(folder))
+    holds = result["accounted"] == options.trials
+    for line in result["wrong"]:
         print(line)
-    if options.json:
-        goal = {
-            "value": found["accounted"],
-            "unit": "trials",
-            "goal": str(options.trials),
-            "holds": holds,
-        }
-        figures = {
-            "simulated trials accounted for, with nodes killed": goal,
-            "their time": {"value": found["seconds"], "unit": "s"},
-        }
-        machine = {
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "nodes": options.nodes,
-            "killed": options.kills,
-        }
-        options.json.write_text(
-            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
-        )
+    figures = {
+        "simulated trials accounted for, with nodes killed": Figure(
+            result["accounted"], "trials", str(options.trials), holds
+        ),
+        "their time": Figure(result["seconds"], "s"),
+    }
+    report(figures, options.json, nodes=options.nodes, killed=options.kills)
     return int(not holds)
 
 

@@ -1,61 +1,64 @@
-"""How a prepared case should be stored: .npy memory maps, blosc2 and zarr, by the time a 128x128x64 patch takes and by size.
+"""How should a prepared case be stored: as .npy memory maps, in blosc2 or in zarr?
 
     pip install blosc2 zarr; python benchmarks/storage.py [--json FILE]
 
-The float16 image of one 240x240x155 phantom case, cut to the brain; random patches, one thread. Warm: the median of 30 patches from
-the page cache. Cold: of 10, the files leaving it before each (posix_fadvise). A format that is not installed is left out.
+Compared are the size and the time that a 128x128x64 patch takes. The data are the float16 image of
+one 240x240x155 phantom case, cut to the brain; random patches, one thread. Warm: the median of 30
+patches from the page cache. Cold: the median of 10, the files leaving the page cache before each
+(posix_fadvise). A format that is not installed is left out.
 """
 
-import argparse
+from __future__ import annotations
+
 import importlib.util
-import json
-import os
-import platform
 import statistics
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from loader import drop_from_page_cache, seconds  # the script beside this one
 
+from figures import Figure, command_line, report
+from loader import drop_from_page_cache, seconds
 from segmamba.data.labels import MODALITIES
 from segmamba.data.phantom import make_case
 from segmamba.data.working_grid import brain_box, zscore
 
 SIZE, PATCH, CHUNKS = (240, 240, 155), (128, 128, 64), (4, 64, 64, 64)
+UNITS = {"MiB": "MiB", "warm ms": "ms", "cold ms": "ms", "write s": "s"}  # of the columns
+Window = tuple[slice, ...]  # channels, x, y, z
+Write = Callable[[Path, np.ndarray], Any]
+Read = Callable[[Path, Window], np.ndarray]  # a patch in memory
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+def main() -> None:
+    parser = command_line(__doc__)
     json_file = parser.parse_args().json
     images, _, _ = make_case(0, 0, SIZE)
     whole = zscore(np.stack([images[m] for m in MODALITIES]).astype(np.float32)).astype(np.float16)
     image = np.ascontiguousarray(whole[(slice(None), *brain_box(whole, None))])
-    figures = {}
+    figures: dict[str, Figure] = {}
     print(
-        f"{'x'.join(map(str, image.shape))} float16{'MiB':>28} {'warm ms':>9} {'cold ms':>9} {'write s':>8}"
+        f"{'x'.join(map(str, image.shape))} float16{'MiB':>28} {'warm ms':>9} {'cold ms':>9} "
+        f"{'write s':>8}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, write, read in formats():
             path = Path(folder) / name.replace(" ", "_")
             row = measure(path, image, write, read)
             print(
-                f"{name:45} {row['MiB']:8.1f} {row['warm ms']:9.1f} {row['cold ms']:9.1f} {row['write s']:8.2f}"
+                f"{name:45} {row['MiB']:8.1f} {row['warm ms']:9.1f} {row['cold ms']:9.1f} "
+                f"{row['write s']:8.2f}"
             )
             figures |= {
-                f"{name}, {column}": {"value": value, "unit": "", "goal": "", "holds": True}
-                for column, value in row.items()
+                f"{name}, {column}": Figure(value, UNITS[column]) for column, value in row.items()
             }
-    if json_file:
-        machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "numpy": np.__version__}
-        json_file.write_text(json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n")
+    report(figures, json_file, table=False, numpy=np.__version__)
 
 
-def formats():
-    """(name, write(path, array), read(path, window)); a window is slices (channels, x, y, z) and a patch comes back in memory."""
+def formats() -> Iterator[tuple[str, Write, Read]]:
+    """Name, writer and reader of every format that is installed."""
     yield (
         "npy, memory map",
         save_npy,
@@ -85,12 +88,14 @@ def formats():
             )
 
 
-def save_npy(path, array):
+def save_npy(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file whatever the path's suffix."""
     with open(path, "wb") as file:
         np.save(file, array)
 
 
-def save_zarr(path, array, codec):
+def save_zarr(path: Path, array: np.ndarray, codec: str | None) -> None:
+    """Write a zarr array; without a codec it is not compressed."""
     import zarr
     from zarr.codecs import BloscCodec
 
@@ -104,13 +109,15 @@ def save_zarr(path, array, codec):
     )[:] = array
 
 
-def read_zarr(path, window):
+def read_zarr(path: Path, window: Window) -> np.ndarray:
+    """Read a patch of a zarr array."""
     import zarr
 
     return zarr.open_array(str(path), mode="r")[window]
 
 
-def measure(path, image, write, read):
+def measure(path: Path, image: np.ndarray, write: Write, read: Read) -> dict[str, float]:
+    """Size and times of one format, by column."""
     write_s = seconds(lambda: write(path, image))
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     windows = random_windows(image.shape, 40)
@@ -130,7 +137,8 @@ def measure(path, image, write, read):
     }
 
 
-def random_windows(shape, count):
+def random_windows(shape: tuple[int, ...], count: int) -> list[Window]:
+    """The same random patches for every format."""
     rng = np.random.default_rng(0)
     starts = [
         [int(rng.integers(n - p + 1)) for n, p in zip(shape[1:], PATCH, strict=True)]

@@ -1,37 +1,39 @@
-"""What the orchestration costs: the time of a study beyond its training, of a report, and the driver's memory over many trials.
+"""What the orchestration costs: a study's time beyond its training, and the driver's memory.
 
     python benchmarks/study_overhead.py [--trials 16] [--seconds 30] [--simulated 200] [--json FILE]
 
-The study: so many trials of one arm on 2 cores, each of at least --seconds inside fit() (steps, validation), on phantoms that are
-made and cached beforehand. Its whole wall time, from the command's start to the report, is compared with the sum of the times inside
-fit() divided by two. A report: the epoch's log to MLflow and the report to Ray, timed inside trials that train nothing; of those there
-are --simulated, and the driver's resident memory is read as they end. About 8 minutes; needs a quiet machine.
+The study has --trials trials of one arm on 2 cores, each of at least --seconds inside fit() (steps,
+validation), on phantoms that are made and cached beforehand. Its whole wall time, from the
+command's start to the report, is compared with the sum of the times inside fit() divided by two. "A
+report" is the epoch's log to MLflow and the report to Ray, timed inside trials that train nothing.
+There are --simulated of those, and the driver's resident memory is read as they end. It takes about
+8 minutes and needs a quiet machine.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from simulated_cluster import (
-    accounted,
-    simulated_study,
-    simulated_trial,
-)  # the script beside this one
-
+from figures import Figure, any_missed, at_least, at_most, command_line, report
 from segmamba.orchestration.engine.progress import SilentProgress
+from simulated_cluster import accounted, simulated_study, simulated_trial
+
+if TYPE_CHECKING:
+    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.studies.spec import TrialPlan
 
 ROOT = Path(__file__).parents[1]
 CORES, EPOCHS = 2, 4
-FLAT_MIB = (
-    16  # growth of the driver between a quarter of the trials and their end that counts as none
-)
+# Growth of the driver, between a quarter of the trials and their end, that counts as none.
+FLAT_MIB = 16
 SETTINGS = {
     "phantom.cases": 8,
     "train.epochs": EPOCHS,
@@ -40,42 +42,26 @@ SETTINGS = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> int:
+    parser = command_line(__doc__)
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="least time of a trial inside fit()"
     )
     parser.add_argument("--simulated", type=int, default=200, help="trials that train nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = study_figures(Path(folder), options) | simulated_figures(
             Path(folder) / "simulated", options
         )
-    for name, figure in figures.items():
-        verdict = "" if figure["holds"] is None else "holds" if figure["holds"] else "MISSED"
-        print(
-            f"{name:60} {figure['value']:9.4g} {figure['unit']:4} {'goal ' + figure['goal'] if figure['goal'] else '':24} {verdict}"
-        )
-    if options.json:
-        machine = {
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-        }
-        options.json.write_text(
-            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
-        )
-    return int(any(figure["holds"] is False for figure in figures.values()))
+    report(figures, options.json)
+    return int(any_missed(figures))
 
 
-def study_figures(folder, options):
-    step_s = min(
-        measured_step_s(folder, options) for _ in range(3)
-    )  # one taken beside somebody else's work would make trials too short
+def study_figures(folder: Path, options: argparse.Namespace) -> dict[str, Figure]:
+    """The time of a whole study beside the time that its trials spend inside fit()."""
+    # The fastest of three: one measured beside other work would make the trials too short.
+    step_s = min(measured_step_s(folder, options) for _ in range(3))
     steps = max(1, int(1.2 * options.seconds / EPOCHS / step_s))
     print(f"a step takes {step_s:.2f} s alone: {EPOCHS} epochs of {steps} steps", flush=True)
     began = time.monotonic()
@@ -88,22 +74,20 @@ def study_figures(folder, options):
     assert len(inside) == options.trials, f"{len(inside)} trials ran"
     allowed = 1.10 * sum(inside) / CORES + 15
     return {
-        "shortest trial, inside fit()": figure(
-            min(inside), "s", f">= {options.seconds:g}", min(inside) >= options.seconds
-        ),
-        "inside fit(), all trials, / 2": figure(sum(inside) / CORES, "s"),
-        "the study": figure(wall, "s", f"<= {allowed:.0f} (1.10 x + 15)", wall <= allowed),
+        "shortest trial, inside fit()": at_least(min(inside), options.seconds, "s"),
+        "inside fit(), all trials, / 2": Figure(sum(inside) / CORES, "s"),
+        "the study": Figure(wall, "s", f"<= {allowed:.0f} (1.10 x + 15)", wall <= allowed),
     }
 
 
-def measured_step_s(folder, options):
-    """Of a trial alone, measured anew."""
+def measured_step_s(folder: Path, options: argparse.Namespace) -> float:
+    """Seconds of one optimiser step of a trial that runs alone, measured anew."""
     shutil.rmtree(folder / "Results" / "cache" / "rehearsals", ignore_errors=True)
     return json.loads(study(folder, options, 1, "--plan", "--json"))["arms"]["depth 2"]["step_s"]
 
 
-def study(folder, options, steps, *more):
-    """What the study's command prints."""
+def study(folder: Path, options: argparse.Namespace, steps: int, *more: str) -> str:
+    """Run the study's command in `folder`; what it prints."""
     settings = [
         part
         for name, value in (SETTINGS | {"train.steps_per_epoch": steps}).items()
@@ -126,8 +110,8 @@ def study(folder, options, steps, *more):
     return done.stdout
 
 
-def simulated_figures(folder, options):
-    """Of trials that train nothing, under the engine's own Ray, callbacks and MLflow."""
+def simulated_figures(folder: Path, options: argparse.Namespace) -> dict[str, Figure]:
+    """Figures of trials that train nothing, under the engine's own Ray, callbacks and MLflow."""
     from segmamba.orchestration.engine import launch, trainable
     from segmamba.orchestration.engine.cluster import machine_for, ray_here
     from segmamba.orchestration.engine.resources import Resources
@@ -144,20 +128,18 @@ def simulated_figures(folder, options):
         launch.TrialLauncher(context, resources, callback).run(
             {"trial": tune.grid_search(plans)}, reuse_actors=True
         )
-    found, wrong = accounted(context, plans)
+    count, wrong = accounted(context, plans)
     quarter, end = callback.rss[len(callback.rss) // 4], callback.rss[-1]
     report_ms = median(reports(context, plans))
     return {
-        "a report": figure(report_ms, "ms", "<= 10", report_ms <= 10),
-        f"the driver's memory after {len(callback.rss) // 4} trials": figure(quarter, "MiB"),
-        f"its growth until the end of {options.simulated}": figure(
-            end - quarter, "MiB", f"<= {FLAT_MIB}", end - quarter <= FLAT_MIB
-        ),
-        "simulated trials accounted for": figure(found, "", str(options.simulated), not wrong),
+        "a report": at_most(report_ms, 10, "ms"),
+        f"the driver's memory after {len(callback.rss) // 4} trials": Figure(quarter, "MiB"),
+        f"its growth until the end of {options.simulated}": at_most(end - quarter, FLAT_MIB, "MiB"),
+        "simulated trials accounted for": Figure(count, "", str(options.simulated), not wrong),
     }
 
 
-def reports(context, plans):
+def reports(context: StudyContext, plans: list[TrialPlan]) -> list[float]:
     """Milliseconds of a report, the median of each trial."""
     from segmamba.orchestration.engine.context import trial_folder
 
@@ -167,21 +149,18 @@ def reports(context, plans):
     ]
 
 
-def median(values):
+def median(values: list[float]) -> float:
+    """The upper median."""
     return sorted(values)[len(values) // 2]
-
-
-def figure(value, unit, goal="", holds=None):
-    return {"value": value, "unit": unit, "goal": goal, "holds": holds}
 
 
 class Watch(SilentProgress):
     """Progress that reads the driver's resident memory, in MiB, as each trial ends."""
 
-    def __init__(self):
-        self.rss = []
+    def __init__(self) -> None:
+        self.rss: list[float] = []
 
-    def completed(self, key):
+    def completed(self, key: str) -> None:
         status = Path("/proc/self/status").read_text().splitlines()
         self.rss.append(
             next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
@@ -189,10 +168,10 @@ class Watch(SilentProgress):
         if len(self.rss) % 50 == 0:
             print(f"{len(self.rss)} simulated trials, {self.rss[-1]:.0f} MiB", flush=True)
 
-    def failed(self, key, reason, log):
+    def failed(self, key: str, reason: str, log: object) -> None:
         print(f"{key} failed: {reason}", flush=True)
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         print(text, flush=True)
 
 

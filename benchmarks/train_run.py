@@ -1,53 +1,67 @@
-"""A whole training run with everything on: patches/s, waiting for data, validation, logging, pictures.
+"""A whole training run with everything on: speed, waiting, validation, logging, pictures.
 
-    python benchmarks/train_run.py [--data DIR] [--labels mixed] [--preset paper] [--epochs 6] [--limit-s 480] [--set name=value ...] [--json FILE]
+    python benchmarks/train_run.py [--data DIR] [--labels mixed] [--preset paper] [--epochs 6] \\
+        [--limit-s 480] [--set name=value ...] [--json FILE]
 
-Loading by worker processes, augmentation, checkpoints, TensorBoard, pictures and, where it is installed, MLflow, exactly as
-`segmamba train` runs them. The first two epochs (compilation, cuDNN's choices, filling of caches) are not counted. validation always has
-`data.validation_cases` cases: a small folder's are taken several times, so that validation costs what it costs on a large one.
-Without --data, made-up cases of BraTS size: what they hold does not matter here.
+Loading by worker processes, augmentation, checkpoints, TensorBoard, pictures and, where it is
+installed, MLflow run exactly as in `segmamba train`. The first two epochs (compilation, cuDNN's
+choices, filling of caches) are not counted. The validation set always has `data.validation_cases`
+cases: those of a small folder are taken several times, so that validation costs what it costs on a
+large one. Without --data the cases are made up, of BraTS size: what they hold does not matter here.
 """
 
-import argparse
+from __future__ import annotations
+
 import dataclasses
 import importlib.util
 import itertools
-import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
 
-from segmamba.config import parse_assignments, preset
+from figures import Figure, at_least, at_most, command_line, report
+from segmamba.config import Config, parse_assignments, preset
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.source import labelled_cases, source_changes
-from segmamba.data.splits import split_cases
+from segmamba.data.splits import Split, split_cases
 from segmamba.orchestration.single import NoLog
 
-# What imports torch is imported where it is used: the processes that write and prepare the cases import this module too.
+# What imports torch is imported where it is used: the processes that write and prepare the cases
+# import this module too.
+if TYPE_CHECKING:
+    import torch
+
+    from segmamba.orchestration.tracking.run_log import RunLog
+    from segmamba.training.run_folder import RunFolder
 
 NOT_COUNTED = 2
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
-GOALS = {"patches_per_s": 70.0, "validation_share": 0.20, "logging_share": 0.01}
+GOALS: dict[str, tuple[Callable[[float, float, str], Figure], float]] = {
+    "patches_per_s": (at_least, 70.0),
+    "validation_share": (at_most, 0.20),
+    "logging_share": (at_most, 0.01),
+}
+UNITS = {"patches_per_s": "/s", "gpu_peak_gib": "GiB"}
 
 
-def write_cases(folder, count):
-    """`count` cases of BraTS size below `folder`, one process each."""
+def write_cases(folder: Path, count: int) -> None:
+    """Write `count` cases of BraTS size below `folder`, one process each."""
     with get_context("spawn").Pool(min(count, os.cpu_count())) as pool:
         pool.starmap(write_case, [(folder, number) for number in range(count)], chunksize=1)
 
 
-def write_case(folder, number, shape=(240, 240, 155)):
-    """An ellipsoid of noise with a nested ball in it."""
-    rng, grid = (
-        np.random.default_rng(number),
-        np.meshgrid(
-            *(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True
-        ),
+def write_case(folder: Path, number: int, shape: tuple[int, int, int] = (240, 240, 155)) -> None:
+    """Write a case: an ellipsoid of noise with a nested ball in it."""
+    rng = np.random.default_rng(number)
+    grid = np.meshgrid(
+        *(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij", sparse=True
     )
     brain = sum(x**2 for x in grid) < 0.42
     distance = np.sqrt(
@@ -73,13 +87,16 @@ def write_case(folder, number, shape=(240, 240, 155)):
 class Clock:
     """Seconds spent in functions that it wraps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def wrap(self, owner, name, timer=time.perf_counter):
+    def wrap(
+        self, owner: object, name: str, timer: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Replace `owner.name` by a function that does the same and is timed."""
         inner = getattr(owner, name)
 
-        def timed(*arguments, **options):
+        def timed(*arguments: Any, **options: Any) -> Any:
             began = timer()
             try:
                 return inner(*arguments, **options)
@@ -89,8 +106,10 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def measure(config, data, results, device, epochs, limit_s):
-    """{name: value} over the counted epochs."""
+def measure(
+    config: Config, data: Split, results: Path, device: torch.device, epochs: int, limit_s: float
+) -> dict[str, float]:
+    """Rates, shares and memory over the counted epochs, by name."""
     from torch.utils.tensorboard import SummaryWriter
 
     from segmamba.training import run as run_module
@@ -102,14 +121,17 @@ def measure(config, data, results, device, epochs, limit_s):
     scalars.wrap(SummaryWriter, "add_scalar")
     pictures.wrap(run_module, "order_picture")
     drawing, log = Pictures(folder), _log(config, data, results, folder, scalars)
-    began, rows, at_start = time.perf_counter(), [], {}
+    began, now = time.perf_counter(), 0.0
+    rows: list[dict[str, float]] = []
+    at_start: dict[str, float] = {}
     for epoch in run_module.train_run(config, data, folder, device, pictures=drawing):
         log.log_epoch(epoch.metrics, epoch.number)
         now = time.perf_counter()
         m = {"time/validate_s": 0.0} | epoch.metrics
         print(
-            f"epoch {epoch.number}: {m['time/train_s']:.1f} s of training, {m['time/patches_per_s']:.1f} patches/s, "
-            f"waiting {m['time/data_wait_share']:.1%}, validation {m['time/validate_s']:.1f} s",
+            f"epoch {epoch.number}: {m['time/train_s']:.1f} s of training, "
+            f"{m['time/patches_per_s']:.1f} patches/s, waiting {m['time/data_wait_share']:.1%}, "
+            f"validation {m['time/validate_s']:.1f} s",
             flush=True,
         )
         if epoch.number > NOT_COUNTED:
@@ -138,8 +160,13 @@ def measure(config, data, results, device, epochs, limit_s):
     }
 
 
-def _log(config, data, results, folder, clock):
-    """The MLflow run's RunLog, its own thread's time on `clock`; a null object where MLflow is not installed."""
+def _log(
+    config: Config, data: Split, results: Path, folder: RunFolder, clock: Clock
+) -> RunLog | NoLog:
+    """The log of an MLflow run, with the time of its own thread on `clock`.
+
+    Without MLflow it is a null object.
+    """
     if importlib.util.find_spec("mlflow") is None:
         return NoLog()
     from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
@@ -160,10 +187,8 @@ def _log(config, data, results, folder, clock):
     return log
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR")
     parser.add_argument("--labels", default="mixed")
     parser.add_argument("--preset", default="paper")
@@ -176,10 +201,7 @@ def main():
     )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-
-    import torch
 
     from segmamba.device import choose_device
     from segmamba.training.step import compile_decision
@@ -202,38 +224,22 @@ def main():
             ),
         )
         print(
-            f"{source if options.data else 'made-up cases'}; {device}; {compile_decision(config, device)[1]}; MLflow "
-            f"{'on' if importlib.util.find_spec('mlflow') else 'not installed'}; "
+            f"{source if options.data else 'made-up cases'}; {device}; "
+            f"{compile_decision(config, device)[1]}; "
+            f"MLflow {'on' if importlib.util.find_spec('mlflow') else 'not installed'}; "
             f"cases ready after {time.perf_counter() - began:.0f} s",
             flush=True,
         )
-        found = measure(config, data, results, device, options.epochs, options.limit_s)
+        values = measure(config, data, results, device, options.epochs, options.limit_s)
     figures = {}
-    for name, value in found.items():
-        goal = GOALS.get(name)
-        holds = (
-            None
-            if goal is None
-            else bool(value >= goal if name == "patches_per_s" else value <= goal)
-        )
-        figures[name] = {"value": value, "unit": "", "goal": goal, "holds": holds}
-        print(
-            f"{name:28}{value:10.3f}"
-            + (
-                ""
-                if goal is None
-                else f"   goal {'>=' if name == 'patches_per_s' else '<='} {goal:g}"
-            )
-        )
-    if options.json:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        options.json.write_text(
-            json.dumps(
-                {"figures": figures, "machine": {"device": name, "torch": torch.__version__}},
-                indent=1,
-            )
-            + "\n"
-        )
+    for name, value in values.items():
+        unit = UNITS.get(name, "")
+        if name in GOALS:
+            compared, goal = GOALS[name]
+            figures[name] = compared(value, goal, unit)
+        else:
+            figures[name] = Figure(value, unit)
+    report(figures, options.json, device=str(device))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,31 @@
-"""One training step, ours and the peers', on one GPU: batch 2, 4x128x128x64, forward + Dice and CE + backward + AdamW.
+"""One training step of our network and of its peers on one GPU.
 
     python benchmarks/train_step.py [--only NAME ...] [--modes eager compiled graphs] [--json FILE]
 
-eager: as PyTorch runs it. compiled: torch.compile of network and loss, one graph. graphs: the same, captured as CUDA graphs.
-A figure is the median of 20 steps after warm-up; peers run in the same process, with the same loss, optimiser and precision.
-Inference is the forward pass alone, without gradients, in the same mode, norms folded and weights in half precision as prediction has them. TFLOP are
-counted by `describe`.
+A step is forward + Dice and cross entropy + backward + AdamW on a batch of 2 patches, 4x128x128x64.
+
+eager:    as PyTorch runs it.
+compiled: torch.compile of network and loss, one graph.
+graphs:   the same, captured as CUDA graphs.
+
+A figure is the median of 20 steps after warm-up. Peers run in the same process, with the same loss,
+optimiser and precision. Inference is the forward pass alone, without gradients, in the same mode,
+with norms folded and weights in half precision as prediction has them. TFLOP are counted by
+`describe`.
 """
 
-import argparse
+from __future__ import annotations
+
 import gc
-import json
-import platform
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from segmamba.config import preset
+from figures import Figure, command_line, report
+from segmamba.config import ModelConfig, preset
 from segmamba.device import autocast
 from segmamba.inference.fold import folded, in_half
 from segmamba.models import build_model
@@ -28,14 +35,28 @@ from segmamba.training.step import COMPILE_OPTIONS, ForwardLoss
 
 PATCH, BATCH = (128, 128, 64), 2
 WARM_UP, STEPS = 4, 20
-MODES = {
+MODES: dict[str, dict[str, Any] | None] = {
     "eager": None,
     "compiled": COMPILE_OPTIONS | {"triton.cudagraphs": False},
     "graphs": COMPILE_OPTIONS,
 }
 
 
-def network(**changes):
+UNITS = {  # of the columns
+    "ms": "ms",
+    "patches_per_s": "/s",
+    "peak_GiB": "GiB",
+    "parameters_M": "M",
+    "busy": "",
+    "warm_up_s": "s",
+    "loss": "",
+    "inference_ms": "ms",
+    "TFLOP": "TFLOP",
+}
+
+
+def network(**changes: object) -> ModelConfig:
+    """The paper network with changes."""
     return preset("paper").changed({f"model.{k}": v for k, v in changes.items()}).model
 
 
@@ -50,8 +71,8 @@ NETWORKS = {
 }
 
 
-def measure(config, mode, dtype):
-    """{"ms", "patches_per_s", "peak_GiB", "parameters_M", "busy", "warm_up_s", "inference_ms", "loss"} of one network in one mode."""
+def measure(config: ModelConfig, mode: str, dtype: torch.dtype) -> dict[str, float]:
+    """The columns of UNITS, without TFLOP, of one network in one mode."""
     torch.manual_seed(0)
     torch.compiler.reset()
     torch.cuda.reset_peak_memory_stats()
@@ -63,7 +84,7 @@ def measure(config, mode, dtype):
     compute = ForwardLoss(model, preset("paper"))
     run = _in_mode(compute, mode)
 
-    def step():
+    def step() -> torch.Tensor:
         with autocast(image.device, dtype):
             loss, _ = run(image, label)
         scaler.scale(loss).backward()
@@ -84,19 +105,19 @@ def measure(config, mode, dtype):
     }
     forward = _in_mode(in_half(folded(model, "cuda"), dtype), mode)
 
-    def predict():
+    def predict() -> torch.Tensor:
         with torch.no_grad(), autocast(image.device, dtype):
             return forward(image)
 
     return row | {"inference_ms": _timed(predict)[1]}
 
 
-def _in_mode(module, mode):
+def _in_mode(module: torch.nn.Module, mode: str) -> Any:
     return torch.compile(module, options=MODES[mode], fullgraph=True) if MODES[mode] else module
 
 
-def _timed(call):
-    """(seconds of the first WARM_UP calls, median milliseconds of the next STEPS)."""
+def _timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the first WARM_UP calls and median milliseconds of the next STEPS."""
     began = time.perf_counter()
     for _ in range(WARM_UP):
         call()
@@ -110,7 +131,7 @@ def _timed(call):
     return warm_up_s, 1000 * statistics.median(times)
 
 
-def _busy_share(step, steps=5):
+def _busy_share(step: Callable[[], object], steps: int = 5) -> float:
     """Share of the wall time in which the GPU runs a kernel, from the profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         began = time.perf_counter()
@@ -121,59 +142,52 @@ def _busy_share(step, steps=5):
     return sum(event.self_device_time_total for event in profile.key_averages()) / wall_us
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument(
         "--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME"
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
-    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}, batch {BATCH}, patch {PATCH}"
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}, "
+        f"batch {BATCH}, patch {PATCH}"
     )
     arms = describe_arms(
         {name: NETWORKS[name] for name in options.only}, patch_size=PATCH, batch_size=BATCH
     )
     flops = {arm["arm"]: arm["training_flops"] / 1e12 for arm in arms}
     print(
-        f"{'network':24}{'mode':10}{'ms':>8}{'patches/s':>11}{'peak GiB':>10}{'params M':>10}{'TFLOP':>8}{'GPU busy':>10}"
-        f"{'inference ms':>14}{'warm-up s':>11}",
+        f"{'network':24}{'mode':10}{'ms':>8}{'patches/s':>11}{'peak GiB':>10}{'params M':>10}"
+        f"{'TFLOP':>8}{'GPU busy':>10}{'inference ms':>14}{'warm-up s':>11}",
         flush=True,
     )
-    rows = {}
+    figures: dict[str, Figure] = {}
     for name in options.only:
         for mode in options.modes:
             try:
                 row = measure(NETWORKS[name], mode, getattr(torch, options.dtype))
-            except (
-                Exception
-            ) as error:  # a peer that cannot run in a mode is a row of the table, not the end of it
-                print(
-                    f"{name:24}{mode:10}{type(error).__name__}: {str(error).strip().splitlines()[0][:150]}",
-                    flush=True,
-                )
+            except Exception as error:  # a peer may fail in a mode: that is a row, not the end
+                reason = str(error).strip().splitlines()[0][:150]
+                print(f"{name:24}{mode:10}{type(error).__name__}: {reason}", flush=True)
                 continue
             finally:
                 gc.collect()
                 torch.cuda.empty_cache()
-            rows[f"{name}, {mode}"] = row | {"TFLOP": flops[name]}
+            row["TFLOP"] = flops[name]
+            figures |= {
+                f"{name}, {mode}, {column}": Figure(value, UNITS[column])
+                for column, value in row.items()
+            }
             print(
-                f"{name:24}{mode:10}{row['ms']:8.1f}{row['patches_per_s']:11.1f}{row['peak_GiB']:10.2f}{row['parameters_M']:10.2f}"
-                f"{flops[name]:8.2f}{row['busy']:10.0%}{row['inference_ms']:14.2f}{row['warm_up_s']:11.1f}",
+                f"{name:24}{mode:10}{row['ms']:8.1f}{row['patches_per_s']:11.1f}"
+                f"{row['peak_GiB']:10.2f}{row['parameters_M']:10.2f}{row['TFLOP']:8.2f}"
+                f"{row['busy']:10.0%}{row['inference_ms']:14.2f}{row['warm_up_s']:11.1f}",
                 flush=True,
             )
-    if options.json:
-        machine = {
-            "gpu": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        options.json.write_text(json.dumps({"figures": rows, "machine": machine}, indent=1) + "\n")
+    report(figures, options.json, table=False, dtype=options.dtype)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,59 @@
 """How often do the verdicts' statistics raise a false alarm, and which effects do they find?
 
-python benchmarks/verdicts.py [--studies 2000] [--json FILE]      a minute on one core
+    python benchmarks/verdicts.py [--studies 2000] [--json FILE]      # a minute on one core
 
-Each cell simulates whole studies: a baseline and three arms that share cases and seeds. Dice of arm a, seed s, case c =
-effect[a] + run[a, s] + patient[c] + taste[a, c] + rest[a, s, c]. `--case-sd` and `--rest-sd` are those of the *paired*
-difference, in Dice points; the seed sd is that of one run's mean Dice, so a paired difference has it times sqrt(2).
-The same tables with t-distributed (3 degrees of freedom) taste and rest follow: Dice has outliers, such as missed lesions. The third
-table is of a cross-validation: FOLDS runs for every seed, each tested on its own share of the cases, with the cases put together.
+Each cell simulates whole studies: a baseline and three arms that share cases and seeds. The Dice of
+arm a, seed s and case c is effect[a] + run[a, s] + patient[c] + taste[a, c] + rest[a, s, c].
+`--case-sd` and `--rest-sd` are those of the *paired* difference, in Dice points. The seed sd is
+that of one run's mean Dice, so a paired difference has it times sqrt(2).
+
+The second table has t-distributed (3 degrees of freedom) taste and rest: Dice has outliers, such as
+missed lesions. The third table is of a cross-validation: FOLDS runs for every seed, each tested on
+its own share of the cases, with the cases put together.
 """
+
+from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
-from segmamba.config import CONFIDENCE_LEVEL
-from segmamba.studies.anova import crossed, holm
+from figures import Figure, at_most, command_line, report
+from segmamba.studies.anova import LEVEL, crossed, holm
 
 SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
 ARMS, MARGIN, FOLDS = 3, 0.5, 5  # arms beside the baseline; Dice points
 BATCH = 1000  # studies simulated at once: 120 MB of differences in the largest cell
 GOAL_PERCENT = 6.5
 
+Draw = Callable[[tuple[int, ...]], np.ndarray]
+"""Standardised noise of a shape."""
+Rates = dict[str, float]
+"""Percent by name."""
+Table = dict[tuple[float, int, int], Rates]
+"""Rates by seed sd, cases and seeds."""
 
-def simulate(rng, draw, *, studies, seed_sd, cases, seeds, case_sd, rest_sd, folds=1):
-    """Differences from the baseline without a true effect, (studies, ARMS, seeds, cases), in Dice points."""
+
+def simulate(
+    rng: np.random.Generator,
+    draw: Draw,
+    *,
+    studies: int,
+    seed_sd: float,
+    cases: int,
+    seeds: int,
+    case_sd: float,
+    rest_sd: float,
+    folds: int = 1,
+) -> np.ndarray:
+    """Simulate differences from the baseline without a true effect.
+
+    Returns:
+        Dice points, (studies, ARMS, seeds, cases).
+    """
     run = rng.standard_normal((studies, ARMS + 1, seeds, folds), np.float32) * seed_sd
     run = np.repeat(run, cases // folds, axis=-1) if folds > 1 else run
     taste = draw((studies, ARMS + 1, 1, cases)) * (case_sd / 2**0.5)
@@ -38,9 +62,9 @@ def simulate(rng, draw, *, studies, seed_sd, cases, seeds, case_sd, rest_sd, fol
     return dice[:, 1:] - dice[:, :1]
 
 
-def cell(d):
+def cell(d: np.ndarray) -> Rates:
     """Rates of one cell, from differences d (studies, ARMS, seeds, cases) without a true effect."""
-    alpha, layout = 1 - CONFIDENCE_LEVEL, crossed(d)
+    alpha, layout = 1 - LEVEL, crossed(d)
     p, half = layout.p_value(), layout.half_width()
     adjusted = np.array([holm(row) for row in p])
     rates = {
@@ -60,24 +84,40 @@ def cell(d):
     return {name: 100 * float(rate) for name, rate in rates.items()}
 
 
-def table(draw, rng, options, folds=1):
-    """{(seed sd, cases, seeds): rates}, each averaged over batches of studies."""
-    found, spread = (
-        {},
-        {"studies": BATCH, "case_sd": options.case_sd, "rest_sd": options.rest_sd, "folds": folds},
-    )
+def table(
+    draw: Draw, rng: np.random.Generator, options: argparse.Namespace, folds: int = 1
+) -> Table:
+    """The rates of every cell, averaged over batches of studies."""
+    rows: Table = {}
+    spread = {
+        "studies": BATCH,
+        "case_sd": options.case_sd,
+        "rest_sd": options.rest_sd,
+        "folds": folds,
+    }
     for seed_sd, cases, seeds in itertools.product(SEED_SDS, CASES, SEEDS):
         batches = [
             cell(simulate(rng, draw, seed_sd=seed_sd, cases=cases, seeds=seeds, **spread))
             for _ in range(-(-options.studies // BATCH))
         ]
-        found[seed_sd, cases, seeds] = {
-            name: np.mean([batch[name] for batch in batches]) for name in batches[0]
+        rows[seed_sd, cases, seeds] = {
+            name: float(np.mean([batch[name] for batch in batches])) for name in batches[0]
         }
-    return found
+    return rows
 
 
-def print_table(title, rows):
+LEGEND = """Rates in %, without a true effect:
+one                a given arm is called different
+family             at least one of three arms is, after Holm
+supported          the verdict on one declared contrast
+family supported   at least one of three after Holm
+overlooked         an arm that is better by exactly the margin is called no better
+seeds, cases, crossed alone   as "one", by only that of the three t tests
+power n            the verdict is supported at a true effect of n Dice points"""
+
+
+def print_table(title: str, rows: Table) -> None:
+    """Print a table in Markdown."""
     columns = list(next(iter(rows.values())))
     print(f"\n{title}\n")
     print("| seed sd | cases | seeds | " + " | ".join(columns) + " |")
@@ -90,33 +130,25 @@ def print_table(title, rows):
         )
 
 
-def figures(normal, heavy, folded):
-    found = {}
+def figures(normal: Table, heavy: Table, folded: Table) -> dict[str, Figure]:
+    """The worst rates of each table, and the power of a typical study."""
+    worst: dict[str, Figure] = {}
     for noise, rows in (("normal", normal), ("heavy_tails", heavy), ("folds", folded)):
         for name in ("one", "family", "supported", "family supported", "overlooked"):
-            worst = float(max(rates[name] for rates in rows.values()))
-            figure = {
-                "value": worst,
-                "unit": "%",
-                "goal": f"<= {GOAL_PERCENT}",
-                "holds": worst <= GOAL_PERCENT,
-            }
-            found[f"false_alarms_{name.replace(' ', '_')}_{noise}"] = figure
-    for effect in EFFECTS:
-        power = float(normal[0.5, 100, 5][f"power {effect:g}"])
-        found[f"power_{effect:g}_points_5_seeds_100_cases_sd_0.5"] = {
-            "value": power,
-            "unit": "%",
-            "goal": None,
-            "holds": None,
-        }
-    return found
+            rate = max(rates[name] for rates in rows.values())
+            key = f"false_alarms_{name.replace(' ', '_')}_{noise}"
+            worst[key] = at_most(rate, GOAL_PERCENT, "%")
+    power = {
+        f"power_{effect:g}_points_5_seeds_100_cases_sd_0.5": Figure(
+            normal[0.5, 100, 5][f"power {effect:g}"], "%"
+        )
+        for effect in EFFECTS
+    }
+    return worst | power
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument(
         "--studies",
         type=int,
@@ -136,43 +168,19 @@ def main():
         help="what varies from case to case within a seed, Dice points",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
     start, rng = time.perf_counter(), np.random.default_rng(options.seed)
 
     normal = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options)
-    heavy = table(
-        lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options
-    )  # unit variance
+    # Divided by sqrt(3) a t variable with 3 degrees of freedom has unit variance.
+    heavy = table(lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options)
     folded = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options, folds=FOLDS)
-    print(
-        "Rates in %, without a true effect: one = a given arm is called different; family = at least one of three arms is, after Holm;"
-    )
-    print("overlooked = an arm that is better by exactly the margin is called no better;")
-    print(
-        "supported = the verdict on one declared contrast; family supported = at least one of three after Holm; seeds, cases, crossed"
-    )
-    print(
-        "alone = as one, by only that of the three t tests. power n = the verdict is supported at a true effect of n Dice points."
-    )
+    print(LEGEND)
     print_table("Normal taste and rest", normal)
     print_table("Heavy tails (t with 3 degrees of freedom)", heavy)
     print_table(f"{FOLDS} folds", folded)
-    found = figures(normal, heavy, folded)
-    print()
-    for name, figure in found.items():
-        print(
-            f"{name:48s} {figure['value']:5.1f} %  goal {figure['goal'] or '-':7s} {figure['holds'] if figure['goal'] else ''}"
-        )
+    report(figures(normal, heavy, folded), options.json, numpy=np.__version__)
     print(f"{time.perf_counter() - start:.0f} s")
-    if options.json:
-        machine = {
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "cpus": os.cpu_count(),
-        }
-        options.json.write_text(json.dumps({"figures": found, "machine": machine}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ def test_in_the_line_of_an_epoch(console, capsys):
     split = SimpleNamespace(train=[1], validation=[2], test=[3])
     metrics = {"train/loss": 0.5, "val/dice_mean": 0.7074, "val/best_dice_mean": 0.7136}
     with RunProgress(console) as progress:
-        progress.begin(SimpleNamespace(root="run"), TINY, CPU, split, "data", [])
-        progress.epoch(SimpleNamespace(number=1, metrics=metrics))
+        progress.on_begin(SimpleNamespace(root="run"), TINY, CPU, split, "data")
+        progress.on_epoch(SimpleNamespace(number=1, metrics=metrics))
     assert "epoch 1/3: loss 0.500, Dice 70.7 (best 71.4), " in capsys.readouterr().out
 
 

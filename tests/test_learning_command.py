@@ -11,13 +11,14 @@ import sys
 import pytest
 
 from segmamba.config import Config
-from segmamba.data.cases import find_cases
-from segmamba.data.source import unlabelled_cases
+from segmamba.data.source import prepare_split, unlabelled_cases
 from segmamba.models.weights import load_checkpoint
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import splits_of
+from segmamba.screen import no_progress
 from tests.conftest import NEW_NAMES, write_case
 from tests.test_train_command import KILLED, arguments, record_of, run
+from tests.tiny import TINY
 
 EVERYTHING = {
     "learning.pretrain_epochs": 2,
@@ -29,7 +30,8 @@ EVERYTHING = {
     "train.accumulation": 2,
 }
 OPTIONS = [word for name, value in EVERYTHING.items() for word in ("--set", f"{name}={value}")]
-KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "on_pretraining_step", ')
+KILLED_IN_PRETRAINING_TOO = KILLED.replace('("on_begin", ', '("on_begin", "on_pretraining_step", ')
+assert KILLED_IN_PRETRAINING_TOO != KILLED
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +116,14 @@ def test_unlabelled_cases_are_looked_for_only_where_an_arm_learns_from_images(so
     ), "the phantom has labels throughout"
 
 
-def test_a_studys_splits_hold_its_unlabelled_cases(source):
-    base = Config().changed({"data.source": str(source)})
-    labelled = [case for case in find_cases(source) if case.label]
-    split = splits_of(labelled, unlabelled_cases(base), StudyOptions(), base)[None]
+def test_a_studys_splits_hold_its_unlabelled_cases(source, tmp_path):
+    config = TINY.changed({"data.source": str(source)})
+    data = prepare_split(
+        config,
+        tmp_path,
+        steps=lambda label: no_progress,
+        learners=[config.changed({"learning.pretrain_epochs": 1})],
+        workers=1,
+    )
+    split = splits_of(data, StudyOptions(), config)[None]
     assert {"BraTS-GLI-00006-000", "BraTS-GLI-00007-000"} <= {case.id for case in split.unlabelled}

@@ -43,7 +43,7 @@ def counted(function):
     return call
 os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 from segmamba.commands.run_progress import RunProgress
-for name in ("begin", "on_step", "on_validation_case", "on_test_case", "epoch"):
+for name in ("on_begin", "on_step", "on_validation_case", "on_test_case", "on_epoch"):
     setattr(RunProgress, name, counted(getattr(RunProgress, name)))
 from segmamba.cli import main
 try:

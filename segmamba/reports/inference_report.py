@@ -208,7 +208,9 @@ def render_terminal(results: InferenceResults, console: Console) -> None:
         results: The results.
         console: The terminal.
     """
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     content = _content(results)
     table = Table(
@@ -219,9 +221,9 @@ def render_terminal(results: InferenceResults, console: Console) -> None:
         box=None,
     )
     for row in content["rows"]:
-        table.add_row(row["name"], *row["cells"])
+        table.add_row(Text(row["name"]), *row["cells"])
     pairs = Table(
-        f"minus '{results.baseline}'",
+        escape(f"minus '{results.baseline}'"),
         "mean Dice",
         "95 % interval",
         "lesion-wise Dice",
@@ -230,7 +232,7 @@ def render_terminal(results: InferenceResults, console: Console) -> None:
         box=None,
     )
     for row in content["pairs"]:
-        pairs.add_row(row["name"], *row["cells"][0], *row["cells"][-1], row["time"])
+        pairs.add_row(Text(row["name"]), *row["cells"][0], *row["cells"][-1], row["time"])
     for shown in (table, pairs):
         console.print()
         console.print(shown)

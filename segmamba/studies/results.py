@@ -10,7 +10,6 @@ from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
 
-OLD_SETS = ("minival", "judge")  # what versions before 0.2 called the validation and the test set
 CaseRow: TypeAlias = dict[str, Any]
 """The scores of one tested case: "case" is its id, dice_mean, hd95_mm_ET, ... are numbers."""
 History: TypeAlias = dict[str, list[tuple[int, float]]]
@@ -170,7 +169,7 @@ def study_from(stored: Mapping[str, Any], **now: Any) -> Study:
         UserError: If a version before 0.2 stored the study.
     """
     fields = dict(stored)
-    if any(name in fields["data"] for name in OLD_SETS):
+    if not {"validation", "test"} <= fields["data"].keys():
         raise UserError(
             f"study {fields.get('name', '')}: a version of segmamba before 0.2 made it; "
             "read it with that version, or run the study again"

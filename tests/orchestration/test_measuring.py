@@ -66,7 +66,7 @@ def test_one_pause_among_the_timed_steps_does_not_count(monkeypatch):
     clock = _Clock()
     clock.start()
     for done in range(40):
-        clock.step(2, done + 1)
+        clock.on_step(2, done + 1)
     assert clock.step_s() == pytest.approx(0.022)
 
 

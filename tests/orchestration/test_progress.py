@@ -67,12 +67,10 @@ def test_a_trial_that_was_trained_before_a_resume_is_listed_with_its_best_dice(
         write_case(tmp_path, f"BraTS20_Training_{number:03d}", shape=(24, 24, 24), seed=number)
     cases = prepare_cases(find_cases(tmp_path), tmp_path / "cache", TINY.data, workers=1)
     split = Split(cases[:1], cases[1:2], cases[2:], False, ())
-    context = StudyContext(
-        {"a": TINY}, {None: ({}, split)}, tmp_path, "", "", "", {}, 1, "never", "a"
-    )
+    run = SimpleNamespace(trial_log=lambda key, tags: AnyLog())
+    context = StudyContext({"a": TINY}, {None: ({}, split)}, tmp_path, run, {}, 1, "never", "a")
     reports = []
-    monkeypatch.setattr(trainable, "trial_log", lambda *where: AnyLog())
-    monkeypatch.setattr(trainable, "trial_tags", lambda *where: {})
+    monkeypatch.setattr(StudyContext, "trial_tags", lambda context, plan: {})
     monkeypatch.setattr(trainable, "report_epoch", lambda *epoch: None)
     monkeypatch.setattr(trainable, "tune", SimpleNamespace(report=reports.append))
     for _ in range(2):

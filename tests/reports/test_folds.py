@@ -18,7 +18,7 @@ DISTANCES = ("hd95_mm_ET", "hd95_mm_TC", "hd95_mm_WT")
 
 
 def folded(study):
-    """The study with every trial cut into one trial for each of FOLDS, whose metrics are its means."""
+    """The study with each trial cut into one for each of FOLDS, whose metrics are its means."""
     trials = []
     for trial in study.trials:
         for fold, part in enumerate(FOLDS):
@@ -63,9 +63,9 @@ def test_with_unequal_folds_the_table_and_the_sentence_agree(study):
         if title in ("mean Dice", "ET", "TC", "WT", "last checkpoint", "HD95 (mm)")
     }
     sentence = verdict(study).sentence
-    told = float(re.search(r"b scores (\d+\.\d) Dice points above a on WT Dice", sentence)[1])
-    assert in_table["WT"] == pytest.approx(told, abs=0.11), "both are rounded to a tenth"
-    assert told == pytest.approx((4 * 6 + 20 * 1) / 24, abs=0.2)
+    in_words = float(re.search(r"b scores (\d+\.\d) Dice points above a on WT Dice", sentence)[1])
+    assert in_table["WT"] == pytest.approx(in_words, abs=0.11), "both are rounded to a tenth"
+    assert in_words == pytest.approx((4 * 6 + 20 * 1) / 24, abs=0.2)
     assert in_table["HD95 (mm)"] == pytest.approx(-(4 * 8 + 20 * 2) / 24, abs=0.11)
 
 

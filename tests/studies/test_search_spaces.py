@@ -111,7 +111,8 @@ def test_as_many_voxels_follows_the_steps_that_are_set_and_says_where_a_whole_nu
     chosen = {"train.steps_per_epoch": 4}
     spec, base = study("ablate_patch_size", "demo", chosen)
     assert spec.plain(base).notes[-1] == (
-        "48x48x48, as many voxels: train.steps_per_epoch is 5, a whole number: 5.5% more than 1.185 times 4"
+        "48x48x48, as many voxels: train.steps_per_epoch is 5, a whole number: "
+        "5.5% more than 1.185 times 4"
     )
     chosen = {"train.steps_per_epoch": 2}
     spec, base = study("ablate_patch_size", "demo", chosen)

@@ -48,7 +48,7 @@ def test_arms_that_cannot_be_compared_are_refused(arms, message):
         spec_of(arms=arms).configs(Config(), {})
 
 
-def test_a_setting_that_an_arm_gives_a_value_of_its_own_cannot_be_set_and_a_multiple_needs_a_number():
+def test_a_setting_of_which_an_arm_has_its_own_value_cannot_be_set_and_a_multiple_needs_a_number():
     arms = {"a": {}, "b": {"optim.lr": Times(2)}, "c": {"optim.lr": 1e-3}}
     with pytest.raises(
         UserError, match=r"--set optim\.lr: .* \(arm 'c' has 0\.001\); leave --set optim\.lr out"
