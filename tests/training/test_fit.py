@@ -34,26 +34,26 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_run_repeats_bit_for_bit_and_another_seed_differs(data):
-    runs = [
-        [weights(e) for e in fit(TINY.changed({"seed": seed}), data, CPU)][-1] for seed in (0, 0, 1)
-    ]
-    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+def test_a_run_repeats_bit_for_bit_and_another_seed_differs(data, whole_run):
+    again, other = (
+        [weights(e) for e in fit(TINY.changed({"seed": seed}), data, CPU)][-1] for seed in (0, 1)
+    )
+    first = whole_run[-1].checkpoint["model"]
+    assert same(first, again) and not same(first, other)
 
 
-def test_the_share_of_the_epoch_spent_waiting_for_data_is_told(data):
-    shares = [e.metrics["time/data_wait_share"] for e in fit(TINY, data, CPU)]
+def test_the_share_of_the_epoch_spent_waiting_for_data_is_reported(whole_run):
+    shares = [epoch.metrics["time/data_wait_share"] for epoch in whole_run]
     assert all(0 < share < 1 for share in shares)
 
 
-def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data):
-    whole = [(copy.deepcopy(e.checkpoint), e.metrics) for e in fit(TINY, data, CPU)]
-    rest = list(fit(TINY, data, CPU, resume_from=whole[0][0]))
+def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data, whole_run):
+    rest = list(fit(TINY, data, CPU, resume_from=copy.deepcopy(whole_run[0].checkpoint)))
     assert [e.number for e in rest] == [2, 3]
-    assert same(weights(rest[-1]), whole[-1][0]["model"])
+    assert same(weights(rest[-1]), whole_run[-1].checkpoint["model"])
     untimed = [
-        {k: v for k, v in m.items() if not k.startswith("time/")}
-        for m in (rest[-1].metrics, whole[-1][1])
+        {name: value for name, value in metrics.items() if not name.startswith("time/")}
+        for metrics in (rest[-1].metrics, whole_run[-1].metrics)
     ]
     assert untimed[0] == untimed[1]
 
@@ -141,7 +141,8 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_batch(data, monkeypatch):
     )
     with pytest.raises(
         NonFiniteLoss,
-        match=r"epoch 1, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
+        match=r"epoch 1, step 1: the loss is nan; "
+        r"the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
     ):
         list(fit(TINY, data, CPU))
 
@@ -279,39 +280,36 @@ def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_dr
 ):
     drawn = []
 
-    def noisy(image, label, plans):
+    def spy(image, label, plans):
         drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
         return image, label
 
-    monkeypatch.setattr(fit_module, "augment", noisy)
-    first = copy.deepcopy(next(iter(fit(TINY, data, CPU))).checkpoint)
-    drawn.clear()
-    list(fit(TINY, data, CPU))
+    monkeypatch.setattr(fit_module, "augment", spy)
+    checkpoints = [copy.deepcopy(epoch.checkpoint) for epoch in fit(TINY, data, CPU)]
     whole = list(drawn)
     drawn.clear()
-    list(fit(TINY, data, CPU, resume_from=first))
+    list(fit(TINY, data, CPU, resume_from=checkpoints[0]))
     assert drawn == whole[-len(drawn) :] and len(whole) == 6 and len(set(whole)) == 6
 
 
-def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data):
+def test_a_callback_gets_every_step_and_case_and_may_end_the_run(data):
     class Impatient(Callback):
         def __init__(self):
-            self.told = []
+            self.calls = []
 
         def on_step(self, epoch, done):
-            self.told.append(("step", epoch, done))
+            self.calls.append(("step", epoch, done))
             if (epoch, done) == (2, 1):
                 raise KeyboardInterrupt
 
         def on_validation_case(self, epoch, done):
-            self.told.append(("case", epoch, done))
+            self.calls.append(("case", epoch, done))
 
     callback = Impatient()
     with pytest.raises(KeyboardInterrupt):
         list(fit(TINY, data, CPU, callback=callback))
-    assert callback.told == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
+    assert callback.calls == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
 
 
-def test_an_epoch_brings_the_scores_of_each_validation_case(data):
-    first = next(iter(fit(TINY, data, CPU)))
-    assert [row["case"] for row in first.rows] == [case.id for case in data.validation]
+def test_an_epoch_brings_the_scores_of_each_validation_case(data, whole_run):
+    assert [row["case"] for row in whole_run[0].rows] == [case.id for case in data.validation]
