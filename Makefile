@@ -1,17 +1,22 @@
-# make demo | studies | ensemble | test | test-slow | test-gpu | setup-gpu | lint: each sets up .venv first where that is needed.
+# make demo | studies | ensemble | test | test-slow | test-gpu | setup-gpu | lint | docs
+# Each sets up .venv first where that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.installed-docs
 
-.PHONY: demo studies ensemble test test-slow test-gpu setup-gpu lint clean
+.PHONY: demo studies ensemble test test-slow test-gpu setup-gpu lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
 
-# Every study in the demo preset, one after another; trials that an earlier one has trained are reused. Two seeds for all: an hour's work.
+# Every study in the demo preset, one after another; trials that an earlier one has trained are
+# reused. Two seeds for all: an hour's work.
 studies: $(INSTALLED)
-	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation ablate_architecture compare_baselines \
-	  tune_hyperparameters; do $(BIN)/python experiments/$$study.py || exit 1; done
+	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation \
+	  ablate_architecture compare_baselines tune_hyperparameters; do \
+	  $(BIN)/python experiments/$$study.py || exit 1; done
 	$(BIN)/python experiments/ablate_learning.py --seeds 2 --set data.labelled_share=0.2
 	$(BIN)/segmamba studies
 
@@ -19,8 +24,7 @@ ensemble: $(INSTALLED)
 	$(BIN)/python experiments/ensemble.py
 
 # Two processes, a file each at a time: nearly everything here keeps one core busy.
-test: $(INSTALLED)
-	$(BIN)/ruff check .
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
@@ -29,19 +33,30 @@ test-slow: $(INSTALLED)
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
 
-# Builds mamba-ssm and causal-conv1d for the GPU at hand: needs nvcc of the CUDA version that torch was built with.
+# Builds mamba-ssm and causal-conv1d for the GPU at hand: needs nvcc of the CUDA version that torch
+# was built with.
 setup-gpu: $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check ninja wheel "setuptools>=77" packaging
-	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[cuda]'
+	$(PIP) ninja wheel "setuptools>=77" packaging
+	$(PIP) --no-build-isolation -c constraints.txt -e '.[cuda]'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The site, into site/; a broken link or an undocumented name is an error.
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(PIP) --quiet -c constraints.txt -e '.[docs]'
+	@touch $(DOCS_INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Setting up .venv with the tested versions (constraints.txt): one to a few minutes, once."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[studies,dev]'
+	$(PIP) --quiet -c constraints.txt -e '.[studies,dev]'
 	@touch $(INSTALLED)
 
 clean:
-	rm -rf .venv Results
+	rm -rf .venv Results site
