@@ -1,54 +1,56 @@
-"""Whole volumes: seconds a case on the device and from NIfTI files to a NIfTI file, against MONAI's sliding window.
+"""Whole volumes: seconds a case, on the device and from file to file, against MONAI's window.
 
-    python benchmarks/inference.py [--json FILE] [--sweep]      # on a GPU: the paper network; on a CPU: the demo network
+    python benchmarks/inference.py [--json FILE] [--sweep]
 
-Cases of 240x240x155 at 1 mm whose brain, an ellipsoid of noise, is 142x170x138; random weights, which cost the same as trained ones.
-On the device: from the prepared image in the host's memory to labels in the host's memory (upload, windows, vote, decision). MONAI runs
-around the same network in eager mode under the same autocast, on the same cut image, with the better of two batch sizes; what it takes on
-the whole volume, which it does not cut, stands beside. Outputs are compared where both place their windows alike: a volume of 192x192x160.
-Figures are medians after warm-up. --sweep also prints batch sizes, cuDNN's autotuning and compilation, which the defaults come from.
+On a GPU it takes the paper network, on a CPU the demo network. Cases have 240x240x155 voxels of
+1 mm; their brain, an ellipsoid of noise, has 142x170x138. Weights are random, which cost the same
+as trained ones. "On the device" is from the prepared image in the host's memory to labels in the
+host's memory: upload, windows, vote, decision.
+
+MONAI's sliding window runs around the same network in eager mode under the same autocast, on the
+same cut image, with the better of two batch sizes. The time it takes on the whole volume, which
+MONAI does not cut, is given as well. Outputs are compared where both place their windows alike: a
+volume of 192x192x160. Figures are medians after warm-up. --sweep also prints batch sizes, cuDNN's
+autotuning and compilation, from which the defaults were chosen.
 """
 
-import argparse
+from __future__ import annotations
+
 import contextlib
 import importlib.util
-import json
-import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import torch
 
+from figures import Figure, above, at_least, at_most, command_line, report
 from segmamba.config import load_config, preset
+from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
-from segmamba.data.volumes import read_scan
+from segmamba.data.volumes import Scan, read_scan
 from segmamba.device import autocast, choose_device
-from segmamba.inference import ensemble_member as member_module
+from segmamba.inference import ensemble_member
 from segmamba.inference.folder import predict_cases
 from segmamba.inference.outputs import DONE, Outputs
-from segmamba.inference.predictor import load_predictor
+from segmamba.inference.predictor import Predictor, PreparedScan, load_predictor
 from segmamba.models import build_model
 
 SHAPE, BRAIN = (240, 240, 155), (142, 170, 138)
-ALIGNED = (
-    192,
-    192,
-    160,
-)  # window + n x interval along each axis: there MONAI's windows lie where ours do
+# Window + n x interval along each axis: there MONAI's windows lie where ours do.
+ALIGNED = (192, 192, 160)
 FILES = 8
 BATCHES = (1, 2, 4, 8, 16)
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+def main() -> None:
+    parser = command_line(__doc__)
     parser.add_argument(
         "--sweep",
         action="store_true",
@@ -69,20 +71,14 @@ def main():
             if device.type == "cuda"
             else cpu_figures(folder, device)
         )
-    print()
-    for title, figure in figures.items():
-        print(
-            f"{title:66} {figure['value']:9.4g} {figure['unit']:4} goal {figure['goal']:9} {'holds' if figure['holds'] else 'MISSED'}"
-        )
-    if options.json:
-        machine = {"device": name, "platform": platform.platform(), "torch": torch.__version__}
-        options.json.write_text(
-            json.dumps({"figures": figures, "machine": machine}, indent=1) + "\n"
-        )
+    report(figures, options.json, device=name)
 
 
-def cpu_figures(folder, device):
-    """The demo network, from NIfTI files to a NIfTI file, one case; loading the network is not counted."""
+def cpu_figures(folder: Path, device: torch.device) -> dict[str, Figure]:
+    """The demo network, from NIfTI files to a NIfTI file, one case.
+
+    The time to load the network is not counted.
+    """
     predictor = load_predictor(write_run(folder / "run", "demo"), device)
     cases = write_cases(folder / "data", 1)
     taken = [
@@ -92,7 +88,8 @@ def cpu_figures(folder, device):
     return {"demo network, NIfTI to NIfTI": at_most(statistics.median(taken), 60, "s")}
 
 
-def gpu_figures(folder, device, sweep):
+def gpu_figures(folder: Path, device: torch.device, sweep: bool) -> dict[str, Figure]:
+    """The paper network on the device, from file to file and against MONAI."""
     run = write_run(folder / "run", "paper")
     cases = write_cases(folder / "data", FILES)
     predictor = load_predictor(run, device)
@@ -103,26 +100,20 @@ def gpu_figures(folder, device, sweep):
     first = seconds(lambda: predictor.analyse(prepared))
     once = median_seconds(lambda: predictor.analyse(prepared))
     print(
-        f"windows: {windows(predictor, prepared)}; first case {first:.1f} s; peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB",
+        f"windows: {windows(predictor, prepared)}; first case {first:.1f} s; "
+        f"peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB",
         flush=True,
     )
     flips = median_seconds(lambda: flipping.analyse(prepared), repeats=3)
-    print(
-        f"copies from the device in one case: {device_to_host(lambda: predictor.analyse(prepared))}",
-        flush=True,
-    )
+    copies = device_to_host(lambda: predictor.analyse(prepared))
+    print(f"copies from the device in one case: {copies}", flush=True)
     figures = {
         "a case on the device": at_most(once, 0.35, "s"),
         "a case on the device, 8 flips": at_most(flips, 2.8, "s"),
         "a case from NIfTI to NIfTI, pipelined": at_most(
             pipelined(predictor, cases, folder), 1.5, "s"
         ),
-        "peak GPU memory": {
-            "value": torch.cuda.max_memory_allocated() / 2**30,
-            "unit": "GiB",
-            "goal": "none",
-            "holds": True,
-        },
+        "peak GPU memory": Figure(torch.cuda.max_memory_allocated() / 2**30, "GiB"),
     }
     figures |= against_monai(predictor, run, prepared, scan, device)
     if sweep:
@@ -130,10 +121,11 @@ def gpu_figures(folder, device, sweep):
     return figures
 
 
-def pipelined(predictor, cases, folder):
+def pipelined(predictor: Predictor, cases: list[Case], folder: Path) -> float:
+    """Seconds a case from NIfTI files, which are in the page cache, to NIfTI files."""
     for case in cases:
         [path.read_bytes() for path in case.files]
-    outcomes = []
+    outcomes: list[Any] = []
     taken = seconds(
         lambda: outcomes.extend(predict_cases(predictor, cases, Outputs(folder / "out")))
     )
@@ -141,7 +133,10 @@ def pipelined(predictor, cases, folder):
     return taken / len(cases)
 
 
-def against_monai(predictor, run, prepared, scan, device):
+def against_monai(
+    predictor: Predictor, run: Path, prepared: PreparedScan, scan: Scan, device: torch.device
+) -> dict[str, Figure]:
+    """Time and output beside MONAI's sliding window; nothing where MONAI is not installed."""
     if importlib.util.find_spec("monai") is None:
         print("MONAI is not installed: its sliding window is not measured (pip install monai)")
         return {}
@@ -150,13 +145,13 @@ def against_monai(predictor, run, prepared, scan, device):
     member, config = predictor.members[0], predictor.members[0].config
     model = trained_network(run, device)
 
-    def eager(windows):
+    def eager(windows: torch.Tensor) -> torch.Tensor:
         with autocast(device, torch.float16):
             logits = model(windows)
         return logits.float().softmax(1)
 
     @torch.inference_mode()
-    def theirs(image, batch):
+    def theirs(image: torch.Tensor, batch: int) -> torch.Tensor:
         return sliding_window_inference(
             image[None], config.data.patch_size, batch, eager, overlap=0.5, mode="gaussian"
         )[0]
@@ -172,31 +167,25 @@ def against_monai(predictor, run, prepared, scan, device):
     aligned = torch.randn(4, *ALIGNED, generator=torch.Generator().manual_seed(0)).to(device)
     gap = float((member.probabilities(aligned) - theirs(aligned, 2)).abs().max())
     print(
-        f"probabilities of the cut image: ours {ours:.3f} s; MONAI {', '.join(f'{s:.3f} s in batches of {b}' for b, s in batched.items())}; "
+        f"probabilities of the cut image: ours {ours:.3f} s; MONAI "
+        f"{', '.join(f'{s:.3f} s in batches of {b}' for b, s in batched.items())}; "
         f"MONAI on the whole volume {uncut:.3f} s",
         flush=True,
     )
     ratio, ratio_uncut = min(batched.values()) / ours, uncut / ours
     return {
-        "times as fast as MONAI on the same cut image": {
-            "value": ratio,
-            "unit": "x",
-            "goal": "> 1",
-            "holds": ratio > 1,
-        },
-        "times as fast as MONAI on the whole case": {
-            "value": ratio_uncut,
-            "unit": "x",
-            "goal": ">= 2",
-            "holds": ratio_uncut >= 2,
-        },
-        "largest difference of probabilities from MONAI's": at_most(gap, 1e-3, ""),
+        "times as fast as MONAI on the same cut image": above(ratio, 1, "x"),
+        "times as fast as MONAI on the whole case": at_least(ratio_uncut, 2, "x"),
+        "largest difference of probabilities from MONAI's": at_most(gap, 1e-3),
     }
 
 
-def print_sweep(run, prepared, device):
-    """Seconds a case on the device by batch size, autotuning, folding and compilation; the first case pays for tuning and compiling."""
-    ways = {
+def print_sweep(run: Path, prepared: PreparedScan, device: torch.device) -> None:
+    """Print seconds a case on the device by batch size, autotuning, folding and compilation.
+
+    The first case pays for tuning and compiling.
+    """
+    ways: dict[str, tuple[bool, Callable[[Any], Any], tuple[int, ...]]] = {
         "eager, not autotuned": (False, lambda network: network, BATCHES),
         "eager": (True, lambda network: network, BATCHES),
         "eager, norms not folded": (True, lambda network: trained_network(run, device), (2, 8)),
@@ -211,19 +200,18 @@ def print_sweep(run, prepared, device):
     for how, (tuned, change, batches) in ways.items():
         for batch in batches:
             predictor = load_predictor(run, device, changes={"inference.window_batch": batch})
-            predictor.members[0]._network = change(predictor.members[0]._network)
+            networks = predictor.members[0]._networks
+            networks.update({dtype: change(network) for dtype, network in networks.items()})
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             with autotuning(tuned):
                 first = seconds(lambda p=predictor: p.analyse(prepared))
                 median = median_seconds(lambda p=predictor: p.analyse(prepared), repeats=5)
-            print(
-                f"{batch:5} {how:28} {median:9.3f} {first:9.1f} {torch.cuda.max_memory_allocated() / 2**30:9.2f}",
-                flush=True,
-            )
+            peak_gib = torch.cuda.max_memory_allocated() / 2**30
+            print(f"{batch:5} {how:28} {median:9.3f} {first:9.1f} {peak_gib:9.2f}", flush=True)
 
 
-def trained_network(run, device):
+def trained_network(run: Path, device: torch.device) -> torch.nn.Module:
     """The network of a run as training left it, in eval mode."""
     model = build_model(load_config(run / "config.json").model).to(device).eval()
     model.load_state_dict(
@@ -235,13 +223,14 @@ def trained_network(run, device):
 
 
 @contextlib.contextmanager
-def autotuning(on):
-    before, member_module.AUTOTUNE = member_module.AUTOTUNE, on
+def autotuning(on: bool) -> Iterator[None]:
+    """Switch cuDNN's search for the fastest kernels on or off for a while."""
+    before, ensemble_member.AUTOTUNE = ensemble_member.AUTOTUNE, on
     yield
-    member_module.AUTOTUNE = before
+    ensemble_member.AUTOTUNE = before
 
 
-def windows(predictor, prepared):
+def windows(predictor: Predictor, prepared: PreparedScan) -> int:
     """How many windows one pass over the case has."""
     from segmamba.inference.sliding_window import window_starts
 
@@ -256,16 +245,17 @@ def windows(predictor, prepared):
     )
 
 
-def device_to_host(action):
-    """How many copies, and of how many ms in all, from the profiler."""
+def device_to_host(action: Callable[[], object]) -> str:
+    """How many copies a call makes, and the milliseconds they take in all, from the profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         action()
     copies = [event for event in profile.key_averages() if "DtoH" in event.key]
-    return f"{sum(event.count for event in copies)}, {sum(event.self_device_time_total for event in copies) / 1000:.1f} ms"
+    count = sum(event.count for event in copies)
+    return f"{count}, {sum(event.self_device_time_total for event in copies) / 1000:.1f} ms"
 
 
-def write_run(folder, name):
-    """A run's folder with random weights whose norms know the statistics of noise."""
+def write_run(folder: Path, name: str) -> Path:
+    """Write a run's folder with random weights whose norms have the statistics of noise."""
     config = preset(name)
     torch.manual_seed(0)
     model = build_model(config.model).to(choose_device())
@@ -281,8 +271,8 @@ def write_run(folder, name):
     return folder
 
 
-def write_cases(folder, count):
-    """NIfTI cases whose files are as large as real ones; as Cases."""
+def write_cases(folder: Path, count: int) -> list[Case]:
+    """Write NIfTI cases whose files are as large as real ones."""
     centre = [(n - 1) / 2 for n in SHAPE]
     grid = np.ogrid[tuple(slice(n) for n in SHAPE)]
     brain = (
@@ -292,10 +282,8 @@ def write_cases(folder, count):
         )
         <= 1
     )
-    rng, affine = (
-        np.random.default_rng(0),
-        np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]]),
-    )
+    rng = np.random.default_rng(0)
+    affine = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
     images = {
         name: np.where(brain, rng.integers(200, 600, SHAPE), 0).astype(np.int16)
         for name in ("t1", "t1ce", "t2", "flair")
@@ -312,21 +300,20 @@ def write_cases(folder, count):
     return find_cases(folder)
 
 
-def at_most(value, goal, unit):
-    return {"value": value, "unit": unit, "goal": f"<= {goal:g}", "holds": value <= goal}
-
-
-def median_seconds(action, repeats=7):
+def median_seconds(action: Callable[[], object], repeats: int = 7) -> float:
+    """Median wall time of a call, after one that warms up."""
     action()
     return statistics.median(seconds(action) for _ in range(repeats))
 
 
-def synchronised(action):
+def synchronised(action: Callable[[], object]) -> None:
+    """Call and wait for the GPU."""
     action()
     torch.cuda.synchronize()
 
 
-def seconds(action):
+def seconds(action: Callable[[], object]) -> float:
+    """Wall time of a call."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started

@@ -60,7 +60,8 @@ def tune_postprocessing(
     from segmamba.data.source import source_changes
     from segmamba.evaluation.rules import RULES
     from segmamba.evaluation.tune import render, tune, validation_of, votes_on, write_choice
-    from segmamba.inference.predictor import find_checkpoint, load_predictor
+    from segmamba.inference.checkpoint_files import find_checkpoint
+    from segmamba.inference.predictor import load_predictor
 
     if rule not in RULES:
         raise UserError(f"--rule {rule!r}: choose one of {', '.join(RULES)}")

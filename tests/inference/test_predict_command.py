@@ -15,7 +15,6 @@ from segmamba.config import PostprocessConfig
 from segmamba.errors import UserError
 from tests.conftest import NEW_NAMES, write_case
 from tests.inference.conftest import write_run
-from tests.test_cli import segmamba
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def data(tmp_path):
 
 
 def predict(*options):
-    """Run in this process and working directory; the exit code.
+    """Run the command in this process and working directory; return the exit code.
 
     A UserError, which the command line prints in one line, comes through.
     """
@@ -52,31 +51,27 @@ def test_cases_in_segmentations_out_and_the_post_processing_is_named(
     printed = capsys.readouterr()
     assert "min_component_voxels (5, 6, 7) (from run/postprocessing.json)" in printed.err
     record = json.loads(printed.out)
-    (options,) = record["inference"]
-    assert (options["overlap"], options["flips"], options["scales"]) == (0.25, True, [1.0, 0.75])
+    (inference,) = record["inference"]
+    assert inference["overlap"] == 0.25 and inference["flips"]
+    assert inference["scales"] == [1.0, 0.75]
     assert record["postprocessing"]["min_component_voxels"] == [5, 6, 7]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {
-        "A.nii.gz",
-        "BraTS-GLI-00000-000.nii.gz",
-        "predictions.json",
-        "predictions.html",
-    }
+    cases = {"A.nii.gz", "BraTS-GLI-00000-000.nii.gz"}
+    assert names == cases | {"predictions.json", "predictions.html"}
 
 
-def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(run, data, tmp_path):
+def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(
+    run, data, tmp_path, monkeypatch, capsys
+):
     (data / "A" / "A_t2.nii.gz").write_bytes(b"junk")
     data.rename(tmp_path / "data [old]")
-    result = segmamba(
-        "predict", "--checkpoint", "run", "--input", "data [old]", "--output", "out", cwd=tmp_path
-    )
-    assert result.returncode == 2 and result.stdout == "out\n"
-    assert (
-        "error: A: data [old]/A/A_t2.nii.gz" in result.stderr and "Traceback" not in result.stderr
-    )
-    assert (tmp_path / "out" / "BraTS-GLI-00000-000.nii.gz").exists() and not (
-        tmp_path / "out" / "A.nii.gz"
-    ).exists()
+    monkeypatch.chdir(tmp_path)
+    assert predict("--input", "data [old]") == 2
+    printed = capsys.readouterr()
+    assert printed.out == "out\n" and "error: A: data [old]/A/A_t2.nii.gz" in printed.err
+    written = tmp_path / "out"
+    assert (written / "BraTS-GLI-00000-000.nii.gz").exists()
+    assert not (written / "A.nii.gz").exists()
 
 
 @pytest.mark.parametrize(
@@ -112,13 +107,11 @@ def test_export_writes_a_bundle_and_says_where(run, tmp_path, monkeypatch, capsy
 
 
 def test_the_readmes_lines_load_weights_and_config_and_predict(tmp_path, monkeypatch):
-    """The five statements are cut out of README.md and run as they stand.
-
-    A run and a case have the names that they use.
-    """
+    """Run README.md's statements as they stand, on a run and a case of the names they use."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (lines,) = re.findall(r"```python\n(from segmamba\.data.*?)```", readme, re.DOTALL)
-    assert len(ast.parse(lines).body) == 5
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (lines,) = [block for block in blocks if ".predict(" in block]
+    assert len(ast.parse(lines).body) <= 5
     write_run(tmp_path / "run")
     write_case(tmp_path / "data", "X", shape=(40, 44, 24), label=False)
     monkeypatch.chdir(tmp_path)

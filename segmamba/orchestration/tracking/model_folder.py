@@ -12,7 +12,8 @@ from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.config.postprocess import FILE_NAME
 from segmamba.errors import UserError
 from segmamba.files import write_text
-from segmamba.inference.predictor import Predictor, find_checkpoint, load_predictor
+from segmamba.inference.checkpoint_files import find_checkpoint
+from segmamba.inference.predictor import Predictor, load_predictor
 from segmamba.models.weights import load_checkpoint
 from segmamba.training.checkpoint import save_checkpoint
 
