@@ -18,18 +18,17 @@ from segmamba.orchestration.engine.machine import Machine, check_gpus_per_trial
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import (
     Prepared,
-    infeasible_arms,
     planned_study,
     show_notes,
     splits_of,
 )
 from segmamba.orchestration.engine.resume import check_place, check_same
+from segmamba.orchestration.engine.study_resources import plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
 from segmamba.studies.results import Study
-from segmamba.studies.spec import StudySpec, TrialPlan, resolve
+from segmamba.studies.spec import StudySpec, resolve
 
 if TYPE_CHECKING:
-    from segmamba.orchestration.engine.measuring_processes import MeasuringProcesses
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.resource_plan import ResourcePlan
     from segmamba.orchestration.engine.resources import Resources
@@ -57,7 +56,7 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
     planned = planned_study(ready, options, {}, "")
     show_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
-        return _resource_plan(planned, ready, options, machine, progress)
+        return plan_resources(planned, ready, options, machine, progress)
 
 
 def run_study(
@@ -194,60 +193,6 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
     return Prepared(spec, base, configs, data, splits_of(data, options, base))
 
 
-def _resource_plan(
-    planned: Study,
-    ready: Prepared,
-    options: StudyOptions,
-    machine: Machine,
-    progress: ProgressDisplay,
-) -> ResourcePlan:
-    """How the trials share the machine and what they cost, measured where that pays.
-
-    Nodes of a cluster that are alike are measured on the first of them. The trials of a search cost
-    what the baseline does.
-    """
-    from segmamba.environment import git_commit
-    from segmamba.orchestration.engine.executions import Workload
-    from segmamba.orchestration.engine.measuring import Measure
-    from segmamba.orchestration.engine.measuring_processes import (
-        LocalMeasurement,
-        RemoteMeasurement,
-    )
-    from segmamba.orchestration.engine.resource_plan import measured_plan, unmeasured_plan
-
-    spec, configs = ready.spec, ready.configs
-    searched = (options.trials or spec.budget.trials) if spec.space else 0
-    if spec.space:
-        options = dataclasses.replace(options, scheduler=options.scheduler or "asha")
-    trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
-    if machine.differing:
-        reason = f"not measured, since the nodes differ: {machine.differing}"
-        return unmeasured_plan(configs[spec.baseline], len(trials), machine, options, reason)
-    infeasible = infeasible_arms(configs)
-    feasible = {arm: config for arm, config in configs.items() if arm not in infeasible}
-    trials = [trial for trial in trials if trial.arm in feasible]
-    processes: MeasuringProcesses = LocalMeasurement()
-    place, at_once = machine.name, machine.cores
-    if machine.nodes:
-        node = machine.nodes[0]
-        place, at_once = f"{node.kind} on {node.host}", machine.trial_cores
-        processes = RemoteMeasurement(node, ready.data.cases, options.cache)
-    kept = Path(options.output).resolve() / "cache" / "rehearsals"
-    with Measure(
-        ready.first_split,
-        kept,
-        [place, git_commit()],
-        at_once=at_once,
-        say=progress.say,
-        processes=processes,
-    ) as measure:
-        work = Workload(arms=feasible, trials=trials, data=ready.first_split)
-        resource_plan = measured_plan(work, machine, measure, options)
-    measured = f"{machine.name}; measured on {place}"
-    name = measured if machine.nodes and resource_plan.arms else machine.name
-    return dataclasses.replace(resource_plan, machine=name)
-
-
 @contextlib.contextmanager
 def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
     """The study's MLflow run while it runs; the block appends its final status to what it gets.
@@ -329,7 +274,7 @@ def _begun(
         )
     if options.resume:
         progress.say(f"resume   no unfinished {name} found: starting one")
-    resource_plan = _resource_plan(planned, ready, options, machine, progress)
+    resource_plan = plan_resources(planned, ready, options, machine, progress)
     folder = next_run_folder(results, name)
     study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
     run = start_study(store, study, ready.splits, folder)
