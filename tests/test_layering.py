@@ -127,3 +127,14 @@ def test_every_public_name_of_the_top_level_is_there_and_no_other():
     with pytest.raises(AttributeError, match="'segmamba' has no attribute 'find_case'"):
         segmamba.find_case  # noqa: B018 - the look-up is what fails
     assert segmamba.__version__ == importlib.metadata.version("segmamba")
+
+
+def test_no_two_files_import_each_other_not_even_for_their_types():
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules()}
+    graph = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): set(imports(path)) & names
+        for path in modules()
+    }
+    while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+    assert not graph, f"among these files is a circle: {sorted(graph)}"

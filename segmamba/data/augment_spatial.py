@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from segmamba.data.augmentation_draws import AugmentationDraws
 from segmamba.data.feed import to_device
-
-if TYPE_CHECKING:
-    from segmamba.data.augment import AugmentationDraws
 
 
 def flip_and_turn(

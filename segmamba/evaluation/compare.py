@@ -18,8 +18,9 @@ from segmamba.config import DICE_MARGIN
 from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.errors import UserError
-from segmamba.evaluation.evaluate import Evaluation, as_csv, evaluate
+from segmamba.evaluation.evaluate import as_csv, evaluate
 from segmamba.evaluation.intervals import paired_interval
+from segmamba.evaluation.result import Evaluation
 from segmamba.evaluation.summary import MEAN, case_values
 from segmamba.files import write_json, write_text
 from segmamba.screen import print_line

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from segmamba.data.cases import AUTO
 from segmamba.data.parallel import map_cases
 from segmamba.errors import UserError
 from segmamba.evaluation.folders import ERROR_ON, Pair, match, read_pair
+from segmamba.evaluation.result import Evaluation
 from segmamba.evaluation.rules import (
     BOTH,
     CHALLENGES,
@@ -28,20 +28,6 @@ from segmamba.screen import Progress, no_progress
 SERIAL_BYTES = 200_000
 """Compressed segmentations up to this size are scored in this process: two real cases, a second or
 two of one core."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of `evaluate`."""
-
-    pairs: list[Pair]
-    """The cases."""
-    rows: list[ScoreRow]
-    """The scores of each case, region and rule."""
-    summary: dict[str, Any]
-    """See `summarise`."""
-    about: dict[str, Any]
-    """What was compared and by which rules, for the tables' head and the JSON."""
 
 
 def evaluate(

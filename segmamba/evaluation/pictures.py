@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from segmamba.evaluation.compare import Comparison, Paired
-    from segmamba.evaluation.evaluate import Evaluation
+    from segmamba.evaluation.result import Evaluation
 
 WORST = 4
 """How many of the worst cases are shown."""

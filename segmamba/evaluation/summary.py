@@ -16,7 +16,7 @@ from segmamba.screen import points, print_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from segmamba.evaluation.evaluate import Evaluation
+    from segmamba.evaluation.result import Evaluation
 
 MEAN = "mean"
 """The name of the mean over the regions among REGIONS_AND_MEAN."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from segmamba.config import Config
 from segmamba.errors import UserError
 from segmamba.studies.search_space import Times
-
-if TYPE_CHECKING:
-    from segmamba.studies.spec import StudySpec
 
 # All arms of a study share these settings ...
 FIXED = ("data.", "phantom.", "seed")
@@ -26,7 +23,23 @@ FREE = (
 WITH_MAMBA_BLOCKS = ("segmamba", "control")  # the networks that read model.mamba_depths
 
 
-def check_chosen(study: StudySpec, chosen: Collection[str]) -> None:
+class DeclaredArms(Protocol):
+    """What a study declares of its arms; a StudySpec does."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+
+    @property
+    def arms(self) -> Mapping[str, Mapping[str, Any]]:
+        """Arm name to its dotted changes."""
+
+    @property
+    def space(self) -> Mapping[str, object]:
+        """In a search, the settings that are searched."""
+
+
+def check_chosen(study: DeclaredArms, chosen: Collection[str]) -> None:
     """Refuse the user's value of a setting that the study itself varies or searches.
 
     Args:
@@ -51,7 +64,7 @@ def check_chosen(study: StudySpec, chosen: Collection[str]) -> None:
             )
 
 
-def check_may_vary(study: StudySpec) -> None:
+def check_may_vary(study: DeclaredArms) -> None:
     """Refuse a study whose arms would not share their cases and splits.
 
     Args:
@@ -69,7 +82,7 @@ def check_may_vary(study: StudySpec) -> None:
             )
 
 
-def check_different(study: StudySpec, configs: Mapping[str, Config]) -> None:
+def check_different(study: DeclaredArms, configs: Mapping[str, Config]) -> None:
     """Refuse a study of which two arms differ in nothing that their networks read.
 
     Args:
