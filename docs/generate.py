@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 if TYPE_CHECKING:
-    import click
     import typer
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
@@ -177,20 +176,19 @@ def script_app(script: Path) -> typer.Typer:
     return app
 
 
-def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+# typer brings a click of its own, whose classes have no public name: hence Any.
+def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     """Every command below a group, with the words that call it."""
-    subcommands: dict[str, click.Command] = getattr(command, "commands", {})
+    subcommands: dict[str, Any] = getattr(command, "commands", {})
     if not subcommands:
         yield name, command
     for word, subcommand in subcommands.items():
         yield from _commands(f"{name} {word}", subcommand)
 
 
-def _described(name: str, command: click.Command) -> list[str]:
+def _described(name: str, command: Any) -> list[str]:
     """Usage, help text and a table of arguments and options."""
-    import click
-
-    context = click.Context(command, info_name=name)
+    context = command.context_class(command, info_name=name)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     lines = ["```", usage, "```", "", inspect.cleandoc(command.help or "")]
     rows = [row for p in command.get_params(context) if (row := _row(p, context)) is not None]
@@ -199,7 +197,7 @@ def _described(name: str, command: click.Command) -> list[str]:
     return lines
 
 
-def _row(parameter: click.Parameter, context: click.Context) -> tuple[str, str] | None:
+def _row(parameter: Any, context: Any) -> tuple[str, str] | None:
     """Name and help of an argument or option; None where it is hidden or --help."""
     record = parameter.get_help_record(context)
     if record is None or "--help" in parameter.opts:
