@@ -146,8 +146,8 @@ def study_app(study: "Study") -> typer.Typer:
         ray_address: Annotated[
             str | None,
             typer.Option(
-                help="Run on the Ray cluster at this address (docs/cluster.md). Default: on this "
-                "machine alone.",
+                help="Run on the Ray cluster at this address (docs/how-to/cluster.md). Default: on "
+                "this machine alone.",
                 metavar="ADDRESS",
                 show_default=False,
             ),

@@ -2,7 +2,7 @@
 
 The interval is over patients alone. It holds for other patients and these two models. A second
 training run of either method might reverse the answer, and nothing in two folders shows by how much
-runs scatter. docs/statistics.md has the figures.
+runs scatter. docs/explanation/statistics.md has the figures.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Two-way analysis of variance: what paired differences say about other seeds and other patients.
 
-docs/statistics.md explains the choice of the interval and how often it errs.
+docs/explanation/statistics.md explains the choice of the interval and how often it errs.
 
 Legend: d (..., S, C) holds the paired differences of S seeds on C cases. The model is
 d[s, c] = effect + seed[s] + case[c] + rest[s, c], with all three terms random. There are few seeds,

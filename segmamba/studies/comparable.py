@@ -104,7 +104,7 @@ def check_different(study: DeclaredArms, configs: Mapping[str, Config]) -> None:
             if blockless
             else f"study {study.name}: "
         )
-        changes = study.arms[arm] | study.arms[other]
+        changes = {**study.arms[arm], **study.arms[other]}
         rounded = [name for name, value in changes.items() if isinstance(value, Times)]
         fix = f"; set {' and '.join(rounded)} higher: rounding makes them one" if rounded else ""
         raise UserError(

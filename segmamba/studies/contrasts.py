@@ -1,7 +1,7 @@
 """Paired comparison of arms: what the per-case tables of the trials say about a contrast.
 
-docs/statistics.md says it in plain words. All numbers are Dice from 0 to 1; only text speaks of
-Dice points.
+docs/explanation/statistics.md says it in plain words. All numbers are Dice from 0 to 1; only text
+speaks of Dice points.
 """
 
 import dataclasses

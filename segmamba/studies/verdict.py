@@ -1,6 +1,7 @@
 """The answer to a study's question.
 
-docs/statistics.md gives the rules and how often they err; sentences.py puts the answer into words.
+docs/explanation/statistics.md gives the rules and how often they err; sentences.py puts the answer
+into words.
 """
 
 import math

@@ -138,7 +138,7 @@ def ray_cluster(address: str, output: str | Path, store_uri: str) -> Iterator[Ma
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
             f"--ray-address {address}: no cluster can be joined there ({first_line(error)}); "
-            "see `ray status`, and ~/.ray/auth_token must be the cluster's (docs/cluster.md)"
+            "see `ray status`, and ~/.ray/auth_token must be the cluster's (docs/how-to/cluster.md)"
         ) from error
 
     with _until_done([]), node_deaths_in_a_line():

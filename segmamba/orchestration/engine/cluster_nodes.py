@@ -195,7 +195,8 @@ def check_reports(reports: Mapping[str, NodeReport], output: Path, store_uri: st
             raise UserError(
                 f"--ray-address: node {host} is another machine, and the MLflow store {store_uri} "
                 "is a SQLite file, which one machine only can use; "
-                "start `mlflow server` and set MLFLOW_TRACKING_URI to its address (docs/cluster.md)"
+                "start `mlflow server` and set MLFLOW_TRACKING_URI to its address "
+                "(docs/how-to/cluster.md)"
             )
 
 
