@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from segmamba.models.weights import load_checkpoint
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import splits_of
 from segmamba.screen import no_progress
+from tests import warm
 from tests.conftest import write_case
 from tests.test_train_command import KILLED, arguments, record_of, run
 from tests.tiny import TINY
@@ -58,9 +58,7 @@ def killed_at(cwd, event, source):
         event,
         *arguments(source, *OPTIONS, "--resume"),
     ]
-    return subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    return warm.run(command, cwd=cwd)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from segmamba.models.weights import load_checkpoint
 from segmamba.training.checkpoint import weights_digest
+from tests import warm
 from tests.conftest import write_case
 from tests.tiny import TINY_CHANGES
 
@@ -66,9 +67,7 @@ def arguments(source, *more):
 
 
 def run(cwd, *arguments, command=COMMAND):
-    return subprocess.run(
-        [*command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    return warm.run([*command, *arguments], cwd=cwd)
 
 
 def killed_at(cwd, event, source, *more):
@@ -167,12 +166,7 @@ def test_a_run_killed_at_random_events_ends_as_if_nothing_had_happened(
 def test_a_run_killed_at_random_times_ends_as_if_nothing_had_happened(calm, source, tmp_path):
     rng = random.Random(0)
     for _ in range(8):
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments(source, "--resume"))],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = warm.Process([*COMMAND, *arguments(source, "--resume")], cwd=tmp_path)
         try:
             process.wait(timeout=rng.uniform(0.5, 15))
         except subprocess.TimeoutExpired:
@@ -189,13 +183,7 @@ def test_a_run_killed_at_random_times_ends_as_if_nothing_had_happened(calm, sour
     ids=["SIGTERM", "SIGINT"],
 )
 def test_a_stopped_run_says_so_and_goes_on_with_resume(calm, source, tmp_path, number):
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments(source))],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = warm.Process([*COMMAND, *arguments(source)], cwd=tmp_path)
     for line in process.stdout:
         if line.startswith("epoch 1/4"):
             process.send_signal(number)

@@ -1,7 +1,6 @@
 """The depth ablation itself, tiny, as a user runs it; then its MLflow store is read back."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from mlflow import MlflowClient
 
 from segmamba.config import load_config, preset
 from segmamba.models import build_model
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -40,7 +40,7 @@ def study(tmp_path_factory):
         *arms,
         *settings,
     ]
-    return cwd, subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
+    return cwd, warm.run(command, cwd=cwd, timeout=500)
 
 
 @pytest.fixture(scope="module")
