@@ -27,14 +27,15 @@ def no_store_of_the_user(monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def databases_copied(tmp_path_factory):
-    """Copy MLflow databases from one, here and in the processes of tests/warm.py; end these."""
+def warmed(tmp_path_factory):
+    """Copy MLflow databases from one and fork spawned processes, as tests/warm.py does."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # shared by all workers
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "_create", warm.copied_database(folder))
         patch.setenv(warm.DATABASES, str(folder))
+        warm.warm_spawn(patch.setattr)
         yield
         warm.end()
 

@@ -78,15 +78,16 @@ def killed_at(cwd, event, source, *more):
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for number in range(6):
-        write_case(folder, f"BraTS20_Training_{number:03d}", seed=number)
+        write_case(folder, f"BraTS20_Training_{number:03d}", seed=number, shape=(32, 32, 24))
     return folder
 
 
 @pytest.fixture(scope="module")
 def calm(source, tmp_path_factory):
-    """Train a run that nobody disturbs: (folder, number of its events)."""
+    """Train a run that nobody disturbs, in a fresh process: (folder, number of its events)."""
     cwd = tmp_path_factory.mktemp("calm")
-    process = killed_at(cwd, 0, source)
+    command = [sys.executable, "-c", KILLED, "0", *map(str, arguments(source))]
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert process.stderr == "", "nothing but the run itself speaks"
     record = record_of(cwd)

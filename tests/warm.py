@@ -35,15 +35,24 @@ ROOT = Path(__file__).parents[1]
 MAKE_DATABASE = database._create
 DATABASES = "SEGMAMBA_TESTS_DATABASES"
 """The environment variable that tells the server where the new database is kept."""
+FILES = 200
+"""The largest number of file descriptors that a process is given."""
+HIGH = 500
+"""File descriptors from here on are free in a process that is about to begin."""
 IMPORTED = (
     "torch",
+    "torch._inductor",
     "mlflow",
+    "mlflow.system_metrics.system_metrics_monitor",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.pyfunc",
     "ray.tune",
     "optuna",
     "scipy.ndimage",
     "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg",
+    "PIL.PngImagePlugin",
+    "nibabel",
     "torch.utils.tensorboard",
     "rich.progress",
     "segmamba.cli",
@@ -116,39 +125,28 @@ class Process:
         """
         self.args = [str(word) for word in command]
         assert self.args[0] == sys.executable
-        request = {
-            "arguments": self.args[1:],
-            "cwd": str(cwd or Path.cwd()),
-            "environment": dict(os.environ if env is None else env),
-            "session": session,
-        }
         out, out_end = os.pipe()
         err, err_end = (None, out_end) if stderr == subprocess.STDOUT else os.pipe()
-        self._server = _server().connect()
-        content = json.dumps(request).encode()
-        socket.send_fds(self._server, [len(content).to_bytes(8, "big")], [out_end, err_end])
-        self._server.sendall(content)
-        for end in {out_end, err_end}:
-            os.close(end)
+        self._fork = _Fork(
+            self.args[1:], {1: out_end, 2: err_end}, cwd=cwd, env=env, session=session
+        )
+        for pipe in {out_end, err_end}:
+            os.close(pipe)
         self.stdout = os.fdopen(out)
         self.stderr = None if err is None else os.fdopen(err)
-        self.pid = int.from_bytes(self._server.recv(8, socket.MSG_WAITALL), "big")
-        assert self.pid, "the warm process has ended"
-        self.returncode = None
+        self.pid = self._fork.pid
+
+    @property
+    def returncode(self):
+        return self._fork.returncode
 
     def wait(self, timeout=None):
-        if self.returncode is None:
-            ready, _, _ = select.select([self._server], [], [], timeout)
-            if not ready:
-                raise subprocess.TimeoutExpired(self.args, timeout)
-            answer = self._server.recv(8, socket.MSG_WAITALL)
-            self.returncode = int.from_bytes(answer, "big", signed=True)
-            self._server.close()
+        if not self._fork.has_ended(timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
 
     def poll(self):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.wait(0)
+        self._fork.has_ended(0)
         return self.returncode
 
     def communicate(self, timeout=None):
@@ -195,11 +193,79 @@ def run(command, *, cwd=None, env=None, timeout=300):
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def warm_spawn(patch):
+    """Let multiprocessing's spawned processes be forked from the warm one, too.
+
+    Args:
+        patch: `setattr`, or that of a MonkeyPatch.
+    """
+    from multiprocessing import popen_spawn_posix, util
+
+    fresh, forks = util.spawnv_passfds, {}
+
+    def spawn(path, command, files):
+        command = [os.fsdecode(word) for word in command]
+        if "--multiprocessing-fork" not in command:  # multiprocessing's own helpers
+            return fresh(path, command, files)
+        fork = _Fork(command[command.index("-c") :], {file: file for file in (1, 2, *files)})
+        forks[fork.pid] = fork
+        return fork.pid
+
+    def poll(process, flag=os.WNOHANG):
+        if forks[process.pid].has_ended(0 if flag == os.WNOHANG else None):
+            process.returncode = forks[process.pid].returncode
+        return process.returncode
+
+    patch(util, "spawnv_passfds", spawn)
+    patch(popen_spawn_posix.Popen, "poll", poll)
+
+
 def end():
     """End the warm process, where one was started, and what it has started."""
     if _server.cache_info().currsize:
         _server().end()
         _server.cache_clear()
+
+
+class _Fork:
+    """A process that the warm one was asked for."""
+
+    def __init__(self, arguments, files, *, cwd=None, env=None, session=False):
+        """Ask for it.
+
+        Args:
+            arguments: What stands behind the interpreter on its command line.
+            files: The file descriptors that it has besides stdin, as {number there: number here}.
+            cwd: As for Process.
+            env: As for Process.
+            session: As for Process.
+        """
+        request = {
+            "arguments": arguments,
+            "files": list(files),
+            "cwd": str(cwd or Path.cwd()),
+            "environment": dict(os.environ if env is None else env),
+            "session": session,
+        }
+        content = json.dumps(request).encode()
+        self._keeper = socket.socket(socket.AF_UNIX)
+        self._keeper.connect(_path or _server().path)
+        socket.send_fds(self._keeper, [len(content).to_bytes(8, "big")], list(files.values()))
+        self._keeper.sendall(content)
+        self.pid = self._answer()
+        self.returncode = None
+
+    def has_ended(self, timeout):
+        """Return whether it has ended within so many seconds; None waits for its end."""
+        if self.returncode is None and select.select([self._keeper], [], [], timeout)[0]:
+            self.returncode = self._answer()
+            self._keeper.close()
+        return self.returncode is not None
+
+    def _answer(self):
+        answer = self._keeper.recv(8, socket.MSG_WAITALL)
+        assert answer, "the warm process has ended"
+        return int.from_bytes(answer, "big", signed=True)
 
 
 # --- the warm process ---------------------------------------------------------------------------
@@ -219,14 +285,13 @@ class _Server:
         )
         assert self.process.stdout.readline() == b"ready\n"
 
-    def connect(self):
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(self.path)
-        return connection
-
     def end(self):
         self.process.communicate()  # it ends with its stdin, also where these tests are killed
         self.folder.cleanup()
+
+
+_path = None
+"""The socket of the warm process, in its forks."""
 
 
 @functools.cache
@@ -236,10 +301,13 @@ def _server():
 
 def serve(path):
     """Import, then fork a process for each request until stdin ends."""
+    global _path
+    _path = path
     for name in IMPORTED:
         importlib.import_module(name)
     if DATABASES in os.environ:
         database._create = copied_database(os.environ[DATABASES])
+    warm_spawn(setattr)
     # A lock that another thread holds would stay locked in every fork.
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
@@ -270,7 +338,7 @@ def _reap():
 
 def _keep(connection):
     """Fork the process that is asked for, and tell its id and how it ended."""
-    length, pipes, _, _ = socket.recv_fds(connection, 8, 2)
+    length, pipes, _, _ = socket.recv_fds(connection, 8, FILES)
     content = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
     process = os.fork()
     if not process:
@@ -290,9 +358,15 @@ def _become(request, pipes):
     """Do what a fresh interpreter would do with these arguments."""
     if request["session"]:
         os.setsid()
-    for number, pipe in enumerate((os.open(os.devnull, os.O_RDONLY), *pipes)):
+    away = [fcntl.fcntl(pipe, fcntl.F_DUPFD, HIGH) for pipe in pipes]
+    for pipe in pipes:
+        os.close(pipe)
+    for number, pipe in zip(request["files"], away, strict=True):
         os.dup2(pipe, number)
         os.close(pipe)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
