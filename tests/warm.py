@@ -8,6 +8,7 @@ killed, as a fresh one. Tests of what is imported, and a cold start of each comm
 `subprocess`.
 """
 
+import atexit
 import contextlib
 import fcntl
 import functools
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import types
 from pathlib import Path
 
@@ -325,8 +327,7 @@ def serve(path):
             connection, _ = listener.accept()
             if not os.fork():
                 listener.close()
-                _keep(connection)  # returns in the child alone, which goes on to its end
-                return
+                _keep(connection)
             connection.close()
 
 
@@ -344,7 +345,6 @@ def _keep(connection):
     if not process:
         connection.close()
         _become(json.loads(content), pipes)
-        return
     for pipe in pipes:
         os.close(pipe)
     connection.sendall(process.to_bytes(8, "big"))
@@ -373,7 +373,23 @@ def _become(request, pipes):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    first, *rest = request["arguments"]
+    try:
+        _interpret(*request["arguments"])
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    # Without the interpreter's own end, which would copy all that is imported to let go of it.
+    os._exit(code)
+
+
+def _interpret(first, *rest):
+    """Run what the interpreter's arguments name."""
     if first == "-c":
         code, *rest = rest
         sys.argv = ["-c", *rest]

@@ -1,6 +1,7 @@
 """The depth ablation itself, tiny, as a user runs it; then its MLflow store is read back."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from mlflow import MlflowClient
 
 from segmamba.config import load_config, preset
 from segmamba.models import build_model
-from tests import warm
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -28,7 +28,7 @@ ARMS = ("control 2", "depth 2")
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(working folder, finished process) of a study of two arms, one seed, one epoch."""
+    """(working folder, finished process) of a study of two arms, one seed, one epoch, started cold."""
     cwd = tmp_path_factory.mktemp("study")
     settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     arms = [part for arm in ARMS for part in ("--arms", arm)]
@@ -40,7 +40,8 @@ def study(tmp_path_factory):
         *arms,
         *settings,
     ]
-    return cwd, warm.run(command, cwd=cwd, timeout=500)
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
+    return cwd, process
 
 
 @pytest.fixture(scope="module")
