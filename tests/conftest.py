@@ -1,11 +1,15 @@
 """Small real NIfTI cases, made anew for each test."""
 
+import os
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+
+from segmamba.orchestration.tracking import database
+from tests import warm
 
 # On tiny tensors a second thread only waits, for minutes where the cores are busy.
 torch.set_num_threads(1)
@@ -20,6 +24,20 @@ def no_store_of_the_user(monkeypatch):
     """Remove what the environment, or an earlier test, says of MLflow: tests make own stores."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def warmed(tmp_path_factory):
+    """Copy MLflow databases from one and fork spawned processes, as tests/warm.py does."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # shared by all workers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_create", warm.copied_database(folder))
+        patch.setenv(warm.DATABASES, str(folder))
+        warm.warm_spawn(patch.setattr)
+        yield
+        warm.end()
 
 
 def tumour_case(shape, seed, et_value=4):

@@ -11,6 +11,7 @@ import typer
 from segmamba.cli import app
 from segmamba.commands.shared import run_app
 from segmamba.data.cases import find_cases
+from tests import warm
 
 TINY_NETWORK = ["--preset", "demo", "--batch", "1", "--patch", "32,32,32"]
 TINY_NETWORK += ["--set", "model.base_channels=4"]
@@ -18,8 +19,8 @@ TINY_NETWORK += ["--set", "model.base_channels=4"]
 
 def segmamba(*arguments, cwd):
     """Run the command in a process of its own."""
-    command = [sys.executable, "-c", "from segmamba.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", "from segmamba.cli import main; main()", *arguments]
+    return warm.run(command, cwd=cwd)
 
 
 @pytest.fixture

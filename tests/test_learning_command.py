@@ -1,11 +1,7 @@
-"""Learning beyond the plain loop as a user asks for it, in real processes.
-
-Runs have cases without a segmentation, and are killed and resumed.
-"""
+"""Learning beyond the plain loop as a user asks for it: with cases that have no segmentation, killed and resumed, in real processes."""
 
 import json
 import random
-import subprocess
 import sys
 
 import pytest
@@ -16,7 +12,8 @@ from segmamba.models.weights import load_checkpoint
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import splits_of
 from segmamba.screen import no_progress
-from tests.conftest import NEW_NAMES, write_case
+from tests import warm
+from tests.conftest import write_case
 from tests.test_train_command import KILLED, arguments, record_of, run
 from tests.tiny import TINY
 
@@ -30,28 +27,27 @@ EVERYTHING = {
     "train.accumulation": 2,
 }
 OPTIONS = [word for name, value in EVERYTHING.items() for word in ("--set", f"{name}={value}")]
-KILLED_IN_PRETRAINING_TOO = KILLED.replace('("on_begin", ', '("on_begin", "on_pretraining_step", ')
-assert KILLED_IN_PRETRAINING_TOO != KILLED
+KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "on_pretraining_step", ')
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Six labelled cases, two without a segmentation, and a second time point of the first patient.
-
-    The second time point has no segmentation either.
-    """
+    """Six labelled cases, two without a segmentation, and a second time point without one of the first patient's."""
     folder = tmp_path_factory.mktemp("data")
     for number in range(8):
         write_case(
             folder,
             f"BraTS-GLI-{number:05d}-000",
             seed=number,
-            names=NEW_NAMES,
+            names=NAMES,
             et_value=3,
             label=number < 6,
         )
-    write_case(folder, "BraTS-GLI-00000-001", seed=9, names=NEW_NAMES, et_value=3, label=False)
+    write_case(folder, "BraTS-GLI-00000-001", seed=9, names=NAMES, et_value=3, label=False)
     return folder
+
+
+NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label": "-seg"}
 
 
 def killed_at(cwd, event, source):
@@ -62,9 +58,7 @@ def killed_at(cwd, event, source):
         event,
         *arguments(source, *OPTIONS, "--resume"),
     ]
-    return subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    return warm.run(command, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -75,8 +69,11 @@ def test_a_run_with_every_option_killed_anywhere_ends_as_if_nothing_had_happened
     whole = killed_at(calm, 0, source)
     assert whole.returncode == 0, whole.stderr
     total, rng = int(whole.stdout.split()[-1]), random.Random(0)
-    while_pretraining = (8, 14)
-    for event in (*while_pretraining, *(rng.randrange(total // 4, total) for _ in range(4))):
+    for event in [
+        8,
+        14,
+        *(rng.randrange(total // 4, total) for _ in range(4)),
+    ]:  # the first two while it pretrains
         killed_at(stormy, event, source)
     finished = run(stormy, *arguments(source, *OPTIONS, "--resume"))
     assert finished.returncode == 0, finished.stderr
@@ -90,8 +87,8 @@ def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_i
     source, tmp_path
 ):
     short = ["--set", "train.epochs=1", "--set", "train.steps_per_epoch=1"]
-    process = run(tmp_path, *arguments(source, *OPTIONS, *short))
-    assert process.returncode == 0, process.stderr
+    told = run(tmp_path, *arguments(source, *OPTIONS, *short))
+    assert told.returncode == 0, told.stderr
     environment = json.loads(
         (tmp_path / "Results" / "SegMamba_Run01" / "environment.json").read_text()
     )
@@ -100,7 +97,7 @@ def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_i
     assert ("BraTS-GLI-00000-001" in split["unlabelled"]) == (
         "BraTS-GLI-00000-000" in split["train"]
     ), "nothing of a tested patient"
-    assert "cases without a segmentation serve as unlabelled" in process.stdout + process.stderr
+    assert "cases without a segmentation serve as unlabelled" in told.stdout + told.stderr
 
 
 def test_unlabelled_cases_are_looked_for_only_where_an_arm_learns_from_images(source):

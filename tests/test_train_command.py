@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from segmamba.models.weights import load_checkpoint
 from segmamba.training.checkpoint import weights_digest
+from tests import warm
 from tests.conftest import write_case
 from tests.tiny import TINY_CHANGES
 
@@ -66,9 +67,7 @@ def arguments(source, *more):
 
 
 def run(cwd, *arguments, command=COMMAND):
-    return subprocess.run(
-        [*command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    return warm.run([*command, *arguments], cwd=cwd)
 
 
 def killed_at(cwd, event, source, *more):
@@ -79,15 +78,16 @@ def killed_at(cwd, event, source, *more):
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for number in range(6):
-        write_case(folder, f"BraTS20_Training_{number:03d}", seed=number)
+        write_case(folder, f"BraTS20_Training_{number:03d}", seed=number, shape=(32, 32, 24))
     return folder
 
 
 @pytest.fixture(scope="module")
 def calm(source, tmp_path_factory):
-    """Train a run that nobody disturbs: (folder, number of its events)."""
+    """Train a run that nobody disturbs, in a fresh process: (folder, number of its events)."""
     cwd = tmp_path_factory.mktemp("calm")
-    process = killed_at(cwd, 0, source)
+    command = [sys.executable, "-c", KILLED, "0", *map(str, arguments(source))]
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert process.stderr == "", "nothing but the run itself speaks"
     record = record_of(cwd)
@@ -167,12 +167,7 @@ def test_a_run_killed_at_random_events_ends_as_if_nothing_had_happened(
 def test_a_run_killed_at_random_times_ends_as_if_nothing_had_happened(calm, source, tmp_path):
     rng = random.Random(0)
     for _ in range(8):
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments(source, "--resume"))],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = warm.Process([*COMMAND, *arguments(source, "--resume")], cwd=tmp_path)
         try:
             process.wait(timeout=rng.uniform(0.5, 15))
         except subprocess.TimeoutExpired:
@@ -189,13 +184,7 @@ def test_a_run_killed_at_random_times_ends_as_if_nothing_had_happened(calm, sour
     ids=["SIGTERM", "SIGINT"],
 )
 def test_a_stopped_run_says_so_and_goes_on_with_resume(calm, source, tmp_path, number):
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments(source))],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = warm.Process([*COMMAND, *arguments(source)], cwd=tmp_path)
     for line in process.stdout:
         if line.startswith("epoch 1/4"):
             process.send_signal(number)

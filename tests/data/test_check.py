@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from segmamba.data.labels import CONVENTIONS
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
+from tests import warm
 from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
 
 SHAPE = (48, 48, 32)
@@ -319,9 +319,9 @@ def segmamba(*arguments, cwd):
         "-c",
         "from segmamba.cli import main; main()",
         "data",
-        *map(str, arguments),
+        *arguments,
     ]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return warm.run(command, cwd=cwd)
 
 
 def test_the_command_exits_2_on_errors_and_0_on_warnings_and_writes_what_it_prints(tmp_path):

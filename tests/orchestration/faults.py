@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 from mlflow import MlflowClient
 
+from tests import warm
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "train.epochs": "3",
@@ -41,10 +43,8 @@ def start(cwd, *options, env=None, **changes):
         *settings,
         *options,
     ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(
-        command, cwd=cwd, env=env, start_new_session=True, **pipes
-    )  # a signal to its group is not one to the tests
+    # In a session of its own: a signal to its group is not one to the tests.
+    return warm.Process(command, cwd=cwd, env=env, stderr=subprocess.STDOUT, session=True)
 
 
 def finish(study, code=0):

@@ -29,7 +29,7 @@ ARMS = ("control 2", "depth 2")
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(working folder, finished process) of a study of two arms, one seed, one epoch."""
+    """(working folder, finished process) of a study of two arms, one seed, one epoch, started cold."""
     cwd = tmp_path_factory.mktemp("study")
     settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     arms = [part for arm in ARMS for part in ("--arms", arm)]
@@ -41,7 +41,8 @@ def study(tmp_path_factory):
         *arms,
         *settings,
     ]
-    return cwd, subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
+    return cwd, process
 
 
 @pytest.fixture(scope="module")

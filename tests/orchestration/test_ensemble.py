@@ -21,6 +21,7 @@ from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group
 from segmamba.orchestration.tracking.store import as_default
 from segmamba.reports.ensemble_report import as_dict, write_ensemble_report
 from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
+from tests import warm
 from tests.conftest import write_case
 from tests.studies.synthetic import synthetic_study
 
@@ -165,7 +166,7 @@ def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases
     ):
         options += ["--set", change]
     command = [sys.executable, ROOT / "experiments" / "ensemble.py", *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900)
+    done = warm.run(command, timeout=900)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert set(told["groups"]) == {"plain", "diverse"} and set(told["groups"]["plain"]["dice"]) == {
@@ -191,7 +192,7 @@ def test_the_script_trains_scores_registers_and_what_it_registers_predicts(cases
             scan.image[None]
         )
     assert predicted.shape == (1, *scan.image.shape[1:]) and predicted.dtype == np.uint8
-    again = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900)
+    again = warm.run(command, timeout=900)
     assert again.returncode == 0 and "reused   4 trials" in again.stderr, again.stderr
 
 
@@ -207,9 +208,7 @@ def start(home):
     ):
         options += ["--set", change]
     command = [sys.executable, str(ROOT / "experiments" / "ensemble.py"), *options]
-    return subprocess.Popen(
-        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return warm.Process(command, cwd=home, stderr=subprocess.STDOUT)
 
 
 def stop(process, line, number):
@@ -275,11 +274,8 @@ def test_wrong_options_are_one_line(tmp_path):
         (["--size", "1"], "at least 2 members"),
         (["--set", "seed=3"], "--set seed"),
     ):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "experiments" / "ensemble.py"), *options],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
+        done = warm.run(
+            [sys.executable, ROOT / "experiments" / "ensemble.py", *options], cwd=tmp_path
         )
         assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, (
             done.stderr

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.tracking import study_run
 from segmamba.orchestration.tracking.store import StudyHalted
+from tests import warm
 from tests.conftest import write_case
 
 NAME = "ensemble_Run01"
@@ -85,9 +85,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_a_study_killed_while_it_is_scored_is_gone_on_with_and_ends_as_its_scoring_does(home):
-    scoring = subprocess.Popen(
-        [sys.executable, "-c", SCORING, home], stdout=subprocess.PIPE, text=True
-    )
+    scoring = warm.Process([sys.executable, "-c", SCORING, home])
     assert scoring.stdout.readline() == f"scoring {NAME}\n"
     assert status_of(home) == {NAME: "RUNNING"}
     with (

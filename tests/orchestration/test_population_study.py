@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests import warm
 from tests.orchestration.faults import ROOT, SETTINGS, finish, wait_for
 
 pytestmark = pytest.mark.slow
@@ -34,9 +35,7 @@ def start(cwd, *options):
         "1",
         *settings,
     ]
-    return subprocess.Popen(
-        [*command, *options], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return warm.Process([*command, *options], cwd=cwd, stderr=subprocess.STDOUT)
 
 
 def runs(cwd):
@@ -149,7 +148,7 @@ def test_it_is_refused_where_it_cannot_be_done_and_planned_where_it_can(tmp_path
     )
     assert not (tmp_path / STUDY).exists()
     arms = [sys.executable, ROOT / "experiments" / "ablate_depth.py", "--scheduler", "pbt"]
-    refused = subprocess.run(arms, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    refused = warm.run(arms, cwd=tmp_path)
     assert (
         refused.returncode == 2
         and "ablate_depth compares arms and has no search space" in " ".join(refused.stderr.split())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import subprocess
 import sys
 
 import mlflow
@@ -22,6 +21,7 @@ from segmamba.orchestration.tracking.model_folder import load_folder
 from segmamba.orchestration.tracking.registry import ALIAS, Networks, fetch_model, register_best
 from segmamba.orchestration.tracking.store import as_default, open_store
 from segmamba.training.run_folder import RunFolder
+from tests import warm
 from tests.studies.synthetic import synthetic_study
 
 SMALL = preset("demo").changed(
@@ -127,13 +127,7 @@ def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_check
         tmp_path / "images.npy",
         tmp_path / "classes.npy",
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", PREDICT, *map(str, arguments)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = warm.run([sys.executable, "-c", PREDICT, *arguments], cwd=tmp_path)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     expected = load_predictor(members[0], "cpu").predict(scan)
     assert (
@@ -229,12 +223,7 @@ def test_predict_takes_the_registered_model(store, members, cases_folder, tmp_pa
         "--results",
         store[1],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "predict", *map(str, options)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = warm.run([sys.executable, "-c", code, "predict", *options])
     assert done.returncode == 0 and ("one network", "2 networks")[len(stored) - 1] in done.stderr, (
         done.stderr
     )

@@ -1,6 +1,5 @@
 """What a user types on a study's command line, wrong and right, in real processes."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,19 +9,14 @@ import pytest
 
 from segmamba.commands import ensemble, study
 from segmamba.commands.shared import STOPPED
+from tests import warm
 from tests.conftest import write_case
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "ablate_depth.py"
 
 
 def run(*options, cwd):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, options)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return warm.run([sys.executable, SCRIPT, *options], cwd=cwd)
 
 
 def assert_refused(result, *message, cwd):

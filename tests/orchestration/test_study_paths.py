@@ -1,13 +1,13 @@
 """A user's own study file: on folds, with an arm that cannot run, run again, listed, drawn again; and a search. In real processes, tiny."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from tests import warm
 from tests.conftest import write_case
 
 COMMAND = [sys.executable, "-c", "from segmamba.cli import main; main()"]
@@ -51,7 +51,7 @@ def home(tmp_path_factory):
 
 
 def segmamba(home, *words):
-    return subprocess.run([*COMMAND, *words], cwd=home, capture_output=True, text=True, timeout=500)
+    return warm.run([*COMMAND, *words], cwd=home, timeout=500)
 
 
 def study(home, file, *options, **changes):
