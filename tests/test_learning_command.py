@@ -1,4 +1,4 @@
-"""Learning beyond the plain loop as a user asks for it: with cases that have no segmentation, killed and resumed, in real processes."""
+"""Learning options as a user asks for them: with unlabelled cases, killed and resumed."""
 
 import json
 import random
@@ -32,7 +32,7 @@ KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "on_pretrain
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Six labelled cases, two without a segmentation, and a second time point without one of the first patient's."""
+    """Six labelled cases, two unlabelled, and an unlabelled second time point of the first."""
     folder = tmp_path_factory.mktemp("data")
     for number in range(8):
         write_case(

@@ -19,4 +19,4 @@ TINY_CHANGES = {
     "optim.warmup_epochs": 1,
 }
 TINY = preset("demo").changed(TINY_CHANGES)
-"""On cases of 1 mm whose sides are at least 16 voxels, as `tests.conftest.write_case` makes them."""
+"""For cases of 1 mm with sides of at least 16 voxels, as `tests.conftest.write_case` makes them."""

@@ -28,7 +28,10 @@ STUDY = "ablate_depth_Run01"
 
 
 def start(cwd, *options, env=None, **changes):
-    """A study of one arm and one seed, started in `cwd`; changes: of SETTINGS, with __ for the dot."""
+    """A study of one arm and one seed, started in `cwd`.
+
+    changes: of SETTINGS, with __ for the dot.
+    """
     chosen = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
     settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     command = [
@@ -108,7 +111,10 @@ def runs(cwd, uri=None):
 
 
 def assert_as_if_nothing_had_happened(cwd, calm, uri=None):
-    """The study in `cwd` ended as the undisturbed one in `calm`: same metrics, whole histories, nothing left running or failed."""
+    """The study in `cwd` ended as the undisturbed one in `calm`.
+
+    Its metrics are the same, its histories whole, and nothing is left running or failed.
+    """
     by_kind, steps = runs(cwd, uri)
     assert {run.info.status for run in by_kind.values()} == {"FINISHED"}
     assert "reason" not in by_kind["trial"].data.tags

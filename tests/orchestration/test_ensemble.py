@@ -30,7 +30,10 @@ REGIONS = ("ET", "TC", "WT")
 
 
 def group_of(name, members, vote, *, cases=6, spread=0.01):
-    """A Group whose members score these mean Dice values and whose vote scores `vote`, with a little noise from case to case."""
+    """A Group whose members score these mean Dice values and whose vote scores `vote`.
+
+    There is a little noise from case to case.
+    """
     rng = np.random.default_rng(0)
     noise = rng.normal(0, spread, cases)
     group = Group(
@@ -212,7 +215,7 @@ def start(home):
 
 
 def stop(process, line, number):
-    """Send the signal as soon as the script prints a line that starts so; gives (what it printed, exit code)."""
+    """(what it printed, exit code) of a script that gets the signal once a line starts so."""
     printed = []
     for text in process.stdout:
         printed.append(text)
@@ -224,7 +227,7 @@ def stop(process, line, number):
 
 
 def found_in(home):
-    """({run name: status}, version of the model, what its tags say of it, what ensemble.json says, but for its times)."""
+    """({run name: status}, the model's version, its tags, ensemble.json without its times)."""
     client = MlflowClient(f"sqlite:///{home}/Results/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
     (version,) = client.search_model_versions("name = 'segmamba-ensemble'")

@@ -1,4 +1,4 @@
-"""The inference ablation on tiny untrained networks: same weights, arms that share predictions, MLflow and the report."""
+"""The inference ablation on tiny untrained networks: shared predictions, MLflow and the report."""
 
 import json
 

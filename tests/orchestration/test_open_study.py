@@ -1,4 +1,7 @@
-"""A study is unfinished, and this process its driver, until whoever opened it is done with its trials: scoring and registering belong to it."""
+"""A study is unfinished until whoever opened it is done with its trials.
+
+This process is its driver until then: scoring and registering belong to it.
+"""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Registered models, a study's best and an ensemble: what is stored, what it predicts, who is champion."""
+"""Registered models: what is stored, what it predicts, and which version is the champion."""
 
 import dataclasses
 import os
@@ -48,7 +48,7 @@ def members(tmp_path):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """(address, experiment, results): one for all tests, since making the database takes seconds; each test has validation cases of its own."""
+    """(Store, results): one for all tests, each of which has validation cases of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         results = tmp_path_factory.mktemp("Results")
@@ -99,7 +99,8 @@ import sys
 import mlflow, numpy as np
 mlflow.set_tracking_uri(sys.argv[1])
 images = np.load(sys.argv[3])
-np.save(sys.argv[4], mlflow.pyfunc.load_model(sys.argv[2]).predict(images, params={"spacing_mm": [1.0, 1.0, 1.0]}))
+model = mlflow.pyfunc.load_model(sys.argv[2])
+np.save(sys.argv[4], model.predict(images, params={"spacing_mm": [1.0, 1.0, 1.0]}))
 """
 
 

@@ -1,4 +1,4 @@
-"""Runs that a dead driver left RUNNING are closed by the next study; those of a living one are not."""
+"""Runs that a dead driver left RUNNING are closed by the next study, a living one's are not."""
 
 from segmamba.orchestration.tracking.store import open_store
 from segmamba.orchestration.tracking.study_run import STOPPED_REASON, close_abandoned

@@ -1,4 +1,4 @@
-"""The driver's calls to a store that is away, or whose disk is full; and a study that is not where it is looked for."""
+"""Calls to a store that is away or whose disk is full; a study that is not where it is sought."""
 
 import sqlite3
 

@@ -1,4 +1,7 @@
-"""A user's own study file: on folds, with an arm that cannot run, run again, listed, drawn again; and a search. In real processes, tiny."""
+"""A user's own study file: on folds, with an arm that cannot run, run again, listed; and a search.
+
+All of it runs in real processes, tiny.
+"""
 
 import json
 import sys
@@ -33,7 +36,10 @@ SEARCH = '''"""Which learning rate?"""
 from segmamba.studies import Between, Budget, Hypothesis, StudySpec
 
 STUDY = StudySpec(
-    name="tuned", question="Which learning rate?", baseline="baseline", budget=Budget(seeds=1, trials=3),
+    name="tuned",
+    question="Which learning rate?",
+    baseline="baseline",
+    budget=Budget(seeds=1, trials=3),
     hypothesis=Hypothesis(claim="There is a better one.", better="found", than="baseline"),
     space={"optim.lr": Between(1e-4, 1e-2, log=True)},
 )

@@ -1,4 +1,7 @@
-"""Processes are killed, disks filled and servers taken away while a study runs; it ends as if nothing had happened, or says how to go on."""
+"""Processes are killed, disks filled and servers taken away while a study runs.
+
+It ends as if nothing had happened, or says how to go on.
+"""
 
 import os
 import shutil
@@ -210,7 +213,7 @@ def test_an_mlflow_server_that_goes_away_while_a_study_runs_and_comes_back_misse
 
 
 @pytest.mark.slow
-def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_without_training_again(
+def test_one_that_stays_away_ends_the_study_with_a_line_and_resume_finishes_it_without_training(
     calm, server, tmp_path
 ):
     study = start(tmp_path, env={**server.env, "SEGMAMBA_PATIENCE_S": "5"})
