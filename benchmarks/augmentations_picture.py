@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from segmamba.config import AugmentConfig
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.data.phantom import CONVENTION, make_case
-from segmamba.data.preprocess import zscore
+from segmamba.data.working_grid import zscore
 
 SIZE, PATCH, T1CE = (240, 240, 155), (176, 176, 64), MODALITIES.index("T1ce")
 OUTLINES = {
@@ -89,7 +89,7 @@ def draw(image: torch.Tensor, label: torch.Tensor, path: Path) -> None:
         brightness=0,
         contrast_range=(1, 1),
     )
-    nothing = plan(off, 0, 1, 0, len(MODALITIES))
+    nothing = draw_augmentation(off, 0, 1, 0, len(MODALITIES))
     axial = int(label[0].count_nonzero((0, 1)).argmax())
     low, high = np.percentile(image[0, T1CE][image[0, T1CE] != 0], (0.5, 99.7))
     figure, axes = pyplot.subplots(3, 4, figsize=(10, 8), facecolor="black", layout="constrained")

@@ -29,9 +29,10 @@ from figures import Figure, at_most, command_line, report
 from segmamba.data.labels import from_classes, region_masks, to_classes
 from segmamba.data.phantom import write_phantom
 from segmamba.data.volumes import read_volume
-from segmamba.evaluation.folders import match, read_pair, true_segmentations
+from segmamba.evaluation.folders import match, read_pair
 from segmamba.evaluation.rules import CHALLENGES, RULES
 from segmamba.evaluation.score import score_case
+from segmamba.evaluation.segmentations import true_segmentations
 
 GOAL_S = 3.0
 SIZE, STRAYS = (240, 240, 155), 300

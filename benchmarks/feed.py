@@ -28,7 +28,7 @@ import torch
 
 from figures import Figure, below, command_line, report
 from segmamba.config import AugmentConfig, Config
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
 from segmamba.data.feed import DeviceFeed
@@ -141,7 +141,7 @@ def loader_rate(cases: list[PreparedCase], config: Config, steps: int) -> float:
 def augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
     """Image and label of the batch, augmented as training does it."""
     plans = [
-        plan(config.augment, config.seed, int(e), int(i), len(MODALITIES))
+        draw_augmentation(config.augment, config.seed, int(e), int(i), len(MODALITIES))
         for e, i in zip(batch.epoch, batch.index, strict=True)
     ]
     return augment(batch.image, batch.label, plans)

@@ -37,7 +37,8 @@ from segmamba.data.cases import find_cases
 from segmamba.data.volumes import Scan, read_scan
 from segmamba.device import autocast, choose_device
 from segmamba.inference import ensemble_member
-from segmamba.inference.folder import DONE, Outputs, predict_cases
+from segmamba.inference.folder import predict_cases
+from segmamba.inference.outputs import DONE, Outputs
 from segmamba.inference.predictor import Predictor, PreparedScan, load_predictor
 from segmamba.models import build_model
 

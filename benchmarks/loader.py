@@ -38,7 +38,7 @@ import torch
 
 from figures import Figure, above, at_least, at_most, below, command_line, report
 from segmamba.config import Config
-from segmamba.data.augment import augment, plan
+from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
 from segmamba.data.labels import MODALITIES
@@ -125,7 +125,7 @@ def our_batches(prepared: list[PreparedCase], *, augmented: bool) -> Batches:
         image, label = batch.image, batch.label
         if augmented:
             plans = [
-                plan(CONFIG.augment, 0, int(e), int(i), len(MODALITIES))
+                draw_augmentation(CONFIG.augment, 0, int(e), int(i), len(MODALITIES))
                 for e, i in zip(batch.epoch, batch.index, strict=True)
             ]
             image, label = augment(image.float(), label, plans)

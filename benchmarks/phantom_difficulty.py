@@ -30,7 +30,8 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split, split_cases
 from segmamba.device import choose_device
 from segmamba.evaluation.dice import dice
-from segmamba.training.run import evaluate_run, train_run
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def network_dice(split: Split, folder: Path, config: Config) -> dict[str, float]
             f"loss {epoch.metrics['train/loss']:.3f}",
             flush=True,
         )
-    metrics, _ = evaluate_run(config, split, run, device)
+    metrics = evaluate_run(config, split, run, device).metrics
     return {name: metrics[f"test/dice_{name}"] for name in ("ET", "TC", "WT", "mean")}
 
 

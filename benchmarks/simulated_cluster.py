@@ -44,16 +44,16 @@ def simulated_trial(assignment: dict[str, Any], context: StudyContext) -> None:
     from ray import tune
 
     from segmamba.files import write_json
-    from segmamba.orchestration.engine.trainable import trial_folder
+    from segmamba.orchestration.engine.context import trial_folder
     from segmamba.orchestration.tracking.run_log import FOLDER_TAG
-    from segmamba.orchestration.tracking.runs import trial_log, trial_tags
 
     plan = assignment["trial"]
     folder = trial_folder(context.folder, plan)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "history.json"
     history = json.loads(kept.read_text()) if kept.exists() else []
-    log = trial_log(context, plan, trial_tags(context, plan) | {FOLDER_TAG: str(folder)})
+    tags = context.trial_tags(plan) | {FOLDER_TAG: str(folder)}
+    log = context.run.trial_log(plan.key, tags)
     log._wants_monitor = False  # a sampler of the machine's load a trial would measure itself
     log.log_history(history)
     took_ms = []
@@ -64,7 +64,7 @@ def simulated_trial(assignment: dict[str, Any], context: StudyContext) -> None:
         history.append({"epoch": epoch} | metrics)
         write_json(kept, history)
         began = time.perf_counter()
-        log.log_epoch(metrics, epoch)
+        log.log_history(history[-1:])
         tune.report({"epoch": epoch, "epochs": EPOCHS} | metrics)
         took_ms.append(1000 * (time.perf_counter() - began))
     log.close()
@@ -81,28 +81,20 @@ def simulated_study(folder: Path, trials: int) -> tuple[StudyContext, list[Trial
     """A study's context and trials; its store and parent run are made in `folder`."""
     from segmamba.config import preset
     from segmamba.data.splits import Split
-    from segmamba.orchestration.engine.trainable import StudyContext
-    from segmamba.orchestration.tracking.store import open_store, store_uri
+    from segmamba.orchestration.engine.context import StudyContext
+    from segmamba.orchestration.tracking.store import open_store
+    from segmamba.orchestration.tracking.study_run import StudyRun
     from segmamba.studies.spec import TrialPlan
 
     folder = Path(folder).resolve()
-    uri = store_uri(folder)
-    experiment = open_store(uri, folder)
-    from mlflow import MlflowClient
-
-    parent = (
-        MlflowClient(uri)
-        .create_run(experiment, run_name="simulated", tags={"kind": "study"})
-        .info.run_id
-    )
+    store = open_store(folder)
+    parent = store.create_run("simulated", {"kind": "study"})
     split = Split([], [], [], False, ())
     context = StudyContext(
         {"a": preset("demo")},
         {None: ({}, split)},
         folder,
-        uri,
-        experiment,
-        parent,
+        StudyRun(store, parent),
         {"dataset": "none"},
         1,
         "auto",
@@ -113,13 +105,11 @@ def simulated_study(folder: Path, trials: int) -> tuple[StudyContext, list[Trial
 
 def accounted(context: StudyContext, plans: list[TrialPlan]) -> tuple[int, list[str]]:
     """How many runs hold all that they should, and what is wrong with the first of the others."""
-    from mlflow import MlflowClient
+    from segmamba.orchestration.tracking.study_run import TRIAL_TAG
 
-    from segmamba.orchestration.tracking.runs import TRIAL_TAG, children
-
-    client = MlflowClient(context.mlflow_uri)
+    client = context.run.store.client
     runs: dict[str, list[Any]] = {}
-    for run in children(client, context.experiment_id, context.parent_run_id):
+    for run in context.run.children():
         runs.setdefault(run.data.tags[TRIAL_TAG], []).append(run)
     wrong = []
     for plan in plans:
@@ -236,7 +226,7 @@ def run(trials: int, nodes: int, cores: int, kills: int, folder: Path) -> dict[s
     }
     from segmamba.orchestration.engine import launch, trainable
     from segmamba.orchestration.engine.cluster import machine_for
-    from segmamba.orchestration.engine.resource_plan import Resources
+    from segmamba.orchestration.engine.resources import Resources
 
     context, plans = simulated_study(folder, trials)
     cluster = Nodes(cores, folder)
@@ -258,12 +248,8 @@ def run(trials: int, nodes: int, cores: int, kills: int, folder: Path) -> dict[s
                 compile="auto",
             )
             began = time.monotonic()
-            launch.run_plans(
-                context,
-                resources,
-                Counter(trials, cluster, kills),
-                {"trial": tune.grid_search(plans)},
-                reuse_actors=True,
+            launch.TrialLauncher(context, resources, Counter(trials, cluster, kills)).run(
+                {"trial": tune.grid_search(plans)}, reuse_actors=True
             )
             seconds = time.monotonic() - began
     finally:

@@ -23,7 +23,7 @@ from figures import Figure, command_line, report
 from loader import drop_from_page_cache, seconds
 from segmamba.data.labels import MODALITIES
 from segmamba.data.phantom import make_case
-from segmamba.data.preprocess import brain_box, zscore
+from segmamba.data.working_grid import brain_box, zscore
 
 SIZE, PATCH, CHUNKS = (240, 240, 155), (128, 128, 64), (4, 64, 64, 64)
 UNITS = {"MiB": "MiB", "warm ms": "ms", "cold ms": "ms", "write s": "s"}  # of the columns

@@ -114,9 +114,9 @@ def simulated_figures(folder: Path, options: argparse.Namespace) -> dict[str, Fi
     """Figures of trials that train nothing, under the engine's own Ray, callbacks and MLflow."""
     from segmamba.orchestration.engine import launch, trainable
     from segmamba.orchestration.engine.cluster import machine_for, ray_here
-    from segmamba.orchestration.engine.resource_plan import Resources
+    from segmamba.orchestration.engine.resources import Resources
 
-    with machine_for(None, CORES, folder, "") as machine, ray_here(machine):
+    with machine_for(None, CORES, folder, "") as machine, ray_here(machine, lambda: None):
         context, plans = simulated_study(folder, options.simulated)
         trainable.run_trial = simulated_trial
         from ray import cloudpickle, tune
@@ -125,8 +125,8 @@ def simulated_figures(folder: Path, options: argparse.Namespace) -> dict[str, Fi
 
         callback = Watch()
         resources = Resources(gpus=0, cpus=1, threads=1, at_once=1, cores=CORES, compile="auto")
-        launch.run_plans(
-            context, resources, callback, {"trial": tune.grid_search(plans)}, reuse_actors=True
+        launch.TrialLauncher(context, resources, callback).run(
+            {"trial": tune.grid_search(plans)}, reuse_actors=True
         )
     count, wrong = accounted(context, plans)
     quarter, end = callback.rss[len(callback.rss) // 4], callback.rss[-1]
@@ -141,7 +141,7 @@ def simulated_figures(folder: Path, options: argparse.Namespace) -> dict[str, Fi
 
 def reports(context: StudyContext, plans: list[TrialPlan]) -> list[float]:
     """Milliseconds of a report, the median of each trial."""
-    from segmamba.orchestration.engine.trainable import trial_folder
+    from segmamba.orchestration.engine.context import trial_folder
 
     return [
         json.loads((trial_folder(context.folder, plan) / "report_ms.json").read_text())

@@ -31,7 +31,7 @@ from segmamba.config import Config, parse_assignments, preset
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.source import labelled_cases, source_changes
 from segmamba.data.splits import Split, split_cases
-from segmamba.orchestration.single import NoLog
+from segmamba.orchestration.tracking.log import NoLog
 
 # What imports torch is imported where it is used: the processes that write and prepare the cases
 # import this module too.
@@ -119,13 +119,13 @@ def measure(
     folder = RunFolder(results / "SegMamba_Run01")
     scalars, pictures = Clock(), Clock()
     scalars.wrap(SummaryWriter, "add_scalar")
-    pictures.wrap(run_module, "_picture")
+    pictures.wrap(run_module, "order_picture")
     drawing, log = Pictures(folder), _log(config, data, results, folder, scalars)
     began, now = time.perf_counter(), 0.0
     rows: list[dict[str, float]] = []
     at_start: dict[str, float] = {}
     for epoch in run_module.train_run(config, data, folder, device, pictures=drawing):
-        log.log_epoch(epoch.metrics, epoch.number)
+        log.log_history([{"epoch": epoch.number} | epoch.metrics])
         now = time.perf_counter()
         m = {"time/validate_s": 0.0} | epoch.metrics
         print(
@@ -170,15 +170,14 @@ def _log(
     if importlib.util.find_spec("mlflow") is None:
         return NoLog()
     from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
-    from segmamba.orchestration.tracking.store import open_store, store_uri
+    from segmamba.orchestration.tracking.store import open_store
 
-    uri = store_uri(results)
-    experiment = open_store(uri, results)
+    store = open_store(results)
     clock.wrap(RunLog, "_send_epoch", time.thread_time)
-    clock.wrap(RunLog, "log_epoch")
+    clock.wrap(RunLog, "log_history")
     log = RunLog(
-        uri,
-        lambda client: keyed_run(client, experiment, "benchmark", folder.root.name, {}),
+        store,
+        lambda: keyed_run(store, "benchmark", folder.root.name, {}),
         "benchmark",
         system_metrics=True,
     )

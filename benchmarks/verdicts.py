@@ -22,7 +22,8 @@ from collections.abc import Callable
 import numpy as np
 
 from figures import Figure, at_most, command_line, report
-from segmamba.studies.anova import LEVEL, crossed, holm
+from segmamba.config import CONFIDENCE_LEVEL
+from segmamba.studies.anova import crossed, holm
 
 SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
 ARMS, MARGIN, FOLDS = 3, 0.5, 5  # arms beside the baseline; Dice points
@@ -64,7 +65,7 @@ def simulate(
 
 def cell(d: np.ndarray) -> Rates:
     """Rates of one cell, from differences d (studies, ARMS, seeds, cases) without a true effect."""
-    alpha, layout = 1 - LEVEL, crossed(d)
+    alpha, layout = 1 - CONFIDENCE_LEVEL, crossed(d)
     p, half = layout.p_value(), layout.half_width()
     adjusted = np.array([holm(row) for row in p])
     rates = {

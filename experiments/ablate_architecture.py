@@ -1,9 +1,9 @@
-"""The ablation of the network's parts. With no option: embedded phantom data, two CPU cores, minutes.
+"""The ablation of the network's parts; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_architecture.py
     python experiments/ablate_architecture.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/ablate_architecture.py.
+search_spaces/ablate_architecture.py declares the question, the arms and the claim.
 """
 
 from search_spaces.ablate_architecture import STUDY

@@ -1,9 +1,9 @@
-"""The augmentation ablation. With no option: embedded phantom data, two CPU cores, minutes.
+"""The ablation of augmentation; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_augmentation.py
     python experiments/ablate_augmentation.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/ablate_augmentation.py.
+search_spaces/ablate_augmentation.py declares the question, the arms and the claim.
 """
 
 from search_spaces.ablate_augmentation import STUDY

@@ -1,9 +1,9 @@
-"""The Mamba-depth ablation. With no option: embedded phantom data, two CPU cores, minutes.
+"""The ablation of the Mamba depth; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_depth.py
     python experiments/ablate_depth.py --data DIR --preset paper --seeds 3 --gpus-per-trial 0.5
 
-The question, the arms and the claim stand in search_spaces/ablate_depth.py.
+search_spaces/ablate_depth.py declares the question, the arms and the claim.
 """
 
 from search_spaces.ablate_depth import STUDY

@@ -1,9 +1,10 @@
-"""The inference ablation, on networks that are trained already; minutes on a CPU with the demo's.
+"""The ablation of inference on trained networks; minutes on a CPU with those of the demo.
 
-    python experiments/ablate_inference.py --checkpoint Results/ablate_depth_Run01/trials/depth-2_seed0
+    python experiments/ablate_inference.py --checkpoint RUN
     python experiments/ablate_inference.py --checkpoint RUN --checkpoint RUN --data DIR
 
-The arms stand in search_spaces/ablate_inference.py.
+RUN is the folder of a trial, such as Results/ablate_depth_Run01/trials/depth-2_seed0.
+search_spaces/ablate_inference.py declares the arms.
 """
 
 from search_spaces.ablate_inference import ARMS, BASELINE

@@ -1,9 +1,9 @@
-"""Learning beyond the plain loop, one option an arm. With no option: embedded phantom data, all labels, two CPU cores.
+"""Learning beyond the plain loop; without options, on two CPU cores and phantom data.
 
     python experiments/ablate_learning.py --set data.labelled_share=0.2 --seeds 3
-    python experiments/ablate_learning.py --data DIR --preset quick --set data.labelled_share=0.1 --gpus-per-trial 0.5
+    python experiments/ablate_learning.py --data DIR --preset quick --set data.labelled_share=0.1
 
-The question, the arms and the claim stand in search_spaces/ablate_learning.py; what the options do, in docs/learning.md.
+search_spaces/ablate_learning.py declares the question, the arms and the claim.
 """
 
 from search_spaces.ablate_learning import STUDY

@@ -1,9 +1,9 @@
-"""The loss-weight ablation. With no option: embedded phantom data, two CPU cores, minutes.
+"""The ablation of the loss weights; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_loss_weights.py
     python experiments/ablate_loss_weights.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/ablate_loss_weights.py.
+search_spaces/ablate_loss_weights.py declares the question, the arms and the claim.
 """
 
 from search_spaces.ablate_loss_weights import STUDY

@@ -1,9 +1,9 @@
-"""The patch-size ablation. With no option: embedded phantom data, two CPU cores, minutes.
+"""The ablation of the patch size; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_patch_size.py
     python experiments/ablate_patch_size.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/ablate_patch_size.py.
+search_spaces/ablate_patch_size.py declares the question, the arms and the claim.
 """
 
 from search_spaces.ablate_patch_size import STUDY

@@ -1,9 +1,9 @@
-"""SegMamba against the U-Net and the field's networks. With no option: embedded phantom data, two CPU cores, minutes.
+"""SegMamba against other networks; without options, minutes on two CPU cores and phantom data.
 
     python experiments/compare_baselines.py
     python experiments/compare_baselines.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/compare_baselines.py.
+search_spaces/compare_baselines.py declares the question, the arms and the claim.
 """
 
 from search_spaces.compare_baselines import STUDY

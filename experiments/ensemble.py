@@ -1,9 +1,9 @@
-"""An ensemble of five networks. With no option: embedded phantom data, two CPU cores, minutes.
+"""An ensemble of five networks; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ensemble.py
     python experiments/ensemble.py --members diverse --data DIR --preset paper --gpus-per-trial 0.5
 
-The members and what is expected of them stand in search_spaces/ensemble.py.
+search_spaces/ensemble.py declares the members and what is expected of them.
 """
 
 from search_spaces.ensemble import EXPECTED_GAIN, members

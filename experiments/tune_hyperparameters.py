@@ -1,9 +1,9 @@
-"""The search for hyperparameters. With no option: embedded phantom data, two CPU cores, minutes.
+"""The search for hyperparameters; without options, minutes on two CPU cores and phantom data.
 
     python experiments/tune_hyperparameters.py
     python experiments/tune_hyperparameters.py --data DIR --preset paper --seeds 3
 
-The question, the arms and the claim stand in search_spaces/tune_hyperparameters.py.
+search_spaces/tune_hyperparameters.py declares the question, the arms and the claim.
 """
 
 from search_spaces.tune_hyperparameters import STUDY

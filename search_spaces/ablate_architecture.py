@@ -1,21 +1,24 @@
 """Which changes to the network are worth having?
 
-Hypothesis: deep supervision and attention gates, which are planned for the network, improve mean Dice, or another scan order does.
-Decides on: mean Dice, each change against the network as it is, margin 0.5 Dice points, Holm over all of them.
-Second: the normalisation, at two batch sizes: batch norm at batch 2 is the paper preset's, instance norm the field's. Where the batch is
-doubled the steps are not, so those two arms see twice the patches and are compared with each other alone.
+Hypothesis: deep supervision, attention gates or another scan order improve mean Dice.
+Decides on: mean Dice, each change against the network as it is; margin 0.5 Dice points, Holm over
+all of them.
+Second: the normalisation at two batch sizes. Batch norm at batch 2 is the paper preset's choice,
+instance norm is the field's. Where the batch is doubled the number of steps stays, so those two
+arms see twice as many patches and are compared with each other alone.
 """
 
 from segmamba.studies import Budget, Hypothesis, StudySpec, Times
+from segmamba.studies.spec import Changes
 
-CHANGES = {
+CHANGES: dict[str, Changes] = {
     "deep supervision": {"model.deep_supervision": 2},
     "attention gates": {"model.attention_gates": True},
     "bidirectional scan": {"model.scan_order": "bidirectional"},
     "three-way scan": {"model.scan_order": "tri"},
     "scan along z last": {"model.scan_axes": "wdh"},
 }
-DOUBLED = {"train.batch_size": Times(2)}
+DOUBLED: Changes = {"train.batch_size": Times(2)}
 
 STUDY = StudySpec(
     name="ablate_architecture",

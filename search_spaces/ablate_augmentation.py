@@ -1,20 +1,22 @@
 """What is augmentation worth, and which part of it?
 
 Hypothesis: augmentation is crucial for generalisation.
-Decides on: mean Dice, all transforms against none, margin 0.5 Dice points. Second: whether any single transform is worth having, by leaving
-out each in turn (Holm over all of them). "all" is the default list; the field's further transforms are one arm on top.
+Decides on: mean Dice, all transforms against none; margin 0.5 Dice points.
+Second: whether a single transform is worth having, by leaving out each in turn, Holm over all of
+them. Third: whether the further transforms that the field uses add to the default list "all".
 """
 
 from segmamba.studies import Budget, Hypothesis, StudySpec
+from segmamba.studies.spec import Changes
 
-OFF = {
+OFF: dict[str, Changes] = {
     "flips": {"augment.flip_probability": 0.0},
     "90° turns": {"augment.rotate90_probability": 0.0},
     "scaling": {"augment.scale_range": (1.0, 1.0)},
     "brightness": {"augment.brightness": 0.0},
     "contrast": {"augment.contrast_range": (1.0, 1.0)},
 }
-# nnU-Net's chances; a probability of blur and low resolution is for each channel.
+# nnU-Net's probabilities; those of blur and low resolution are for each channel.
 FIELD = {
     "augment.rotation_probability": 0.2,
     "augment.noise_probability": 0.1,

@@ -1,28 +1,29 @@
 """How deep should the Mamba stages be?
 
 Hypothesis: deeper Mamba blocks improve long-range modelling, so whole-tumour Dice rises with depth.
-Decides on: WT, each depth against its control, a network without Mamba blocks but with the same number of parameters (within 2 %);
-margin 0.5 Dice points, Holm over all of them. Second: the trend from depth 0 to depth 4.
+Decides on: WT Dice, each depth against its control, a network without Mamba blocks that has the
+same number of parameters within 2 %; margin 0.5 Dice points, Holm over all of them.
+Second: the trend from depth 0 to depth 4.
 Cost: 13 arms. In the demo 4 arms x 2 seeds, 50 s a trial on one CPU core.
 """
 
 from segmamba.studies import Budget, Hypothesis, StudySpec, Trend
 
-DEPTHS = {
-    "1": (1, 1, 1),
-    "2": (2, 2, 2),
-    "4": (4, 4, 4),
-}  # Mamba blocks in stage 3, stage 4 and the bottleneck
+# Numbers of Mamba blocks in stage 3, stage 4 and the bottleneck.
+DEPTHS = {"1": (1, 1, 1), "2": (2, 2, 2), "4": (4, 4, 4)}
 STAGES = {"stage 3 only": (2, 0, 0), "stage 4 only": (0, 2, 0), "bottleneck only": (0, 0, 2)}
 
 STUDY = StudySpec(
     name="ablate_depth",
     question="How deep should the Mamba stages be?",
     hypothesis=Hypothesis(
-        claim="Deeper Mamba blocks improve long-range modelling: they raise whole-tumour Dice by more than their parameters would.",
+        claim="Deeper Mamba blocks improve long-range modelling: they raise whole-tumour Dice by "
+        "more than their parameters would.",
         region="WT",
-        contrasts=tuple((f"depth {d}", f"control {d}") for d in DEPTHS)
-        + tuple((s, f"control {s}") for s in STAGES),
+        contrasts=(
+            *((f"depth {d}", f"control {d}") for d in DEPTHS),
+            *((stage, f"control {stage}") for stage in STAGES),
+        ),
     ),
     secondary=(
         Hypothesis(

@@ -1,21 +1,23 @@
 """How should Dice and cross entropy be weighted?
 
-Hypothesis: equal weighting is optimal. It holds when no other ratio is better by the margin.
-Decides on: mean Dice, every ratio against 1:1, margin 0.5 Dice points. The sum of the weights is fixed at 2, so that a ratio is not also
-another learning rate; "doubled" has equal weights with the sum 4, to check that the sum itself changes nothing (AdamW divides it out, but
-for its epsilon and the weight decay).
+Hypothesis: equal weighting is optimal. It holds where no other ratio is better by the margin.
+Decides on: mean Dice, every ratio against 1:1; margin 0.5 Dice points. The sum of the weights is
+fixed at 2, so that another ratio is not also another learning rate.
+Second: "1:1 doubled" has equal weights with the sum 4 and shows whether the sum itself matters.
+AdamW divides it out, except for its epsilon and the weight decay.
 """
 
 from segmamba.studies import Budget, Hypothesis, StudySpec
 
 
-def _weights(dice, ce, total=2.0):
+def _weights(dice: float, ce: float, *, total: float = 2.0) -> dict[str, float]:
     return {
         "loss.dice_weight": total * dice / (dice + ce),
         "loss.ce_weight": total * ce / (dice + ce),
     }
 
 
+# Dice : cross entropy
 RATIOS = {
     "1:0": (1, 0),
     "9:1": (9, 1),
@@ -23,7 +25,7 @@ RATIOS = {
     "1:3": (1, 3),
     "1:9": (1, 9),
     "0:1": (0, 1),
-}  # Dice : cross entropy
+}
 
 STUDY = StudySpec(
     name="ablate_loss_weights",

@@ -1,11 +1,15 @@
 """How does SegMamba compare with a U-Net, and with the field's networks?
 
-Hypothesis: SegMamba (mean Dice 0.87) improves on the baseline U-Net (0.82), as the design expects.
-Decides on: mean Dice, SegMamba against the U-Net, margin 0.5 Dice points. Second: whether any of the field's networks is better than it.
-All train with the same patches, loss, schedule and augmentation; each is built as its authors build it. This is no contest of pipelines.
-An arm whose package is missing (pip install 'segmamba[peers]') is in the table as infeasible.
+Hypothesis: SegMamba (mean Dice 87 points) improves on the baseline U-Net (82), as the design
+expects.
+Decides on: mean Dice, SegMamba against the U-Net; margin 0.5 Dice points.
+Second: whether any of the field's networks is better than SegMamba.
+All arms train with the same patches, loss, schedule and augmentation, and each network is built as
+its authors build it. The study does not compare pipelines. An arm whose package is missing
+(pip install 'segmamba[peers]') stands in the table as infeasible.
 """
 
+from segmamba.config import Config
 from segmamba.studies import Budget, Hypothesis, StudySpec
 
 PEERS = {
@@ -17,13 +21,17 @@ PEERS = {
 }
 
 
-def STUDY(base):
-    """The study for a preset's Config."""
-    narrow = base.data.patch_size == (
-        48,
-        48,
-        32,
-    )  # the demo's patch has a side that the field's networks do not take
+def STUDY(base: Config) -> StudySpec:
+    """The study for a preset.
+
+    Args:
+        base: The preset's configuration.
+
+    Returns:
+        The study.
+    """
+    # The demo's patch has a side that the field's networks do not take.
+    narrow = base.data.patch_size == (48, 48, 32)
     patch = {"data.patch_size": (64, 64, 32)} if narrow else {}
     return StudySpec(
         name="compare_baselines",
@@ -47,7 +55,8 @@ def STUDY(base):
         demo_arms=("SegMamba", "U-Net", "DynUNet (MONAI)", "SegResNet (MONAI)", "nnU-Net plain"),
         budget=Budget(seeds=2),
         notes=(
-            "demo: patches of 64x64x32 voxels for all arms, since the field's networks need sides of 32",
+            "demo: patches of 64x64x32 voxels for all arms, since the field's networks need sides "
+            "of 32",
         )
         if narrow
         else (),

@@ -1,18 +1,24 @@
 """What does an ensemble add to one network?
 
-Hypothesis: averaging five networks gains 2 to 3 Dice points over one of them (expected, not measured), and members that differ in more than
-the seed gain more than plain seeds.
-Decides on: test Dice of the vote against the mean of its members, patient by patient. The members themselves are the arms here.
-Cost: 5 trainings (10 with --members diverse, so that both ensembles have five); about 35 s each on one CPU core (demo).
+Hypothesis: averaging five networks gains 2 to 3 Dice points over one of them (expected, not
+measured), and members that differ in more than the seed gain more than plain seeds.
+Decides on: test Dice of the vote against the mean of its members, patient by patient. The members
+themselves are the arms of this study.
+Cost: 5 trainings, or 10 with --members diverse, so that both ensembles have five; about 35 s each
+on one CPU core (demo).
 """
 
+from collections.abc import Callable
+
+from segmamba.config import Config
 from segmamba.studies import Hypothesis, StudySpec
+from segmamba.studies.spec import Changes
 
 SIZE = 5
 EXPECTED_GAIN = (0.02, 0.03)
-"""In Dice, of five members over one, as the design expects."""
+"""Least and most Dice (0 to 1) that five members are expected to gain over one."""
 
-# What the diverse members differ in beside their seeds: augmentation strategies and patch sizes.
+# The diverse members differ in augmentation and patch size, besides their seeds.
 SPATIAL = {
     "augment.rotation_probability": 0.2,
     "augment.elastic_probability": 0.2,
@@ -25,23 +31,32 @@ INTENSITY = {
     "augment.gamma_probability": 0.3,
 }
 NO_TURNS = {"augment.rotate90_probability": 0.0}  # BraTS has one orientation
-DIVERSITY = (
+DIVERSITY: tuple[tuple[tuple[float, float, float], Changes], ...] = (
     ((1, 1, 1), {}),
     ((1, 1, 1), SPATIAL | INTENSITY),
     ((0.75, 0.75, 1.5), NO_TURNS),
     ((0.75, 0.75, 1), INTENSITY),
     ((1, 1, 1.5), SPATIAL),
 )
-"""(patch as a share of the preset's along x, y, z; augmentation) of each member; more than five start again."""
+"""For each member the sides of its patch, as shares of the preset's along x, y and z, and its
+augmentation. More than five members start again from the first."""
 
 
-def members(size=SIZE, *, diverse=False):
-    """A function from the preset's Config to the StudySpec that trains the members: `size` plain seeds and, if diverse, as many others."""
-    return lambda base: _study(size, diverse, base)
+def members(size: int = SIZE, *, diverse: bool = False) -> Callable[[Config], StudySpec]:
+    """The study that trains the members of an ensemble.
+
+    Args:
+        size: Number of plain seeds.
+        diverse: Whether to train as many members that differ in more than the seed.
+
+    Returns:
+        A function from the preset's configuration to the study.
+    """
+    return lambda base: _study(size, base, diverse=diverse)
 
 
-def _study(size, diverse, base):
-    arms = {f"plain {i + 1}": {"seed": i} for i in range(size)}
+def _study(size: int, base: Config, *, diverse: bool) -> StudySpec:
+    arms: dict[str, Changes] = {f"plain {i + 1}": {"seed": i} for i in range(size)}
     if diverse:
         arms |= {f"diverse {i + 1}": {"seed": size + i} | _variety(i, base) for i in range(size)}
     last = f"plain {size}"
@@ -60,7 +75,8 @@ def _study(size, diverse, base):
     )
 
 
-def _variety(number, base):
+def _variety(number: int, base: Config) -> Changes:
+    """The changes of a diverse member; the sides of its patch are multiples of 16."""
     shares, augmentation = DIVERSITY[number % len(DIVERSITY)]
     patch = tuple(
         max(16, 16 * round(side * share / 16))

@@ -1,16 +1,27 @@
 """Which learning rate, weight decay and loss weights?
 
 Hypothesis: a search finds settings that improve on the preset's.
-Decides on: mean Dice of the settings that the validation set liked best, trained again with fresh seeds, against the baseline; margin 0.5 Dice points.
-The validation set chooses, the test set sees two arms alone. The baseline is the first trial; ASHA stops the trials that the validation set likes least.
-With --scheduler pbt a population trains in step and its worst members copy the best: what is found is a schedule, which "found" follows.
+Decides on: mean Dice of the best settings against the baseline, both trained with fresh seeds;
+margin 0.5 Dice points. The validation set chooses the best settings, so that the test set sees two
+arms alone.
+The baseline is the first trial. ASHA stops the trials that score lowest on the validation set. With
+--scheduler pbt a population trains in step and its worst members copy the best; it finds a
+schedule, which the arm "found" then follows.
 """
 
+from segmamba.config import Config
 from segmamba.studies import Between, Budget, Hypothesis, OneOf, StudySpec
 
 
-def STUDY(base):
-    """The study for a preset's Config: around its own learning rate."""
+def STUDY(base: Config) -> StudySpec:
+    """The study for a preset; the space is centred on the preset's learning rate.
+
+    Args:
+        base: The preset's configuration.
+
+    Returns:
+        The study.
+    """
     return StudySpec(
         name="tune_hyperparameters",
         question="Which learning rate, weight decay and loss weights?",

@@ -1,17 +1,27 @@
-"""The `segmamba` command: a table of contents. Each command imports what it needs when it runs, so that --help answers at once."""
+"""The `segmamba` command: a table of contents.
+
+Each command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from typing import Annotated
 
 import typer
 
-from segmamba.commands import data, evaluate, export, machine, predict, pretrain, study, train
-from segmamba.commands.shared import run_app
-
-app = typer.Typer(
-    help="Mamba U-Nets for brain tumour segmentation.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
+from segmamba.commands import (
+    data,
+    evaluate,
+    export,
+    machine,
+    predict,
+    pretrain,
+    studies,
+    study,
+    train,
+    tune,
 )
+from segmamba.commands.shared import new_app, run_app
+
+app = new_app(help="Mamba U-Nets for brain tumour segmentation.", no_args_is_help=True)
 for command in (
     machine.doctor,
     machine.describe,
@@ -24,17 +34,41 @@ for command in (
     export.export,
     evaluate.evaluate,
     evaluate.compare,
-    evaluate.tune_postprocessing,
-    study.studies,
-    study.report,
+    tune.tune_postprocessing,
+    studies.studies,
+    studies.report,
 ):
     app.command()(command)
 app.command(context_settings=study.PASS_ON)(study.study)
 app.add_typer(data.app, name="data")
 
 
-def main():
-    """Exit code 0 done, 1 a problem of ours or of the machine, 2 the user's mistake."""
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"segmamba {version('segmamba')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Declare the options that stand before a command's name."""
+
+
+def main() -> None:
+    """Run the command line and exit.
+
+    The exit code is 0 where all is done, 1 for a problem of ours or of the machine and 2 for the
+    user's mistake.
+    """
     run_app(app)
 
 

@@ -1,8 +1,19 @@
-"""What `segmamba describe` gathers and prints: a network's parts, its totals and the memory that training it takes."""
+"""`segmamba describe`: a network's parts, its totals and the memory of training it, as tables."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from segmamba.config import Config
 from segmamba.device import choose_device, mixed_dtype
 from segmamba.models.describe import TRAINING_PASSES, describe_network
 from segmamba.training.memory import estimate_training_memory, measure_training_memory
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
 
 MIB, GIB = 2**20, 2**30
 MEMORY_ROWS = {
@@ -15,22 +26,33 @@ MEMORY_ROWS = {
 }
 
 
-def describe(config, *, measure=False):
-    """A dict of plain values for a Config: input, parts, totals, training_memory by precision, and measured or None.
+def describe(config: Config, *, measure: bool = False) -> dict[str, Any]:
+    """Describe the network of a configuration.
 
-    fp32 is described for this device, and mixed for a GPU, unless the configuration rules it out: who asks need not have the GPU.
+    fp32 is described for this device. Mixed precision is described for a GPU, which need not be
+    here, unless the configuration rules it out.
+
+    Args:
+        config: The configuration.
+        measure: Also train two steps on this device.
+
+    Returns:
+        Plain values: "input"; "parts", a dict each; "totals"; "training_memory", an estimate by
+        precision in bytes; and "measured", None without `measure`.
     """
     import torch
 
-    dtypes = (
+    dtypes: dict[str, torch.dtype | None] = (
         {"mixed": torch.bfloat16, "fp32": None}
         if config.train.precision == "mixed"
         else {"fp32": None}
     )
     devices = {"mixed": "cuda", "fp32": choose_device().type}
-    size = {"patch_size": config.data.patch_size, "batch_size": config.train.batch_size}
+    patch_size, batch_size = config.data.patch_size, config.train.batch_size
     parts = {
-        precision: describe_network(config.model, dtype=dtype, **size)
+        precision: describe_network(
+            config.model, patch_size=patch_size, batch_size=batch_size, dtype=dtype
+        )
         for precision, dtype in dtypes.items()
     }
     rows = [
@@ -43,16 +65,16 @@ def describe(config, *, measure=False):
         }
         for i, part in enumerate(parts["fp32"])
     ]
-    flops = sum(row["forward_flops"] for row in rows)
+    flops = sum(part.forward_flops for part in parts["fp32"])
     return {
-        "input": size,
+        "input": {"patch_size": patch_size, "batch_size": batch_size},
         "parts": rows,
         "totals": {
-            "parameters": sum(row["parameters"] for row in rows),
+            "parameters": sum(part.parameters for part in parts["fp32"]),
             "forward_flops": flops,
             "training_flops": TRAINING_PASSES * flops,
             "kept_bytes": {
-                precision: sum(row["kept_bytes"][precision] for row in rows) for precision in parts
+                precision: sum(part.kept_bytes for part in parts[precision]) for precision in parts
             },
         },
         "training_memory": {
@@ -63,14 +85,13 @@ def describe(config, *, measure=False):
     }
 
 
-def _estimated(config, device_type, dtype):
-    return {"device": device_type} | estimate_training_memory(
-        config, device_type=device_type, dtype=dtype
-    ).as_dict()
+def _estimated(config: Config, device_type: str, dtype: torch.dtype | None) -> dict[str, Any]:
+    estimate = estimate_training_memory(config, device_type=device_type, dtype=dtype)
+    return {"device": device_type} | estimate.as_dict()
 
 
-def _measured(config):
-    """{device, precision, peak_bytes, estimate_bytes, estimate_share} of true training steps here."""
+def _measured(config: Config) -> dict[str, Any]:
+    """Measure true training steps on this device, beside their estimate."""
     import torch
 
     device = choose_device()
@@ -87,45 +108,44 @@ def _measured(config):
     }
 
 
-def render(described, console):
-    """The dict of `describe` as tables of at most 100 columns on a rich Console."""
-    batch, patch = (
-        described["input"]["batch_size"],
-        "x".join(map(str, described["input"]["patch_size"])),
-    )
+def render(description: dict[str, Any], console: Console) -> None:
+    """Print a description as tables of at most 100 columns.
+
+    Args:
+        description: What `describe` returned.
+        console: Where it is printed.
+    """
+    batch = description["input"]["batch_size"]
+    patch = "x".join(map(str, description["input"]["patch_size"]))
     console.print(
         f"{batch} x 4 x {patch}: batch, modalities, voxels along x, y, z\n", highlight=False
     )
-    console.print(_parts_table(described))
+    console.print(_parts_table(description))
     console.print()
-    console.print(_memory_table(described["training_memory"]))
-    if measured := described["measured"]:
+    console.print(_memory_table(description["training_memory"]))
+    if measured := description["measured"]:
         console.print(
-            f"\nmeasured on {measured['device']}, {measured['precision']}: {_size(measured['peak_bytes'])}; "
-            f"the estimate is {_size(measured['estimate_bytes'])}, {measured['estimate_share']:.0%} of it",
+            f"\nmeasured on {measured['device']}, {measured['precision']}: "
+            f"{_size(measured['peak_bytes'])}; the estimate is "
+            f"{_size(measured['estimate_bytes'])}, {measured['estimate_share']:.0%} of it",
             highlight=False,
         )
 
 
-def _parts_table(described):
-    precisions, totals = list(described["training_memory"]), described["totals"]
+def _parts_table(description: dict[str, Any]) -> Table:
+    precisions, totals = list(description["training_memory"]), description["totals"]
     table = _table(
-        "part", "output", "parameters", "GFLOP", *(f"kept {precision}" for precision in precisions)
+        ["part", "output", "parameters", "GFLOP", *(f"kept {name}" for name in precisions)]
     )
 
-    def add(name, output, row):
+    def add(name: str, output: str, row: dict[str, Any]) -> None:
         kept = (_size(row["kept_bytes"][precision]) for precision in precisions)
         table.add_row(
             name, output, f"{row['parameters']:,}", f"{row['forward_flops'] / 1e9:,.1f}", *kept
         )
 
-    for row in described["parts"]:
-        channels, voxels = row["output"][1:2], row["output"][2:]
-        add(
-            row["part"],
-            " x ".join([*map(str, channels), "x".join(map(str, voxels))]) if voxels else "",
-            row,
-        )
+    for row in description["parts"]:
+        add(row["part"], _shape(row["output"]), row)
     table.add_section()
     add("forward pass", "", totals)
     table.add_row(
@@ -137,12 +157,16 @@ def _parts_table(described):
     return table
 
 
-def _memory_table(estimates):
-    where = {"cuda": "GPU", "cpu": "CPU"}
-    table = _table(
-        "memory of a training step",
-        *(f"{precision}, {where[estimate['device']]}" for precision, estimate in estimates.items()),
-    )
+def _shape(output: tuple[int, ...]) -> str:
+    """Write an output's channels and voxels; nothing for a part that hands on no volume."""
+    channels, voxels = output[1:2], output[2:]
+    return " x ".join([*map(str, channels), "x".join(map(str, voxels))]) if voxels else ""
+
+
+def _memory_table(estimates: dict[str, dict[str, Any]]) -> Table:
+    kinds = {"cuda": "GPU", "cpu": "CPU"}
+    columns = (f"{name}, {kinds[estimate['device']]}" for name, estimate in estimates.items())
+    table = _table(["memory of a training step", *columns])
     for key, name in MEMORY_ROWS.items():
         if key == "total":
             table.add_section()
@@ -150,16 +174,16 @@ def _memory_table(estimates):
     return table
 
 
-def _table(first, *others):
+def _table(columns: Iterable[str]) -> Table:
+    """Make a table with the first column on the left and the others on the right."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     return table
 
 
-def _size(nbytes):
+def _size(nbytes: float) -> str:
     return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / MIB:.1f} MiB"

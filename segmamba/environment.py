@@ -1,7 +1,10 @@
 """What a result depends on beside the configuration: versions, hardware, the state of the code.
 
-Packages and code are told as they were when the process first asked: it runs those, whatever has become of the files since.
+Packages and code are recorded as they were when the process first asked: the process runs those,
+even if the files change later.
 """
+
+from __future__ import annotations
 
 import functools
 import importlib.metadata
@@ -25,11 +28,16 @@ PACKAGES = (
 )
 
 
-def describe_environment():
-    """A flat {str: str}: package versions, Python, operating system, CPU, GPUs with their driver, git commit."""
+def describe_environment() -> dict[str, str]:
+    """Describe what this process runs on.
+
+    Returns:
+        Versions of PACKAGES ("not installed" where one is missing) and of Python, the operating
+        system, the CPU, the GPUs with their driver, and the git commit.
+    """
     import torch
 
-    found = {
+    record = {
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpu": cpu_name(),
@@ -37,19 +45,19 @@ def describe_environment():
     }
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            record[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            record[name] = "not installed"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found["gpu"] = ", ".join(gpus) if gpus else "none"
+    record["gpu"] = ", ".join(gpus) if gpus else "none"
     if gpus:
-        found["cuda"], found["driver"] = str(torch.version.cuda), _driver()
-    return found | {"git commit": git_commit()}
+        record["cuda"], record["driver"] = str(torch.version.cuda), _driver()
+    return record | {"git commit": git_commit()}
 
 
 @functools.cache
-def all_packages():
-    """{name: version} of everything installed."""
+def all_packages() -> dict[str, str]:
+    """List everything that is installed, as name to version."""
     return dict(
         sorted(
             (d.metadata["Name"], d.version)
@@ -60,42 +68,44 @@ def all_packages():
 
 
 @functools.cache
-def git_commit():
-    """The commit of the checkout this code runs from, with "+changes" where files differ from it; "unknown" outside a checkout."""
+def git_commit() -> str:
+    """Name the commit of the checkout that this code runs from.
+
+    Returns:
+        The commit's hash, with "+changes" where tracked files differ from it; "unknown" outside a
+        checkout.
+    """
     commit = _git("rev-parse", "HEAD").strip()
-    return (
-        commit
-        + (
-            "+changes"
-            if commit and _git("status", "--porcelain", "--untracked-files=no").strip()
-            else ""
-        )
-        or "unknown"
-    )
+    if not commit:
+        return "unknown"
+    changed = _git("status", "--porcelain", "--untracked-files=no").strip()
+    return f"{commit}+changes" if changed else commit
 
 
 @functools.cache
-def git_diff():
-    """What the checkout's files differ by from its commit; empty where they do not, and outside a checkout."""
+def git_diff() -> str:
+    """Return how the checkout's files differ from its commit; empty outside a checkout."""
     return _git("diff", "HEAD", "--", ".")
 
 
-def _git(*arguments):
+def _git(*arguments: str) -> str:
+    """Run git in the folder of this code; empty where that fails."""
     try:
-        options = {
-            "capture_output": True,
-            "text": True,
-            "check": True,
-            "timeout": 10,
-            "errors": "replace",
-        }
-        return subprocess.run(["git", *arguments], cwd=Path(__file__).parents[1], **options).stdout
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+            errors="replace",
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-def _driver():
-    """Version of the NVIDIA driver."""
+def _driver() -> str:
+    """Read the version of the NVIDIA driver."""
     try:
         first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
     except (OSError, IndexError):
@@ -103,12 +113,13 @@ def _driver():
     return next((word for word in first.split() if word[0].isdigit() and "." in word), "unknown")
 
 
-def _cores():
+def _cores() -> int | None:
+    """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def cpu_name():
-    """Of the processor, as it calls itself."""
+def cpu_name() -> str:
+    """Read the processor's name, as the processor gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

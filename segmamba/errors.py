@@ -1,20 +1,31 @@
-"""The user's mistakes: one line that names the thing, the place and the fix; commands turn it into exit code 2."""
+"""The user's mistakes and early ends, which the commands turn into a line and an exit code."""
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is a single line."""
+    """Something that the user can mend; the exit code is 2.
 
-    def __init__(self, message):
+    Args:
+        message: Names the thing, the place and the fix. It becomes a single line.
+    """
+
+    def __init__(self, message: object) -> None:
         super().__init__(" ".join(str(message).split()))
 
 
 class RunStopped(Exception):
-    """A run that ended before its time, for a reason that one line tells; what it saved is good. Commands turn it into exit code 1."""
+    """A run ended early, for a reason that one line gives; the exit code is 1.
+
+    What the run has saved is good.
+    """
 
 
 class Stopped(Exception):
-    """Somebody asked a run to end, by the signal of this number; what it saved is good."""
+    """A signal asked a run to end. What the run has saved is good.
 
-    def __init__(self, number):
+    Args:
+        number: The signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
         self.number = number

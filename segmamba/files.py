@@ -1,10 +1,14 @@
-"""Small files that are there whole or not at all, and folders that one process at a time may write."""
+"""Small files that exist whole or not at all, and folders that one process at a time may write."""
+
+from __future__ import annotations
 
 import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -13,17 +17,17 @@ from segmamba.errors import UserError
 LOCK = ".process.lock"
 
 
-def write_bytes(path, content):
-    """Write under a temporary name in the same folder, then rename; what fails half-way leaves nothing."""
-    path = Path(path)
-    with replacing(path) as file:
-        file.write(content)
-    return path
-
-
 @contextlib.contextmanager
-def replacing(path):
-    """A file under a temporary name that takes `path`'s place when the block ends, once the disk has it; else it goes away again."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that takes its place once it is whole and on the disk.
+
+    Args:
+        path: The file's place. An earlier file stays there until the block ends, and for good if
+            the block fails.
+
+    Yields:
+        The file, under a temporary name in the same folder.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -36,52 +40,83 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder):
-    """The rename itself reaches the disk; a system that cannot open folders keeps it in its own time."""
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename in the folder to the disk.
+
+    A system that cannot open folders brings it there in its own time.
+    """
     if os.name != "posix":
         return
-    opened = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def write_text(path, text):
-    """`text` as UTF-8, as `write_bytes`."""
+def write_bytes(path: Path | str, content: bytes) -> Path:
+    """Write a file as `replacing` does.
+
+    Args:
+        path: The file's place; its folder must exist.
+        content: What the file holds.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    with replacing(path) as file:
+        file.write(content)
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write a text as UTF-8, as `write_bytes` does."""
     return write_bytes(path, text.encode())
 
 
-def write_json(path, value):
-    """`value` as indented JSON; NaN and infinity are refused, since no other JSON reader takes them."""
+def write_json(path: Path | str, value: object) -> Path:
+    """Write a value as indented JSON, as `write_bytes` does.
+
+    Raises:
+        ValueError: The value holds NaN or infinity, which no other JSON reader takes.
+    """
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def check_writable(folder):
-    """A UserError where results cannot be written to the folder, which is made, before anything is begun."""
+def check_writable(folder: Path | str) -> None:
+    """Make the folder of the results, and check that it can be written before anything begins.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(
-            f"--output {folder}: cannot be written ({error.strerror or error}); choose another folder"
+            f"--output {folder}: cannot be written ({error.strerror or error}); "
+            "choose another folder"
         ) from error
 
 
 @contextlib.contextmanager
-def locked(folder):
-    """Hold the lock of a run's or a study's folder, which the system releases when this process dies, however it dies.
+def locked(folder: Path | str) -> Iterator[None]:
+    """Hold the lock of a run's or a study's folder.
+
+    The system releases the lock when this process dies, however it dies.
 
     Raises:
-        UserError: another process holds it.
+        UserError: Another process holds the lock.
     """
     lock = FileLock(Path(folder) / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"--resume: {Path(folder).name} is still running in another process; wait for it, or stop it first"
+            f"--resume: {Path(folder).name} is still running in another process; "
+            "wait for it, or stop it first"
         ) from error
     try:
         yield
@@ -89,11 +124,17 @@ def locked(folder):
         lock.release()
 
 
-def is_abandoned(folder):
-    """Whether no process writes to `folder` any more; False where that cannot be told from this machine."""
-    if (
-        not folder or not Path(folder).is_dir()
-    ):  # its run does not say, or names a folder of another machine
+def is_abandoned(folder: Path | str) -> bool:
+    """Tell whether no process holds the lock of a run's or a study's folder any more.
+
+    Args:
+        folder: The folder; empty where the run does not say.
+
+    Returns:
+        False also where this machine cannot tell: there is no such folder here, or its lock
+        cannot be opened.
+    """
+    if not folder or not Path(folder).is_dir():
         return False
     try:
         with FileLock(Path(folder) / LOCK, timeout=0):

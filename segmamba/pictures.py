@@ -1,23 +1,51 @@
 """Planes of a volume with the outlines of segmentations, and figures that need no display."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
 import numpy as np
 
 from segmamba.data.labels import REGIONS, region_masks
 from segmamba.files import replacing
 
-REGION_COLOURS = {
-    "ET": "#d55e00",
-    "TC": "#f0e442",
-    "WT": "#56b4e9",
-}  # Okabe & Ito 2008: told apart by colour-blind readers
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+Box = tuple[slice, ...]
+"""Slices along x, y and z."""
+
+REGION_COLOURS = {"ET": "#d55e00", "TC": "#f0e442", "WT": "#56b4e9"}
+"""Colours that colour-blind readers tell apart (Okabe & Ito 2008)."""
 
 
-def draw_plane(panel, image, truth, prediction, axis, index, box):
-    """One plane of `image` within `box`, with the outlines of both segmentations."""
+def draw_plane(
+    panel: Axes,
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    axis: int,
+    index: int,
+    box: Box,
+) -> None:
+    """Draw one plane of an image with the outlines of two segmentations.
+
+    Args:
+        panel: What is drawn on.
+        image: Float (x, y, z); 0 is background.
+        truth: Internal classes, uint8 (x, y, z); its outlines are solid.
+        prediction: The same; its outlines are dashed.
+        axis: The axis that the plane is perpendicular to.
+        index: The plane's place along `axis`.
+        box: What of the plane is drawn.
+    """
     from contourpy import contour_generator
     from matplotlib.collections import LineCollection
 
-    def cut(volume):
+    def cut(volume: np.ndarray) -> np.ndarray:
         return np.take(volume, index, axis=axis)[tuple(b for a, b in enumerate(box) if a != axis)].T
 
     inside = image[image != 0]
@@ -26,12 +54,11 @@ def draw_plane(panel, image, truth, prediction, axis, index, box):
         np.where(cut(image) == 0, low, cut(image)), cmap="gray", origin="lower", vmin=low, vmax=high
     )
     for labels, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
-        for region, mask in reversed(
-            list(zip(REGIONS, region_masks(cut(labels)), strict=True))
-        ):  # inner outlines lie on outer ones
-            outlines = contour_generator(z=mask.astype(np.float32)).lines(
-                0.5
-            )  # what panel.contour draws, at a third of its time
+        masks = zip(REGIONS, region_masks(cut(labels)), strict=True)
+        for region, mask in reversed(list(masks)):  # inner outlines lie on outer ones
+            # What panel.contour draws, in a third of its time.
+            contours = contour_generator(z=mask.astype(np.float32), line_type="Separate")
+            outlines = cast("list[np.ndarray]", contours.lines(0.5))
             panel.add_collection(
                 LineCollection(
                     outlines, colors=REGION_COLOURS[region], linewidths=width, linestyles=[style]
@@ -43,48 +70,57 @@ def draw_plane(panel, image, truth, prediction, axis, index, box):
     panel.set_axis_off()
 
 
-def surroundings(mask):
-    """Slices of the mask's bounding box, wider by an eighth of each side of the volume."""
-    where = [
+def surroundings(mask: np.ndarray) -> Box:
+    """Return the mask's bounding box, wider by an eighth of each side of the volume.
+
+    Args:
+        mask: Bool (x, y, z).
+
+    Returns:
+        The box; the whole volume for an empty mask.
+    """
+    places = [
         np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
     ]
     margins = [n // 8 for n in mask.shape]
     return tuple(
-        slice(max(0, w.min() - m), w.max() + 1 + m) if w.size else slice(None)
-        for w, m in zip(where, margins, strict=True)
+        slice(max(0, place.min() - margin), place.max() + 1 + margin) if place.size else slice(None)
+        for place, margin in zip(places, margins, strict=True)
     )
 
 
-def busiest_slices(mask):
-    """The index along each axis whose slice holds most of the mask."""
+def busiest_slices(mask: np.ndarray) -> list[int]:
+    """Return, for each axis, the index of the slice that holds most of a mask (x, y, z)."""
     return [
         int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3)
     ]
 
 
-def add_outline_legend(figure):
-    """Which colour is which region, and which line is truth or prediction."""
-    handles = [_line(REGION_COLOURS[r], "-", r) for r in REGIONS] + [
-        _line("0.4", "-", "truth"),
-        _line("0.4", "--", "prediction"),
-    ]
+def add_outline_legend(figure: Figure) -> None:
+    """Say which colour is which region, and which line is truth or prediction."""
+    handles = [_line(REGION_COLOURS[region], "-", region) for region in REGIONS]
+    handles += [_line("0.4", "-", "truth"), _line("0.4", "--", "prediction")]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
 
 
-def _line(colour, style, label):
+def _line(colour: str, style: Literal["-", "--"], label: str) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, linestyle=style, label=label)
 
 
-def new_figure(**options):
-    from matplotlib.figure import (
-        Figure,
-    )  # no pyplot: no global state, no display, safe in any thread
+def new_figure(**options: Any) -> Figure:
+    """Make a matplotlib figure without pyplot: no global state, no display, safe in any thread.
+
+    Args:
+        options: What matplotlib's Figure takes.
+    """
+    from matplotlib.figure import Figure
 
     return Figure(**options)
 
 
-def save_figure(figure, path):
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, which is there whole or not at all."""
     with replacing(path) as file:
         figure.savefig(file, dpi=110, format="png")

@@ -1,4 +1,4 @@
-"""Small real NIfTI cases, made afresh for each test."""
+"""Small real NIfTI cases, made anew for each test."""
 
 from pathlib import Path
 
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(
-    1
-)  # tiny tensors: a second thread only waits, for minutes where the cores are busy
+# On tiny tensors a second thread only waits, for minutes where the cores are busy.
+torch.set_num_threads(1)
 
 BRATS_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 OLD_NAMES = {"T1": "_t1", "T1ce": "_t1ce", "T2": "_t2", "FLAIR": "_flair", "label": "_seg"}
@@ -18,13 +17,13 @@ NEW_NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label
 
 @pytest.fixture(autouse=True)
 def no_store_of_the_user(monkeypatch):
-    """Tests make stores of their own, whatever the environment names, and whatever an earlier test left there."""
+    """Remove what the environment, or an earlier test, says of MLflow: tests make own stores."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
 def tumour_case(shape, seed, et_value=4):
-    """(four images, labels): a noisy box brain with a nested box tumour; small, quick and no phantom."""
+    """Make (four images, labels) of a case: a noisy box brain with a nested box tumour."""
     rng = np.random.default_rng(seed)
     images = np.zeros((4, *shape), np.int16)
     brain = tuple(slice(2, n - 2) for n in shape)
@@ -50,7 +49,7 @@ def write_case(
     affine=BRATS_AFFINE,
     label=True,
 ):
-    """One case below `folder`; returns its folder."""
+    """Write one case below `folder`; return the case's folder."""
     images, classes = tumour_case(shape, seed, et_value)
     target = Path(folder) / case_id
     target.mkdir(parents=True, exist_ok=True)
@@ -73,7 +72,7 @@ def cases_folder(tmp_path):
 
 @pytest.fixture
 def make_study():
-    """Makes a Study with known effects, without training anything."""
+    """Make a Study with known effects, without training anything."""
     from tests.studies.synthetic import synthetic_study
 
     return synthetic_study

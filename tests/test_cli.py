@@ -1,17 +1,48 @@
-"""The `segmamba` command as a user types it, in real processes."""
+"""The `segmamba` command as a user types it."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
 
 import pytest
+import typer
 
+from segmamba.cli import app
+from segmamba.commands.shared import run_app
 from segmamba.data.cases import find_cases
+
+TINY_NETWORK = ["--preset", "demo", "--batch", "1", "--patch", "32,32,32"]
+TINY_NETWORK += ["--set", "model.base_channels=4"]
 
 
 def segmamba(*arguments, cwd):
+    """Run the command in a process of its own."""
     command = [sys.executable, "-c", "from segmamba.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """Runs the command in this process and in tmp_path: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run_app(app, list(map(str, arguments)))
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+def words_of(command, words=()):
+    """The words of a command and of every command below it."""
+    below = getattr(command, "commands", {}).items()
+    return [words, *(more for name, one in below for more in words_of(one, (*words, name)))]
+
+
+COMMANDS = words_of(typer.main.get_command(app))
 
 
 def test_the_module_runs_as_the_command_does():
@@ -21,23 +52,34 @@ def test_the_module_runs_as_the_command_does():
     assert done.returncode == 0 and "Usage: " in done.stdout
 
 
-def test_help_names_every_command_and_imports_nothing_heavy(tmp_path):
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(tmp_path, option):
     code = (
-        "import sys; sys.argv = ['segmamba', '--help']\n"
+        f"import sys; sys.argv = ['segmamba', '{option}']\n"
         "from segmamba.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'numpy', 'ray', 'mlflow', 'monai', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "heavy = {'torch', 'numpy', 'ray', 'mlflow', 'monai', 'scipy', 'matplotlib', 'pandas'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
-    for command in ("doctor", "describe", "phantom", "settings", "pretrain"):
-        assert command in shown
+    if option == "--version":
+        assert shown == f"segmamba {importlib.metadata.version('segmamba')}\n"
+    else:
+        assert all(f"\n  {words[0]} " in shown for words in COMMANDS if words)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_fits_80_columns_and_shortens_no_sentence(run_here, words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, shown, _ = run_here(*words, "--help")
+    assert code == 0 and shown.startswith("Usage: ")
+    assert max(map(len, shown.splitlines())) <= 80 and "...\n" not in shown.split("\n", 1)[1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["describe", "--preset", "huge"], "unknown preset 'huge'"),
         (["describe", "--patch", "100,96,96"], "data.patch_size = (100, 96, 96)"),
@@ -48,68 +90,49 @@ def test_help_names_every_command_and_imports_nothing_heavy(tmp_path):
         (["phantom", "new", "--cases", "1"], "phantom.cases = 1"),
         (["phantom", "new", "--size", "8,8,8"], "phantom.size = (8, 8, 8)"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_option_gets_one_line_and_code_2(tmp_path, arguments, told):
+def test_a_wrong_option_gets_one_line_and_code_2(tmp_path, arguments, message):
     result = segmamba(*arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert told in result.stderr
+    assert message in result.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_lists_every_setting_of_the_preset_with_its_meaning(tmp_path):
-    shown = segmamba("settings", "--preset", "demo", cwd=tmp_path).stdout
+def test_settings_lists_every_setting_of_the_preset_with_its_meaning(run_here):
+    _, shown, _ = run_here("settings", "--preset", "demo")
     assert "data.patch_size = (48, 48, 32)" in shown and "Voxels along NIfTI x, y, z" in shown
 
 
-def test_phantom_writes_cases_that_are_found_again(tmp_path):
-    result = segmamba(
-        "phantom", "made", "--cases", "2", "--size", "48,48,48", "--seed", "3", cwd=tmp_path
-    )
-    assert result.returncode == 0 and result.stdout == "made\n", result.stderr
-    assert [case.id for case in find_cases(tmp_path / "made", "auto")] == [
-        "Phantom_000",
-        "Phantom_001",
-    ]
+def test_phantom_writes_cases_that_are_found_again(run_here, tmp_path):
+    options = ["--cases", "2", "--size", "48,48,48", "--seed", "3"]
+    code, shown, errors = run_here("phantom", "made", *options)
+    assert code == 0 and shown == "made\n", errors
+    cases = find_cases(tmp_path / "made", "auto")
+    assert [case.id for case in cases] == ["Phantom_000", "Phantom_001"]
 
 
-def test_describe_tells_the_same_in_json_and_in_a_table_of_100_columns(tmp_path):
-    options = [
-        "describe",
-        "--preset",
-        "demo",
-        "--batch",
-        "1",
-        "--patch",
-        "32,32,32",
-        "--set",
-        "model.base_channels=4",
-    ]
-    described = json.loads(segmamba(*options, "--json", cwd=tmp_path).stdout)
-    assert (
-        described["input"] == {"patch_size": [32, 32, 32], "batch_size": 1}
-        and described["measured"] is None
+def test_describe_says_the_same_in_json_and_in_a_table_of_100_columns(run_here):
+    description = json.loads(run_here("describe", *TINY_NETWORK, "--json")[1])
+    assert description["input"] == {"patch_size": [32, 32, 32], "batch_size": 1}
+    assert description["measured"] is None
+    assert description["totals"]["training_flops"] == 3 * sum(
+        part["forward_flops"] for part in description["parts"]
     )
-    assert described["totals"]["training_flops"] == 3 * sum(
-        part["forward_flops"] for part in described["parts"]
-    )
-    memory = described["training_memory"]["fp32"]
+    memory = description["training_memory"]["fp32"]
     assert memory["total"] == sum(
         memory[key] for key in ("weights", "optimizer", "kept", "passing", "workspace")
     )
 
-    table = segmamba(*options, cwd=tmp_path).stdout
-    assert (
-        f"{described['totals']['parameters']:,}" in table
-        and "bottleneck" in table
-        and "estimated peak" in table
-    )
+    _, table, _ = run_here("describe", *TINY_NETWORK)
+    assert f"{description['totals']['parameters']:,}" in table
+    assert "bottleneck" in table and "estimated peak" in table
     assert max(map(len, table.splitlines())) <= 100
 
 
-def test_the_paper_network_is_described_within_100_columns_untruncated(tmp_path):
-    table = segmamba("describe", cwd=tmp_path).stdout
+def test_the_paper_network_is_described_within_100_columns_untruncated(run_here):
+    _, table, _ = run_here("describe")
     assert "128x128x64" in table and "…" not in table
     assert max(map(len, table.splitlines())) <= 100
 
@@ -117,18 +140,18 @@ def test_the_paper_network_is_described_within_100_columns_untruncated(tmp_path)
 @pytest.mark.slow
 def test_describe_measures_a_true_step_beside_the_estimate(tmp_path):
     options = ["describe", "--preset", "demo", "--set", "train.precision=fp32", "--measure"]
-    described = json.loads(segmamba(*options, "--json", cwd=tmp_path).stdout)
-    assert list(described["training_memory"]) == ["fp32"]
-    assert (
-        described["measured"]["precision"] == "float32"
-        and 0.5 < described["measured"]["estimate_share"] < 2
-    )
+    description = json.loads(segmamba(*options, "--json", cwd=tmp_path).stdout)
+    assert list(description["training_memory"]) == ["fp32"]
+    assert description["measured"]["precision"] == "float32"
+    assert 0.5 < description["measured"]["estimate_share"] < 2
 
 
-def test_doctor_examines_this_machine_in_json_and_in_a_checklist(tmp_path):
-    result = segmamba("doctor", "--json", "--output", tmp_path / "Results", cwd=tmp_path)
-    told = json.loads(result.stdout)
-    states = {check["name"]: check["state"] for check in told["checks"]}
+def test_doctor_examines_this_machine_in_json_and_in_a_checklist(run_here, tmp_path):
+    code, shown, _ = run_here("doctor", "--json", "--output", tmp_path / "Results")
+    report = json.loads(shown)
+    states = {check["name"]: check["state"] for check in report["checks"]}
     assert {"torch", "scan", "precision", "memory", "disk", "ray", "mlflow"} <= set(states)
-    assert result.returncode == int("problem" in states.values())
-    assert told["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert code == int("problem" in states.values())
+    assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    code, checklist, _ = run_here("doctor", "--output", tmp_path / "Results")
+    assert code == int("problem" in states.values()) and all(name in checklist for name in states)

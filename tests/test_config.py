@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -14,7 +15,7 @@ from segmamba.config import (
 from segmamba.errors import UserError
 
 
-def test_paper_preset_is_the_documenteds_table():
+def test_the_paper_preset_is_the_documented_table():
     flat = preset("paper").to_flat_dict()
     documented = {
         "model.base_channels": 32,
@@ -61,7 +62,22 @@ def test_every_preset_round_trips_through_flat_dict_and_json(name, tmp_path):
 
 def test_every_field_has_a_docstring():
     assert set(field_docs()) == set(Config().to_flat_dict())
-    assert all(len(text) > 10 for text in field_docs().values())
+    assert all(len(text) > 10 and "\n" not in text for text in field_docs().values())
+
+
+def test_a_docstring_over_several_lines_is_one_sentence_of_the_docs():
+    docs = field_docs()
+    assert docs["loss.ce_weight"].endswith("where `model.outputs` is regions; 0 is off.")
+    assert docs["seed"] == "Decides initial weights, patches and augmentation of one run."
+
+
+def test_every_field_that_can_be_off_says_so():
+    config = Config()
+    off = {name: doc for name, doc in field_docs().items() if " off" in doc}
+    switches = {name for name, value in config.to_flat_dict().items() if isinstance(value, bool)}
+    chances = {name for name in config.to_flat_dict() if name.endswith("_probability")}
+    weights = {"loss.dice_weight", "loss.ce_weight", "learning.consistency_weight"}
+    assert switches | chances | weights <= off.keys()
 
 
 def test_a_change_touches_only_what_it_names():
@@ -90,7 +106,7 @@ def test_assignments_are_parsed_as_literals_or_words():
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "message"),
     [
         ("optm.lr=1", "did you mean optim.lr"),
         ("data.patchsize=1", "did you mean data.patch_size"),
@@ -110,15 +126,54 @@ def test_assignments_are_parsed_as_literals_or_words():
         ("data.test_share=0.9", "validation_share is 0.15"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_field_value_and_rule(assignment, told):
+def test_a_wrong_setting_is_one_line_that_names_field_value_and_rule(assignment, message):
     with pytest.raises(UserError) as error:
         Config().changed(parse_assignments([assignment]))
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_unknown_preset_lists_the_known_ones():
     with pytest.raises(UserError, match="paper, quick, demo"):
         preset("huge")
+
+
+def test_a_config_file_written_before_0_2_is_read_with_its_own_meaning(tmp_path):
+    old = dataclasses.asdict(preset("demo"))
+    data, train = old["data"], old["train"]
+    for name in ("validation_cases", "validation_share", "holdout_share", "holdout_file"):
+        del data[name]
+    del train["test_last"]
+    data |= {
+        "minival_cases": 7,
+        "minival_share": 0.25,
+        "judge_cases": 5,
+        "judge_share": 0.3,
+        "test_share": 0.1,
+        "test_file": "",
+    }
+    del data["test_cases"]
+    train["judge_last"] = False
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert load_config(tmp_path / "config.json") == preset("demo").changed(
+        {
+            "data.validation_cases": 7,
+            "data.validation_share": 0.25,
+            "data.test_cases": 5,
+            "data.test_share": 0.3,
+            "data.holdout_share": 0.1,
+            "train.test_last": False,
+        }
+    )
+    data |= {"test_share": 0.0, "test_file": "kept.txt"}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    read = load_config(tmp_path / "config.json")
+    assert (read.data.holdout_file, read.data.test_share) == ("kept.txt", 0.3)
+
+
+def test_a_test_share_of_today_is_no_holdout(tmp_path):
+    (tmp_path / "config.json").write_text('{"data": {"test_share": 0.4}}')
+    read = load_config(tmp_path / "config.json")
+    assert (read.data.test_share, read.data.holdout_share) == (0.4, 0.0)
 
 
 def test_a_config_file_with_an_unknown_field_is_refused(tmp_path):

@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from segmamba import doctor
-from segmamba.doctor import GIB, Check, Driver
+from segmamba import doctor, doctor_checks, machine_state
+from segmamba.doctor_checks import GIB, Check
+from segmamba.machine_state import Driver
 
 H100 = ("NVIDIA H100 80GB HBM3",)
 LISTED = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\nGPU 1: NVIDIA A100-SXM4 (UUID: GPU-2)\n"
 
 
 @pytest.mark.parametrize(
-    ("torch_cuda", "sees_gpu", "driver", "state", "told"),
+    ("torch_cuda", "sees_gpu", "driver", "state", "words"),
     [
         ("13.0", True, Driver("580.1", "13.0", H100), "ok", "driver 580.1"),
         ("12.6", True, None, "ok", "CUDA 12.6"),
@@ -27,23 +28,23 @@ LISTED = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\nGPU 1: NVIDIA A100-SXM4 (U
     ],
 )
 def test_torch_driver_and_cuda_are_matched_and_the_fitting_wheel_named(
-    torch_cuda, sees_gpu, driver, state, told
+    torch_cuda, sees_gpu, driver, state, words
 ):
-    check = doctor.check_torch("2.13.0", torch_cuda, sees_gpu, driver)
-    assert check.state == state and told in f"{check.found} {check.mend}"
+    check = doctor_checks.check_torch("2.13.0", torch_cuda, driver, sees_gpu=sees_gpu)
+    assert check.state == state and words in f"{check.found} {check.mend}"
 
 
 @pytest.mark.parametrize("label", ["CUDA Version", "CUDA UMD Version"])
 def test_the_driver_is_read_from_nvidia_smi_old_and_new(label):
     banner = f"| NVIDIA-SMI 580.1   Driver Version: 580.159.04   {label}: 13.0 |"
-    assert doctor.parse_driver(banner, LISTED) == Driver(
+    assert machine_state.parse_driver(banner, LISTED) == Driver(
         "580.159.04", "13.0", ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4")
     )
 
 
 def test_an_nvidia_smi_that_shows_no_gpu_is_no_driver():
     assert (
-        doctor.parse_driver(
+        machine_state.parse_driver(
             "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
             "No devices found.",
         )
@@ -52,53 +53,55 @@ def test_an_nvidia_smi_that_shows_no_gpu_is_no_driver():
 
 
 def test_a_gpu_that_torch_has_no_kernels_for_stops_a_run():
-    assert doctor.check_kernels(None).state == "ok"
-    broken = doctor.check_kernels(
+    assert doctor_checks.check_kernels(None).state == "ok"
+    broken = doctor_checks.check_kernels(
         "CUDA error: no kernel image is available for execution on the device"
     )
     assert broken.state == "problem" and "no kernel image" in broken.found and broken.mend
 
 
 def test_a_scan_without_mamba_ssm_on_a_gpu_is_noted_with_the_command_that_adds_it():
-    assert doctor.check_scan("mamba_ssm", "the fastest", on_gpu=True) == Check(
+    assert doctor_checks.check_scan("mamba_ssm", "the fastest", on_gpu=True) == Check(
         "scan", "ok", "mamba_ssm: the fastest"
     )
-    assert doctor.check_scan("portable", "no CUDA", on_gpu=False).mend == ""
+    assert doctor_checks.check_scan("portable", "no CUDA", on_gpu=False).mend == ""
     for slower in ("triton", "portable"):
-        assert doctor.check_scan(slower, "why", on_gpu=True).mend == "make setup-gpu"
+        assert doctor_checks.check_scan(slower, "why", on_gpu=True).mend == "make setup-gpu"
 
 
 def test_the_convolutions_say_whose_they_are_and_what_mends_them():
-    assert "our own" in doctor.check_convolutions(None).found
+    assert "our own" in doctor_checks.check_convolutions(None).found
     assert (
-        doctor.check_convolutions("cuda-bindings is not installed").mend
+        doctor_checks.check_convolutions("cuda-bindings is not installed").mend
         == "pip install cuda-bindings"
     )
     assert (
-        doctor.check_convolutions("needs a GPU of compute capability 9.0 (Hopper), not 8.6").mend
+        doctor_checks.check_convolutions(
+            "needs a GPU of compute capability 9.0 (Hopper), not 8.6"
+        ).mend
         == ""
     )
 
 
 @pytest.mark.parametrize(
-    ("dtype", "told"),
+    ("dtype", "words"),
     [(torch.bfloat16, "bfloat16"), (torch.float16, "loss scaling"), (None, "fp32")],
 )
-def test_the_precision_says_why(dtype, told):
-    assert told in doctor.check_precision(dtype).found
+def test_the_precision_says_why(dtype, words):
+    assert words in doctor_checks.check_precision(dtype).found
 
 
 @pytest.mark.parametrize(
     ("check", "states"),
     [
-        (lambda gib: doctor.check_memory(gib * GIB), {1: "problem", 4: "note", 16: "ok"}),
-        (lambda gib: doctor.check_gpu_memory(gib * GIB, 80 * GIB), {1: "note", 40: "ok"}),
+        (lambda gib: doctor_checks.check_memory(gib * GIB), {1: "problem", 4: "note", 16: "ok"}),
+        (lambda gib: doctor_checks.check_gpu_memory(gib * GIB, 80 * GIB), {1: "note", 40: "ok"}),
         (
-            lambda gib: doctor.check_shared_memory(gib * GIB),
+            lambda gib: doctor_checks.check_shared_memory(gib * GIB),
             {1 / 16: "problem", 1: "note", 8: "ok"},
         ),  # 64 MiB is Docker's default
         (
-            lambda gib: doctor.check_disk(Path("Results"), gib * GIB, True),
+            lambda gib: doctor_checks.check_disk(Path("Results"), gib * GIB, writable=True),
             {1: "problem", 20: "note", 200: "ok"},
         ),
     ],
@@ -106,37 +109,38 @@ def test_the_precision_says_why(dtype, told):
 )
 def test_what_runs_short_is_noted_and_what_stops_a_run_is_a_problem(check, states):
     for gib, state in states.items():
-        found = check(gib)
-        assert found.state == state
-        assert bool(found.mend) == (state != "ok")
+        line = check(gib)
+        assert line.state == state
+        assert bool(line.mend) == (state != "ok")
 
 
 def test_results_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    check = doctor.check_disk("Results", *doctor.disk_state(tmp_path / "file" / "Results"))
+    free, writable = machine_state.disk_state(tmp_path / "file" / "Results")
+    check = doctor_checks.check_disk("Results", free, writable=writable)
     assert check.state == "problem" and "--output" in check.mend
-    assert doctor.disk_state(tmp_path / "not" / "yet" / "there")[1]
+    assert machine_state.disk_state(tmp_path / "not" / "yet" / "there")[1]
 
 
 def test_a_container_limit_counts_where_it_is_nearer_than_the_machine():
     meminfo = "MemTotal: 9 kB\nMemAvailable:    2048 kB\n"
-    assert doctor.parse_free_memory(meminfo, "max\n", "0") == 2048 * 1024
-    assert doctor.parse_free_memory(meminfo, "1000000\n", "400000\n") == 600000
-    assert doctor.parse_free_memory(meminfo, "1000\n", "4000\n") == 0
+    assert machine_state.parse_free_memory(meminfo, "max\n", "0") == 2048 * 1024
+    assert machine_state.parse_free_memory(meminfo, "1000000\n", "400000\n") == 600000
+    assert machine_state.parse_free_memory(meminfo, "1000\n", "4000\n") == 0
 
 
 def test_a_package_may_be_there_absent_or_broken(tmp_path, monkeypatch):
-    assert doctor.import_state("surely-not-installed") == (None, None)
+    assert machine_state.import_state("surely-not-installed") == (None, None)
     (tmp_path / "brokenpkg.py").write_text("raise OSError('libthing.so: cannot open')")
     (tmp_path / "brokenpkg-1.2.dist-info").mkdir()
     (tmp_path / "brokenpkg-1.2.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: brokenpkg\nVersion: 1.2\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert doctor.import_state("brokenpkg") == ("1.2", "OSError: libthing.so: cannot open")
-    assert doctor.check_package("ray", None, None).mend == "pip install -e '.[studies]'"
-    assert doctor.check_package("ray", "2.60", "OSError: x").state == "problem"
-    assert doctor.check_package("ray", "2.60", None) == Check("ray", "ok", "2.60")
+    assert machine_state.import_state("brokenpkg") == ("1.2", "OSError: libthing.so: cannot open")
+    assert doctor_checks.check_package("ray", None, None).mend == "pip install -e '.[studies]'"
+    assert doctor_checks.check_package("ray", "2.60", "OSError: x").state == "problem"
+    assert doctor_checks.check_package("ray", "2.60", None) == Check("ray", "ok", "2.60")
 
 
 def test_only_a_problem_fails_and_every_mend_is_printed_within_100_columns(capsys):

@@ -37,17 +37,15 @@ def folder(tmp_path):
 def test_it_leaves_weights_that_a_network_of_its_configuration_starts_from(folder):
     result = segmamba("pretrain", "--data", "data", "--epochs", 2, *OPTIONS, "--json", cwd=folder)
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert [epoch["epoch"] for epoch in told["epochs"]] == [1, 2] and told["cases"] == 5, (
+    printed = json.loads(result.stdout)
+    assert [epoch["epoch"] for epoch in printed["epochs"]] == [1, 2] and printed["cases"] == 5, (
         "three to train on, two without labels"
     )
-    config, weights = (
-        load_config(folder / "Results" / "SegMamba_Pretrain_Run01" / "config.json"),
-        load_checkpoint(folder / told["weights"]),
-    )
+    config = load_config(folder / "Results" / "SegMamba_Pretrain_Run01" / "config.json")
+    weights = load_checkpoint(folder / printed["weights"])
     model = build_model(config.model)
     before = model.head.weight.clone()
-    start_from(model, weights, told["weights"])
+    start_from(model, weights, printed["weights"])
     assert torch.equal(model.stem.conv1.weight, weights["stem.conv1.weight"]) and torch.equal(
         model.head.weight, before
     )

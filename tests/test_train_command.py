@@ -11,30 +11,24 @@ import sys
 import pytest
 from mlflow import MlflowClient
 
-from segmamba.training.checkpoint import load_checkpoint, weights_digest
+from segmamba.models.weights import load_checkpoint
+from segmamba.training.checkpoint import weights_digest
 from tests.conftest import write_case
+from tests.tiny import TINY_CHANGES
 
-SETTINGS = {
-    "data.spacing_mm": "1.0",
-    "data.patch_size": "16,16,16",
-    "data.workers": "0",
-    "data.validation_share": "0.2",
-    "model.base_channels": "2",
-    "model.conv_depths": "1,1,1",
-    "model.mamba_depths": "1,0,1",
-    "model.d_state": "2",
-    "train.epochs": "4",
-    "train.steps_per_epoch": "3",
-    "train.validate_every_epochs": "1",
-    "train.keep_every_epochs": "2",
-    "optim.warmup_epochs": "1",
+SETTINGS = TINY_CHANGES | {
+    "data.validation_share": 0.2,
+    "train.epochs": 4,
+    "train.steps_per_epoch": 3,
+    "train.keep_every_epochs": 2,
 }
 COMMAND = [
     sys.executable,
     "-c",
     "import torch; torch.set_num_threads(1)\nfrom segmamba.cli import main; main()",
 ]
-# The same command, which ends by SIGKILL in the middle of its n-th event: a step, a validation case, a tested case, a flush or a rename.
+# The same command, which ends by SIGKILL in its n-th event: a step, a validation case, a tested
+# case, a flush or a rename.
 KILLED = """
 import os, signal, sys
 import torch; torch.set_num_threads(1)
@@ -49,7 +43,7 @@ def counted(function):
     return call
 os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 from segmamba.commands.run_progress import RunProgress
-for name in ("begin", "step", "case", "tested", "epoch"):
+for name in ("on_begin", "on_step", "on_validation_case", "on_test_case", "on_epoch"):
     setattr(RunProgress, name, counted(getattr(RunProgress, name)))
 from segmamba.cli import main
 try:
@@ -91,12 +85,15 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calm(source, tmp_path_factory):
-    """(folder of a run that nobody disturbed, how many events it had)."""
+    """Train a run that nobody disturbs: (folder, number of its events)."""
     cwd = tmp_path_factory.mktemp("calm")
     process = killed_at(cwd, 0, source)
     assert process.returncode == 0, process.stderr
     assert process.stderr == "", "nothing but the run itself speaks"
-    assert told_by(cwd)["status"] == "FINISHED", f"MLflow lacks its end: {process.stdout}"
+    record = record_of(cwd)
+    assert record["status"] == "FINISHED", f"MLflow lacks its end: {process.stdout}"
+    dice = f"{100 * record['final']['test/dice_mean']:.1f}"
+    assert ["mean", dice] in [line.split() for line in process.stdout.splitlines()]
     return cwd, int(process.stdout.split()[-1])
 
 
@@ -104,8 +101,8 @@ def untimed(metrics):
     return {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
 
-def told_by(cwd, name="SegMamba_Run01"):
-    """All that a run's folder and MLflow say of it, but for times."""
+def record_of(cwd, name="SegMamba_Run01"):
+    """Read all that a run's folder and MLflow say of the run, except times."""
     root = cwd / "Results" / name
     history, final = (
         json.loads((root / "metrics" / f"{which}.json").read_text())
@@ -115,29 +112,28 @@ def told_by(cwd, name="SegMamba_Run01"):
     weights = {file: load_checkpoint(root / "checkpoints" / f"{file}.pth") for file in files}
     weights["last"] = weights["last"]["model"]
     client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
-    mine = [one for one in found if one.data.tags["folder"] == str(root)]
-    assert len(mine) == 1, "one run, however often it was begun"
+    runs = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
+    runs = [run for run in runs if run.data.tags["folder"] == str(root)]
+    assert len(runs) == 1, "one run, however often it was begun"
     steps = {}
-    for metric in (name for name in mine[0].data.metrics if not name.startswith("system/")):
-        entries = client.get_metric_history(mine[0].info.run_id, metric)
+    for metric in (name for name in runs[0].data.metrics if not name.startswith("system/")):
+        entries = client.get_metric_history(runs[0].info.run_id, metric)
         steps[metric] = [(m.step, None if metric.startswith("time/") else m.value) for m in entries]
     return {
         "history": [untimed(entry) for entry in history],
         "final": untimed(final),
-        "status": mine[0].info.status,
+        "status": runs[0].info.status,
         "mlflow": steps,
         "weights": {file: weights_digest(w) for file, w in weights.items()},
     }
 
 
 def assert_as_if_nothing_had_happened(cwd, calm):
-    told, expected = told_by(cwd), told_by(calm)
-    assert told["status"] == "FINISHED"
-    assert [step for step, _ in told["mlflow"]["train/loss"]] == [1, 2, 3, 4], (
-        "no gap, no repetition"
-    )
-    assert told == expected
+    record = record_of(cwd)
+    assert record["status"] == "FINISHED"
+    steps = [step for step, _ in record["mlflow"]["train/loss"]]
+    assert steps == [1, 2, 3, 4], "no gap, no repetition"
+    assert record == record_of(calm)
 
 
 def killed_often_then_finished(cwd, source, events):
@@ -183,9 +179,8 @@ def test_a_run_killed_at_random_times_ends_as_if_nothing_had_happened(calm, sour
             process.kill()
         process.communicate()
     assert run(tmp_path, *arguments(source, "--resume")).returncode == 0
-    assert told_by(
-        tmp_path, sorted(p.name for p in (tmp_path / "Results").glob("SegMamba_Run*"))[0]
-    ) == told_by(calm[0])
+    first = sorted(path.name for path in (tmp_path / "Results").glob("SegMamba_Run*"))[0]
+    assert record_of(tmp_path, first) == record_of(calm[0])
 
 
 @pytest.mark.parametrize(
@@ -234,25 +229,23 @@ def test_a_finished_run_is_not_gone_on_with(calm, source):
     assert process.returncode == 0 and "SegMamba_Run02" in process.stdout, process.stderr
 
 
-def test_resuming_with_other_settings_or_other_data_is_refused(calm, source, tmp_path):
-    assert killed_at(tmp_path, calm[1] // 2, source).returncode == -signal.SIGKILL
+def test_resuming_with_other_settings_is_refused(calm, source, tmp_path):
+    shutil.copytree(calm[0] / "Results", tmp_path / "Results")
+    state = tmp_path / "Results" / "SegMamba_Run01" / "run.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
     refused = run(tmp_path, *arguments(source, "--resume", "--set", "optim.lr=1e-3"))
-    assert (
-        refused.returncode == 2
-        and "optim.lr was 0.003 and is 0.001" in refused.stderr
-        and refused.stderr.count("\n") == 1
-    )
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "optim.lr was 0.003 and is 0.001" in refused.stderr
 
 
 def reproduced(cwd):
-    """(process, rows by name) of `segmamba reproduce` of the calm run."""
+    """Run `segmamba reproduce` on the calm run: (process, rows by name)."""
     client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
-    found = client.search_runs(
+    runs = client.search_runs(
         [client.get_experiment_by_name("segmamba").experiment_id],
         "tags.`mlflow.runName` = 'SegMamba_Run01'",
     )
-    run_id = found[0].info.run_id
-    process = run(cwd, "reproduce", run_id, "--device", "cpu", "--json")
+    process = run(cwd, "reproduce", runs[0].info.run_id, "--device", "cpu", "--json")
     return process, {row["name"]: row for row in json.loads(process.stdout)["rows"]}
 
 
@@ -291,7 +284,7 @@ def test_reproduce_finds_the_one_figure_that_is_another_and_ends_with_code_1(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--preset", "huge"], "unknown preset 'huge'"),
         (["--preset", "demo", "--config", "x.json"], "give one of the two"),
@@ -301,12 +294,12 @@ def test_reproduce_finds_the_one_figure_that_is_another_and_ends_with_code_1(
     ],
     ids=str,
 )
-def test_a_wrong_option_gets_one_line_and_code_2_and_begins_nothing(tmp_path, options, told):
+def test_a_wrong_option_gets_one_line_and_code_2_and_begins_nothing(tmp_path, options, message):
     process = run(
         tmp_path,
         "train",
         *options,
         command=[sys.executable, "-c", "from segmamba.cli import main; main()"],
     )
-    assert process.returncode == 2 and told in process.stderr and process.stderr.count("\n") == 1
+    assert process.returncode == 2 and message in process.stderr and process.stderr.count("\n") == 1
     assert not list(tmp_path.glob("Results/SegMamba*"))

@@ -1,56 +1,70 @@
-"""The command line of experiments/ablate_inference.py. Imports nothing slow: `--help` answers at once."""
+"""The command line of experiments/ablate_inference.py.
 
+Imports nothing slow: `--help` answers at once.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, print_json, run_app
+from segmamba.commands.shared import (
+    RESULTS,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    TrainingDataOption,
+    TrainingLabelsOption,
+    new_app,
+    print_json,
+    run_app,
+)
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
 
-def inference_command(arms, baseline):
-    """Score arms of inference on trained checkpoints, report them, and exit: 0 done, 2 the user's mistake."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None:
+    """Score and report arms of inference on trained networks, and exit.
+
+    The exit code is 0 where all is done and 2 for the user's mistake.
+
+    Args:
+        arms: Name to dotted changes of the configuration.
+        baseline: The arm that every other one is compared with.
+    """
+    app = new_app()
 
     @app.command()
     def run(
         checkpoint: Annotated[
             list[Path],
             typer.Option(
-                help="A run's folder or its weights; several are training runs of one configuration.",
+                help="A run's folder, or weights with config.json beside or above them. May be "
+                "repeated for the training runs of one configuration.",
                 metavar="PATH",
             ),
         ],
-        data: Annotated[
-            Path | None,
-            typer.Option(
-                help="The data set it was trained on. Default: the one that config.json names.",
-                metavar="DIR",
-                show_default=False,
-            ),
-        ] = None,
-        labels: Annotated[
-            str | None,
-            typer.Option(help=LABELS_HELP + " Default: as config.json says.", show_default=False),
-        ] = None,
+        data: TrainingDataOption = None,
+        labels: TrainingLabelsOption = None,
         only: Annotated[
             list[str] | None,
             typer.Option(
                 "--arms",
                 help=f"Run only this arm beside '{baseline}'; may be repeated. Default: all of "
                 f"{', '.join(arms)}.",
+                metavar="ARM",
                 show_default=False,
             ),
         ] = None,
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-        output: Annotated[
-            Path, typer.Option(help="Folder for results, the MLflow store and the cache.")
-        ] = Path("Results"),
-        as_json: AsJson = False,
-    ):
-        """What is each part of inference worth? Mirror images, scales, overlap, component removal and CRF, without training."""
+        device: DeviceOption = "auto",
+        output: OutputOption = RESULTS,
+        as_json: JsonOption = False,
+    ) -> None:
+        """What is each part of inference worth?
+
+        The arms are mirror images, scales, overlap, component removal and CRF. Nothing is trained.
+        """
         for name in only or ():
             if name not in arms:
                 raise UserError(
@@ -63,24 +77,24 @@ def inference_command(arms, baseline):
         from rich.console import Console
 
         from segmamba.orchestration.engine.progress import StudyProgress
-        from segmamba.orchestration.inference_ablation import run_inference_ablation
+        from segmamba.orchestration.inference_ablation import (
+            InferenceOptions,
+            run_inference_ablation,
+        )
         from segmamba.reports.inference_report import as_dict, render_terminal
 
         screen = Console(stderr=as_json, soft_wrap=False)
         with StudyProgress(screen) as progress:
-            found, report = run_inference_ablation(
+            ablation, report = run_inference_ablation(
                 checkpoint,
                 chosen,
                 baseline,
-                data=data,
-                labels=labels,
-                output=output,
-                device=device,
-                progress=progress,
+                InferenceOptions(data=data, labels=labels, output=output, device=device),
+                progress,
             )
         if as_json:
-            print_json(as_dict(found))
-        render_terminal(found, screen)
+            print_json(as_dict(ablation))
+        render_terminal(ablation, screen)
         print_line(screen, f"report   {report}")
 
     run_app(app)

@@ -5,28 +5,39 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.shared import AsJson, Labels, Source, console, print_json, progress_bar
+from segmamba.commands.shared import (
+    RESULTS,
+    DatasetArgument,
+    JsonOption,
+    LabelsOption,
+    console,
+    print_json,
+    progress_bar,
+)
 from segmamba.config import preset
 from segmamba.errors import UserError
 
-app = typer.Typer(
-    help="Look at a data set: what is wrong with it, what is in it.", no_args_is_help=True
-)
+app = typer.Typer(help="Check, measure or split a data set.", no_args_is_help=True)
 
 
 @app.command()
 def check(
-    source: Source,
-    labels: Labels = "auto",
+    source: DatasetArgument,
+    labels: LabelsOption = "auto",
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Also write all findings to this CSV file.", metavar="FILE.csv", show_default=False
+            help="Also write all findings to this CSV file.",
+            metavar="FILE.csv",
+            show_default=False,
         ),
     ] = None,
-    as_json: AsJson = False,
-):
-    """Read every header and voxel and say what is wrong, case by case. Exit code 2 if a training run would fail."""
+    as_json: JsonOption = False,
+) -> None:
+    """Read every header and voxel, and list what is wrong.
+
+    Exit code 2 if a training run would fail.
+    """
     from segmamba.data.cases import notes_on_labels
     from segmamba.data.check import as_rows, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
@@ -50,15 +61,16 @@ def check(
 
 @app.command()
 def summary(
-    source: Source,
-    labels: Labels = "auto",
-    output: Annotated[Path, typer.Option(help="Folder for summary.json and the pictures.")] = Path(
-        "Results/data_summary"
-    ),
-    as_json: AsJson = False,
-):
-    """Measure grids, intensities and tumour volumes, and draw them."""
-    from segmamba.data.summary import render, summarise, write_summary
+    source: DatasetArgument,
+    labels: LabelsOption = "auto",
+    output: Annotated[
+        Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
+    ] = RESULTS / "data_summary",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure and draw grids, intensities and tumour volumes."""
+    from segmamba.data.summary import summarise
+    from segmamba.data.summary_report import render, write_summary
 
     with progress_bar("measuring cases") as progress:
         fingerprint, measured = summarise(source, labels, progress=progress)
@@ -73,20 +85,26 @@ def summary(
 
 @app.command()
 def splits(
-    source: Source,
-    labels: Labels = "auto",
-    folds: Annotated[int, typer.Option(help="How many.")] = 5,
-    seed: Annotated[int, typer.Option(help="Which patients fall into which fold.")] = 0,
-    output: Annotated[Path, typer.Option(help="Where the folds go.", metavar="FILE.json")] = Path(
+    source: DatasetArgument,
+    labels: LabelsOption = "auto",
+    folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
+    seed: Annotated[
+        int, typer.Option(help="Chooses which patients fall into which fold.", metavar="N")
+    ] = 0,
+    output: Annotated[Path, typer.Option(help="File for the folds.", metavar="FILE.json")] = Path(
         "splits_final.json"
     ),
-    as_json: AsJson = False,
-):
-    """Write stratified folds by patient as nnU-Net's splits_final.json, for nnU-Net or for --set data.splits_file=FILE."""
+    as_json: JsonOption = False,
+) -> None:
+    """Write stratified folds by patient as splits_final.json.
+
+    nnU-Net reads this file, and so does a run with --set data.splits_file=FILE.
+    """
     preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
 
     from segmamba.data.cases import find_cases
-    from segmamba.data.splits import describe_folds, strata_of_files, stratified_folds, write_splits
+    from segmamba.data.splits_file import write_splits
+    from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
     cases = [case for case in find_cases(source, labels) if case.label]
     if not cases:

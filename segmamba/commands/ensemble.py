@@ -1,91 +1,100 @@
 """The command line of experiments/ensemble.py. Imports nothing slow: `--help` answers at once."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, STOPPED, print_settings, run_app
-from segmamba.config import PRESETS, parse_assignments
+from segmamba.commands.shared import (
+    RESULTS,
+    STOPPED,
+    CpusOption,
+    DataOption,
+    FreshOption,
+    JsonOption,
+    LabelsOption,
+    ListSettingsOption,
+    OutputOption,
+    PresetOption,
+    ResumeOption,
+    SetOption,
+    new_app,
+    print_json,
+    print_settings,
+    run_app,
+)
+from segmamba.config import parse_assignments
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
+if TYPE_CHECKING:
+    from segmamba.commands.study_file import Study as DeclaredStudy
+    from segmamba.orchestration.engine.options import StudyOptions
+    from segmamba.studies.results import Study
 
-def ensemble_command(members, expected_gain):
-    """Train an ensemble, score it, report and register it, and exit: 0 done, 1 a member failed, 2 the user's mistake, 130 stopped.
 
-    members(size, diverse=...) gives the study that trains them; expected_gain: (least, most) Dice over one member.
+class Members(Protocol):
+    """Gives the study that trains the members of an ensemble."""
+
+    def __call__(self, size: int, *, diverse: bool) -> "DeclaredStudy":
+        """Declare the study.
+
+        Args:
+            size: How many members an ensemble has.
+            diverse: Whether there is a second ensemble, whose members differ in their settings.
+        """
+
+
+def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> None:
+    """Train, score, report and register an ensemble, and exit.
+
+    The exit code is 0 where all is done, 1 where a member failed, 2 for the user's mistake and 130
+    where the user stopped it.
+
+    Args:
+        members: Gives the study that trains the members.
+        expected_gain: The least and the most Dice, in [0, 1], that the ensemble is expected to
+            gain over one member.
     """
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app = new_app()
 
     @app.command()
     def run(
-        data: Annotated[
-            Path | None,
-            typer.Option(
-                help="Folder of BraTS cases. Without it: embedded phantom data.", show_default=False
-            ),
-        ] = None,
-        labels: Annotated[str, typer.Option(help=LABELS_HELP)] = "auto",
-        preset: Annotated[
-            str, typer.Option(help=f"Settings to start from: {', '.join(PRESETS)}.")
-        ] = "demo",
-        members_are: Annotated[
+        data: DataOption = None,
+        labels: LabelsOption = "auto",
+        preset: PresetOption = "demo",
+        kind: Annotated[
             Literal["seeds", "diverse"],
             typer.Option(
                 "--members",
-                help="seeds: networks that differ in nothing but the seed. "
-                "diverse: as many others, which also differ in augmentation and patch size, against them.",
+                help="seeds: networks that differ in nothing but the seed. diverse: also as many "
+                "networks that differ in augmentation and patch size too, and a comparison of "
+                "both.",
             ),
         ] = "seeds",
-        size: Annotated[int, typer.Option(help="Members of an ensemble.")] = 5,
-        set: Annotated[
-            list[str] | None,
-            typer.Option(
-                help="Change a setting, name=value, e.g. optim.lr=3e-4; may be repeated. "
-                "--list-settings shows all.",
-                show_default=False,
-            ),
-        ] = None,
-        fresh: Annotated[
-            bool,
-            typer.Option(
-                "--fresh", help="Train again what a finished run has trained to the letter before."
-            ),
-        ] = False,
+        size: Annotated[int, typer.Option(help="Members of an ensemble.", metavar="N")] = 5,
+        changes: SetOption = None,
+        fresh: FreshOption = False,
         gpus_per_trial: Annotated[
             float | None,
             typer.Option(
-                help="GPUs for one training; 0.5 runs two on one GPU. Default: 1 where there is "
+                help="GPUs of one training; 0.5 runs two on one GPU. Default: 1 where there is "
                 "a GPU, else the CPU.",
+                metavar="N",
                 show_default=False,
             ),
         ] = None,
-        cpus: Annotated[int, typer.Option(help="CPU cores for everything; 0 takes all.")] = 0,
-        output: Annotated[
-            Path, typer.Option(help="Folder for results, the MLflow store and the cache.")
-        ] = Path("Results"),
-        resume: Annotated[
-            bool,
-            typer.Option(
-                "--resume",
-                help="Go on with the newest unfinished run; start one where there is none.",
-            ),
-        ] = False,
-        as_json: Annotated[
-            bool,
-            typer.Option(
-                "--json", help="Print the members, the vote and the differences as JSON instead."
-            ),
-        ] = False,
-        list_settings: Annotated[
-            bool,
-            typer.Option(
-                "--list-settings", help="Show every setting with its default and unit, and exit."
-            ),
-        ] = False,
-    ):
-        """Train an ensemble, score every member, every subset and the whole, and register it as a model that predicts."""
+        cpus: CpusOption = 0,
+        output: OutputOption = RESULTS,
+        resume: ResumeOption = False,
+        as_json: JsonOption = False,
+        list_settings: ListSettingsOption = False,
+    ) -> None:
+        """Train an ensemble, and score every member, every subset and the whole.
+
+        The ensemble is registered as a model that predicts.
+        """
         if list_settings:
             print_settings(preset)
             return
@@ -104,54 +113,58 @@ def ensemble_command(members, expected_gain):
             cpus=cpus,
             output=output,
             resume=resume,
-            changes=parse_assignments(set or []),
+            changes=parse_assignments(changes or []),
         )
-        raise typer.Exit(
-            _run(members(size, diverse=members_are == "diverse"), options, expected_gain, as_json)
-        )
+        study = members(size, diverse=kind == "diverse")
+        raise typer.Exit(_run(study, options, expected_gain, as_json=as_json))
 
     run_app(app)
 
 
-def _run(study, options, expected_gain, as_json):
+def _run(
+    study: "DeclaredStudy",
+    options: "StudyOptions",
+    expected_gain: tuple[float, float],
+    *,
+    as_json: bool,
+) -> int:
+    """Train the members, score the ensemble and print its result; return the exit code."""
     from rich.console import Console
 
-    from segmamba.commands.shared import print_json
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import open_study
 
     screen = Console(stderr=as_json, soft_wrap=False)
     with StudyProgress(screen) as progress:
         try:
-            with open_study(study, options, progress) as (
-                done,
-                folder,
-            ):  # not finished before the vote is reported and registered
-                if code := _missing(done, folder, progress.say):
+            # The study stays open until the vote is reported and registered.
+            with open_study(study, options, progress) as (trained, folder):
+                if code := _missing(trained, folder, progress.say):
                     return code
 
                 from segmamba.orchestration.ensemble_study import finish_ensemble
                 from segmamba.reports.ensemble_report import as_dict, render_terminal
 
-                found, report = finish_ensemble(done, options, expected_gain, progress)
+                ensemble, report = finish_ensemble(trained, options, expected_gain, progress)
         except KeyboardInterrupt:
             progress.say(STOPPED)
             return 130
     if as_json:
-        print_json(as_dict(found))
-    render_terminal(found, screen)
+        print_json(as_dict(ensemble))
+    render_terminal(ensemble, screen)
     print_line(screen, f"report   {report}")
     return 0
 
 
-def _missing(done, folder, say):
-    """The exit code where members are missing, which is said; 0 where all are there."""
-    missing = [trial for trial in done.trials if trial.status != "FINISHED"]
+def _missing(study: "Study", folder: Path, say: Callable[[str], None]) -> int:
+    """Say which members are missing; return the exit code, 0 where all are there."""
+    missing = [trial for trial in study.trials if trial.status != "FINISHED"]
     if not missing:
         return 0
     stopped = any(trial.status in ("KILLED", "NOT STARTED") for trial in missing)
     say(
-        f"members  {len(missing)} of {len(done.trials)} are missing, so none is scored; see {folder / 'report.html'}"
+        f"members  {len(missing)} of {len(study.trials)} are missing, so none is scored; "
+        f"see {folder / 'report.html'}"
     )
     say(STOPPED if stopped else f"reason   {missing[0].reason}")
     return 130 if stopped else 1

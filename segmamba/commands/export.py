@@ -10,15 +10,20 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            help="A run's folder or its weights, config.json beside or above.", metavar="PATH"
+            help="A run's folder, or weights with config.json beside or above them.",
+            metavar="PATH",
         ),
     ],
     bundle: Annotated[Path, typer.Option(help="New folder for a MONAI bundle.", metavar="DIR")],
     labels: Annotated[
-        str, typer.Option(help="Convention of the values that the bundle writes.")
+        str,
+        typer.Option(help="Convention of the values that the bundle writes.", metavar="NAME"),
     ] = "brats2023",
-):
-    """Write a run as a MONAI bundle, which MONAI's tools load and run."""
+) -> None:
+    """Write a run as a MONAI bundle.
+
+    MONAI's tools load and run the bundle.
+    """
     from segmamba.inference.export import export_bundle
 
     print(export_bundle(checkpoint, bundle, labels=labels))

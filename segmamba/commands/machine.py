@@ -1,4 +1,4 @@
-"""doctor, describe, phantom, settings: this machine, the network, the embedded data, the configuration."""
+"""doctor, describe, phantom, settings: the machine, the network, the phantom, the configuration."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from segmamba.commands.shared import (
-    AsJson,
-    Changes,
-    PresetName,
+    RESULTS,
+    JsonOption,
+    OutputOption,
+    PresetOption,
+    SetOption,
     console,
     print_json,
     print_settings,
@@ -17,13 +19,11 @@ from segmamba.commands.shared import (
 from segmamba.config import PhantomConfig, parse_assignments, preset
 
 
-def doctor(
-    output: Annotated[Path, typer.Option(help="Folder that results would go to.")] = Path(
-        "Results"
-    ),
-    as_json: AsJson = False,
-):
-    """Check this machine: what runs, how fast, and the command that mends what is missing."""
+def doctor(output: OutputOption = RESULTS, as_json: JsonOption = False) -> None:
+    """Check what runs here and how to mend what does not.
+
+    Exit code 1 if something would stop a run.
+    """
     from segmamba.doctor import as_rows, examine, exit_code, render
     from segmamba.environment import describe_environment
 
@@ -36,18 +36,21 @@ def doctor(
 
 
 def describe(
-    preset_name: PresetName = "paper",
-    changes: Changes = None,
+    preset_name: PresetOption = "paper",
+    changes: SetOption = None,
     batch: Annotated[
         int | None,
         typer.Option(
-            help="Patches in a batch; short for --set train.batch_size=N.", show_default=False
+            help="Patches in a batch; short for --set train.batch_size=N.",
+            metavar="N",
+            show_default=False,
         ),
     ] = None,
     patch: Annotated[
         str | None,
         typer.Option(
-            help="Voxels X,Y,Z of a patch; short for --set data.patch_size=X,Y,Z.",
+            help="Voxels of a patch; short for --set data.patch_size=X,Y,Z.",
+            metavar="X,Y,Z",
             show_default=False,
         ),
     ] = None,
@@ -55,9 +58,12 @@ def describe(
         bool,
         typer.Option("--measure", help="Also train two steps here and print their peak memory."),
     ] = False,
-    as_json: AsJson = False,
-):
-    """Show a network's shapes, parameters and FLOPs, and the memory that training it takes."""
+    as_json: JsonOption = False,
+) -> None:
+    """Show a network's shapes, parameters and costs.
+
+    The costs are the FLOPs of a forward pass and of a training step, and the memory of training.
+    """
     assignments = list(changes or [])
     assignments += [] if batch is None else [f"train.batch_size={batch}"]
     assignments += [] if patch is None else [f"data.patch_size={patch}"]
@@ -65,11 +71,11 @@ def describe(
 
     from segmamba.describe_table import describe, render
 
-    described = describe(config, measure=measure)
+    description = describe(config, measure=measure)
     if as_json:
-        print_json(described)
+        print_json(description)
     else:
-        render(described, console())
+        render(description, console())
 
 
 def phantom(
@@ -79,31 +85,35 @@ def phantom(
             help="Where the cases go; a folder begun earlier is completed.", metavar="DIR"
         ),
     ],
-    cases: Annotated[int, typer.Option(help="How many.")] = PhantomConfig.cases,
-    size: Annotated[str, typer.Option(help="Voxels X,Y,Z of a case.")] = ",".join(
+    cases: Annotated[int, typer.Option(help="How many cases.", metavar="N")] = PhantomConfig.cases,
+    size: Annotated[str, typer.Option(help="Voxels of a case.", metavar="X,Y,Z")] = ",".join(
         map(str, PhantomConfig.size)
     ),
-    seed: Annotated[int, typer.Option(help="Which heads and tumours.")] = PhantomConfig.seed,
-):
-    """Write the embedded phantom: BraTS-format cases with real anatomy and invented tumours."""
-    wanted = (
-        preset("paper")
-        .changed(
-            parse_assignments([f"phantom.size={size}"])
-            | {"phantom.cases": cases, "phantom.seed": seed}
-        )
-        .phantom
-    )
+    seed: Annotated[
+        int, typer.Option(help="Chooses the heads and tumours.", metavar="N")
+    ] = PhantomConfig.seed,
+) -> None:
+    """Write BraTS-format cases of the embedded phantom.
+
+    The phantom has real anatomy and invented tumours.
+    """
+    changes = parse_assignments([f"phantom.size={size}"])
+    changes |= {"phantom.cases": cases, "phantom.seed": seed}
+    settings = preset("paper").changed(changes).phantom
 
     from segmamba.data.phantom import write_phantom
 
     with progress_bar("making cases") as progress:
         write_phantom(
-            folder, cases=wanted.cases, size=wanted.size, seed=wanted.seed, progress=progress
+            folder,
+            cases=settings.cases,
+            size=settings.size,
+            seed=settings.seed,
+            progress=progress,
         )
     print(folder)
 
 
-def settings(preset_name: PresetName = "paper"):
-    """List every setting of a preset with its value and what it means."""
+def settings(preset_name: PresetOption = "paper") -> None:
+    """List every setting with its value and its meaning."""
     print_settings(preset_name)

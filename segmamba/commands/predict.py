@@ -1,27 +1,41 @@
 """segmamba predict: cases in, segmentations out."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, console, print_json, progress_bar
+from segmamba.commands.shared import (
+    CONVENTIONS_HELP,
+    RESULTS,
+    DeviceOption,
+    FlipsOption,
+    JsonOption,
+    SetOption,
+    console,
+    print_json,
+    progress_bar,
+)
 from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
+if TYPE_CHECKING:
+    from segmamba.inference.outputs import Outputs
+    from segmamba.inference.predictor import Predictor
+
 PAPER = PostprocessConfig(min_component_voxels=(100, 100, 100))
-POSTPROCESS_HELP = (
-    "auto: the postprocessing.json beside a single checkpoint, where there is one; none; paper: components under 100 voxels "
-    "removed; or a FILE.json."
-)
 
 
 def predict(
     input: Annotated[
         Path,
         typer.Option(
-            help="Folder of cases in any known layout, or a datalist (.json); labels are not needed.",
+            help="Folder of cases in any known layout, or a datalist (.json). Segmentations are "
+            "not needed.",
             metavar="DIR",
         ),
     ],
@@ -35,7 +49,8 @@ def predict(
     checkpoint: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A run's folder or its weights, config.json beside or above; several vote.",
+            help="A run's folder, or weights with config.json beside or above them. May be "
+            "repeated: the networks then vote.",
             metavar="PATH",
             show_default=False,
         ),
@@ -43,37 +58,44 @@ def predict(
     model: Annotated[
         str | None,
         typer.Option(
-            help="In place of --checkpoint: a registered model, e.g. models:/segmamba-ensemble@champion.",
+            help="In place of --checkpoint: a registered model, for example "
+            "models:/segmamba-ensemble@champion.",
             metavar="ADDRESS",
             show_default=False,
         ),
     ] = None,
     labels: Annotated[
-        str, typer.Option(help="Convention of the written values. " + LABELS_HELP)
+        str,
+        typer.Option(
+            help=f"Label convention of the written values: {CONVENTIONS_HELP}", metavar="NAME"
+        ),
     ] = "auto",
-    flips: Annotated[
-        bool,
-        typer.Option("--flips", "--tta", help="Average over 8 mirror images; 8 times the work."),
-    ] = False,
+    flips: FlipsOption = False,
     overlap: Annotated[
         float | None,
-        typer.Option(help="Overlap of windows, in [0, 1). Default: the run's.", show_default=False),
+        typer.Option(
+            help="Overlap of windows, in [0, 1). Default: the run's.",
+            metavar="SHARE",
+            show_default=False,
+        ),
     ] = None,
     scales: Annotated[
         str | None,
         typer.Option(
             help="Average over these resolutions, e.g. 0.8,1,1.25. Default: the run's.",
+            metavar="SCALES",
             show_default=False,
         ),
     ] = None,
-    set: Annotated[
-        list[str] | None,
+    changes: SetOption = None,
+    postprocess: Annotated[
+        str,
         typer.Option(
-            help="Change another setting of the runs, e.g. inference.window_batch=2; may be repeated.",
-            show_default=False,
+            help="auto: the postprocessing.json beside a single checkpoint, where there is one. "
+            "none: nothing. paper: remove components under 100 voxels. Or a FILE.json.",
+            metavar="NAME",
         ),
-    ] = None,
-    postprocess: Annotated[str, typer.Option(help=POSTPROCESS_HELP)] = "auto",
+    ] = "auto",
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write each channel's probability.")
     ] = False,
@@ -81,81 +103,103 @@ def predict(
         bool,
         typer.Option(
             "--uncertainty",
-            help="Also write maps of entropy and, for several members, disagreement.",
+            help="Also write maps of entropy and, for several networks, disagreement.",
         ),
     ] = False,
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also draw each case.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also draw each case with its segmentation.")
+    ] = False,
     html: Annotated[
         bool, typer.Option("--html", help="Also write one page with all cases.")
     ] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave cases whose files are all there.")
+        bool, typer.Option("--skip-existing", help="Skip cases whose files are all there.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: DeviceOption = "auto",
     results: Annotated[
         Path,
         typer.Option(
-            help="Folder whose MLflow store holds --model, unless MLFLOW_TRACKING_URI names one."
+            help="Folder whose MLflow store holds --model, unless MLFLOW_TRACKING_URI names one.",
+            metavar="DIR",
         ),
-    ] = Path("Results"),
-    as_json: AsJson = False,
-):
-    """Segment cases; each result lies on its source's own grid. Exit code 2 if a case failed; the others are written all the same."""
-    changes = parse_assignments(set or []) | ({"inference.flips": True} if flips else {})
-    changes |= (
-        {} if overlap is None else {"inference.overlap": overlap, "inference.overlap_voxels": 0}
-    )
-    changes |= {} if scales is None else parse_assignments([f"inference.scales={scales}"])
+    ] = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment cases, each on its source's own grid.
 
-    from segmamba.inference.folder import Outputs
+    Exit code 2 if a case failed; the others are written all the same.
+    """
+    settings = parse_assignments(changes or []) | ({"inference.flips": True} if flips else {})
+    if overlap is not None:
+        settings |= {"inference.overlap": overlap, "inference.overlap_voxels": 0}
+    if scales is not None:
+        settings |= parse_assignments([f"inference.scales={scales}"])
+
+    from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import load_predictor
 
-    if bool(checkpoint) == bool(model):
+    options: dict[str, Any] = {
+        "changes": settings,
+        "postprocessing": _postprocessing(postprocess),
+    }
+    if checkpoint and not model:
+        names = [str(path) for path in checkpoint]
+        predictor = load_predictor(checkpoint, device, **options)
+    elif model and not checkpoint:
+        names = [model]
+        predictor = _registered(model, results, device, options)
+    else:
         raise UserError("give either --checkpoint or --model")
-    settings = {"changes": changes, "postprocessing": _postprocessing(postprocess)}
-    predictor = (
-        _registered(model, results, device, settings)
-        if model
-        else load_predictor(checkpoint, device, **settings)
-    )
     outputs = Outputs(
         output,
-        None if labels in ("auto", "mixed") else labels,
-        probabilities,
-        uncertainty,
-        overlay,
-        html,
-        skip_existing,
+        labels=None if labels in ("auto", "mixed") else labels,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        overlay=overlay,
+        page=html,
+        skip_existing=skip_existing,
     )
-    raise typer.Exit(
-        run_prediction(
-            predictor,
-            input,
-            labels,
-            outputs,
-            [model] if model else [str(path) for path in checkpoint],
-            as_json,
-        )
-    )
+    raise typer.Exit(run_prediction(predictor, input, labels, outputs, names, as_json=as_json))
 
 
-def run_prediction(predictor, source, labels, outputs, names, as_json):
-    """Predict every case of `source` and tell of it; the exit code. names: what to call the predictor's members in predictions.json."""
+def run_prediction(
+    predictor: Predictor,
+    source: Path,
+    labels: str,
+    outputs: Outputs,
+    names: Sequence[str],
+    *,
+    as_json: bool,
+) -> int:
+    """Predict every case of a data set, and print what became of each.
+
+    Args:
+        predictor: What predicts.
+        source: Folder of cases, or a datalist.
+        labels: Label convention of the written values, or auto.
+        outputs: What is written, and where.
+        names: What predictions.json calls the predictor's members.
+        as_json: Print the content of predictions.json instead of the folder.
+
+    Returns:
+        The exit code: 2 if a case failed, else 0.
+    """
     from segmamba.data.cases import MIXED, list_cases, notes_on_labels
-    from segmamba.inference.folder import FAILED, predict_cases, write_record
+    from segmamba.inference.folder import predict_cases, write_record
+    from segmamba.inference.outputs import FAILED
 
-    told = console(stderr=True)
+    screen = console(stderr=True)
     cases = list_cases(source, MIXED if labels == "auto" else labels)
-    print_line(told, f"{predictor.summary}; {len(cases)} cases")
+    print_line(screen, f"{predictor.summary}; {len(cases)} cases")
     for note in notes_on_labels(cases):
-        print_line(told, f"note: {note}")
+        print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:
         for outcome in predict_cases(predictor, cases, outputs):
             outcomes.append(outcome)
             progress(len(outcomes), len(cases))
             if outcome.state == FAILED:
-                print_line(told, f"error: {outcome.error}")
+                print_line(screen, f"error: {outcome.error}")
     record = write_record(predictor, outcomes, outputs, names)
     if as_json:
         print_json(record)
@@ -164,8 +208,8 @@ def run_prediction(predictor, source, labels, outputs, names, as_json):
     return 2 if any(outcome.state == FAILED for outcome in outcomes) else 0
 
 
-def _registered(address, results, device, settings):
-    """The Predictor of a model in the registry."""
+def _registered(address: str, results: Path, device: str, options: dict[str, Any]) -> Predictor:
+    """Load a model from the registry of the store below `results`."""
     import tempfile
 
     from segmamba.orchestration.tracking.model_folder import load_folder
@@ -173,11 +217,13 @@ def _registered(address, results, device, settings):
     from segmamba.orchestration.tracking.store import store_uri
 
     with tempfile.TemporaryDirectory() as scratch:
-        return load_folder(fetch_model(address, store_uri(results), scratch), device, **settings)
+        return load_folder(
+            fetch_model(address, store_uri(results), Path(scratch)), device, **options
+        )
 
 
-def _postprocessing(name):
-    """The PostprocessConfig that --postprocess names; None for what lies beside the checkpoint."""
+def _postprocessing(name: str) -> PostprocessConfig | None:
+    """Read --postprocess; None stands for the file beside the checkpoint."""
     named = {"auto": None, "none": PostprocessConfig(), "paper": PAPER}
     if name in named:
         return named[name]

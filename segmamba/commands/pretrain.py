@@ -1,15 +1,35 @@
 """segmamba pretrain: weights to start from, learnt from images alone."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segmamba.commands.shared import AsJson, Changes, PresetName, console, print_json, progress_bar
-from segmamba.config import parse_assignments
+from segmamba.commands.shared import (
+    RESULTS,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    PresetOption,
+    ResumeOption,
+    SetOption,
+    console,
+    print_json,
+    progress_bar,
+)
+from segmamba.config import Config, load_config, parse_assignments
 from segmamba.config import preset as preset_named
-from segmamba.screen import print_line
+from segmamba.errors import UserError
+from segmamba.screen import Steps, print_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segmamba.training.run_folder import RunFolder
 
 NAME = "SegMamba_Pretrain"
 
@@ -18,38 +38,32 @@ def pretrain(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of cases in any known layout, labelled or not. Without it: embedded phantom data.",
+            help="Folder of cases in any known layout, with or without segmentations. Default: "
+            "embedded phantom data.",
             metavar="DIR",
             show_default=False,
         ),
     ] = None,
-    preset: PresetName = "demo",
+    preset: PresetOption = "demo",
     epochs: Annotated[
         int | None,
         typer.Option(
             help="Short for --set learning.pretrain_epochs=N. Default: the preset's train.epochs.",
+            metavar="N",
             show_default=False,
         ),
     ] = None,
-    changes: Changes = None,
-    output: Annotated[Path, typer.Option(help="Folder for the run's folder and the cache.")] = Path(
-        "Results"
-    ),
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the newest unfinished pretraining in --output; start one where there is "
-            "none.",
-        ),
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    as_json: AsJson = False,
-):
-    """Pretrain a network by filling in hidden cubes; a run starts from it with --set learning.initial_weights=FILE.
+    changes: SetOption = None,
+    output: OutputOption = RESULTS,
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Pretrain a network by filling in hidden cubes.
 
-    Learns from the images of unlabelled cases and of those that a run with the same settings would train on; never from a patient whom it
-    would choose by or be tested on.
+    A run starts from the weights with --set learning.initial_weights=FILE. The pretraining learns
+    from the images of unlabelled cases, and of the cases that a run with the same settings would
+    train on. It learns from no patient of that run's validation, test or holdout set.
     """
     config = preset_named(preset).changed(
         {"data.source": str(data.resolve()) if data else ""} | parse_assignments(changes or [])
@@ -64,26 +78,28 @@ def pretrain(
     from segmamba.training.pretrain_run import pretrain_run, read_pretraining
 
     check_writable(output)
-    chosen = choose_device(device)
-    told = console(stderr=True)
-    with _bars() as steps:
+    torch_device = choose_device(device)
+    screen = console(stderr=True)
+    with _progress_bars() as steps:
         cases, notes = images_to_learn_from(config, output, steps)
         prepared = prepare_cases(
             cases, output / "cache", config.data, progress=steps("preparing cases")
         )
     check_patch_fits(prepared, config.data)
-    folder = _folder(output, config, resume, told)
+    folder = _open_folder(output, config, screen, resume=resume)
     for note in notes:
-        print_line(told, f"note     {note}")
+        print_line(screen, f"note     {note}")
     print_line(
-        told,
-        f"cases    {len(prepared)}; {wanted} epochs of {config.train.steps_per_epoch} steps on {chosen}",
+        screen,
+        f"cases    {len(prepared)}; {wanted} epochs of {config.train.steps_per_epoch} steps "
+        f"on {torch_device}",
     )
-    for epoch in pretrain_run(config, prepared, folder, chosen):
-        left = (wanted - epoch.number) * epoch.metrics["time/pretrain_s"]
+    for epoch in pretrain_run(config, prepared, folder, torch_device):
+        left_s = (wanted - epoch.number) * epoch.metrics["time/pretrain_s"]
         print_line(
-            told,
-            f"epoch {epoch.number:4d}   loss {epoch.metrics['pretrain/loss']:.4f}   {left / 60:.0f} min left",
+            screen,
+            f"epoch {epoch.number:4d}   loss {epoch.metrics['pretrain/loss']:.4f}   "
+            f"{left_s / 60:.0f} min left",
         )
     if as_json:
         print_json(
@@ -98,37 +114,41 @@ def pretrain(
 
 
 @contextlib.contextmanager
-def _bars():
-    """Gives steps(label): a function of (done, in all) that shows progress."""
+def _progress_bars() -> Iterator[Steps]:
+    """Show a progress bar for each piece of work."""
     with contextlib.ExitStack() as stack:
         yield lambda label: stack.enter_context(progress_bar(label))
 
 
-def _folder(output, config, resume, told):
-    """The RunFolder to write to, its config.json written; with `resume` the newest one that lacks its result."""
-    from segmamba.config import load_config
-    from segmamba.errors import UserError
+def _open_folder(output: Path, config: Config, screen: Console, *, resume: bool) -> RunFolder:
+    """Choose the folder to write to, and write config.json there.
+
+    With `resume` it is the newest folder that lacks its weights, where there is one.
+    """
     from segmamba.training.run_folder import RunFolder, next_run_folder
 
-    unfinished = (
-        [
-            p
-            for p in sorted(output.glob(f"{NAME}_Run*"))
-            if not (p / "checkpoints" / "pretrained.pth").exists()
-        ]
-        if resume
-        else []
-    )
+    unfinished = _newest_unfinished(output) if resume else None
     if unfinished:
-        folder = RunFolder(unfinished[-1])
+        folder = RunFolder(unfinished)
         if folder.config.exists() and load_config(folder.config) != config:
             raise UserError(
-                f"--resume: {folder.root} was begun with other settings (its config.json); give the same, or leave --resume out"
+                f"--resume: {folder.root} was begun with other settings (its config.json); "
+                "give the same, or leave --resume out"
             )
-        print_line(told, f"resume   {folder.root}")
+        print_line(screen, f"resume   {folder.root}")
     else:
         if resume:
-            print_line(told, "resume   no unfinished pretraining found: starting one")
+            print_line(screen, "resume   no unfinished pretraining found: starting one")
         folder = RunFolder(next_run_folder(output, NAME))
     folder.write_config(config)
     return folder
+
+
+def _newest_unfinished(output: Path) -> Path | None:
+    """Find the newest pretraining below `output` that has not written its weights."""
+    unfinished = [
+        path
+        for path in sorted(output.glob(f"{NAME}_Run*"))
+        if not (path / "checkpoints" / "pretrained.pth").exists()
+    ]
+    return unfinished[-1] if unfinished else None

@@ -1,37 +1,72 @@
-"""What the person at the terminal sees of one run: a bar, or a line an epoch where there is no terminal; and how the run is stopped."""
+"""What the terminal shows of one run, and how the run is stopped.
+
+The progress is a bar, or a line for each epoch where there is no terminal.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import signal
 import time
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 from segmamba.errors import Stopped
-from segmamba.screen import print_line
+from segmamba.orchestration.run_observer import RunObserver
+from segmamba.screen import Progress, clock, points, print_line
 
-WORKERS_AHEAD_S = (
-    0.5  # how much sooner than this process its workers may get a signal that was sent to all
-)
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from segmamba.config import Config
+    from segmamba.data.splits import Split
+    from segmamba.training.fit import Epoch
+    from segmamba.training.run_folder import RunFolder
+
+WORKERS_AHEAD_S = 0.5
+"""How much sooner than this process its workers may get a signal that was sent to all."""
 
 
-class RunProgress:
-    """Watches a run as `segmamba.training.fit.Callback` says, and shows it on a rich Console. Use as a context manager."""
+class RunProgress(RunObserver):
+    """Shows a run on a rich Console, and ends it when the user asks. Use as a context manager.
 
-    def __init__(self, console):
-        self._console, self._bar, self._task = console, None, None
-        self._stopping, self._begun_at, self._first = None, None, None
-        self._latest = {}
+    Args:
+        console: Where the progress is shown.
+    """
 
-    def __enter__(self):
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: _Bar | None = None
+        self._signal: int | None = None
+        """The signal that asked the run to end."""
+        self._began_at: float | None = None
+        self._epochs = self._steps_per_epoch = self._patches_per_step = 0
+        self._first_step: tuple[int, int, float] | None = None
+        """(epoch, steps done, time) of the first step that this process reported of an epoch."""
+        self._first_epoch: int | None = None
+        self._metrics: dict[str, float] = {}
+        self._left_s: float | None = None
+
+    def __enter__(self) -> RunProgress:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
-    def steps(self, label):
-        """A function (done, total) that shows the progress of a preparation; silent when nothing needs to be done."""
+    def steps(self, label: str) -> Progress:
+        """Make the Progress of a preparation; it stays silent while nothing needs to be done."""
         began = time.monotonic()
 
-        def show(done, total):
+        def show(done: int, total: int) -> None:
             if self._console.is_terminal:
                 self._console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
             elif done == total:
@@ -39,92 +74,99 @@ class RunProgress:
 
         return show
 
-    def say(self, message):
-        """One line."""
+    def say(self, message: str) -> None:
+        """Print one line."""
         print_line(self._console, message)
 
-    def note(self, text):
+    def on_note(self, text: str) -> None:
+        """Print what whoever started the run should know."""
         self.say(f"note     {text}")
 
-    def begin(self, folder, config, device, data, source, notes):
-        """All is ready; what is about to happen, before it takes hours."""
-        self._config, self._per_step = (
-            config.train,
-            config.train.batch_size * config.train.accumulation,
+    def on_begin(
+        self, folder: RunFolder, config: Config, device: torch.device, data: Split, source: str
+    ) -> None:
+        """Say what is about to happen, now that all is ready and before it takes hours.
+
+        Args:
+            folder: Where the run is kept.
+            config: The run's configuration.
+            device: Where it trains.
+            data: Its cases.
+            source: What the data set is called.
+        """
+        train = config.train
+        self._epochs, self._steps_per_epoch = train.epochs, train.steps_per_epoch
+        self._patches_per_step = train.batch_size * train.accumulation
+        self.say(
+            f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, "
+            f"{len(data.test)} test cases"
         )
         self.say(
-            f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test cases"
+            f"run      {folder.root}, {train.epochs} epochs of {train.steps_per_epoch} steps "
+            f"on {device}"
         )
-        for note in notes:
-            self.note(note)
-        self.say(
-            f"run      {folder.root}, {config.train.epochs} epochs of {config.train.steps_per_epoch} steps on {device}"
-        )
-        self._begun_at = time.monotonic()
+        self._began_at = time.monotonic()
         if self._console.is_terminal:
-            self._bar = _bar(self._console)
-            self._task = self._bar.add_task(
-                "first epoch", total=config.train.steps_per_epoch, told=""
-            )
-            self._bar.start()
+            self._bar = _Bar(self._console, self._steps_per_epoch)
 
-    def step(self, epoch, done):
-        if self._first is None or self._first[0] != epoch:
-            self._first = epoch, done, time.monotonic()
-        if self._bar and done > self._first[1]:
-            rate = (
-                (done - self._first[1])
-                * self._per_step
-                / max(1e-9, time.monotonic() - self._first[2])
-            )
+    def on_step(self, epoch: int, done: int) -> None:
+        """Show an epoch's optimizer steps, and how fast they are."""
+        if self._first_step is None or self._first_step[0] != epoch:
+            self._first_step = epoch, done, time.monotonic()
+        _, first_done, first_at = self._first_step
+        if self._bar and done > first_done:
+            patches = (done - first_done) * self._patches_per_step
+            rate = patches / max(1e-9, time.monotonic() - first_at)
             self._bar.update(
-                self._task,
-                description=f"epoch {epoch}/{self._config.epochs}",
+                f"epoch {epoch}/{self._epochs}",
                 completed=done,
-                total=self._config.steps_per_epoch,
-                told=self._told({"time/patches_per_s": rate}),
+                total=self._steps_per_epoch,
+                words=self._in_words({"time/patches_per_s": rate}),
             )
         self._stop_if_asked()
 
-    def pretraining(self, epoch, done):
+    def on_pretraining_step(self, epoch: int, done: int) -> None:
+        """Show the optimizer steps of an epoch of pretraining."""
         if self._bar:
             self._bar.update(
-                self._task,
-                description=f"pretraining, epoch {epoch}",
-                completed=done,
-                total=self._config.steps_per_epoch,
+                f"pretraining, epoch {epoch}", completed=done, total=self._steps_per_epoch
             )
         self._stop_if_asked()
 
-    def case(self, epoch, done):
+    def on_validation_case(self, epoch: int, done: int) -> None:
+        """Show how many validation cases are evaluated."""
         if self._bar:
-            self._bar.update(
-                self._task,
-                description=f"epoch {epoch}/{self._config.epochs}, validation case {done}",
-            )
+            self._bar.update(f"epoch {epoch}/{self._epochs}, validation case {done}")
         self._stop_if_asked()
 
-    def tested(self, done):
+    def on_test_case(self, done: int) -> None:
+        """Show how many test cases are evaluated."""
         if self._bar:
-            self._bar.update(self._task, description=f"testing, case {done}", total=None)
+            self._bar.update(f"testing, case {done}")
         self._stop_if_asked()
 
-    def epoch(self, epoch):
-        """An epoch is saved."""
-        first = epoch.number if not self._latest else self._latest["first"]
-        left = (
-            (time.monotonic() - self._begun_at)
-            / (epoch.number - first + 1)
-            * (self._config.epochs - epoch.number)
-        )
-        self._latest = self._latest | epoch.metrics | {"first": first, "left": left}
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Show what an epoch measured, once it is saved."""
+        if self._first_epoch is None:
+            self._first_epoch = epoch.number
+        if self._began_at is not None:
+            spent_s = time.monotonic() - self._began_at
+            done = epoch.number - self._first_epoch + 1
+            self._left_s = spent_s / done * (self._epochs - epoch.number)
+        self._metrics |= epoch.metrics
         if not self._bar:
-            self.say(f"epoch {epoch.number}/{self._config.epochs}: {self._told({})}")
+            self.say(f"epoch {epoch.number}/{self._epochs}: {self._in_words({})}")
         self._stop_if_asked()
 
     @contextlib.contextmanager
-    def stoppable(self):
-        """Within it Ctrl-C and SIGTERM end the run at the next step or case; a second one, or one before the run began, at once."""
+    def stoppable(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM end the run at the next step or case.
+
+        A second signal ends it at once, and so does a first one before the run began.
+
+        Raises:
+            Stopped: A signal came.
+        """
         before = {
             number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -135,8 +177,14 @@ class RunProgress:
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def stop_explains_errors(self):
-        """A batch system's SIGTERM reaches the loader's workers too: that they died is then no error, but the stop."""
+    def stop_explains_errors(self) -> Iterator[None]:
+        """Take an error of the data loader's workers for the stop, where one was asked for.
+
+        A batch system's SIGTERM reaches the workers too, and they die of it.
+
+        Raises:
+            Stopped: A signal came.
+        """
         try:
             yield
         except RuntimeError as error:
@@ -145,39 +193,60 @@ class RunProgress:
             self._stop_if_asked()
             raise
 
-    def _asked(self, number, frame):
-        if self._stopping or self._begun_at is None:
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self._signal or self._began_at is None:
             raise Stopped(number)
-        self._stopping = number
+        self._signal = number
 
-    def _stop_if_asked(self):
-        if self._stopping:
-            raise Stopped(self._stopping)
+    def _stop_if_asked(self) -> None:
+        if self._signal:
+            raise Stopped(self._signal)
 
-    def _told(self, now):
-        """What is known, in words: `now` over the latest epoch's metrics."""
-        m = self._latest | now
-        parts = [f"loss {m['train/loss']:.3f}"] if "train/loss" in m else []
-        if "val/dice_mean" in m:
-            parts.append(f"Dice {m['val/dice_mean']:.3f} (best {m['val/best_dice_mean']:.3f})")
-        parts += [f"{m['time/patches_per_s']:.1f} patches/s"] if "time/patches_per_s" in m else []
-        parts += [f"{m['memory/gpu_peak_gib']:.1f} GiB"] if "memory/gpu_peak_gib" in m else []
-        parts += [f"{clock(m['left'])} left"] if "left" in m else []
+    def _in_words(self, now: dict[str, float]) -> str:
+        """Write the latest epoch's metrics, `now` taking their place where it has them."""
+        metrics = self._metrics | now
+        parts = [f"loss {metrics['train/loss']:.3f}"] if "train/loss" in metrics else []
+        if "val/dice_mean" in metrics:
+            dice, best = points(metrics["val/dice_mean"]), points(metrics["val/best_dice_mean"])
+            parts.append(f"Dice {dice} (best {best})")
+        if "time/patches_per_s" in metrics:
+            parts.append(f"{metrics['time/patches_per_s']:.1f} patches/s")
+        if "memory/gpu_peak_gib" in metrics:
+            parts.append(f"{metrics['memory/gpu_peak_gib']:.1f} GiB")
+        if self._left_s is not None:
+            parts.append(f"{clock(self._left_s)} left")
         return ", ".join(parts)
 
 
-def _bar(console):
-    from rich.progress import BarColumn, Progress, TextColumn
+class _Bar:
+    """The progress bar of a run: what happens, how far it is, and the metrics in words."""
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[told]}"),
-        console=console,
-        transient=True,
-    )
+    def __init__(self, console: Console, steps_per_epoch: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
 
+        self._bar: Bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("first epoch", total=steps_per_epoch, words="")
+        self._bar.start()
 
-def clock(seconds):
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60}:{rest % 60:02d} min"
+    def update(
+        self,
+        description: str,
+        *,
+        completed: int | None = None,
+        total: int | None = None,
+        words: str | None = None,
+    ) -> None:
+        """Say what happens; None leaves the completed steps, their total or the words as is."""
+        fields: dict[str, Any] = {} if words is None else {"words": words}
+        self._bar.update(
+            self._task, description=description, completed=completed, total=total, **fields
+        )
+
+    def stop(self) -> None:
+        self._bar.stop()

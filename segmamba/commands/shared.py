@@ -1,79 +1,200 @@
-"""What the commands share: options, progress, tables, the user's mistakes in one line. Imports nothing slow."""
+"""What the commands share: options, progress bars, JSON, and the user's mistakes in one line.
+
+Each option that several commands take is declared here once, as an annotated type. A command adds
+its default: `output: OutputOption = RESULTS`. Imports nothing slow.
+"""
 
 import gc
 import json
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segmamba.config import PRESETS, field_docs, preset
 from segmamba.errors import UserError
+from segmamba.screen import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COLUMNS = 100
+RESULTS = Path("Results")
 STOPPED = "stopped  the same command with --resume goes on with it"
 
-PresetName = Annotated[
-    str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Change a setting, name=value, e.g. model.norm=instance; may be repeated. "
-        "`segmamba settings` shows all.",
-        show_default=False,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Source = Annotated[
+CONVENTIONS_HELP = (
+    "brats2018, brats2023, brats2024, brats2024ped or msd. auto reads it from the files' names or "
+    "dataset.json; mixed does so for each case on its own."
+)
+LABELS_HELP = f"Label convention: {CONVENTIONS_HELP}"
+PRESET_HELP = f"Settings to start from: {', '.join(PRESETS)}."
+
+DatasetArgument = Annotated[
     Path,
     typer.Argument(
-        help="Folder of BraTS cases, Decathlon or nnU-Net raw folder, or a MONAI datalist (.json).",
+        help="Folder of BraTS cases, Decathlon or nnU-Net raw folder, or MONAI datalist (.json).",
         metavar="DIR",
     ),
 ]
-LABELS_HELP = (
-    "Label convention: brats2018, brats2023, brats2024, brats2024ped, msd; auto takes it from the files' naming or dataset.json, "
-    "mixed does so for each case on its own."
-)
-Labels = Annotated[str, typer.Option(help=LABELS_HELP)]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder of BraTS cases, or another known layout. Default: embedded phantom data.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+TrainingDataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="The data set of the training. Default: the one that config.json names.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+LabelsOption = Annotated[str, typer.Option("--labels", help=LABELS_HELP, metavar="NAME")]
+TrainingLabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help=f"{LABELS_HELP} Default: as config.json says.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+PresetOption = Annotated[str, typer.Option("--preset", help=PRESET_HELP, metavar="NAME")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change a setting, e.g. optim.lr=3e-4; may be repeated. `segmamba settings` lists "
+        "all of them.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
+CheckpointsOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--checkpoint",
+        help="A run's folder, or weights with config.json beside or above them. May be repeated: "
+        "the networks then vote.",
+        metavar="PATH",
+    ),
+]
+FlipsOption = Annotated[
+    bool,
+    typer.Option("--flips", "--tta", help="Average over 8 mirror images: 8 times the work."),
+]
+RuleOption = Annotated[
+    str, typer.Option("--rule", help="brats-legacy, lesionwise-2023 or both.", metavar="NAME")
+]
+ChallengeOption = Annotated[
+    str,
+    typer.Option(
+        "--challenge",
+        help="Challenge whose lesion-wise parameters hold: GLI, SSA, PED, MEN or MET. auto goes "
+        "by the case ids.",
+        metavar="NAME",
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", metavar="NAME")
+]
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "--output", help="Folder for results, the MLflow store and the cache.", metavar="DIR"
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the newest unfinished run in --output; start one where there is none.",
+    ),
+]
+FreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--fresh", help="Train again even what a finished run has trained with the same settings."
+    ),
+]
+CpusOption = Annotated[
+    int, typer.Option("--cpus", help="CPU cores for the whole study; 0 takes all.", metavar="N")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ListSettingsOption = Annotated[
+    bool,
+    typer.Option(
+        "--list-settings", help="Show every setting with its value and meaning, and exit."
+    ),
+]
 
 
-def run_app(app, arguments=None):
-    """Run a typer app and exit: a UserError is one line on stderr and exit code 2, like a wrong option."""
+def new_app(**options: Any) -> typer.Typer:
+    """Make a typer app that prints plain help and leaves exceptions to `run_app`."""
+    return typer.Typer(
+        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **options
+    )
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run a typer app and exit.
+
+    A UserError is one line on stderr and exit code 2, like a wrong option.
+
+    Args:
+        app: The app.
+        arguments: What stands in for the arguments of the process.
+    """
     try:
         app(arguments, standalone_mode=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     finally:
-        gc.freeze()  # the process ends: to look through all that torch and MLflow made for what is garbage takes a second or two
+        # The process ends: to search all that torch and MLflow made for garbage takes a second.
+        gc.freeze()
 
 
-def print_settings(preset_name):
-    """Every setting of a preset: name, value and, below it, what it means."""
+def print_settings(preset_name: str) -> None:
+    """Print every setting of a preset: its name and value and, below them, what it means."""
     docs = field_docs()
     for name, value in preset(preset_name).to_flat_dict().items():
         print(f"{name} = {value}\n    {docs[name]}")
 
 
 @contextmanager
-def progress_bar(what):
-    """A progress bar on stderr where that is a terminal; gives a function of (done, in all)."""
-    from rich.progress import Progress
+def progress_bar(what: str) -> Iterator[Progress]:
+    """Show a progress bar on stderr, where stderr is a terminal.
 
-    shown = console(stderr=True)
-    with Progress(console=shown, transient=True, disable=not shown.is_terminal) as bar:
+    Args:
+        what: What stands before the bar.
+
+    Yields:
+        The function that moves the bar.
+    """
+    from rich.progress import Progress as RichProgress
+
+    screen = console(stderr=True)
+    with RichProgress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def console(**options):
-    """A rich Console no wider than COLUMNS, and as wide where the output is no terminal."""
+def console(**options: Any) -> "Console":
+    """Make a rich Console of at most COLUMNS columns, and of so many where there is no terminal.
+
+    Args:
+        options: What rich's Console takes.
+    """
     from rich.console import Console
 
     made = Console(**options)
@@ -81,12 +202,13 @@ def console(**options):
     return made
 
 
-def print_json(value):
+def print_json(value: object) -> None:
+    """Print a value of plain lists and dicts as JSON."""
     print(json.dumps(value, indent=1))
 
 
-def shown_uri(uri):
-    """The store as one would type it: relative to the working directory where that is possible."""
+def shown_uri(uri: str) -> str:
+    """Write the store as one would type it: relative to the working directory where possible."""
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
         uri = f"sqlite:///{path.relative_to(Path.cwd())}"

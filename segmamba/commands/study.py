@@ -1,147 +1,141 @@
-"""The command line that every study's script shares, and the commands about studies. Imports nothing slow: `--help` answers at once."""
+"""The command line of every study: `study_command(STUDY)` in a script, `segmamba study FILE`.
 
-import importlib.util
-import json
-import sys
+Imports nothing slow: `--help` answers at once.
+"""
+
+# No `from __future__ import annotations`: typer could not evaluate the annotations inside
+# `study_app`, whose help texts come from the study.
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from segmamba.commands.shared import (
-    LABELS_HELP,
+    PRESET_HELP,
+    RESULTS,
     STOPPED,
-    AsJson,
+    CpusOption,
+    DataOption,
+    FreshOption,
+    JsonOption,
+    LabelsOption,
+    ListSettingsOption,
+    OutputOption,
+    ResumeOption,
+    SetOption,
     console,
+    new_app,
     print_json,
     print_settings,
     run_app,
-    shown_uri,
 )
-from segmamba.config import PRESETS, parse_assignments
-from segmamba.config import preset as preset_config
+from segmamba.commands.study_file import load_study
+from segmamba.commands.study_result import print_result
+from segmamba.config import parse_assignments
+from segmamba.config import preset as preset_named
 from segmamba.errors import UserError
-from segmamba.screen import print_line
 
-Output = Annotated[Path, typer.Option(help="Folder for results, the MLflow store and the cache.")]
-PBT_HELP = "pbt: population-based training, whose worst members copy the best and change settings; finds a schedule. "
+if TYPE_CHECKING:
+    from segmamba.commands.study_file import Study
+    from segmamba.orchestration.engine.options import StudyOptions
+    from segmamba.studies import StudySpec
+
 PASS_ON = {
     "allow_extra_args": True,
     "ignore_unknown_options": True,
     "allow_interspersed_args": False,
-}  # click: what follows FILE is its own
-MISTAKES = (
-    ImportError,
-    SyntaxError,
-    NameError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ValueError,
-)  # of a user's own study file
+}
+"""For click: what follows FILE belongs to the study's own command line."""
 
 
-def study_command(study, arguments=None):
-    """Run `study`, a StudySpec or a function from the preset's Config to one, as a command and exit.
+def study_command(study: "Study", arguments: Sequence[str] | None = None) -> None:
+    """Run a study as a command and exit.
 
-    0 done, 1 a trial failed, 2 the user's mistake, 130 stopped by Ctrl-C. `arguments` stand in for those of the process.
+    The exit code is 0 where all is done, 1 where a trial failed, 2 for the user's mistake and 130
+    where Ctrl-C stopped the study.
+
+    Args:
+        study: A StudySpec, or a function from the preset's Config to one.
+        arguments: What stands in for the arguments of the process.
     """
     run_app(study_app(study), arguments)
 
 
-def study_app(study):
-    """The typer app of a study: every option that a study takes."""
+def study_app(study: "Study") -> typer.Typer:
+    """Make the typer app of a study.
+
+    Args:
+        study: A StudySpec, or a function from the preset's Config to one.
+
+    Returns:
+        The app: one command with every option that the study takes.
+    """
     from segmamba.studies.spec import resolve
 
-    shown = resolve(study, preset_config("demo"))
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    arms_help = "Run only this arm; may be repeated; all runs every one. Default: all" + (
-        f", in the demo preset {', '.join(shown.demo_arms)}."
-        if shown.demo_arms
-        else " of " + ", ".join(shown.arms) + "."
-    )
+    spec = resolve(study, preset_named("demo"))
+    app = new_app()
 
-    @app.command(help=f"{shown.question}\n\n{shown.hypothesis.claim}")
+    @app.command(help=f"{spec.question}\n\n{spec.hypothesis.claim}")
     def run(
-        data: Annotated[
-            Path | None,
-            typer.Option(
-                help="Folder of BraTS cases. Without it: embedded phantom data.", show_default=False
-            ),
-        ] = None,
-        labels: Annotated[str, typer.Option(help=LABELS_HELP)] = "auto",
+        data: DataOption = None,
+        labels: LabelsOption = "auto",
         preset: Annotated[
             str,
             typer.Option(
-                help=f"Settings to start from: {', '.join(PRESETS)}. demo: minutes on a CPU; quick: an hour on "
-                "one GPU; paper: 300 epochs of 250 steps."
+                help=f"{PRESET_HELP} demo: minutes on a CPU. quick: an hour on one GPU. paper: "
+                "300 epochs of 250 steps.",
+                metavar="NAME",
             ),
         ] = "demo",
         seeds: Annotated[
             int | None,
             typer.Option(
-                help=f"Training runs per arm. With one, the verdict is always undecided. Default: "
-                f"{shown.budget.seeds}.",
+                help="Training runs of each arm. With one, the verdict is always undecided. "
+                f"Default: {spec.budget.seeds}.",
+                metavar="N",
                 show_default=False,
             ),
         ] = None,
         folds: Annotated[
             int,
             typer.Option(
-                help="Cross-validate: every arm and seed on each of so many folds; 0 is one split."
+                help="Cross-validate: train every arm and seed on each of so many folds. 0 is one "
+                "split.",
+                metavar="N",
             ),
         ] = 0,
-        set: Annotated[
+        changes: SetOption = None,
+        arms: Annotated[
             list[str] | None,
-            typer.Option(
-                help="Change a setting, name=value, e.g. optim.lr=3e-4; may be repeated. "
-                "--list-settings shows all.",
-                show_default=False,
-            ),
+            typer.Option(help=_arms_help(spec), metavar="ARM", show_default=False),
         ] = None,
-        arms: Annotated[list[str] | None, typer.Option(help=arms_help, show_default=False)] = None,
         trials: Annotated[
             int | None,
             typer.Option(
-                help=f"Of a search: settings tried, or members of its population. Default: "
-                f"{shown.budget.trials}.",
+                help="How many settings the search tries, or how many members its population "
+                f"has. Default: {spec.budget.trials}.",
+                metavar="N",
                 show_default=False,
-                hidden=not shown.space,
+                hidden=not spec.space,
             ),
         ] = None,
         scheduler: Annotated[
             str | None,
-            typer.Option(
-                help="none: every trial trains to its end. asha: stop early what the validation set likes least. "
-                f"{PBT_HELP if shown.space else ''}Default: "
-                f"{'asha' if shown.space else 'none, so that arms train alike'}.",
-                show_default=False,
-            ),
+            typer.Option(help=_scheduler_help(spec), metavar="NAME", show_default=False),
         ] = None,
-        fresh: Annotated[
-            bool,
-            typer.Option(
-                "--fresh", help="Train again what a finished run has trained to the letter before."
-            ),
-        ] = False,
+        fresh: FreshOption = False,
         gpus_per_trial: Annotated[
             str,
             typer.Option(
-                help="GPUs for one trial; 0.5 runs two on one GPU. auto: measured, whichever ends "
-                "soonest."
+                help="GPUs of one trial; 0.5 runs two on one GPU. auto measures which number ends "
+                "soonest.",
+                metavar="N",
             ),
         ] = "auto",
-        cpus: Annotated[int, typer.Option(help="CPU cores for the whole study; 0 takes all.")] = 0,
-        output: Output = Path("Results"),
-        resume: Annotated[
-            bool,
-            typer.Option(
-                "--resume",
-                help="Go on with the newest unfinished run of this study; start one where there is "
-                "none.",
-            ),
-        ] = False,
+        cpus: CpusOption = 0,
+        output: OutputOption = RESULTS,
+        resume: ResumeOption = False,
         plan: Annotated[
             bool,
             typer.Option(
@@ -152,8 +146,9 @@ def study_app(study):
         ray_address: Annotated[
             str | None,
             typer.Option(
-                help="Run on the Ray cluster at this address (docs/cluster.md). Default: on this "
-                "machine alone.",
+                help="Run on the Ray cluster at this address (docs/how-to/cluster.md). Default: on "
+                "this machine alone.",
+                metavar="ADDRESS",
                 show_default=False,
             ),
         ] = None,
@@ -162,19 +157,13 @@ def study_app(study):
             typer.Option(
                 help="Folder of the preprocessed cases; on a cluster each node's own, e.g. "
                 "'$TMPDIR/segmamba'. Default: in the output folder.",
+                metavar="DIR",
                 show_default=False,
             ),
         ] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print the result table as JSON instead.")
-        ] = False,
-        list_settings: Annotated[
-            bool,
-            typer.Option(
-                "--list-settings", help="Show every setting with its default and unit, and exit."
-            ),
-        ] = False,
-    ):
+        as_json: JsonOption = False,
+        list_settings: ListSettingsOption = False,
+    ) -> None:
         if list_settings:
             print_settings(preset)
             return
@@ -198,30 +187,50 @@ def study_app(study):
             plan=plan,
             ray_address=ray_address,
             cache=cache,
-            changes=parse_assignments(set or []),
+            changes=parse_assignments(changes or []),
         )
         if plan:
-            _plan(study, options, as_json)
+            _plan(study, options, as_json=as_json)
             return
-        raise typer.Exit(_run(study, options, as_json))
+        raise typer.Exit(_run(study, options, as_json=as_json))
 
     return app
 
 
-def _gpus(text):
-    """GPUs for one trial, or None for auto."""
+def _arms_help(spec: "StudySpec") -> str:
+    demo = f"in the demo preset {', '.join(spec.demo_arms)}"
+    default = f"all, {demo}" if spec.demo_arms else f"all of {', '.join(spec.arms)}"
+    return f"Run only this arm; may be repeated; all runs every one. Default: {default}."
+
+
+def _scheduler_help(spec: "StudySpec") -> str:
+    pbt = (
+        "pbt: population-based training, whose worst members copy the best and change settings; "
+        "it finds a schedule. "
+    )
+    return (
+        "none: every trial trains to its end. asha: stop early the trials that score lowest on "
+        f"the validation set. {pbt if spec.space else ''}Default: "
+        f"{'asha' if spec.space else 'none, so that all arms train alike'}."
+    )
+
+
+def _gpus(text: str) -> float | None:
+    """Read --gpus-per-trial; None stands for auto."""
     if text == "auto":
         return None
     try:
         return float(text)
     except ValueError:
         raise UserError(
-            f"--gpus-per-trial {text}: must be auto or a number, for example 0.5 for two trials on one GPU"
+            f"--gpus-per-trial {text}: must be auto or a number, "
+            "for example 0.5 for two trials on one GPU"
         ) from None
 
 
-def _plan(study, options, as_json):
-    from segmamba.orchestration.engine.plan_table import render_budget
+def _plan(study: "Study", options: "StudyOptions", *, as_json: bool) -> None:
+    """Measure what the study would cost, and print it."""
+    from segmamba.orchestration.engine.plan_table import render_plan
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import plan_study
 
@@ -231,37 +240,29 @@ def _plan(study, options, as_json):
     if as_json:
         print_json(budget.as_dict())
     else:
-        render_budget(budget, screen)
+        render_plan(budget, screen)
 
 
-def _run(study, options, as_json):
+def _run(study: "Study", options: "StudyOptions", *, as_json: bool) -> int:
+    """Run the study and print its result; return the exit code."""
+    from rich.console import Console
+
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import run_study
 
     screen = Console(stderr=as_json, soft_wrap=False)
     with StudyProgress(screen) as progress:
         try:
-            done, folder = run_study(study, options, progress)
+            result, folder = run_study(study, options, progress)
         except KeyboardInterrupt:  # before or after the trials, which end in an orderly way
             progress.say(STOPPED)
             return 130
-        _show(done, folder, screen, progress.say, as_json)
-        if any(
-            trial.status in ("KILLED", "NOT STARTED") for trial in (*done.trials, *done.searched)
-        ):
+        print_result(result, folder, screen, progress.say, as_json=as_json)
+        ran = (*result.trials, *result.searched)
+        if any(trial.status in ("KILLED", "NOT STARTED") for trial in ran):
             progress.say(STOPPED)
             return 130
-    return 1 if any(trial.status == "FAILED" for trial in done.trials) else 0
-
-
-def _show(study, folder, screen, say, as_json):
-    from segmamba.reports.tables import render_terminal, result_table
-
-    if as_json:
-        print(json.dumps(result_table(study), indent=1))
-    render_terminal(study, screen)
-    say(f"report   {folder / 'report.html'}")
-    say(f"runs     mlflow ui --backend-store-uri {shown_uri(study.mlflow_uri)}")
+    return 1 if any(trial.status == "FAILED" for trial in result.trials) else 0
 
 
 def study(
@@ -272,96 +273,9 @@ def study(
             help="A Python file that defines STUDY, as those in search_spaces/ do.", metavar="FILE"
         ),
     ],
-):
-    """Run the study that a file of your own declares; FILE --help shows its options."""
+) -> None:
+    """Run the study that a Python file declares.
+
+    FILE --help shows the options of the study.
+    """
     study_command(load_study(file), context.args)
-
-
-def load_study(file):
-    """STUDY of a Python file. A UserError names what is wrong with it."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; give a Python file that defines STUDY")
-    file = file.resolve()
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None:
-        raise UserError(f"{file}: no Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except MISTAKES as error:
-        lines = [
-            frame.tb_lineno
-            for frame in _frames(error.__traceback__)
-            if frame.tb_frame.f_code.co_filename == str(file)
-        ]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
-        raise UserError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "STUDY"):
-        raise UserError(f"{file}: defines no STUDY; see the files in search_spaces/")
-    return module.STUDY
-
-
-def _frames(traceback):
-    while traceback is not None:
-        yield traceback
-        traceback = traceback.tb_next
-
-
-def studies(output: Output = Path("Results"), as_json: AsJson = False):
-    """List the studies that have run, with their answers, newest first."""
-    from segmamba.orchestration.listing import list_studies
-
-    rows = list_studies(output)
-    if as_json:
-        print_json(rows)
-        return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for header, side in (
-        ("study", "left"),
-        ("began", "left"),
-        ("state", "left"),
-        ("trials", "right"),
-        ("best Dice", "right"),
-        ("answer", "left"),
-    ):
-        table.add_column(header, justify=side, no_wrap=header not in ("answer",))
-    for row in rows:
-        dice = "" if row["best_dice_mean"] is None else f"{100 * row['best_dice_mean']:.1f}"
-        table.add_row(
-            row["study"],
-            row["began"],
-            row["state"],
-            f"{row['finished']}/{row['trials']}",
-            dice,
-            row["verdict"] or row["question"],
-        )
-    if rows:
-        console().print(table)
-    else:
-        print_line(console(), f"no study has run in {output}")
-
-
-def report(
-    study: Annotated[
-        str,
-        typer.Argument(
-            help="A study's name, with or without _RunNN (the newest), or its MLflow run id.",
-            metavar="STUDY",
-        ),
-    ],
-    output: Output = Path("Results"),
-    as_json: AsJson = False,
-):
-    """Draw a study's report again, from what MLflow holds."""
-    from segmamba.orchestration.listing import redraw
-
-    found, folder = redraw(output, study)
-    _show(
-        found,
-        folder,
-        Console(stderr=as_json, soft_wrap=False),
-        lambda text: print(text, file=sys.stderr if as_json else sys.stdout),
-        as_json,
-    )

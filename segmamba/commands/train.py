@@ -1,86 +1,91 @@
 """segmamba train, segmamba reproduce: one run, and the same run again."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from segmamba.commands.shared import LABELS_HELP, AsJson, Changes, console, print_json, shown_uri
-from segmamba.config import PRESETS, load_config, parse_assignments
-from segmamba.config import preset as config_of
+from segmamba.commands.shared import (
+    LABELS_HELP,
+    PRESET_HELP,
+    RESULTS,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    ResumeOption,
+    SetOption,
+    console,
+    print_json,
+    shown_uri,
+)
+from segmamba.config import Config, load_config, parse_assignments
+from segmamba.config import preset as preset_named
 from segmamba.errors import RunStopped, Stopped, UserError
-from segmamba.screen import print_line
+from segmamba.screen import points, print_line
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of BraTS cases, or another known layout. Without it: embedded phantom data.",
-        show_default=False,
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Output = Annotated[
-    Path, typer.Option(help="Folder for the run's folder, the MLflow store and the cache.")
-]
+if TYPE_CHECKING:
+    from segmamba.commands.run_progress import RunProgress
+    from segmamba.orchestration.single import FinishedRun
+
+Result = TypeVar("Result")
 
 
 def train(
-    data: Data = None,
+    data: DataOption = None,
     labels: Annotated[
-        str | None, typer.Option(help=LABELS_HELP + " Default: auto.", show_default=False)
-    ] = None,
-    preset_name: Annotated[
         str | None,
-        typer.Option(
-            "--preset",
-            help=f"Settings to start from: {', '.join(PRESETS)}. Default: demo.",
-            show_default=False,
-        ),
+        typer.Option(help=f"{LABELS_HELP} Default: auto.", metavar="NAME", show_default=False),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"{PRESET_HELP} Default: demo.", metavar="NAME", show_default=False),
     ] = None,
     config_file: Annotated[
         Path | None,
         typer.Option(
             "--config",
-            help="Or from a run's config.json, which repeats that run.",
+            help="In place of --preset: a run's config.json, which repeats that run.",
             metavar="FILE",
             show_default=False,
         ),
     ] = None,
-    changes: Changes = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with the newest unfinished run; start one where there is none."
-        ),
-    ] = False,
+    changes: SetOption = None,
+    resume: ResumeOption = False,
     deterministic: Annotated[
         bool,
         typer.Option(
             "--deterministic",
-            help="Deterministic kernels; short for --set train.deterministic=true.",
+            help="Use deterministic kernels; short for --set train.deterministic=true.",
         ),
     ] = False,
-    device: Device = "auto",
-    output: Output = Path("Results"),
-    as_json: AsJson = False,
-):
-    """Train one network, choose its checkpoint on the validation set and test it. Exit code 130 or 143 if it was stopped; --resume goes on."""
-    asked = {
-        "data": data,
-        "labels": labels,
-        "preset": preset_name,
-        "config": config_file,
-        "set": changes,
-        "deterministic": deterministic,
-    }
-    config = None if resume and not any(asked.values()) else _config(**asked)
+    device: DeviceOption = "auto",
+    output: OutputOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one network and test it.
+
+    The validation set chooses the checkpoint that is tested. Exit code 130 or 143 if the run was
+    stopped; --resume goes on with it.
+    """
+    assignments = [*(changes or []), *(["train.deterministic=true"] if deterministic else [])]
+    asked = data or labels or preset or config_file or assignments
+    config = (
+        _config(data, labels, preset, config_file, assignments) if asked or not resume else None
+    )
 
     from segmamba.orchestration.single import RunOptions, run_single
 
     options = RunOptions(config=config, output=output, resume=resume, device=device)
-    finished = _watched(lambda callback: run_single(options, callback), as_json)
-    _tell(finished, as_json)
+    finished = _watched(lambda callback: run_single(options, callback), as_json=as_json)
+    if as_json:
+        print_json({"folder": str(finished.folder.root), **finished.final.as_dict()})
+    else:
+        _print_scores(finished)
 
 
 def reproduce(
@@ -89,52 +94,64 @@ def reproduce(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Where its data are now, if they were moved.", show_default=False),
+        typer.Option(
+            help="Where the run's data set is now, if it was moved.",
+            metavar="DIR",
+            show_default=False,
+        ),
     ] = None,
-    device: Device = "auto",
-    output: Output = Path("Results"),
-    as_json: AsJson = False,
-):
-    """Repeat a run from what MLflow knows of it and compare metrics and weights. Exit code 0 if they are the same, 1 if not."""
+    device: DeviceOption = "auto",
+    output: OutputOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat a run and compare its metrics and weights.
+
+    MLflow's record of the run says how it was trained. Exit code 0 if everything is the same, 1 if
+    not.
+    """
     from segmamba.orchestration.reproduce import render, reproduce_run
 
-    compared = _watched(
-        lambda callback: reproduce_run(run_id, data, device, output, callback), as_json
+    comparison = _watched(
+        lambda callback: reproduce_run(run_id, data, device, output, callback), as_json=as_json
     )
     if as_json:
-        print_json(compared.as_dict())
+        print_json(comparison.as_dict())
     else:
-        render(compared, console())
-    raise typer.Exit(0 if compared.same else 1)
+        render(comparison, console())
+    raise typer.Exit(0 if comparison.same else 1)
 
 
-def _config(*, data, labels, preset, config, set, deterministic):
-    if preset and config:
+def _config(
+    data: Path | None,
+    labels: str | None,
+    preset: str | None,
+    config_file: Path | None,
+    assignments: list[str],
+) -> Config:
+    """Build the Config that the options of `segmamba train` ask for."""
+    if preset and config_file:
         raise UserError(
             "--preset and --config: give one of the two; --set changes single settings of either"
         )
     from segmamba.data.source import source_changes
 
-    base = load_config(config) if config else config_of(preset or "demo")
-    wanted = source_changes(data or base.data.source or None, labels or base.data.labels)
-    return base.changed(
-        wanted
-        | parse_assignments(set or [])
-        | ({"train.deterministic": True} if deterministic else {})
-    )
+    base = load_config(config_file) if config_file else preset_named(preset or "demo")
+    changes = source_changes(data or base.data.source or None, labels or base.data.labels)
+    return base.changed(changes | parse_assignments(assignments))
 
 
-def _watched(work, as_json):
-    """work(RunProgress), and the exit codes of a run that does not reach its end."""
+def _watched(work: Callable[[RunProgress], Result], *, as_json: bool) -> Result:
+    """Do the work and show its progress; exit where the run does not reach its end."""
     from segmamba.commands.run_progress import RunProgress
 
-    with RunProgress(console(stderr=as_json)) as callback:
+    with RunProgress(console(stderr=as_json)) as progress:
         try:
-            with callback.stoppable():
-                return work(callback)
+            with progress.stoppable():
+                return work(progress)
         except Stopped as stop:
-            callback.say(
-                "stopped  the last whole epoch is saved; the same command with --resume goes on with it"
+            progress.say(
+                "stopped  the last whole epoch is saved; "
+                "the same command with --resume goes on with it"
             )
             raise typer.Exit(128 + stop.number) from stop
         except RunStopped as error:
@@ -142,32 +159,26 @@ def _watched(work, as_json):
             raise typer.Exit(1) from error
 
 
-def _tell(finished, as_json):
-    final, folder = finished.final, finished.folder
-    if as_json:
-        print_json({"folder": str(folder.root), **final})
-        return
+def _print_scores(finished: FinishedRun) -> None:
+    """Print a table of the test's scores, and where the run is."""
     from rich.table import Table
 
     from segmamba.data.labels import REGIONS
 
+    final, screen = finished.final, console()
     table = Table(box=None, pad_edge=False)
     for name in ("region", "Dice", "HD95, mm"):
         table.add_column(name, justify="left" if name == "region" else "right")
     for region in (*REGIONS, "mean"):
-        distance = f"{final[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
-        table.add_row(region, f"{final[f'test/dice_{region}']:.3f}", distance)
-    out = console()
+        distance = f"{final.metrics[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
+        table.add_row(region, points(final.metrics[f"test/dice_{region}"]), distance)
     print_line(
-        out,
-        f"tested   {final['tested_checkpoint']} checkpoint, epoch {final['tested_epoch']}, on {len(final['cases'])} cases",
+        screen,
+        f"tested   {final.tested_checkpoint} checkpoint, epoch {final.tested_epoch}, "
+        f"on {len(final.cases)} cases",
     )
-    out.print(table)
-    lines = [f"run      {folder.root}"]
-    lines += (
-        [f"runs     mlflow ui --backend-store-uri {shown_uri(finished.mlflow_uri)}"]
-        if finished.mlflow_uri
-        else []
-    )
-    for line in lines:
-        print_line(out, line)
+    screen.print(table)
+    print_line(screen, f"run      {finished.folder.root}")
+    if finished.mlflow_uri:
+        uri = shown_uri(finished.mlflow_uri)
+        print_line(screen, f"runs     mlflow ui --backend-store-uri {uri}")

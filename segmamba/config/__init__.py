@@ -1,13 +1,16 @@
-"""Everything that can be set, as a tree of frozen dataclasses, one file a section; the defaults are the `paper` preset.
+"""Everything that can be set, as a tree of frozen dataclasses with one file for each section.
 
-A variant is a dict of dotted changes, `{"model.mamba_depths": (0, 0, 0)}`, applied with `Config.changed`.
-A wrong value dies at construction, in one line that gives the field's dotted name, the value and the rule.
-Imports no torch: reading, printing and checking a configuration is instant.
+The defaults are the `paper` preset. A variant is a dict of changes by dotted name,
+`{"model.mamba_depths": (0, 0, 0)}`, applied with `Config.changed`. A wrong value is refused at
+construction, in one line that gives the field's dotted name, the value and the rule. The package
+imports no torch: a configuration is read, printed and checked in an instant.
 """
 
 from segmamba.config.assignments import parse_assignments
 from segmamba.config.augment import AugmentConfig
 from segmamba.config.data import DataConfig
+from segmamba.config.docs import field_docs
+from segmamba.config.files import load_config, load_postprocess
 from segmamba.config.inference import InferenceConfig
 from segmamba.config.learning import LearningConfig
 from segmamba.config.loss import LossConfig
@@ -17,10 +20,13 @@ from segmamba.config.phantom import PhantomConfig
 from segmamba.config.postprocess import PostprocessConfig
 from segmamba.config.presets import PRESETS, preset
 from segmamba.config.rules import LEVELS, SIDE_MULTIPLE
+from segmamba.config.statistics import CONFIDENCE_LEVEL, DICE_MARGIN
 from segmamba.config.train import TrainConfig
-from segmamba.config.tree import Config, field_docs, from_flat_dict, load_config, load_postprocess
+from segmamba.config.tree import Config, from_flat_dict
 
 __all__ = [
+    "CONFIDENCE_LEVEL",
+    "DICE_MARGIN",
     "LEVELS",
     "PRESETS",
     "SIDE_MULTIPLE",

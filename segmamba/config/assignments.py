@@ -1,13 +1,24 @@
-"""`--set name=value` as dotted changes."""
+"""`--set name=value` as changes by dotted name."""
 
 import ast
+from collections.abc import Iterable
 
 from segmamba.errors import UserError
 
 
-def parse_assignments(assignments):
-    """["optim.lr=3e-4", ...] from the command line as dotted changes; values are Python literals or bare words."""
-    changes = {}
+def parse_assignments(assignments: Iterable[str]) -> dict[str, object]:
+    """Read assignments from the command line.
+
+    Args:
+        assignments: Texts such as "optim.lr=3e-4". A value is a Python literal or a bare word.
+
+    Returns:
+        The changes by dotted name.
+
+    Raises:
+        UserError: A text is no assignment.
+    """
+    changes: dict[str, object] = {}
     for text in assignments:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
@@ -18,7 +29,7 @@ def parse_assignments(assignments):
     return changes
 
 
-def _literal(text):
+def _literal(text: str) -> object:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

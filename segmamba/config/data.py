@@ -2,99 +2,77 @@
 
 from dataclasses import dataclass
 
-from segmamba.config.rules import SIDE_MULTIPLE, require
+from segmamba.config.rules import SIDE_MULTIPLE, require, require_each
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
+    """The data set, its division into sets of patients, and the patches."""
+
     source: str = ""
     """Path of the data set, as --data gives it. Empty is the embedded phantom."""
     labels: str = "auto"
-    """Label convention, as --labels gives it; auto and mixed take it from naming or dataset.json."""
+    """Label convention, as --labels gives it; auto and mixed take it from naming or
+    dataset.json."""
     spacing_mm: float = 1.0
-    """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is not resampled."""
+    """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is
+    not resampled."""
     patch_size: tuple[int, int, int] = (128, 128, 64)
-    """Voxels along NIfTI x, y, z of one training patch and of one inference window; multiples of 16."""
+    """Voxels along NIfTI x, y, z of one training patch and of one inference window; multiples of
+    16."""
     pad_to_patch: bool = False
-    """Zero-pad volumes that are smaller than the patch. Off: such a volume is an error."""
+    """Zero-pad volumes that are smaller than the patch. False is off: such a volume is an error."""
     tumour_centre_share: float = 0.5
-    """Probability that a patch is centred on a tumour voxel; otherwise on a brain voxel that is none. 0 is off."""
+    """Probability that a patch is centred on a tumour voxel; otherwise its centre is a brain voxel
+    outside the tumour. 0 is off."""
     balance_classes: bool = False
-    """Draw a tumour centre's class first, all classes of the case alike, so that small ones are seen as often. Off: all tumour voxels alike."""
+    """Draw a tumour centre's class first, with equal chances for all classes of the case, so that
+    small classes are seen as often. False is off: all tumour voxels have equal chances."""
     validation_cases: int = 20
-    """At most this many cases choose checkpoints, the validation set. More would only make validation slower."""
+    """At most this many cases are the validation set, which chooses checkpoints. More would only
+    make validation slower."""
     validation_share: float = 0.15
-    """Share of the patients held out for the validation set, before the cap of `validation_cases`."""
+    """Share of the patients held out for the validation set, before the cap of
+    `validation_cases`."""
     test_share: float = 0.2
-    """Share of the patients held out for the verdict, the test set."""
+    """Share of the patients held out for the test set, which gives the verdict."""
     test_cases: int = 0
     """At most this many cases are tested; 0 is no cap."""
     split_seed: int = 0
-    """Which patients fall into which set. The same for every arm and every seed of a study."""
+    """Decides which patients fall into which set; the same for every arm and every seed of a
+    study."""
     folds: int = 0
-    """Folds of a cross-validation, stratified by tumour volume and presence of ET; the test set is 1 / folds of the patients. 0 is one split."""
+    """Folds of a cross-validation, stratified by tumour volume and presence of ET; the test set is
+    1 / folds of the patients. 0 is one split."""
     fold: int = 0
-    """Which of the folds is trained and tested, from 0; they are those of `folds` or of `splits_file`."""
+    """Which of the folds is trained and tested, from 0; they are those of `folds` or of
+    `splits_file`."""
     splits_file: str = ""
-    """Path of nnU-Net's splits_final.json, or of a MONAI datalist with folds, that says who trains and who is tested. Empty is off."""
+    """Path of nnU-Net's splits_final.json, or of a MONAI datalist with folds, that says which cases
+    are trained on and which are tested. Empty is off."""
     holdout_share: float = 0.0
-    """Share of the patients that no study touches, chosen by their ids alone; kept for a final evaluation. 0 is off."""
+    """Share of the patients that no study touches, chosen by their ids alone and kept for a final
+    evaluation. 0 is off."""
     holdout_file: str = ""
-    """Path of a list of patients or cases, one a line or a JSON list, that no study touches; instead of `holdout_share`. Empty is off."""
+    """Path of a list of patients or cases, one a line or a JSON list, that no study touches;
+    instead of `holdout_share`. Empty is off."""
     labelled_share: float = 1.0
-    """Share of the patients to train on whose labels are used; the others serve as unlabelled cases. 1 is all."""
+    """Share of the patients to train on whose labels are used; the others serve as unlabelled
+    cases. 1 is all."""
     workers: int = 4
     """Processes that read patches; 0 reads them in the training process."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.spacing_mm > 0, "data.spacing_mm", self.spacing_mm, "must be above 0 mm")
         require(
             all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size),
             "data.patch_size",
             self.patch_size,
-            f"every side must be a positive multiple of {SIDE_MULTIPLE}, because the network halves it four times",
+            f"every side must be a positive multiple of {SIDE_MULTIPLE}, "
+            "because the network halves it four times",
         )
-        for name in ("tumour_centre_share", "validation_share", "test_share", "holdout_share"):
-            require(
-                0 <= getattr(self, name) <= 1,
-                f"data.{name}",
-                getattr(self, name),
-                "must lie in [0, 1]",
-            )
-        require(
-            self.validation_share + self.test_share < 1,
-            "data.test_share",
-            self.test_share,
-            f"validation_share + test_share must leave patients to train on, below 1 (validation_share is {self.validation_share})",
-        )
-        require(
-            self.validation_cases >= 1,
-            "data.validation_cases",
-            self.validation_cases,
-            "at least one case must choose the checkpoint",
-        )
-        require(
-            self.test_cases >= 0, "data.test_cases", self.test_cases, "must be 0 (no cap) or more"
-        )
-        require(
-            self.folds == 0 or self.folds >= 2,
-            "data.folds",
-            self.folds,
-            "must be 0 (one split) or at least 2",
-        )
-        require(self.fold >= 0, "data.fold", self.fold, "folds are numbered from 0")
-        require(
-            not (self.folds and self.splits_file),
-            "data.folds",
-            self.folds,
-            "splits_file brings its own folds; set one of the two",
-        )
-        require(
-            self.splits_file or self.fold < max(self.folds, 1),
-            "data.fold",
-            self.fold,
-            f"there are {self.folds} folds, numbered from 0; set data.folds or data.splits_file",
-        )
+        self._check_sets()
+        self._check_folds()
         require(
             self.holdout_share < 1,
             "data.holdout_share",
@@ -114,3 +92,49 @@ class DataConfig:
             "must lie in (0, 1], 1 being all labels",
         )
         require(self.workers >= 0, "data.workers", self.workers, "must be 0 or more processes")
+
+    def _check_sets(self) -> None:
+        require_each(
+            self,
+            "data",
+            ("tumour_centre_share", "validation_share", "test_share", "holdout_share"),
+            lambda share: 0 <= share <= 1,
+            "must lie in [0, 1]",
+        )
+        require(
+            self.validation_share + self.test_share < 1,
+            "data.test_share",
+            self.test_share,
+            "validation_share + test_share must leave patients to train on, below 1 "
+            f"(validation_share is {self.validation_share})",
+        )
+        require(
+            self.validation_cases >= 1,
+            "data.validation_cases",
+            self.validation_cases,
+            "at least one case must choose the checkpoint",
+        )
+        require(
+            self.test_cases >= 0, "data.test_cases", self.test_cases, "must be 0 (no cap) or more"
+        )
+
+    def _check_folds(self) -> None:
+        require(
+            self.folds == 0 or self.folds >= 2,
+            "data.folds",
+            self.folds,
+            "must be 0 (one split) or at least 2",
+        )
+        require(self.fold >= 0, "data.fold", self.fold, "folds are numbered from 0")
+        require(
+            not (self.folds and self.splits_file),
+            "data.folds",
+            self.folds,
+            "splits_file brings its own folds; set one of the two",
+        )
+        require(
+            self.splits_file or self.fold < max(self.folds, 1),
+            "data.fold",
+            self.fold,
+            f"there are {self.folds} folds, numbered from 0; set data.folds or data.splits_file",
+        )

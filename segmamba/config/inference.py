@@ -1,5 +1,6 @@
 """How a whole volume is predicted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segmamba.config.rules import require
@@ -7,20 +8,26 @@ from segmamba.config.rules import require
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """Test-time options. The validation set, which is predicted every few epochs, takes the overlap alone; testing and `segmamba predict` take all."""
+    """Sliding window and test-time options.
+
+    The validation set, which is predicted every few epochs, takes the overlap alone. Testing and
+    `segmamba predict` take all options.
+    """
 
     overlap: float = 0.5
     """Overlap of neighbouring windows, as a share of the patch (nnU-Net's 0.5)."""
     overlap_voxels: int = 0
-    """Overlap in voxels, the same along every axis and for every patch, in place of `overlap`; 0 is off."""
+    """Overlap in voxels, the same along every axis and for every patch, in place of `overlap`; 0 is
+    off."""
     flips: bool = False
     """Average over the 8 mirror images along x, y and z; costs 8 times as much. False is off."""
     scales: tuple[float, ...] = (1.0,)
     """Average over these resolutions, as factors on the working grid's; (1,) is off."""
     window_batch: int = 0
-    """Windows in one forward pass; 0: 8 on a GPU, fewer where its memory is short, and 2 on a CPU."""
+    """Windows in one forward pass. 0 chooses: 8 on a GPU, fewer where its memory is short, and 2 on
+    a CPU."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "must lie in [0, 1)")
         require(
             self.overlap_voxels >= 0,
@@ -48,7 +55,8 @@ class InferenceConfig:
         )
 
     @property
-    def summary(self):
+    def summary(self) -> str:
+        """The options in words, for a line on the screen."""
         mirrors = ", 8 mirror images" if self.flips else ""
         scales = (
             ""
@@ -58,8 +66,18 @@ class InferenceConfig:
         overlap = f"{self.overlap_voxels} voxels" if self.overlap_voxels else f"{self.overlap:g}"
         return f"overlap {overlap}{mirrors}{scales}"
 
-    def overlaps(self, window):
-        """The overlap of windows of this size (voxels along x, y, z), as a share of each side."""
+    def overlaps(self, window: Sequence[int]) -> tuple[float, float, float]:
+        """Compute the overlap of neighbouring windows.
+
+        Args:
+            window: Voxels of a window along x, y, z.
+
+        Returns:
+            The overlap along each axis, as a share of the side.
+
+        Raises:
+            UserError: `overlap_voxels` is not below the shortest side.
+        """
         if not self.overlap_voxels:
             return (self.overlap,) * 3
         require(
@@ -68,4 +86,5 @@ class InferenceConfig:
             self.overlap_voxels,
             f"must be below the patch's {min(window)} voxels",
         )
-        return tuple(self.overlap_voxels / side for side in window)
+        x, y, z = (self.overlap_voxels / side for side in window)
+        return x, y, z

@@ -1,43 +1,55 @@
-"""Learning beyond the plain loop: averaged weights, hard cases, pretraining, a mean teacher. All off by default."""
+"""Learning beyond the plain loop, all off by default.
+
+Averaged weights, hard cases, pretraining, a mean teacher.
+"""
 
 from dataclasses import dataclass
 
-from segmamba.config.rules import require
+from segmamba.config.rules import require, require_each
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningConfig:
+    """Averaged weights, hard cases, pretraining and a mean teacher."""
+
     ema_decay: float = 0.0
-    """Decay, per optimiser step, of an exponential moving average of the weights, which is then what is validated, kept and tested; 0 is off.
-    Polyak & Juditsky 1992; 0.999 is usual, 0.99 for runs of a few hundred steps. Its start is warmed up: see segmamba.training.ema."""
+    """Decay, per optimiser step, of an exponential moving average of the weights, which is then
+    validated, kept and tested; 0 is off. Polyak & Juditsky 1992; 0.999 is usual, 0.99 for runs of a
+    few hundred steps. Its start is warmed up: see segmamba.training.ema."""
     hard_case_factor: float = 1.0
-    """How many times as often as the easiest the hardest training case is drawn, by its recent loss, the others between by rank (Loshchilov &
-    Hutter 2015, online batch selection); 1 is off. Above 1 the workers start afresh each epoch, with the losses up to it."""
+    """How many times as often the hardest training case is drawn as the easiest, by recent loss,
+    the others between them by rank (Loshchilov & Hutter 2015, online batch selection); 1 is off.
+    Above 1 the workers start afresh each epoch, with the losses up to it."""
     initial_weights: str = ""
-    """Path of weights to start from: a run's checkpoint or what `segmamba pretrain` wrote. Its heads are taken where they fit, all else must
-    fit. Empty is off."""
+    """Path of weights to start from: a run's checkpoint or what `segmamba pretrain` wrote. Its
+    heads are taken where they fit; all else must fit. Empty is off."""
     pretrain_epochs: int = 0
-    """Epochs (of `train.steps_per_epoch`) of masked volume reconstruction before training, on the images of training and unlabelled cases;
-    0 is off. Encoder and decoder are kept, as in Models Genesis (Zhou et al. 2019); masks as in He et al. 2022 and Tang et al. 2022."""
+    """Epochs (of `train.steps_per_epoch`) of masked volume reconstruction before training, on the
+    images of training and unlabelled cases; 0 is off. Encoder and decoder are kept, as in Models
+    Genesis (Zhou et al. 2019); masks as in He et al. 2022 and Tang et al. 2022."""
     mask_share: float = 0.6
-    """Share of the cubes of a patch that pretraining hides. He et al. 2022 hide 0.75 of an image."""
+    """Share of the cubes of a patch that pretraining hides. He et al. 2022 hide 0.75 of an
+    image."""
     mask_side: int = 8
     """Voxels along a side of these cubes."""
     consistency_weight: float = 0.0
-    """Weight, in the loss, of the squared difference of the network's and the averaged network's probabilities on unlabelled patches that both
-    see with noise of their own (mean teacher, Tarvainen & Valpola 2017); 0 is off. Needs `ema_decay`: the averaged network is the teacher.
-    Its passes are not compiled."""
+    """Weight, in the loss, of the squared difference between the probabilities of the network and
+    of the averaged network on unlabelled patches, which both see with noise of their own (mean
+    teacher, Tarvainen & Valpola 2017); 0 is off. Needs `ema_decay`: the averaged network is the
+    teacher. Its passes are not compiled."""
     consistency_rampup_epochs: int = 0
-    """Epochs over which that weight rises, as exp(-5 (1 - t)^2) (Laine & Aila 2017); 0: there from the start."""
+    """Epochs over which that weight rises, as exp(-5 (1 - t)^2) (Laine & Aila 2017). 0 is off: the
+    weight is there from the start."""
     consistency_noise: float = 0.1
-    """Strength of the noise, brightness and contrast in which the two views differ, in standard deviations of the z-scored channel."""
+    """Strength of the noise, brightness and contrast in which the two views differ, in standard
+    deviations of the z-scored channel."""
 
     @property
-    def from_images(self):
-        """Whether it learns from cases without a segmentation."""
+    def from_images(self) -> bool:
+        """Whether a run learns from cases without a segmentation."""
         return bool(self.consistency_weight or self.pretrain_epochs)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             0 <= self.ema_decay < 1,
             "learning.ema_decay",
@@ -83,10 +95,10 @@ class LearningConfig:
             self.consistency_weight,
             "the teacher is the averaged network: set learning.ema_decay too, for example 0.99",
         )
-        for name in ("consistency_rampup_epochs", "consistency_noise"):
-            require(
-                getattr(self, name) >= 0,
-                f"learning.{name}",
-                getattr(self, name),
-                "must be 0 or more",
-            )
+        require_each(
+            self,
+            "learning",
+            ("consistency_rampup_epochs", "consistency_noise"),
+            lambda value: value >= 0,
+            "must be 0 or more",
+        )

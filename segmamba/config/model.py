@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from segmamba.config.rules import LEVELS, require
+from segmamba.config.rules import LEVELS, require, require_each
 
-OURS = (
-    "segmamba",
-    "unet",
-    "control",
-)  # the networks that are built here; the others are their authors'
+OURS = ("segmamba", "unet", "control")
+"""The networks that this package builds itself; the others are built by their authors' code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
+    """The architecture and what computes it."""
+
     name: Literal[
         "segmamba",
         "unet",
@@ -24,9 +23,10 @@ class ModelConfig:
         "nnunet_plain",
         "nnunet_resenc",
     ] = "segmamba"
-    """unet: conv blocks at every level, as many in stage 4 and the bottleneck as in stage 3. control: no Mamba blocks, and wider
-    convolution in their stages for the parameters that `mamba_depths` would have cost. The others are MONAI's and nnU-Net's networks,
-    to which of the settings below only base_channels applies."""
+    """The network. unet: conv blocks at every level, as many in stage 4 and the bottleneck as in
+    stage 3. control: no Mamba blocks, and wider convolution in their stages for the parameters that
+    `mamba_depths` would have cost. The others are MONAI's and nnU-Net's networks, to which of the
+    settings below only `base_channels` applies."""
     base_channels: int = 32
     """Channels of the stem and of stage 1; doubled at every level below."""
     conv_depths: tuple[int, int, int] = (2, 2, 2)
@@ -40,27 +40,36 @@ class ModelConfig:
     expand: int = 2
     """Inner width of a Mamba block as a multiple of its channels."""
     scan_order: Literal["forward", "bidirectional", "tri"] = "forward"
-    """Which ways a Mamba block reads the voxels: once; forwards and backwards; these and across slices (Xing et al. 2024, SegMamba),
-    along `scan_axes` with its slowest axis made the fastest. Every way has its own scan and shares the projections in and out."""
+    """Directions in which a Mamba block reads the voxels. forward: once. bidirectional: forwards
+    and backwards. tri: both, and across slices, along `scan_axes` with its slowest axis made the
+    fastest (Xing et al. 2024, SegMamba). Every direction has its own scan; all share the
+    projections in and out."""
     scan_axes: Literal["dhw", "dwh", "hdw", "hwd", "wdh", "whd"] = "dhw"
-    """The order of the axes in a scan, slowest first; d, h, w are NIfTI x, y, z. dhw is the order in memory."""
+    """Order of the axes in a scan, slowest first; d, h, w are NIfTI x, y, z. dhw is the order in
+    memory."""
     norm: Literal["batch", "instance"] = "batch"
-    """Normalisation of the conv blocks. The paper preset takes batch; nnU-Net and most of the field take instance."""
+    """Normalisation of the conv blocks. The paper preset takes batch; nnU-Net and most of the field
+    take instance."""
     upsample: Literal["transposed", "interpolate"] = "transposed"
-    """How the decoder doubles the resolution: 2x2x2 transposed convolution, or 1x1x1 convolution and trilinear interpolation."""
+    """How the decoder doubles the resolution. transposed: a 2x2x2 transposed convolution.
+    interpolate: a 1x1x1 convolution and trilinear interpolation."""
     attention_gates: bool = False
     """Weigh the skips by attention gates (Oktay et al. 2018). False is off."""
     outputs: Literal["classes", "regions"] = "classes"
-    """What the network predicts: background, NCR, ED and ET, that exclude each other (softmax, cross entropy), or the evaluated regions ET, TC
-    and WT, that overlap (a sigmoid each, binary cross entropy; Isensee et al. 2020, nnU-Net for brain tumor segmentation)."""
+    """What the network predicts. classes: background, NCR, ED and ET, which exclude each other
+    (softmax, cross entropy). regions: the evaluated regions ET, TC and WT, which overlap (a sigmoid
+    each, binary cross entropy; Isensee et al. 2020, nnU-Net for brain tumor segmentation)."""
     deep_supervision: int = 0
-    """Further outputs of the decoder in training, at 1/2, 1/4 and 1/8 of the resolution; up to 3. 0 is off."""
+    """Further outputs of the decoder in training, at 1/2, 1/4 and 1/8 of the resolution; up to 3. 0
+    is off."""
     checkpoint_stages: tuple[int, ...] = ()
-    """Levels, 1 (full resolution, most memory) to 5 (bottleneck), whose activations the backward computes again. () is off."""
+    """Levels, 1 (full resolution, most memory) to 5 (bottleneck), whose activations the backward
+    pass computes again. () is off."""
     scan: Literal["auto", "sequential", "portable", "mamba_ssm", "triton"] = "auto"
-    """What computes the selective scan; the weights fit all. auto: the fastest that runs here. sequential is for tests: slow, exact."""
+    """What computes the selective scan; the weights fit all. auto: the fastest that runs here.
+    sequential is for tests: slow, exact."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.base_channels >= 1, "model.base_channels", self.base_channels, "must be 1 or more"
         )
@@ -76,10 +85,13 @@ class ModelConfig:
             self.mamba_depths,
             "must be 0 (no Mamba block) or more, per stage",
         )
-        for name in ("d_state", "d_conv", "expand"):
-            require(
-                getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be 1 or more"
-            )
+        require_each(
+            self,
+            "model",
+            ("d_state", "d_conv", "expand"),
+            lambda value: value >= 1,
+            "must be 1 or more",
+        )
         require(
             0 <= self.deep_supervision <= LEVELS - 2,
             "model.deep_supervision",
@@ -92,23 +104,30 @@ class ModelConfig:
             self.checkpoint_stages,
             f"levels are numbered 1 to {LEVELS}, the last being the bottleneck",
         )
+        self._check_peers()
+
+    def _check_peers(self) -> None:
+        """Refuse settings that a network of other authors does not have."""
         require(
             self.name != "segresnet" or self.base_channels % 8 == 0,
             "model.base_channels",
             self.base_channels,
             "segresnet normalises in 8 groups of channels; choose a multiple of 8: 8, 16, 24, ...",
         )
-        if self.name not in OURS:
-            for name in (
-                "norm",
-                "upsample",
-                "attention_gates",
-                "deep_supervision",
-                "checkpoint_stages",
-            ):
-                require(
-                    getattr(self, name) == getattr(ModelConfig, name),
-                    f"model.{name}",
-                    getattr(self, name),
-                    f"has no effect on {self.name}, which is built as its authors build it; leave it at {getattr(ModelConfig, name)!r}",
-                )
+        if self.name in OURS:
+            return
+        for name in (
+            "norm",
+            "upsample",
+            "attention_gates",
+            "deep_supervision",
+            "checkpoint_stages",
+        ):
+            value, default = getattr(self, name), getattr(ModelConfig, name)
+            require(
+                value == default,
+                f"model.{name}",
+                value,
+                f"has no effect on {self.name}, which is built as its authors build it; "
+                f"leave it at {default!r}",
+            )

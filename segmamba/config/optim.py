@@ -1,12 +1,14 @@
-"""How it is minimised."""
+"""How the loss is minimised."""
 
 from dataclasses import dataclass
 
-from segmamba.config.rules import require
+from segmamba.config.rules import require, require_each
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
+    """AdamW and its learning rate: a linear warm-up and then a cosine."""
+
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
     min_lr: float = 1e-6
@@ -20,7 +22,7 @@ class OptimConfig:
     clip_norm: float = 0.0
     """Largest gradient norm; 0 is off."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr", self.lr, "must be above 0")
         require(
             0 <= self.min_lr <= self.lr,
@@ -28,13 +30,13 @@ class OptimConfig:
             self.min_lr,
             f"must lie in [0, lr = {self.lr}]",
         )
-        for name in ("weight_decay", "warmup_epochs", "clip_norm"):
-            require(
-                getattr(self, name) >= 0,
-                f"optim.{name}",
-                getattr(self, name),
-                "must be 0 (off) or more",
-            )
+        require_each(
+            self,
+            "optim",
+            ("weight_decay", "warmup_epochs", "clip_norm"),
+            lambda value: value >= 0,
+            "must be 0 (off) or more",
+        )
         require(
             all(0 <= b < 1 for b in self.betas),
             "optim.betas",

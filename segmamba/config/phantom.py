@@ -7,16 +7,16 @@ from segmamba.config.rules import require
 
 @dataclass(frozen=True, kw_only=True)
 class PhantomConfig:
-    """The embedded data, used when no folder is given."""
+    """The embedded data, used when no data set is given."""
 
     cases: int = 24
     """How many cases are generated."""
     size: tuple[int, int, int] = (240, 240, 155)
     """Voxels along x, y, z; the voxel size follows so that the head fits."""
     seed: int = 0
-    """Which heads and tumours."""
+    """Decides the shapes of heads and tumours."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.cases >= 2,
             "phantom.cases",

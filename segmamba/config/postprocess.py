@@ -1,53 +1,65 @@
-"""What is done to a predicted volume. A run's own values, chosen on the validation set, stand in postprocessing.json beside its checkpoint."""
+"""What is done to a predicted volume.
+
+A run's own values, chosen on the validation set, are in postprocessing.json beside its checkpoint.
+"""
 
 import dataclasses
 import json
 from dataclasses import dataclass
 
-from segmamba.config.rules import require
+from segmamba.config.rules import require, require_each
 
 FILE_NAME = "postprocessing.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostprocessConfig:
-    """All off by default. In this order: CRF, thresholds, small components, small ET. Tuples are in the order ET, TC, WT."""
+    """Post-processing steps, all off by default.
+
+    They are applied in this order: CRF, thresholds, small components, small ET. Tuples are in the
+    order ET, TC, WT.
+    """
 
     crf_steps: int = 0
-    """Mean-field steps of the conditional random field that moves boundaries to edges of the images; 0 is off."""
+    """Mean-field steps of the conditional random field that moves boundaries to edges of the
+    images; 0 is off."""
     crf_smoothness: float = 0.0
     """Weight of the kernel that knows positions alone; 0 is off, which measured best."""
     crf_appearance: float = 3.0
-    """Weight of the kernel that knows positions and intensities."""
+    """Weight of the kernel that knows positions and intensities; 0 is off."""
     crf_reach: float = 1.5
     """Standard deviation, in voxels, of both kernels in space; they end at 2 voxels."""
     crf_contrast: float = 0.5
-    """Difference in intensity, in standard deviations of the z-scored image, at which two voxels stop pulling at each other."""
+    """Difference in intensity, in standard deviations of the z-scored image, at which two voxels
+    stop pulling at each other."""
     thresholds: tuple[float, ...] = ()
-    """Probability above which a voxel belongs to ET, TC and WT; () is off: the likeliest class, or 0.5 for a network of regions."""
+    """Probability above which a voxel belongs to ET, TC and WT; () is off: the likeliest class, or
+    0.5 for a network of regions."""
     min_component_voxels: tuple[int, int, int] = (0, 0, 0)
-    """Smallest 26-connected component of ET, TC and WT that stays, in voxels of the source; 0 is off. `--postprocess paper` has 100."""
+    """Smallest 26-connected component of ET, TC and WT that stays, in voxels of the source; 0 is
+    off. `--postprocess paper` has 100."""
     min_et_voxels: int = 0
-    """A case whose whole ET has fewer voxels of the source gets it as NCR (known from BraTS, where an absent ET is all or nothing); 0 is off."""
+    """Smallest ET, in voxels of the source: a case whose whole ET has fewer gets it as NCR (known
+    from BraTS, where an absent ET is all or nothing); 0 is off."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.crf_steps >= 0, "postprocess.crf_steps", self.crf_steps, "must be 0 (off) or more"
         )
-        for name in ("crf_smoothness", "crf_appearance"):
-            require(
-                getattr(self, name) >= 0,
-                f"postprocess.{name}",
-                getattr(self, name),
-                "must be 0 (off) or more",
-            )
-        for name in ("crf_reach", "crf_contrast"):
-            require(
-                getattr(self, name) > 0,
-                f"postprocess.{name}",
-                getattr(self, name),
-                "must be above 0",
-            )
+        require_each(
+            self,
+            "postprocess",
+            ("crf_smoothness", "crf_appearance"),
+            lambda weight: weight >= 0,
+            "must be 0 (off) or more",
+        )
+        require_each(
+            self,
+            "postprocess",
+            ("crf_reach", "crf_contrast"),
+            lambda value: value > 0,
+            "must be above 0",
+        )
         require(
             len(self.thresholds) in (0, 3),
             "postprocess.thresholds",
@@ -74,7 +86,8 @@ class PostprocessConfig:
         )
 
     @property
-    def is_off(self):
+    def is_off(self) -> bool:
+        """Whether no step is on."""
         return not (
             self.crf_steps
             or self.thresholds
@@ -83,8 +96,8 @@ class PostprocessConfig:
         )
 
     @property
-    def summary(self):
-        """What is on, in the settings' own words."""
+    def summary(self) -> str:
+        """The steps that are on, named as their settings."""
         steps = {
             "crf_steps": self.crf_steps,
             "thresholds": self.thresholds,
@@ -95,5 +108,6 @@ class PostprocessConfig:
             ", ".join(f"{name} {getattr(self, name)}" for name, on in steps.items() if on) or "off"
         )
 
-    def to_json(self):
+    def to_json(self) -> str:
+        """Write the settings as the content of a postprocessing.json."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"

@@ -3,9 +3,10 @@
 from segmamba.config.tree import Config
 from segmamba.errors import UserError
 
-PRESETS = {
+PRESETS: dict[str, dict[str, object]] = {
     "paper": {},  # the defaults, exactly
-    # An hour on one GPU for a study of a few arms: the paper's network and patch, a short schedule with its own warm-up.
+    # An hour on one GPU for a study of a few arms: the paper's network and patch, and a short
+    # schedule with its own warm-up.
     "quick": {
         "train.epochs": 30,
         "train.steps_per_epoch": 100,
@@ -15,7 +16,8 @@ PRESETS = {
         "data.validation_cases": 8,
         "phantom.cases": 40,
     },
-    # Minutes on two CPU cores: a 3 mm grid, so that a whole head is 64x64x48 voxels, and a narrow network.
+    # Minutes on two CPU cores: a 3 mm grid, so that a whole head is 64x64x48 voxels, and a narrow
+    # network.
     "demo": {
         "data.spacing_mm": 3.0,
         "data.patch_size": (48, 48, 32),
@@ -38,8 +40,18 @@ PRESETS = {
 }
 
 
-def preset(name):
-    """The Config of a preset: demo, quick or paper."""
+def preset(name: str) -> Config:
+    """Build the configuration of a preset.
+
+    Args:
+        name: demo, quick or paper.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: There is no such preset.
+    """
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     return Config().changed(PRESETS[name])

@@ -1,15 +1,15 @@
-"""The tree of sections, and its forms: flat and dotted for MLflow and the command line, JSON for a run's folder."""
+"""The tree of sections and its two forms.
 
-import ast
+Flat by dotted name for MLflow and the command line; JSON for a run's folder.
+"""
+
 import dataclasses
 import difflib
-import inspect
-import itertools
 import json
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from segmamba.config.augment import AugmentConfig
 from segmamba.config.data import DataConfig
@@ -24,22 +24,13 @@ from segmamba.config.rules import require
 from segmamba.config.train import TrainConfig
 from segmamba.errors import UserError
 
-# Settings of configurations that were written before 0.2, whose "test" is today's holdout.
-RENAMED = {
-    "data.minival_cases": "data.validation_cases",
-    "data.minival_share": "data.validation_share",
-    "data.judge_cases": "data.test_cases",
-    "data.judge_share": "data.test_share",
-    "data.test_share": "data.holdout_share",
-    "data.test_file": "data.holdout_file",
-    "train.judge_last": "train.test_last",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    """All settings of a run; the defaults are the `paper` preset."""
+
     seed: int = 0
-    """Initial weights, patches and augmentation of one run."""
+    """Decides initial weights, patches and augmentation of one run."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -51,7 +42,7 @@ class Config:
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "must be 0 or more")
         require(
             self.optim.warmup_epochs <= self.train.epochs,
@@ -67,165 +58,124 @@ class Config:
         )
         self.inference.overlaps(self.data.patch_size)
 
-    def changed(self, changes):
-        """A new Config with the dotted `changes` ({"optim.lr": 3e-4}) applied together and checked."""
-        return from_flat_dict({**self.to_flat_dict(), **_known(changes, self.to_flat_dict())})
+    def changed(self, changes: Mapping[str, object]) -> "Config":
+        """Apply changes together and check the result.
 
-    def to_flat_dict(self):
-        """{"optim.lr": 1e-4, ...}: dotted names to values, in declaration order."""
-        flat = {}
+        Args:
+            changes: New values by dotted name, for example {"optim.lr": 3e-4}.
+
+        Returns:
+            A new configuration.
+
+        Raises:
+            UserError: A name is unknown, with the nearest known ones, or a value is wrong.
+        """
+        flat = self.to_flat_dict()
+        _check_known(changes, flat)
+        return from_flat_dict({**flat, **changes})
+
+    def to_flat_dict(self) -> dict[str, Any]:
+        """Map dotted names to values, {"optim.lr": 1e-4, ...}, in declaration order."""
+        flat: dict[str, Any] = {}
         for top in dataclasses.fields(self):
             value = getattr(self, top.name)
             if dataclasses.is_dataclass(value):
                 flat |= {
-                    f"{top.name}.{f.name}": getattr(value, f.name)
-                    for f in dataclasses.fields(value)
+                    f"{top.name}.{leaf.name}": getattr(value, leaf.name)
+                    for leaf in dataclasses.fields(value)
                 }
             else:
                 flat[top.name] = value
         return flat
 
-    def to_json(self):
+    def to_json(self) -> str:
+        """Write the settings as the content of a config.json."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
-def from_flat_dict(flat):
-    """The Config of a complete or partial flat dict; what is missing takes its default."""
-    hints, sections = typing.get_type_hints(Config), {}
-    top = {}
+def from_flat_dict(flat: Mapping[str, object]) -> Config:
+    """Build a configuration from values by dotted name.
+
+    Args:
+        flat: Values by dotted name; what is missing takes its default.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: A value is wrong.
+    """
+    hints = typing.get_type_hints(Config)
+    top: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
     for name, value in flat.items():
         section, _, leaf = name.rpartition(".")
         owner = hints[section] if section else Config
-        value = _typed(value, typing.get_type_hints(owner)[leaf], name)
-        (sections.setdefault(section, {}) if section else top)[leaf] = value
+        values = sections.setdefault(section, {}) if section else top
+        values[leaf] = _typed(value, typing.get_type_hints(owner)[leaf], name)
     return Config(
         **top, **{section: hints[section](**values) for section, values in sections.items()}
     )
 
 
-def load_config(path):
-    """The Config that `config.json` holds; a field it does not know is an error that names the nearest."""
-    flat = {}
-    for name, value in _read_tree(
-        path, "a configuration", "a config.json written by a run"
-    ).items():
-        flat |= (
-            {f"{name}.{leaf}": v for leaf, v in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
+def _check_known(names: Iterable[str], fields: Iterable[str]) -> None:
+    """Refuse the first name that is no field, with the nearest fields by leaf or whole name."""
+    fields = list(fields)
+    for name in names:
+        if name in fields:
+            continue
+        leaves = difflib.get_close_matches(
+            _leaf(name), {_leaf(field) for field in fields}, n=2, cutoff=0.7
         )
-    if "data.minival_share" in flat:
-        flat = {RENAMED.get(name, name): value for name, value in flat.items()}
-    return Config().changed(flat)
-
-
-def load_postprocess(path):
-    """The PostprocessConfig that a postprocessing.json holds; what it does not name is off."""
-    tree = _read_tree(path, "post-processing", "a postprocessing.json")
-    try:
-        return (
-            Config()
-            .changed({f"postprocess.{name}": value for name, value in tree.items()})
-            .postprocess
+        near = [field for field in fields if _leaf(field) in leaves]
+        alike = difflib.get_close_matches(name, fields, n=3, cutoff=0.7)
+        near += [field for field in alike if field not in near]
+        hint = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else f"the sections are {', '.join(sorted({f.partition('.')[0] for f in fields}))}"
         )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"unknown setting {name!r}: {hint}")
 
 
-def _read_tree(path, what, wanted):
-    try:
-        tree = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as {what} ({error}); give {wanted}") from error
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"{path}: cannot be read as {what} (it holds a {type(tree).__name__}); give {wanted}"
-        )
-    return tree
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
-def _known(changes, fields):
-    for name in changes:
-        if name not in fields:
-            leaves = difflib.get_close_matches(
-                name.rpartition(".")[2], {f.rpartition(".")[2] for f in fields}, n=2, cutoff=0.7
-            )
-            near = [f for f in fields if f.rpartition(".")[2] in leaves]
-            near += [
-                f for f in difflib.get_close_matches(name, fields, n=3, cutoff=0.7) if f not in near
-            ]
-            hint = (
-                f"did you mean {', '.join(near)}?"
-                if near
-                else f"the sections are {', '.join(sorted({f.partition('.')[0] for f in fields}))}"
-            )
-            raise UserError(f"unknown setting {name!r}: {hint}")
-    return changes
+def _typed(value: object, hint: Any, name: str) -> object:
+    """Check a value against a type, bool, int, float, str, Literal or a tuple of these.
 
-
-def _typed(value, hint, name):
-    """`value` as the type `hint` (bool, int, float, str, Literal, tuple of these), or a UserError."""
+    An int is made a float and a list a tuple where the type asks for it.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         require(value in args, name, value, f"must be one of {', '.join(map(str, args))}")
         return value
     if origin is tuple:
-        if args[-1] is Ellipsis and not isinstance(value, (tuple, list)):
-            value = (value,)
-        item_hints = (
-            args
-            if args[-1] is not Ellipsis
-            else (args[0],) * (len(value) if isinstance(value, (tuple, list)) else 0)
-        )
-        wanted = f"{len(args)} values" if args[-1] is not Ellipsis else "a list of values"
-        require(
-            isinstance(value, (tuple, list)) and len(value) == len(item_hints),
-            name,
-            value,
-            f"must be {wanted}, for example {name}=1,2,3",
-        )
-        return tuple(_typed(v, h, name) for v, h in zip(value, item_hints, strict=True))
+        return _typed_tuple(value, args, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         require(abs(value) < 1e300, name, "a huge integer", "must be finite")
         value = float(value)
-    right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     require(
-        right,
+        isinstance(value, hint) and not (hint is int and isinstance(value, bool)),
         name,
         value,
         f"must be {'an' if hint is int else 'a'} {hint.__name__}, not {type(value).__name__}",
     )
-    require(
-        hint is not float or (value == value and abs(value) != float("inf")),
-        name,
-        value,
-        "must be finite",
-    )
+    if isinstance(value, float):
+        require(value == value and abs(value) != float("inf"), name, value, "must be finite")
     return value
 
 
-def field_docs():
-    """{dotted name: docstring} of every field, read from the sections' source, for --help and docs."""
-    sections = {
-        f"{name}.": hint
-        for name, hint in typing.get_type_hints(Config).items()
-        if dataclasses.is_dataclass(hint)
-    }
-    return {
-        prefix + name: doc
-        for prefix, section in {"": Config, **sections}.items()
-        for name, doc in _docs_of(section).items()
-    }
-
-
-def _docs_of(section):
-    """{field: the string below it} of one dataclass."""
-    body = ast.parse(inspect.getsource(section)).body[0].body
-    pairs = itertools.pairwise(body)
-    return {
-        this.target.id: after.value.value
-        for this, after in pairs
-        if isinstance(this, ast.AnnAssign)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
+def _typed_tuple(value: object, args: tuple[Any, ...], name: str) -> tuple[object, ...]:
+    """Check a tuple against the arguments of its type: one type per item, or (type, ...)."""
+    any_length = args[-1] is Ellipsis
+    if any_length and not isinstance(value, (tuple, list)):
+        value = (value,)
+    wanted = "a list of values" if any_length else f"{len(args)} values"
+    rule = f"must be {wanted}, for example {name}=1,2,3"
+    if not isinstance(value, (tuple, list)):
+        raise UserError(f"{name} = {value!r}: {rule}")
+    hints = (args[0],) * len(value) if any_length else args
+    require(len(value) == len(hints), name, value, rule)
+    return tuple(_typed(item, hint, name) for item, hint in zip(value, hints, strict=True))

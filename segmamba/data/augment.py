@@ -1,13 +1,16 @@
-"""Augmentation on the device, in batch. What is done to a patch is a pure function of (seed, epoch, index).
+"""Augmentation on the device, in batches.
 
-Legend: B batch, C modalities, (D, H, W) = NIfTI (x, y, z); the axial plane is x-y, that is D-H.
+What is done to a patch is a pure function of (seed, epoch, index).
+
+Legend: B batch, C modalities, (D, H, W) = NIfTI (x, y, z). The axial plane is x-y, that is D-H.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from segmamba.config import AugmentConfig
 from segmamba.data.augment_intensity import (
     add_noise,
     blur,
@@ -15,114 +18,124 @@ from segmamba.data.augment_intensity import (
     lower_resolution,
     shift_and_stretch,
 )
-from segmamba.data.augment_spatial import flip_and_turn, warp, warps
+from segmamba.data.augment_spatial import flip_and_turn, must_interpolate, warp
+from segmamba.data.augmentation_draws import AugmentationDraws
 from segmamba.data.sampling import AUGMENTATION, generator
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What happens to one patch. Everything is drawn, used or not: switching one transform off leaves the others' draws alone.
+def draw_augmentation(
+    config: AugmentConfig, seed: int, epoch: int, index: int, channels: int
+) -> AugmentationDraws:
+    """Draw what happens to one patch.
 
-    Arrays are (C,), a value per channel.
+    Args:
+        config: Probabilities and ranges.
+        seed: The run's seed.
+        epoch: From 1.
+        index: Of the patch within the epoch, from 0.
+        channels: C, the number of modalities.
+
+    Returns:
+        The draws, which depend on the arguments alone.
     """
-
-    flips: tuple
-    quarter_turns: int
-    scale: float
-    brightness: np.ndarray
-    contrast: np.ndarray
-    rotation_degrees: tuple
-    """About x, y and z; zeros are none."""
-    elastic_voxels: float
-    """Standard deviation of the displacement at the control points; 0 is none."""
-    elastic_spacing: float
-    """Voxels between two control points."""
-    field_seed: int
-    """Of the displacements."""
-    noise_std: np.ndarray
-    """0 is none."""
-    noise_seed: int
-    blur_sigma: np.ndarray
-    """Voxels; 0 is none."""
-    zoom: np.ndarray
-    """Share of the sides that low resolution keeps; 1 is none."""
-    gamma: np.ndarray
-    """Exponent; 1 is none."""
-
-
-def plan(config, seed, epoch, index, channels):
-    """The Plan of one patch. `config` is an AugmentConfig."""
+    # The order of the calls to `rng` is part of what a seed means.
     rng = generator(seed, epoch, index, AUGMENTATION)
     flips = tuple(bool(f) for f in rng.random(3) < config.flip_probability)
     turns, turned = int(rng.integers(1, 4)), rng.random() < config.rotate90_probability
     scale = float(rng.uniform(*config.scale_range))
     brightness = rng.uniform(-1, 1, channels) * config.brightness
     contrast = rng.uniform(*config.contrast_range, channels)
-    rotated, turn = (
-        rng.random() < config.rotation_probability,
-        rng.uniform(-1, 1, 3) * config.rotation_degrees,
+    rotated = rng.random() < config.rotation_probability
+    degrees = rng.uniform(-1, 1, 3) * config.rotation_degrees
+    deformed = rng.random() < config.elastic_probability
+    elastic_voxels = float(rng.uniform(*config.elastic_range))
+    field_seed = int(rng.integers(2**31))
+    noise_std = _for_some_channels(
+        rng, config.noise_probability, config.noise_range, channels, none=0
     )
-    deformed, elastic, field_seed = (
-        rng.random() < config.elastic_probability,
-        rng.uniform(*config.elastic_range),
-        int(rng.integers(2**31)),
+    noise_seed = int(rng.integers(2**31))
+    blur_sigma = _for_some_channels(
+        rng, config.blur_probability, config.blur_range, channels, none=0
     )
-    return Plan(
+    zoom = _for_some_channels(
+        rng, config.low_resolution_probability, config.low_resolution_range, channels, none=1
+    )
+    log_gamma = _for_some_channels(
+        rng, config.gamma_probability, np.log(config.gamma_range), channels, none=0
+    )
+    return AugmentationDraws(
         flips=flips,
         quarter_turns=turns if turned else 0,
         scale=scale,
         brightness=brightness,
         contrast=contrast,
-        rotation_degrees=tuple(map(float, turn)) if rotated else (0.0, 0.0, 0.0),
-        elastic_voxels=float(elastic) if deformed else 0.0,
+        rotation_degrees=tuple(map(float, degrees)) if rotated else (0.0, 0.0, 0.0),
+        elastic_voxels=elastic_voxels if deformed else 0.0,
         elastic_spacing=config.elastic_spacing_voxels,
         field_seed=field_seed,
-        noise_std=_for_some_channels(
-            rng, config.noise_probability, config.noise_range, channels, none=0
-        ),
-        noise_seed=int(rng.integers(2**31)),
-        blur_sigma=_for_some_channels(
-            rng, config.blur_probability, config.blur_range, channels, none=0
-        ),
-        zoom=_for_some_channels(
-            rng, config.low_resolution_probability, config.low_resolution_range, channels, none=1
-        ),
-        gamma=np.exp(
-            _for_some_channels(
-                rng, config.gamma_probability, np.log(config.gamma_range), channels, none=0
-            )
-        ),
+        noise_std=noise_std,
+        noise_seed=noise_seed,
+        blur_sigma=blur_sigma,
+        zoom=zoom,
+        gamma=np.exp(log_gamma),
     )
 
 
-def _for_some_channels(rng, probability, limits, channels, *, none):
-    chosen, values = rng.random(channels) < probability, rng.uniform(*limits, channels)
+def _for_some_channels(
+    rng: np.random.Generator,
+    probability: float,
+    limits: Sequence[float] | np.ndarray,
+    channels: int,
+    *,
+    none: float,
+) -> np.ndarray:
+    """(C,): a uniform value for each channel that is chosen, `none` for the others."""
+    low, high = limits
+    chosen, values = rng.random(channels) < probability, rng.uniform(low, high, channels)
     return np.where(chosen, values, none)
 
 
-def augment(image, label, plans):
-    """image: float (B, C, D, H, W), label: uint8 (B, D, H, W), one Plan each; new tensors, the label nearest and aligned.
+def augment(
+    image: torch.Tensor, label: torch.Tensor, draws: Sequence[AugmentationDraws]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply the draws to a batch. A GPU is never waited for.
 
-    A quarter turn needs D = H; where they differ only half turns are done. All moves together interpolate once; a batch without zoom,
-    rotation and elastic deformation is not interpolated at all. A GPU is never waited for.
+    All moves of a patch together interpolate once. A batch without zoom, rotation and elastic
+    deformation is not interpolated at all.
+
+    Args:
+        image: float (B, C, D, H, W).
+        label: uint8 (B, D, H, W), internal classes.
+        draws: One for each patch. A quarter turn needs D = H; where they differ only half turns
+            are done.
+
+    Returns:
+        New tensors (image, label) of the same shapes and types. The label is moved by nearest
+        neighbour and stays aligned with the image.
     """
-    if any(warps(p) for p in plans):
-        image, label = warp(image, label, plans)
-    elif any(any(p.flips) or p.quarter_turns for p in plans):
-        pairs = [flip_and_turn(i, l, p) for i, l, p in zip(image, label, plans, strict=True)]
-        image, label = (torch.stack(t) for t in zip(*pairs, strict=True))
-    return _intensities(image, plans), label
+    if any(must_interpolate(drawn) for drawn in draws):
+        image, label = warp(image, label, draws)
+    elif any(any(drawn.flips) or drawn.quarter_turns for drawn in draws):
+        moved = [
+            flip_and_turn(i, l, drawn) for i, l, drawn in zip(image, label, draws, strict=True)
+        ]
+        image, label = (torch.stack(tensors) for tensors in zip(*moved, strict=True))
+    return _augment_intensities(image, draws), label
 
 
-def _intensities(image, plans):
-    """Noise, blur, contrast and brightness, low resolution, gamma: nnU-Net's order. The background stays 0, as it is at test time."""
+def _augment_intensities(image: torch.Tensor, draws: Sequence[AugmentationDraws]) -> torch.Tensor:
+    """Noise, blur, contrast and brightness, low resolution and gamma, in nnU-Net's order.
+
+    The background stays 0, as it is at test time.
+    """
     brain = image != 0
 
-    def strengths(name):
-        return np.stack([getattr(p, name) for p in plans])  # (B, C)
+    def strengths(name: str) -> np.ndarray:
+        return np.stack([getattr(drawn, name) for drawn in draws])  # (B, C)
 
     if (std := strengths("noise_std")).any():
-        image = torch.where(brain, add_noise(image, std, [p.noise_seed for p in plans]), 0)
+        noisy = add_noise(image, std, [drawn.noise_seed for drawn in draws])
+        image = torch.where(brain, noisy, 0)
     if (sigma := strengths("blur_sigma")).any():
         image = torch.where(brain, blur(image, sigma), 0)
     image = torch.where(

@@ -6,53 +6,58 @@ from pathlib import Path
 
 from segmamba.data.labels import MODALITIES
 
-ERROR, WARNING, INFORMATION = SEVERITIES = (
-    "error",
-    "warning",
-    "information",
-)  # an error is what a training run would stop at
+# An error is what a training run would stop at.
+ERROR, WARNING, INFORMATION = SEVERITIES = ("error", "warning", "information")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to say about a case. kind: two words for a table; text: one line with the file and, for an error, the fix."""
+    """Something to say about a case."""
 
     severity: str
+    """One of SEVERITIES."""
     kind: str
+    """Two words for a table."""
     text: str
+    """One line with the file and, for an error, the fix."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One time point of one patient. images: modality to Path, for all of MODALITIES; label is None without a segmentation.
-
-    channels: modality to place on the last axis, for 4-D files that hold several modalities; empty for a file each.
-    findings: what the layout has to say; a case with an error among them may lack modalities.
-    """
+    """One time point of one patient."""
 
     id: str
     patient: str
-    images: dict
+    images: dict[str, Path]
+    """Modality to file, for all of MODALITIES unless an error is among the findings."""
     label: Path | None
+    """The segmentation; None without one."""
     convention: str
-    channels: dict = field(default_factory=dict)
-    findings: tuple = ()
+    """Name of the label convention."""
+    channels: dict[str, int] = field(default_factory=dict)
+    """Modality to place on the last axis, for 4-D files that hold several modalities; empty where
+    each modality has a file of its own."""
+    findings: tuple[Finding, ...] = ()
+    """What the layout has to say."""
 
     @property
-    def files(self):
+    def files(self) -> list[Path]:
         """Every file of the case, once, in the order of MODALITIES with the label last."""
-        return list(
-            dict.fromkeys(
-                [
-                    *(self.images[m] for m in MODALITIES if m in self.images),
-                    *([self.label] if self.label else []),
-                ]
-            )
-        )
+        images = [self.images[m] for m in MODALITIES if m in self.images]
+        return list(dict.fromkeys([*images, *([self.label] if self.label else [])]))
 
 
-def patient_of(case_id):
-    """The patient behind a case id: BraTS-GLI-00005-101 and -100 are one person, as are Brats18_2013_2_1 and _2."""
+def patient_of(case_id: str) -> str:
+    """Derive the patient from the id of a case.
+
+    BraTS-GLI-00005-101 and -100 are one patient, as are Brats18_2013_2_1 and _2.
+
+    Args:
+        case_id: The id of a case.
+
+    Returns:
+        The id without its time point, or the id itself where it has none.
+    """
     if re.fullmatch(r"BraTS-\w+-\d+-\d{3}", case_id, re.IGNORECASE):
         return case_id.rpartition("-")[0]
     if re.fullmatch(r"brats1[789]_\w+_\d", case_id, re.IGNORECASE):
@@ -60,6 +65,13 @@ def patient_of(case_id):
     return case_id
 
 
-def stem_of(path):
-    """A NIfTI file's name without its ending."""
+def stem_of(path: Path | str) -> str:
+    """Take the ending off a NIfTI file's name.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its name without .nii or .nii.gz.
+    """
     return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)

@@ -1,83 +1,283 @@
-"""The cases that a configuration names: those of a data set, or the embedded phantom."""
+"""From a configuration to the cases that it names: found, preprocessed and divided into sets.
 
+The cases are those of a data set, or the embedded phantom where `data.source` is empty.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
-from segmamba.data.cases import find_cases
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.config import Config, DataConfig
+from segmamba.data.case import Case
+from segmamba.data.cases import find_cases, notes_on
+from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
+from segmamba.data.splits import Split, split_cases
+from segmamba.data.strata import SourceCase
 from segmamba.errors import UserError
 
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+Steps = Callable[[str], Progress]
+"""Makes the Progress of the work that a label names."""
 
-def labelled_cases(config, results, steps):
-    """(labelled cases, what they are in words, notes on those left out). `config` is a Config.
 
-    results: folder below which a phantom is made. steps: steps(label) gives a function (done, in all) that shows progress.
+@dataclass(frozen=True)
+class FoundData:
+    """The cases that a configuration names, as they were found; nothing but their names is read."""
+
+    labelled: list[Case]
+    unlabelled: list[Case]
+    """Cases without a segmentation; empty unless a run learns from images alone."""
+    source: str
+    """What the cases are, in words: the path of the data set, or the phantom's description."""
+    notes: list[str]
+    """What a study must say about the cases, a line each. The notes of a split are its own."""
+
+    @property
+    def cases(self) -> list[Case]:
+        """All cases, the labelled ones first."""
+        return [*self.labelled, *self.unlabelled]
+
+    def split(self, config: DataConfig) -> Split[SourceCase]:
+        """Divide the cases without preprocessing them.
+
+        Args:
+            config: How patients are divided.
+
+        Returns:
+            The sets, whose members hold the Case that was found as `.case`.
+
+        Raises:
+            UserError: The cases cannot be divided as `config` asks.
+        """
+        return split_cases(
+            [SourceCase(case) for case in self.labelled],
+            config,
+            [SourceCase(case) for case in self.unlabelled],
+        )
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The cases that a configuration names, preprocessed, and ready to be divided into sets."""
+
+    found: FoundData
+    labelled: list[PreparedCase]
+    """In the order of `found.labelled`."""
+    unlabelled: list[PreparedCase]
+    """In the order of `found.unlabelled`."""
+    config: DataConfig
+    """How the cases were preprocessed and, unless another is given, how they are divided."""
+
+    @property
+    def cases(self) -> list[Case]:
+        """The cases as they were found, the labelled ones first."""
+        return self.found.cases
+
+    @property
+    def prepared(self) -> list[PreparedCase]:
+        """The preprocessed cases, in the order of `cases`."""
+        return [*self.labelled, *self.unlabelled]
+
+    @property
+    def source(self) -> str:
+        """What the cases are, in words."""
+        return self.found.source
+
+    @property
+    def notes(self) -> list[str]:
+        """What a study must say about the cases; the notes of a split are its own."""
+        return self.found.notes
+
+    def split(self, config: DataConfig | None = None) -> Split[PreparedCase]:
+        """Divide the cases into sets.
+
+        Args:
+            config: How patients are divided, for example into the folds of a cross-validation;
+                None is the configuration that the cases were prepared with.
+
+        Returns:
+            The sets of preprocessed cases.
+
+        Raises:
+            UserError: The cases cannot be divided as the configuration asks.
+        """
+        return split_cases(self.labelled, config or self.config, self.unlabelled)
+
+
+def prepare_split(
+    config: Config,
+    results: Path | str,
+    *,
+    steps: Steps,
+    learners: Collection[Config] = (),
+    cache: Path | str | None = None,
+    workers: int = 0,
+) -> PreparedData:
+    """Find and preprocess the cases that a configuration names, ready to be divided.
+
+    Args:
+        config: Its sections `data` and `phantom` say which cases, and on which grid.
+        results: Folder below which a phantom is made.
+        steps: Shows the progress of the phantom and of the preprocessing.
+        learners: Configurations of the runs that will train on the cases. Unlabelled cases are
+            included where one of them learns from images alone, and each patch must fit the cases.
+        cache: Folder of the preprocessed cases; None is `cache` in `results`.
+        workers: Processes that preprocess at most; 0 is one for each core.
+
+    Returns:
+        The cases; `.split()` divides them.
+
+    Raises:
+        UserError: No labelled case is found, a case is faulty, or a learner's patch is larger than
+            a case.
+    """
+    found = find_data(config, results, steps=steps, learners=learners)
+    prepared = prepare_cases(
+        found.cases,
+        Path(results).resolve() / "cache" if cache is None else cache,
+        config.data,
+        workers=workers,
+        progress=steps("preparing cases"),
+    )
+    for learner in learners:
+        check_patch_fits(prepared, learner.data)
+    labelled = len(found.labelled)
+    return PreparedData(found, prepared[:labelled], prepared[labelled:], config.data)
+
+
+def find_data(
+    config: Config,
+    results: Path | str,
+    *,
+    steps: Steps,
+    learners: Collection[Config] = (),
+) -> FoundData:
+    """Find the cases that a configuration names.
+
+    Args:
+        config: Its sections `data` and `phantom` say which cases.
+        results: Folder below which a phantom is made.
+        steps: Shows the progress of the phantom.
+        learners: Configurations of the runs that will train on the cases. Unlabelled cases are
+            included where one of them learns from images alone.
+
+    Returns:
+        The cases, which are not read yet.
+
+    Raises:
+        UserError: No labelled case is found.
+    """
+    labelled, source, left_out = labelled_cases(config, results, steps)
+    unlabelled = unlabelled_cases(config, learners)
+    notes = [*([] if unlabelled else left_out), *notes_on(labelled)]
+    return FoundData(labelled, unlabelled, source, notes)
+
+
+def labelled_cases(
+    config: Config, results: Path | str, steps: Steps
+) -> tuple[list[Case], str, list[str]]:
+    """Find the labelled cases of a configuration, or make those of the phantom.
+
+    Args:
+        config: Its sections `data` and `phantom` say which cases.
+        results: Folder below which a phantom is made.
+        steps: Shows the progress of the phantom.
+
+    Returns:
+        The cases, what they are in words, and notes on cases that are left out.
+
+    Raises:
+        UserError: No case of the data set has a segmentation.
     """
     if not config.data.source:
-        from segmamba.data.phantom import GENERATOR_VERSION, write_phantom
-
-        phantom = config.phantom
-        size = "x".join(map(str, phantom.size))
-        folder = (
-            Path(results).resolve()
-            / "phantom"
-            / f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
-        )
-        write_phantom(
-            folder,
-            cases=phantom.cases,
-            size=phantom.size,
-            seed=phantom.seed,
-            progress=steps("making phantom cases"),
-        )
-        return (
-            find_cases(folder, config.data.labels),
-            f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})",
-            [],
-        )
-    found = find_cases(config.data.source, config.data.labels)
-    labelled = [case for case in found if case.label]
+        return _phantom_cases(config, results, steps)
+    cases = find_cases(config.data.source, config.data.labels)
+    labelled = [case for case in cases if case.label]
     if not labelled:
         raise UserError(
-            f"{config.data.source}: {len(found)} cases but none has a segmentation (..._seg.nii.gz); training needs labelled cases"
+            f"{config.data.source}: {len(cases)} cases but none has a segmentation "
+            "(..._seg.nii.gz); training needs labelled cases"
         )
     left_out = (
-        [f"{len(found) - len(labelled)} cases without a segmentation are left out"]
-        if len(labelled) < len(found)
+        [f"{len(cases) - len(labelled)} cases without a segmentation are left out"]
+        if len(labelled) < len(cases)
         else []
     )
     return labelled, config.data.source, left_out
 
 
-def source_changes(data, labels):
-    """The dotted changes that a command's --data (None: the phantom) and --labels stand for; the folder as an absolute path."""
+def _phantom_cases(
+    config: Config, results: Path | str, steps: Steps
+) -> tuple[list[Case], str, list[str]]:
+    from segmamba.data.phantom import GENERATOR_VERSION, write_phantom
+
+    phantom = config.phantom
+    size = "x".join(map(str, phantom.size))
+    name = f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
+    folder = Path(results).resolve() / "phantom" / name
+    write_phantom(
+        folder,
+        cases=phantom.cases,
+        size=phantom.size,
+        seed=phantom.seed,
+        progress=steps("making phantom cases"),
+    )
+    source = f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
+    return find_cases(folder, config.data.labels), source, []
+
+
+def source_changes(data: Path | str | None, labels: str) -> dict[str, str]:
+    """Translate a command's --data and --labels into changes of the configuration.
+
+    Args:
+        data: Path of a data set; None is the phantom.
+        labels: A label convention, auto or mixed.
+
+    Returns:
+        The changes by dotted name; the path is made absolute.
+    """
     return {"data.source": str(Path(data).resolve()) if data else "", "data.labels": labels}
 
 
-def unlabelled_cases(config, learners=None):
-    """The cases of the data set that have no segmentation; none of the phantom's. `config` is a Config.
+def unlabelled_cases(config: Config, learners: Collection[Config] | None = None) -> list[Case]:
+    """Find the cases of the data set that have no segmentation; the phantom has none.
 
-    learners: Configs, of which one must learn from images alone; else there are none either.
+    Args:
+        config: Its section `data` says which data set.
+        learners: Configurations of which one must learn from images alone, else the result is
+            empty; None asks no such thing.
+
+    Returns:
+        The cases, sorted by id.
     """
     wanted = learners is None or any(learner.learning.from_images for learner in learners)
-    return (
-        [case for case in find_cases(config.data.source, config.data.labels) if not case.label]
-        if wanted and config.data.source
-        else []
-    )
+    if not (wanted and config.data.source):
+        return []
+    return [case for case in find_cases(config.data.source, config.data.labels) if not case.label]
 
 
-def images_to_learn_from(config, results, steps):
-    """(cases whose images a run may learn from, notes): unlabelled ones, and labelled ones that are trained on. The rest as `labelled_cases`.
+def images_to_learn_from(
+    config: Config, results: Path | str, steps: Steps
+) -> tuple[list[Case], list[str]]:
+    """Choose the cases whose images a run may learn from: unlabelled ones and those trained on.
 
     A data set without any labels serves whole.
+
+    Args:
+        config: Its sections `data` and `phantom` say which cases and how they are divided.
+        results: Folder below which a phantom is made.
+        steps: Shows the progress of the phantom.
+
+    Returns:
+        The cases, and the notes of the split.
+
+    Raises:
+        UserError: The cases cannot be divided as the configuration asks.
     """
     unlabelled = unlabelled_cases(config)
     if unlabelled and len(unlabelled) == len(find_cases(config.data.source, config.data.labels)):
         return unlabelled, []
-    labelled, _, _ = labelled_cases(config, results, steps)
-    split = split_cases(
-        [SourceCase(case) for case in labelled],
-        config.data,
-        [SourceCase(case) for case in unlabelled],
-    )
+    labelled, source, _ = labelled_cases(config, results, steps)
+    split = FoundData(labelled, unlabelled, source, []).split(config.data)
     return [case.case for case in [*split.train, *split.unlabelled]], list(split.notes)

@@ -1,258 +1,185 @@
-"""Three disjoint sets of patients: train; validation, which chooses; test, which gives the verdict and chooses nothing.
+"""Three disjoint sets of patients: train; validation, which chooses; test, which gives the verdict.
 
-One split (data.folds = 0), k folds whose test sets together are everybody (data.folds), or the folds of a file (data.splits_file).
-A fourth set, holdout, is taken out before all of them and belongs to no study (data.holdout_share, data.holdout_file).
+The test set chooses nothing. There is one split (data.folds = 0), or k folds whose test sets
+together are everybody (data.folds), or the folds of a file (data.splits_file). A fourth set,
+holdout, is taken out before all of them and belongs to no study (data.holdout_share,
+data.holdout_file).
 """
 
 import hashlib
-import itertools
-import json
 import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
-import numpy as np
-
-from segmamba.data.case import Case
-from segmamba.data.labels import ET, to_classes
-from segmamba.data.layouts.datalist import folds_of
-from segmamba.data.parallel import map_cases
-from segmamba.data.volumes import read_volume
+from segmamba.config import DataConfig
+from segmamba.data.splits_file import read_ids, read_splits
+from segmamba.data.strata import (
+    AnyCase,
+    LabelledCase,
+    Stratum,
+    strata_of,
+    stratified_folds,
+    stratified_sample,
+)
 from segmamba.errors import UserError
-from segmamba.files import write_json
 
 FEWEST_PATIENTS_FOR_THREE_SETS = 5  # with fewer, train would keep only one or two
 
 
 @dataclass(frozen=True)
-class Split:
-    """Lists of cases. Where `test_is_validation`, the last checkpoint must be tested, since validation can choose none.
+class Split(Generic[AnyCase]):
+    """The cases of a study, divided by patient."""
 
-    holdout: what no study may train on, choose by or be tested on; for one final evaluation. unlabelled: cases to learn from by their images
-    alone; a label that one of them happens to have is not read.
-    """
-
-    train: list
-    validation: list
-    test: list
+    train: list[AnyCase]
+    validation: list[AnyCase]
+    """Chooses the checkpoint."""
+    test: list[AnyCase]
+    """Gives the verdict and chooses nothing."""
     test_is_validation: bool
-    notes: tuple
-    holdout: tuple = ()
-    unlabelled: tuple = ()
+    """With too few patients for both. The last checkpoint is then tested: none can be chosen."""
+    notes: tuple[str, ...]
+    """What a study must say about the split, a line each."""
+    holdout: tuple[AnyCase, ...] = ()
+    """Cases that no study trains on, chooses by or tests on, kept for one final evaluation."""
+    unlabelled: tuple[AnyCase, ...] = ()
+    """Cases to learn from by their images alone; a label that one of them has is not read."""
 
 
-def split_cases(cases, config, unlabelled=()):
-    """Split by patient, the same for every arm and seed. `config` is a DataConfig; cases need .id and .patient.
+def split_cases(
+    cases: Iterable[AnyCase], config: DataConfig, unlabelled: Collection[AnyCase] = ()
+) -> Split[AnyCase]:
+    """Divide cases by patient, the same for every arm and seed.
 
-    With folds, cases also need label(), which gives the internal classes (x, y, z): it is read to stratify. `unlabelled`: cases without a
-    segmentation; those of a patient who is tested, chosen by or held out are left out, for nothing of such a patient is learnt from.
+    Args:
+        cases: Labelled cases. Their labels are read to stratify where there are folds, and only
+            there.
+        config: How patients are divided.
+        unlabelled: Cases without a segmentation. Nothing is learnt from a patient who is in the
+            validation, test or holdout set: such cases are left out.
+
+    Returns:
+        The sets.
+
+    Raises:
+        UserError: There are too few patients, or a file does not fit the cases.
     """
-    cases, holdout, notes = hold_out(sorted(cases, key=lambda c: c.id), config)
-    by_patient = _by_patient(cases)
-    if len(by_patient) < 2:
+    cases, holdout, notes = hold_out(sorted(cases, key=lambda case: case.id), config)
+    patients = _by_patient(cases)
+    if len(patients) < 2:
         raise UserError(
-            f"{len(by_patient)} labelled patient found: a study needs at least 2, one to train on and one to test"
+            f"{len(patients)} labelled patient found: a study needs at least 2, "
+            "one to train on and one to test"
         )
-    test_is_validation = len(by_patient) < FEWEST_PATIENTS_FOR_THREE_SETS
-    held_out = 0 if test_is_validation else max(1, round(config.validation_share * len(by_patient)))
+    test_is_validation = len(patients) < FEWEST_PATIENTS_FOR_THREE_SETS
+    held_out = 0 if test_is_validation else max(1, round(config.validation_share * len(patients)))
     if config.splits_file or config.folds:
-        strata = strata_of(cases)
-        rest, test = (
-            _fold_of_file(cases, holdout, config, notes)
-            if config.splits_file
-            else _fold(strata, config, notes)
-        )
-        validation = _alike(rest, strata, held_out, config.split_seed)
-        train = [patient for patient in rest if patient not in set(validation)]
+        trained, validated, tested = _divide_by_fold(cases, holdout, config, held_out, notes)
     else:
-        patients = sorted(by_patient)
-        random.Random(config.split_seed).shuffle(patients)
-        tested = max(1, round(config.test_share * len(patients)))
-        test, validation, train = (
-            patients[:tested],
-            patients[tested : tested + held_out],
-            patients[tested + held_out :],
-        )
-    if not train:
+        trained, validated, tested = _divide_once(patients, config, held_out)
+    if not trained:
         raise UserError(
-            f"no patient is left to train on: {len(test)} to test, {len(validation)} for the validation set; lower data.validation_share"
+            f"no patient is left to train on: {len(tested)} to test, {len(validated)} for the "
+            "validation set; lower data.validation_share"
         )
-    test = _capped([c for p in test for c in by_patient[p]], config.test_cases, "test", notes)
-    validation = test if test_is_validation else [c for p in validation for c in by_patient[p]]
+    test = _capped(_cases_of(tested, patients), config.test_cases, "test", notes)
+    validation = test if test_is_validation else _cases_of(validated, patients)
     validation = _capped(validation, config.validation_cases, "validation", notes)
     if test_is_validation:
         notes.append(
-            f"only {len(by_patient)} patients: the test set is also the validation set, so no checkpoint is chosen and the last one is tested"
+            f"only {len(patients)} patients: the test set is also the validation set, "
+            "so no checkpoint is chosen and the last one is tested"
         )
-    train, withheld = _labelled(train, config, notes)
-    train, withheld = (
-        [c for p in patients for c in by_patient[p]] for patients in (train, withheld)
-    )
-    unlabelled = [
-        *withheld,
-        *_open(
-            unlabelled, by_patient, {c.patient for c in [*train, *withheld]}, holdout, config, notes
-        ),
-    ]
+    trained, without_labels = _use_labels(trained, config, notes)
+    closed = patients.keys() - {*trained, *without_labels} | {case.patient for case in holdout}
+    open_cases = _open_to_learning(unlabelled, closed, config, notes)
     return Split(
-        train, validation, test, test_is_validation, tuple(notes), tuple(holdout), tuple(unlabelled)
+        _cases_of(trained, patients),
+        validation,
+        test,
+        test_is_validation,
+        tuple(notes),
+        tuple(holdout),
+        (*_cases_of(without_labels, patients), *open_cases),
     )
 
 
-def _labelled(patients, config, notes):
-    """(patients whose labels are used, the others). More labels are always the same ones and some more."""
-    if config.labelled_share == 1:
-        return patients, []
-    shuffled = random.Random(config.split_seed).sample(sorted(patients), len(patients))
-    kept = set(shuffled[: max(1, round(config.labelled_share * len(patients)))])
-    notes.append(
-        f"labels of {len(kept)} of {len(patients)} patients are used, the others serve as unlabelled (data.labelled_share)"
-    )
-    return [p for p in patients if p in kept], [p for p in patients if p not in kept]
+def hold_out(
+    cases: list[AnyCase], config: DataConfig
+) -> tuple[list[AnyCase], list[AnyCase], list[str]]:
+    """Take out the cases that belong to no study.
 
+    By share, a patient's place depends on nothing but its id: neither a seed nor new cases ever
+    move a patient into a study.
 
-def _open(unlabelled, by_patient, trained, holdout, config, notes):
-    """The unlabelled cases but for those of patients who are tested, chosen by or held out."""
-    closed = (by_patient.keys() - trained) | {case.patient for case in holdout}
-    kept = [
-        c
-        for c in sorted(unlabelled, key=lambda c: c.id)
-        if c.patient not in closed and _place(c.patient) >= config.holdout_share
-    ]
-    if kept:
-        notes.append(f"{len(kept)} cases without a segmentation serve as unlabelled")
-    if len(kept) < len(unlabelled):
-        notes.append(
-            f"{len(unlabelled) - len(kept)} cases without a segmentation are left out: their patients are tested, chosen by or held out"
-        )
-    return kept
+    Args:
+        cases: All labelled cases.
+        config: Says who is held out, by share or by a file.
 
+    Returns:
+        The cases that studies may use, the holdout cases, and notes.
 
-def hold_out(cases, config):
-    """(cases that studies may use, holdout cases, notes). `config` is a DataConfig.
-
-    By share, a patient's place depends on nothing but its id: neither a seed nor new cases ever move anyone into a study.
+    Raises:
+        UserError: The file does not fit the cases, or the share holds out nobody.
     """
     if config.holdout_file:
-        named = _listed(
-            config.holdout_file, {name for case in cases for name in (case.id, case.patient)}
-        )
+        known = {name for case in cases for name in (case.id, case.patient)}
+        named = read_ids(config.holdout_file, known)
         patients = {case.patient for case in cases if named & {case.id, case.patient}}
     else:
         patients = {case.patient for case in cases if _place(case.patient) < config.holdout_share}
     if not patients:
         if config.holdout_share:
-            count = len(_by_patient(cases))
             raise UserError(
-                f"data.holdout_share = {config.holdout_share:g} holds out none of {count} patients; raise it or name them in data.holdout_file"
+                f"data.holdout_share = {config.holdout_share:g} holds out none of "
+                f"{len(_by_patient(cases))} patients; raise it or name them in data.holdout_file"
             )
         return cases, [], []
     holdout = [case for case in cases if case.patient in patients]
-    note = f"{len(holdout)} cases of {len(patients)} patients are held out (holdout set); no trial reads them"
+    note = (
+        f"{len(holdout)} cases of {len(patients)} patients are held out (holdout set); "
+        "no trial reads them"
+    )
     return [case for case in cases if case.patient not in patients], holdout, [note]
 
 
-@dataclass(frozen=True)
-class SourceCase:
-    """A Case with its segmentation read from the source, for splitting what is not preprocessed."""
-
-    case: Case
-
-    @property
-    def id(self):
-        return self.case.id
-
-    @property
-    def patient(self):
-        return self.case.patient
-
-    def label(self):
-        """uint8 (x, y, z), internal classes."""
-        values, _, _ = read_volume(self.case.label)
-        return to_classes(values, self.case.convention, self.case.label)
+def _divide_once(
+    patients: Iterable[str], config: DataConfig, held_out: int
+) -> tuple[list[str], list[str], list[str]]:
+    """Divide patients at random into those to train on, to validate on and to test."""
+    shuffled = sorted(patients)
+    random.Random(config.split_seed).shuffle(shuffled)
+    tested = max(1, round(config.test_share * len(shuffled)))
+    return (
+        shuffled[tested + held_out :],
+        shuffled[tested : tested + held_out],
+        shuffled[:tested],
+    )
 
 
-def strata_of(cases):
-    """{patient: (has ET, tumour voxels)}: ET in any of the patient's cases, the voxels of the largest tumour."""
-    return _strata(cases, [_measure(case) for case in cases])
+def _divide_by_fold(
+    cases: Sequence[LabelledCase],
+    holdout: Sequence[LabelledCase],
+    config: DataConfig,
+    held_out: int,
+    notes: list[str],
+) -> tuple[list[str], list[str], list[str]]:
+    """Divide patients by a fold into those to train on, to validate on and to test."""
+    strata = strata_of(cases)
+    rest, tested = (
+        _fold_of_file(cases, holdout, config, notes)
+        if config.splits_file
+        else _fold(strata, config, notes)
+    )
+    validated = stratified_sample(rest, strata, held_out, config.split_seed)
+    return [patient for patient in rest if patient not in set(validated)], validated, tested
 
 
-def strata_of_files(cases, *, progress=lambda done, total: None):
-    """As `strata_of`, of Cases, whose segmentations are read on all cores."""
-    return _strata(cases, map_cases(_measure_file, cases, lost=_lost, progress=progress))
-
-
-def describe_folds(cases, strata, test_sets):
-    """A dict for each fold: what its test patients are like."""
-    for number, test in enumerate(test_sets):
-        voxels = [strata[patient][1] for patient in test]
-        yield {
-            "fold": number,
-            "patients": len(test),
-            "cases": sum(case.patient in test for case in cases),
-            "without ET": sum(not strata[patient][0] for patient in test),
-            "tumour voxels, median": int(np.median(voxels)),
-        }
-
-
-def stratified_folds(strata, folds, seed):
-    """`folds` disjoint lists of patients that together are all of them, alike in tumour volume and presence of ET.
-
-    Patients without ET and then those with it, sorted by volume, are dealt in runs of `folds`, in random order within a run.
-    """
-    if len(strata) < folds:
-        raise UserError(
-            f"data.folds = {folds}: more than the {len(strata)} patients; choose fewer folds"
-        )
-    rng, dealt = random.Random(seed), [[] for _ in range(folds)]
-    ordered = sorted(strata, key=lambda patient: (strata[patient], patient))
-    for start in range(0, len(ordered), folds):
-        places = rng.sample(range(folds), folds)
-        for patient, place in zip(ordered[start : start + folds], places, strict=False):
-            dealt[place].append(patient)
-    return [sorted(fold) for fold in dealt]
-
-
-def write_splits(path, cases, test_sets):
-    """nnU-Net's splits_final.json: {"train": ids, "val": ids} for each fold; `test_sets` are lists of patients. The validation set is inside train."""
-    folds = [
-        {
-            "train": [c.id for c in cases if c.patient not in fold],
-            "val": [c.id for c in cases if c.patient in fold],
-        }
-        for fold in map(set, test_sets)
-    ]
-    return write_json(path, folds)
-
-
-def read_splits(path):
-    """[(ids to train on, ids to test), ...] of nnU-Net's splits_final.json, or of a MONAI datalist whose entries have folds."""
-    path = Path(path)
-    told = _json(path)
-    if isinstance(told, dict):
-        fold_of = folds_of(path)
-        if not fold_of:
-            raise UserError(
-                f'{path}: no entry has a "fold"; add them or give nnU-Net\'s splits_final.json'
-            )
-        numbers = sorted(set(fold_of.values()))
-        return [
-            ({c for c, f in fold_of.items() if f != n}, {c for c, f in fold_of.items() if f == n})
-            for n in numbers
-        ]
-    if not (
-        isinstance(told, list)
-        and told
-        and all(isinstance(f, dict) and {"train", "val"} <= f.keys() for f in told)
-    ):
-        raise UserError(
-            f'{path}: expected nnU-Net\'s splits_final.json, a list of {{"train": [ids], "val": [ids]}}'
-        )
-    return [(set(fold["train"]), set(fold["val"])) for fold in told]
-
-
-def _fold(strata, config, notes):
-    """(patients to train on, patients to test) of fold `data.fold`."""
+def _fold(
+    strata: Mapping[str, Stratum], config: DataConfig, notes: list[str]
+) -> tuple[list[str], list[str]]:
+    """Name the patients outside and inside the test set of fold `data.fold`."""
     notes.append(
         f"fold {config.fold} of {config.folds}, stratified by tumour volume and presence of ET"
     )
@@ -260,127 +187,108 @@ def _fold(strata, config, notes):
     return sorted(strata.keys() - set(test)), test
 
 
-def _alike(patients, strata, wanted, seed):
-    """`wanted` of the patients, one from each of as many equal runs of their order by stratum; in random order, so that a cap is fair."""
-    rng, ordered = (
-        random.Random(seed),
-        sorted(patients, key=lambda patient: (strata[patient], patient)),
-    )
-    bounds = [round(place * len(ordered) / wanted) for place in range(wanted + 1)] if wanted else []
-    chosen = [
-        rng.choice(ordered[low:high]) for low, high in itertools.pairwise(bounds) if high > low
-    ]
-    return rng.sample(chosen, len(chosen))
+def _fold_of_file(
+    cases: Sequence[LabelledCase],
+    holdout: Sequence[LabelledCase],
+    config: DataConfig,
+    notes: list[str],
+) -> tuple[list[str], list[str]]:
+    """Name the patients to train on and to test in the fold that the file and data.fold name.
 
-
-def _fold_of_file(cases, holdout, config, notes):
-    """(patients to train on, patients to test) of the fold that the file and data.fold name; who is held out stays so."""
+    A patient of the holdout set stays there, whatever the file says.
+    """
     path, folds = config.splits_file, read_splits(config.splits_file)
     if config.fold >= len(folds):
         raise UserError(
             f"data.fold = {config.fold}: {path} has {len(folds)} folds, numbered from 0"
         )
     train, test = (ids - {case.id for case in holdout} for ids in folds[config.fold])
-    absent = (train | test) - {case.id for case in cases}
-    if absent:
+    if absent := (train | test) - {case.id for case in cases}:
         raise UserError(
-            f"{path}: {len(absent)} of its cases are not in the data, {sorted(absent)[0]} for one; give the data it was made for"
+            f"{path}: {len(absent)} of its cases are not in the data, {min(absent)} for one; "
+            "give the data it was made for"
         )
-    patients = [{case.patient for case in cases if case.id in ids} for ids in (train, test)]
-    if both := patients[0] & patients[1]:
+    trained, tested = ({case.patient for case in cases if case.id in ids} for ids in (train, test))
+    if both := trained & tested:
         raise UserError(
-            f"{path}: fold {config.fold} trains and tests on patient {min(both)}; put all time points of a patient on one side"
+            f"{path}: fold {config.fold} trains and tests on patient {min(both)}; "
+            "put all time points of a patient on one side"
         )
-    if not all(patients):
+    if not (trained and tested):
         raise UserError(
-            f"{path}: fold {config.fold} has nobody to {'test' if patients[0] else 'train on'}; correct it or choose another data.fold"
+            f"{path}: fold {config.fold} has nobody to {'test' if trained else 'train on'}; "
+            "correct it or choose another data.fold"
         )
-    unused = sorted(case.id for case in cases if case.id not in train | test)
-    partly = [
-        case_id
-        for case_id in unused
-        if next(c.patient for c in cases if c.id == case_id) in patients[0] | patients[1]
-    ]
-    if partly:
+    unused = {case.id: case.patient for case in cases if case.id not in train | test}
+    if partly := [case_id for case_id in sorted(unused) if unused[case_id] in trained | tested]:
         raise UserError(
-            f"{path}: names some cases of a patient but not {partly[0]}; name all time points of a patient"
+            f"{path}: names some cases of a patient but not {partly[0]}; "
+            "name all time points of a patient"
         )
     notes.append(
         f"fold {config.fold} of {len(folds)} from {Path(path).name}"
         + (f"; {len(unused)} cases are in none of its sets" if unused else "")
     )
-    return sorted(patients[0]), sorted(patients[1])
+    return sorted(trained), sorted(tested)
 
 
-def _strata(cases, measures):
-    by_patient = {}
-    for case, measure in zip(cases, measures, strict=True):
-        by_patient.setdefault(case.patient, []).append(measure)
-    return {
-        patient: tuple(map(max, zip(*found, strict=True))) for patient, found in by_patient.items()
-    }
+def _use_labels(
+    patients: list[str], config: DataConfig, notes: list[str]
+) -> tuple[list[str], list[str]]:
+    """Divide patients into those whose labels are used and the others.
 
-
-def _measure(case):
-    """(whether there is ET, tumour voxels)."""
-    label = np.asarray(case.label())
-    return bool((label == ET).any()), int(np.count_nonzero(label))
-
-
-def _measure_file(case):
-    return _measure(SourceCase(case))
-
-
-def _lost(case):
-    raise UserError(
-        f"{case.id}: not read, the process that read it or a case beside it was killed (memory?); free some memory and try again"
+    A larger `data.labelled_share` uses the same labels and some more.
+    """
+    if config.labelled_share == 1:
+        return patients, []
+    shuffled = random.Random(config.split_seed).sample(sorted(patients), len(patients))
+    kept = set(shuffled[: max(1, round(config.labelled_share * len(patients)))])
+    notes.append(
+        f"labels of {len(kept)} of {len(patients)} patients are used, "
+        "the others serve as unlabelled (data.labelled_share)"
     )
+    return [p for p in patients if p in kept], [p for p in patients if p not in kept]
 
 
-def _place(patient):
-    """A number in [0, 1) that belongs to this patient for good."""
+def _open_to_learning(
+    unlabelled: Collection[AnyCase], closed: set[str], config: DataConfig, notes: list[str]
+) -> list[AnyCase]:
+    """Leave out the cases of the patients `closed`, and of those whom the holdout share takes."""
+    kept = [
+        case
+        for case in sorted(unlabelled, key=lambda case: case.id)
+        if case.patient not in closed and _place(case.patient) >= config.holdout_share
+    ]
+    if kept:
+        notes.append(f"{len(kept)} cases without a segmentation serve as unlabelled")
+    if len(kept) < len(unlabelled):
+        notes.append(
+            f"{len(unlabelled) - len(kept)} cases without a segmentation are left out: "
+            "their patients are tested, chosen by or held out"
+        )
+    return kept
+
+
+def _place(patient: str) -> float:
+    """A number in [0, 1) that depends on the patient's id alone."""
     return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
 
 
-def _listed(path, known):
-    """The ids in a text file, one a line, or in a JSON list; an id outside `known` is an error."""
-    path = Path(path)
-    if path.suffix == ".json":
-        listed = _json(path)
-        if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
-            raise UserError(f"{path}: expected a JSON list of patient or case ids")
-    else:
-        listed = [line.strip() for line in _text(path).splitlines() if line.strip()]
-    absent = set(listed) - known
-    if absent or not listed:
-        raise UserError(
-            f"{path}: {f'{min(absent)} is no patient or case of the data' if absent else 'names nobody'}; correct the list"
-        )
-    return set(listed)
-
-
-def _json(path):
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); repair it") from error
-
-
-def _text(path):
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a file of ids") from error
-
-
-def _by_patient(cases):
-    by_patient = {}
+def _by_patient(cases: Iterable[AnyCase]) -> dict[str, list[AnyCase]]:
+    """Group cases by patient, in the order in which the patients first appear."""
+    groups: dict[str, list[AnyCase]] = {}
     for case in cases:
-        by_patient.setdefault(case.patient, []).append(case)
-    return by_patient
+        groups.setdefault(case.patient, []).append(case)
+    return groups
 
 
-def _capped(cases, most, name, notes):
+def _cases_of(
+    patients: Iterable[str], cases_by_patient: Mapping[str, list[AnyCase]]
+) -> list[AnyCase]:
+    return [case for patient in patients for case in cases_by_patient[patient]]
+
+
+def _capped(cases: list[AnyCase], most: int, name: str, notes: list[str]) -> list[AnyCase]:
     if most and len(cases) > most:
         notes.append(f"{name} is capped at {most} of its {len(cases)} cases (data.{name}_cases)")
         return cases[:most]

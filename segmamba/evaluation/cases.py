@@ -1,58 +1,89 @@
-"""Scoring a network on whole cases: `validate` chooses (validation), `evaluate` gives the verdict (test)."""
+"""Scoring a network on whole cases: `validate` chooses (validation), `evaluate` decides (test)."""
 
 import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from segmamba.config import InferenceConfig
-from segmamba.data.labels import REGIONS
+from segmamba.config import Config, InferenceConfig
+from segmamba.data.labels import REGIONS_AND_MEAN
+from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
 from segmamba.inference.decide import decide
 from segmamba.inference.ensemble_member import Member
-from segmamba.inference.predictor import Predictor, PreparedScan
+from segmamba.inference.predictor import Predictor
+from segmamba.inference.prepared_scan import PreparedScan
 
-SCORES = (*REGIONS, "mean")
-RESIDENT_CASES = 32  # validation cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at 1 mm
+CaseScores = dict[str, Any]
+"""One case's scores: {"case": its id, "dice_ET": .., "dice_mean": .., "hd95_mm_ET": ..}."""
+
+RESIDENT_CASES = 32
+"""Validation cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at
+1 mm."""
 
 
-def validate(model, cases, config, device):
-    """One row per case, on the grid that the network works in: {"case", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}.
+def validate(
+    model: torch.nn.Module, cases: Iterable[PreparedCase], config: Config, device: torch.device
+) -> list[CaseScores]:
+    """Score a network on the grid that it works in.
 
-    Without flips, scales and post-processing: it runs every few epochs, and compares epochs.
+    Flips, scales and post-processing are left out: validation runs every few epochs, and compares
+    epochs.
+
+    Args:
+        model: The network, on `device`.
+        cases: The validation set.
+        config: The configuration of the run.
+        device: Where the network predicts.
+
+    Returns:
+        A row for each case: {"case", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}.
     """
     model.eval()
-    told = config.inference
+    asked = config.inference
     inference = InferenceConfig(
-        overlap=told.overlap, overlap_voxels=told.overlap_voxels, window_batch=told.window_batch
+        overlap=asked.overlap, overlap_voxels=asked.overlap_voxels, window_batch=asked.window_batch
     )
     member = Member(model, config, device, inference)
     load = _resident if device.type == "cuda" else _load
     rows = []
     for case in cases:
         image, label = load(case, device)
-        rows.append(
-            _row(case, dice(decide(member.probabilities(image.float()), member.channels), label))
-        )
+        classes = decide(member.probabilities(image.float()), member.channels)
+        rows.append(_row(case, dice(classes, label)))
     return rows
 
 
-def _load(case, device):
-    """(image float16 (4, x, y, z), label uint8 (x, y, z)) of a PreparedCase on the device."""
-    return tuple(
-        torch.from_numpy(np.array(array)).to(device) for array in (case.image(), case.label())
+def _load(case: PreparedCase, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a case's float16 image (4, x, y, z) and uint8 label (x, y, z) on the device."""
+    return (
+        torch.from_numpy(np.array(case.image())).to(device),
+        torch.from_numpy(np.array(case.label())).to(device),
     )
 
 
 _resident = functools.lru_cache(RESIDENT_CASES)(_load)
 
 
-def evaluate(model, cases, config, device):
-    """One row per case, on the source's grid and labels: Dice as in `validate`, and hd95_mm_ET, hd95_mm_TC, hd95_mm_WT.
+def evaluate(
+    model: torch.nn.Module, cases: Iterable[PreparedCase], config: Config, device: torch.device
+) -> list[CaseScores]:
+    """Score a network on the source's grid and labels, as the test does.
 
-    With the configuration's test-time options and post-processing. Where preprocessing changed the grid, probabilities are brought back
-    by trilinear interpolation before the decision.
+    The configuration's test-time options and post-processing are used. Where preprocessing changed
+    the grid, probabilities are brought back by trilinear interpolation before the decision.
+
+    Args:
+        model: The network, on `device`.
+        cases: The test set.
+        config: The configuration of the run.
+        device: Where the network predicts.
+
+    Returns:
+        A row for each case: Dice as in `validate`, and hd95_mm_ET, hd95_mm_TC, hd95_mm_WT.
     """
     predictor, rows = _predictor(model, config, device), []
     for case in cases:
@@ -66,23 +97,43 @@ def evaluate(model, cases, config, device):
     return rows
 
 
-def predict_classes(model, case, config, device):
-    """Internal classes, uint8 NumPy (x, y, z), of a PreparedCase on the source's grid in canonical orientation, as the test scores them."""
+def predict_classes(
+    model: torch.nn.Module, case: PreparedCase, config: Config, device: torch.device
+) -> np.ndarray:
+    """Segment one case as the test does.
+
+    Args:
+        model: The network, on `device`.
+        case: The case.
+        config: The configuration of the run.
+        device: Where the network predicts.
+
+    Returns:
+        Internal classes, uint8 (x, y, z), on the source's grid in canonical orientation.
+    """
     return _predictor(model, config, device).predict(prepared_scan(case, config))
 
 
-def prepared_scan(case, config):
-    """A PreparedCase, whose cache was made with `config`, as a Predictor takes it."""
+def prepared_scan(case: PreparedCase, config: Config) -> PreparedScan:
+    """Return a case of the cache that was made with `config`, as a Predictor takes it."""
     return PreparedScan({config.data.spacing_mm: case.image()}, {config.data.spacing_mm: case})
 
 
-def _predictor(model, config, device):
+def _predictor(model: torch.nn.Module, config: Config, device: torch.device) -> Predictor:
     model.eval()
     return Predictor([Member(model, config, device)], config.postprocess)
 
 
-def means(rows, prefix):
-    """{"<prefix>/dice_mean": .., ...}: each score averaged over the rows."""
+def means(rows: Sequence[CaseScores], prefix: str) -> dict[str, float]:
+    """Average each score over cases.
+
+    Args:
+        rows: The scores of each case; at least one.
+        prefix: "val" or "test".
+
+    Returns:
+        {"<prefix>/dice_mean": .., ...}.
+    """
     return {
         f"{prefix}/{name}": float(np.mean([row[name] for row in rows]))
         for name in rows[0]
@@ -90,5 +141,5 @@ def means(rows, prefix):
     }
 
 
-def _row(case, scores):
-    return {"case": case.id} | {f"dice_{name}": scores[name] for name in SCORES}
+def _row(case: PreparedCase, scores: dict[str, float]) -> CaseScores:
+    return {"case": case.id} | {f"dice_{name}": scores[name] for name in REGIONS_AND_MEAN}

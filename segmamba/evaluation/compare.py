@@ -1,27 +1,40 @@
-"""Two folders of predictions of the same cases: which of these two models is better, and why that says little about the methods.
+"""Two folders of predictions of the same cases: which of these two models is better.
 
-The interval is over patients alone. It holds for other patients and these two models; a second training run of either method might
-turn the answer round, and nothing in two folders shows by how much runs scatter. docs/statistics.md has the figures.
+The interval is over patients alone. It holds for other patients and these two models. A second
+training run of either method might reverse the answer, and nothing in two folders shows by how much
+runs scatter. docs/explanation/statistics.md has the figures.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segmamba.config import DICE_MARGIN
 from segmamba.data.case import patient_of
-from segmamba.data.labels import REGIONS
+from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.errors import UserError
 from segmamba.evaluation.evaluate import as_csv, evaluate
 from segmamba.evaluation.intervals import paired_interval
+from segmamba.evaluation.result import Evaluation
 from segmamba.evaluation.summary import MEAN, case_values
 from segmamba.files import write_json, write_text
 from segmamba.screen import print_line
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 METRICS = ("dice", "hd95_mm")
-MARGIN = 0.005
+"""The metrics of `segmamba.evaluation.score` that are compared."""
 COLUMNS = ("case", "region", "rule", "metric", "a", "b", "difference")
-CAVEAT = "About the methods behind these two models it is undecided: with one training run each, nothing shows how much training itself varies."
+CAVEAT = (
+    "About the methods behind these two models it is undecided: "
+    "with one training run each, nothing shows how much training itself varies."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +50,7 @@ class Paired:
     """Mean over patients, each patient's cases averaged first."""
     low: float | None
     high: float | None
-    """95 % t interval over patients; None for fewer than two."""
+    """The t interval over patients at CONFIDENCE_LEVEL; None for fewer than two."""
     higher: int
     lower: int
     """Cases in which A has the higher, or the lower, value; the others tie."""
@@ -45,146 +58,215 @@ class Paired:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
-    about: dict
-    paired: tuple
-    rows: list
+    about: dict[str, Any]
+    """What was compared and by which rules."""
+    paired: tuple[Paired, ...]
+    rows: list[dict[str, Any]]
     """A dict of COLUMNS for each case, region, rule and metric."""
-    verdicts: dict
-    """Rule to a sentence in plain words, on the mean Dice of the regions; CAVEAT belongs to each."""
+    verdicts: dict[str, str]
+    """Rule to a sentence on the mean Dice of the regions; CAVEAT belongs to each."""
 
 
-def compare(a, b, truth, *, margin=MARGIN, labels_a, labels_b, **options):
-    """The Comparison of two folders; options are those of `evaluate`, labels_a and labels_b its prediction_labels.
+@dataclass(frozen=True)
+class _Values:
+    """One metric on one region under one rule: the value of each shared case on both sides."""
 
-    margin: the smallest difference of Dice (0 to 1) that matters.
+    rule: str
+    region: str
+    metric: str
+    a: dict[str, float]
+    b: dict[str, float]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a dict of COLUMNS for each case."""
+        for case, a in self.a.items():
+            b = self.b[case]
+            cells = (case, self.region, self.rule, self.metric, a, b, a - b)
+            yield dict(zip(COLUMNS, cells, strict=True))
+
+    def paired(self) -> Paired:
+        """Return the difference over patients."""
+        differences = np.array([self.a[case] - self.b[case] for case in self.a])
+        mean, low, high = paired_interval(differences, [patient_of(case) for case in self.a])
+        return Paired(
+            rule=self.rule,
+            region=self.region,
+            metric=self.metric,
+            mean_a=float(np.mean(list(self.a.values()))),
+            mean_b=float(np.mean(list(self.b.values()))),
+            difference=mean,
+            low=low,
+            high=high,
+            higher=int((differences > 0).sum()),
+            lower=int((differences < 0).sum()),
+        )
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    truth: str | Path,
+    *,
+    labels_a: str,
+    labels_b: str,
+    margin: float = DICE_MARGIN,
+    **options: Any,
+) -> Comparison:
+    """Compare two folders of predictions case by case.
+
+    Args:
+        a: A folder of predictions.
+        b: Another folder of predictions, of the same cases.
+        truth: The data set, or a folder of segmentations.
+        labels_a: The label convention of A's predictions, as `evaluate` takes prediction_labels.
+        labels_b: That of B's predictions.
+        margin: The smallest difference of Dice, in [0, 1], that matters.
+        **options: Other options of `evaluate`.
+
+    Returns:
+        The differences, and a sentence on them for each rule.
+
+    Raises:
+        UserError: The folders have no case in common, or `evaluate` cannot score one of them.
     """
-    sides = [
-        evaluate(folder, truth, prediction_labels=labels, **options)
-        for folder, labels in ((a, labels_a), (b, labels_b))
-    ]
-    shared = {row["case"] for row in sides[0].rows} & {row["case"] for row in sides[1].rows}
+    side_a = evaluate(a, truth, prediction_labels=labels_a, **options)
+    side_b = evaluate(b, truth, prediction_labels=labels_b, **options)
+    shared = {row["case"] for row in side_a.rows} & {row["case"] for row in side_b.rows}
     if not shared:
         raise UserError(f"{a} and {b} have no case in common; give predictions of the same cases")
-    told = [side.about["notes"] for side in sides]
-    notes = [note for note in told[0] if note in told[1]]
-    notes += [
-        f"{name}: {note}"
-        for name, mine in zip("AB", told, strict=True)
-        for note in mine
-        if note not in notes
-    ]
-    only = [{row["case"] for row in side.rows} - shared for side in sides]
-    if any(only):  # with --missing skip
-        notes.append(
-            f"compared are the {len(shared)} cases that both have; {len(only[0])} are only in {a}, {len(only[1])} only in {b}"
-        )
-    rules = tuple(sides[0].about["rules"])
-    paired, rows = [], []
-    for rule in rules:
-        for region in (*REGIONS, MEAN):
-            for metric in METRICS:
-                values = [case_values(side.rows, rule, region, metric) for side in sides]
-                cases = [case for case in values[0] if case in shared]
-                paired.append(
-                    _paired(
-                        rule,
-                        region,
-                        metric,
-                        *({case: side[case] for case in cases} for side in values),
-                    )
-                )
-                rows += [
-                    _row(case, region, rule, metric, values[0][case], values[1][case])
-                    for case in cases
-                ]
-    about = sides[0].about | {"a": str(a), "b": str(b), "cases": len(shared), "notes": notes}
+    values = list(_shared_values(side_a, side_b, shared))
+    paired = tuple(one.paired() for one in values)
+    notes = _notes(side_a, side_b, shared)
+    about = side_a.about | {"a": str(a), "b": str(b), "cases": len(shared), "notes": notes}
     del about["predictions"]
     decisive = {one.rule: one for one in paired if (one.region, one.metric) == (MEAN, "dice")}
     return Comparison(
         about=about,
-        paired=tuple(paired),
-        rows=rows,
-        verdicts={r: _verdict(decisive[r], about, margin) for r in rules},
+        paired=paired,
+        rows=[row for one in values for row in one.rows()],
+        verdicts={rule: _verdict(decisive[rule], about, margin) for rule in about["rules"]},
     )
 
 
-def _row(case, region, rule, metric, a, b):
-    return dict(zip(COLUMNS, (case, region, rule, metric, a, b, a - b), strict=True))
+def _shared_values(side_a: Evaluation, side_b: Evaluation, shared: set[str]) -> Iterator[_Values]:
+    for rule in side_a.about["rules"]:
+        for region in REGIONS_AND_MEAN:
+            for metric in METRICS:
+                all_a, all_b = (
+                    case_values(side.rows, rule, region, metric) for side in (side_a, side_b)
+                )
+                cases = [case for case in all_a if case in shared]
+                yield _Values(
+                    rule,
+                    region,
+                    metric,
+                    {case: all_a[case] for case in cases},
+                    {case: all_b[case] for case in cases},
+                )
 
 
-def _paired(rule, region, metric, a, b):
-    differences = np.array([a[case] - b[case] for case in a])
-    mean, low, high = paired_interval(differences, [patient_of(case) for case in a])
-    return Paired(
-        rule=rule,
-        region=region,
-        metric=metric,
-        mean_a=float(np.mean(list(a.values()))),
-        mean_b=float(np.mean(list(b.values()))),
-        difference=mean,
-        low=low,
-        high=high,
-        higher=int((differences > 0).sum()),
-        lower=int((differences < 0).sum()),
-    )
+def _notes(side_a: Evaluation, side_b: Evaluation, shared: set[str]) -> list[str]:
+    """Return the notes on both sides, then those on one, then on cases that one side lacks."""
+    notes_a, notes_b = side_a.about["notes"], side_b.about["notes"]
+    notes = [note for note in notes_a if note in notes_b]
+    common = set(notes)
+    for name, own in (("A", notes_a), ("B", notes_b)):
+        notes += [f"{name}: {note}" for note in own if note not in common]
+    only_a, only_b = (len({row["case"] for row in side.rows} - shared) for side in (side_a, side_b))
+    if only_a or only_b:  # with --missing skip
+        folder_a, folder_b = side_a.about["predictions"], side_b.about["predictions"]
+        notes.append(
+            f"compared are the {len(shared)} cases that both have; "
+            f"{only_a} are only in {folder_a}, {only_b} only in {folder_b}"
+        )
+    return notes
 
 
-def _verdict(found, about, margin):
-    """What the mean Dice says about these two models."""
-    size = f"{100 * abs(found.difference):.1f}"
-    estimate = f"A ({about['a']}) scores {size} Dice points {'above' if found.difference >= 0 else 'below'} B ({about['b']})"
-    if found.low is None:
+def _verdict(paired: Paired, about: dict[str, Any], margin: float) -> str:
+    """Return the sentence on the mean Dice of these two models."""
+    size = f"{100 * abs(paired.difference):.1f}"
+    where = "above" if paired.difference >= 0 else "below"
+    estimate = f"A ({about['a']}) scores {size} Dice points {where} B ({about['b']})"
+    if paired.low is None or paired.high is None:
         return f"Undecided: {estimate}, but one patient says nothing about others."
-    measured = f"{estimate} on mean Dice (95 % interval {_points(found.low)} to {_points(found.high)}, {about['cases']} cases)"
-    if -margin < found.low and found.high < margin:
-        return f"Equivalent: {measured}; the whole interval lies within \N{PLUS-MINUS SIGN}{100 * margin:.1f} points that matter."
-    if found.low > 0 or found.high < 0:
-        return f"{'A' if found.low > 0 else 'B'} is the better model: {measured}; the interval excludes 0."
+    measured = (
+        f"{estimate} on mean Dice (95 % interval {_points(paired.low)} to {_points(paired.high)}, "
+        f"{about['cases']} cases)"
+    )
+    if -margin < paired.low and paired.high < margin:
+        return (
+            f"Equivalent: {measured}; the whole interval lies within "
+            f"\N{PLUS-MINUS SIGN}{100 * margin:.1f} points that matter."
+        )
+    if paired.low > 0 or paired.high < 0:
+        better = "A" if paired.low > 0 else "B"
+        return f"{better} is the better model: {measured}; the interval excludes 0."
     return f"Undecided: {measured}; the interval holds 0 and differences that matter."
 
 
-def _points(dice):
+def _points(dice: float) -> str:
     return f"{100 * dice:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def write_comparison(folder, found):
-    """differences.csv and comparison.json in `folder`; returns their paths."""
+def write_comparison(folder: str | Path, comparison: Comparison) -> list[Path]:
+    """Write differences.csv and comparison.json.
+
+    Args:
+        folder: Where the files go; it is created where it is missing.
+        comparison: The result of `compare`.
+
+    Returns:
+        The files.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    content = as_json(comparison) | {"rows": comparison.rows}
     return [
-        write_text(folder / "differences.csv", as_csv(found.rows, COLUMNS)),
-        write_json(folder / "comparison.json", as_json(found) | {"rows": found.rows}),
+        write_text(folder / "differences.csv", as_csv(comparison.rows, COLUMNS)),
+        write_json(folder / "comparison.json", content),
     ]
 
 
-def as_json(found):
-    return found.about | {
-        "verdicts": found.verdicts,
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison without its rows, as JSON takes it."""
+    return comparison.about | {
+        "verdicts": comparison.verdicts,
         "caveat": CAVEAT,
-        "paired": [vars(one) for one in found.paired],
+        "paired": [vars(one) for one in comparison.paired],
     }
 
 
-def render(found, console):
-    """A table for each rule, then the verdicts and notes."""
+def render(comparison: Comparison, console: Console) -> None:
+    """Print a table for each rule, then the verdicts and notes."""
+    about = comparison.about
+    for rule in about["rules"]:
+        _print_table(
+            f"rule: {rule}, {about['cases']} cases",
+            [one for one in comparison.paired if one.rule == rule],
+            console,
+        )
+    verdicts = [f"{rule}: {words}" for rule, words in comparison.verdicts.items()]
+    for text in (*verdicts, CAVEAT, *(f"note     {note}" for note in about["notes"])):
+        print_line(console, text)
+
+
+def _print_table(title: str, paired: list[Paired], console: Console) -> None:
     from rich.table import Table
 
-    for rule in found.about["rules"]:
-        table = Table(
-            "region", "metric", "A", "B", "A - B", "95 % interval", "A higher", "A lower", box=None
+    table = Table(
+        "region", "metric", "A", "B", "A - B", "95 % interval", "A higher", "A lower", box=None
+    )
+    table.title = title
+    for one in paired:
+        scale = 100 if one.metric == "dice" else 1  # Dice in points, HD95 in mm
+        interval = (
+            "-"
+            if one.low is None or one.high is None
+            else f"{scale * one.low:.2f} to {scale * one.high:.2f}"
         )
-        table.title = f"rule: {rule}, {found.about['cases']} cases"
-        for one in (one for one in found.paired if one.rule == rule):
-            form = "{:.4f}" if one.metric == "dice" else "{:.2f}"
-            interval = (
-                "-" if one.low is None else f"{form.format(one.low)} to {form.format(one.high)}"
-            )
-            name = {"dice": "Dice", "hd95_mm": "HD95 mm"}[one.metric]
-            values = (form.format(value) for value in (one.mean_a, one.mean_b, one.difference))
-            table.add_row(one.region, name, *values, interval, str(one.higher), str(one.lower))
-        console.print(table)
-    verdicts = [f"{rule}: {words}" for rule, words in found.verdicts.items()]
-    for text in (*verdicts, CAVEAT, *(f"note     {note}" for note in found.about["notes"])):
-        print_line(console, text)
+        name = {"dice": "Dice", "hd95_mm": "HD95 mm"}[one.metric]
+        values = (f"{scale * value:.2f}" for value in (one.mean_a, one.mean_b, one.difference))
+        table.add_row(one.region, name, *values, interval, str(one.higher), str(one.lower))
+    console.print(table)

@@ -1,27 +1,32 @@
-"""What a soft-voting ensemble is worth: every member, every subset and the whole, case by case, from one prediction of each member.
+"""What a soft-voting ensemble is worth, case by case, from one prediction of each member.
 
-Legend: N members; a group is members that vote together, e.g. plain seeds.
+Every member, every subset of them and the whole are scored.
+
+Legend: N members; a group is members that vote together, e.g. plain seeds; (x, y, z) the source's
+grid.
 """
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from segmamba.config import PostprocessConfig
 from segmamba.data.case import patient_of
-from segmamba.data.labels import REGIONS
+from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import prepared_scan
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
 from segmamba.evaluation.intervals import paired_interval
 from segmamba.inference.predictor import Predictor
+from segmamba.screen import Progress, no_progress
 
-SCORES = (*REGIONS, "mean")
 MOST_SUBSETS = 40
-"""Of each size; where there are more, so many are drawn, always the same."""
+"""Subsets of each size that are scored. Where there are more, these are drawn, always the same."""
 ENSEMBLE = "ensemble"
 VARIANTS = ((False, False), (True, False), (False, True), (True, True))
 """(8 mirror images, post-processing)."""
@@ -29,24 +34,35 @@ VARIANTS = ((False, False), (True, False), (False, True), (True, True))
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Members that vote together, and what came of them."""
+    """Members that vote together, and their scores."""
 
     name: str
-    members: tuple
+    members: tuple[str, ...]
     """Their names."""
     best: int
-    """Which of them validation likes best."""
+    """The place of the member with the best validation Dice."""
     postprocessing: PostprocessConfig
-    rows: list = field(default_factory=list)
-    """{"case", "who": a member's name or ENSEMBLE, "flips", "postprocessed", "dice_ET" .., "dice_mean", "hd95_mm_ET" ..} (distances of
-    the ensemble and, without flips and post-processing, of members)."""
-    subsets: list = field(default_factory=list)
-    """{"case", "members": places of those that vote, "dice_mean"}, without flips and post-processing."""
-    seconds: dict = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """{"case", "who": a member's name or ENSEMBLE, "flips", "postprocessed", "dice_ET" ..,
+    "dice_mean", "hd95_mm_ET" ..}. Distances are those of the ensemble and, without flips and
+    post-processing, of members."""
+    subsets: list[dict[str, Any]] = field(default_factory=list)
+    """{"case", "members": places of those that vote, "dice_mean"}, without flips and
+    post-processing."""
+    seconds: dict[str, float] = field(default_factory=dict)
     """{"member", "ensemble", "ensemble with flips", "post-processing": mean seconds a case}."""
 
-    def scores(self, who, score, *, flips=False, postprocessed=False):
-        """{case: value} of one column of the rows."""
+    def scores(
+        self, who: str, score: str, *, flips: bool = False, postprocessed: bool = False
+    ) -> dict[str, float]:
+        """Return {case: value} of one column of the rows.
+
+        Args:
+            who: A member's name, or ENSEMBLE.
+            score: The column, "dice_mean" for example.
+            flips: Whether predictions average over 8 mirror images.
+            postprocessed: Whether they are post-processed.
+        """
         rows = (
             row
             for row in self.rows
@@ -54,120 +70,150 @@ class Group:
         )
         return {row["case"]: row[score] for row in rows}
 
-    def member_mean(self, score, *, flips=False, postprocessed=False):
-        """{case: mean over the members}: what to expect of one of them."""
+    def member_mean(
+        self, score: str, *, flips: bool = False, postprocessed: bool = False
+    ) -> dict[str, float]:
+        """Return {case: mean over the members}: what to expect of one of them.
+
+        The arguments are those of `scores`.
+        """
         each = [
             self.scores(member, score, flips=flips, postprocessed=postprocessed)
             for member in self.members
         ]
         return {case: float(np.mean([scores[case] for scores in each])) for case in each[0]}
 
-    def by_size(self):
-        """{number of members: [mean Dice over the cases, for each subset]}."""
-        means = {}
+    def by_size(self) -> dict[int, list[float]]:
+        """Return {number of members: the mean Dice over the cases of each subset}."""
+        of_subset: dict[tuple[int, ...], list[float]] = {}
         for row in self.subsets:
-            means.setdefault(row["members"], []).append(row["dice_mean"])
-        sizes = {}
-        for members, values in means.items():
+            of_subset.setdefault(row["members"], []).append(row["dice_mean"])
+        sizes: dict[int, list[float]] = {}
+        for members, values in of_subset.items():
             sizes.setdefault(len(members), []).append(float(np.mean(values)))
         return sizes
 
 
-def score_group(group, plain, flipped, cases, *, progress=lambda done, total: None):
-    """Fill a Group: plain and flipped are its Predictors without and with mirror images, cases PreparedCases that it is tested on."""
+def score_group(
+    group: Group,
+    plain: Predictor,
+    flipped: Predictor,
+    cases: Sequence[PreparedCase],
+    *,
+    progress: Progress = no_progress,
+) -> Group:
+    """Score a group's members, subsets and whole, and fill its tables.
+
+    Args:
+        group: The group; its rows, subsets and seconds are filled.
+        plain: Its members without mirror images.
+        flipped: Its members with mirror images.
+        cases: The test set.
+        progress: Called with (cases done, cases in all) after each case.
+
+    Returns:
+        `group`.
+    """
     subsets = subsets_of(len(plain))
-    config, taken = plain.members[0].config, []
+    config = plain.members[0].config
     deciders = {
-        post: Predictor(plain.members, group.postprocessing if post else None)
-        for post in (False, True)
+        postprocessed: Predictor(plain.members, group.postprocessing if postprocessed else None)
+        for postprocessed in (False, True)
     }
+    seconds: list[dict[str, float]] = []
     for done, case in enumerate(cases, 1):
         prepared, truth = prepared_scan(case, config), np.array(case.source_label())
+        spacing_mm = case.source_spacing_mm
         spent = {}
         for flips, predictor in ((False, plain), (True, flipped)):
             start = _now(predictor.device)
             each = list(predictor.member_probabilities(prepared))
             vote = predictor.vote(each)
             spent["flips" if flips else "plain"] = _now(predictor.device) - start
-            for post, decider in deciders.items():
+            for postprocessed, decider in deciders.items():
                 start = _now(predictor.device)
                 voted = decider.decide(vote, prepared)
-                if post and not flips:
-                    spent["post"] = _now(predictor.device) - start
-                for who, probability in (*zip(group.members, each, strict=True), (ENSEMBLE, None)):
-                    classes = (
-                        voted if probability is None else decider.decide(probability, prepared)
+                if postprocessed and not flips:
+                    spent["postprocess"] = _now(predictor.device) - start
+                classes = [*(decider.decide(probability, prepared) for probability in each), voted]
+                for who, prediction in zip((*group.members, ENSEMBLE), classes, strict=True):
+                    measured = who == ENSEMBLE or not (flips or postprocessed)
+                    scores = _scores(
+                        prepared.whole(prediction), truth, spacing_mm if measured else None
                     )
-                    distances = who == ENSEMBLE or not (flips or post)
-                    group.rows.append(
-                        {"case": case.id, "who": who, "flips": flips, "postprocessed": post}
-                        | _scores(
-                            prepared.whole(classes),
-                            truth,
-                            case.source_spacing_mm if distances else None,
-                        )
-                    )
+                    variant = {"flips": flips, "postprocessed": postprocessed}
+                    group.rows.append({"case": case.id, "who": who} | variant | scores)
             if not flips:
                 for members in subsets:
-                    classes = deciders[False].decide(
-                        predictor.vote(each[place] for place in members), prepared
-                    )
-                    group.subsets.append(
-                        {
-                            "case": case.id,
-                            "members": members,
-                            "dice_mean": dice(prepared.whole(classes), truth)["mean"],
-                        }
-                    )
-        taken.append(spent)
+                    vote = predictor.vote(each[place] for place in members)
+                    few = prepared.whole(deciders[False].decide(vote, prepared))
+                    mean = dice(few, truth)["mean"]
+                    row = {"case": case.id, "members": members, "dice_mean": mean}
+                    group.subsets.append(row)
+        seconds.append(spent)
         progress(done, len(cases))
-    group.seconds.update(
-        {
-            "member": _mean(taken, "plain") / len(plain),
-            "ensemble": _mean(taken, "plain"),
-            "ensemble with flips": _mean(taken, "flips"),
-            "post-processing": _mean(taken, "post"),
-        }
+    ensemble_s, flips_s, postprocess_s = (
+        float(np.mean([spent[name] for spent in seconds]))
+        for name in ("plain", "flips", "postprocess")
     )
+    group.seconds["member"] = ensemble_s / len(plain)
+    group.seconds["ensemble"] = ensemble_s
+    group.seconds["ensemble with flips"] = flips_s
+    group.seconds["post-processing"] = postprocess_s
     return group
 
 
-def subsets_of(members):
-    """Every subset of 0 .. members - 1 as a tuple, the smallest first; at most MOST_SUBSETS of a size."""
-    found, rng = [], np.random.default_rng(0)
+def subsets_of(members: int) -> list[tuple[int, ...]]:
+    """Return every subset of 0 .. members - 1, the smallest first.
+
+    Args:
+        members: How many members there are.
+
+    Returns:
+        At most MOST_SUBSETS of each size, always the same.
+    """
+    subsets: list[tuple[int, ...]] = []
+    rng = np.random.default_rng(0)
     for size in range(1, members + 1):
         all_of_size = list(itertools.combinations(range(members), size))
         if len(all_of_size) > MOST_SUBSETS:
-            all_of_size = [
-                all_of_size[place]
-                for place in sorted(rng.choice(len(all_of_size), MOST_SUBSETS, replace=False))
-            ]
-        found += all_of_size
-    return found
+            drawn = sorted(rng.choice(len(all_of_size), MOST_SUBSETS, replace=False))
+            all_of_size = [all_of_size[place] for place in drawn]
+        subsets += all_of_size
+    return subsets
 
 
-def difference(left, right):
-    """(mean, low, high) of left minus right, both {case: value} of the same cases: paired, with the interval over patients."""
+def difference(
+    left: dict[str, float], right: dict[str, float]
+) -> tuple[float, float | None, float | None]:
+    """Compute the paired difference of two scores of the same cases.
+
+    Args:
+        left: {case: value}.
+        right: {case: value}.
+
+    Returns:
+        (mean, low, high) of left minus right, with the interval over patients; low and high are
+        None for fewer than two patients.
+    """
     cases = list(left)
     return paired_interval(
         np.array([left[case] - right[case] for case in cases]), [patient_of(case) for case in cases]
     )
 
 
-def _scores(pred, truth, spacing_mm):
-    found = {f"dice_{name}": value for name, value in dice(pred, truth).items()}
-    return found | (
-        {}
-        if spacing_mm is None
-        else {f"hd95_mm_{region}": mm for region, mm in hd95_mm(pred, truth, spacing_mm).items()}
-    )
+def _scores(
+    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None
+) -> dict[str, float]:
+    """Return Dice and, where the spacing is given, HD95 of internal classes (x, y, z)."""
+    scores = {f"dice_{name}": value for name, value in dice(pred, truth).items()}
+    if spacing_mm is not None:
+        distances = hd95_mm(pred, truth, spacing_mm)
+        scores |= {f"hd95_mm_{region}": mm for region, mm in distances.items()}
+    return scores
 
 
-def _now(device):
+def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _mean(taken, name):
-    return float(np.mean([spent[name] for spent in taken]))

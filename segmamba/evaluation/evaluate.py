@@ -1,54 +1,70 @@
-"""Two folders of segmentations to tables: every case under the named rules, then what they come to."""
+"""Two folders of segmentations to tables: every case under the named rules, and their summary."""
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from segmamba.data.cases import AUTO
 from segmamba.data.parallel import map_cases
 from segmamba.errors import UserError
-from segmamba.evaluation.folders import ERROR_ON, match, read_pair
-from segmamba.evaluation.rules import BOTH, CHALLENGES, RULES, challenge_of, rules_named
-from segmamba.evaluation.score import COLUMNS, score_case
+from segmamba.evaluation.folders import ERROR_ON, Pair, match, read_pair
+from segmamba.evaluation.result import Evaluation
+from segmamba.evaluation.rules import (
+    BOTH,
+    CHALLENGES,
+    RULES,
+    Challenge,
+    challenge_of,
+    rules_named,
+)
+from segmamba.evaluation.score import COLUMNS, ScoreRow, score_case
 from segmamba.evaluation.summary import summarise
 from segmamba.files import write_json, write_text
+from segmamba.screen import Progress, no_progress
 
-SERIAL_BYTES = 200_000  # of compressed segmentations: two real cases; a second or two of one core
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found. pairs: the cases; rows: dicts of COLUMNS; summary: see `summarise`."""
-
-    pairs: list
-    rows: list
-    summary: dict
-    about: dict
-    """What was compared and by which rules, for the tables' head and the JSON."""
+SERIAL_BYTES = 200_000
+"""Compressed segmentations up to this size are scored in this process: two real cases, a second or
+two of one core."""
 
 
 def evaluate(
-    predictions,
-    truth,
+    predictions: str | Path,
+    truth: str | Path,
     *,
-    rule=BOTH,
-    challenge=AUTO,
-    labels=AUTO,
-    prediction_labels=AUTO,
-    missing=ERROR_ON,
-    progress=lambda done, total: None,
-):
-    """The Evaluation of a folder of predictions; see `match` for what the folders may hold. UserError for the first bad case.
+    rule: str = BOTH,
+    challenge: str = AUTO,
+    labels: str = AUTO,
+    prediction_labels: str = AUTO,
+    missing: str = ERROR_ON,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Score a folder of predictions.
 
-    progress: called with (cases done, cases in all) after each case.
+    Args:
+        predictions: The folder; see `match` for what the folders may hold.
+        truth: The data set, or a folder of segmentations.
+        rule: A name from RULES, or "both".
+        challenge: A name from CHALLENGES; "auto" takes it from the case ids.
+        labels: The truth's label convention, as `match` takes it.
+        prediction_labels: That of the predictions, as `match` takes it.
+        missing: What becomes of a case without prediction, as `match` takes it.
+        progress: Called with (cases done, cases in all) after each case.
+
+    Returns:
+        The scores of all cases, and their summary.
+
+    Raises:
+        UserError: On an option that does not exist, folders that do not match, or the first case
+            that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
     pairs, notes = match(predictions, truth, labels, prediction_labels, missing)
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
-    scored = map_cases(
+    scored: list[list[ScoreRow] | str] = map_cases(
         partial(_score, rules=rules, challenge=parameters),
         pairs,
         lost=_lost,
@@ -59,7 +75,7 @@ def evaluate(
         raise UserError(
             errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
         )
-    rows = [row for case_rows in scored for row in case_rows]
+    rows = [row for case_rows in scored if isinstance(case_rows, list) for row in case_rows]
     about = {
         "predictions": str(predictions),
         "truth": str(truth),
@@ -75,8 +91,8 @@ def evaluate(
     return Evaluation(pairs, rows, summarise(rows), about)
 
 
-def _score(pair, rules, challenge):
-    """The rows of a Pair, or its error in one line."""
+def _score(pair: Pair, rules: Collection[str], challenge: Challenge) -> list[ScoreRow] | str:
+    """Return the rows of a case, or its error in one line."""
     try:
         pred, truth, spacing_mm = read_pair(pair)
     except UserError as error:
@@ -84,12 +100,25 @@ def _score(pair, rules, challenge):
     return score_case(pair.id, pred, truth, spacing_mm, rules, challenge)
 
 
-def _lost(pair):
-    return f"{pair.id}: not scored, the process that read it or a case beside it was killed (memory?); free some memory and evaluate again"
+def _lost(pair: Pair) -> str:
+    return (
+        f"{pair.id}: not scored, the process that read it or a case beside it was killed (memory?);"
+        " free some memory and evaluate again"
+    )
 
 
-def write_evaluation(folder, evaluation):
-    """cases.csv, summary.csv and evaluation.json (both, and what was compared) in `folder`; returns their paths."""
+def write_evaluation(folder: str | Path, evaluation: Evaluation) -> list[Path]:
+    """Write cases.csv, summary.csv and evaluation.json.
+
+    evaluation.json holds the content of both tables and what was compared.
+
+    Args:
+        folder: Where the files go; it is created where it is missing.
+        evaluation: The result of `evaluate`.
+
+    Returns:
+        The files.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     summary = [
@@ -98,18 +127,16 @@ def write_evaluation(folder, evaluation):
         for region, metrics in regions.items()
         for metric, figures in metrics.items()
     ]
+    content = evaluation.about | evaluation.summary | {"rows": evaluation.rows}
     return [
         write_text(folder / "cases.csv", as_csv(evaluation.rows, COLUMNS)),
         write_text(folder / "summary.csv", as_csv(summary, tuple(summary[0]))),
-        write_json(
-            folder / "evaluation.json",
-            evaluation.about | evaluation.summary | {"rows": evaluation.rows},
-        ),
+        write_json(folder / "evaluation.json", content),
     ]
 
 
-def as_csv(rows, columns):
-    """Dicts as CSV text; None is an empty field."""
+def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return rows as CSV text; None is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -1,43 +1,74 @@
-"""Test-time options and post-processing, one by one and together, on trained networks: what each scores and what it costs."""
+"""Test-time options and post-processing of trained networks, one by one and together.
+
+Each arm is scored, and its time is measured.
+"""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from segmamba.config import Config
+from segmamba.config import Config, PostprocessConfig
 from segmamba.data.labels import REGIONS
+from segmamba.data.preprocess import PreparedCase
 from segmamba.errors import UserError
-from segmamba.evaluation.cases import prepared_scan
-from segmamba.evaluation.rules import CHALLENGES, LEGACY, LESIONWISE
+from segmamba.evaluation.cases import CaseScores, prepared_scan
+from segmamba.evaluation.rules import CHALLENGES, LEGACY, LESIONWISE, Challenge
 from segmamba.evaluation.score import score_case
-from segmamba.inference.predictor import Predictor, load_predictor
+from segmamba.inference.predictor import Predictor, PreparedScan, load_predictor
+from segmamba.screen import Progress, no_progress
 
 INFERENCE, POSTPROCESS = "inference.", "postprocess."
-SCORES = ("dice", "hd95_mm", "lesionwise_dice")
+"""How the settings begin that can vary after training."""
+ARM_METRICS = ("dice", "hd95_mm", "lesionwise_dice")
+
+Changes = Mapping[str, Any]
+"""Dotted changes of a Config."""
+T = TypeVar("T")
 
 
 def score_arms(
-    checkpoint, arms, cases, device, *, challenge="GLI", progress=lambda done, total: None
-):
-    """{arm: rows}: a dict for each of the PreparedCases, {"case", "seconds", "dice_ET" .. "dice_mean", "hd95_mm_..", "lesionwise_dice_.."}.
+    checkpoint: str | Path,
+    arms: Mapping[str, Changes],
+    cases: Sequence[PreparedCase],
+    device: torch.device,
+    *,
+    challenge: str = "GLI",
+    progress: Progress = no_progress,
+) -> dict[str, list[CaseScores]]:
+    """Score one trained network under each arm.
 
-    arms: {name: dotted changes below inference. and postprocess.}. Arms with the same test-time options share their predictions.
-    seconds: prediction and post-processing, without reading and scoring.
+    Arms with the same test-time options share their predictions.
+
+    Args:
+        checkpoint: A run's folder, or its weights.
+        arms: Arm to its changes below inference. and postprocess.
+        cases: The test set.
+        device: Where the network predicts.
+        challenge: The name of the challenge whose lesion-wise parameters count.
+        progress: Called with (arm and case done, in all).
+
+    Returns:
+        Arm to a row for each case: {"case", "seconds", "dice_ET" .. "dice_mean", "hd95_mm_..",
+        "lesionwise_dice_.."}. The seconds are prediction and post-processing, without reading and
+        scoring.
+
+    Raises:
+        UserError: An arm changes a setting that training has fixed.
     """
     for name, changes in arms.items():
         for setting in changes:
             if not setting.startswith((INFERENCE, POSTPROCESS)):
                 raise UserError(
-                    f"arm {name!r}: {setting} is fixed by training; only {INFERENCE}* and {POSTPROCESS}* can vary here"
+                    f"arm {name!r}: {setting} is fixed by training; "
+                    f"only {INFERENCE}* and {POSTPROCESS}* can vary here"
                 )
-    groups = {}
-    for name, changes in arms.items():
-        groups.setdefault(
-            tuple(sorted((k, v) for k, v in changes.items() if k.startswith(INFERENCE))), []
-        ).append(name)
-    rows, done = {name: [] for name in arms}, 0
-    for options, names in groups.items():
+    rows: dict[str, list[CaseScores]] = {name: [] for name in arms}
+    done = 0
+    for options, names in _by_inference(arms).items():
         predictor = load_predictor(checkpoint, device, changes=dict(options))
         config = predictor.members[0].config
         deciders = {
@@ -45,13 +76,9 @@ def score_arms(
         }
         for case in cases:
             prepared, truth = prepared_scan(case, config), np.array(case.source_label())
-            probability, voted_s = _timed(
-                lambda p=predictor, x=prepared: p.vote(p.member_probabilities(x)), device
-            )
+            probability, voted_s = _timed(device, _vote, predictor, prepared)
             for name, decider in deciders.items():
-                classes, decided_s = _timed(
-                    lambda d=decider, p=probability, x=prepared: x.whole(d.decide(p, x)), device
-                )
+                classes, decided_s = _timed(device, _decide, decider, prepared, probability)
                 rows[name].append(
                     {"case": case.id, "seconds": voted_s + decided_s}
                     | _scores(case, classes, truth, CHALLENGES[challenge])
@@ -60,38 +87,56 @@ def score_arms(
     return rows
 
 
-def _postprocessing(changes):
-    """The PostprocessConfig of an arm's changes; what they do not name is off."""
-    return (
-        Config()
-        .changed({name: value for name, value in changes.items() if name.startswith(POSTPROCESS)})
-        .postprocess
-    )
+def _by_inference(arms: Mapping[str, Changes]) -> dict[tuple[tuple[str, Any], ...], list[str]]:
+    """Return the arms of each set of test-time options."""
+    groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
+    for name, changes in arms.items():
+        options = sorted((k, v) for k, v in changes.items() if k.startswith(INFERENCE))
+        groups.setdefault(tuple(options), []).append(name)
+    return groups
 
 
-def _scores(case, classes, truth, challenge):
-    scored = score_case(
+def _postprocessing(changes: Changes) -> PostprocessConfig:
+    """Return the post-processing of an arm; what its changes do not name is off."""
+    settings = {name: value for name, value in changes.items() if name.startswith(POSTPROCESS)}
+    return Config().changed(settings).postprocess
+
+
+def _scores(
+    case: PreparedCase, classes: np.ndarray, truth: np.ndarray, challenge: Challenge
+) -> dict[str, float]:
+    """Return each of ARM_METRICS per region, and its mean over the regions."""
+    rows = score_case(
         case.id, classes, truth, case.source_spacing_mm, (LEGACY, LESIONWISE), challenge
     )
-    found = {}
-    for row in scored:
-        names = (
-            {"dice": "dice", "hd95_mm": "hd95_mm"}
-            if row["rule"] == LEGACY
-            else {"dice": "lesionwise_dice"}
-        )
-        found |= {f"{name}_{row['region']}": row[metric] for metric, name in names.items()}
-    return found | {
-        f"{score}_mean": float(np.mean([found[f"{score}_{region}"] for region in REGIONS]))
-        for score in SCORES
+    scores: dict[str, float] = {}
+    for row in rows:
+        region = row["region"]
+        if row["rule"] == LEGACY:
+            scores[f"dice_{region}"] = row["dice"]
+            scores[f"hd95_mm_{region}"] = row["hd95_mm"]
+        else:
+            scores[f"lesionwise_dice_{region}"] = row["dice"]
+    return scores | {
+        f"{metric}_mean": float(np.mean([scores[f"{metric}_{region}"] for region in REGIONS]))
+        for metric in ARM_METRICS
     }
 
 
-def _timed(action, device):
+def _vote(predictor: Predictor, prepared: PreparedScan) -> torch.Tensor:
+    return predictor.vote(predictor.member_probabilities(prepared))
+
+
+def _decide(predictor: Predictor, prepared: PreparedScan, probability: torch.Tensor) -> np.ndarray:
+    return prepared.whole(predictor.decide(probability, prepared))
+
+
+def _timed(device: torch.device, action: Callable[..., T], *arguments: Any) -> tuple[T, float]:
+    """Return the result of an action, and the seconds that it took on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
-    result = action()
+    result = action(*arguments)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return result, time.perf_counter() - start

@@ -1,11 +1,16 @@
-"""Pictures of an evaluation: how the scores are spread, and the worst cases."""
+"""Pictures of an evaluation: how the scores are spread, the worst cases, and differences."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS
+from segmamba.data.labels import REGIONS, REGIONS_AND_MEAN
 from segmamba.evaluation.folders import read_image, read_pair
+from segmamba.evaluation.score import ScoreRow
 from segmamba.evaluation.summary import MEAN, case_values
 from segmamba.pictures import (
     REGION_COLOURS,
@@ -17,21 +22,47 @@ from segmamba.pictures import (
     surroundings,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from segmamba.evaluation.compare import Comparison, Paired
+    from segmamba.evaluation.result import Evaluation
+
 WORST = 4
+"""How many of the worst cases are shown."""
 GREY = "#7f7f7f"
 MODALITY = "T1ce"
+"""The image behind the outlines."""
 
 
-def write_pictures(folder, evaluation):
-    """distribution.png and worst_cases.png in `folder`; returns their paths."""
+def write_pictures(folder: str | Path, evaluation: Evaluation) -> list[Path]:
+    """Draw distribution.png and worst_cases.png.
+
+    Args:
+        folder: Where the pictures go.
+        evaluation: The result of `evaluate`.
+
+    Returns:
+        The pictures.
+    """
     return [
         draw_distribution(evaluation.rows, Path(folder) / "distribution.png"),
         draw_worst(evaluation, Path(folder) / "worst_cases.png"),
     ]
 
 
-def draw_distribution(rows, path):
-    """Dice and HD95 per region and rule: a dot for a case, its box from the first to the third quartile with the median."""
+def draw_distribution(rows: Sequence[ScoreRow], path: Path) -> Path:
+    """Draw Dice and HD95 per region and rule.
+
+    A dot is a case. The box reaches from the first to the third quartile and shows the median.
+
+    Args:
+        rows: The scores of each case, region and rule.
+        path: The picture's file.
+
+    Returns:
+        `path`.
+    """
     rules = list(dict.fromkeys(row["rule"] for row in rows))
     figure = new_figure(figsize=(9, 3.2 * len(rules)), layout="constrained")
     grid = figure.subplots(len(rules), 2, squeeze=False)
@@ -52,9 +83,9 @@ def draw_distribution(rows, path):
     return path
 
 
-def _draw_spread(panel, rows, rule, metric):
+def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) -> None:
     rng = np.random.default_rng(0)
-    for place, region in enumerate((*REGIONS, MEAN)):
+    for place, region in enumerate(REGIONS_AND_MEAN):
         values = np.array(list(case_values(rows, rule, region, metric).values()))
         colour = REGION_COLOURS.get(region, GREY)
         box = {"facecolor": colour, "alpha": 0.35, "edgecolor": "none"}
@@ -78,16 +109,26 @@ def _draw_spread(panel, rows, rule, metric):
             linewidths=0,
             zorder=3,
         )
-    panel.set_xticks(range(len(REGIONS) + 1), [*REGIONS, "mean"])
+    panel.set_xticks(range(len(REGIONS_AND_MEAN)), REGIONS_AND_MEAN)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.25)
 
 
-def draw_worst(evaluation, path):
-    """The WORST cases by their mean Dice under the first rule: three planes through the tumour, truth solid and prediction dashed."""
+def draw_worst(evaluation: Evaluation, path: Path) -> Path:
+    """Draw three planes through the tumour for the WORST cases by mean Dice under the first rule.
+
+    Truth is solid and prediction dashed.
+
+    Args:
+        evaluation: The result of `evaluate`.
+        path: The picture's file.
+
+    Returns:
+        `path`.
+    """
     rule = next(iter(evaluation.summary["scores"]))
     scores = case_values(evaluation.rows, rule, MEAN, "dice")
-    worst = sorted(scores, key=scores.get)[:WORST]
+    worst = sorted(scores, key=lambda case: scores[case])[:WORST]
     figure = new_figure(figsize=(9, 3.1 * len(worst) + 0.5), layout="constrained")
     grid = figure.subplots(len(worst), 3, squeeze=False)
     pairs = {pair.id: pair for pair in evaluation.pairs}
@@ -105,41 +146,34 @@ def draw_worst(evaluation, path):
     return path
 
 
-def draw_differences(found, path):
-    """A minus B of Dice per region and rule: a dot for a case, the mean with its interval over patients beside it."""
-    rules = list(found.about["rules"])
+def draw_differences(comparison: Comparison, path: Path) -> Path:
+    """Draw A minus B of Dice per region and rule.
+
+    A dot is a case; beside it stands the mean with its interval over patients.
+
+    Args:
+        comparison: The result of `compare`.
+        path: The picture's file.
+
+    Returns:
+        `path`.
+    """
+    rules = list(comparison.about["rules"])
     figure = new_figure(figsize=(4.5 * len(rules), 3.6), layout="constrained")
     rng = np.random.default_rng(0)
-    for panel, rule in zip(
-        figure.subplots(1, len(rules), squeeze=False, sharey=True)[0], rules, strict=True
-    ):
+    panels = figure.subplots(1, len(rules), squeeze=False, sharey=True)[0]
+    for panel, rule in zip(panels, rules, strict=True):
         panel.axhline(0, color=GREY, linewidth=0.8)
         paired = {
-            one.region: one for one in found.paired if (one.rule, one.metric) == (rule, "dice")
+            one.region: one for one in comparison.paired if (one.rule, one.metric) == (rule, "dice")
         }
         for place, (region, one) in enumerate(paired.items()):
-            values = 100 * np.array(
-                [
-                    r["difference"]
-                    for r in found.rows
-                    if (r["rule"], r["region"], r["metric"]) == (rule, region, "dice")
-                ]
-            )
-            colour = REGION_COLOURS.get(region, GREY)
-            panel.scatter(
-                place + rng.uniform(-0.2, 0.1, len(values)),
-                values,
-                s=12,
-                color=colour,
-                alpha=0.7,
-                edgecolors="0.3",
-                linewidths=0.3,
-            )
-            if one.low is not None:
-                panel.vlines(
-                    place + 0.25, 100 * one.low, 100 * one.high, color="black", linewidth=1.5
-                )
-            panel.plot(place + 0.25, 100 * one.difference, "o", color="black", markersize=4)
+            differences = [
+                row["difference"]
+                for row in comparison.rows
+                if (row["rule"], row["region"], row["metric"]) == (rule, region, "dice")
+            ]
+            _draw_difference(panel, place, one, 100 * np.array(differences), rng)
         panel.set_xticks(range(len(paired)), list(paired))
         panel.set(title=f"A - B, rule {rule}", xlim=(-0.6, len(paired) - 0.2))
         panel.spines[["top", "right"]].set_visible(False)
@@ -147,3 +181,23 @@ def draw_differences(found, path):
     figure.axes[0].set_ylabel("difference in Dice points")
     save_figure(figure, path)
     return path
+
+
+def _draw_difference(
+    panel: Axes, place: int, paired: Paired, points: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draw one region's differences in Dice points, (cases,), and their mean at `place`."""
+    panel.scatter(
+        place + rng.uniform(-0.2, 0.1, len(points)),
+        points,
+        s=12,
+        color=REGION_COLOURS.get(paired.region, GREY),
+        alpha=0.7,
+        edgecolors="0.3",
+        linewidths=0.3,
+    )
+    if paired.low is not None and paired.high is not None:
+        panel.vlines(
+            place + 0.25, 100 * paired.low, 100 * paired.high, color="black", linewidth=1.5
+        )
+    panel.plot(place + 0.25, 100 * paired.difference, "o", color="black", markersize=4)

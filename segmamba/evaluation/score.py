@@ -1,11 +1,14 @@
 """One case under the named rules: a row for each region and rule."""
 
+from collections.abc import Collection, Sequence
+from typing import Any
+
 import numpy as np
 
 from segmamba.data.labels import REGIONS, region_masks
 from segmamba.evaluation.hausdorff import bounding_box, mask_hd95_mm
 from segmamba.evaluation.lesionwise import grown_box, lesionwise
-from segmamba.evaluation.rules import LEGACY, LESIONWISE
+from segmamba.evaluation.rules import LEGACY, LESIONWISE, Challenge
 
 METRICS = ("dice", "hd95_mm", "sensitivity", "specificity")
 COLUMNS = (
@@ -19,11 +22,33 @@ COLUMNS = (
     "lesions_missed",
     "lesions_false",
 )
+ScoreRow = dict[str, Any]
+"""The scores of one region of one case under one rule, by COLUMNS: names are str, counts int and
+the rest float."""
 
 
-def score_case(case_id, pred, truth, spacing_mm, rules, challenge):
-    """Dicts of COLUMNS, one for each region and rule. pred, truth: internal classes, uint8 (x, y, z), on one grid; lesions are None
-    under a rule that knows none. Sensitivity, specificity and volumes are those of the whole case under every rule.
+def score_case(
+    case_id: str,
+    pred: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: Sequence[float],
+    rules: Collection[str],
+    challenge: Challenge,
+) -> list[ScoreRow]:
+    """Score one case.
+
+    Sensitivity, specificity and volumes are those of the whole case under every rule.
+
+    Args:
+        case_id: The name of the case.
+        pred: Internal classes, uint8 (x, y, z).
+        truth: Internal classes, uint8 (x, y, z), on the same grid.
+        spacing_mm: Voxel size along each axis.
+        rules: Names from RULES.
+        challenge: The parameters of the lesion-wise rule.
+
+    Returns:
+        A row for each region and rule. Counts of lesions are None under a rule without lesions.
     """
     voxels, voxel_ml = truth.size, float(np.prod(spacing_mm)) / 1000
     tumour = (pred > 0) | (truth > 0)
@@ -33,12 +58,13 @@ def score_case(case_id, pred, truth, spacing_mm, rules, challenge):
         else (slice(1),) * 3
     )
     rows = []
-    for region, p, t in zip(
-        REGIONS, region_masks(pred[box]), region_masks(truth[box]), strict=True
-    ):
+    masks = zip(REGIONS, region_masks(pred[box]), region_masks(truth[box]), strict=True)
+    for region, p, t in masks:
         both, predicted, true = (int(np.count_nonzero(mask)) for mask in (p & t, p, t))
         hd95_mm = mask_hd95_mm(p, t, spacing_mm)
         whole = {
+            "case": case_id,
+            "region": region,
             "sensitivity": both / true if true else float(not predicted),
             "specificity": 1 - (predicted - both) / (voxels - true) if voxels > true else 1.0,
             "volume_ml": true * voxel_ml,
@@ -46,28 +72,16 @@ def score_case(case_id, pred, truth, spacing_mm, rules, challenge):
         }
         if LEGACY in rules:
             dice = 2 * both / (predicted + true) if predicted + true else 1.0
-            rows.append(_row(case_id, region, LEGACY, whole, dice=dice, hd95_mm=hd95_mm))
+            rows.append(whole | {"rule": LEGACY, "dice": dice, "hd95_mm": hd95_mm})
         if LESIONWISE in rules:
-            found = lesionwise(p, t, spacing_mm, challenge, hd95_mm)
-            lesions = {
-                "lesions_found": found.found,
-                "lesions_missed": found.missed,
-                "lesions_false": found.false,
+            lesions = lesionwise(p, t, spacing_mm, challenge, hd95_mm)
+            scores = {
+                "rule": LESIONWISE,
+                "dice": lesions.dice,
+                "hd95_mm": lesions.hd95_mm,
+                "lesions_found": lesions.found,
+                "lesions_missed": lesions.missed,
+                "lesions_false": lesions.false,
             }
-            rows.append(
-                _row(
-                    case_id,
-                    region,
-                    LESIONWISE,
-                    whole,
-                    dice=found.dice,
-                    hd95_mm=found.hd95_mm,
-                    **lesions,
-                )
-            )
-    return rows
-
-
-def _row(case_id, region, rule, whole, **scores):
-    row = {"case": case_id, "region": region, "rule": rule} | whole | scores
-    return {column: row.get(column) for column in COLUMNS}
+            rows.append(whole | scores)
+    return [{column: row.get(column) for column in COLUMNS} for row in rows]

@@ -1,21 +1,41 @@
-"""What the rows of an evaluation come to."""
+"""What the rows of an evaluation come to: figures per rule, region and metric, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segmamba.data.case import patient_of
-from segmamba.data.labels import REGIONS
+from segmamba.data.labels import REGIONS, REGIONS_AND_MEAN
 from segmamba.evaluation.intervals import mean_interval
-from segmamba.evaluation.score import METRICS
-from segmamba.screen import print_line
+from segmamba.evaluation.score import METRICS, ScoreRow
+from segmamba.screen import points, print_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segmamba.evaluation.result import Evaluation
 
 MEAN = "mean"
+"""The name of the mean over the regions among REGIONS_AND_MEAN."""
+
+Figures = dict[str, float | None]
+"""{"mean", "median", "sd", "low", "high"} of a score over cases."""
 
 
-def summarise(rows):
-    """{"scores": {rule: {region or "mean": {metric: {"mean", "median", "sd", "low", "high"}}}}, "empty": {region: {...}}}.
+def summarise(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    """Summarise scores over cases.
 
-    "mean" is each case's mean over the regions. low and high: 95 % bootstrap interval of the mean over cases, None for fewer than two
-    patients. empty: how many cases lack the region, and in how many of those it was predicted all the same.
+    Args:
+        rows: The rows of all cases, as `score_case` gives them.
+
+    Returns:
+        {"scores": {rule: {region or "mean": {metric: Figures}}}, "empty": {region: counts}}. "mean"
+        is each case's mean over the regions. low and high are the 95 % bootstrap interval of the
+        mean over cases, None for fewer than two patients. "empty" counts the "cases" that lack the
+        region, and those of them in which it was "predicted" all the same.
     """
     rules = list(dict.fromkeys(row["rule"] for row in rows))
     scores = {
@@ -23,7 +43,7 @@ def summarise(rows):
             region: {
                 metric: _figures(case_values(rows, rule, region, metric)) for metric in METRICS
             }
-            for region in (*REGIONS, MEAN)
+            for region in REGIONS_AND_MEAN
         }
         for rule in rules
     }
@@ -41,16 +61,16 @@ def summarise(rows):
     return {"scores": scores, "empty": empty}
 
 
-def case_values(rows, rule, region, metric):
-    """{case: value}; for the region "mean", the mean of the case's three."""
-    by_case = {}
+def case_values(rows: Sequence[ScoreRow], rule: str, region: str, metric: str) -> dict[str, float]:
+    """Return {case: value} of one metric; for the region "mean", the mean of the case's three."""
+    by_case: dict[str, list[float]] = {}
     for row in rows:
         if row["rule"] == rule and region in (row["region"], MEAN):
             by_case.setdefault(row["case"], []).append(row[metric])
     return {case: float(np.mean(values)) for case, values in by_case.items()}
 
 
-def _figures(by_case):
+def _figures(by_case: dict[str, float]) -> Figures:
     values = np.array(list(by_case.values()))
     low, high = mean_interval(values, [patient_of(case) for case in by_case])
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
@@ -63,63 +83,64 @@ def _figures(by_case):
     }
 
 
-def render(evaluation, console):
-    """A table for each rule, then the counts and notes that belong to them."""
-    from rich.table import Table
-
+def render(evaluation: Evaluation, console: Console) -> None:
+    """Print a table for each rule, then the counts and notes that belong to them."""
     about, summary = evaluation.about, evaluation.summary
     for rule, regions in summary["scores"].items():
         challenge = (
             f", challenge {about['challenge']['name']}" if rule.startswith("lesionwise") else ""
         )
-        table = Table(
-            "region",
-            "Dice",
-            "95 %",
-            "median",
-            "sd",
-            "HD95 mm",
-            "95 %",
-            "median",
-            "sensitivity",
-            "specificity",
-            box=None,
-        )
-        table.title = f"rule: {rule}{challenge}, {about['cases']} cases"
-        for region, metrics in regions.items():
-            dice, hd95_mm = metrics["dice"], metrics["hd95_mm"]
-            table.add_row(
-                region,
-                f"{dice['mean']:.4f}",
-                _interval(dice, "{:.3f}"),
-                f"{dice['median']:.4f}",
-                _number(dice["sd"], "{:.3f}"),
-                f"{hd95_mm['mean']:.2f}",
-                _interval(hd95_mm, "{:.1f}"),
-                f"{hd95_mm['median']:.2f}",
-                f"{metrics['sensitivity']['mean']:.3f}",
-                f"{metrics['specificity']['mean']:.5f}",
-            )
-        console.print(table)
+        title = f"rule: {rule}{challenge}, {about['cases']} cases"
+        _print_table(title, regions, console)
     for rule, words in about["rules"].items():
         print_line(console, f"{rule}: {words}")
     for region, count in summary["empty"].items():
         if count["cases"]:
             print_line(
                 console,
-                f"note     {count['cases']} cases without {region}; in {count['predicted']} of them it was predicted",
+                f"note     {count['cases']} cases without {region}; "
+                f"in {count['predicted']} of them it was predicted",
             )
     for note in about["notes"]:
         print_line(console, f"note     {note}")
 
 
-def _interval(figures, form):
-    return (
-        "-"
-        if figures["low"] is None
-        else f"{form.format(figures['low'])}-{form.format(figures['high'])}"
+def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Console) -> None:
+    """Print the figures of one rule, a row for each region."""
+    from rich.table import Table
+
+    table = Table(
+        "region",
+        "Dice",
+        "95 %",
+        "median",
+        "sd",
+        "HD95 mm",
+        "95 %",
+        "median",
+        "sensitivity",
+        "specificity",
+        box=None,
     )
+    table.title = title
+    for region, metrics in regions.items():
+        dice, hd95_mm = metrics["dice"], metrics["hd95_mm"]
+        table.add_row(
+            region,
+            points(dice["mean"], decimals=2),
+            _interval(dice, scale=100),
+            points(dice["median"], decimals=2),
+            "-" if dice["sd"] is None else points(dice["sd"]),
+            f"{hd95_mm['mean']:.2f}",
+            _interval(hd95_mm),
+            f"{hd95_mm['median']:.2f}",
+            f"{metrics['sensitivity']['mean']:.3f}",
+            f"{metrics['specificity']['mean']:.5f}",
+        )
+    console.print(table)
 
 
-def _number(value, form):
-    return "-" if value is None else form.format(value)
+def _interval(figures: Figures, *, scale: float = 1) -> str:
+    if figures["low"] is None or figures["high"] is None:
+        return "-"
+    return f"{scale * figures['low']:.1f}-{scale * figures['high']:.1f}"

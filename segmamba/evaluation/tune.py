@@ -1,76 +1,113 @@
-"""Thresholds and post-processing of a trained network, chosen on the validation set alone: the test must not see them being chosen.
+"""Thresholds and post-processing of a trained network, chosen on the validation set alone.
 
-One setting after the other, each kept at its best before the next is tried: the thresholds of WT, TC and ET, their smallest
-components, the smallest ET. What gains less than LEAST_GAIN stays off: on a few cases the best of many values always gains a little.
+The test set must not be seen while they are chosen. One setting is tried after the other, each kept
+at its best before the next: the thresholds of WT, TC and ET, their smallest components, the
+smallest ET. What gains less than LEAST_GAIN stays off: on a few cases the best of many values
+always gains a little.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from segmamba.config import PostprocessConfig
+from segmamba.config import Config, PostprocessConfig
+from segmamba.data.case import Case
 from segmamba.data.labels import REGIONS
-from segmamba.data.source import labelled_cases
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.data.source import find_data
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.rules import CHALLENGES, LEGACY, challenge_of
+from segmamba.evaluation.rules import AUTO, CHALLENGES, LEGACY, Challenge, challenge_of
 from segmamba.evaluation.score import score_case
 from segmamba.files import write_json, write_text
-from segmamba.inference.predictor import Predictor
+from segmamba.inference.predictor import Predictor, PreparedScan
+from segmamba.screen import Progress, Steps, no_progress, points
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LEAST_GAIN = 0.001
+"""Mean Dice that a setting must gain to be kept."""
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 COMPONENT_VOXELS = (0, 10, 20, 50, 100, 200, 500)
 ET_VOXELS = (0, 20, 50, 100, 200, 500, 1000)
+TRIALS = len(REGIONS) * (len(THRESHOLDS) + len(COMPONENT_VOXELS)) + len(ET_VOXELS)
+
+Change = Callable[[PostprocessConfig], PostprocessConfig]
 
 
-def validation_of(config, results, steps):
-    """The labelled Cases that chose the checkpoint of a run with this Config; UserError where they tested it as well.
+def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Case]:
+    """Return the labelled cases that chose the checkpoint of a run.
 
-    results, steps: as `labelled_cases` takes them.
+    Args:
+        config: The configuration of the run.
+        results: The folder below which a phantom is made, as `find_data` takes it.
+        steps: Shows progress, as `find_data` takes it.
+
+    Returns:
+        The validation set.
+
+    Raises:
+        UserError: The run was tested on these cases as well.
     """
-    cases, source, _ = labelled_cases(config, results, steps)
-    split = split_cases([SourceCase(case) for case in cases], config.data)
+    data = find_data(config, results, steps=steps)
+    split = data.split(config.data)
     if split.test_is_validation:
         raise UserError(
-            f"{source}: too few patients for a validation set of their own; what is chosen on the test set would flatter the verdict"
+            f"{data.source}: too few patients for a validation set of their own; "
+            "what is chosen on the test set would flatter the verdict"
         )
     return [case.case for case in split.validation]
 
 
 @dataclass(frozen=True)
 class Vote:
-    """A validation case with what the network says about it, before anything is decided."""
+    """A validation case with the probabilities of its network, before anything is decided."""
 
     case_id: str
-    prepared: object
-    """PreparedScan."""
+    prepared: PreparedScan
     probability: torch.Tensor
     """float16 (K, x, y, z) on the CPU, on the box of `prepared`."""
     truth: np.ndarray
     """uint8 (x, y, z), internal classes, the source's grid."""
-    spacing_mm: tuple
+    spacing_mm: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One setting that was tried. scores: {value as text: mean Dice on the validation set}; chosen: the value that stays."""
+    """One setting that was tried."""
 
     setting: str
-    scores: dict
+    scores: dict[str, float]
+    """The value as text to the mean Dice on the validation set."""
     chosen: str
+    """The value that stays, or "off"."""
 
 
-def votes_on(predictor, cases, *, progress=lambda done, total: None):
-    """The Votes of a Predictor on labelled Cases."""
-    votes = []
+def votes_on(
+    predictor: Predictor, cases: Sequence[Case], *, progress: Progress = no_progress
+) -> list[Vote]:
+    """Predict labelled cases, without a decision.
+
+    Args:
+        predictor: The network, or several that vote.
+        cases: The validation set.
+        progress: Called with (cases done, cases in all) after each case.
+
+    Returns:
+        A Vote for each case.
+    """
+    votes: list[Vote] = []
     for case in cases:
         scan = read_scan(case)
+        assert scan.label is not None, f"{case.id} has no segmentation"
         prepared = predictor.prepare(scan)
         probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
         votes.append(Vote(case.id, prepared, probability, scan.label, scan.spacing_mm))
@@ -78,18 +115,36 @@ def votes_on(predictor, cases, *, progress=lambda done, total: None):
     return votes
 
 
-def tune(predictor, votes, *, rule=LEGACY, challenge="auto", progress=lambda done, total: None):
-    """(PostprocessConfig, list of Step): what is best for the mean over cases and regions of Dice under `rule`."""
-    challenge = CHALLENGES[challenge_of(challenge, [vote.case_id for vote in votes])]
-    tried, total = 0, len(THRESHOLDS) * 3 + len(COMPONENT_VOXELS) * 3 + len(ET_VOXELS)
+def tune(
+    predictor: Predictor,
+    votes: Sequence[Vote],
+    *,
+    rule: str = LEGACY,
+    challenge: str = AUTO,
+    progress: Progress = no_progress,
+) -> tuple[PostprocessConfig, list[Step]]:
+    """Choose the post-processing with the best mean Dice over cases and regions.
+
+    Args:
+        predictor: The network, or several that vote.
+        votes: What it predicts of the validation set.
+        rule: The name of the rule whose Dice counts.
+        challenge: The name of the challenge whose lesion-wise parameters count, or "auto".
+        progress: Called with (values tried, values in all).
+
+    Returns:
+        The best settings, and what was tried.
+    """
+    parameters = CHALLENGES[challenge_of(challenge, [vote.case_id for vote in votes])]
+    tried = 0
     best = PostprocessConfig()
-    best_score = mean_dice(predictor, votes, best, rule, challenge)
+    best_score = mean_dice(predictor, votes, best, rule, parameters)
     steps = []
     for setting, candidates in _candidates():
         scores = {}
         for value, change in candidates:
-            scores[str(value)] = mean_dice(predictor, votes, change(best), rule, challenge)
-            progress(tried := tried + 1, total)
+            scores[str(value)] = mean_dice(predictor, votes, change(best), rule, parameters)
+            progress(tried := tried + 1, TRIALS)
         value, change = max(candidates, key=lambda candidate: scores[str(candidate[0])])
         gains = scores[str(value)] >= best_score + LEAST_GAIN
         if gains:
@@ -98,27 +153,40 @@ def tune(predictor, votes, *, rule=LEGACY, challenge="auto", progress=lambda don
     return best, steps
 
 
-def mean_dice(predictor, votes, config, rule, challenge):
-    """Mean over cases and regions under one rule, with `config` as post-processing."""
-    decider, scores = Predictor(predictor.members, config), []
+def mean_dice(
+    predictor: Predictor,
+    votes: Sequence[Vote],
+    config: PostprocessConfig,
+    rule: str,
+    challenge: Challenge,
+) -> float:
+    """Compute the mean Dice over cases and regions under one rule.
+
+    Args:
+        predictor: The network, or several that vote.
+        votes: What it predicts of the cases.
+        config: The post-processing.
+        rule: The name of the rule.
+        challenge: The parameters of the lesion-wise rule.
+
+    Returns:
+        The mean, in [0, 1].
+    """
+    decider = Predictor(predictor.members, config)
+    scores: list[float] = []
     for vote in votes:
-        pred = vote.prepared.whole(
-            decider.decide(vote.probability.to(predictor.device).float(), vote.prepared)
-        )
+        probability = vote.probability.to(predictor.device).float()
+        pred = vote.prepared.whole(decider.decide(probability, vote.prepared))
         if rule == LEGACY:
             scores.append(dice(pred, vote.truth)["mean"])
         else:
-            scores += [
-                row["dice"]
-                for row in score_case(
-                    vote.case_id, pred, vote.truth, vote.spacing_mm, (rule,), challenge
-                )
-            ]
+            rows = score_case(vote.case_id, pred, vote.truth, vote.spacing_mm, (rule,), challenge)
+            scores += [row["dice"] for row in rows]
     return float(np.mean(scores))
 
 
-def _candidates():
-    """(name of the setting, list of (value, function from a PostprocessConfig to one with that value)), in the order they are tried."""
+def _candidates() -> Iterator[tuple[str, list[tuple[float, Change]]]]:
+    """Yield each setting with its values and what they change, in the order they are tried."""
     for place, region in reversed(list(enumerate(REGIONS))):
         yield (
             f"threshold {region}",
@@ -129,28 +197,47 @@ def _candidates():
             f"smallest component of {region}, voxels",
             [(v, _replacing("min_component_voxels", place, v, (0,) * 3)) for v in COMPONENT_VOXELS],
         )
-    yield (
-        "smallest ET, voxels",
-        [
-            (value, lambda config, value=value: dataclasses.replace(config, min_et_voxels=value))
-            for value in ET_VOXELS
-        ],
-    )
+    yield "smallest ET, voxels", [(value, _replacing_smallest_et(value)) for value in ET_VOXELS]
 
 
-def _replacing(name, place, value, off):
-    """A function that gives a PostprocessConfig another value at one place of the tuple `name`; `off` is what stands for ()."""
+def _replacing(name: str, place: int, value: float, off: tuple[float, ...]) -> Change:
+    """Return a change of one place of the tuple `name`; `off` is what stands for ()."""
 
-    def change(config):
+    def change(config: PostprocessConfig) -> PostprocessConfig:
         values = list(getattr(config, name) or off)
         values[place] = value
-        return dataclasses.replace(config, **{name: tuple(values)})
+        changed: dict[str, Any] = {name: tuple(values)}
+        return dataclasses.replace(config, **changed)
 
     return change
 
 
-def write_choice(path, settings, steps, cases, rule):
-    """The settings as postprocessing.json at `path`, and beside it how they were chosen; returns both paths."""
+def _replacing_smallest_et(voxels: int) -> Change:
+    def change(config: PostprocessConfig) -> PostprocessConfig:
+        return dataclasses.replace(config, min_et_voxels=voxels)
+
+    return change
+
+
+def write_choice(
+    path: str | Path,
+    settings: PostprocessConfig,
+    steps: Sequence[Step],
+    cases: Sequence[Case],
+    rule: str,
+) -> list[Path]:
+    """Write the chosen settings, and beside them how they were chosen.
+
+    Args:
+        path: Where postprocessing.json goes.
+        settings: The chosen settings.
+        steps: What was tried.
+        cases: The validation set.
+        rule: The name of the rule whose Dice counted.
+
+    Returns:
+        Both files.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
@@ -165,16 +252,19 @@ def write_choice(path, settings, steps, cases, rule):
     ]
 
 
-def render(steps, console):
-    """A line for each setting: what was tried, what it scored and what stays."""
+def render(steps: Sequence[Step], console: Console) -> None:
+    """Print a line for each setting: what was tried, what it scored and what stays."""
     from rich.table import Table
 
     table = Table("setting", "mean Dice on the validation set by value", "chosen", box=None)
     for step in steps:
-        scores = "  ".join(f"{value}: {score:.4f}" for value, score in step.scores.items())
+        scores = "  ".join(
+            f"{value}: {points(score, decimals=2)}" for value, score in step.scores.items()
+        )
         table.add_row(step.setting, scores, step.chosen)
     console.print(table)
     console.print(
-        "These scores flatter: the settings were chosen on the same cases. The test set has not been read.",
+        "These scores flatter: the settings were chosen on the same cases. "
+        "The test set has not been read.",
         highlight=False,
     )

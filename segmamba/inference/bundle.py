@@ -1,9 +1,14 @@
-"""What an exported MONAI bundle takes from this package: its network, its cases and its labels. The bundle's files are made by `export`."""
+"""What an exported MONAI bundle takes from this package: its network, its cases and its labels.
+
+The bundle's files are made by `export`.
+"""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from segmamba.config import load_config, load_postprocess
 from segmamba.data.case import stem_of
@@ -18,40 +23,78 @@ from segmamba.models.outputs import output_channels, probabilities
 
 
 class BundleNetwork(torch.nn.Module):
-    """(B, 4, x, y, z), z-scored, to probabilities (B, K, x, y, z): what MONAI's inferer then averages over windows, as segmamba does."""
+    """A network that ends in probabilities, which MONAI's inferer averages over windows.
 
-    def __init__(self, config_file):
+    Args:
+        config_file: The config.json that the weights belong to.
+    """
+
+    def __init__(self, config_file: str | Path) -> None:
         super().__init__()
         config = load_config(config_file)
         self.network, self.channels = build_model(config.model), output_channels(config.model)
         self.eval()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict a batch of windows.
+
+        Args:
+            x: Float (B, 4, x, y, z), z-scored, in the order of MODALITIES.
+
+        Returns:
+            Probabilities, float32 (B, K, x, y, z).
+        """
         return probabilities(self.network(x), self.channels)
 
 
-def datalist(source):
-    """[{"image": [T1, T1ce, T2, FLAIR paths]}, ...] of the cases in a folder of any layout with a file for each modality."""
+def datalist(source: str | Path) -> list[dict[str, list[str]]]:
+    """The cases of a folder as MONAI lists them.
+
+    Args:
+        source: A folder of any layout with a file for each modality.
+
+    Returns:
+        [{"image": [T1, T1ce, T2, FLAIR paths]}, ...].
+
+    Raises:
+        UserError: The folder holds no cases, or a file that holds all modalities.
+    """
     cases = find_cases(source, MIXED)
     for case in cases:
         if case.channels:
             raise UserError(
-                f"{case.id}: {case.files[0]} holds all modalities; MONAI's LoadImage takes a file for each: split it first"
+                f"{case.id}: {case.files[0]} holds all modalities; MONAI's LoadImage takes a file "
+                "for each: split it first"
             )
     return [{"image": [str(case.images[modality]) for modality in MODALITIES]} for case in cases]
 
 
 class Labels:
-    """Probabilities (K, x, y, z) to values of a label convention (1, x, y, z), post-processed: the bundle's last step before writing."""
+    """The bundle's last step before writing: probabilities to values of a label convention.
 
-    def __init__(self, config_file, convention_name, postprocess_file):
+    Args:
+        config_file: The config.json of the network.
+        convention_name: The convention of the values.
+        postprocess_file: The postprocessing.json that is applied.
+    """
+
+    def __init__(
+        self, config_file: str | Path, convention_name: str, postprocess_file: str | Path
+    ) -> None:
         self.channels = output_channels(load_config(config_file).model)
-        self.convention_name, self.postprocessing = (
-            convention_name,
-            load_postprocess(postprocess_file),
-        )
+        self.convention_name = convention_name
+        self.postprocessing = load_postprocess(postprocess_file)
 
-    def __call__(self, probability):
+    # MONAI hands over its MetaTensor, a Tensor with a `meta` dict, and wants one back
+    def __call__(self, probability: Any) -> Any:
+        """Decide one case.
+
+        Args:
+            probability: (K, x, y, z), a MetaTensor or an array.
+
+        Returns:
+            uint8 (1, x, y, z). For a MetaTensor, one whose file name is the case's id.
+        """
         classes = decide(
             torch.as_tensor(probability), self.channels, self.postprocessing.thresholds
         )
@@ -67,7 +110,16 @@ class Labels:
         )
 
 
-def case_of(path):
-    """The case's id from one of its files: MONAI names what it writes by the file that it read first."""
-    told = part_of(path)
-    return told[0] if told else re.sub(r"_\d{4}$", "", stem_of(path))
+def case_of(path: Path) -> str:
+    """The id of the case that a file belongs to.
+
+    MONAI names what it writes by the file that it read first.
+
+    Args:
+        path: One of the case's files.
+
+    Returns:
+        The file's name without the modality and the ending.
+    """
+    part = part_of(path)
+    return part[0] if part else re.sub(r"_\d{4}$", "", stem_of(path))

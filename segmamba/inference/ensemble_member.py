@@ -1,85 +1,118 @@
-"""One trained network, ready to predict whole volumes."""
+"""One trained network, ready to predict whole volumes.
+
+Legend: B windows in one forward pass, K channels, (x, y, z) the volume, (d, h, w) a window.
+"""
 
 import contextlib
 import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from segmamba.config import Config, InferenceConfig, load_config
 from segmamba.device import autocast
 from segmamba.errors import UserError
+from segmamba.inference.checkpoint_files import find_checkpoint
 from segmamba.inference.fold import folded, in_half
 from segmamba.inference.sliding_window import predict_windows
+from segmamba.models import build_model
 from segmamba.models.outputs import output_channels, probabilities
+from segmamba.models.weights import load_checkpoint
 
-MIRRORS = tuple(
+MIRRORS: tuple[tuple[int, ...], ...] = tuple(
     axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)
-)  # axes of (B, C, x, y, z); 8 of them
-BATCH = {
-    "cuda": 8,
-    "cpu": 2,
-}  # windows in one forward pass; measured: benchmarks/inference.py --sweep
-AUTOTUNE = True  # cuDNN tries its kernels on the first batch of a shape
+)
+"""The 8 mirror images of (B, C, x, y, z), as the axes that are flipped."""
+BATCH = {"cuda": 8, "cpu": 2}
+"""Windows in one forward pass; measured by benchmarks/inference.py --sweep."""
+AUTOTUNE = True
+"""Whether cuDNN tries its kernels on the first batch of a shape."""
 
 
 class Member:
-    """A network with its Config on a device; the weights are those of the moment it is made. Knows its own grid, not the source's.
+    """A network with its Config on a device.
 
-    inference: the InferenceConfig that counts, in place of the Config's own.
+    The weights are those of the moment it is made. A member knows its own grid, not the source's.
+
+    Args:
+        model: The network, which is copied.
+        config: The Config that it was trained with.
+        device: Where it predicts.
+        inference: The test-time options, in place of the Config's own.
     """
 
-    def __init__(self, model, config, device, inference=None):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        device: torch.device,
+        inference: InferenceConfig | None = None,
+    ) -> None:
         self.config, self.device = config, device
         self.inference = inference or config.inference
         self.channels = output_channels(config.model)
-        self._networks = {None: folded(model, device.type).to(device)}
+        single = folded(model, device.type).to(device)
+        self._networks: dict[torch.dtype | None, nn.Module] = {None: single}
         if half := self._half():
-            self._networks[half] = in_half(self._networks[None], half)
+            self._networks[half] = in_half(single, half)
         self._batch = self.inference.window_batch or BATCH[device.type]
 
     @torch.inference_mode()
-    def probabilities(self, image):
-        """float32 (K, x, y, z) on the device, on the grid of `image` (4, x, y, z), which is float on the device; channels are `self.channels`."""
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Predict a volume on this member's working grid.
+
+        Half precision ends at 65504: a prediction whose activations exceed that is computed again
+        in fp32.
+
+        Args:
+            image: Float (4, x, y, z) on the device, z-scored, in the order of MODALITIES.
+
+        Returns:
+            float32 (K, x, y, z) on the device; the channels are `self.channels`.
+
+        Raises:
+            UserError: A single window does not fit into the device's memory.
+        """
         dtype = self._half()
         with _autotuned():
             result = self._over_scales(image, dtype)
-            if (
-                dtype is not None and not result.isfinite().all()
-            ):  # activations beyond half precision's 65504
+            if dtype is not None and not result.isfinite().all():
                 result = self._over_scales(image, None)
         return result
 
-    def _half(self):
-        """Inference takes fp16 where training took bf16: as fast, and eight times as fine; without gradients its range is enough."""
-        return (
-            torch.float16
-            if self.device.type == "cuda" and self.config.train.precision == "mixed"
-            else None
-        )
+    def _half(self) -> torch.dtype | None:
+        """Inference takes fp16 where training took bf16.
 
-    def _over_scales(self, image, dtype):
+        It is as fast, and eight times as fine; without gradients its range is enough.
+        """
+        mixed = self.device.type == "cuda" and self.config.train.precision == "mixed"
+        return torch.float16 if mixed else None
+
+    def _over_scales(self, image: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """The mean (K, x, y, z) over the resolutions that are asked for."""
         total = None
         for scale in self.inference.scales:
-            scaled = (
-                image
-                if scale == 1
-                else _resized(image, [max(1, round(side * scale)) for side in image.shape[1:]])
-            )
-            probability = self._over_windows(scaled, dtype)
-            probability = _resized(probability, image.shape[1:])
+            sides = [max(1, round(side * scale)) for side in image.shape[1:]]
+            scaled = image if scale == 1 else _resized(image, sides)
+            probability = _resized(self._over_windows(scaled, dtype), image.shape[1:])
             total = probability if total is None else total.add_(probability)
+        assert total is not None, "InferenceConfig has at least one scale"
         return total.div_(len(self.inference.scales))
 
-    def _over_windows(self, image, dtype):
-        """`predict_windows` with as many windows at once as fit into the device's memory: half as many, from here on, whenever they do not."""
+    def _over_windows(self, image: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """`predict_windows` with as many windows at once as fit into the device's memory.
+
+        Whenever they do not fit, half as many are taken from here on.
+        """
         window = self.config.data.patch_size
+        forward = partial(self._forward, dtype=dtype)
+        overlap = self.inference.overlaps(window)
         while True:
             try:
-                forward, overlap = (
-                    partial(self._forward, dtype=dtype),
-                    self.inference.overlaps(window),
-                )
                 return predict_windows(
                     forward, image, window, overlap=overlap, batch_size=self._batch
                 )
@@ -87,26 +120,71 @@ class Member:
                 if self._batch == 1:
                     size = " x ".join(map(str, window))
                     raise UserError(
-                        f"a window of {size} voxels does not fit into the memory of {self.device}; use --device cpu"
+                        f"a window of {size} voxels does not fit into the memory of {self.device}; "
+                        "use --device cpu"
                     ) from error
                 self._batch //= 2
             torch.cuda.empty_cache()
 
-    def _forward(self, windows, dtype):
-        """(B, 4, d, h, w) to float32 probabilities (B, K, d, h, w), averaged over the mirror images where they are asked for."""
+    def _forward(self, windows: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """(B, 4, d, h, w) to float32 probabilities (B, K, d, h, w).
+
+        They are averaged over the mirror images where these are asked for.
+        """
+        mirrors = MIRRORS if self.inference.flips else MIRRORS[:1]
         total = None
-        for axes in MIRRORS if self.inference.flips else MIRRORS[:1]:
+        for axes in mirrors:
             with autocast(self.device, dtype):
                 logits = self._networks[dtype](windows.flip(axes) if axes else windows)
             probability = probabilities(logits, self.channels)
             probability = probability.flip(axes) if axes else probability
             total = probability if total is None else total.add_(probability)
-        return total.div_(len(MIRRORS)) if self.inference.flips else total
+        assert total is not None, "there is always one image"
+        return total.div_(len(mirrors)) if self.inference.flips else total
+
+
+def load_member(
+    path: str | Path,
+    device: torch.device,
+    inference: InferenceConfig | None = None,
+    changes: Mapping[str, object] | None = None,
+) -> Member:
+    """Load one trained network.
+
+    Args:
+        path: A checkpoint, as `find_checkpoint` takes it.
+        device: Where it predicts.
+        inference: Test-time options in place of those of its configuration.
+        changes: Dotted changes to its configuration.
+
+    Returns:
+        The network, ready to predict.
+
+    Raises:
+        UserError: A file is missing or damaged, the weights do not fit their configuration, or a
+            change is not a setting.
+    """
+    weights, config_file = find_checkpoint(path)
+    config = load_config(config_file).changed(changes or {})
+    model = build_model(config.model)
+    state = load_checkpoint(weights, device)
+    try:
+        model.load_state_dict(state.get("model", state))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"{weights}: its weights do not fit the network of {config_file} ({reason}); keep a "
+            "run's files together"
+        ) from error
+    return Member(model, config, device, inference)
 
 
 @contextlib.contextmanager
-def _autotuned():
-    """All batches have one shape, so cuDNN's trials pay from the second batch on; where determinism is asked for, they are left out."""
+def _autotuned() -> Iterator[None]:
+    """Let cuDNN try its kernels, except where determinism is asked for.
+
+    All batches have one shape, so that the trials pay from the second batch on.
+    """
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = AUTOTUNE and not torch.backends.cudnn.deterministic
     try:
@@ -115,10 +193,8 @@ def _autotuned():
         torch.backends.cudnn.benchmark = before
 
 
-def _resized(volume, shape):
+def _resized(volume: Tensor, shape: Sequence[int]) -> Tensor:
     """float (K, x, y, z) at another resolution, trilinear, edges on edges."""
-    return (
-        volume
-        if volume.shape[1:] == torch.Size(shape)
-        else F.interpolate(volume[None], size=tuple(shape), mode="trilinear")[0]
-    )
+    if volume.shape[1:] == torch.Size(shape):
+        return volume
+    return F.interpolate(volume[None], size=tuple(shape), mode="trilinear")[0]

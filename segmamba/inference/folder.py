@@ -7,97 +7,73 @@
     DIR/predictions.html                 all cases on one page
     DIR/predictions.json                 who predicted, how, and what became of each case
 
-Threads suffice: what takes the time (zlib, NumPy, the device) leaves Python's lock. Reading and preparing a 240x240x155 case takes one
-core 1.3 s, compressing its labels 24 ms.
+Threads suffice: what takes the time (zlib, NumPy, the device) leaves Python's lock. Reading and
+preparing a 240x240x155 case takes one core 1.3 s, compressing its labels 24 ms.
 """
 
 import os
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from segmamba.data.case import ERROR
+from segmamba.data.case import ERROR, Case
 from segmamba.data.labels import REGIONS, region_masks
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.inference.nifti_writer import Reference, write_labels, write_shares
+from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome, Outputs
 from segmamba.inference.overlay import draw_overlay, thumbnail
 from segmamba.inference.page import write_page
+from segmamba.inference.predictor import Predictor
+from segmamba.inference.prepared_scan import Analysis, PreparedScan
 
-READERS = min(8, os.cpu_count() or 1)  # each holds one case: 200 MiB at 240x240x155
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that read; each holds one case: 200 MiB at 240x240x155."""
 WRITERS = 2
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+"""Threads that write."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What is written, and where. labels: the convention of the values, or None for each case's own."""
+def predict_cases(
+    predictor: Predictor, cases: Iterable[Case], outputs: Outputs
+) -> Iterator[Outcome]:
+    """Predict cases and write what is asked for.
 
-    folder: Path
-    labels: str | None = None
-    probabilities: bool = False
-    uncertainty: bool = False
-    overlay: bool = False
-    page: bool = False
-    skip_existing: bool = False
+    A bad case fails alone: its Outcome names the error.
 
-    def files(self, case_id, members):
-        """{kind: path} of everything that a case gets."""
-        kinds = {
-            "probabilities": self.probabilities,
-            "entropy": self.uncertainty,
-            "disagreement": self.uncertainty and members > 1,
-        }
-        files = {"labels": self.folder / f"{case_id}.nii.gz"}
-        files |= {
-            kind: self.folder / kind / f"{case_id}.nii.gz"
-            for kind, wanted in kinds.items()
-            if wanted
-        }
-        return files | (
-            {"overlay": self.folder / "overlays" / f"{case_id}.png"} if self.overlay else {}
-        )
+    Args:
+        predictor: Who predicts.
+        cases: The cases.
+        outputs: What is written, and where.
 
+    Yields:
+        An Outcome for each case as it is finished, in the order of `cases`.
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one case. volumes_ml: {"ET": ..., "TC": ..., "WT": ...} of a case that was predicted."""
-
-    case: str
-    state: str
-    error: str = ""
-    volumes_ml: dict = field(default_factory=dict)
-    predict_s: float = 0.0
-    mean_entropy: float | None = None
-    """Over the voxels of the predicted whole tumour; None where it was not asked for or nothing was found."""
-    thumbnail: bytes = b""
-    """A PNG for the page, where there is to be one."""
-
-
-def predict_cases(predictor, cases, outputs):
-    """Yield an Outcome for each Case as it is finished, in the order of `cases`. A bad case fails alone: its Outcome tells the error."""
+    Raises:
+        UserError: The output folder cannot be made.
+    """
     _make_folders(outputs, len(predictor))
     with _threads(READERS) as readers, _threads(WRITERS) as writers:
-        writing = deque()
+        writing: deque[Future[Outcome]] = deque()
         for case, reading in _ahead(readers, lambda case: _read(predictor, case, outputs), cases):
-            writing.append(
-                writers.submit(
-                    _finish, predictor, case, _predict(predictor, case, reading, outputs), outputs
-                )
-            )
+            predicted = _predict(predictor, case, reading.result(), outputs)
+            writing.append(writers.submit(_finish, predictor, case, predicted, outputs))
             while writing and (len(writing) > WRITERS or writing[0].done()):
                 yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
 
 
-def _make_folders(outputs, members):
+def _make_folders(outputs: Outputs, members: int) -> None:
     try:
         for path in outputs.files("case", members).values():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,11 +83,10 @@ def _make_folders(outputs, members):
         ) from error
 
 
-def _read(predictor, case, outputs):
-    """The PreparedScan of a case, or the Outcome that ends it here."""
-    if outputs.skip_existing and all(
-        path.exists() for path in outputs.files(case.id, len(predictor)).values()
-    ):
+def _read(predictor: Predictor, case: Case, outputs: Outputs) -> PreparedScan | Outcome:
+    """The images of a case, or the Outcome that ends it here."""
+    files = outputs.files(case.id, len(predictor)).values()
+    if outputs.skip_existing and all(path.exists() for path in files):
         return Outcome(case.id, SKIPPED)
     try:
         errors = [finding.text for finding in case.findings if finding.severity == ERROR]
@@ -122,9 +97,10 @@ def _read(predictor, case, outputs):
         return Outcome(case.id, FAILED, str(error))
 
 
-def _predict(predictor, case, reading, outputs):
-    """(Analysis, seconds on the device), or the Outcome that ends the case here."""
-    prepared = reading.result()
+def _predict(
+    predictor: Predictor, case: Case, prepared: PreparedScan | Outcome, outputs: Outputs
+) -> tuple[Analysis, float] | Outcome:
+    """The device's part and its seconds, or the Outcome that ends the case here."""
     if isinstance(prepared, Outcome):
         return prepared
     started = time.perf_counter()
@@ -137,82 +113,100 @@ def _predict(predictor, case, reading, outputs):
     return analysis, time.perf_counter() - started
 
 
-def _finish(predictor, case, predicted, outputs):
-    """Write everything of a case; the labels last, so that a case which has them is complete."""
+def _finish(
+    predictor: Predictor,
+    case: Case,
+    predicted: tuple[Analysis, float] | Outcome,
+    outputs: Outputs,
+) -> Outcome:
+    """Write everything of a case, and measure it."""
     if isinstance(predicted, Outcome):
         return predicted
     analysis, predict_s = predicted
     classes = predictor.finish(analysis)
-    files = outputs.files(case.id, len(predictor))
     try:
         reference = Reference.of(case)
-        if "probabilities" in files:
-            write_shares(
-                files["probabilities"], _whole_probability(analysis, predictor.channels), reference
-            )
-        for kind in ("entropy", "disagreement"):
-            if kind in files:
-                write_shares(
-                    files[kind], analysis.prepared.whole(getattr(analysis, kind)), reference
-                )
-        if "overlay" in files:
-            draw_overlay(files["overlay"], case.id, analysis.prepared, classes)
-        write_labels(files["labels"], classes, reference, outputs.labels or case.convention)
+        _write(predictor, case, analysis, classes, reference, outputs)
     except UserError as error:
         return Outcome(case.id, FAILED, f"{case.id}: {error}")
     voxel_ml = float(np.prod(reference.spacing_mm)) / 1000
-    volumes = {
-        region: int(mask.sum()) * voxel_ml
-        for region, mask in zip(REGIONS, region_masks(classes), strict=True)
-    }
-    tumour = analysis.classes > 0
-    mean_entropy = (
-        float(analysis.entropy[tumour].mean())
-        if analysis.entropy is not None and tumour.any()
-        else None
-    )
-    picture = thumbnail(analysis.prepared, classes) if outputs.page else b""
+    masks = zip(REGIONS, region_masks(classes), strict=True)
     return Outcome(
         case.id,
         DONE,
-        volumes_ml=volumes,
+        volumes_ml={region: int(mask.sum()) * voxel_ml for region, mask in masks},
         predict_s=predict_s,
-        mean_entropy=mean_entropy,
-        thumbnail=picture,
+        mean_entropy=_mean_entropy(analysis),
+        thumbnail=thumbnail(analysis.prepared, classes) if outputs.page else b"",
     )
 
 
-def _whole_probability(analysis, channels):
-    """(x, y, z, K) on the source's whole grid, channels last as NIfTI has them; outside the brain, background is certain."""
-    whole = np.stack(
-        [analysis.prepared.whole(channel) for channel in analysis.probability], axis=-1
-    )
+def _write(
+    predictor: Predictor,
+    case: Case,
+    analysis: Analysis,
+    classes: np.ndarray,
+    reference: Reference,
+    outputs: Outputs,
+) -> None:
+    """Write the files of a case; the labels last, so that a case which has them is complete."""
+    files, prepared = outputs.files(case.id, len(predictor)), analysis.prepared
+    if analysis.probability is not None:
+        shares = _whole_probability(prepared, analysis.probability, predictor.channels)
+        write_shares(files["probabilities"], shares, reference)
+    maps = {"entropy": analysis.entropy, "disagreement": analysis.disagreement}
+    for kind, values in maps.items():
+        if values is not None:
+            write_shares(files[kind], prepared.whole(values), reference)
+    if "overlay" in files:
+        draw_overlay(files["overlay"], case.id, prepared, classes)
+    write_labels(files["labels"], classes, reference, outputs.labels or case.convention)
+
+
+def _whole_probability(
+    prepared: PreparedScan, probability: np.ndarray, channels: tuple[str, ...]
+) -> np.ndarray:
+    """(x, y, z, K) on the source's whole grid, channels last as NIfTI has them.
+
+    Outside the brain, background is certain.
+    """
+    whole = np.stack([prepared.whole(channel) for channel in probability], axis=-1)
     if channels[0] == "background":
-        outside = analysis.prepared.whole(np.ones(analysis.classes.shape, bool)) == 0
+        outside = prepared.whole(np.ones(probability.shape[1:], bool)) == 0
         whole[outside, 0] = 1
     return whole
 
 
-def write_record(predictor, outcomes, outputs, names):
-    """Write predictions.json, and the page where it is asked for; returns what predictions.json holds."""
-    cases = [
-        {
-            "case": o.case,
-            "state": o.state,
-            "error": o.error,
-            "volumes_ml": o.volumes_ml,
-            "predict_s": o.predict_s,
-            "mean_entropy": o.mean_entropy,
-        }
-        for o in outcomes
-    ]
+def _mean_entropy(analysis: Analysis) -> float | None:
+    """Over the voxels of the predicted tumour, before small components are removed."""
+    tumour = analysis.classes > 0
+    if analysis.entropy is None or not tumour.any():
+        return None
+    return float(analysis.entropy[tumour].mean())
+
+
+def write_record(
+    predictor: Predictor, outcomes: Sequence[Outcome], outputs: Outputs, names: Sequence[str]
+) -> dict[str, Any]:
+    """Write predictions.json, and the page where it is asked for.
+
+    Args:
+        predictor: Who predicted.
+        outcomes: What became of each case.
+        outputs: What was written, and where.
+        names: What to call the predictor's networks.
+
+    Returns:
+        What predictions.json holds.
+    """
+    kept = ("case", "state", "error", "volumes_ml", "predict_s", "mean_entropy")
     record = {
         "members": names,
         "channels": list(predictor.channels),
         "labels": outputs.labels or "each case's own",
         "inference": [asdict(member.inference) for member in predictor.members],
         "postprocessing": asdict(predictor.postprocessing),
-        "cases": cases,
+        "cases": [{name: getattr(outcome, name) for name in kept} for outcome in outcomes],
     }
     write_json(outputs.folder / "predictions.json", record)
     if outputs.page:
@@ -221,7 +215,7 @@ def write_record(predictor, outcomes, outputs, names):
 
 
 @contextmanager
-def _threads(count):
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """A pool that drops what is waiting when the caller stops."""
     pool = ThreadPoolExecutor(count)
     try:
@@ -230,9 +224,11 @@ def _threads(count):
         pool.shutdown(cancel_futures=True)
 
 
-def _ahead(pool, function, items):
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Future[Result]]]:
     """(item, future) for each item in order, the next READERS being computed already."""
-    waiting, items = deque(), iter(items)
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))
         if len(waiting) > READERS:

@@ -1,6 +1,11 @@
 """Pictures of a prediction: three planes through the tumour with the outlines of ET, TC and WT."""
 
+from __future__ import annotations
+
 import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,22 +14,45 @@ from segmamba.data.labels import MODALITIES, REGIONS
 from segmamba.inference.grids import to_source
 from segmamba.pictures import REGION_COLOURS, busiest_slices, draw_plane, new_figure, save_figure
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+    from segmamba.inference.prepared_scan import PreparedScan
+
 PLANES = ("sagittal", "coronal", "axial")
 THUMBNAIL_DPI = 60
 
 
-def draw_overlay(path, case_id, prepared, classes):
-    """T1ce and FLAIR of a PreparedScan, with `classes` (x, y, z) on the source's grid. Radiological view: the patient's right is on the left."""
+def draw_overlay(path: Path, case_id: str, prepared: PreparedScan, classes: np.ndarray) -> None:
+    """Draw T1ce and FLAIR of a case with its segmentation, as a PNG.
+
+    The view is radiological: the patient's right is on the left.
+
+    Args:
+        path: The file to write.
+        case_id: The title.
+        prepared: The images of the case.
+        classes: Internal classes, uint8 (x, y, z), on the source's grid.
+    """
     figure = new_figure(figsize=(9, 6.4), layout="constrained")
     figure.suptitle(case_id if classes.any() else f"{case_id}: no tumour found", fontsize=11)
-    _draw_rows(figure.subplots(2, 3), ("T1ce", "FLAIR"), prepared, classes)
+    _draw_rows(figure.subplots(2, 3), ("T1ce", "FLAIR"), prepared, classes, titles=True)
     handles = [_line(region) for region in REGIONS]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path)
 
 
-def thumbnail(prepared, classes):
-    """The three planes on T1ce alone, as the bytes of a small PNG."""
+def thumbnail(prepared: PreparedScan, classes: np.ndarray) -> bytes:
+    """Draw the three planes on T1ce alone.
+
+    Args:
+        prepared: The images of the case.
+        classes: Internal classes, uint8 (x, y, z), on the source's grid.
+
+    Returns:
+        A small PNG.
+    """
     figure = new_figure(figsize=(9, 3), layout="constrained", facecolor="black")
     _draw_rows(figure.subplots(1, 3)[None], ("T1ce",), prepared, classes, titles=False)
     picture = io.BytesIO()
@@ -32,7 +60,15 @@ def thumbnail(prepared, classes):
     return picture.getvalue()
 
 
-def _draw_rows(panels, modalities, prepared, classes, *, titles=True):
+def _draw_rows(
+    panels: Iterable[Iterable[Axes]],
+    modalities: Sequence[str],
+    prepared: PreparedScan,
+    classes: np.ndarray,
+    *,
+    titles: bool,
+) -> None:
+    """One row a modality, one column a plane."""
     spacing_mm = min(prepared.images)
     image = to_source(
         torch.from_numpy(np.array(prepared.images[spacing_mm])).float(),
@@ -40,26 +76,19 @@ def _draw_rows(panels, modalities, prepared, classes, *, titles=True):
         prepared.box,
     ).numpy()
     inside = classes[prepared.box]
-    shown = (
-        inside > 0 if inside.any() else image[0] != 0
-    )  # without a tumour: through the middle of the brain
-    centre, box = busiest_slices(shown), tuple(slice(None) for _ in range(3))
+    # without a tumour: through the middle of the brain
+    shown = inside > 0 if inside.any() else image[0] != 0
+    centre, box = busiest_slices(shown), (slice(None),) * 3
+    nothing = np.zeros_like(inside)
     for row, modality in zip(panels, modalities, strict=True):
+        channel = image[MODALITIES.index(modality)]
         for axis, panel in enumerate(row):
-            draw_plane(
-                panel,
-                image[MODALITIES.index(modality)],
-                inside,
-                np.zeros_like(inside),
-                axis,
-                centre[axis],
-                box,
-            )
+            draw_plane(panel, channel, inside, nothing, axis, centre[axis], box)
             if titles:
                 panel.set_title(f"{modality}, {PLANES[axis]}", fontsize=9)
 
 
-def _line(region):
+def _line(region: str) -> Line2D:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=REGION_COLOURS[region], label=region)

@@ -1,16 +1,27 @@
 """predictions.html: every predicted case on one page that needs no other file."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 from segmamba.files import write_text
+from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome
 from segmamba.pictures import REGION_COLOURS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_page(path, outcomes, summary):
-    """Write the page of a list of Outcomes; `summary` says in a few words who predicted them, and how."""
+def write_page(path: Path, outcomes: Sequence[Outcome], summary: str) -> Path:
+    """Write the page.
+
+    Args:
+        path: The file to write.
+        outcomes: What became of each case.
+        summary: Which networks predicted, and how, in a few words.
+
+    Returns:
+        The path.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -21,18 +32,16 @@ def write_page(path, outcomes, summary):
         lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    by_state = {
-        state: [o for o in outcomes if o.state == state] for state in ("done", "failed", "skipped")
-    }
-    shown = [o for o in by_state["done"] if o.thumbnail]
-    return write_text(
-        path,
-        environment.get_template("predictions.html.j2").render(
-            done=len(by_state["done"]),
-            failed=by_state["failed"],
-            skipped=by_state["skipped"],
-            shown=shown,
-            summary=summary,
-            colours=REGION_COLOURS,
-        ),
+    done, failed, skipped = (
+        [outcome for outcome in outcomes if outcome.state == state]
+        for state in (DONE, FAILED, SKIPPED)
     )
+    text = environment.get_template("predictions.html.j2").render(
+        done=len(done),
+        failed=failed,
+        skipped=skipped,
+        shown=[outcome for outcome in done if outcome.thumbnail],
+        summary=summary,
+        colours=REGION_COLOURS,
+    )
+    return write_text(path, text)

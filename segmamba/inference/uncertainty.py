@@ -1,39 +1,60 @@
 """How sure a prediction is, voxel by voxel, in [0, 1].
 
-entropy: of the members' mean; 0 where one class is certain, 1 where all are alike. disagreement: that entropy less the mean of the
-members' own (the mutual information of prediction and member; Depeweg et al. 2018): high where members are sure of different things.
-Of regions, the mean over the three yes-or-no questions.
+The entropy of K classes is normalised to 1 where all are alike; of regions it is the mean over the
+three yes-or-no questions:
+
+    H(p) = -sum_k p_k log p_k / log K
+    H(p) = mean_r -(p_r log p_r + (1 - p_r) log (1 - p_r)) / log 2
+
+The disagreement of M members is the entropy of their mean less the mean of their own, the mutual
+information of prediction and member (Depeweg et al. 2018): it is high where members are sure of
+different things.
+
+    D = H(mean_m p_m) - mean_m H(p_m)
+
+Legend: K channels, classes or regions; (x, y, z) the volume.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from segmamba.data.labels import CLASSES
 
 
-def entropy(probability):
-    """(x, y, z) in [0, 1] of class probabilities (4, x, y, z) or region probabilities (3, x, y, z)."""
+def entropy(probability: Tensor) -> Tensor:
+    """The entropy H of each voxel.
+
+    Args:
+        probability: Of classes (4, x, y, z) or of regions (3, x, y, z).
+
+    Returns:
+        Float (x, y, z): 0 where the voxel is certain, 1 where all is alike.
+    """
     if len(probability) == len(CLASSES):
         return torch.special.entr(probability).sum(0).div_(math.log(len(CLASSES))).clamp_(0, 1)
-    return (
-        (torch.special.entr(probability) + torch.special.entr(1 - probability))
-        .mean(0)
-        .div_(math.log(2))
-        .clamp_(0, 1)
-    )
+    questions = torch.special.entr(probability) + torch.special.entr(1 - probability)
+    return questions.mean(0).div_(math.log(2)).clamp_(0, 1)
 
 
-def vote_with_entropy(probabilities):
-    """(mean (K, x, y, z), (entropy, disagreement)) of an iterable of members' (K, x, y, z), one at a time in memory."""
+def vote_with_entropy(probabilities: Iterable[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Average members, and measure how sure they are.
+
+    Args:
+        probabilities: One (K, x, y, z) a member; one at a time is in memory.
+
+    Returns:
+        The mean (K, x, y, z), and (entropy, disagreement), each (x, y, z).
+    """
     total, own, count = None, None, 0
     for probability in probabilities:
         uncertain = entropy(probability)
-        total, own, count = (
-            (probability.clone(), uncertain, 1)
-            if total is None
-            else (total.add_(probability), own.add_(uncertain), count + 1)
-        )
+        total = probability.clone() if total is None else total.add_(probability)
+        own = uncertain if own is None else own.add_(uncertain)
+        count += 1
+    assert total is not None and own is not None, "there is at least one member"
     mean = total.div_(count)
     common = entropy(mean)
     return mean, (common, (common - own.div_(count)).clamp_(0, 1))

@@ -1,30 +1,50 @@
-"""The convolutional parts: norm, conv block, down- and upsampling, attention gate, activation checkpointing.
+"""The convolutional parts: norm, conv block, down- and upsampling, attention gate, checkpointing.
 
-Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z). Volumes (B, C, D, H, W) are kept in the channels-last
-memory format, in which a 1x1x1 convolution is a matrix product and the tokens of a scan, (B, D * H * W, C), are a view.
+Volumes (B, C, D, H, W) are kept in the channels-last memory format, in which a 1x1x1 convolution is
+a matrix product and the tokens of a scan, (B, D * H * W, C), are a view.
+
+Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z).
 """
 
 import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segmamba.models import narrow_conv
 
 
-def norm_layer(kind, channels):
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """The norm that `model.norm` names.
+
+    Args:
+        kind: "batch" or "instance".
+        channels: C.
+
+    Returns:
+        A module from (B, C, D, H, W) to the same shape.
+    """
     return {"batch": nn.BatchNorm3d, "instance": InstanceNorm}[kind](channels)
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Affine instance norm as a batch norm of every sample: torch's own leaves the channels-last format, which costs a copy either way."""
+    """Affine instance norm, as a batch norm of every sample.
 
-    def __init__(self, channels):
+    torch's own leaves the channels-last format, which costs a copy in and one out.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__(channels, affine=True)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, D, H, W)."""
         samples = [
             F.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
             for sample in x.split(1)
@@ -35,10 +55,13 @@ class InstanceNorm(nn.InstanceNorm3d):
 class Conv(nn.Conv3d):
     """A 3-D convolution, by our own kernel where cuDNN is slow.
 
-    Of a single sample, torch takes its vectorised CPU kernel only above a size; the other is 17 times slower.
+    On a CPU, torch takes its vectorised kernel for a single sample only above a size; the other
+    kernel is 17 times slower. The vectorised one is called directly where no gradient is needed:
+    the backward pass would choose for itself again.
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, D, H, W)."""
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
@@ -48,16 +71,27 @@ class Conv(nn.Conv3d):
             and x.dtype == torch.float32
             and torch.backends.mkldnn.is_available()
         )
-        if (
-            not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        ):  # its backward would choose for itself again
+        if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
         return torch.mkldnn_convolution(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            x,
+            self.weight,
+            self.bias,
+            self.padding,  # type: ignore[arg-type]  # numbers: no Conv here is built with a word
+            self.stride,
+            self.dilation,
+            self.groups,
         )
 
-    def narrow_input(self, x):
-        """x in autocast's type where our own kernel takes it, else None."""
+    def narrow_input(self, x: Tensor) -> Tensor | None:
+        """The input in autocast's dtype where our own kernel takes it.
+
+        Args:
+            x: (B, C, D, H, W).
+
+        Returns:
+            The same values, or None where torch convolves.
+        """
         if not x.is_cuda or self.bias is not None or self.padding != (1, 1, 1):
             return None
         half = x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x
@@ -65,45 +99,89 @@ class Conv(nn.Conv3d):
 
 
 class PointwiseConv(nn.Conv3d):
-    """A 1x1x1 convolution, run as the matrix product that it is on channels-last volumes: torch's CPU kernel for it is 3 times slower."""
+    """A 1x1x1 convolution, run as the matrix product that it is on channels-last volumes.
 
-    def __init__(self, in_channels, out_channels, *, bias=True):
+    torch's CPU kernel for the convolution is 3 times slower.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        bias: Whether each output channel gets an offset.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, D, H, W)."""
         return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
-def relu(x):
-    """ReLU in place. Compiled, its backward takes the sign from x, which a norm computes again on the fly, and reads no stored output."""
+def relu(x: Tensor) -> Tensor:
+    """ReLU in place.
+
+    A compiled network's backward takes the sign from x, which a norm computes again on the fly, and
+    reads no stored output.
+
+    Args:
+        x: Any shape; overwritten where nothing is compiled.
+
+    Returns:
+        max(x, 0).
+    """
     return torch.where(x <= 0, 0, x) if torch.compiler.is_compiling() else F.relu(x, inplace=True)
 
 
 class Shift(nn.Module):
-    """What is left of a norm that is folded into the convolution before it: x (B, C, D, H, W) plus an offset (C,) for each channel, in place."""
+    """What is left of a norm that is folded into the convolution before it: an offset.
 
-    def __init__(self, offset):
+    Args:
+        offset: (C,), one number for each channel.
+    """
+
+    offset: Tensor
+
+    def __init__(self, offset: Tensor) -> None:
         super().__init__()
         self.register_buffer("offset", offset)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the offsets to x (B, C, D, H, W), in place."""
         return x.add_(self.offset.to(x.dtype)[:, None, None, None])
 
 
-def conv_norm_relu(conv, norm, x):
-    """relu(norm(conv(x))); one pass over memory where the norm is folded and our own kernel convolves."""
-    narrow = conv.narrow_input(x) if isinstance(norm, Shift) else None
-    return (
-        relu(norm(conv(x)))
-        if narrow is None
-        else narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
-    )
+def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
+    """relu(norm(conv(x))).
+
+    It takes one pass over memory where the norm is folded and our own kernel convolves.
+
+    Args:
+        conv: The convolution.
+        norm: A norm, or the Shift that is left of one.
+        x: (B, C, D, H, W).
+
+    Returns:
+        (B, C', D, H, W).
+    """
+    if isinstance(norm, Shift):
+        narrow = conv.narrow_input(x)
+        if narrow is not None:
+            return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
+    return relu(norm(conv(x)))
 
 
 class ConvBlock(nn.Module):
-    """Twice (3x3x3 convolution, norm, ReLU), plus the input; a 1x1x1 convolution fits the input's channels where they differ."""
+    """Twice (3x3x3 convolution, norm, ReLU), plus the input.
 
-    def __init__(self, in_channels, out_channels, norm):
+    A 1x1x1 convolution fits the input's channels where they differ.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        norm: "batch" or "instance".
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__()
         self.conv1 = Conv(in_channels, out_channels, 3, padding=1, bias=False)
         self.norm1 = norm_layer(norm, out_channels)
@@ -115,15 +193,22 @@ class ConvBlock(nn.Module):
             else PointwiseConv(in_channels, out_channels, bias=False)
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, D, H, W)."""
         inner = conv_norm_relu(self.conv1, self.norm1, x)
         return conv_norm_relu(self.conv2, self.norm2, inner) + self.shortcut(x)
 
 
 class Downsample(nn.Sequential):
-    """Halves the resolution: 2x2x2 convolution of stride 2, norm, ReLU."""
+    """2x2x2 convolution of stride 2, norm and ReLU, which halve the resolution.
 
-    def __init__(self, in_channels, out_channels, norm):
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        norm: "batch" or "instance".
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__(
             Conv(in_channels, out_channels, 2, stride=2, bias=False),
             norm_layer(norm, out_channels),
@@ -131,8 +216,20 @@ class Downsample(nn.Sequential):
         )
 
 
-def upsample_layer(kind, in_channels, out_channels):
-    """Doubles the resolution. Convolution before interpolation: the two commute, and there are 8 times fewer voxels before."""
+def upsample_layer(kind: str, in_channels: int, out_channels: int) -> nn.Module:
+    """The layer of `model.upsample`, which doubles the resolution.
+
+    Interpolation comes after the convolution: the two commute, and there are 8 times fewer voxels
+    before.
+
+    Args:
+        kind: "transposed" or "interpolate".
+        in_channels: C of the input.
+        out_channels: C of the output.
+
+    Returns:
+        A module from (B, C, D, H, W) to (B, C', 2 D, 2 H, 2 W).
+    """
     if kind == "transposed":
         return nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
     return nn.Sequential(
@@ -141,36 +238,54 @@ def upsample_layer(kind, in_channels, out_channels):
 
 
 class AttentionGate(nn.Module):
-    """skip * sigmoid(psi(relu(theta(skip) + phi(gating)))): additive attention (Oktay et al. 2018, equations 1 and 2).
+    """Additive attention on a skip (Oktay et al. 2018, equations 1 and 2).
 
-    The gating signal is the decoder's, already at the skip's resolution, so that the weights need no interpolation.
+        skip * sigmoid(psi(relu(theta(skip) + phi(gating))))
+
+    The gating signal is the decoder's, already at the skip's resolution, so that the weights need
+    no interpolation.
+
+    Args:
+        channels: C of the skip and of the gating signal.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         inner = max(channels // 2, 1)
         self.theta = PointwiseConv(channels, inner, bias=False)
         self.phi = PointwiseConv(channels, inner)
         self.psi = PointwiseConv(inner, 1)
 
-    def forward(self, skip, gating):
+    def forward(self, skip: Tensor, gating: Tensor) -> Tensor:
+        """Weigh the skip; both inputs and the result are (B, C, D, H, W)."""
         return skip * torch.sigmoid(self.psi(F.relu(self.theta(skip) + self.phi(gating))))
 
 
-def checkpointed(module, *inputs):
-    """module(*inputs), whose activations are dropped and computed again in the backward pass; same results, bit for bit.
+def checkpointed(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """Run a module whose activations the backward pass computes again.
 
-    A compiled network's second pass writes no statistics of itself.
+    The results are the same, bit for bit. Batch norms do not count the second pass in their
+    running statistics; a compiled network's second pass writes none by itself.
+
+    Args:
+        module: The module.
+        *inputs: What it takes.
+
+    Returns:
+        module(*inputs).
     """
     if torch.compiler.is_compiling():
         return checkpoint(module, *inputs, use_reentrant=False)
-    again = lambda: (contextlib.nullcontext(), _unchanged_statistics(module))  # noqa: E731
-    return checkpoint(module, *inputs, use_reentrant=False, context_fn=again)
+
+    def passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return contextlib.nullcontext(), _unchanged_statistics(module)
+
+    return checkpoint(module, *inputs, use_reentrant=False, context_fn=passes)
 
 
 @contextlib.contextmanager
-def _unchanged_statistics(module):
-    """Batch norms normalise as in training, but a second forward pass does not count a second time in their running statistics."""
+def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch norms normalise as in training without updating their running statistics."""
     norms = [
         (m, m.momentum, m.num_batches_tracked)
         for m in module.modules()

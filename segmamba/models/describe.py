@@ -1,26 +1,33 @@
-"""What a network costs before it is trained: shapes, parameters, FLOPs and the activations kept for the backward pass.
+"""What a network costs before it is trained: shapes, parameters, FLOPs and kept activations.
 
-The network runs on fake tensors: they have shapes, strides, dtypes and storages but no memory behind them, so the
-largest network is described in about a second on any machine. Mixed precision is autocast on the CPU, which puts the same
-operations in half precision as CUDA's where it matters, the convolutions and the matrix products.
+The network runs on fake tensors: they have shapes, strides, dtypes and storages but no memory
+behind them, so that the largest network is described in about a second on any machine. Mixed
+precision is autocast on the CPU, which puts the same operations in half precision as CUDA's where
+it matters, the convolutions and the matrix products.
 
-A FLOP is one addition or one multiplication: a multiply-add counts 2. Convolutions and matrix products are counted by
-torch, the selective scan by a formula; norms, activations and other elementwise work are left out, as is usual.
+A FLOP is one addition or one multiplication: a multiply-add counts 2. Convolutions and matrix
+products are counted by torch, the selective scan by a formula; norms, activations and other
+elementwise work are left out, as is usual.
 """
 
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from segmamba.config import ModelConfig
 from segmamba.models import build_model
-from segmamba.models.segmamba import MODALITIES
+from segmamba.models.segmamba import IN_CHANNELS
 
-TRAINING_PASSES = 3  # a training step in forward passes: backward, every product has two, for its input and for its weight
+TRAINING_PASSES = 3
+"""A training step in forward passes: in the backward pass every product has two, for its input and
+for its weight."""
 
 
 @dataclass
@@ -28,41 +35,65 @@ class Part:
     """A part of a network, for one input."""
 
     name: str
-    output: tuple = ()
+    output: tuple[int, ...] = ()
     """Shape (B, C, D, H, W) of what it hands on."""
     parameters: int = 0
     forward_flops: int = 0
     kept_bytes: int = 0
-    """Activations kept for the backward pass. Each storage counts once, for the part that first keeps it."""
+    """Activations kept for the backward pass. Each storage counts once, for the part that first
+    keeps it."""
 
 
-def describe_network(model_config, *, patch_size, batch_size, dtype=None):
-    """The Parts, in order, of the network of a ModelConfig that trains on inputs (batch_size, 4, *patch_size).
+def describe_network(
+    config: ModelConfig,
+    *,
+    patch_size: tuple[int, int, int],
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+) -> list[Part]:
+    """Describe a network that trains on inputs (batch_size, 4, *patch_size).
 
-    dtype: the autocast type, None for fp32. Takes whatever `build_model` builds; a network that is not a SegMamba is
-    described by its direct children.
+    Args:
+        config: The `model` section of a Config. Whatever `build_model` builds is described; a
+            network that is not a SegMamba by its direct children.
+        patch_size: Voxels along x, y and z.
+        batch_size: Patches in a batch.
+        dtype: The autocast dtype; None for fp32.
+
+    Returns:
+        The parts, in order.
     """
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.segmamba.portable_scan: _scan_flops}
     )
-    with fake_network(model_config) as model, counter, fake_autocast(dtype):
+    with fake_network(config) as model, counter, fake_autocast(dtype):
         tally = _Tally(model, counter)
         with saved_tensors_hooks(tally.keep, lambda tensor: tensor):
-            model(torch.empty(batch_size, MODALITIES, *patch_size))
+            model(torch.empty(batch_size, IN_CHANNELS, *patch_size))
         return tally.parts()
 
 
-def describe_arms(model_configs, *, patch_size, batch_size=1):
-    """One row per arm of {arm name: ModelConfig}: arm, parameters, forward_flops and training_flops of a batch."""
+def describe_arms(
+    configs: Mapping[str, ModelConfig], *, patch_size: tuple[int, int, int], batch_size: int = 1
+) -> list[dict[str, Any]]:
+    """Describe the networks of a study's arms.
+
+    Args:
+        configs: The `model` section of each arm, by the arm's name.
+        patch_size: Voxels along x, y and z.
+        batch_size: Patches in a batch.
+
+    Returns:
+        One row an arm: arm, parameters, and forward_flops and training_flops of a batch.
+    """
     rows = []
-    for arm, config in model_configs.items():
+    for arm, config in configs.items():
         parts = describe_network(config, patch_size=patch_size, batch_size=batch_size)
         flops = sum(part.forward_flops for part in parts)
-        parameters = sum(part.parameters for part in parts)
         rows.append(
             {
                 "arm": arm,
-                "parameters": parameters,
+                "parameters": sum(part.parameters for part in parts),
                 "forward_flops": flops,
                 "training_flops": TRAINING_PASSES * flops,
             }
@@ -71,68 +102,89 @@ def describe_arms(model_configs, *, patch_size, batch_size=1):
 
 
 @contextmanager
-def fake_network(model_config):
-    """The network in training mode with fake weights, inside a FakeTensorMode: nothing is computed, nothing allocated.
+def fake_network(config: ModelConfig) -> Iterator[nn.Module]:
+    """A network in training mode with fake weights, inside a FakeTensorMode.
 
-    It is built for real first, since initialisers may look at values. Its scan is the portable one, whichever the
-    configuration names: that one has shapes on every machine.
+    Nothing is computed and nothing allocated inside. The network is built for real first, since
+    initialisers may look at values. Its scan is the portable one, whichever the configuration
+    names: that one has shapes on every machine.
+
+    Args:
+        config: The `model` section of a Config.
+
+    Yields:
+        The network.
     """
-    model, mode = build_model(replace(model_config, scan="portable")).train(), FakeTensorMode()
+    model, mode = build_model(replace(config, scan="portable")).train(), FakeTensorMode()
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(
-                module,
-                name,
-                nn.Parameter(
-                    mode.from_tensor(parameter.detach()), requires_grad=parameter.requires_grad
-                ),
+            fake = nn.Parameter(
+                mode.from_tensor(parameter.detach()), requires_grad=parameter.requires_grad
             )
+            setattr(module, name, fake)
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, mode.from_tensor(buffer))
     with mode:
         yield model
 
 
-def fake_autocast(dtype):
+def fake_autocast(dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """Autocast on the CPU to `dtype`, or nothing where it is None."""
     return torch.autocast("cpu", dtype=dtype) if dtype else nullcontext()
 
 
-def scan_flops(batch, tokens, channels, states):
-    """Of a selective scan's forward pass: 9 per token, channel and state, and 2 for the skip D x.
+def scan_flops(batch: int, tokens: int, channels: int, states: int) -> int:
+    """FLOPs of a selective scan's forward pass.
 
-    The 9 are the figure of Mamba's authors (state-spaces/mamba, issue 110): 3 for the discretised A and B, and 6 for the
-    recurrence and C h as their parallel scan computes them. Token by token it would be 7.
+    They are 9 per token, channel and state, and 2 for the skip D x. The 9 are the figure of Mamba's
+    authors (state-spaces/mamba, issue 110): 3 for the discretised A and B, and 6 for the recurrence
+    and C h as their parallel scan computes them. Token by token it would be 7.
+
+    Args:
+        batch: Sequences.
+        tokens: Tokens of a sequence.
+        channels: Channels of a token.
+        states: States of a channel.
+
+    Returns:
+        batch * tokens * channels * (9 * states + 2).
     """
     return batch * tokens * channels * (9 * states + 2)
 
 
-def _scan_flops(x, delta, A, *_inputs, **_output):
-    """`scan_flops` from the shapes that torch's counter hands over."""
-    return scan_flops(*x, A[1])
+def _scan_flops(
+    x: torch.Size, delta: torch.Size, A: torch.Size, *_inputs: object, **_output: object
+) -> int:
+    """`scan_flops` of the shapes that torch's counter hands over."""
+    batch, tokens, channels = x
+    return scan_flops(batch, tokens, channels, A[1])
 
 
 class _Tally:
-    """Books FLOPs, kept storages and output shapes to the innermost part of the network that is running."""
+    """Books FLOPs, kept storages and output shapes to the innermost part that is running."""
 
-    def __init__(self, model, counter):
+    def __init__(self, model: nn.Module, counter: FlopCounterMode) -> None:
         self._counter, self._booked_flops = counter, 0
-        self._parts, self._running = {}, [Part("between the parts")]
+        self._parts: dict[str, Part] = {}
+        self._running = [Part("between the parts")]
         self._seen = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-        self._alive = []  # a freed storage's address could be given to another
-        counted = set()
+        # a freed storage's address could be given to another
+        self._alive: list[torch.UntypedStorage] = []
+        counted: set[nn.Parameter] = set()
         for name, module in _named_parts(model):
             part = self._parts.setdefault(name, Part(name))
-            fresh = [
-                p for p in module.parameters() if p not in counted
-            ]  # some networks register a module twice
+            # some networks register a module twice
+            fresh = [p for p in module.parameters() if p not in counted]
             counted.update(fresh)
             part.parameters += sum(p.numel() for p in fresh)
-            module.register_forward_pre_hook(lambda _module, _inputs, part=part: self._enter(part))
-            module.register_forward_hook(
-                lambda _module, _inputs, output, part=part: self._leave(part, output)
-            )
+            self._watch(module, part)
 
-    def parts(self):
+    def _watch(self, module: nn.Module, part: Part) -> None:
+        """Notice when the part begins and ends."""
+        module.register_forward_pre_hook(lambda _module, _inputs: self._enter(part))
+        module.register_forward_hook(lambda _module, _inputs, output: self._leave(part, output))
+
+    def parts(self) -> list[Part]:
         """The parts that have or did something."""
         self._book_flops()
         return [
@@ -141,7 +193,8 @@ class _Tally:
             if part.parameters or part.forward_flops or part.kept_bytes
         ]
 
-    def keep(self, tensor):
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Book what autograd keeps."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)
@@ -149,40 +202,43 @@ class _Tally:
             self._running[-1].kept_bytes += storage.nbytes()
         return tensor
 
-    def _enter(self, part):
+    def _enter(self, part: Part) -> None:
         self._book_flops()
         self._running.append(part)
 
-    def _leave(self, part, output):
+    def _leave(self, part: Part, output: Tensor | list[Tensor]) -> None:
         self._book_flops()
         self._running.pop()
-        part.output = tuple((output if torch.is_tensor(output) else output[0]).shape)
+        part.output = tuple((output if isinstance(output, Tensor) else output[0]).shape)
 
-    def _book_flops(self):
+    def _book_flops(self) -> None:
         total = self._counter.get_total_flops()
         self._running[-1].forward_flops += total - self._booked_flops
         self._booked_flops = total
 
 
-def _named_parts(model):
-    """(name, module) of the parts; modules of one part share its name."""
+def _named_parts(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The parts of a network with their names; modules of one part share its name."""
     children = list(model.named_children())
-    if len(children) == 1 and not isinstance(
-        children[0][1], nn.ModuleList
-    ):  # a wrapper says nothing: look inside
+    # a wrapper says nothing: look inside
+    if len(children) == 1 and not isinstance(children[0][1], nn.ModuleList):
         return _named_parts(children[0][1]) or children
     named = []
     for name, child in children:
-        members = enumerate(child) if isinstance(child, nn.ModuleList) else [(None, child)]
-        named += [(_part_name(model, name, index), member) for index, member in members]
+        if isinstance(child, nn.ModuleList):
+            named += [(_part_name(model, name, index), part) for index, part in enumerate(child)]
+        else:
+            named.append((_part_name(model, name, None), child))
     return named
 
 
-def _part_name(model, name, index):
-    """SegMamba's parts by the names of its docstring; else the attribute's name and, in a list, the index."""
-    if name == "stages" and hasattr(model, "ups"):
-        return f"stage {index + 1}" if index + 1 < len(model.stages) else "bottleneck"
-    if name in ("ups", "gates", "decoders") and hasattr(model, "stages"):
-        return f"decoder {len(model.stages) - 1 - index}"
+def _part_name(model: nn.Module, name: str, index: int | None) -> str:
+    """SegMamba's parts by the names of its docstring, others by their attribute and index."""
+    stages = getattr(model, "stages", None)
+    if index is not None and isinstance(stages, nn.ModuleList):
+        if name == "stages" and hasattr(model, "ups"):
+            return f"stage {index + 1}" if index + 1 < len(stages) else "bottleneck"
+        if name in ("ups", "gates", "decoders"):
+            return f"decoder {len(stages) - 1 - index}"
     spoken = name.replace("_", " ")
     return spoken if index is None else f"{spoken} {index}"

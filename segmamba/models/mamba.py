@@ -1,66 +1,106 @@
 """The Mamba block, and the orders in which it reads a volume.
 
-Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z), L = D * H * W tokens, E = expand * C inner channels.
+Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z), L = D * H * W tokens,
+E = expand * C inner channels, N = d_state states.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from segmamba.config import ModelConfig
 from segmamba.models.scan import causal_conv_silu, selective_scan
+
+MEMORY_ORDER = (0, 1, 2)
+STEP_LOW, STEP_HIGH, STEP_FLOOR = 1e-3, 1e-1, 1e-4
+"""The range of the initial step sizes (Gu & Dao 2023, section 3.6), and the floor of their code."""
 
 
 @dataclass(frozen=True)
 class ScanDirection:
-    """One way through a volume: its axes (0, 1, 2 for D, H, W), slowest first, and whether from the last voxel to the first."""
+    """One direction in which a volume is read as a sequence of tokens."""
 
-    axes: tuple
+    axes: tuple[int, ...]
+    """The axes, slowest first: 0, 1, 2 for D, H, W."""
     backwards: bool = False
+    """Whether the last voxel comes first."""
 
-    def sequence(self, tokens, sides):
-        """Tokens (B, L, C) in memory order as the sequence that this way reads."""
-        if self.axes != (0, 1, 2):
-            tokens = (
-                tokens.unflatten(1, sides).permute(0, *(1 + a for a in self.axes), 4).flatten(1, 3)
-            )
+    def sequence(self, tokens: Tensor, sides: Sequence[int]) -> Tensor:
+        """Put tokens into the order of this direction.
+
+        Args:
+            tokens: (B, L, C) in memory order.
+            sides: D, H and W.
+
+        Returns:
+            (B, L, C) in the order in which this direction reads them.
+        """
+        if self.axes != MEMORY_ORDER:
+            order = (0, *(1 + axis for axis in self.axes), 4)
+            tokens = tokens.unflatten(1, sides).permute(order).flatten(1, 3)
         return tokens.flip(1) if self.backwards else tokens
 
-    def undo(self, tokens, sides):
-        """A sequence that `sequence` made, back in memory order."""
+    def undo(self, tokens: Tensor, sides: Sequence[int]) -> Tensor:
+        """Put a sequence that `sequence` made back into memory order.
+
+        Args:
+            tokens: (B, L, C) in the order of this direction.
+            sides: D, H and W.
+
+        Returns:
+            (B, L, C) in memory order.
+        """
         tokens = tokens.flip(1) if self.backwards else tokens
-        if self.axes == (0, 1, 2):
+        if self.axes == MEMORY_ORDER:
             return tokens
-        back = (self.axes.index(axis) + 1 for axis in range(3))
-        return tokens.unflatten(1, [sides[a] for a in self.axes]).permute(0, *back, 4).flatten(1, 3)
+        order = (0, *(self.axes.index(axis) + 1 for axis in MEMORY_ORDER), 4)
+        return tokens.unflatten(1, [sides[a] for a in self.axes]).permute(order).flatten(1, 3)
 
 
-def scan_ways(order, axes):
-    """The Ways of `model.scan_order` and `model.scan_axes`. Across slices, the slowest axis runs fastest: neighbours are in neighbouring slices."""
-    axes = tuple("dhw".index(letter) for letter in axes)
-    ways = [
-        ScanDirection(axes),
-        ScanDirection(axes, backwards=True),
-        ScanDirection((*axes[1:], axes[0])),
+def scan_directions(order: str, axes: str) -> list[ScanDirection]:
+    """The directions in which a Mamba block reads a volume (Xing et al. 2024, SegMamba).
+
+    Args:
+        order: `model.scan_order`: "forward"; "bidirectional", which adds the reverse; or "tri",
+            which adds a scan across slices. Across slices the slowest axis runs fastest, so that
+            neighbouring tokens lie in neighbouring slices.
+        axes: `model.scan_axes`, such as "dhw": the axes of the forward scan, slowest first.
+
+    Returns:
+        One to three directions.
+    """
+    forward = tuple("dhw".index(letter) for letter in axes)
+    directions = [
+        ScanDirection(forward),
+        ScanDirection(forward, backwards=True),
+        ScanDirection((*forward[1:], forward[0])),
     ]
-    return ways[: {"forward": 1, "bidirectional": 2, "tri": 3}[order]]
+    return directions[: {"forward": 1, "bidirectional": 2, "tri": 3}[order]]
 
 
 class SelectiveScan(nn.Module):
-    """Causal convolution, SiLU and selective scan of one sequence, (B, L, E) to (B, L, E) (Gu & Dao 2023, algorithm 2).
+    """Causal convolution, SiLU and selective scan of one sequence (Gu & Dao 2023, algorithm 2).
 
     Parameter names, shapes and initial values are those of mamba-ssm's `Mamba`.
+
+    Args:
+        channels: C, from which the rank of the step size follows: C / 16, rounded up.
+        inner: E.
+        d_state: N.
+        d_conv: Width of the convolution, in tokens.
+        implementation: `model.scan`: which implementation computes the scan.
     """
 
-    def __init__(self, channels, inner, *, d_state, d_conv, implementation):
+    def __init__(
+        self, channels: int, inner: int, *, d_state: int, d_conv: int, implementation: str
+    ) -> None:
         super().__init__()
-        self.dt_rank, self.d_state, self.implementation = (
-            math.ceil(channels / 16),
-            d_state,
-            implementation,
-        )
+        self.dt_rank, self.d_state = math.ceil(channels / 16), d_state
+        self.implementation = implementation
         self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, inner)
@@ -68,20 +108,30 @@ class SelectiveScan(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self._init_step_size()
 
-    def _init_step_size(self, low=1e-3, high=1e-1, floor=1e-4):
-        """softplus(dt_proj.bias) is log-uniform in [low, high] (Gu & Dao 2023, section 3.6; limits of their code)."""
+    def _init_step_size(self) -> None:
+        """Make softplus(dt_proj.bias) log-uniform in [STEP_LOW, STEP_HIGH]."""
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        step = torch.exp(
-            torch.rand_like(self.dt_proj.bias) * math.log(high / low) + math.log(low)
-        ).clamp_min(floor)
+        uniform = torch.rand_like(self.dt_proj.bias)
+        step = torch.exp(uniform * math.log(STEP_HIGH / STEP_LOW) + math.log(STEP_LOW))
+        step = step.clamp_min(STEP_FLOOR)
+        inverse_softplus = step + torch.log(-torch.expm1(-step))
         with torch.no_grad():
-            self.dt_proj.bias.copy_(
-                step + torch.log(-torch.expm1(-step))
-            )  # the inverse of softplus
+            self.dt_proj.bias.copy_(inverse_softplus)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Scan a sequence.
+
+        Args:
+            x: (B, L, E).
+
+        Returns:
+            (B, L, E), in the dtype of x.
+        """
         x = causal_conv_silu(
-            x, self.conv1d.weight, self.conv1d.bias, implementation=self.implementation
+            x,
+            self.conv1d.weight,
+            self.conv1d.bias,  # type: ignore[arg-type]  # it is built with a bias
+            implementation=self.implementation,
         )
         delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)  # the scan adds the bias, in fp32
@@ -92,41 +142,81 @@ class SelectiveScan(nn.Module):
 
 
 class Mamba(nn.Module):
-    """Mamba's layer (Gu & Dao 2023, figure 3), tokens (B, L, C) to tokens (B, L, C): one SelectiveScan for each way, between shared projections."""
+    """Mamba's layer (Gu & Dao 2023, figure 3): one scan for each direction.
 
-    def __init__(self, channels, ways, *, expand, **scan):
+    The directions share the projections in and out.
+
+    Args:
+        channels: C.
+        directions: The orders in which the tokens are read.
+        expand: E / C.
+        d_state: N.
+        d_conv: Width of the convolution in front of the scan, in tokens.
+        implementation: `model.scan`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        directions: Sequence[ScanDirection],
+        *,
+        expand: int,
+        d_state: int,
+        d_conv: int,
+        implementation: str,
+    ) -> None:
         super().__init__()
-        self.ways = ways
-        self.in_proj = nn.Linear(channels, 2 * expand * channels, bias=False)
-        self.scans = nn.ModuleList(SelectiveScan(channels, expand * channels, **scan) for _ in ways)
-        self.out_proj = nn.Linear(expand * channels, channels, bias=False)
+        inner = expand * channels
+        self.directions = directions
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.scans = nn.ModuleList(
+            SelectiveScan(
+                channels, inner, d_state=d_state, d_conv=d_conv, implementation=implementation
+            )
+            for _ in directions
+        )
+        self.out_proj = nn.Linear(inner, channels, bias=False)
 
-    def forward(self, tokens, sides):
+    def forward(self, tokens: Tensor, sides: Sequence[int]) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            tokens: (B, L, C) in memory order.
+            sides: D, H and W of the volume that they make up.
+
+        Returns:
+            (B, L, C) in memory order.
+        """
         x, gate = self.in_proj(tokens).chunk(2, dim=-1)
         y = sum(
-            way.undo(scan(way.sequence(x, sides)), sides)
-            for way, scan in zip(self.ways, self.scans, strict=True)
+            direction.undo(scan(direction.sequence(x, sides)), sides)
+            for direction, scan in zip(self.directions, self.scans, strict=True)
         )
         return self.out_proj(y * F.silu(gate))
 
 
 class MambaBlock(nn.Module):
-    """x + Mamba(LayerNorm(x)), the voxels (B, C, D, H, W) being the tokens."""
+    """x + Mamba(LayerNorm(x)), the voxels being the tokens.
 
-    def __init__(self, channels, config):
+    Args:
+        channels: C.
+        config: The settings of the scan.
+    """
+
+    def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
-        ways = scan_ways(config.scan_order, config.scan_axes)
         self.norm = nn.LayerNorm(channels)
         self.mamba = Mamba(
             channels,
-            ways,
+            scan_directions(config.scan_order, config.scan_axes),
             expand=config.expand,
             d_state=config.d_state,
             d_conv=config.d_conv,
             implementation=config.scan,
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the voxels of (B, C, D, H, W)."""
         sides = x.shape[2:]
         tokens = x.flatten(2).transpose(1, 2)  # (B, L, C)
         return x + self.mamba(self.norm(tokens), sides).transpose(1, 2).unflatten(2, sides)

@@ -1,28 +1,47 @@
-"""3x3x3 convolutions to 32 channels for Hopper GPUs, in half precision: cuDNN reaches a quarter of the GPU's rate there.
+"""3x3x3 convolutions to 32 channels for Hopper GPUs, in half precision.
 
-The kernels are in narrow_conv.cu, compiled when they first run by NVRTC, which torch's CUDA wheels for Linux bring with cuda-bindings.
-Around them, weights are put in the kernels' order and gradients summed by torch, so that torch.compile fuses that work.
+cuDNN reaches a quarter of the GPU's rate there. The kernels are in narrow_conv.cu. Around them,
+weights are put in the kernels' order and gradients summed by torch, so that torch.compile fuses
+that work.
 
-Legend: B batch, C channels, (D, H, W) the volume. Volumes are channels-last; kd, kh, kw are a tap's place along d, h and w.
+Legend: B batch, C channels, (D, H, W) the volume. Volumes are channels-last; kd, kh, kw are a tap's
+place along d, h and w. A stem is a convolution of 4 channels, whose kernel takes pairs of voxels.
 """
 
-import ctypes
 import functools
 import importlib.util
-from importlib import resources
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segmamba.models.compiling import constant_result
+from segmamba.models.narrow_conv_launch import Kernel, LaunchShape
 
 CHANNELS, STEM_CHANNELS, PAIR = 32, 4, 8
-WIDTH, TILE_D = 64, 4  # voxels along w and d of a block, as in narrow_conv.cu
+WIDTH, TILE_D = 64, 4
+"""Voxels along w and d of a block, as in narrow_conv.cu."""
+HOPPER = (9, 0)
+THREADS, STEM_THREADS = 640, 128
+"""Threads of a block; the second in a stem's weight gradient."""
+LEAST_FILLED = 0.75
+"""Share of the tiles along w that must be voxels for the kernels to pay."""
 
 
-def fits(x, weight):
-    """Whether `narrow_conv` takes these: on a Hopper GPU, half precision, 4, 32 or 64 to 32 channels, a width that fills the tiles."""
+def fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether `narrow_conv` takes these.
+
+    It takes half precision on a Hopper GPU, 4, 32 or 64 channels to 32, and a width that fills the
+    tiles.
+
+    Args:
+        x: (B, C, D, H, W).
+        weight: (C', C, kD, kH, kW).
+
+    Returns:
+        False where torch must convolve.
+    """
     out_channels, in_channels, *kernel = weight.shape
     if (
         not x.is_cuda
@@ -38,22 +57,29 @@ def fits(x, weight):
     )
     return (
         known
-        and filled >= 0.75
-        and 64 * depth * height * width < 2**31
+        and filled >= LEAST_FILLED
+        and 64 * depth * height * width < 2**31  # offsets are 32-bit numbers
         and _available(x.device.index or 0)
     )
 
 
 @constant_result
-def _available(device):
+def _available(device: int) -> bool:
     return obstacle(device) is None
 
 
 @functools.cache
-def obstacle(device=0):
-    """Why cuDNN convolves on this CUDA device, in words; None where these kernels do."""
+def obstacle(device: int = 0) -> str | None:
+    """Why cuDNN convolves on a CUDA device.
+
+    Args:
+        device: The number of the GPU.
+
+    Returns:
+        The reason in words; None where these kernels convolve.
+    """
     capability = torch.cuda.get_device_capability(device)
-    if capability != (9, 0):
+    if capability != HOPPER:
         return (
             f"needs a GPU of compute capability 9.0 (Hopper), not {'.'.join(map(str, capability))}"
         )
@@ -65,20 +91,34 @@ def obstacle(device=0):
     return None
 
 
-def narrow_conv(x, weight):
-    """The zero-padded convolution, (B, C, D, H, W) in half precision with (32, C, 3, 3, 3) to (B, 32, D, H, W) in the dtype of x.
+def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """The zero-padded convolution.
 
-    The weight's gradient has its own dtype: under autocast, fp32.
+    Args:
+        x: (B, C, D, H, W) in half precision, for which `fits` holds.
+        weight: (32, C, 3, 3, 3). Its gradient has its own dtype: under autocast, fp32.
+
+    Returns:
+        (B, 32, D, H, W) in the dtype of x.
     """
     return _convolution(_input(x), weight, _packed(weight.detach(), x.dtype))
 
 
-def narrow_conv_relu(x, weight, shift):
-    """relu(narrow_conv(x, weight) + shift), shift fp32 (32,): without gradients, in one pass over memory."""
+def narrow_conv_relu(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+    """relu(narrow_conv(x, weight) + shift), without gradients, in one pass over memory.
+
+    Args:
+        x: (B, C, D, H, W) in half precision, for which `fits` holds.
+        weight: (32, C, 3, 3, 3).
+        shift: fp32 (32,).
+
+    Returns:
+        (B, 32, D, H, W) in the dtype of x.
+    """
     return _convolution_relu(_input(x), _packed(weight, x.dtype), shift)
 
 
-def _input(x):
+def _input(x: Tensor) -> Tensor:
     """x channels-last; of 4 channels the pairs of voxels (B, 8, D, H, W + 1)."""
     if x.shape[1] == STEM_CHANNELS:
         padded = F.pad(x, (1, 1))
@@ -88,12 +128,15 @@ def _input(x):
 
 @torch.library.custom_op("segmamba::narrow_conv", mutates_args=())
 def _convolution(x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
-    """x (B, C, D, H, W), or (B, 8, D, H, W + 1) in pairs of voxels. `weight` is there for its gradient."""
+    """Convolve x (B, C, D, H, W), or (B, 8, D, H, W + 1) in pairs of voxels.
+
+    `weight` is there for its gradient.
+    """
     return _convolve(x, packed, None)
 
 
 @_convolution.register_fake
-def _(x, weight, packed):
+def _(x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
     return _output(x, packed)
 
 
@@ -103,197 +146,129 @@ def _convolution_relu(x: Tensor, packed: Tensor, shift: Tensor) -> Tensor:
 
 
 @_convolution_relu.register_fake
-def _(x, packed, shift):
+def _(x: Tensor, packed: Tensor, shift: Tensor) -> Tensor:
     return _output(x, packed)
 
 
-def _convolve(x, packed, shift):
+def _convolve(x: Tensor, packed: Tensor, shift: Tensor | None) -> Tensor:
     y, (span, grid) = _output(x, packed), _grid(x, halo=2)
     more = int(x.shape[1] == 2 * CHANNELS)
     shared = packed[0].nbytes + 4 * _slot(x, TILE_D + 2) + 64
+    kernel, shape = _kernel("convolution", x), LaunchShape(grid, THREADS, shared)
+    integers = [*y.shape[2:], x.shape[1], y.shape[1], span, more]
     for first, part in enumerate(packed):
         tensors = [x, x[:, CHANNELS * more :], part, y[:, first * CHANNELS :], shift]
-        _launch(
-            "convolution",
-            x,
-            grid,
-            640,
-            shared,
-            tensors,
-            [*y.shape[2:], x.shape[1], y.shape[1], span, more],
-        )
+        kernel.launch(shape, tensors, integers)
     return y
 
 
 @torch.library.custom_op("segmamba::narrow_conv_weight_gradient", mutates_args=())
 def _gradient_parts(dy: Tensor, x: Tensor) -> Tensor:
-    """Sums over the voxels of a block, fp32 (32 input channels, block, unit, kh, 16, output channel); units are narrow_conv.cu's."""
+    """Sums over the voxels of a block.
+
+    They are fp32 (32 input channels, block, unit, kh, 16, output channel); units are those of
+    narrow_conv.cu.
+    """
     parts, (span, grid) = _parts(x), _grid(x, halo=0)
-    stem, shared = x.shape[1] == PAIR, 3 * _slot(x, TILE_D + 2) + 7 * TILE_D * WIDTH * 2 * CHANNELS
+    shared = 3 * _slot(x, TILE_D + 2) + 7 * TILE_D * WIDTH * 2 * CHANNELS
+    threads = STEM_THREADS if x.shape[1] == PAIR else THREADS
+    kernel, shape = _kernel("weight_gradient", x), LaunchShape(grid, threads, shared)
+    integers = [*dy.shape[2:], x.shape[1], CHANNELS, span]
     for first, part in enumerate(parts):
-        integers = [*dy.shape[2:], x.shape[1], CHANNELS, span]
-        _launch(
-            "weight_gradient",
-            x,
-            grid,
-            128 if stem else 640,
-            shared,
-            [x[:, first * CHANNELS :], dy, part],
-            integers,
-        )
+        kernel.launch(shape, [x[:, first * CHANNELS :], dy, part], integers)
     return parts
 
 
 @_gradient_parts.register_fake
-def _(dy, x):
+def _(dy: Tensor, x: Tensor) -> Tensor:
     return _parts(x)
 
 
-def _backward(ctx, dy):
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     x, weight = ctx.saved_tensors
     dy, dx, dweight = dy.contiguous(memory_format=torch.channels_last_3d), None, None
     if ctx.needs_input_grad[0]:
         flipped = weight.flip(2, 3, 4).transpose(0, 1)
         dx = _convolution(dy, flipped, _packed(flipped, dy.dtype))
     if ctx.needs_input_grad[1]:
-        parts = _gradient_parts(dy, x).sum(1)
-        if x.shape[1] == PAIR:  # (1, kd, kh, kw and channel, output)
-            dweight = parts.reshape(3, 3, 4, STEM_CHANNELS, CHANNELS)[:, :, :3].permute(
-                4, 3, 0, 1, 2
-            )
-        else:
-            dweight = (
-                parts.reshape(-1, 3, 3, 2, 3, 16, CHANNELS)
-                .permute(6, 0, 3, 5, 1, 4, 2)
-                .reshape(weight.shape)
-            )
-        dweight = dweight.to(weight.dtype).contiguous(memory_format=torch.channels_last_3d)
+        dweight = _weight_gradient(_gradient_parts(dy, x).sum(1), x, weight)
     return dx, dweight, None
 
 
-_convolution.register_autograd(
-    _backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2])
-)
+def _weight_gradient(parts: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Parts that are summed over the blocks, in the order and dtype of the weight."""
+    if x.shape[1] == PAIR:  # (1, kd, kh, kw and channel, output)
+        taps = parts.reshape(3, 3, 4, STEM_CHANNELS, CHANNELS)[:, :, :3]
+        gradient = taps.permute(4, 3, 0, 1, 2)
+    else:
+        taps = parts.reshape(-1, 3, 3, 2, 3, 16, CHANNELS)
+        gradient = taps.permute(6, 0, 3, 5, 1, 4, 2).reshape(weight.shape)
+    return gradient.to(weight.dtype).contiguous(memory_format=torch.channels_last_3d)
 
 
-def _packed(weight, dtype):
-    """(C', C, 3, 3, 3) as (C' / 32, source, kd, kw, group of 8 inputs, 2 - kh, 32 outputs, 8), its outputs ordered for the kernel.
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
 
-    A thread holds outputs 2 t, 2 t + 1 of each tile of 8; in this order they are 8 neighbours. A stem's groups are pairs along w.
+
+_convolution.register_autograd(_backward, setup_context=_keep)
+
+
+def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight (C', C, 3, 3, 3) in the kernel's order.
+
+    The order is (C' / 32, source, kd, kw, group of 8 inputs, 2 - kh, 32 outputs, 8). A thread holds
+    outputs 2 t, 2 t + 1 of each tile of 8; in the order of the outputs they are 8 neighbours. A
+    stem's groups are pairs along w.
     """
     weight = weight.to(dtype).flip(3).unflatten(0, (-1, 4, 4, 2))  # 32 outputs: thread, tile, 2
     if weight.shape[4] == STEM_CHANNELS:
-        taps = F.pad(weight, (0, 1)).unflatten(
-            -1, (2, 2)
-        )  # (.., channel, kd, kh, group, kw of the group)
-        return (
-            taps.permute(0, 5, 7, 6, 2, 1, 3, 8, 4)
-            .reshape(-1, 1, 3, 1, 2, 3, CHANNELS, PAIR)
-            .contiguous()
-        )
-    weight = weight.unflatten(4, (-1, 4, 8))
-    return (
-        weight.permute(0, 4, 7, 9, 5, 8, 2, 1, 3, 6)
-        .reshape(weight.shape[0], -1, 3, 3, 4, 3, CHANNELS, 8)
-        .contiguous()
-    )
+        # (.., channel, kd, kh, group, kw of the group)
+        taps = F.pad(weight, (0, 1)).unflatten(-1, (2, 2)).permute(0, 5, 7, 6, 2, 1, 3, 8, 4)
+        return taps.reshape(-1, 1, 3, 1, 2, 3, CHANNELS, PAIR).contiguous()
+    weight = weight.unflatten(4, (-1, 4, 8)).permute(0, 4, 7, 9, 5, 8, 2, 1, 3, 6)
+    return weight.reshape(weight.shape[0], -1, 3, 3, 4, 3, CHANNELS, 8).contiguous()
 
 
-def _output(x, packed):
+def _output(x: Tensor, packed: Tensor) -> Tensor:
     shape = (x.shape[0], packed.shape[0] * CHANNELS, *_volume(x))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
-def _parts(x):
-    _, grid = _grid(x, halo=0)
+def _parts(x: Tensor) -> Tensor:
+    _, (blocks_hw, blocks_d, batch) = _grid(x, halo=0)
     units, sources = (3, 1) if x.shape[1] == PAIR else (18, x.shape[1] // CHANNELS)
-    return torch.empty(
-        sources,
-        grid[0] * grid[1] * grid[2],
-        units,
-        3,
-        16,
-        CHANNELS,
-        dtype=torch.float32,
-        device=x.device,
-    )
+    shape = (sources, blocks_hw * blocks_d * batch, units, 3, 16, CHANNELS)
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
-def _volume(x):
+def _volume(x: Tensor) -> tuple[int, int, int]:
+    """D, H and W of the convolution's result."""
     return x.shape[2], x.shape[3], x.shape[4] - (x.shape[1] == PAIR)
 
 
-def _grid(x, *, halo):
-    """(rows along h of a block, blocks): the rows that take the fewest steps on this GPU.
+def _grid(x: Tensor, *, halo: int) -> tuple[int, tuple[int, int, int]]:
+    """The rows along h of a block, and the blocks: those that take the fewest steps on this GPU.
 
-    A block costs its `halo` and about 4 steps to begin and to end, and a weight gradient of its own.
+    A block costs its `halo` and about 4 steps to begin and to end, and a weight gradient of its
+    own.
     """
-    batch, depth, height, width = (
-        int(n) for n in (x.shape[0], *_volume(x))
-    )  # a compiled network's symbolic sizes become numbers
+    # a compiled network's symbolic sizes become numbers
+    batch, depth, height, width = (int(n) for n in (x.shape[0], *_volume(x)))
     tiles_w, tiles_d = -(-width // WIDTH), -(-depth // TILE_D)
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
 
-    def steps(span):
-        return -(-(batch * tiles_d * tiles_w * -(-height // span)) // processors) * (
-            span + halo + 4
-        )
+    def steps(span: int) -> int:
+        waves = -(-(batch * tiles_d * tiles_w * -(-height // span)) // processors)
+        return waves * (span + halo + 4)
 
     span = min(sorted({-(-height // pieces) for pieces in range(1, height // 8 + 2)}), key=steps)
     return span, (tiles_w * -(-height // span), tiles_d, batch)
 
 
-def _slot(x, planes):
+def _slot(x: Tensor, planes: int) -> int:
     """Bytes of shared memory of a row of a block's voxels, halo included."""
     return planes * (WIDTH + 2) * min(x.shape[1], CHANNELS) * 2
 
 
-def _launch(name, x, grid, threads, shared, tensors, integers):
-    from cuda.bindings import driver
-
-    kernel = _kernel(name, x.shape[1] == PAIR, x.dtype, x.device.index)
-    values = (*(0 if t is None else t.data_ptr() for t in tensors), *integers)
-    types = (*[ctypes.c_void_p] * len(tensors), *[ctypes.c_int] * len(integers))
-    with torch.cuda.device(x.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        _checked(
-            driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared, stream, (values, types), 0)
-        )
-
-
-@functools.cache
-def _kernel(name, stem, dtype, device):
-    from cuda.bindings import driver
-
-    allowed = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-
-    with torch.cuda.device(device):
-        _, kernel = _checked(
-            driver.cuModuleGetFunction(_module(stem, dtype, device), name.encode())
-        )
-        _, shared = _checked(driver.cuDeviceGetAttribute(most, device))
-        _checked(
-            driver.cuFuncSetAttribute(kernel, allowed, shared)
-        )  # the kernel's for good, and not only this launch's
-    return kernel
-
-
-@functools.cache
-def _module(stem, dtype, device):
-    from cuda.bindings import driver, nvrtc
-
-    source = resources.files("segmamba.models").joinpath("narrow_conv.cu").read_bytes()
-    kind = {torch.bfloat16: b"bf16", torch.float16: b"f16"}[dtype]
-    options = [b"--gpu-architecture=sm_90a", b"-DKIND=" + kind, b"-DSTEM=%d" % stem]
-    _, program = _checked(nvrtc.nvrtcCreateProgram(source, b"narrow_conv.cu", 0, [], []))
-    _checked(nvrtc.nvrtcCompileProgram(program, len(options), options))
-    binary = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program))[1])
-    _checked(nvrtc.nvrtcGetCUBIN(program, binary))
-    return _checked(driver.cuModuleLoadData(binary))[1]
-
-
-def _checked(result):
-    if result[0].value:
-        raise RuntimeError(f"narrow_conv: {result[0].name}")
-    return result
+def _kernel(name: str, x: Tensor) -> Kernel:
+    return Kernel(name, x.shape[1] == PAIR, x.dtype, x.device)

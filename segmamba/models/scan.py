@@ -1,19 +1,24 @@
 """The selective scan: one function, four implementations behind it, the same parameters for all.
 
-    h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t        y_t = C_t h_t + D x_t        (Gu & Dao 2023, section 3; h_0 = 0)
+    h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t
+    y_t = C_t h_t + D x_t                              (Gu & Dao 2023, section 3; h_0 = 0)
 
-with delta = softplus(raw delta + bias): the zero-order hold of A and the Euler step of B that the paper's code uses.
+with delta = softplus(raw delta + bias): the zero-order hold of A and the Euler step of B that the
+paper's code uses.
 
-All but the oracle are torch operators with a registered backward and with shapes that are known without running them:
-torch.compile takes the network as one graph whichever runs, and meta tensors pass through.
+All but the oracle are torch operators with a registered backward and with shapes that are known
+without running them: torch.compile takes the network as one graph whichever runs, and meta tensors
+pass through.
 
-Legend: b batch, l tokens, c channels, n states (N). x, delta (b, l, c); A (c, n), negative; B, C (b, l, n); D, bias (c).
+Legend: b batch, l tokens, c channels, n states (N). x, raw delta, y (b, l, c); A (c, n), negative;
+B, C (b, l, n); D, bias (c).
 """
 
 import contextlib
-import importlib
 import importlib.util
 import os
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +26,61 @@ from torch import Tensor
 
 from segmamba.errors import UserError
 from segmamba.models.compiling import constant_result
+from segmamba.models.scan_types import Gradients, Scan, ScanKernels
 
 
-def selective_scan(x, delta, A, B, C, D, bias, *, implementation="auto"):
-    """y (b, l, c) in the dtype of x. State and softplus have the dtype of A, which is fp32 inside autocast too."""
+def selective_scan(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    *,
+    implementation: str = "auto",
+) -> Tensor:
+    """Run the recurrence along the tokens.
+
+    State and softplus have the dtype of A, which is fp32 inside autocast too.
+
+    Args:
+        x: (b, l, c).
+        delta: Raw step sizes (b, l, c), before bias and softplus.
+        A: (c, n), negative.
+        B: (b, l, n).
+        C: (b, l, n).
+        D: (c).
+        bias: (c), added to `delta`.
+        implementation: `model.scan`.
+
+    Returns:
+        y (b, l, c) in the dtype of x.
+
+    Raises:
+        UserError: The implementation cannot run on the inputs' device.
+    """
     name = _chosen(implementation, x.device.type, torch.compiler.is_compiling())
     return IMPLEMENTATIONS[name](x, delta, A, B, C, D, bias)
 
 
-def causal_conv_silu(x, weight, bias, *, implementation="auto"):
-    """SiLU of the depthwise convolution along the tokens that sees no later token. x (b, l, c), weight (c, 1, width), bias (c)."""
+def causal_conv_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, *, implementation: str = "auto"
+) -> Tensor:
+    """SiLU of the depthwise convolution along the tokens that sees no later token.
+
+    Args:
+        x: (b, l, c).
+        weight: (c, 1, width); the last tap is the token itself.
+        bias: (c).
+        implementation: `model.scan`.
+
+    Returns:
+        (b, l, c) in the dtype of x.
+
+    Raises:
+        UserError: The implementation cannot run on the inputs' device.
+    """
     if _chosen(implementation, x.device.type, torch.compiler.is_compiling()) == "mamba_ssm":
         from segmamba.models import scan_mamba_ssm
 
@@ -41,8 +91,25 @@ def causal_conv_silu(x, weight, bias, *, implementation="auto"):
     return F.silu(total)
 
 
-def sequential_scan(x, delta, A, B, C, D, bias):
-    """The recurrence, token by token, differentiated by autograd: the oracle. Computes in the dtype of A; use float64 to check others."""
+def sequential_scan(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor
+) -> Tensor:
+    """The recurrence, token by token, differentiated by autograd: the oracle of the tests.
+
+    It computes in the dtype of A; float64 checks the other implementations.
+
+    Args:
+        x: (b, l, c).
+        delta: Raw step sizes (b, l, c).
+        A: (c, n), negative.
+        B: (b, l, n).
+        C: (b, l, n).
+        D: (c).
+        bias: (c).
+
+    Returns:
+        y (b, l, c) in the dtype of x.
+    """
     y_dtype, (x, delta, B, C) = x.dtype, (t.to(A.dtype) for t in (x, delta, B, C))
     delta = F.softplus(delta + bias)
     state, outputs = x.new_zeros(x.shape[0], *A.shape), []
@@ -53,24 +120,45 @@ def sequential_scan(x, delta, A, B, C, D, bias):
     return (torch.stack(outputs, dim=1) + D * x).to(y_dtype)
 
 
-def scan_operator(name):
-    """segmamba::<name>_scan, from the module segmamba.models.scan_<name>, which is imported when the operator first runs.
+def scan_kernels(name: str) -> ScanKernels:
+    """The module behind an operator, imported when it is first asked for.
 
-    The module has scan_forward(*inputs) -> y, states; scan_backward(dy, *inputs, states) -> seven gradients, each in the dtype
-    of its input; states_shape(x, A). States have the dtype of A.
+    Args:
+        name: "portable", "mamba_ssm" or "triton".
+
+    Returns:
+        The module segmamba.models.scan_<name>.
     """
+    if name == "mamba_ssm":
+        from segmamba.models import scan_mamba_ssm
 
-    def module():
-        return importlib.import_module(f"segmamba.models.scan_{name}")
+        return scan_mamba_ssm
+    if name == "triton":
+        from segmamba.models import scan_triton
+
+        return scan_triton
+    from segmamba.models import scan_portable
+
+    return scan_portable
+
+
+def scan_operator(name: str) -> Scan:
+    """Register the torch operator segmamba::<name>_scan, which `scan_kernels(name)` computes.
+
+    Args:
+        name: "portable", "mamba_ssm" or "triton".
+
+    Returns:
+        The operator, without the states that its backward starts from.
+    """
 
     @torch.library.custom_op(f"segmamba::{name}_scan", mutates_args=())
     def scan(
         x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
+        inputs = (t.contiguous() for t in (x, delta, A, B, C, D, bias))
         with _without_autocast(x):
-            y, states = module().scan_forward(
-                *(t.contiguous() for t in (x, delta, A, B, C, D, bias))
-            )
+            y, states = scan_kernels(name).scan_forward(*inputs)
         return y.contiguous(), states
 
     @torch.library.custom_op(f"segmamba::{name}_scan_backward", mutates_args=())
@@ -85,47 +173,68 @@ def scan_operator(name):
         bias: Tensor,
         states: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        inputs = (t.contiguous() for t in (dy, x, delta, A, B, C, D, bias, states))
         with _without_autocast(x):
-            gradients = module().scan_backward(
-                *(t.contiguous() for t in (dy, x, delta, A, B, C, D, bias, states))
-            )
-        return tuple(t.contiguous() for t in gradients)
+            gradients = scan_kernels(name).scan_backward(*inputs)
+        dx, ddelta, dA, dB, dC, dD, dbias = (t.contiguous() for t in gradients)
+        return dx, ddelta, dA, dB, dC, dD, dbias
 
     @scan.register_fake
-    def _(x, delta, A, *_):
-        return x.new_empty(x.shape), A.new_empty(module().states_shape(x, A))
+    def _(x: Tensor, delta: Tensor, A: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        return x.new_empty(x.shape), A.new_empty(scan_kernels(name).states_shape(x, A))
 
     @scan_backward.register_fake
-    def _(dy, *inputs_and_states):
+    def _(dy: Tensor, *inputs_and_states: Tensor) -> tuple[Tensor, ...]:
         return tuple(t.new_empty(t.shape) for t in inputs_and_states[:-1])
 
-    scan.register_autograd(
-        lambda ctx, dy, _: scan_backward(dy.contiguous(), *ctx.saved_tensors),
-        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output[1]),
-    )
-    return lambda *inputs: scan(*(t.contiguous() for t in inputs))[
-        0
-    ]  # here, copies are torch.compile's to fuse
+    def keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, output[1])
+
+    def differentiate(ctx: Any, dy: Tensor, _: Tensor) -> Gradients:
+        return scan_backward(dy.contiguous(), *ctx.saved_tensors)
+
+    def output_alone(*inputs: Tensor) -> Tensor:
+        # copies that are made here are torch.compile's to fuse
+        return scan(*(t.contiguous() for t in inputs))[0]
+
+    scan.register_autograd(differentiate, setup_context=keep)
+    return output_alone
 
 
-def _without_autocast(x):
-    """Autocast would turn the scan's fp32 products into half precision. A meta tensor's device has no autocast to turn off."""
+def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Keep autocast from turning the scan's fp32 products into half precision.
+
+    A meta tensor's device has no autocast to turn off.
+    """
     if not torch.amp.is_autocast_available(x.device.type):
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS: dict[str, Scan] = {
     "sequential": sequential_scan,
     **{name: scan_operator(name) for name in ("portable", "mamba_ssm", "triton")},
 }
+"""The scans by `model.scan`."""
 
 
-def choose_scan(requested, device_type, *, compiling=False):
-    """(name in IMPLEMENTATIONS, why) for `model.scan` on a device type; UserError where the requested one cannot run there.
+def choose_scan(requested: str, device_type: str, *, compiling: bool = False) -> tuple[str, str]:
+    """Choose the implementation that computes the scan.
 
-    On a GPU, auto takes Triton inside torch.compile and mamba-ssm outside: the paper network's six scans, forward and backward as CUDA
-    graphs on an H100, take 2.4 ms against 3.7 ms, but Triton has more launches, which only a graph makes free.
+    On a GPU, auto takes Triton inside torch.compile and mamba-ssm outside: the paper network's six
+    scans, forward and backward as CUDA graphs on an H100, take 2.4 ms against 3.7 ms, but Triton
+    has more launches, which only a graph makes free.
+
+    Args:
+        requested: `model.scan`.
+        device_type: "cpu" or "cuda".
+        compiling: Whether torch.compile traces.
+
+    Returns:
+        The name in IMPLEMENTATIONS, and the reason in words.
+
+    Raises:
+        UserError: The requested implementation cannot run there.
     """
     obstacles = {
         "mamba_ssm": _mamba_ssm_obstacle(device_type),
@@ -139,12 +248,13 @@ def choose_scan(requested, device_type, *, compiling=False):
         return "portable", "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
     if obstacles.get(requested):
         raise UserError(
-            f"model.scan = {requested!r}: {obstacles[requested]}; set model.scan=auto, which takes what runs"
+            f"model.scan = {requested!r}: {obstacles[requested]}; set model.scan=auto, which takes "
+            "what runs"
         )
     return requested, "as model.scan says"
 
 
-def _mamba_ssm_obstacle(device_type):
+def _mamba_ssm_obstacle(device_type: str) -> str | None:
     if device_type != "cuda":
         return f"needs a CUDA device, not {device_type}"
     missing = [
@@ -152,14 +262,12 @@ def _mamba_ssm_obstacle(device_type):
         for name in ("selective_scan_cuda", "causal_conv1d_cuda")
         if importlib.util.find_spec(name) is None
     ]
-    return (
-        f"{' and '.join(missing)} not installed (pip install '.[cuda]' builds them)"
-        if missing
-        else None
-    )
+    if missing:
+        return f"{' and '.join(missing)} not installed (pip install '.[cuda]' builds them)"
+    return None
 
 
-def _triton_obstacle(device_type):
+def _triton_obstacle(device_type: str) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (torch's CUDA builds bring it)"
     if device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
@@ -167,18 +275,16 @@ def _triton_obstacle(device_type):
     if device_type != "cuda":
         return f"needs a CUDA device, not {device_type}"
     capability = torch.cuda.get_device_capability()
-    return (
-        None
-        if capability >= (7, 0)
-        else f"needs a GPU of compute capability 7.0, not {'.'.join(map(str, capability))}"
-    )
+    if capability >= (7, 0):
+        return None
+    return f"needs a GPU of compute capability 7.0, not {'.'.join(map(str, capability))}"
 
 
-_CHOICES = {}
+_CHOICES: dict[tuple[str, str, bool], str] = {}
 
 
 @constant_result
-def _chosen(requested, device_type, compiling):
+def _chosen(requested: str, device_type: str, compiling: bool) -> str:
     key = requested, device_type, compiling
     if key not in _CHOICES:
         _CHOICES[key], _ = choose_scan(requested, device_type, compiling=compiling)

@@ -1,16 +1,24 @@
-"""Reading what training wrote: plain tensors, numbers and strings, without running code."""
+"""Weights from files into networks.
+
+`load_checkpoint` reads what training wrote: plain tensors, numbers and strings, without running
+code. A checkpoint carries a SHA-256 digest in the comment of its zip archive, which is compared.
+`without_heads` keeps what another task can start from, and `start_from` puts tensors into a
+network.
+"""
 
 import hashlib
 import os
 import pickle
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from segmamba.errors import UserError
 
-# What torch's reader raises on bytes that it did not write.
 DAMAGED = (
     RuntimeError,
     EOFError,
@@ -23,26 +31,36 @@ DAMAGED = (
     pickle.UnpicklingError,
     struct.error,
 )
-
-
+"""What torch's reader raises on bytes that it did not write."""
 DIGEST_MARK = b"segmamba sha256 "
 """In front of the digest in the comment of a checkpoint's zip archive."""
 DIGEST_BYTES = len(DIGEST_MARK) + 64
 ZIP_END, END_BYTES = b"PK\5\6", 22
 """How the last record of a zip archive begins, and its length without the comment."""
 BLOCK = 2**22
+"""Bytes that are read at once."""
 HEADS = ("head.", "deep_heads.")
 """How the names of a network's output layers begin."""
 
 
-def load_checkpoint(path, device="cpu"):
-    """The state at `path`. UserError for a missing, truncated or foreign file, and for one that its digest belies.
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint.
 
     A file without a digest, which another program wrote, is as good as torch's reader finds it.
+
+    Args:
+        path: A file of `torch.save`.
+        device: Where its tensors are put.
+
+    Returns:
+        What the file holds: names and tensors, or all that a training run needs to go on.
+
+    Raises:
+        UserError: The file is missing, truncated, foreign, or differs from its digest.
     """
     try:
-        told = digest_of(path)
-        if told and told != _computed_digest(path):
+        digest = digest_of(path)
+        if digest and digest != _computed_digest(path):
             raise ValueError("its digest is another")
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
@@ -54,27 +72,36 @@ def load_checkpoint(path, device="cpu"):
         ) from error
 
 
-def digest_of(path):
-    """The digest that a checkpoint says it has, or None. ValueError where its end is missing, which torch's reader may overlook."""
+def digest_of(path: str | Path) -> str | None:
+    """The digest that a checkpoint says it has.
+
+    Args:
+        path: A file of `torch.save`, which is a zip archive.
+
+    Returns:
+        64 hexadecimal digits, or None where the file holds no digest.
+
+    Raises:
+        ValueError: The file's end is missing, which torch's reader may overlook.
+    """
     with Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_BYTES - DIGEST_BYTES))
         tail = file.read()
     record = tail.rfind(ZIP_END)
+    if record < 0:
+        return None
     comment = tail[record + END_BYTES :]
-    if record >= 0 and len(comment) != int.from_bytes(
-        tail[record + END_BYTES - 2 : record + END_BYTES], "little"
-    ):
+    comment_length = tail[record + END_BYTES - 2 : record + END_BYTES]
+    if len(comment) != int.from_bytes(comment_length, "little"):
         raise ValueError("its end is missing")
-    return (
-        comment.removeprefix(DIGEST_MARK).decode("ascii", "replace")
-        if record >= 0 and comment.startswith(DIGEST_MARK)
-        else None
-    )
+    if not comment.startswith(DIGEST_MARK):
+        return None
+    return comment.removeprefix(DIGEST_MARK).decode("ascii", "replace")
 
 
-def _computed_digest(path):
-    """Over the archive as torch wrote it: without a comment, whose length is 0."""
+def _computed_digest(path: str | Path) -> str:
+    """The digest of the archive as torch wrote it: without a comment, whose length is 0."""
     left, sha256 = Path(path).stat().st_size - DIGEST_BYTES - 2, hashlib.sha256()
     with Path(path).open("rb") as file:
         while left > 0:
@@ -85,10 +112,30 @@ def _computed_digest(path):
     return sha256.hexdigest()
 
 
-def start_from(model, state, source):
-    """Load the tensors of `state` into `model`. Its heads are taken where they fit, so that other outputs may be learnt; all else must fit.
+def without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What another task can start from: a network's tensors without its output layers.
 
-    UserError that names `source` and the first tensor that does not.
+    Args:
+        state: A network's `state_dict()`.
+
+    Returns:
+        The same tensors under the same names.
+    """
+    return {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}
+
+
+def start_from(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load tensors into a network, in place.
+
+    Output layers are taken where they fit, so that other outputs may be learnt. All else must fit.
+
+    Args:
+        model: The network.
+        state: Tensors by name, of a network with the same settings.
+        source: Where they come from; the message names it.
+
+    Raises:
+        UserError: A tensor that is no output layer is absent or has another shape.
     """
     wanted = model.state_dict()
     fits = {
@@ -105,12 +152,8 @@ def start_from(model, state, source):
         name = misfits[0]
         have, want = (tuple(s[name].shape) if name in s else "absent" for s in (state, wanted))
         raise UserError(
-            f"{source}: not weights of this network: {name} is {have} there and {want} here, and {len(misfits) - 1} more tensors differ; "
-            "choose the settings of `model` that they were trained with"
+            f"{source}: not weights of this network: {name} is {have} there and {want} here, and "
+            f"{len(misfits) - 1} more tensors differ; choose the settings of `model` that they "
+            "were trained with"
         )
     model.load_state_dict(fits, strict=False)
-
-
-def without_heads(state):
-    """What of a network's state another task can start from."""
-    return {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}

@@ -2,53 +2,63 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
-from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from segmamba.errors import UserError
-from segmamba.orchestration.tracking.runs import children
-from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.orchestration.tracking.database import sqlite_path
+from segmamba.orchestration.tracking.store import Store, open_store, store_uri
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, study_runs
+from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.reports.report import write_report
+from segmamba.studies.results import Study
 
 
-def list_studies(output):
-    """One plain dict per study, newest first: study, question, began, state, trials, finished, best_arm, best_dice_mean, answer, verdict."""
+def list_studies(output: Path) -> list[dict[str, Any]]:
+    """Describe what has run, newest first.
+
+    Args:
+        output: The folder of results.
+
+    Returns:
+        A dict for each study: study, question, began, state, trials, finished, best_arm,
+        best_dice_mean, answer, verdict.
+    """
     store = _existing(output)
     if store is None:
         return []
-    uri, experiment = store
-    client = MlflowClient(uri)
-    return [
-        _row(run, children(client, experiment, run.info.run_id))
-        for run in study_runs(uri, experiment)
-    ]
+    return [_row(run, StudyRun(store, run.info.run_id).children()) for run in study_runs(store)]
 
 
-def redraw(output, name):
-    """(Study, folder) of a study whose report.html, report.md and plots are written again, into its folder below `output`."""
+def redraw(output: Path, name: str) -> tuple[Study, Path]:
+    """Write report.html, report.md and plots of a study again, into its folder.
+
+    Args:
+        output: The folder of results.
+        name: Of the study, with or without _RunNN, or its run id.
+
+    Raises:
+        UserError: There is no such study.
+    """
     store = _existing(output)
     if store is None:
         raise UserError(f"--output {output}: no study has run there")
-    run_id, folder = find_study(*store, name)
-    study = read_study(store[0], run_id)
-    folder = (
-        Path(folder) if folder and Path(folder).is_dir() else Path(output).resolve() / study.name
-    )
+    run = find_study(store, name)
+    study, recorded = read_study(run), run.folder
+    there = recorded and Path(recorded).is_dir()
+    folder = Path(recorded) if there else Path(output).resolve() / study.name
     write_report(study, folder)
     return study, folder
 
 
-def _existing(output):
-    """(uri, experiment id), or None where there is no store yet: to look must not make one."""
-    uri = store_uri(output)
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not path.exists():
-        return None
-    return uri, open_store(uri, output)
+def _existing(output: Path) -> Store | None:
+    """The store, or None where there is none yet: to look must not make one."""
+    path = sqlite_path(store_uri(output))
+    return None if path and not path.exists() else open_store(output)
 
 
-def _row(run, trials):
+def _row(run: Run, trials: list[Run]) -> dict[str, Any]:
     tags = run.data.tags
     return {
         "study": tags["study"],

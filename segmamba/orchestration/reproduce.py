@@ -1,125 +1,163 @@
 """A run repeated from what MLflow knows of it, and compared with it figure by figure."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmamba.config import load_config
 from segmamba.data.source import source_changes
 from segmamba.errors import UserError
-from segmamba.orchestration.single import RunOptions, run_single
-from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.orchestration.single import FinishedRun, RunOptions, run_single
+from segmamba.orchestration.tracking.store import Store, open_store
+from segmamba.orchestration.tracking.tracked_run import WEIGHTS_TAG
 from segmamba.screen import print_line
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segmamba.orchestration.run_observer import RunObserver
+
 COMPARED = ("train/", "val/", "test/")
-"""Names of metrics that a repetition must give again; times and memory are the machine's affair."""
+"""Names of metrics that a repetition must give again; times and memory depend on the machine."""
+SIDES: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("compared", "left"),
+    ("values", "right"),
+    ("largest difference", "right"),
+    ("", "left"),
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing compared. values: how many numbers it stands for; difference: the largest, or None where there is no distance."""
+    """One thing that was compared."""
 
     name: str
     values: int
+    """How many numbers it stands for."""
     difference: float | None
+    """The largest; None where there is no distance."""
     same: bool
+    note: str = ""
+    """Why it differs, where that is not a matter of numbers."""
 
 
 @dataclass(frozen=True)
 class Compared:
+    """A run and its repetition."""
+
     run_id: str
     folder: str
     """The repetition's."""
-    rows: tuple
+    rows: tuple[Row, ...]
 
     @property
-    def same(self):
+    def same(self) -> bool:
+        """Whether everything is the same."""
         return all(row.same for row in self.rows)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
         return asdict(self) | {"same": self.same}
 
 
-def reproduce_run(run_id, data, device, output, callback):
-    """Repeat MLflow's run `run_id` below `output` and compare. data: where its data are now, None for where they were."""
-    uri = store_uri(output)
-    open_store(uri, output)
-    client = MlflowClient(uri)
+def reproduce_run(
+    run_id: str, data: Path | None, device: str, output: Path, observer: RunObserver
+) -> Compared:
+    """Repeat a run and compare.
+
+    Args:
+        run_id: MLflow's id of a run or of a study's trial.
+        data: Where its data are now; None for where they were.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        output: The folder of results, where the repetition goes too.
+        observer: Sees the repetition happen.
+
+    Raises:
+        UserError: There is no such run, it was never tested, or its data are not there.
+    """
+    store = open_store(output)
     try:
-        run = client.get_run(run_id)
-        config = load_config(client.download_artifacts(run_id, "config.json"))
+        run = store.client.get_run(run_id)
+        config = load_config(store.client.download_artifacts(run_id, "config.json"))
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{run_id}: {uri} has no such run with a config.json; give the id of a run or a trial of --output {output}"
+            f"{run_id}: {store.uri} has no such run with a config.json; give the id of a run or a "
+            f"trial of --output {output}"
         ) from error
     if data:
         config = config.changed(source_changes(data, config.data.labels))
-    told = _environment(client, run_id)
-    if told:
+    record = _environment(store, run_id)
+    if record:
         import torch
 
-        torch.set_num_threads(
-            int(told["environment"]["threads"])
-        )  # sums are rounded in another order with another number
-    finished = run_single(
-        RunOptions(
-            config=config,
-            name=f"Reproduced_{run.info.run_name}".replace(" ", "-").replace(",", ""),
-            output=output,
-            device=device,
-            tags={"reproduces": run_id},
-        ),
-        callback,
+        # Sums are rounded in another order with another number of threads.
+        torch.set_num_threads(int(record["environment"]["threads"]))
+    name = f"Reproduced_{run.info.run_name}".replace(" ", "-").replace(",", "")
+    options = RunOptions(
+        config=config, name=name, output=output, device=device, tags={"reproduces": run_id}
     )
-    again = {
-        "history": finished.folder.read_history(config.train.epochs),
-        "final": finished.final,
-        "environment": json.loads(finished.folder.environment.read_text()),
-    }
-    return Compared(run_id, str(finished.folder.root), tuple(_rows(client, run, told, again)))
+    finished = run_single(options, observer)
+    rows = (
+        *_data_rows(record, finished),
+        *_metric_rows(store, run, finished),
+        *_weight_rows(run, finished),
+    )
+    return Compared(run_id, str(finished.folder.root), rows)
 
 
-def _rows(client, run, told, again):
-    if told:
-        for name in ("data_sha256", "split"):
-            yield Row(
-                {"data_sha256": "data", "split": "split"}[name],
-                1,
-                None,
-                told[name] == again["environment"][name],
-            )
-    ours = {}
-    for entry in again["history"]:
+def _data_rows(record: dict[str, Any] | None, finished: FinishedRun) -> Iterator[Row]:
+    if record is None:
+        return
+    again = json.loads(finished.folder.environment.read_text())
+    for key, name in (("data_sha256", "data"), ("split", "split")):
+        yield Row(name, 1, None, record[key] == again[key])
+
+
+def _metric_rows(store: Store, run: Run, finished: FinishedRun) -> Iterator[Row]:
+    """Every metric of the run, at every step."""
+    repeated: dict[str, dict[int, float]] = {}
+    for entry in finished.folder.read_history(finished.final.epochs):
         for name, value in entry.items():
-            ours.setdefault(name, {})[entry["epoch"]] = value
-    for name, value in again["final"].items():
-        if "/" in name:
-            ours.setdefault(name, {})[again["final"]["epochs"]] = value
+            repeated.setdefault(name, {})[entry["epoch"]] = value
+    for name, value in finished.final.metrics.items():
+        repeated.setdefault(name, {})[finished.final.epochs] = value
     for name in sorted(name for name in run.data.metrics if name.startswith(COMPARED)):
-        before, now = (
-            {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)},
-            ours.get(name, {}),
-        )
+        history = store.client.get_metric_history(run.info.run_id, name)
+        before, now = {m.step: m.value for m in history}, repeated.get(name, {})
         shared = before.keys() & now.keys()
         difference = max((abs(before[step] - now[step]) for step in shared), default=None)
         yield Row(name, len(shared), difference, before == now)
-    for which, digest in again["final"]["weights_sha256"].items():
-        if (tag := f"weights_sha256_{which}") in run.data.tags:
-            yield Row(f"weights, {which}", 1, None, run.data.tags[tag] == digest)
 
 
-def _environment(client, run_id):
+def _weight_rows(run: Run, finished: FinishedRun) -> Iterator[Row]:
+    """The digests of the weights, which every tested run has as tags."""
+    recorded = {
+        name.removeprefix(WEIGHTS_TAG): digest
+        for name, digest in run.data.tags.items()
+        if name.startswith(WEIGHTS_TAG)
+    }
+    for which, digest in finished.final.weights_sha256.items():
+        note = "" if which in recorded else "the run recorded no digest of these weights"
+        yield Row(f"weights, {which}", 1, None, recorded.get(which) == digest, note)
+
+
+def _environment(store: Store, run_id: str) -> dict[str, Any] | None:
     """environment.json of the run, or None where it has none."""
     try:
-        return json.loads(Path(client.download_artifacts(run_id, "environment.json")).read_text())
+        return json.loads(store.artifact_text(run_id, "environment.json"))
     except (MlflowException, OSError):
         return None
 
 
-def render(compared, console):
+def render(compared: Compared, console: Console) -> None:
+    """Print the comparison as a table."""
     from rich.table import Table
 
     table = Table(
@@ -128,22 +166,13 @@ def render(compared, console):
         box=None,
         pad_edge=False,
     )
-    for name, side in (
-        ("compared", "left"),
-        ("values", "right"),
-        ("largest difference", "right"),
-        ("", "left"),
-    ):
+    for name, side in SIDES:
         table.add_column(name, justify=side)
     for row in compared.rows:
         distance = "" if row.difference is None else f"{row.difference:.3g}"
-        table.add_row(
-            row.name,
-            str(row.values),
-            distance,
-            "same" if row.same else "differs",
-            style=None if row.same else "red",
-        )
+        verdict = "same" if row.same else row.note or "differs"
+        style = None if row.same else "red"
+        table.add_row(row.name, str(row.values), distance, verdict, style=style)
     console.print(table)
     print_line(console, f"repetition {compared.folder}")
     console.print("the same" if compared.same else "not the same", markup=False)

@@ -1,4 +1,6 @@
-"""One training run, from the data to the verdict, in its folder and in MLflow."""
+"""One training run, from the data to its test, in its folder and in MLflow."""
+
+from __future__ import annotations
 
 import contextlib
 import importlib.util
@@ -8,22 +10,31 @@ import shlex
 import sys
 import traceback
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from segmamba.config import Config, load_config
-from segmamba.data.cases import notes_on
-from segmamba.data.preprocess import check_patch_fits, prepare_cases
-from segmamba.data.source import labelled_cases, unlabelled_cases
-from segmamba.data.splits import split_cases
+from segmamba.data.source import PreparedData, prepare_split
+from segmamba.data.splits import Split
 from segmamba.errors import Stopped, UserError
 from segmamba.files import check_writable, locked, write_json
+from segmamba.orchestration.tracking.log import Log, NoLog
+from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.run_folder import RunFolder, next_run_folder
 
+if TYPE_CHECKING:
+    import torch
+
+    from segmamba.orchestration.run_observer import RunObserver
+    from segmamba.orchestration.tracking.store import Store
+
 NAME = "SegMamba"
-FREE_TO_CHANGE = (
-    "data.workers",
-)  # settings that a resumed run may have otherwise: no result depends on them
+FREE_TO_CHANGE = ("data.workers",)
+"""Settings that a resumed run may have otherwise: no result depends on them."""
+CLOSING_S = {"FINISHED": 60.0}
+"""How long the end of a run waits for MLflow, by its status; 10 s where it did not finish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,80 +46,88 @@ class RunOptions:
     name: str = NAME
     output: Path = Path("Results")
     resume: bool = False
-    """Go on with the newest unfinished run, or start one where there is none."""
+    """Whether to go on with the newest unfinished run; without one, a run is started."""
     device: str = "auto"
-    tags: dict = field(default_factory=dict)
-    """For the MLflow run, beside the usual ones."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Of the MLflow run, beside the usual ones."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
+    """A run that was trained and tested."""
+
     folder: RunFolder
-    final: dict
-    """As in final_metrics.json."""
+    final: FinalMetrics
     mlflow_uri: str
-    """Empty without MLflow."""
+    """Empty where MLflow is not installed."""
     sent: bool
     """Whether MLflow has everything."""
 
 
-def run_single(options, callback):
-    """Train and test; a FinishedRun. `callback` (a RunProgress) sees it happen and may end it with Stopped.
+def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
+    """Train a network and test it.
 
     Whatever the user got wrong is found before the run's folder and its MLflow run exist.
+
+    Args:
+        options: What the user chose.
+        observer: Sees it happen, and may end it with Stopped.
+
+    Raises:
+        UserError: An option, a setting or a case is wrong.
+        RunStopped: The run cannot go on; what it has saved stays.
+        Stopped: The observer ended it.
     """
     check_writable(options.output)
     results = Path(options.output).resolve()
-    root, config = _found(options, results, callback)
-    cases, source, notes = labelled_cases(config, results, callback.steps)
-    unlabelled = unlabelled_cases(config, [config])
-    prepared = prepare_cases(
-        [*cases, *unlabelled],
-        results / "cache",
-        config.data,
-        progress=callback.steps("preparing cases"),
-    )
-    check_patch_fits(prepared, config.data)
-    data = split_cases(prepared[: len(cases)], config.data, prepared[len(cases) :])
-    notes = [] if unlabelled else notes
+    root, config = _chosen(options, results, observer)
+    data = prepare_split(config, results, steps=observer.steps, learners=[config])
+    split = data.split()
 
     # Only now the slow imports: everything above answers within seconds.
     from segmamba.device import choose_device
+    from segmamba.orchestration.tracking.tracked_run import TrackedRun
+    from segmamba.training.drawing import Pictures
     from segmamba.training.record import record_environment
 
-    device = choose_device(options.device)
-    uri, experiment = _store(results)
+    device, store = choose_device(options.device), _store(results)
     root = root or next_run_folder(results, options.name)
     with locked(root):
         folder, key = _entered(root, config)
-        told = record_environment(
-            folder, data, device, len(folder.read_history(config.train.epochs))
+        record = record_environment(
+            folder, split, device, len(folder.read_history(config.train.epochs))
         )
-        _check_same_data(folder, told, data)
-        callback.begin(
-            folder, config, device, data, source, [*notes, *notes_on(cases), *data.notes]
-        )
-        log = _log(
-            uri,
-            experiment,
-            folder,
-            key,
-            _tags(options, config, cases, source, told, folder, device),
-            source,
-        )
-        return _logged(config, data, folder, device, log, callback, uri)
+        _check_same_data(folder, record, split)
+        observer.on_begin(folder, config, device, split, data.source)
+        for note in (*data.notes, *split.notes):
+            observer.on_note(note)
+        tags = options.tags | _tags(config, data, record, folder, device)
+        log = _log(store, folder, key, tags, data.source)
+        run = TrackedRun(split, folder, device, log, observer)
+        with _told_to(log, folder, observer) as ending:
+            log.log_config(config.to_flat_dict())
+            run.begin()
+            with observer.stop_explains_errors():
+                for epoch in run.train(config, Pictures(folder)):
+                    observer.on_epoch(epoch)
+                final = run.test(config)
+        _mark(folder, finished=ending.sent)
+        return FinishedRun(folder, final, store.uri if store else "", ending.sent)
 
 
-def _logged(config, data, folder, device, log, callback, uri):
-    """Run, and whatever happens, tell MLflow how it ended."""
-    status, reason, patience = "FAILED", "", 10.0
+@dataclass
+class _Ending:
+    sent: bool = False
+    """Whether the log has everything."""
+
+
+@contextlib.contextmanager
+def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_Ending]:
+    """Whatever happens in the block, tell the log how the run ended, and wait for it."""
+    status, reason, ending = "FAILED", "", _Ending()
     try:
-        log.log_config(config.to_flat_dict())
-        log.log_data(data)
-        log.log_files([folder.config, folder.environment], None)
-        with callback.stop_explains_errors():
-            final = _train_and_test(config, data, folder, device, log, callback)
-        status, patience = "FINISHED", 60.0
+        yield ending
+        status = "FINISHED"
     except Stopped as stop:
         status, reason = "KILLED", f"stopped by {stop}; --resume goes on with it"
         raise
@@ -117,92 +136,59 @@ def _logged(config, data, folder, device, log, callback, uri):
         (folder.logs / "error.txt").write_text(traceback.format_exc())
         raise
     finally:
-        with contextlib.suppress(
-            Exception
-        ):  # a refusal of the store has already been raised, and is not to hide how the run ended
+        # A refusal of the store has been raised already, and must not hide how the run ended.
+        with contextlib.suppress(Exception):
             if reason:
                 log.log_reason(reason)
             log.end(status)
-        sent = log.close(patience)
-        if not sent:
-            callback.note(
-                f"MLflow did not take everything ({log.away_because}); the run's folder has it all, and --resume sends what is missing"
+        ending.sent = log.close(CLOSING_S.get(status, 10.0))
+        if not ending.sent:
+            observer.on_note(
+                f"MLflow did not take everything ({log.away_because}); the run's folder has it "
+                "all, and --resume sends what is missing"
             )
-    _mark(folder, finished=sent)
-    return FinishedRun(folder, final, uri, sent)
 
 
-def _train_and_test(config, data, folder, device, log, callback):
-    """final_metrics.json's content, once all is trained, tested and handed to the log."""
-    from segmamba.training.drawing import Pictures
-    from segmamba.training.run import evaluate_run, train_run
-
-    begun, shown = False, set()
-    for epoch in train_run(config, data, folder, device, callback, Pictures(folder)):
-        if begun:
-            log.log_epoch(epoch.metrics, epoch.number)
-        else:  # with what was saved before, should the process have died before MLflow had it
-            log.log_history(folder.read_history(epoch.number))
-            begun = True
-        pictures = set(folder.plots.glob("*.png"))
-        log.log_files(sorted(pictures - shown), "plots")
-        shown = pictures
-        callback.epoch(epoch)
-    if not begun:
-        log.log_history(folder.read_history(config.train.epochs))
-    if not folder.final_metrics.exists():
-        evaluate_run(config, data, folder, device, callback)
-    final = json.loads(folder.final_metrics.read_text())
-    log.log_metrics({name: value for name, value in final.items() if "/" in name}, final["epochs"])
-    log.log_tags(
-        {f"weights_sha256_{which}": digest for which, digest in final["weights_sha256"].items()}
-    )
-    log.log_test_cases(final["cases"])
-    log.log_files(sorted(folder.plots.glob("*.png")), "plots")
-    log.log_files([folder.final_metrics], None)
-    return final
-
-
-def _found(options, results, callback):
-    """(folder of the run to go on with, or None; the Config)."""
-    if not options.resume:
-        return None, options.config
-    root = _unfinished(results, options.name)
+def _chosen(
+    options: RunOptions, results: Path, observer: RunObserver
+) -> tuple[Path | None, Config]:
+    """The folder of the run to go on with, or None; and the Config."""
+    root = _unfinished(results, options.name) if options.resume else None
     if root is None:
-        callback.say(f"resume   no unfinished {options.name} found in {results}: starting one")
+        if options.resume:
+            observer.say(f"resume   no unfinished {options.name} found in {results}: starting one")
         return None, options.config or Config()
     config = load_config(root / "config.json")
     asked = options.config or config
     before, now = config.to_flat_dict(), asked.to_flat_dict()
     differing = [
-        name for name, value in now.items() if before[name] != value and name not in FREE_TO_CHANGE
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in now.items()
+        if before[name] != value and name not in FREE_TO_CHANGE
     ]
     if differing:
-        told = "; ".join(
-            f"{name} was {before[name]!r} and is {now[name]!r}" for name in differing[:3]
-        )
         raise UserError(
-            f"--resume: {root.name} is not the same run ({told}); give its options or none, or leave --resume out"
+            f"--resume: {root.name} is not the same run ({'; '.join(differing[:3])}); give its "
+            "options or none, or leave --resume out"
         )
-    callback.say(f"resume   {root.name}")
+    observer.say(f"resume   {root.name}")
     return root, asked
 
 
-def _unfinished(results, name):
-    """The newest folder of a run that was begun and is not finished, or None."""
+def _unfinished(results: Path, name: str) -> Path | None:
+    """The newest folder of a run that was begun and is not finished."""
+    called = re.compile(rf"{re.escape(name)}_Run\d+")
     begun = [
-        path
+        path.parent
         for path in results.glob(f"{name}_Run*/run.json")
-        if re.fullmatch(rf"{re.escape(name)}_Run\d+", path.parent.name)
+        if called.fullmatch(path.parent.name) and not json.loads(path.read_text())["finished"]
     ]
-    waiting = [path.parent for path in begun if not json.loads(path.read_text())["finished"]]
-    return max(waiting, key=lambda root: int(root.name.rpartition("_Run")[2]), default=None)
+    return max(begun, key=lambda root: int(root.name.rpartition("_Run")[2]), default=None)
 
 
-def _entered(root, config):
-    """(RunFolder, key): the key is how MLflow's run is found again."""
-    folder = RunFolder(root)
-    file = root / "run.json"
+def _entered(root: Path, config: Config) -> tuple[RunFolder, str]:
+    """The RunFolder, and the key by which MLflow's run is found again."""
+    folder, file = RunFolder(root), root / "run.json"
     if file.exists():
         return folder, json.loads(file.read_text())["key"]
     folder.write_config(config)
@@ -211,69 +197,57 @@ def _entered(root, config):
     return folder, key
 
 
-def _mark(folder, *, finished):
+def _mark(folder: RunFolder, *, finished: bool) -> None:
     file = folder.root / "run.json"
     write_json(file, json.loads(file.read_text()) | {"finished": finished})
 
 
-def _check_same_data(folder, told, data):
-    now = {name: [case.id for case in getattr(data, name)] for name in told["split"]}
-    if told["split"] != now:
-        name = next(name for name in now if told["split"][name] != now[name])
-        raise UserError(
-            f"--resume: the {name} cases are not those that {folder.root.name} began with; give it the same data, or start a new run"
-        )
+def _check_same_data(folder: RunFolder, record: dict[str, Any], data: Split) -> None:
+    for name, ids in record["split"].items():
+        if ids != [case.id for case in getattr(data, name)]:
+            raise UserError(
+                f"--resume: the {name} cases are not those that {folder.root.name} began with; "
+                "give it the same data, or start a new run"
+            )
 
 
-def _store(results):
-    """(uri, id of the experiment); ("", "") where MLflow is not installed."""
+def _store(results: Path) -> Store | None:
+    """None where MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
-        return "", ""
-    from segmamba.orchestration.tracking.store import open_store, store_uri
+        return None
+    from segmamba.orchestration.tracking.store import open_store
 
-    uri = store_uri(results)
-    return uri, open_store(uri, results)
+    return open_store(results)
 
 
-def _log(uri, experiment, folder, key, tags, source):
-    if not uri:
+def _log(
+    store: Store | None, folder: RunFolder, key: str, tags: dict[str, str], source: str
+) -> Log:
+    if store is None:
         return NoLog()
     from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
 
     return RunLog(
-        uri,
-        lambda client: keyed_run(client, experiment, key, folder.root.name, tags),
-        source,
-        system_metrics=True,
+        store, lambda: keyed_run(store, key, folder.root.name, tags), source, system_metrics=True
     )
 
 
-def _tags(options, config, cases, source, told, folder, device):
+def _tags(
+    config: Config,
+    data: PreparedData,
+    record: dict[str, Any],
+    folder: RunFolder,
+    device: torch.device,
+) -> dict[str, str]:
     from segmamba.training.step import compile_decision
 
-    return options.tags | {
-        "dataset": source,
-        "labels_convention": " + ".join(sorted({c.convention for c in cases})),
+    return {
+        "dataset": data.source,
+        "labels_convention": " + ".join(sorted({c.convention for c in data.cases})),
         "seed": str(config.seed),
-        "git_commit": told["environment"]["git commit"],
+        "git_commit": record["environment"]["git commit"],
         "folder": str(folder.root),
         "execution": compile_decision(config, device)[1],
-        "data_sha256": told["data_sha256"],
+        "data_sha256": record["data_sha256"],
         "mlflow.source.name": shlex.join([Path(sys.executable).name, *sys.argv]),
     }
-
-
-class NoLog:
-    """Takes what a RunLog takes, where MLflow is not installed; the run's folder has it all."""
-
-    away_because = ""
-
-    def _ignore(self, *told):
-        """Callback reads it."""
-
-    log_config = log_data = log_history = log_epoch = log_metrics = log_test_cases = log_files = (
-        log_tags
-    ) = log_reason = end = _ignore
-
-    def close(self, seconds=0.0):
-        return True

@@ -1,75 +1,120 @@
 """The engine: a StudySpec becomes Ray Tune trials, MLflow runs and a report."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
-import json
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from segmamba.config import preset
-from segmamba.data.cases import notes_on
-from segmamba.data.preprocess import check_patch_fits, prepare_cases
-from segmamba.data.source import labelled_cases, source_changes, unlabelled_cases
+from segmamba.config import Config, preset
+from segmamba.data.source import prepare_split, source_changes
 from segmamba.errors import UserError
 from segmamba.files import check_writable, is_abandoned, locked
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
-from segmamba.orchestration.engine.machine import check_gpus_per_trial
+from segmamba.orchestration.engine.machine import Machine, check_gpus_per_trial
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import (
     Prepared,
-    infeasible_arms,
     planned_study,
-    say_notes,
+    show_notes,
     splits_of,
 )
-from segmamba.orchestration.engine.study_runner import StudyRunner
-from segmamba.studies.spec import FOUND, TrialPlan, resolve
+from segmamba.orchestration.engine.resume import check_place, check_same
+from segmamba.orchestration.engine.study_resources import plan_resources
+from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
+from segmamba.studies.results import Study
+from segmamba.studies.spec import StudySpec, resolve
+
+if TYPE_CHECKING:
+    from segmamba.orchestration.engine.progress import ProgressDisplay
+    from segmamba.orchestration.engine.resource_plan import ResourcePlan
+    from segmamba.orchestration.engine.resources import Resources
+    from segmamba.orchestration.tracking.store import Store
+    from segmamba.orchestration.tracking.study_run import StudyRun
 
 __all__ = ["StudyOptions", "open_study", "plan_study", "run_study"]
 
+Declared = StudySpec | Callable[[Config], StudySpec]
+"""What a study's file declares: the study, or a function that makes it from a preset's Config."""
 
-def plan_study(study, options, progress):
-    """The Budget of a study on this machine or its cluster, measured; nothing is begun but the cache."""
+
+def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay) -> ResourcePlan:
+    """Measure what a study will cost on this machine or its cluster; only the cache is begun.
+
+    Args:
+        study: As its file declares it.
+        options: What the user chose.
+        progress: A StudyProgress or its null object.
+
+    Raises:
+        UserError: An option, a setting or a case is wrong.
+    """
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
-    say_notes(planned, progress)
+    show_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
-        return _budget(planned, ready, options, machine, progress)
+        return plan_resources(planned, ready, options, machine, progress)
 
 
-def run_study(study, options, progress):
-    """Run a study, as its file declares it, to its report: (Study, folder). `progress` is a StudyProgress (or its null object) that watches.
+def run_study(
+    study: Declared, options: StudyOptions, progress: ProgressDisplay
+) -> tuple[Study, Path]:
+    """Run a study to its report.
 
-    Whatever the user got wrong is found before the study's folder, its MLflow run and its trials exist. A study that is stopped
-    (SIGINT) ends the same way, with the trials it has; `options.resume` goes on with it.
+    Whatever the user got wrong is found before the study's folder, its MLflow run and its trials
+    exist. A study that is stopped (SIGINT) ends the same way, with the trials that it has;
+    `options.resume` goes on with it.
+
+    Args:
+        study: As its file declares it.
+        options: What the user chose.
+        progress: A StudyProgress or its null object.
+
+    Returns:
+        The Study as it stands in the end, and its folder.
+
+    Raises:
+        UserError: An option, a setting or a case is wrong.
     """
-    with open_study(study, options, progress) as done:
-        return done
+    with open_study(study, options, progress) as finished:
+        return finished
 
 
 @contextlib.contextmanager
-def open_study(study, options, progress):
-    """`run_study` for whoever has more to do with its trials: the study is unfinished, and this process its driver, until the block ends."""
-    ready = _prepared(study, options, progress)
+def open_study(
+    declared: Declared, options: StudyOptions, progress: ProgressDisplay
+) -> Iterator[tuple[Study, Path]]:
+    """Run a study as `run_study`, for who has more to do with its trials.
+
+    Until the block ends the study is unfinished and this process is its driver.
+    """
+    ready = _prepared(declared, options, progress)
     with contextlib.ExitStack() as held:
         with (
             _machine(ready, options, progress) as machine,
-            _ray(options, machine, held) as (uri, experiment, environment),
+            _ray(options, machine, held) as (store, environment),
         ):
-            _close_stale(uri, experiment, ready.spec.name, progress)
-            planned = planned_study(ready, options, environment, uri)
-            study, resources = _begun(planned, ready, options, experiment, machine, progress)
-            folder, started = Path(options.output).resolve() / study.name, time.time()
+            _close_abandoned(store, ready.spec.name, progress)
+            planned = planned_study(ready, options, environment, store.uri)
+            study, run, resources = _begun(planned, ready, options, store, machine, progress)
+            folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
-            statuses = held.enter_context(_parent_run(study, experiment, progress))
-            StudyRunner(ready, options, folder, experiment, study, resources, progress).run()
-        yield _concluded(ready.spec, study, experiment, folder, started, statuses, progress), folder
+            statuses = held.enter_context(_running(run, progress))
+            context = study_context(ready, options, study, resources, run=run, folder=folder)
+            StudyRunner(ready, options, study, resources, context, progress).run()
+        concluded = _concluded(ready.spec, run, folder, progress)
+        statuses.append(_final_status(concluded))
+        yield concluded, folder
 
 
 @contextlib.contextmanager
-def _machine(ready, options, progress):
-    """The Machine that a study will run on, joined where it is a cluster, with the cases where its trials read them."""
+def _machine(
+    ready: Prepared, options: StudyOptions, progress: ProgressDisplay
+) -> Iterator[Machine]:
+    """The Machine that a study runs on, a cluster joined, with the cases where trials read them."""
     from segmamba.orchestration.engine.cluster import machine_for
 
     uri = ""
@@ -79,11 +124,9 @@ def _machine(ready, options, progress):
         uri = store_uri(options.output)
     with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
         check_gpus_per_trial(options.gpus_per_trial, machine)
-        if (
-            options.ray_address and options.cache
-        ):  # otherwise all nodes read what this one has prepared
+        if options.ray_address and options.cache:  # otherwise all nodes read what this one prepared
             prepare_on_nodes(
-                ready.cases,
+                ready.data.cases,
                 options.cache,
                 ready.base.data,
                 progress=progress.steps("preparing cases on the nodes"),
@@ -91,38 +134,41 @@ def _machine(ready, options, progress):
         yield machine
 
 
-def _ray(options, machine, waiting):
-    """Ray for as long as a block takes: the cluster that was joined, or one of our own, whose end `waiting` waits for.
+def _ray(
+    options: StudyOptions, machine: Machine, held: contextlib.ExitStack
+) -> contextlib.AbstractContextManager[tuple[Store, dict[str, str]]]:
+    """Ray while a block runs: the cluster that was joined, or one of our own.
 
-    The block gets what `_opened` does: only now come the slow imports, beside Ray's start. All before this answers within a second.
+    Only now come the slow imports, beside Ray's start: all before this answers within a second.
+    `held` waits for the end of a Ray of our own.
     """
     from segmamba.orchestration.engine.cluster import ray_here
 
     if options.ray_address:
         return contextlib.nullcontext(_opened(options))
-    return ray_here(machine, functools.partial(_opened, options), waiting)
+    return ray_here(machine, functools.partial(_opened, options), held)
 
 
-def _opened(options):
-    """(the store's URI, its experiment, this process's environment), with all imported that trials are started with."""
-    import segmamba.orchestration.engine.callbacks  # noqa: F401  imports Ray Tune
-    import segmamba.orchestration.tracking.store as store
+def _opened(options: StudyOptions) -> tuple[Store, dict[str, str]]:
+    """The store and this process's environment, with all imported that trials are started with."""
+    import segmamba.orchestration.engine.callbacks  # noqa: F401  it imports Ray Tune
     from segmamba.environment import describe_environment
+    from segmamba.orchestration.tracking.store import open_store
 
-    uri = store.store_uri(options.output)
-    return uri, store.open_store(uri, options.output), describe_environment()
+    return open_store(options.output), describe_environment()
 
 
-def _close_stale(uri, experiment, name, progress):
+def _close_abandoned(store: Store, name: str, progress: ProgressDisplay) -> None:
     """End the runs of studies whose driver is gone, with a line for each."""
-    from segmamba.orchestration.tracking.runs import close_stale
+    from segmamba.orchestration.tracking.study_run import close_abandoned
 
-    for stale in close_stale(uri, experiment, is_abandoned):
-        hint = "; --resume goes on with it" if stale.rpartition("_Run")[0] == name else ""
-        progress.say(f"closed   {stale}: its process is gone{hint}")
+    for closed in close_abandoned(store, is_abandoned):
+        hint = "; --resume goes on with it" if closed.rpartition("_Run")[0] == name else ""
+        progress.say(f"closed   {closed}: its process is gone{hint}")
 
 
-def _prepared(study, options, progress):
+def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay) -> Prepared:
+    """The study's question and its cases, checked and cached."""
     base = preset(options.preset).changed(
         {"train.early_stop_epochs": 0}
         | source_changes(options.data, options.labels)
@@ -136,96 +182,33 @@ def _prepared(study, options, progress):
         spec = spec.as_population()
         spec.budget.rounds_every(base.train)
     configs, spec = spec.configs(base, options.changes), spec.plain(base)
-    cases, source, left_out = labelled_cases(base, options.output, progress.steps)
-    unlabelled, counted = (
-        unlabelled_cases(base, configs.values()),
-        progress.steps("preparing cases"),
-    )
-    prepared = prepare_cases(
-        [*cases, *unlabelled],
-        on_this_node(_cache(options)),
-        base.data,
-        workers=options.cpus,
-        progress=counted,
-    )
-    for config in configs.values():
-        check_patch_fits(prepared, config.data)
-    splits = splits_of(prepared[: len(cases)], prepared[len(cases) :], options, base)
-    return Prepared(
-        spec,
+    data = prepare_split(
         base,
-        configs,
-        [*cases, *unlabelled],
-        source,
-        [*([] if unlabelled else left_out), *notes_on(cases)],
-        splits,
+        options.output,
+        steps=progress.steps,
+        learners=configs.values(),
+        cache=on_this_node(options.cache or str(Path(options.output).resolve() / "cache")),
+        workers=options.cpus,
     )
-
-
-def _cache(options):
-    return options.cache or str(Path(options.output).resolve() / "cache")
-
-
-def _budget(planned, ready, options, machine, progress):
-    """The Budget of a study that is planned, measured where that pays, on the first node of a cluster whose nodes are alike.
-
-    A search's trials cost what the baseline does.
-    """
-    from segmamba.environment import git_commit
-    from segmamba.orchestration.engine.measuring import LocalMeasurement, Measure, RemoteMeasurement
-    from segmamba.orchestration.engine.resource_plan import plan, unmeasured
-
-    spec, configs = ready.spec, ready.configs
-    searched = (options.trials or spec.budget.trials) if spec.space else 0
-    options = (
-        dataclasses.replace(options, scheduler=options.scheduler or "asha")
-        if spec.space
-        else options
-    )
-    trials = [TrialPlan(arm=spec.baseline, seed=0)] * searched + planned.plans
-    if machine.differing:
-        return unmeasured(
-            configs[spec.baseline],
-            trials,
-            machine,
-            options,
-            f"not measured, since the nodes differ: {machine.differing}",
-        )
-    kept, first = Path(options.output).resolve() / "cache" / "rehearsals", ready.first_split
-    feasible = {
-        arm: config for arm, config in configs.items() if arm not in infeasible_arms(configs)
-    }
-    trials = [trial for trial in trials if trial.arm in feasible]
-    place, processes, at_once = machine.name, LocalMeasurement(), machine.cores
-    for node in machine.nodes[:1]:
-        place, processes, at_once = (
-            f"{node.kind} on {node.host}",
-            RemoteMeasurement(node, ready.cases, options.cache),
-            machine.trial_cores,
-        )
-    with Measure(
-        first, kept, [place, git_commit()], at_once=at_once, say=progress.say, processes=processes
-    ) as measure:
-        budget = plan(feasible, trials, first, machine, measure, options)
-    measured = (
-        f"{machine.name}; measured on {place}" if machine.nodes and budget.arms else machine.name
-    )
-    return dataclasses.replace(budget, machine=measured)
+    return Prepared(spec, base, configs, data, splits_of(data, options, base))
 
 
 @contextlib.contextmanager
-def _parent_run(study, experiment, progress):
-    """The study's MLflow run while it runs: gives a list for its final status; FAILED after an exception, KILLED after Ctrl-C, as are the
-    trials that were running.
+def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
+    """The study's MLflow run while it runs; the block appends its final status to what it gets.
 
-    An absent store or a full disk ends the study as StudyHalted; then the run stays as it is, and `--resume` finds it.
+    The run ends FAILED after an exception and KILLED after Ctrl-C, and so do the trials that were
+    running. An absent store or a full disk ends the study as StudyHalted; then the run stays as it
+    is, and `--resume` finds it.
     """
-    import segmamba.orchestration.tracking.store as store
-    from segmamba.orchestration.tracking.patience import StudyHalted, disk_full, is_full, retry
-    from segmamba.orchestration.tracking.runs import close_stopped_trials
+    from segmamba.orchestration.tracking.store import StudyHalted, disk_full, is_full
 
-    uri, parent, statuses = study.mlflow_uri, study.parent_run_id, []
-    retry(lambda: store.reopen_run(uri, parent), progress.say, uri=uri)
+    def end(status: str) -> None:
+        run.close_stopped_trials()
+        run.end(status)
+
+    retry, statuses = run.store.retry, []  # type: ignore[var-annotated]  # filled by the block
+    retry(run.begin, progress.say)
     try:
         yield statuses
     except StudyHalted:
@@ -234,119 +217,72 @@ def _parent_run(study, experiment, progress):
         if is_full(error):
             raise disk_full(error) from error
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        retry(
-            lambda: (
-                close_stopped_trials(uri, experiment, parent),
-                store.end_run(uri, parent, status),
-            ),
-            progress.say,
-            uri=uri,
-        )
+        retry(functools.partial(end, status), progress.say)
         raise
-    retry(lambda: store.end_run(uri, parent, statuses[-1]), progress.say, uri=uri)
+    retry(functools.partial(run.end, statuses[-1]), progress.say)
 
 
-def _concluded(spec, study, experiment, folder, started, statuses, progress):
-    """The Study as it stands in the end, its report written and in MLflow; `statuses` gets its status."""
-    import segmamba.orchestration.tracking.runs as tracking
-    from segmamba.orchestration.tracking.patience import retry
+def _concluded(spec: StudySpec, run: StudyRun, folder: Path, progress: ProgressDisplay) -> Study:
+    """The Study as it stands in the end, with its report logged and its best trial registered."""
     from segmamba.orchestration.tracking.registry import register_best
     from segmamba.orchestration.tracking.study_reader import read_study
     from segmamba.reports.report import write_report
 
-    uri, parent = study.mlflow_uri, study.parent_run_id
+    def read() -> Study:
+        run.close_stopped_trials()
+        return read_study(run)
 
-    def read():
-        tracking.close_stopped_trials(uri, experiment, parent)
-        return read_study(uri, parent, seconds=time.time() - started)
-
-    study = retry(read, progress.say, uri=uri)
+    study = run.store.retry(read, progress.say)
     report = write_report(study, folder)
-    retry(
-        lambda: (
-            tracking.log_report(uri, study, report),
-            spec.registers_best and register_best(uri, study),
-        ),
-        progress.say,
-        uri=uri,
-    )
-    statuses.append(_final_status(study))
+
+    def publish() -> None:
+        run.log_report(study, report)
+        if spec.registers_best:
+            register_best(run.store, study)
+
+    run.store.retry(publish, progress.say)
     return study
 
 
-def _begun(planned, ready, options, experiment, machine, progress):
-    """(the Study with its name, its parent run and the trials it has, its Resources): a new one, or the one that `--resume` found."""
-    from segmamba.orchestration.engine.resource_plan import resumed
-    from segmamba.orchestration.tracking.runs import start_study, study_folder
+def _begun(
+    planned: Study,
+    ready: Prepared,
+    options: StudyOptions,
+    store: Store,
+    machine: Machine,
+    progress: ProgressDisplay,
+) -> tuple[Study, StudyRun, Resources]:
+    """The Study with its name and the trials it has: a new one, or the one `--resume` finds."""
+    from segmamba.orchestration.engine.resources import resumed_resources
     from segmamba.orchestration.tracking.study_reader import unfinished_study
+    from segmamba.orchestration.tracking.study_run import StudyRun, start_study
     from segmamba.training.run_folder import next_run_folder
 
+    results, name = Path(options.output).resolve(), ready.spec.name
+    stopped = unfinished_study(store, name) if options.resume else None
+    if stopped:
+        run = StudyRun(store, stopped.parent_run_id)
+        check_same(stopped, planned)
+        check_place(run.folder, results / stopped.name)
+        ended = sum(trial.status == "FINISHED" for trial in stopped.trials)
+        progress.say(f"resume   {stopped.name}: {ended} of {len(stopped.trials)} trials are done")
+        left, baseline = len(stopped.trials) - ended, ready.configs[ready.spec.baseline]
+        return (
+            stopped,
+            run,
+            resumed_resources(stopped.resource_plan.get("resources"), machine, baseline, left),
+        )
     if options.resume:
-        found = unfinished_study(planned.mlflow_uri, experiment, ready.spec.name)
-        if found:
-            _check_same(found, planned)
-            check_place(
-                study_folder(found.mlflow_uri, found.parent_run_id),
-                Path(options.output).resolve() / found.name,
-            )
-            ended = sum(trial.status == "FINISHED" for trial in found.trials)
-            progress.say(f"resume   {found.name}: {ended} of {len(found.trials)} trials are done")
-            return found, resumed(
-                found.budget, ready.configs[ready.spec.baseline], len(found.trials) - ended, machine
-            ).resources
-        progress.say(f"resume   no unfinished {ready.spec.name} found: starting one")
-    budget = _budget(planned, ready, options, machine, progress)
-    folder = next_run_folder(Path(options.output).resolve(), ready.spec.name)
-    study = dataclasses.replace(planned, name=folder.name, budget=budget.as_dict())
-    parent = start_study(study.mlflow_uri, experiment, study, ready.splits, folder)
-    return dataclasses.replace(study, parent_run_id=parent), budget.resources
+        progress.say(f"resume   no unfinished {name} found: starting one")
+    resource_plan = plan_resources(planned, ready, options, machine, progress)
+    folder = next_run_folder(results, name)
+    study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
+    run = start_study(store, study, ready.splits, folder)
+    return dataclasses.replace(study, parent_run_id=run.run_id), run, resource_plan.resources
 
 
-def check_place(began_in, folder):
-    """A UserError where a study would go on in another folder than the one that holds its checkpoints; one that was moved may."""
-    if began_in and Path(began_in) != folder and (Path(began_in).is_dir() or not folder.is_dir()):
-        raise UserError(
-            f"--resume: {folder.name} began in {began_in}; give --output {Path(began_in).parent}, or leave --resume out"
-        )
-
-
-def _check_same(found, planned):
-    """A UserError unless the study found asks the same question of the same data with the same settings."""
-    before, now = _plain(found.config), _plain(planned.config)
-    differing = [
-        f"{name} was {before.get(name)!r} and is {value!r}"
-        for name, value in now.items()
-        if before.get(name) != value
-    ]
-    arms = [
-        {arm: changes for arm, changes in study.arms.items() if arm != FOUND}
-        for study in (found, planned)
-    ]
-    differing += ["arms differ"] if _plain(arms[0]) != _plain(arms[1]) else []
-    same = ("seeds", "folds", "space", "round_every")
-    differing += [
-        f"{name} differ"
-        for name in same
-        if _plain(getattr(found, name)) != _plain(getattr(planned, name))
-    ]
-    differing += [
-        f"the {name} cases differ"
-        for name in ("train", "validation", "test")
-        if found.data[name] != planned.data[name]
-    ]
-    if differing:
-        raise UserError(
-            f"--resume: {found.name} is not the same study ({'; '.join(differing[:3])}); give its options, or leave --resume out"
-        )
-
-
-def _plain(value):
-    """As it comes back from the store: tuples are lists."""
-    return json.loads(json.dumps(value))
-
-
-def _final_status(study):
-    """MLflow's status of the parent: KILLED while trials are missing, FAILED where none ended well."""
+def _final_status(study: Study) -> str:
+    """MLflow's status: KILLED while trials are missing, FAILED where none ended well."""
     states = {trial.status for trial in (*study.trials, *study.searched)}
     if states & {"KILLED", "RUNNING", "NOT STARTED"}:
         return "KILLED"

@@ -1,1 +1,1 @@
-"""Pages and figures of a finished study."""
+"""Pages, tables and figures of finished studies."""

@@ -1,138 +1,218 @@
-"""The report of the inference ablation: a page, Markdown, a picture, a table for the terminal."""
+"""The report of the inference ablation: a page, Markdown, a picture, and terminal tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from segmamba.data.labels import REGIONS
 from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
-from segmamba.reports.figures import (
+from segmamba.reports.images import save_png, to_svg
+from segmamba.reports.pages import plain, template
+from segmamba.reports.style import (
     ARM_COLOURS,
     BASELINE_COLOUR,
     INK,
     MUTED,
-    STYLE,
-    WIDTH_IN,
-    save_png,
-    to_svg,
+    new_figure,
+    report_style,
 )
-from segmamba.reports.pages import plain, template
-from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
+from segmamba.reports.tables import DASH, PHANTOM_NOTICE, REGION_COLUMNS, duration
 from segmamba.studies.contrasts import count, points
+from segmamba.studies.hypothesis import MINUS
+from segmamba.studies.results import CaseRow, StudyData
 
-COLUMNS = ("mean", *REGIONS)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+FIGURE_COLUMNS = {"dice_mean": "mean Dice", "lesionwise_dice_mean": "lesion-wise Dice"}
 
 
-def write_inference_report(found, folder):
-    """Write report.html, report.md and plots/differences.png into `folder`; returns the path of report.html."""
+class InferenceResults(Protocol):
+    """The results of an inference ablation, as segmamba.orchestration makes them.
+
+    Every arm is a way to predict with the same checkpoints.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+
+    @property
+    def baseline(self) -> str:
+        """Name of the arm that the others are compared with."""
+
+    @property
+    def arms(self) -> Mapping[str, Mapping[str, Any]]:
+        """The dotted changes of each arm."""
+
+    @property
+    def checkpoints(self) -> Sequence[str]:
+        """Paths of the checkpoints."""
+
+    @property
+    def rows(self) -> Mapping[str, Sequence[Sequence[CaseRow]]]:
+        """The rows of each arm, for every checkpoint and test case."""
+
+    @property
+    def data(self) -> StudyData:
+        """The data; only its test set is used."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+
+    def mean(self, arm: str, column: str) -> float:
+        """Mean of a column over checkpoints and cases."""
+
+    def difference(self, arm: str, column: str) -> tuple[float, float | None, float | None]:
+        """(mean, low, high) of an arm minus the baseline."""
+
+
+def write_inference_report(results: InferenceResults, folder: Path) -> Path:
+    """Write report.html, report.md and plots/differences.png.
+
+    Args:
+        results: The results.
+        folder: The folder that they are written into.
+
+    Returns:
+        The path of report.html.
+    """
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    figure = draw_differences(found)
+    figure = draw_differences(results)
     save_png(figure, folder / "plots" / "differences.png")
-    content = content_of(found) | {"figure": to_svg(figure, "differences")}
+    content = _content(results) | {"figure": to_svg(figure, "differences")}
     write_text(folder / "report.md", template("inference.md.j2", autoescape=False).render(content))
     return write_text(
         folder / "report.html", template("inference.html.j2", autoescape=True).render(content)
     )
 
 
-def content_of(found):
+def _content(results: InferenceResults) -> dict[str, Any]:
     """What both templates and the terminal show."""
-    several = len(found.checkpoints) > 1
+    several = len(results.checkpoints) > 1
     return {
-        "found": found,
-        "notice": PHANTOM_NOTICE if found.data["phantom"] else "",
-        "summary": f"{count(len(found.checkpoints), 'checkpoint')}, {count(len(found.data['test']), 'test case')}, {duration(found.seconds)}",
+        "results": results,
+        "notice": PHANTOM_NOTICE if results.data.phantom else "",
+        "summary": (
+            f"{count(len(results.checkpoints), 'checkpoint')}, "
+            f"{count(len(results.data.test), 'test case')}, {duration(results.seconds)}"
+        ),
         "interval": "over training runs and cases"
         if several
         else "over patients, for this one network: another training run may answer otherwise",
-        "headers": ["mean Dice", "ET", "TC", "WT", "HD95 (mm)", "lesion-wise Dice", "s a case"],
-        "rows": [_row(found, arm) for arm in found.arms],
-        "pairs": [_pair(found, arm) for arm in found.arms if arm != found.baseline],
+        "headers": ["mean Dice", *REGIONS, "HD95 (mm)", "lesion-wise Dice", "s a case"],
+        "rows": [_row(results, arm) for arm in results.arms],
+        "pairs": [_pair(results, arm) for arm in results.arms if arm != results.baseline],
         "rules": f"Dice and HD95: {LEGACY}; lesion-wise Dice: {LESIONWISE}",
         "settings": {
             arm: {name: plain(value) for name, value in changes.items()}
-            for arm, changes in found.arms.items()
+            for arm, changes in results.arms.items()
         },
     }
 
 
-def _row(found, arm):
-    cells = [points(found.mean(arm, f"dice_{c}")) for c in COLUMNS]
+def _row(results: InferenceResults, arm: str) -> dict[str, Any]:
+    cells = [points(results.mean(arm, f"dice_{region}")) for region in REGION_COLUMNS]
     cells += [
-        f"{found.mean(arm, 'hd95_mm_mean'):.1f}",
-        points(found.mean(arm, "lesionwise_dice_mean")),
-        f"{found.mean(arm, 'seconds'):.2f}",
+        f"{results.mean(arm, 'hd95_mm_mean'):.1f}",
+        points(results.mean(arm, "lesionwise_dice_mean")),
+        f"{results.mean(arm, 'seconds'):.2f}",
     ]
     return {"name": arm, "cells": cells}
 
 
-def _pair(found, arm):
-    cells = [_cell(found.difference(arm, f"dice_{c}"), points) for c in COLUMNS]
-    cells.append(_cell(found.difference(arm, "hd95_mm_mean"), _mm))
-    cells.append(_cell(found.difference(arm, "lesionwise_dice_mean"), points))
-    slower = found.mean(arm, "seconds") / max(found.mean(found.baseline, "seconds"), 1e-9)
+def _pair(results: InferenceResults, arm: str) -> dict[str, Any]:
+    def cell(column: str, form: Callable[[float | None], str]) -> tuple[str, str]:
+        mean, low, high = results.difference(arm, column)
+        return form(mean), f"[{form(low)}, {form(high)}]" if low is not None else ""
+
+    cells = [cell(f"dice_{region}", _signed_points) for region in REGION_COLUMNS]
+    cells.append(cell("hd95_mm_mean", _signed_mm))
+    cells.append(cell("lesionwise_dice_mean", _signed_points))
+    slower = results.mean(arm, "seconds") / max(results.mean(results.baseline, "seconds"), 1e-9)
     return {"name": arm, "cells": cells, "time": f"{slower:.1f}x"}
 
 
-def _cell(found, form):
-    mean, low, high = found
-    return form(mean, True), f"[{form(low, True)}, {form(high, True)}]" if low is not None else ""
+def _signed_points(dice: float | None) -> str:
+    return points(dice, signed=True)
 
 
-def _mm(value, signed=False):
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if value is not None else DASH
+def _signed_mm(distance: float | None) -> str:
+    return f"{distance:+.1f}".replace("-", MINUS) if distance is not None else DASH
 
 
-def draw_differences(found):
-    """Every arm minus the baseline: mean Dice and lesion-wise Dice with their intervals."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+def draw_differences(results: InferenceResults) -> Figure:
+    """Draw every arm minus the baseline: mean Dice and lesion-wise Dice with their intervals.
 
-    arms = [arm for arm in found.arms if arm != found.baseline]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.36 * len(arms)), layout="constrained")
+    Args:
+        results: The results.
+
+    Returns:
+        The figure.
+    """
+    arms = [arm for arm in results.arms if arm != results.baseline]
+    with report_style():
+        figure = new_figure(0.9 + 0.36 * len(arms))
         panels = figure.subplots(1, 2, sharey=True)
-        titles = (("dice_mean", "mean Dice"), ("lesionwise_dice_mean", "lesion-wise Dice"))
-        for panel, (column, title) in zip(panels, titles, strict=True):
+        for panel, (column, title) in zip(panels, FIGURE_COLUMNS.items(), strict=True):
             panel.axvline(0, color=MUTED, lw=0.8)
             for y, arm in enumerate(arms):
-                mean, low, high = found.difference(arm, column)
-                if low is not None:
+                mean, low, high = results.difference(arm, column)
+                if low is not None and high is not None:
                     panel.plot([100 * low, 100 * high], [-y, -y], color=INK, lw=1.4)
-                panel.plot(
-                    100 * mean,
-                    -y,
-                    "o",
-                    color=ARM_COLOURS[0] if low is not None else BASELINE_COLOUR,
-                    ms=5,
-                )
+                colour = ARM_COLOURS[0] if low is not None else BASELINE_COLOUR
+                panel.plot(100 * mean, -y, "o", color=colour, ms=5)
             panel.set_title(title)
             panel.tick_params(axis="y", length=0)
             panel.set_ylim(0.5 - len(arms), 0.5)
         panels[0].set_yticks([-y for y in range(len(arms))], arms)
-        figure.supxlabel(f"minus '{found.baseline}', Dice points; bars: 95 % interval", fontsize=8)
+        figure.supxlabel(
+            f"minus '{results.baseline}', Dice points; bars: 95 % interval", fontsize=8
+        )
         figure.draw_without_rendering()
     return figure
 
 
-def as_dict(found):
-    """For --json: means of every arm, Dice from 0 to 1, and differences of mean Dice."""
-    columns = [name for name in found.rows[found.baseline][0][0] if name != "case"]
-    arms = {arm: {name: found.mean(arm, name) for name in columns} for arm in found.arms}
+def as_dict(results: InferenceResults) -> dict[str, Any]:
+    """The means of every arm and the differences of mean Dice, for `--json`.
+
+    Args:
+        results: The results.
+
+    Returns:
+        Plain values; Dice is from 0 to 1.
+    """
+    columns = [name for name in results.rows[results.baseline][0][0] if name != "case"]
     pairs = {
-        arm: dict(zip(("mean", "low", "high"), found.difference(arm, "dice_mean"), strict=True))
-        for arm in found.arms
-        if arm != found.baseline
+        arm: dict(zip(("mean", "low", "high"), results.difference(arm, "dice_mean"), strict=True))
+        for arm in results.arms
+        if arm != results.baseline
     }
     return {
-        "study": found.name,
-        "checkpoints": list(found.checkpoints),
-        "arms": arms,
+        "study": results.name,
+        "checkpoints": list(results.checkpoints),
+        "arms": {arm: {name: results.mean(arm, name) for name in columns} for arm in results.arms},
         "dice_mean_minus_baseline": pairs,
     }
 
 
-def render_terminal(found, console):
-    from rich.table import Table
+def render_terminal(results: InferenceResults, console: Console) -> None:
+    """Show the arms and the differences at the terminal.
 
-    content = content_of(found)
+    Args:
+        results: The results.
+        console: The terminal.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    content = _content(results)
     table = Table(
         "arm",
         *content["headers"],
@@ -141,9 +221,9 @@ def render_terminal(found, console):
         box=None,
     )
     for row in content["rows"]:
-        table.add_row(row["name"], *row["cells"])
+        table.add_row(Text(row["name"]), *row["cells"])
     pairs = Table(
-        f"minus '{found.baseline}'",
+        escape(f"minus '{results.baseline}'"),
         "mean Dice",
         "95 % interval",
         "lesion-wise Dice",
@@ -152,7 +232,7 @@ def render_terminal(found, console):
         box=None,
     )
     for row in content["pairs"]:
-        pairs.add_row(row["name"], *row["cells"][0], *row["cells"][-1], row["time"])
+        pairs.add_row(Text(row["name"]), *row["cells"][0], *row["cells"][-1], row["time"])
     for shown in (table, pairs):
         console.print()
         console.print(shown)

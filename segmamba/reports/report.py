@@ -1,25 +1,43 @@
-"""The report of a study: one page for reading, Markdown for pasting, pictures for papers, a table for the terminal.
+"""The report of a study: a page for reading, Markdown for pasting, and pictures for papers.
 
-Everything is computed from a Study, that is from what MLflow holds; drawing it again gives the same report.
+Everything is computed from a Study, that is from what MLflow holds; so drawing a report again
+gives the same report.
 """
 
 import math
-import os
 from pathlib import Path
+from typing import Any
 
+from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.files import write_text
 from segmamba.reports.pages import plain, template
-from segmamba.reports.tables import DASH, PHANTOM_NOTICE, arm_table, duration
-from segmamba.studies.anova import LEVEL
-from segmamba.studies.contrasts import compare_arms, contrast_difference, count, points
-from segmamba.studies.hypothesis import REGIONS
-from segmamba.studies.spec import FOUND
+from segmamba.reports.tables import DASH, PHANTOM_NOTICE, arm_table, decisive_first, duration
+from segmamba.reports.trial_rows import searched_row, settings_as_text, stage_row, trial_row
+from segmamba.studies.contrasts import (
+    Difference,
+    compare_arms,
+    contrast_difference,
+    count,
+    points,
+)
+from segmamba.studies.hypothesis import Hypothesis
+from segmamba.studies.results import Study, StudyData
+from segmamba.studies.spec import FOUND, Changes
 from segmamba.studies.verdict import verdict
 
 
-def write_report(study, folder):
-    """Write report.html, report.md and plots/*.png into `folder`, each whole or not at all; returns the path of report.html."""
-    from segmamba.reports.figures import draw_all, save_png, to_svg
+def write_report(study: Study, folder: Path | str) -> Path:
+    """Write a study's report.html, report.md and plots/*.png, each whole or not at all.
+
+    Args:
+        study: The study, finished or not.
+        folder: The folder that they are written into.
+
+    Returns:
+        The path of report.html.
+    """
+    from segmamba.reports.figures import draw_all
+    from segmamba.reports.images import save_png, to_svg
 
     folder = Path(folder)
     (folder / "plots").mkdir(parents=True, exist_ok=True)
@@ -35,17 +53,13 @@ def write_report(study, folder):
     )
 
 
-def _content(study, folder):
+def _content(study: Study, folder: Path) -> dict[str, Any]:
     """What both templates show, as text and lists."""
     headers, rows = arm_table(study)
-    finished = sum(trial.status == "FINISHED" for trial in study.trials)
-    per_arm = count(len(study.seeds), "seed") + (
-        f" x {count(len(study.folds), 'fold')}" if study.folds else ""
-    )
     return {
         "study": study,
         "verdict": verdict(study),
-        "notice": PHANTOM_NOTICE if study.data.get("phantom") else "",
+        "notice": PHANTOM_NOTICE if study.data.phantom else "",
         "decided_by": _decided_by(study.hypothesis),
         "last_checkpoint": _last_checkpoint(study),
         "secondary": [
@@ -56,27 +70,36 @@ def _content(study, folder):
             }
             for claim in study.secondary
         ],
-        "summary": f"{finished} of {count(len(study.trials), 'trial')} finished; {per_arm} per arm; "
-        f"preset {study.preset}; {duration(study.seconds)} from plan to report",
-        "tested": "last" if study.data.get("test_is_validation") else "best on the validation set",
+        "summary": _summary(study),
+        "tested": "last" if study.data.test_is_validation else "best on the validation set",
         "headers": headers,
         "rows": rows,
         **_pairs(study),
-        "trials": [_trial_row(trial, folder) for trial in study.trials],
+        "trials": [trial_row(trial, folder) for trial in study.trials],
         "planned": _planned(study),
-        "searched": [_searched_row(trial, folder) for trial in study.searched],
+        "searched": [searched_row(trial, folder) for trial in study.searched],
         "space": study.space,
         "importance": {name: f"{100 * share:.0f} %" for name, share in study.importance.items()},
-        "schedule": [_stage_row(stage) for stage in study.schedule],
+        "schedule": [stage_row(stage) for stage in study.schedule],
         "varied": _varied(study),
         "config": {name: plain(value) for name, value in study.config.items()},
         "sets": _sets(study.data),
     }
 
 
-def _decided_by(claim):
+def _summary(study: Study) -> str:
+    finished = sum(trial.status == "FINISHED" for trial in study.trials)
+    folds = f" x {count(len(study.folds), 'fold')}" if study.folds else ""
+    starts = f" over {study.starts} starts" if study.starts > 1 else ""
+    return (
+        f"{finished} of {count(len(study.trials), 'trial')} finished; "
+        f"{count(len(study.seeds), 'seed')}{folds} per arm; preset {study.preset}; "
+        f"{duration(study.seconds)} from plan to report{starts}"
+    )
+
+
+def _decided_by(claim: Hypothesis) -> str:
     """The estimand in words."""
-    region = " and ".join("mean" if region == "mean" else region for region in claim.regions)
     contrasts = (
         "; ".join(f"{c.arm} minus {c.versus}" if c.versus else c.label for c in claim.contrasts)
         or "nothing in this run"
@@ -86,25 +109,31 @@ def _decided_by(claim):
         "no better": ", all to lie below the margin",
         "alike": ", all to lie within the margin",
     }[claim.direction]
-    many = len(claim.contrasts) * len(claim.regions) > 1 and claim.direction == "better"
+    several = len(claim.contrasts) * len(claim.regions) > 1
+    holm = "; Holm over all" if several and claim.direction == "better" else ""
     return (
-        f"{region} Dice on the test set, {contrasts}{test}; smallest difference that matters: {points(claim.margin)} Dice points; "
-        f"{100 * LEVEL:.0f} % interval{'; Holm over all' if many else ''}"
+        f"{' and '.join(claim.regions)} Dice on the test set, {contrasts}{test}; "
+        f"smallest difference that matters: {points(claim.margin)} Dice points; "
+        f"{100 * CONFIDENCE_LEVEL:.0f} % interval{holm}"
     )
 
 
-def _planned(study):
-    """{"why", "rows"}: the time that was planned beside the time it took, for the study and a trial's training in each arm; {} unmeasured."""
-    if not study.budget.get("study_s"):
+def _planned(study: Study) -> dict[str, Any]:
+    """The time that was planned beside the time it took; {} where nothing was measured before.
+
+    The rows are the study and, for each arm, the training of a trial.
+    """
+    plan = study.resource_plan
+    if not plan.get("study_s"):
         return {}
     rows = [
         {
             "what": "the study",
-            "planned": duration(study.budget["study_s"]),
+            "planned": duration(plan["study_s"]),
             "took": duration(study.seconds),
         }
     ]
-    for arm, cost in study.budget["arms"].items():
+    for arm, cost in plan["arms"].items():
         took = [
             t.metrics["time/train_total_s"]
             for t in study.trials
@@ -117,113 +146,70 @@ def _planned(study):
                 "took": duration(sum(took) / len(took) if took else None),
             }
         )
-    return {"why": study.budget["why"], "rows": rows}
+    return {"why": plan["why"], "rows": rows}
 
 
-def _last_checkpoint(study):
-    """The question's contrasts with the last epoch's weights in place of those that the validation set chose; empty where these were not tested."""
+def _last_checkpoint(study: Study) -> list[dict[str, Any]]:
+    """The question's contrasts with the last epoch's weights, where these were tested."""
     claim = study.hypothesis
-    found = [
+    differences = [
         contrast_difference(study, contrast, claim.regions[0], f"last_{claim.score}")
         for contrast in claim.contrasts
     ]
-    return [{"contrast": f.label, "cell": _interval(f)} for f in found if f.cases]
+    return [{"contrast": d.label, "cell": _estimate(d)} for d in differences if d.cases]
 
 
-def _sets(data):
-    """{name: case ids} of the study's sets, for each fold where there are folds."""
-    if data.get("folds"):
+def _sets(data: StudyData) -> dict[str, list[str]]:
+    """The case ids of the study's sets, for each fold where there are folds."""
+    if data.folds:
         return {
-            f"fold {number}, {name}": cases
-            for number, sets in enumerate(data["folds"])
-            for name, cases in sets.items()
+            f"fold {number}, {name}": list(cases)
+            for number, sets in enumerate(data.folds)
+            for name, cases in sets.by_name.items()
         }
-    return {name: list(data.get(name) or []) for name in ("train", "validation", "test")}
+    return {name: list(cases) for name, cases in data.by_name.items()}
 
 
-def _pairs(study):
+def _pairs(study: Study) -> dict[str, Any]:
+    """The table of paired differences, and its notes."""
     decides = study.hypothesis.regions[0]
-    regions = [decides, *(region for region in REGIONS if region != decides)]
-    comparisons = compare_arms(study)
+    regions = decisive_first(decides)
+    results = compare_arms(study)
     rows = [
         {
-            "contrast": c.label,
-            "decides": c.decides,
-            "cells": [_interval(c.regions[region]) for region in regions],
-            "p": _p(c.regions[decides].p_value),
-            "p_holm": _p(c.p_holm),
-            "seeds": len(c.regions[decides].seeds),
-            "cases": len(c.regions[decides].cases),
+            "contrast": result.label,
+            "decides": result.decides,
+            "cells": [_estimate(result.regions[region]) for region in regions],
+            "p": _p(result.regions[decides].p_value),
+            "p_holm": _p(result.p_holm),
+            "seeds": len(result.regions[decides].seeds),
+            "cases": len(result.regions[decides].cases),
         }
-        for c in comparisons
+        for result in results
     ]
-    notes = dict.fromkeys(note for c in comparisons for note in c.regions[decides].notes)
+    notes = dict.fromkeys(note for result in results for note in result.regions[decides].notes)
     return {"pair_regions": regions, "pairs": rows, "pair_notes": list(notes)}
 
 
-def _interval(found):
-    """(estimate, interval) as text; the second is empty where there is none."""
-    interval = (
-        f"[{points(found.low, True)}, {points(found.high, True)}]"
-        if math.isfinite(found.low)
-        else ""
-    )
-    return points(found.mean, True), interval
+def _estimate(difference: Difference) -> tuple[str, str]:
+    """The estimate and its interval as text; the second is empty where there is none."""
+    estimate = points(difference.mean, signed=True)
+    if not math.isfinite(difference.low):
+        return estimate, ""
+    low, high = points(difference.low, signed=True), points(difference.high, signed=True)
+    return estimate, f"[{low}, {high}]"
 
 
-def _p(p):
+def _p(p: float) -> str:
     return DASH if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _searched_row(trial, folder):
-    copied = f"copied {trial.copied}" if trial.copied else ""
-    return _trial_row(trial, folder) | {
-        "dice": points(trial.metrics.get("val/best_dice_mean")),
-        "settings": _shown(trial.changes or {}),
-        "copied": copied,
-    }
+def _varied(study: Study) -> dict[str, dict[str, str]]:
+    """What differs between arms: the value of each setting in each arm.
 
-
-def _shown(settings):
-    return {
-        name: f"{value:.3g}" if isinstance(value, float) else plain(value)
-        for name, value in settings.items()
-    }
-
-
-def _stage_row(stage):
-    """Of a schedule: from which epoch on, with which settings, and whose copy that began."""
-    return {
-        "epoch": stage["epoch"] + 1,
-        "settings": _shown(stage["changes"]),
-        "donor": stage["donor"],
-    }
-
-
-def _trial_row(trial, folder):
-    epochs = max((step for steps in trial.history.values() for step, _ in steps), default=0)
-    return {
-        "arm": trial.arm,
-        "seed": trial.seed if trial.fold is None else f"{trial.seed}, fold {trial.fold}",
-        "status": trial.status.lower(),
-        "dice": points(trial.metrics.get("test/dice_mean")),
-        "epochs": epochs,
-        "time": duration(trial.metrics.get("time/train_total_s")),
-        "reason": trial.reason,
-        "run_id": trial.run_id or DASH,
-        "folder": _below(trial.folder, folder),
-    }
-
-
-def _below(path, folder):
-    """`path` as seen from the report, where it lies below it."""
-    inside = path and Path(path).is_absolute() and Path(path).is_relative_to(Path(folder).resolve())
-    return os.path.relpath(path, Path(folder).resolve()) if inside else path or DASH
-
-
-def _varied(study):
-    """{setting: {arm: value}} of what differs between arms: what they declare, and what their trials' parameters show."""
-    params = {
+    These are the settings that the arms declare, and those that differ in their trials' parameters.
+    """
+    params: dict[str, dict[str, str]] = {
         arm: next((t.params for t in study.trials if t.arm == arm and t.params), {})
         for arm in study.arms
     }
@@ -232,14 +218,14 @@ def _varied(study):
     differing = [
         name for name in logged if len({p[name] for p in params.values() if name in p}) > 1
     ]
-    stages = [_shown(stage["changes"]) for stage in study.schedule]
+    stages = [settings_as_text(stage["changes"]) for stage in study.schedule]
     scheduled = {
         (FOUND, name): " then ".join(dict.fromkeys(stage[name] for stage in stages))
         for name in study.space
         if stages
     }
 
-    def value(name, arm, changes):
+    def value(name: str, arm: str, changes: Changes) -> str:
         return scheduled.get((arm, name)) or plain(
             changes.get(name, params[arm].get(name, study.config.get(name, DASH)))
         )

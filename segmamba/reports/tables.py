@@ -1,44 +1,108 @@
-"""The numbers of a study's report as tables: plain for JSON, text for pages, and as the terminal shows them."""
+"""The result table of a study: plain for JSON, as text for pages, and as the terminal shows it.
+
+With folds, the patients of all folds are pooled (segmamba.studies.scores), so that the table agrees
+with the paired differences.
+"""
+
+from __future__ import annotations
 
 import math
-import statistics as stats
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from segmamba.studies.hypothesis import REGIONS
+from segmamba.data.labels import REGIONS
+from segmamba.studies.results import Study
+from segmamba.studies.scores import finished_trials, seed_scores
 from segmamba.studies.verdict import verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
 DASH = "\N{EN DASH}"
-SCORES = {"dice_mean": "mean Dice", "dice_ET": "ET", "dice_TC": "TC", "dice_WT": "WT"}
+REGION_COLUMNS = ("mean", *REGIONS)
+"""The order in which tables and figures show the regions."""
 COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
 
+Score: TypeAlias = dict[str, Any]
+"""The "mean" and "sd" over the "seeds" (their number); None where nothing was measured."""
+Cell: TypeAlias = tuple[str, bool]
+"""Text, and whether it is the best of its column."""
 
-def result_table(study):
-    """One plain dict per arm, ready for JSON, None where nothing was measured.
 
-    Each score is {"mean", "sd", "seeds"} over finished seeds: dice_mean, dice_ET, dice_TC, dice_WT (0 to 1), hd95_mm (mean of the
-    regions) and last_dice_mean (the last checkpoint's, where it was tested too); beside them parameters and train_s.
+class Column(NamedTuple):
+    """A column of scores in the table of the arms."""
+
+    title: str
+    name: str
+    """Name of the score in the result table."""
+    scale: float
+    """What the score is multiplied by: 100 makes Dice points of Dice."""
+    higher_is_better: bool
+
+
+DICE_COLUMNS = tuple(
+    Column("mean Dice" if region == "mean" else region, f"dice_{region}", 100, True)
+    for region in REGION_COLUMNS
+)
+FURTHER_COLUMNS = (
+    Column("last checkpoint", "last_dice_mean", 100, True),
+    Column("HD95 (mm)", "hd95_mm", 1, False),
+)
+"""Columns that are shown where they were measured."""
+SHORT = {
+    " (baseline)": " *",
+    " \N{PLUS-MINUS SIGN} ": "\N{PLUS-MINUS SIGN}",
+    " of ": "/",
+    "mean Dice": "mean",
+    "HD95 (mm)": "HD95",
+    "parameters": "params",
+    "training": "time",
+    "last checkpoint": "last",
+}
+"""What the terminal writes in place of the page's words."""
+SPARE_COLUMNS = ("params", "last", "time", "HD95")
+"""Columns that a narrow terminal does without, in this order."""
+
+
+def decisive_first(region: str) -> list[str]:
+    """The regions in the order shown, with the one that decides in front.
+
+    Args:
+        region: The region that decides.
+
+    Returns:
+        All regions and the mean.
+    """
+    return [region, *(other for other in REGION_COLUMNS if other != region)]
+
+
+def result_table(study: Study) -> list[dict[str, Any]]:
+    """The results of every arm, ready for JSON.
+
+    Args:
+        study: The study.
+
+    Returns:
+        One dict per arm. The scores dice_mean, dice_ET, dice_TC, dice_WT (0 to 1), hd95_mm (mean of
+        the regions) and last_dice_mean (of the last checkpoint, where it was tested too) are each
+        {"mean", "sd", "seeds"} over the finished seeds. Beside them are "parameters" and "train_s".
+        What was not measured is None.
     """
     rows = []
     for arm in study.arms:
-        finished = [
-            trial for trial in study.trials if trial.arm == arm and trial.status == "FINISHED"
-        ]
+        finished = finished_trials(study, arm)
+        dice = {c.name: _over_seeds(seed_scores(study, arm, c.name).values()) for c in DICE_COLUMNS}
         rows.append(
             {
                 "arm": arm,
                 "baseline": arm == study.baseline,
                 "seeds_finished": len({trial.seed for trial in finished}),
                 "seeds_planned": len(study.seeds),
-                **{
-                    name: _over_seeds(
-                        finished, lambda metrics, name=name: metrics.get(f"test/{name}")
-                    )
-                    for name in SCORES
-                },
-                "hd95_mm": _over_seeds(finished, _hd95_mm),
-                "last_dice_mean": _over_seeds(
-                    finished, lambda metrics: metrics.get("test/last_dice_mean")
-                ),
+                **dice,
+                "hd95_mm": _over_seeds(_seed_hd95_mm(study, arm).values()),
+                "last_dice_mean": _over_seeds(seed_scores(study, arm, "last_dice_mean").values()),
                 "parameters": _mean([t.metrics.get("model/parameters") for t in finished]),
                 "train_s": _mean([t.metrics.get("time/train_total_s") for t in finished]),
             }
@@ -46,104 +110,115 @@ def result_table(study):
     return rows
 
 
-def _hd95_mm(metrics):
-    return _mean([metrics.get(f"test/hd95_mm_{region}") for region in REGIONS if region != "mean"])
+def _seed_hd95_mm(study: Study, arm: str) -> dict[int, float]:
+    """The HD95 of every seed in mm, as the mean of the regions."""
+    by_region = [seed_scores(study, arm, f"hd95_mm_{region}") for region in REGIONS]
+    seeds = dict.fromkeys(seed for scores in by_region for seed in scores)
+    return {
+        seed: statistics.fmean(scores[seed] for scores in by_region if seed in scores)
+        for seed in seeds
+    }
 
 
-def _over_seeds(trials, score):
-    """Of `score(metrics)`, averaged over the folds of a seed first: folds are other patients, no other luck."""
-    values = _finite(
-        [
-            _mean([score(t.metrics) for t in trials if t.seed == seed])
-            for seed in dict.fromkeys(t.seed for t in trials)
-        ]
-    )
+def _over_seeds(scores: Iterable[float]) -> Score:
+    values = list(scores)
     return {
         "mean": _mean(values),
-        "sd": stats.stdev(values) if len(values) > 1 else None,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
         "seeds": len(values),
     }
 
 
-def _mean(values):
-    values = _finite(values)
-    return stats.fmean(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    finite = _finite(values)
+    return statistics.fmean(finite) if finite else None
 
 
-def _finite(values):
+def _finite(values: Iterable[float | None]) -> list[float]:
     return [v for v in values if v is not None and math.isfinite(v)]
 
 
-def arm_table(study):
-    """(headers, rows) of the result table as text; a row is a list of (text, whether it is the column's best)."""
+def arm_table(study: Study) -> tuple[list[str], list[list[Cell]]]:
+    """The result table as text.
+
+    Args:
+        study: The study.
+
+    Returns:
+        The headers and the rows.
+    """
     table = result_table(study)
-    columns = [(title, name, max, 100) for name, title in SCORES.items()]
-    columns += [("last checkpoint", "last_dice_mean", max, 100), ("HD95 (mm)", "hd95_mm", min, 1)]
-    columns = [
-        column
-        for column in columns
-        if column[1] in SCORES or any(row[column[1]]["seeds"] for row in table)
-    ]
+    further = [c for c in FURTHER_COLUMNS if any(row[c.name]["seeds"] for row in table)]
+    columns = [*DICE_COLUMNS, *further]
+    scores = zip(*(_score_cells(table, column) for column in columns), strict=True)
     rows = [
-        [
-            (
-                row["arm"]
-                + (" (baseline)" if row["baseline"] and row["arm"] != "baseline" else ""),
-                False,
-            )
-        ]
-        for row in table
+        [_name_cell(row), *cells, *_cost_cells(row)]
+        for row, cells in zip(table, scores, strict=True)
     ]
-    for _, name, best_of, scale in columns:
-        means = _finite([row[name]["mean"] for row in table])
-        best = best_of(means) if len(means) > 1 else None
-        for cells, row in zip(rows, table, strict=True):
-            cells.append(
-                (
-                    _plus_minus(row[name], scale),
-                    row[name]["mean"] is not None and row[name]["mean"] == best,
-                )
-            )
-    for cells, row in zip(rows, table, strict=True):
-        parameters = DASH if row["parameters"] is None else f"{row['parameters'] / 1e6:.2f} M"
-        cells += [
-            (parameters, False),
-            (duration(row["train_s"]), False),
-            (f"{row['seeds_finished']} of {row['seeds_planned']}", False),
-        ]
-    return ["arm", *(title for title, *_ in columns), "parameters", "training", "seeds"], rows
+    return ["arm", *(c.title for c in columns), "parameters", "training", "seeds"], rows
 
 
-def _plus_minus(score, scale):
+def _name_cell(row: Mapping[str, Any]) -> Cell:
+    mark = " (baseline)" if row["baseline"] and row["arm"] != "baseline" else ""
+    return row["arm"] + mark, False
+
+
+def _score_cells(table: Sequence[Mapping[str, Any]], column: Column) -> list[Cell]:
+    """One column; its best mean is marked where there are several."""
+    means = _finite(row[column.name]["mean"] for row in table)
+    best_of = max if column.higher_is_better else min
+    best = best_of(means) if len(means) > 1 else None
+    return [
+        (_plus_minus(score, column.scale), score["mean"] is not None and score["mean"] == best)
+        for score in (row[column.name] for row in table)
+    ]
+
+
+def _cost_cells(row: Mapping[str, Any]) -> list[Cell]:
+    parameters = DASH if row["parameters"] is None else f"{row['parameters'] / 1e6:.2f} M"
+    return [
+        (parameters, False),
+        (duration(row["train_s"]), False),
+        (f"{row['seeds_finished']} of {row['seeds_planned']}", False),
+    ]
+
+
+def _plus_minus(score: Score, scale: float) -> str:
     if score["mean"] is None:
         return DASH
-    return f"{scale * score['mean']:.1f}" + (
-        f" ± {scale * score['sd']:.1f}" if score["sd"] is not None else ""
-    )
+    spread = f" ± {scale * score['sd']:.1f}" if score["sd"] is not None else ""
+    return f"{scale * score['mean']:.1f}{spread}"
 
 
-def duration(seconds):
-    """48 s, 3.2 min, 1.4 h."""
+def duration(seconds: float | None) -> str:
+    """A time as text, for example 48 s, 3.2 min, 1.4 h.
+
+    Args:
+        seconds: The time; None where it is not known.
+
+    Returns:
+        The text; a dash where it is not known.
+    """
     if seconds is None or not math.isfinite(seconds):
         return DASH
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.1f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def render_terminal(study, console):
-    """The result table and the verdict on a rich Console."""
+def render_terminal(study: Study, console: Console) -> None:
+    """Show the result table and the verdicts at the terminal.
+
+    Args:
+        study: The study.
+        console: The terminal; columns that do not fit into its width are left out.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    headers, rows = _fitting(*arm_table(study), console.width)
-    title = "Dice in points, mean±sd over seeds, on the test set; * is the baseline"
+    headers, rows = _fitting(*arm_table(study), width=console.width)
     table = Table(
-        title=title,
+        title="Dice in points, mean±sd over seeds, on the test set; * is the baseline",
         title_justify="left",
         title_style="",
         box=None,
@@ -151,57 +226,46 @@ def render_terminal(study, console):
         collapse_padding=True,
     )
     for header in headers:
-        table.add_column(
-            header, justify="left" if header == "arm" else "right", no_wrap=header != "arm"
-        )
+        is_arm = header == "arm"
+        table.add_column(header, justify="left" if is_arm else "right", no_wrap=not is_arm)
     for row in rows:
         table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
     console.print()
     console.print(table)
     console.print()
     for claim in study.claims:
-        found = verdict(study, claim)
-        console.print(Text(found.sentence, style=COLOURS[found.answer]))
-    if study.data.get("phantom"):
+        result = verdict(study, claim)
+        console.print(Text(result.sentence, style=COLOURS[result.answer]))
+    if study.data.phantom:
         console.print(Text(PHANTOM_NOTICE, style="bold"))
 
 
-def _fitting(headers, rows, width):
-    """Headers and rows as a terminal of so many columns shows them: shortened, and without what it has no room for but the page has."""
-    headers, rows = (
-        [_compact(header) for header in headers],
-        [[(_compact(text), best) for text, best in row] for row in rows],
-    )
-    for spare in (None, "params", "last", "time", "HD95"):
-        at = headers.index(spare) if spare in headers else None
-        headers, *rows = [
-            [cell for place, cell in enumerate(row) if place != at] for row in (headers, *rows)
-        ]
-        arm = max(
-            len(word) for row in rows for word in row[0][0].split()
-        )  # a name is wrapped between its words
-        others = [
-            max(map(len, column))
-            for column in zip(
-                headers[1:], *([text for text, _ in row[1:]] for row in rows), strict=True
-            )
-        ]
-        if arm + sum(1 + other for other in others) <= width:
+def _fitting(
+    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, width: int
+) -> tuple[list[str], list[list[Cell]]]:
+    """Headers and rows in short words, without the columns that do not fit into the width."""
+    short_headers = [_compact(header) for header in headers]
+    short_rows = [[(_compact(text), best) for text, best in row] for row in rows]
+    for spare in (None, *SPARE_COLUMNS):
+        if spare in short_headers:
+            at = short_headers.index(spare)
+            del short_headers[at]
+            for row in short_rows:
+                del row[at]
+        if _width(short_headers, short_rows) <= width:
             break
-    return headers, rows
+    return short_headers, short_rows
 
 
-def _compact(text):
-    """Cells and headers of the page, short enough for a terminal of 80 columns."""
-    for long, short in (
-        (" (baseline)", " *"),
-        (" \N{PLUS-MINUS SIGN} ", "\N{PLUS-MINUS SIGN}"),
-        (" of ", "/"),
-        ("mean Dice", "mean"),
-        ("HD95 (mm)", "HD95"),
-        ("parameters", "params"),
-        ("training", "time"),
-        ("last checkpoint", "last"),
-    ):
+def _width(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> int:
+    """The characters that a table needs; an arm's name is wrapped between its words."""
+    arm = max(len(word) for row in rows for word in row[0][0].split())
+    texts = ([text for text, _ in row[1:]] for row in rows)
+    columns = zip(headers[1:], *texts, strict=True)
+    return arm + sum(1 + max(map(len, column)) for column in columns)
+
+
+def _compact(text: str) -> str:
+    for long, short in SHORT.items():
         text = text.replace(long, short)
     return text

@@ -1,7 +1,19 @@
-"""What a study asks: its hypothesis, its arms or its search space."""
+"""A study's question and its answer.
 
-from segmamba.studies.hypothesis import Hypothesis, Pair, Trend
+A file that declares a study needs what is offered here. It imports neither torch nor Ray or MLflow.
+"""
+
+from segmamba.studies.hypothesis import Hypothesis, PairwiseContrast, Trend
 from segmamba.studies.search_space import Between, OneOf, Times
 from segmamba.studies.spec import Budget, StudySpec
 
-__all__ = ["Between", "Budget", "Hypothesis", "OneOf", "Pair", "StudySpec", "Times", "Trend"]
+__all__ = [
+    "Between",
+    "Budget",
+    "Hypothesis",
+    "OneOf",
+    "PairwiseContrast",
+    "StudySpec",
+    "Times",
+    "Trend",
+]

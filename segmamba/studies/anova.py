@@ -1,55 +1,70 @@
-"""Seeds x cases: what a table of paired differences says about other seeds *and* other patients. docs/statistics.md explains.
+"""Two-way analysis of variance: what paired differences say about other seeds and other patients.
 
-Legend: d (..., S, C) = paired differences, of S seeds on C cases. The model is d[s, c] = effect + seed[s] + case[c] + rest[s, c],
-all three random. Seeds are few, so their spread is known badly; that is what the t quantiles pay for.
+docs/explanation/statistics.md explains the choice of the interval and how often it errs.
+
+Legend: d (..., S, C) holds the paired differences of S seeds on C cases. The model is
+d[s, c] = effect + seed[s] + case[c] + rest[s, c], with all three terms random. There are few seeds,
+so the spread between them is known badly; the quantiles of the t distribution pay for that.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-LEVEL = 0.95
-"""Coverage of every interval."""
+from segmamba.config import CONFIDENCE_LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crossed:
-    """Mean squares of the two-way layout without replication; arrays of the leading shape of `d`."""
+    """Mean squares of the two-way layout without replication.
+
+    The arrays have the leading shape of `d`: one value for each table of differences.
+    """
 
     seeds: int
+    """S, the number of seeds."""
     cases: int
+    """C, the number of cases."""
     mean: np.ndarray
+    """Mean difference, in the unit of `d`."""
     ms_seed: np.ndarray
-    """C times the variance of the seed means; expectation: rest + C * seed variance."""
+    """C times the variance of the seed means; its expectation is rest + C * seed variance."""
     ms_case: np.ndarray
-    """S times the variance of the case means; expectation: rest + S * case variance."""
+    """S times the variance of the case means; its expectation is rest + S * case variance."""
     ms_rest: np.ndarray
+    """Mean square of the interaction; its expectation is the rest variance."""
 
     @property
-    def variances(self):
-        """(seed, case, rest): the ANOVA estimates, negative ones set to 0."""
+    def variances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ANOVA estimates (seed, case, rest), with negative ones set to 0."""
         seed = np.maximum(self.ms_seed - self.ms_rest, 0) / self.cases
         case = np.maximum(self.ms_case - self.ms_rest, 0) / self.seeds
         return seed, case, self.ms_rest
 
     @property
-    def standard_error(self):
-        """Of the mean over seeds and cases, both random; never below that of either alone."""
+    def standard_error(self) -> np.ndarray:
+        """Standard error of the mean with seeds and cases both random.
+
+        It is never below the standard error over seeds alone or over cases alone.
+        """
         return np.sqrt(self._variance_sum / (self.seeds * self.cases))
 
     @property
-    def _variance_sum(self):
+    def _variance_sum(self) -> np.ndarray:
         return np.maximum(
             self.ms_seed + self.ms_case - self.ms_rest, np.maximum(self.ms_seed, self.ms_case)
         )
 
     @property
-    def _routes(self):
-        """{name: (standard error, degrees of freedom)} of the three t tests that all have to agree.
+    def _tests(self) -> dict[str, tuple[np.ndarray, np.ndarray | int]]:
+        """Standard error and degrees of freedom of the three t tests that all have to agree.
 
-        Over seed means (F1), over case means (F2), and crossed (the quasi-F of Clark 1973, with the degrees of freedom of
-        Satterthwaite 1946). With 3 seeds the crossed one alone alarms falsely in up to 8 % of studies, because it lends the badly
-        known seed variance the cases' degrees of freedom; all three together stay below 6 % (benchmarks/verdicts.py).
+        They are the test over seed means (F1), the test over case means (F2), and the crossed test:
+        the quasi-F of Clark (1973) with the degrees of freedom of Satterthwaite (1946). With 3
+        seeds the crossed test alone gives a false alarm in up to 8 % of studies, because it lends
+        the badly known seed variance the degrees of freedom of the cases. All three together stay
+        below 6 % (benchmarks/verdicts.py).
         """
         s, c, n = self.seeds - 1, self.cases - 1, self.seeds * self.cases
         by_seed = np.sqrt(self.ms_seed / n), s
@@ -66,38 +81,58 @@ class Crossed:
             "crossed": (self.standard_error, np.maximum(freedom, min(s, c))),
         }
 
-    def half_width(self, level=LEVEL):
-        """Of the `level` interval around the mean: the widest of the three routes."""
+    def half_width(self, level: float = CONFIDENCE_LEVEL) -> np.ndarray:
+        """Half the width of the confidence interval around the mean.
+
+        Args:
+            level: Coverage, in (0, 1).
+
+        Returns:
+            The widest of the intervals of the three tests, in the unit of `d`.
+        """
         from scipy.special import stdtrit
 
         return np.max(
-            [error * stdtrit(freedom, 0.5 + level / 2) for error, freedom in self._routes.values()],
+            [error * stdtrit(freedom, 0.5 + level / 2) for error, freedom in self._tests.values()],
             axis=0,
         )
 
-    def p_values(self):
-        """{"seeds", "cases", "crossed": two-sided p against a mean of 0} of each route on its own."""
+    def p_values(self) -> dict[str, np.ndarray]:
+        """Two-sided p of each test on its own, against a mean of 0.
+
+        Returns:
+            The p values by test: "seeds", "cases" and "crossed"; "seeds" alone with one case.
+        """
         from scipy.special import stdtr
 
         size = np.abs(self.mean)
-        certain = np.where(
-            size > 0, np.inf, 0.0
-        )  # no spread at all: any difference is beyond doubt, none is none
+        # Without any spread every difference is certain, and no difference is none.
+        certain = np.where(size > 0, np.inf, 0.0)
         ratios = {
             name: np.divide(size, error, out=certain.copy(), where=error > 0)
-            for name, (error, _) in self._routes.items()
+            for name, (error, _) in self._tests.items()
         }
         return {
-            name: 2 * stdtr(freedom, -ratios[name]) for name, (_, freedom) in self._routes.items()
+            name: 2 * stdtr(freedom, -ratios[name]) for name, (_, freedom) in self._tests.items()
         }
 
-    def p_value(self):
-        """The largest of the three routes', so that p < 1 - level exactly when the interval excludes 0."""
+    def p_value(self) -> np.ndarray:
+        """The largest p of the three tests.
+
+        It is below 1 - level exactly where the interval of that level excludes 0.
+        """
         return np.max(list(self.p_values().values()), axis=0)
 
 
-def crossed(d):
-    """Two-way analysis of variance of d (..., S, C), S >= 2, over its last two axes."""
+def crossed(d: ArrayLike) -> Crossed:
+    """Two-way analysis of variance over the last two axes.
+
+    Args:
+        d: Paired differences, (..., S, C), with S >= 2.
+
+    Returns:
+        The mean squares, with arrays of the leading shape of `d`.
+    """
     d = np.asarray(d, float)
     seeds, cases = d.shape[-2:]
     mean, seed_means, case_means = d.mean((-2, -1)), d.mean(-1), d.mean(-2)
@@ -112,8 +147,15 @@ def crossed(d):
     )
 
 
-def holm(p_values):
-    """Holm's (1979) step-down adjustment, in the order given; NaN stays NaN and does not count as a test."""
+def holm(p_values: ArrayLike) -> list[float]:
+    """Adjust p values for multiple tests by the step-down procedure of Holm (1979).
+
+    Args:
+        p_values: One p for each test; NaN where there was no test.
+
+    Returns:
+        The adjusted p values in the order given. NaN stays NaN and does not count as a test.
+    """
     p = np.asarray(p_values, float)
     adjusted = np.full_like(p, np.nan)
     tested = np.flatnonzero(~np.isnan(p))

@@ -1,211 +1,286 @@
-"""Paired comparison of arms: what the trials' per-case tables say of a contrast. docs/statistics.md says it in plain words.
+"""Paired comparison of arms: what the per-case tables of the trials say about a contrast.
 
-All numbers are Dice from 0 to 1; only text speaks of Dice points.
+docs/explanation/statistics.md says it in plain words. All numbers are Dice from 0 to 1; only text
+speaks of Dice points.
 """
 
+import dataclasses
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.studies.anova import Crossed, crossed, holm
-from segmamba.studies.hypothesis import MINUS, REGIONS, Pair
+from segmamba.studies.hypothesis import MINUS, Contrast, PairwiseContrast
+from segmamba.studies.results import Study
+from segmamba.studies.scores import CaseScores, case_scores
+
+ONE_SEED = "one seed: no interval, because nothing shows how much training itself varies"
+ONE_CASE = "one test case: the interval covers other seeds, not other patients"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """`arm` minus `versus` on one region; Dice from 0 to 1, NaN where the data cannot say."""
+    """A contrast on one region: `arm` minus `versus`.
+
+    The numbers are Dice from 0 to 1, NaN where the data cannot say.
+    """
 
     arm: str
     versus: str
+    """The arm that is subtracted; empty in a trend."""
     region: str
-    seeds: tuple = ()
-    """The seeds that finished in both arms; only these are compared."""
-    cases: tuple = ()
+    seeds: tuple[int, ...] = ()
+    """The seeds that finished in every arm of the contrast; only these are compared."""
+    cases: tuple[str, ...] = ()
     """Ids of the test cases that all these trials scored."""
-    seed_differences: tuple = ()
-    """Mean over cases, per seed of `seeds`."""
-    case_differences: tuple = ()
-    """Mean over seeds, per case of `cases`."""
+    seed_differences: tuple[float, ...] = ()
+    """Mean over the cases, for each of `seeds`."""
+    case_differences: tuple[float, ...] = ()
+    """Mean over the seeds, for each of `cases`."""
     mean: float = math.nan
     low: float = math.nan
+    """Lower end of the 95 % interval for other seeds and other patients."""
     high: float = math.nan
-    """The 95 % interval for other seeds and other patients."""
+    """Upper end of that interval."""
     p_value: float = math.nan
     standard_error: float = math.nan
     seed_sd: float = math.nan
+    """Standard deviation of the paired difference between seeds."""
     case_sd: float = math.nan
+    """Standard deviation of the paired difference between patients."""
     rest_sd: float = math.nan
-    """Standard deviations of the paired difference between seeds, between patients, and of what is left."""
-    notes: tuple = ()
+    """Standard deviation of what seeds and patients leave unexplained."""
+    notes: tuple[str, ...] = ()
     """What was left out, and what the interval cannot cover."""
     layout: Crossed | None = None
+    """The analysis of variance; None where there is no interval."""
 
     @property
-    def label(self):
+    def label(self) -> str:
+        """The contrast as reports show it."""
         return f"{self.arm} {MINUS} {self.versus}" if self.versus else self.arm
 
 
-def difference(study, arm, versus, region, score="dice"):
-    """The paired difference `arm` minus `versus` of test Dice on `region` (mean, ET, TC or WT), same seed, same case."""
-    return contrast_difference(study, Pair(arm, versus), region, score)
+def difference(study: Study, arm: str, versus: str, region: str, score: str = "dice") -> Difference:
+    """The paired difference of two arms, same seed and same case.
+
+    Args:
+        study: The study.
+        arm: The arm that is claimed to score higher.
+        versus: The arm that is subtracted.
+        region: mean, ET, TC or WT.
+        score: The score in the per-case table.
+
+    Returns:
+        The Difference `arm` minus `versus`.
+    """
+    return contrast_difference(study, PairwiseContrast(arm, versus), region, score)
 
 
-def contrast_difference(study, contrast, region, score="dice"):
-    """The Difference that a Pair or a Trend asks for: the weighted sum of its arms' scores, same seed, same case."""
-    scores = {arm: _scores(study, arm, f"{score}_{region}") for arm in contrast.weights}
-    seeds = tuple(seed for seed in study.seeds if all(seed in found for found in scores.values()))
-    named = {"arm": contrast.arm, "versus": contrast.versus, "region": region}
-    notes = _missing_trials(study, contrast.weights, scores)
+def contrast_difference(
+    study: Study, contrast: Contrast, region: str, score: str = "dice"
+) -> Difference:
+    """The weighted sum of the scores of a contrast's arms, same seed and same case.
+
+    Args:
+        study: The study.
+        contrast: The arms and their weights.
+        region: mean, ET, TC or WT.
+        score: The score in the per-case table.
+
+    Returns:
+        The Difference, with notes on trials and cases that are missing.
+    """
+    scores = {arm: case_scores(study, arm, f"{score}_{region}") for arm in contrast.weights}
+    seeds = tuple(
+        seed for seed in study.seeds if all(seed in by_seed for by_seed in scores.values())
+    )
+    notes = _missing_trials(study, scores)
+    result = Difference(arm=contrast.arm, versus=contrast.versus, region=region, notes=notes)
     if not seeds:
-        return Difference(**named, notes=notes)
-    tables = [found[seed] for found in scores.values() for seed in seeds]
+        return result
+    tables = [by_seed[seed] for by_seed in scores.values() for seed in seeds]
     cases = tuple(case for case in tables[0] if all(case in table for table in tables))
     dropped = len({case for table in tables for case in table}) - len(cases)
     if dropped:
         notes += (
-            f"{dropped} test case{'s' * (dropped != 1)} left out: no {region} Dice in every trial compared",
+            f"{count(dropped, 'test case')} left out: no {region} Dice in every trial compared",
         )
     if not cases:
-        return Difference(**named, notes=notes)
-    d = np.array(
+        return dataclasses.replace(result, notes=notes)
+    d = _paired(scores, contrast.weights, seeds, cases)
+    result = dataclasses.replace(
+        result,
+        seeds=seeds,
+        cases=cases,
+        mean=float(d.mean()),
+        seed_differences=tuple(d.mean(1).tolist()),
+        case_differences=tuple(d.mean(0).tolist()),
+        notes=notes,
+    )
+    return _with_interval(result, d)
+
+
+def _paired(
+    scores: Mapping[str, Mapping[int, CaseScores]],
+    weights: Mapping[str, float],
+    seeds: Sequence[int],
+    cases: Sequence[str],
+) -> np.ndarray:
+    """The weighted sums of the arms' scores, (S, C)."""
+    return np.array(
         [
-            [
-                sum(w * scores[arm][seed][case] for arm, w in contrast.weights.items())
-                for case in cases
-            ]
+            [sum(w * scores[arm][seed][case] for arm, w in weights.items()) for case in cases]
             for seed in seeds
         ]
     )
-    found = named | {
-        "seeds": seeds,
-        "cases": cases,
-        "mean": float(d.mean()),
-        "seed_differences": tuple(d.mean(1).tolist()),
-        "case_differences": tuple(d.mean(0).tolist()),
-    }
-    if len(seeds) == 1:
-        return Difference(
-            **found,
-            notes=notes
-            + ("one seed: no interval, because nothing shows how much training itself varies",),
-        )
-    if len(cases) == 1:
-        notes += ("one test case: the interval covers other seeds, not other patients",)
+
+
+def _with_interval(result: Difference, d: np.ndarray) -> Difference:
+    """The Difference with the interval, p and spreads of d (S, C), where there are two seeds."""
+    if len(result.seeds) == 1:
+        return dataclasses.replace(result, notes=(*result.notes, ONE_SEED))
     layout = crossed(d)
     seed_sd, case_sd, rest_sd = (float(np.sqrt(v)) for v in layout.variances)
     half = float(layout.half_width())
-    return Difference(
-        **found,
-        low=found["mean"] - half,
-        high=found["mean"] + half,
+    return dataclasses.replace(
+        result,
+        low=result.mean - half,
+        high=result.mean + half,
         p_value=float(layout.p_value()),
         standard_error=float(layout.standard_error),
         seed_sd=seed_sd,
         case_sd=case_sd,
         rest_sd=rest_sd,
-        notes=notes,
+        notes=(*result.notes, ONE_CASE) if len(result.cases) == 1 else result.notes,
         layout=layout,
     )
 
 
-def _scores(study, arm, column):
-    """{seed: {case: Dice}} of the finished trials of `arm`, folds put together; where a trial ran twice, the later one counts."""
-    scores = {}
-    for trial in study.trials:
-        if trial.arm == arm and trial.status == "FINISHED":
-            found = {
-                r["case"]: float(r[column])
-                for r in trial.test_cases
-                if r.get(column) is not None and math.isfinite(r[column])
-            }
-            if found:
-                scores[trial.seed] = scores.get(trial.seed, {}) | found if study.folds else found
-    return scores
-
-
-def _missing_trials(study, arms, scores):
-    """One note per arm that lacks trials of the plan."""
-    notes = ()
+def _missing_trials(
+    study: Study, scores: Mapping[str, Mapping[int, CaseScores]]
+) -> tuple[str, ...]:
+    """One note for each arm that lacks planned trials, and one for each that lacks folds."""
+    notes: tuple[str, ...] = ()
     tested = {
         (t.arm, t.seed, t.fold) for t in study.trials if t.status == "FINISHED" and t.test_cases
     }
-    for arm in arms:
-        missing = [seed for seed in study.seeds if seed not in scores[arm]]
+    for arm, by_seed in scores.items():
+        missing = [seed for seed in study.seeds if seed not in by_seed]
         if missing:
             notes += (
-                f"{arm} has no tested trial of seed{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}",
+                f"{arm} has no tested trial of seed{'s' * (len(missing) != 1)} "
+                f"{', '.join(map(str, missing))}",
             )
         folds = [
-            f"{s}/{f}"
-            for s in study.seeds
-            if s not in missing
-            for f in study.folds
-            if (arm, s, f) not in tested
+            f"{seed}/{fold}"
+            for seed in study.seeds
+            if seed not in missing
+            for fold in study.folds
+            if (arm, seed, fold) not in tested
         ]
         if folds:
             notes += (
-                f"{arm} has no tested trial of seed/fold {', '.join(folds)}: its patients are left out for every seed",
+                f"{arm} has no tested trial of seed/fold {', '.join(folds)}: "
+                "its patients are left out for every seed",
             )
     return notes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One contrast, on every region."""
+class ContrastResult:
+    """The differences of one contrast on every region."""
 
     arm: str
     versus: str
-    regions: dict
-    """Region to Difference."""
+    regions: dict[str, Difference]
+    """The Difference on each region."""
     p_holm: float = math.nan
-    """p on the decision region, adjusted over its family; the other regions are descriptive and get none."""
+    """p on the region that decides, adjusted over its family.
+
+    The other regions are descriptive and have none.
+    """
     decides: bool = False
-    """Whether the study's first claim is about it."""
+    """Whether the study's first claim is about this contrast."""
 
     @property
-    def label(self):
+    def label(self) -> str:
+        """The contrast as reports show it."""
         return next(iter(self.regions.values())).label
 
 
-def compare_arms(study):
-    """A Comparison of every contrast that a claim names, and of every arm with the baseline, in the study's order, Holm-adjusted.
+def compare_arms(study: Study) -> tuple[ContrastResult, ...]:
+    """Compare what the claims name, and every arm with the baseline.
 
-    A family is what one claim names, or all arms against the baseline. A family of one contrast needs no adjustment and gets none.
-    A claim's contrasts that are also arms against the baseline stand among those.
+    Holm's adjustment is over a family: the contrasts of one claim, or all arms against the
+    baseline. A claim about a single contrast needs no adjustment and gets none. A claim's contrast
+    that is also an arm against the baseline stands among those.
+
+    Args:
+        study: The study.
+
+    Returns:
+        The results: those of the claims in the study's order, then those against the baseline.
     """
-    score, decides = study.hypothesis.score, study.hypothesis.regions[0]
+    decides = study.hypothesis.regions[0]
     asked = {contrast.label for contrast in study.hypothesis.contrasts}
-    plain = [Pair(arm, study.baseline) for arm in study.arms if arm != study.baseline]
-    rows, shown = [], {pair.label for pair in plain}
-    for family in [*(claim.contrasts for claim in study.claims), plain]:
-        if family is not plain:
-            family = [c for c in family if c.label not in shown]
-            shown |= {c.label for c in family}
-        found = [
-            {region: contrast_difference(study, c, region, score) for region in REGIONS}
-            for c in family
-        ]
-        adjusted = holm([regions[decides].p_value for regions in found])
-        if len(family) == 1 and family is not plain:
-            adjusted = [math.nan]
-        rows += [
-            Comparison(
-                arm=c.arm, versus=c.versus, regions=regions, p_holm=p, decides=c.label in asked
-            )
-            for c, regions, p in zip(family, found, adjusted, strict=True)
-        ]
-    return tuple(rows)
+    baseline = [
+        PairwiseContrast(arm, study.baseline) for arm in study.arms if arm != study.baseline
+    ]
+    shown = {contrast.label for contrast in baseline}
+    results: list[ContrastResult] = []
+    for claim in study.claims:
+        family = [contrast for contrast in claim.contrasts if contrast.label not in shown]
+        shown |= {contrast.label for contrast in family}
+        results += _family(study, family, decides, asked, adjusted=len(family) > 1)
+    return (*results, *_family(study, baseline, decides, asked, adjusted=True))
 
 
-def points(dice, signed=False):
-    """Dice (0 to 1) as Dice points with one decimal, a proper minus sign, and a dash for NaN."""
+def _family(
+    study: Study, family: Sequence[Contrast], decides: str, asked: Iterable[str], *, adjusted: bool
+) -> list[ContrastResult]:
+    """The results of contrasts whose p on the region `decides` are adjusted together."""
+    differences = [
+        {r: contrast_difference(study, c, r, study.hypothesis.score) for r in REGIONS_AND_MEAN}
+        for c in family
+    ]
+    p_values = [regions[decides].p_value for regions in differences]
+    p_holm = holm(p_values) if adjusted else [math.nan] * len(family)
+    return [
+        ContrastResult(
+            arm=c.arm, versus=c.versus, regions=regions, p_holm=p, decides=c.label in asked
+        )
+        for c, regions, p in zip(family, differences, p_holm, strict=True)
+    ]
+
+
+def points(dice: float | None, *, signed: bool = False) -> str:
+    """Dice as text in Dice points.
+
+    Args:
+        dice: Dice from 0 to 1, or a difference of such.
+        signed: Whether a positive number gets a plus sign.
+
+    Returns:
+        One decimal with a proper minus sign; an en dash for None and NaN.
+    """
     if dice is None or not math.isfinite(dice):
         return "\N{EN DASH}"
     rounded = round(100 * dice, 1) + 0.0  # no minus zero
     return f"{rounded:{'+' if signed and rounded else ''}.1f}".replace("-", MINUS)
 
 
-def count(number, thing):
-    """1 seed, 3 seeds."""
+def count(number: int, thing: str) -> str:
+    """A number and its noun, in the plural where it is due: 1 seed, 3 seeds.
+
+    Args:
+        number: How many.
+        thing: The noun in the singular.
+
+    Returns:
+        The text.
+    """
     return f"{number} {thing}{'' if number == 1 else 's'}"

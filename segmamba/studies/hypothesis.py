@@ -1,42 +1,52 @@
-"""What a study claims: contrasts of arms on regions, a direction, and the smallest difference that matters."""
+"""What a study claims: contrasts of arms, the regions, a direction and the margin that matters."""
 
 import dataclasses
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
+from segmamba.config import DICE_MARGIN
+from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.errors import UserError
 
-REGIONS = ("mean", "ET", "TC", "WT")
 MINUS = "\N{MINUS SIGN}"
+DIRECTIONS = ("better", "no better", "alike")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """`arm` minus `versus`."""
+class PairwiseContrast:
+    """The difference of two arms: `arm` minus `versus`."""
 
     arm: str
     versus: str
 
     @property
-    def weights(self):
-        """{arm: weight} of the difference that is tested."""
+    def weights(self) -> dict[str, float]:
+        """The weight of each arm in the difference that is tested."""
         return {self.arm: 1.0, self.versus: -1.0} if self.arm != self.versus else {self.arm: 0.0}
 
     @property
-    def label(self):
+    def label(self) -> str:
+        """The contrast as reports show it."""
         return f"{self.arm} {MINUS} {self.versus}"
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A dose-response: the rise, from the lowest to the highest dose, of a straight line through the arms."""
+    """A dose-response contrast: the rise of a straight line through the arms.
 
-    doses: dict
-    """Arm to dose, a number, e.g. {"depth 0": 0, "depth 2": 2}."""
+    The rise is measured from the lowest to the highest dose.
+    """
+
+    doses: dict[str, float]
+    """The dose of each arm, for example {"depth 0": 0, "depth 2": 2}."""
+
+    versus: ClassVar[str] = ""
+    """Empty: a trend has no second arm."""
 
     @property
-    def weights(self):
-        """{arm: weight}: the least-squares slope times the span of the doses."""
+    def weights(self) -> dict[str, float]:
+        """The weight of each arm: the least-squares slope times the span of the doses."""
         values = list(self.doses.values())
         centre = sum(values) / len(values)
         scale = (
@@ -47,95 +57,135 @@ class Trend:
         return {arm: (dose - centre) * scale for arm, dose in self.doses.items()}
 
     @property
-    def arm(self):
+    def arm(self) -> str:
+        """The name that stands in the place of an arm's name."""
         return f"trend over {', '.join(self.doses)}"
 
-    versus = ""
-
     @property
-    def label(self):
+    def label(self) -> str:
+        """The contrast as reports show it."""
         return self.arm
+
+
+Contrast: TypeAlias = PairwiseContrast | Trend
+"""What a claim is about: a weighted sum of the scores of its arms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """A claim about the paired difference in test Dice, on average over patients and over runs with other seeds.
+    """A claim about the paired difference in test Dice, averaged over patients and over seeds.
 
-    One contrast: `better` and `than`. Several: `contrasts`, pairs (arm, versus) or a Trend; then Holm's adjustment is over all of them and
-    all regions.
+    A claim about one contrast names the arms `better` and `than`. A claim about several contrasts
+    lists them in `contrasts`; Holm's adjustment then covers all contrasts and all regions.
+
+    Raises:
+        UserError: If a region or the direction is unknown, or the margin is not above 0.
     """
 
     claim: str
-    """One sentence, as it was stated beforehand."""
-    region: str | tuple = "mean"
-    """ET, TC, WT or mean: which test Dice decides; or several of them."""
+    """One sentence, as it was stated before the study ran."""
+    region: str | Sequence[str] = "mean"
+    """The region whose test Dice decides: ET, TC, WT or mean; or several of them."""
     better: str = ""
-    """The arm that is claimed to score higher ..."""
+    """The arm that is claimed to score higher than `than`."""
     than: str = ""
-    """... than this arm."""
-    contrasts: tuple = ()
-    """Several claims at once, instead of `better` and `than`."""
+    """The arm that `better` is compared with."""
+    contrasts: Sequence[Any] = ()  # Any: pairs may be given, Contrasts are kept
+    """Several contrasts in place of `better` and `than`: pairs (arm, versus) or a Trend.
+
+    After construction it is a tuple of Contrasts, whatever was given.
+    """
     direction: Literal["better", "no better", "alike"] = "better"
-    """better: at least one contrast gains what matters. no better: not one of them does. alike: none differs by it, either way."""
-    margin: float = 0.005
+    """What is claimed of the contrasts.
+
+    better: at least one contrast gains the margin. no better: none of them does. alike: none
+    differs by the margin, up or down.
+    """
+    margin: float = DICE_MARGIN
     """Smallest difference in Dice (0 to 1) that matters; 0.005 is half a Dice point."""
     score: str = "dice"
-    """Which column of the per-case table: `score`_`region`."""
-    left_out: tuple = field(default=())
-    """Contrasts whose arms are not part of this run, as text."""
+    """The score in the per-case table: its column is `score`_`region`."""
+    left_out: tuple[str, ...] = field(default=())
+    """Labels of the contrasts whose arms are not part of this run."""
 
-    def __post_init__(self):
-        pairs = ((self.better, self.than),) if self.better else self.contrasts
-        object.__setattr__(self, "contrasts", tuple(_contrast(pair) for pair in pairs))
+    def __post_init__(self) -> None:
+        given = ((self.better, self.than),) if self.better else self.contrasts
+        object.__setattr__(self, "contrasts", tuple(_contrast(value) for value in given))
         for region in self.regions:
-            if region not in REGIONS:
-                raise UserError(f"hypothesis: region {region!r} is none of {', '.join(REGIONS)}")
-        if self.direction not in ("better", "no better", "alike"):
+            if region not in REGIONS_AND_MEAN:
+                raise UserError(
+                    f"hypothesis: region {region!r} is none of {', '.join(REGIONS_AND_MEAN)}"
+                )
+        if self.direction not in DIRECTIONS:
             raise UserError(
-                f"hypothesis: direction {self.direction!r} is none of better, no better, alike"
+                f"hypothesis: direction {self.direction!r} is none of {', '.join(DIRECTIONS)}"
             )
         if not self.margin > 0:
             raise UserError(f"hypothesis: margin {self.margin}: must be above 0 (Dice from 0 to 1)")
 
     @property
-    def regions(self):
+    def regions(self) -> tuple[str, ...]:
+        """The regions that decide, as a tuple."""
         return (self.region,) if isinstance(self.region, str) else tuple(self.region)
 
     @property
-    def arms(self):
+    def arms(self) -> tuple[str, ...]:
         """Every arm that a contrast names."""
         return tuple(dict.fromkeys(arm for contrast in self.contrasts for arm in contrast.weights))
 
-    def within(self, arms):
-        """The claim about `arms` alone: contrasts that need another are left out, and named; a trend keeps the doses there are."""
-        kept, left_out = [], []
+    def within(self, arms: Container[str]) -> "Hypothesis":
+        """Restrict the claim to some of the arms.
+
+        A contrast that needs another arm is left out and named in `left_out`. A trend keeps the
+        doses whose arms are there, as long as there are two.
+
+        Args:
+            arms: Names of the arms that run.
+
+        Returns:
+            The claim about these arms.
+        """
+        kept: list[Contrast] = []
+        left_out: list[Contrast] = []
         for contrast in self.contrasts:
             if isinstance(contrast, Trend):
                 doses = {arm: dose for arm, dose in contrast.doses.items() if arm in arms}
                 contrast = Trend(doses) if len(doses) > 1 else contrast
-            (kept if set(contrast.weights) <= set(arms) else left_out).append(contrast)
-        left_out = tuple(contrast.label for contrast in left_out)
+            complete = all(arm in arms for arm in contrast.weights)
+            (kept if complete else left_out).append(contrast)
         if left_out:
             return dataclasses.replace(
-                self, better="", than="", contrasts=tuple(kept), left_out=self.left_out + left_out
+                self,
+                better="",
+                than="",
+                contrasts=tuple(kept),
+                left_out=self.left_out + tuple(contrast.label for contrast in left_out),
             )
         return self if self.better else dataclasses.replace(self, contrasts=tuple(kept))
 
 
-def _contrast(told):
-    if isinstance(told, (Pair, Trend)):
-        return told
-    if isinstance(told, dict):  # as it comes back from JSON
-        return Trend(told["doses"]) if "doses" in told else Pair(**told)
-    return Pair(*told)
+def _contrast(value: Any) -> Contrast:
+    """A contrast from an object, a pair of arm names, or the dict that JSON made of one."""
+    if isinstance(value, (PairwiseContrast, Trend)):
+        return value
+    if isinstance(value, dict):
+        return Trend(value["doses"]) if "doses" in value else PairwiseContrast(**value)
+    return PairwiseContrast(*value)
 
 
-def hypothesis_from(stored):
-    """The Hypothesis that `dataclasses.asdict` and JSON made of one."""
+def hypothesis_from(stored: Mapping[str, Any]) -> Hypothesis:
+    """Restore the Hypothesis that `dataclasses.asdict` and JSON made a dict of.
+
+    Args:
+        stored: The dict.
+
+    Returns:
+        The Hypothesis, equal to the one that was stored.
+    """
     region = stored.get("region", "mean")
     return Hypothesis(
-        **stored
-        | {
+        **{
+            **stored,
             "region": region if isinstance(region, str) else tuple(region),
             "contrasts": tuple(stored.get("contrasts", ())),
             "left_out": tuple(stored.get("left_out", ())),

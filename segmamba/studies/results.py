@@ -1,11 +1,54 @@
-"""What a finished study is: the declared question, and one Trial per arm and seed, as read back from MLflow."""
+"""A study and its trials, as they are read back from MLflow."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
+from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
-from segmamba.studies.spec import TrialPlan
+from segmamba.studies.trial_plan import Changes, TrialPlan
 
-__all__ = ["Hypothesis", "Study", "Trial", "study_from"]
+__all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
+
+CaseRow: TypeAlias = dict[str, Any]
+"""The scores of one tested case: "case" is its id, dice_mean, hd95_mm_ET, ... are numbers."""
+History: TypeAlias = dict[str, list[tuple[int, float]]]
+"""The (step, value) pairs of every metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseSets:
+    """The case ids of one split."""
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    @property
+    def by_name(self) -> dict[str, tuple[str, ...]]:
+        """The ids under the name of each set, in the order train, validation, test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyData(CaseSets):
+    """The data that a study trains and tests on.
+
+    With folds, each set holds the cases that are in it in any of the folds.
+    """
+
+    source: str
+    """What the cases are, in words, for example their folder."""
+    phantom: bool
+    """Whether the cases are the embedded phantom's, which is no evidence about patients."""
+    convention: str
+    """The label conventions of the files, joined with " + "."""
+    test_is_validation: bool = False
+    """Whether the test set also serves as the validation set, for want of cases."""
+    notes: tuple[str, ...] = ()
+    """What was left out, scaled or rounded, and why; one line each."""
+    folds: tuple[CaseSets, ...] = ()
+    """The sets of each fold; () is one split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,28 +56,32 @@ class Trial:
     """One training run of a study."""
 
     run_id: str
+    """Id of its MLflow run; empty where it has none."""
     arm: str
     seed: int
     status: str
-    """MLflow's: FINISHED, FAILED, KILLED or RUNNING; STOPPED where a scheduler ended it early, INFEASIBLE where it cannot run here at
-    all, NOT STARTED where the trial has no run."""
+    """The status of its MLflow run: FINISHED, FAILED, KILLED or RUNNING; or one of ours.
+
+    STOPPED: a scheduler ended it early. INFEASIBLE: it cannot run on this machine. NOT STARTED: it
+    has no run.
+    """
     reason: str = ""
     """Why it did not finish, or which run it was taken from; empty otherwise."""
     fold: int | None = None
-    """Of a study with folds: whose test set it was tested on."""
-    changes: dict | None = None
-    """Of a search's trial: the settings that were tried; of a population's member, those it has now."""
+    """The fold whose test set it was tested on; None in a study without folds."""
+    changes: Changes | None = None
+    """The settings that a search's trial tried, or that a population's member has now."""
     copied: str = ""
-    """Of a population's member: whom it copied, and when."""
+    """Which members of a population it copied, and when."""
     folder: str = ""
-    params: dict = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
     """The full flat configuration, as MLflow's strings."""
-    metrics: dict = field(default_factory=dict)
-    """Last values: test/dice_mean, test/dice_ET, ..., test/last_..., model/parameters, time/train_total_s, time/test_s ..."""
-    history: dict = field(default_factory=dict)
-    """Metric name to a list of (step, value): train/loss, val/dice_mean, val/dice_ET ..."""
-    test_cases: list = field(default_factory=list)
-    """One dict per tested case: case, dice_mean, dice_ET, dice_TC, dice_WT, hd95_mm_ET ..."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Last values: test/dice_mean, test/last_dice_mean, model/parameters, time/test_s, ..."""
+    history: History = field(default_factory=dict)
+    """The course of train/loss, val/dice_mean, val/dice_ET, ..."""
+    test_cases: list[CaseRow] = field(default_factory=list)
+    """One row for each tested case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,52 +89,63 @@ class Study:
     """A study as it stands in MLflow."""
 
     name: str
-    """ablate_depth_Run01."""
+    """Name of the run, for example ablate_depth_Run01."""
     question: str
     hypothesis: Hypothesis
     baseline: str
     """Name of the arm that the others are compared with."""
-    arms: dict
-    """Arm name to its dotted changes, in the order of the study's file."""
-    seeds: tuple
-    folds: tuple = ()
+    arms: dict[str, Changes]
+    """The dotted changes of each arm, in the order of the study's file."""
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
-    secondary: tuple = ()
-    """Further Hypotheses."""
-    space: dict = field(default_factory=dict)
-    """Of a search: setting to what could be tried, as text."""
+    secondary: tuple[Hypothesis, ...] = ()
+    """Further claims, each with an answer of its own."""
+    space: dict[str, str] = field(default_factory=dict)
+    """In a search, what could be tried of each setting, as text."""
     round_every: int = 0
-    """Of a search by population-based training: epochs between its rounds; 0 is another search, or none."""
+    """Epochs between the rounds of population-based training; 0 in every other study."""
     preset: str
-    config: dict
-    """The flat configuration shared by all arms."""
-    data: dict
-    """source, phantom (bool), convention, train / validation / test (lists of case ids), test_is_validation (bool), notes (list of str)."""
-    environment: dict
-    """Versions and hardware: flat, str to str."""
+    config: dict[str, Any]
+    """The flat configuration that all arms share."""
+    data: StudyData
+    environment: dict[str, str]
+    """Versions and hardware."""
     command: str
     """The command line that ran it."""
     mlflow_uri: str
     parent_run_id: str
     seconds: float
-    """Wall time of the study so far, from the end of its planning."""
-    budget: dict = field(default_factory=dict)
-    """How its trials share the machine and what that was expected to cost: a segmamba.orchestration.engine.resource_plan.Budget as a dict."""
-    trials: tuple
-    """Trial objects in the order arm, seed, fold; every planned trial is here, finished or not."""
-    searched: tuple = ()
-    """Of a search: its Trials, in the order in which they were tried; seen by the validation set alone."""
-    importance: dict = field(default_factory=dict)
-    """Of a search: setting to its share, 0 to 1, in what the search's trials differ by on the validation set."""
-    schedule: list = field(default_factory=list)
-    """Of population-based training: what it found, dicts of "epoch", from which on the settings "changes" train, and "donor"."""
+    """Wall time from the end of planning, summed over all starts of the study.
+
+    The time between the end of one start and the next one does not count.
+    """
+    starts: int = 1
+    """How often the study was started: 1, and one more for every `--resume`."""
+    resource_plan: dict[str, Any] = field(default_factory=dict)
+    """How the trials share the machine and what that was expected to cost.
+
+    It is the ResourcePlan of segmamba.orchestration.engine.resource_plan as a dict.
+    """
+    trials: tuple[Trial, ...]
+    """Every planned trial, finished or not, in the order arm, seed, fold."""
+    searched: tuple[Trial, ...] = ()
+    """The trials of a search in the order tried; only the validation set has scored them."""
+    importance: dict[str, float] = field(default_factory=dict)
+    """In a search, the share (0 to 1) of the variation in validation Dice due to each setting."""
+    schedule: list[dict[str, Any]] = field(default_factory=list)
+    """The schedule that population-based training found.
+
+    From "epoch" on the settings "changes" train; "donor" is the member that was copied then.
+    """
 
     @property
-    def claims(self):
+    def claims(self) -> tuple[Hypothesis, ...]:
+        """The hypothesis and the secondary claims."""
         return (self.hypothesis, *self.secondary)
 
     @property
-    def plans(self):
+    def plans(self) -> list[TrialPlan]:
         """Every planned trial, in the order arm, seed, fold."""
         return [
             TrialPlan(arm=arm, seed=seed, fold=fold)
@@ -97,13 +155,51 @@ class Study:
         ]
 
 
-def study_from(stored, **now):
-    """The Study that `dataclasses.asdict` and JSON made of one, with the fields `now` put in."""
-    lists = {name: tuple(stored.get(name, ())) for name in ("seeds", "folds")}
-    secondary = tuple(hypothesis_from(claim) for claim in stored.get("secondary", ()))
-    return Study(
-        **stored
-        | lists
-        | {"hypothesis": hypothesis_from(stored["hypothesis"]), "secondary": secondary}
-        | now
-    )
+def study_from(stored: Mapping[str, Any], **now: Any) -> Study:
+    """Restore the Study that `dataclasses.asdict` and JSON made a dict of.
+
+    Args:
+        stored: The dict. A plan of resources may also stand under its earlier name "budget".
+        **now: Fields of the Study that the dict lacks, or that have changed since.
+
+    Returns:
+        The Study.
+
+    Raises:
+        UserError: If a version before 0.2 stored the study.
+    """
+    fields = dict(stored)
+    if not {"validation", "test"} <= fields["data"].keys():
+        raise UserError(
+            f"study {fields.get('name', '')}: a version of segmamba before 0.2 made it; "
+            "read it with that version, or run the study again"
+        )
+    if "budget" in fields:
+        fields["resource_plan"] = fields.pop("budget")
+    fields |= {name: tuple(fields.get(name, ())) for name in ("seeds", "folds")}
+    fields |= {
+        "hypothesis": hypothesis_from(fields["hypothesis"]),
+        "secondary": tuple(hypothesis_from(claim) for claim in fields.get("secondary", ())),
+        "data": study_data_from(fields["data"]),
+    }
+    return Study(**(fields | now))
+
+
+def study_data_from(stored: Mapping[str, Any]) -> StudyData:
+    """Restore the StudyData that `dataclasses.asdict` and JSON made a dict of.
+
+    Args:
+        stored: The dict; its lists become tuples.
+
+    Returns:
+        The StudyData.
+    """
+    folds = tuple(CaseSets(**_tuples(sets)) for sets in stored.get("folds", ()))
+    return StudyData(**(_tuples(stored) | {"folds": folds}))
+
+
+def _tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+        for name, value in stored.items()
+    }

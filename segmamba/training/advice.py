@@ -1,61 +1,84 @@
-"""What to say when a GPU's memory is too small: what would fit, by estimate."""
+"""What a user can change when a GPU's memory is too small, by estimate."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-from segmamba.config import LEVELS
+from segmamba.config import LEVELS, Config
 from segmamba.device import mixed_dtype
 from segmamba.training.memory import estimate_training_memory
 
 GIB = 2**30
 SIDES = (128, 96, 64, 48, 32)
 """Longest sides of the smaller patches that are tried, in voxels."""
+Changes = dict[str, Any]
+"""Dotted changes of a Config."""
 
 
-def memory_advice(config, device):
-    """One line for a Config that ran out of the device's memory."""
+def memory_advice(config: Config, device: torch.device) -> str:
+    """Return one line for a run that ran out of a GPU's memory: what would fit.
+
+    Args:
+        config: The configuration of the run.
+        device: The GPU.
+
+    Returns:
+        See `advice`.
+    """
     return advice(
         config, str(device), _available(device), mixed_dtype(device, config.train.precision)
     )
 
 
-def advice(config, name, available, dtype):
-    """As `memory_advice`, for a device called `name` with `available` bytes that computes in autocast type `dtype`."""
+def advice(
+    config: Config, device_name: str, available_bytes: float, dtype: torch.dtype | None
+) -> str:
+    """Return one line on what a run needs, what is there, and what would fit.
+
+    Args:
+        config: The configuration of the run.
+        device_name: What the line calls the device.
+        available_bytes: Memory that the run can have.
+        dtype: The autocast type of its forward passes; None is fp32.
+
+    Returns:
+        The line, with the mildest change of each kind that would fit.
+    """
     needed = estimate_training_memory(config, device_type="cuda", dtype=dtype).total
-    fitting = {}
+    fitting: dict[tuple[str, ...], str] = {}
     for changes in _smaller(config):
         kind = tuple(changes)
         if kind not in fitting:  # the mildest of each kind is enough
-            estimate = estimate_training_memory(
-                config.changed(changes), device_type="cuda", dtype=dtype
-            ).total
-            if estimate <= available:
+            changed = config.changed(changes)
+            estimate = estimate_training_memory(changed, device_type="cuda", dtype=dtype).total
+            if estimate <= available_bytes:
                 fitting[kind] = f"{_as_options(changes)} ({estimate / GIB:.1f} GiB)"
-    told = "; ".join(fitting.values())
+    alternatives = "; ".join(fitting.values())
     return (
-        f"out of memory on {name}: a step takes about {needed / GIB:.1f} GiB and {available / GIB:.1f} GiB are there; "
+        f"out of memory on {device_name}: a step takes about {needed / GIB:.1f} GiB and "
+        f"{available_bytes / GIB:.1f} GiB are there; "
         + (
-            f"what would fit, by estimate: {told}"
-            if told
+            f"what would fit, by estimate: {alternatives}"
+            if alternatives
             else "no smaller batch or patch would fit; lower model.base_channels"
         )
     )
 
 
-def _smaller(config):
-    """Changes to try, of each kind the mildest first: batch, activation checkpointing, both, patch."""
-    train, batches = config.train, []
+def _smaller(config: Config) -> Iterator[Changes]:
+    """Yield changes, the mildest first: batch, activation checkpointing, both, patch."""
+    train = config.train
+    batches: list[Changes] = []
     for size in range(train.batch_size // 2, 0, -1):
         if train.batch_size % size == 0:  # the effective batch stays
-            batches.append(
-                {
-                    "train.batch_size": size,
-                    "train.accumulation": train.batch_size * train.accumulation // size,
-                }
-            )
-    stages = {"model.checkpoint_stages": tuple(range(1, LEVELS + 1))}
+            accumulation = train.batch_size * train.accumulation // size
+            batches.append({"train.batch_size": size, "train.accumulation": accumulation})
+    all_stages = tuple(range(1, LEVELS + 1))
+    stages: Changes = {"model.checkpoint_stages": all_stages}
     can_checkpoint = (
         config.model.name in ("segmamba", "control", "unet")
-        and config.model.checkpoint_stages != stages["model.checkpoint_stages"]
+        and config.model.checkpoint_stages != all_stages
     )
     yield from batches
     if can_checkpoint:
@@ -67,7 +90,7 @@ def _smaller(config):
             yield {"data.patch_size": patch}
 
 
-def _as_options(changes):
+def _as_options(changes: Changes) -> str:
     values = {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in changes.items()
@@ -75,7 +98,7 @@ def _as_options(changes):
     return " ".join(f"--set {name}={value}" for name, value in values.items())
 
 
-def _available(device):
-    """Bytes that this process has or could have."""
+def _available(device: torch.device) -> int:
+    """Return the bytes that this process has or could have."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device)

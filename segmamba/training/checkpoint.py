@@ -1,13 +1,16 @@
-"""Checkpoints: plain tensors, numbers and strings, written whole or not at all, loaded without running code.
+"""Writing checkpoints: plain tensors, numbers and strings, written whole or not at all.
 
-A file is torch's zip archive with a digest of all its bytes in the archive's comment: `torch.load(path, weights_only=True)` reads
-it in one line, and `load_checkpoint` notices a single flipped bit, which torch does not.
+A file is torch's zip archive with a digest of all its bytes in the archive's comment. One line,
+`torch.load(path, weights_only=True)`, reads it, and `segmamba.models.weights.load_checkpoint`
+notices a single flipped bit, which torch does not.
 """
 
 import hashlib
 import os
 import struct
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
@@ -15,40 +18,58 @@ from segmamba.errors import UserError
 from segmamba.files import replacing
 from segmamba.models.weights import DIGEST_MARK, digest_of, load_checkpoint
 
-__all__ = ["load_checkpoint", "resume_state", "save_checkpoint", "weights_digest"]
-
 NEEDED = {"model", "trained", "epoch", "best", "best_epoch", "random"}
-"""What a checkpoint holds from which a run goes on."""
+"""What a checkpoint must hold for a run to go on from it."""
 
 
-def save_checkpoint(state, path, *, previous=None):
-    """Write `state` under a temporary name, flush it to the disk, then rename: `path` is always the old or the new file.
+def save_checkpoint(
+    state: Mapping[str, Any], path: str | Path, *, previous: Path | None = None
+) -> None:
+    """Write a checkpoint under a temporary name, flush it to the disk, then rename it.
 
-    previous: where the old file goes. Raises OSError where the disk is full; the old file is then still there.
+    `path` is always the old file or the new one, whole.
+
+    Args:
+        state: Plain tensors, numbers and strings.
+        path: The file to write.
+        previous: Where the old file goes; None replaces it.
+
+    Raises:
+        OSError: The disk is full, for example; the old file is then still there.
     """
     path = Path(path)
     with replacing(path) as file:
         archive = _Hashed(file)
         try:
-            torch.save(state, archive)
+            torch.save(state, archive)  # type: ignore[arg-type]  # it calls write and flush alone
         except Exception:
             if archive.error:
-                raise archive.error from None  # torch tells of a failed write, not why it failed
+                raise archive.error from None  # torch reports that a write failed, not why
             raise
         comment = DIGEST_MARK + archive.sha256.hexdigest().encode()
+        # A zip archive ends with its comment and, before it, the comment's length.
         file.seek(-2, os.SEEK_END)
-        file.write(
-            struct.pack("<H", len(comment)) + comment
-        )  # a zip archive ends with its comment and, before it, the comment's length
+        file.write(struct.pack("<H", len(comment)) + comment)
         if previous and path.exists():
             file.flush()
             os.fsync(file.fileno())
             os.replace(path, previous)  # killed here, the run goes on from `previous`
 
 
-def resume_state(candidates, device):
-    """(the first of the checkpoints that is good, or None; a line on each before it that is not). Missing ones are passed over."""
-    damaged = []
+def resume_state(
+    candidates: Iterable[Path], device: torch.device | str
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Load the first checkpoint that a run can go on from.
+
+    Args:
+        candidates: Paths in the order of preference. Missing files are passed over.
+        device: Where the tensors go.
+
+    Returns:
+        The state, or None where no candidate is good; and a line on each damaged candidate
+        before it.
+    """
+    damaged: list[str] = []
     for path in candidates:
         if not path.exists():
             continue
@@ -62,8 +83,11 @@ def resume_state(candidates, device):
     return None, damaged
 
 
-def weights_digest(weights):
-    """Of a state dict: names, types, shapes and values, whatever file or device they are on."""
+def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of a state dict: of its names, types, shapes and values.
+
+    It is the same whatever file or device the tensors are on.
+    """
     sha256 = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -74,12 +98,13 @@ def weights_digest(weights):
 
 
 class _Hashed:
-    """What torch.save writes to: passes bytes on and hashes them."""
+    """The file that torch.save writes to: passes bytes on and hashes them."""
 
-    def __init__(self, file):
-        self.file, self.sha256, self.error = file, hashlib.sha256(), None
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         try:
             self.file.write(data)
         except OSError as error:
@@ -88,5 +113,5 @@ class _Hashed:
         self.sha256.update(data)
         return len(data)
 
-    def flush(self):
+    def flush(self) -> None:
         self.file.flush()

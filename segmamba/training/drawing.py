@@ -1,80 +1,108 @@
-"""Pictures of a run while it trains, drawn by a process of their own: the step waits for none of them."""
+"""Pictures of a run while it trains, drawn by a process of their own: no step waits for them."""
 
 import json
 import multiprocessing
 import os
 import pickle
 import signal
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Protocol
 
 from segmamba.files import write_bytes
-from segmamba.training.plots import draw_predictions, draw_training_curves
+from segmamba.training.plots import Shown, draw_predictions, draw_training_curves
+from segmamba.training.run_folder import RunFolder
+
+
+class PictureDrawer(Protocol):
+    """What a training run asks of `Pictures` and `NoPictures`."""
+
+    draws: bool
+    """Whether `order` draws."""
+
+    def order(self, shown: list[Shown], path: Path) -> None:
+        """Have some cases drawn to `path`, and the run's curves."""
+
+    def finished(self) -> list[Path]:
+        """Return the pictures that are there since the last call."""
+
+    def close(self) -> list[Path]:
+        """Wait until everything that was ordered is drawn; return what `finished` would."""
 
 
 class NoPictures:
     """Draws nothing while a run trains."""
 
-    def order(self, shown, path):
-        """Have `shown` (a list of Shown) drawn to `path`, and the run's curves."""
+    draws = False
 
-    def finished(self):
-        """Paths of the pictures that are there since the last call."""
+    def order(self, shown: list[Shown], path: Path) -> None:
+        """Do nothing."""
+
+    def finished(self) -> list[Path]:
+        """Return no pictures."""
         return []
 
-    def close(self):
-        """As `finished`, once everything ordered is drawn."""
+    def close(self) -> list[Path]:
+        """Return no pictures."""
         return []
 
-    wanted = False
-    """Whether `order` draws."""
 
+class Pictures:
+    """Draws one picture after another, each in a short-lived process."""
 
-class Pictures(NoPictures):
-    """Draws one picture after another, each in a short-lived process, with the curves of `folder` (a RunFolder)."""
+    draws = True
 
-    wanted = True
+    def __init__(self, folder: RunFolder) -> None:
+        """Draw for the run in `folder`, whose curves are drawn with each picture."""
+        self._folder = folder
+        self._waiting: list[tuple[Path, Path]] = []  # (file of the cases to show, picture)
+        self._drawing: tuple[BaseProcess, Path] | None = None
 
-    def __init__(self, folder):
-        self._folder, self._waiting, self._process, self._drawing = folder, [], None, None
-
-    def order(self, shown, path):
-        pending = Path(path).with_suffix(".pending")
+    def order(self, shown: list[Shown], path: Path) -> None:
+        """Have some cases drawn to `path`, once the pictures before it are done."""
+        pending = path.with_suffix(".pending")
         write_bytes(pending, pickle.dumps(shown))
-        self._waiting.append((pending, Path(path)))
-        self._next()
+        self._waiting.append((pending, path))
+        self._start_next()
 
-    def finished(self):
-        done = []
-        if self._process is not None and not self._process.is_alive():
-            self._process.join()
-            done = [self._drawing] if self._drawing.exists() else []
-            self._process = None
-        self._next()
-        return done
+    def finished(self) -> list[Path]:
+        """Return the pictures that are there since the last call."""
+        drawn = []
+        if self._drawing is not None and not self._drawing[0].is_alive():
+            process, path = self._drawing
+            process.join()
+            drawn = [path] if path.exists() else []
+            self._drawing = None
+        self._start_next()
+        return drawn
 
-    def close(self):
-        done = []
-        while self._process is not None or self._waiting:
-            self._process.join()
-            done += self.finished()
-        return done
+    def close(self) -> list[Path]:
+        """Wait until everything that was ordered is drawn; return what `finished` would."""
+        drawn = []
+        while self._drawing is not None:
+            self._drawing[0].join()
+            drawn += self.finished()
+        return drawn
 
-    def _next(self):
-        if self._process is None and self._waiting:
-            pending, self._drawing = self._waiting.pop(0)
+    def _start_next(self) -> None:
+        if self._drawing is None and self._waiting:
+            pending, path = self._waiting.pop(0)
             curves = self._folder.plots / "training_curves.png"
-            arguments = (pending, self._drawing, self._folder.history, curves)
-            self._process = multiprocessing.get_context("spawn").Process(
-                target=_draw, args=arguments
+            process = multiprocessing.get_context("spawn").Process(
+                target=_draw, args=(pending, path, self._folder.history, curves)
             )
-            self._process.start()
+            process.start()
+            self._drawing = process, path
 
 
-def _draw(pending, path, history, curves):
-    """Of a run's own making, so that unpickling it is safe; it takes second place where cores are few."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the run, which waits for its pictures
+def _draw(pending: Path, path: Path, history: Path, curves: Path) -> None:
+    """Draw a picture and the curves, in a process of their own.
+
+    `pending` was pickled by the run itself, so that unpickling it is safe. The process yields to
+    others where cores are few.
+    """
+    # Ctrl-C is for the run, which waits for its pictures.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(10)
     draw_predictions(pickle.loads(pending.read_bytes()), path)

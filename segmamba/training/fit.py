@@ -1,26 +1,36 @@
-"""The training loop on one device, as a generator of epochs. It knows nothing of who logs, reports or stops.
+"""The training loop on one device, as a generator of epochs.
+
+The loop knows nothing of MLflow, Ray or files: whoever iterates over it logs, saves and stops.
 
 Legend: B patches in a batch, C = 4 modalities, (D, H, W) the patch = NIfTI (x, y, z).
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from segmamba.data.augment import augment, plan
-from segmamba.data.loader import patches_per_epoch
+from segmamba.config import Config
+from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.loader import Batch, patches_per_epoch
+from segmamba.data.preprocess import PreparedCase
+from segmamba.data.splits import Split
 from segmamba.errors import RunStopped
-from segmamba.evaluation.cases import means, validate
+from segmamba.evaluation.cases import CaseScores, means, validate
 from segmamba.models import build_model
 from segmamba.models.weights import start_from
-from segmamba.training.ema import averaged
-from segmamba.training.hard_cases import training_cases
-from segmamba.training.mean_teacher import teacher
+from segmamba.training.callback import Callback
+from segmamba.training.ema import WeightAverage, weight_average
+from segmamba.training.hard_cases import CaseSampling, case_sampling
+from segmamba.training.mean_teacher import Teacher, make_teacher
 from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
-from segmamba.training.step import forward_loss
+from segmamba.training.step import LossFunction, forward_loss
+
+Checkpoint = dict[str, Any]
+"""Plain tensors, numbers and strings from which a run goes on."""
 
 
 class NonFiniteLoss(RunStopped):
@@ -29,197 +39,250 @@ class NonFiniteLoss(RunStopped):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave."""
+    """The result of one epoch."""
 
     number: int
     """From 1."""
-    metrics: dict
+    metrics: dict[str, float]
     """train/..., time/... and, where the validation set was evaluated, val/... ."""
     is_best: bool
     """Whether the validation set's mean Dice is the best so far."""
-    rows: list
+    rows: list[CaseScores]
     """The validation set's scores per case; empty where it was not evaluated."""
-    checkpoint: dict
-    """All that `resume_from` needs, "model" being the weights that were validated. Holds live tensors: save it before the next epoch is
-    asked for."""
-
-
-class Callback:
-    """Who watches a run gets these calls, and may raise in any of them to end it there."""
-
-    def step(self, epoch, done):
-        """`done` optimiser steps of the epoch are behind us."""
-
-    def pretraining(self, epoch, done):
-        """`done` optimiser steps of an epoch of pretraining are behind us."""
-
-    def case(self, epoch, done):
-        """`done` validation cases are evaluated."""
-
-    def tested(self, done):
-        """`done` cases of the test set have their verdict."""
-
-    def note(self, text):
-        """Something that whoever started the run should know, in one line."""
+    checkpoint: Checkpoint
+    """What `fit` needs to go on, "model" being the weights that were validated. It holds live
+    tensors: save it before the next epoch is asked for."""
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What an epoch moves. Parts that the configuration has off are null objects, which do nothing."""
+    """What an epoch trains. The parts that the configuration switches off do nothing."""
 
     model: torch.nn.Module
-    compute: Any
-    """(image, label) to (loss, loss of each patch): the model and its loss, perhaps compiled."""
-    descent: Optimizer
-    average: Any
-    """Its `model` is validated, kept and tested: the trained one, or its moving average."""
-    cases: Any
-    """Gives every epoch its stream of batches."""
-    teacher: Any
-    """Adds what unlabelled cases teach."""
+    forward_loss: LossFunction
+    """The model and its loss as one function, perhaps compiled."""
+    optimizer: Optimizer
+    average: WeightAverage
+    sampling: CaseSampling
+    teacher: Teacher
 
 
-def fit(config, data, device, resume_from=None, callback=None, initial=None):
-    """Train on data.train and choose on data.validation (PreparedCases); yields one Epoch after another.
+@dataclass
+class Best:
+    """The best epoch so far by the validation set's mean Dice."""
 
-    Ends after `train.epochs`, or after `train.early_stop_epochs` without a better validation Dice.
-    `resume_from` is an Epoch's checkpoint, as loaded from a file; `callback` is a Callback, or somebody; `initial`, weights to start
-    from. Raises NonFiniteLoss.
+    dice: float = -1.0
+    """In [0, 1]; -1 before the first validation."""
+    epoch: int = 0
+    """From 1; 0 before the first validation."""
+    rows: list[CaseScores] = field(default_factory=list)
+    """The validation set's scores per case in that epoch."""
+
+
+def fit(
+    config: Config,
+    data: Split,
+    device: torch.device,
+    *,
+    resume_from: Checkpoint | None = None,
+    initial_weights: dict[str, torch.Tensor] | None = None,
+    callback: Callback | None = None,
+) -> Iterator[Epoch]:
+    """Train on data.train and choose the best epoch on data.validation.
+
+    Training ends after `train.epochs`, or after `train.early_stop_epochs` without a better
+    validation Dice.
+
+    Args:
+        config: The configuration of the run.
+        data: A Split of PreparedCases.
+        device: Where to train.
+        resume_from: The checkpoint of an Epoch, as loaded from a file, to go on from.
+        initial_weights: A network's state to start from, where the run begins.
+        callback: Watches the run.
+
+    Yields:
+        One Epoch after another.
+
+    Raises:
+        NonFiniteLoss: The loss became NaN or infinite.
     """
     callback = callback or Callback()
-    seed_everything(config.seed, config.train.deterministic)
+    seed_everything(config.seed, deterministic=config.train.deterministic)
     model = build_model(config.model).to(device)
-    if initial:
-        start_from(model, initial, config.learning.initial_weights or "pretrained weights")
-    done, best, best_epoch, best_rows = 0, -1.0, 0, []
+    if initial_weights:
+        source = config.learning.initial_weights or "pretrained weights"
+        start_from(model, initial_weights, source)
+    learner, done, best = _begin(model, config, data, device, resume_from)
+
+    for epoch in range(done + 1, config.train.epochs + 1):
+        early_stop = config.train.early_stop_epochs
+        if early_stop and epoch - 1 - best.epoch >= early_stop:
+            return
+
+        started = time.perf_counter()
+        metrics = _train_epoch(learner, epoch, config, device, callback)
+        trained = time.perf_counter()
+        metrics["time/train_s"] = trained - started
+        metrics["time/data_wait_share"] = metrics.pop("time/data_wait_s") / (trained - started)
+        metrics["time/patches_per_s"] = patches_per_epoch(config.train) / (trained - started)
+
+        rows: list[CaseScores] = []
+        is_best = False
+        if epoch % config.train.validate_every_epochs == 0 or epoch == config.train.epochs:
+            cases = _watched(data.validation, epoch, callback)
+            rows = validate(learner.average.model, cases, config, device)
+            metrics |= means(rows, "val")
+            metrics["time/validate_s"] = time.perf_counter() - trained
+            is_best = metrics["val/dice_mean"] > best.dice
+            if is_best:
+                best = Best(metrics["val/dice_mean"], epoch, rows)
+        if best.epoch:
+            metrics["val/best_dice_mean"] = best.dice
+        if device.type == "cuda":
+            metrics["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+            torch.cuda.reset_peak_memory_stats(device)
+
+        yield Epoch(epoch, metrics, is_best, rows, _checkpoint(learner, epoch, best))
+
+
+def _train_epoch(
+    learner: Learner, epoch: int, config: Config, device: torch.device, callback: Callback
+) -> dict[str, float]:
+    """Take `train.steps_per_epoch` optimiser steps; return the epoch's train/ metrics.
+
+    "time/data_wait_s" among them is the time spent waiting for data.
+    """
+    train = config.train
+    stream = learner.sampling.stream(epoch)
+    totals = _EpochTotals(device)
+    learner.model.train()
+    for i in range(train.steps_per_epoch):
+        step = (epoch - 1) * train.steps_per_epoch + i
+        batches = [next(stream) for _ in range(train.accumulation)]
+        mean_loss = torch.zeros((), device=device)
+        for batch in batches:
+            image, label = _augmented(batch, config)  # (B, C, D, H, W), (B, D, H, W)
+            with learner.optimizer.autocast():
+                loss, patch_losses = learner.forward_loss(image, label)  # (), (B,)
+            loss = loss / train.accumulation
+            learner.optimizer.backward(loss)
+            mean_loss += loss.detach()
+            totals.add_batch(batch, label, patch_losses)
+            learner.teacher.teach(learner.optimizer, step, share=1 / train.accumulation)
+        learner.optimizer.step(learning_rate(step, config))
+        learner.average.update(step)
+        totals.add_step(mean_loss, batches)
+        callback.on_step(epoch, i + 1)
+    losses = totals.finite_losses(epoch)
+    learner.sampling.remember(totals.case_ids, torch.cat(totals.patch_losses).cpu())
+    metrics = {
+        "train/loss": float(losses.mean()),
+        "train/lr": learning_rate(step, config),
+        "train/tumour_centre_share": totals.tumour_centres / patches_per_epoch(train),
+        "train/tumour_patch_share": float(totals.tumour_patches) / patches_per_epoch(train),
+    }
+    return metrics | learner.teacher.metrics() | {"time/data_wait_s": stream.waited_s()}
+
+
+class _EpochTotals:
+    """What the patches of an epoch showed. Losses stay on the device until the epoch's end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.losses: list[torch.Tensor] = []
+        self.step_cases: list[list[str]] = []
+        self.patch_losses: list[torch.Tensor] = []
+        self.tumour_centres = 0
+        self.tumour_patches = torch.zeros((), device=device)
+
+    def add_batch(self, batch: Batch, label: torch.Tensor, patch_losses: torch.Tensor) -> None:
+        """Add a micro-batch: its augmented label (B, D, H, W) and the loss of each patch (B,)."""
+        self.patch_losses.append(patch_losses.clone())  # a CUDA graph writes the next ones there
+        self.tumour_centres += int(batch.on_tumour.sum())
+        self.tumour_patches += label.flatten(1).any(1).sum()
+
+    def add_step(self, loss: torch.Tensor, batches: list[Batch]) -> None:
+        """Add an optimiser step: its mean loss () and the batches that it was taken on."""
+        self.losses.append(loss)
+        self.step_cases.append([case for batch in batches for case in batch.cases])
+
+    @property
+    def case_ids(self) -> list[str]:
+        """The case of every patch, in the order of `patch_losses`."""
+        return [case for cases in self.step_cases for case in cases]
+
+    def finite_losses(self, epoch: int) -> torch.Tensor:
+        """Return the losses of the steps, (steps,), on the CPU. Raises NonFiniteLoss."""
+        losses = torch.stack(self.losses).cpu()  # waits for the device once an epoch, not each step
+        if not losses.isfinite().all():
+            first = int((~losses.isfinite()).nonzero()[0, 0])
+            raise NonFiniteLoss(
+                f"epoch {epoch}, step {first + 1}: the loss is {losses[first]:g}; "
+                f"the batch held {', '.join(self.step_cases[first])}"
+            )
+        return losses
+
+
+def _augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augment each patch by its own plan: image (B, C, D, H, W), label (B, D, H, W)."""
+    plans = [
+        draw_augmentation(config.augment, config.seed, int(e), int(i), batch.image.shape[1])
+        for e, i in zip(batch.epoch, batch.index, strict=True)
+    ]
+    return augment(batch.image, batch.label, plans)
+
+
+def _watched(cases: list[PreparedCase], epoch: int, callback: Callback) -> Iterator[PreparedCase]:
+    for done, case in enumerate(cases):
+        yield case
+        callback.on_validation_case(epoch, done + 1)
+
+
+def _begin(
+    model: torch.nn.Module,
+    config: Config,
+    data: Split,
+    device: torch.device,
+    resume_from: Checkpoint | None,
+) -> tuple[Learner, int, Best]:
+    """Return the Learner around a model, the number of epochs it has done, and the best of them."""
+    done, best = 0, Best()
     if resume_from:
         model.load_state_dict(resume_from["trained"])
-        done, best, best_epoch = (
-            resume_from["epoch"],
-            resume_from["best"],
-            resume_from["best_epoch"],
+        done = resume_from["epoch"]
+        # A checkpoint of an earlier version has no best_rows.
+        best = Best(
+            resume_from["best"], resume_from["best_epoch"], resume_from.get("best_rows", [])
         )
-        best_rows = resume_from.get("best_rows", [])  # of a checkpoint of an earlier version: none
-    average = averaged(model, config.learning)
-    unlabelled = teacher(model, average, data.unlabelled, config, device, first_epoch=done + 1)
+    average = weight_average(model, config.learning)
+    teacher = make_teacher(
+        model, average.model, data.unlabelled, config, device, first_epoch=done + 1
+    )
     learner = Learner(
         model,
         forward_loss(model, config, device),
         Optimizer(model, config, device),
         average,
-        training_cases(data.train, config, device),
-        unlabelled,
+        case_sampling(data.train, config, device),
+        teacher,
     )
     if resume_from:
         average.model.load_state_dict(resume_from["model"])
-        learner.descent.load_state_dict(resume_from)
-        learner.cases.load_state_dict(resume_from["cases"])
+        learner.optimizer.load_state_dict(resume_from)
+        learner.sampling.load_state_dict(resume_from["cases"])
         set_random_state(resume_from["random"])
-
-    for number in range(done + 1, config.train.epochs + 1):
-        if (
-            config.train.early_stop_epochs
-            and number - 1 - best_epoch >= config.train.early_stop_epochs
-        ):
-            return
-        started = time.perf_counter()
-        metrics, waited_s = _train_epoch(learner, number, config, device, callback)
-        trained = time.perf_counter()
-        metrics["time/train_s"] = trained - started
-        metrics["time/data_wait_share"] = waited_s / (trained - started)
-        metrics["time/patches_per_s"] = patches_per_epoch(config.train) / (trained - started)
-        rows, is_best = [], False
-        if number % config.train.validate_every_epochs == 0 or number == config.train.epochs:
-            rows = validate(
-                average.model, _watched(data.validation, number, callback), config, device
-            )
-            metrics |= means(rows, "val")
-            metrics["time/validate_s"] = time.perf_counter() - trained
-            is_best = metrics["val/dice_mean"] > best
-            if is_best:
-                best, best_epoch, best_rows = metrics["val/dice_mean"], number, rows
-        if best_epoch:
-            metrics["val/best_dice_mean"] = best
-        if device.type == "cuda":
-            metrics["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-            torch.cuda.reset_peak_memory_stats(device)
-        checkpoint = {
-            "model": average.model.state_dict(),
-            "trained": model.state_dict(),
-            **learner.descent.state_dict(),
-            "cases": learner.cases.state_dict(),
-            "epoch": number,
-            "best": best,
-            "best_epoch": best_epoch,
-            "best_rows": best_rows,
-            "random": random_state(),
-        }
-        yield Epoch(number, metrics, is_best, rows, checkpoint)
+    return learner, done, best
 
 
-def _watched(cases, number, callback):
-    for done, case in enumerate(cases):
-        yield case
-        callback.case(number, done + 1)
-
-
-def _train_epoch(learner, number, config, device, callback):
-    """`steps_per_epoch` optimiser steps: (the epoch's train/ metrics, seconds spent waiting for data)."""
-    train, stream = config.train, learner.cases.stream(number)
-    losses, patch_losses, names, on_tumour, with_tumour = (
-        [],
-        [],
-        [],
-        0,
-        torch.zeros((), device=device),
-    )
-    for i in range(train.steps_per_epoch):
-        step = (number - 1) * train.steps_per_epoch + i
-        micro_batches = [next(stream) for _ in range(train.accumulation)]
-        loss, each, tumour_patches = _train_step(learner, micro_batches, step, config, device)
-        losses.append(loss)
-        patch_losses.append(each)
-        names.append([case for batch in micro_batches for case in batch.cases])
-        on_tumour += sum(int(batch.on_tumour.sum()) for batch in micro_batches)
-        with_tumour += tumour_patches
-        callback.step(number, i + 1)
-    values = torch.stack(losses).cpu()  # one wait for the device an epoch, not one a step
-    if not values.isfinite().all():
-        bad = int((~values.isfinite()).nonzero()[0, 0])
-        raise NonFiniteLoss(
-            f"epoch {number}, step {bad + 1}: the loss is {values[bad]:g}; the batch held {', '.join(names[bad])}"
-        )
-    learner.cases.remember(
-        [case for step_names in names for case in step_names], torch.cat(patch_losses).cpu()
-    )
-    metrics = {
-        "train/loss": float(values.mean()),
-        "train/lr": learning_rate(step, config),
-        "train/tumour_centre_share": on_tumour / patches_per_epoch(train),
-        "train/tumour_patch_share": float(with_tumour) / patches_per_epoch(train),
+def _checkpoint(learner: Learner, epoch: int, best: Best) -> Checkpoint:
+    return {
+        "model": learner.average.model.state_dict(),
+        "trained": learner.model.state_dict(),
+        **learner.optimizer.state_dict(),
+        "cases": learner.sampling.state_dict(),
+        "epoch": epoch,
+        "best": best.dice,
+        "best_epoch": best.epoch,
+        "best_rows": best.rows,
+        "random": random_state(),
     }
-    return metrics | learner.teacher.metrics(), stream.waited_s()
-
-
-def _train_step(learner, micro_batches, step, config, device):
-    """One optimiser step over the micro-batches: (mean loss, loss of each patch, number of patches that contain tumour), on the device."""
-    learner.model.train()
-    total, each, with_tumour = torch.zeros((), device=device), [], torch.zeros((), device=device)
-    for batch in micro_batches:
-        image, label = batch.image, batch.label  # (B, C, D, H, W), (B, D, H, W)
-        plans = [
-            plan(config.augment, config.seed, int(e), int(i), image.shape[1])
-            for e, i in zip(batch.epoch, batch.index, strict=True)
-        ]
-        image, label = augment(image, label, plans)
-        with learner.descent.autocast():
-            loss, patch_losses = learner.compute(image, label)
-        loss = loss / len(micro_batches)
-        learner.descent.backward(loss)
-        total += loss.detach()
-        each.append(patch_losses.clone())  # a CUDA graph writes the next ones to the same place
-        with_tumour += label.flatten(1).any(1).sum()
-        learner.teacher.teach(learner.descent, step, 1 / len(micro_batches))
-    learner.descent.step(learning_rate(step, config))
-    learner.average.update(step)
-    return total, torch.cat(each), with_tumour

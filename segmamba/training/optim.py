@@ -1,17 +1,30 @@
-"""AdamW under mixed precision: gradients are gathered by `backward`, weights moved by `step`."""
+"""How the weights move: AdamW under mixed precision, and the learning rate of each step."""
 
 import math
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
+from segmamba.config import Config
 from segmamba.device import autocast, mixed_dtype
 from segmamba.models import decay_groups
 
 
 class Optimizer:
-    """Of a model on a device, as a Config has it."""
+    """AdamW with gradient scaling, clipping and accumulation.
 
-    def __init__(self, model, config, device):
+    `backward` adds to the gradients; `step` moves the weights and clears the gradients.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: Config, device: torch.device) -> None:
+        """Set up AdamW for a network.
+
+        Args:
+            model: The network, on `device`.
+            config: Its `optim` and `train` settings count.
+            device: On a GPU passes run in mixed precision and AdamW is fused.
+        """
         decayed, undecayed = decay_groups(model)
         groups = [
             {"params": decayed, "weight_decay": config.optim.weight_decay},
@@ -23,22 +36,23 @@ class Optimizer:
         )
         self._dtype = mixed_dtype(device, config.train.precision)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
-        # The gradients of a CUDA graph lie where its next pass writes: several passes add up in memory of their own.
+        # A CUDA graph's next pass overwrites the gradients of the pass before. Where several passes
+        # are added up, the gradients therefore keep memory of their own.
         self._one_pass = config.train.accumulation == 1 and not config.learning.consistency_weight
         if not self._one_pass:
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
 
-    def autocast(self):
-        """The precision of forward passes, as a context."""
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return a context in which forward passes run in this run's precision."""
         return autocast(self._device, self._dtype)
 
-    def backward(self, loss):
-        """Add the gradient of `loss` to what is gathered."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a scalar loss to the gradients."""
         self._scaler.scale(loss).backward()
 
-    def step(self, rate):
-        """Move the weights at learning rate `rate` and forget the gradients."""
+    def step(self, rate: float) -> None:
+        """Move the weights at learning rate `rate` and clear the gradients."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         if self._clip_norm:
@@ -48,11 +62,16 @@ class Optimizer:
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=self._one_pass)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments of AdamW and the gradient scaler's state."""
         return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
 
-    def load_state_dict(self, state):
-        """The moments of a checkpoint; decay and betas stay as the Config has them, whatever it was saved under."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the moments of a checkpoint.
+
+        Weight decay and betas stay as the configuration has them, whatever the checkpoint was
+        saved under.
+        """
         own = [
             {name: group[name] for name in ("weight_decay", "betas")}
             for group in self._optimizer.param_groups
@@ -63,11 +82,18 @@ class Optimizer:
         self._scaler.load_state_dict(state["scaler"])
 
 
-def learning_rate(step, config):
-    """Rate of optimiser step `step` (from 0). `config` is a Config.
+def learning_rate(step: int, config: Config) -> float:
+    """Return the learning rate of one optimiser step.
 
-    Warm-up over W steps gives lr * (step + 1) / W; the cosine of Loshchilov & Hutter 2017, eq. 5, then ends at `min_lr`
-    exactly on the last step.
+    Warm-up over W steps gives lr * (step + 1) / W. The cosine of Loshchilov & Hutter 2017, eq. 5,
+    follows and ends at `min_lr` exactly on the last step.
+
+    Args:
+        step: The optimiser step, from 0.
+        config: Its `optim` and `train` settings give the schedule.
+
+    Returns:
+        The rate.
     """
     optim, per_epoch = config.optim, config.train.steps_per_epoch
     warmup, total = optim.warmup_epochs * per_epoch, config.train.epochs * per_epoch

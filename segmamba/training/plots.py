@@ -1,8 +1,14 @@
 """The pictures of one run: its curves, and its worst and median case beside the truth."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from segmamba.data.labels import MODALITIES, REGIONS
 from segmamba.evaluation.dice import dice
@@ -16,15 +22,24 @@ from segmamba.pictures import (
     surroundings,
 )
 
+if TYPE_CHECKING:
+    from segmamba.data.preprocess import PreparedCase
+    from segmamba.evaluation.cases import CaseScores
+
 SHOWN_MODALITIES = ("T1ce", "FLAIR")
 
 
-def draw_training_curves(history, path):
-    """Loss, validation Dice per region and learning rate over epochs. history: a list of dicts of metrics with "epoch"."""
+def draw_training_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw loss, validation Dice per region and learning rate over epochs.
+
+    Args:
+        history: The metrics of each epoch, with "epoch".
+        path: The picture's file.
+    """
     figure = new_figure(figsize=(12, 3.2))
-    figure.subplots_adjust(
-        left=0.045, right=0.99, bottom=0.155, top=0.9, wspace=0.19
-    )  # a layout found anew would take half the time
+    # A computed layout would take half of the drawing's time. The right margin holds half of the
+    # last tick's label.
+    figure.subplots_adjust(left=0.045, right=0.985, bottom=0.155, top=0.9, wspace=0.19)
     loss, val, rate = figure.subplots(1, 3)
     epochs = [e["epoch"] for e in history]
     loss.plot(epochs, [e["train/loss"] for e in history], marker=".", color="#333333")
@@ -34,95 +49,121 @@ def draw_training_curves(history, path):
     for region in REGIONS:
         val.plot(
             when,
-            [e[f"val/dice_{region}"] for e in validated],
+            [100 * e[f"val/dice_{region}"] for e in validated],
             marker=".",
             color=REGION_COLOURS[region],
             label=region,
         )
     val.plot(
-        when, [e["val/dice_mean"] for e in validated], color="black", linewidth=2, label="mean"
+        when,
+        [100 * e["val/dice_mean"] for e in validated],
+        marker=".",
+        color="black",
+        linewidth=2,
+        label="mean",
     )
-    val.set(title="validation Dice", xlabel="epoch", ylim=(0, 1))
+    val.set(title="validation Dice, points", xlabel="epoch", ylim=(0, 100))
     val.legend(frameon=False, fontsize=8)
-    rate.plot(epochs, [e["train/lr"] for e in history], color="#333333")
-    rate.set(title="learning rate at the epoch's end", xlabel="epoch")
+    rate.plot(epochs, [e["train/lr"] for e in history], marker=".", color="#333333")
+    rate.set(title="learning rate", xlabel="epoch")
     rate.ticklabel_format(axis="y", scilimits=(-2, 2))
     for axis in (loss, val, rate):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)  # a single epoch is visible too
     save_figure(figure, path)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A case in a picture: image float16 (2, x, y, z) of T1ce and FLAIR, truth and prediction uint8 (x, y, z), cut to the tumour's surroundings."""
+    """A case in a picture. Arrays are cut to the tumour's surroundings."""
 
     heading: str
     image: np.ndarray
+    """T1ce and FLAIR, float16 (2, x, y, z)."""
     truth: np.ndarray
+    """Internal classes, uint8 (x, y, z)."""
     prediction: np.ndarray
+    """Internal classes, uint8 (x, y, z)."""
 
 
-def worst_and_median(rows):
-    """{"worst": case id, "median": case id} by mean Dice; a single row is the worst alone."""
+def worst_and_median(rows: Sequence[CaseScores]) -> dict[str, str]:
+    """Name the worst and the median case by mean Dice.
+
+    Args:
+        rows: The scores of each case; at least one.
+
+    Returns:
+        {"worst": case id, "median": case id}; a single row is the worst alone.
+    """
     ordered = [row["case"] for row in sorted(rows, key=lambda row: row["dice_mean"])]
-    return {"worst": ordered[0]} | (
-        {"median": ordered[len(ordered) // 2]} if len(ordered) > 1 else {}
-    )
+    named = {"worst": ordered[0]}
+    if len(ordered) > 1:
+        named["median"] = ordered[len(ordered) // 2]
+    return named
 
 
-def show(case, prediction, name):
-    """A Shown of a PreparedCase and a prediction, internal classes on the source's grid. `name` says which one it is."""
+def show(case: PreparedCase, prediction: np.ndarray, name: str) -> Shown:
+    """Cut a case and its prediction to what a picture shows.
+
+    Args:
+        case: The case.
+        prediction: Internal classes, uint8 (x, y, z), on the source's grid.
+        name: What the heading calls the case, "worst" for example.
+
+    Returns:
+        The cut-out with its heading.
+    """
     truth = np.array(case.source_label())
     score = dice(prediction, truth)["mean"]
     box = surroundings(truth > 0 if truth.any() else prediction > 0)
     image = case.whole(
         np.asarray(case.image()[[MODALITIES.index(m) for m in SHOWN_MODALITIES]], np.float32)
     )
-    cut = _on_grid(image, truth.shape)[(slice(None), *box)].astype(np.float16)
-    return Shown(
-        f"{name} case {case.id}, Dice {score:.2f}", cut, truth[box], np.asarray(prediction)[box]
-    )
+    all_channels = (slice(None), *box)
+    cut = _on_grid(image, truth.shape)[all_channels].astype(np.float16)
+    heading = f"{name} case {case.id}, Dice {score:.2f}"
+    return Shown(heading, cut, truth[box], np.asarray(prediction)[box])
 
 
-def draw_predictions(shown, path):
-    """Three planes through the tumour on T1ce and FLAIR for each Shown, truth solid and prediction dashed.
+def draw_predictions(shown: Sequence[Shown], path: Path) -> None:
+    """Draw three planes through the tumour on T1ce and FLAIR for each case.
 
-    Radiological view: the patient's right is on the left.
+    Truth is solid and prediction dashed. The view is radiological: the patient's right is on the
+    left.
+
+    Args:
+        shown: The cases.
+        path: The picture's file.
     """
     figure = new_figure(figsize=(9, 6 * len(shown)), layout="constrained")
     grid = figure.subplots(2 * len(shown), 3, squeeze=False)
-    for place, one in enumerate(shown):
-        centre = busiest_slices(one.truth > 0 if one.truth.any() else one.prediction > 0)
+    for place, case in enumerate(shown):
+        centre = busiest_slices(case.truth > 0 if case.truth.any() else case.prediction > 0)
         for row, modality in enumerate(SHOWN_MODALITIES):
             for axis, plane in enumerate(("sagittal", "coronal", "axial")):
                 panel = grid[2 * place + row, axis]
                 draw_plane(
                     panel,
-                    one.image[row].astype(np.float32),
-                    one.truth,
-                    one.prediction,
+                    case.image[row].astype(np.float32),
+                    case.truth,
+                    case.prediction,
                     axis,
                     centre[axis],
                     (slice(None),) * 3,
                 )
-                panel.set_title(
-                    (f"{one.heading}\n" if row == axis == 0 else "") + f"{modality}, {plane}",
-                    fontsize=9,
-                )
+                heading = f"{case.heading}\n" if row == axis == 0 else ""
+                panel.set_title(f"{heading}{modality}, {plane}", fontsize=9)
     add_outline_legend(figure)
     save_figure(figure, path)
 
 
-def _on_grid(image, shape):
-    """(channels, x, y, z) interpolated to `shape`, for showing only."""
+def _on_grid(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Interpolate (channels, x, y, z) to `shape`, for showing only."""
     if image.shape[1:] == shape:
         return image
-    from segmamba.data.preprocess import resample
+    from segmamba.data.working_grid import resample
 
-    return np.stack(
-        [
-            resample(channel, [n / s for n, s in zip(shape, channel.shape, strict=True)], order=1)
-            for channel in image
-        ]
-    )
+    zooms = [n / s for n, s in zip(shape, image.shape[1:], strict=True)]
+    return np.stack([resample(channel, zooms, order=1) for channel in image])

@@ -1,29 +1,36 @@
-"""Self-supervised pretraining: cubes of a patch are hidden in all modalities and the network fills them in.
+"""Self-supervised pretraining: hide cubes of a patch in all modalities and reconstruct them.
 
-The loss is the mean squared error over the hidden voxels of the brain, of z-scored intensities: about 1 for a network that always says 0.
-Masks as in masked autoencoders (He et al. 2022) and Swin UNETR's pretraining (Tang et al. 2022). A U-Net's decoder is as much of the network
-as its encoder, so both are kept and only the head is thrown away, which Models Genesis (Zhou et al. 2019) found best for segmentation; and
-as the network segments with skips, it reconstructs with them: they carry nothing of what is hidden. Dense convolutions see the hidden cubes
-as zeros, which is also the mean of the brain.
+The loss is the mean squared error over the hidden voxels of the brain, of z-scored intensities:
+about 1 for a network that always predicts 0. Masks are as in masked autoencoders (He et al. 2022)
+and Swin UNETR's pretraining (Tang et al. 2022). A U-Net's decoder is as much of the network as its
+encoder, so both are kept and only the head is thrown away, which Models Genesis (Zhou et al. 2019)
+found best for segmentation. As the network segments with skips, it reconstructs with them: they
+carry nothing of what is hidden. Dense convolutions see the hidden cubes as zeros, which is also the
+mean of the brain.
 
 Legend: B patches, C = 4 modalities, (D, H, W) the patch.
 """
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
-from segmamba.data.augment import augment, plan
-from segmamba.data.feed import DeviceFeed, sent
+from segmamba.config import Config, LearningConfig
+from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.feed import DeviceFeed, to_device
 from segmamba.data.loader import unlabelled_batches
+from segmamba.data.preprocess import PreparedCase
 from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
 from segmamba.models.blocks import PointwiseConv
-from segmamba.models.segmamba import MODALITIES
-from segmamba.training.fit import Callback, NonFiniteLoss
+from segmamba.models.segmamba import IN_CHANNELS
+from segmamba.training.callback import Callback
+from segmamba.training.fit import Checkpoint, NonFiniteLoss
 from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
 from segmamba.training.step import compiled
@@ -31,81 +38,116 @@ from segmamba.training.step import compiled
 
 @dataclass(frozen=True)
 class PretrainingEpoch:
-    """What one epoch gave."""
+    """The result of one epoch of pretraining."""
 
     number: int
     """From 1."""
-    metrics: dict
+    metrics: dict[str, float]
     """pretrain/loss, pretrain/lr, time/pretrain_s."""
-    checkpoint: dict
-    """All that `resume_from` needs, "model" being the weights. Holds live tensors."""
+    checkpoint: Checkpoint
+    """What `pretrain` needs to go on, "model" being the weights. It holds live tensors."""
 
 
 class Reconstruction(torch.nn.Module):
-    """(image (B, C, D, H, W), hidden bool (B, 1, D, H, W)) -> scalar fp32 loss."""
+    """A network and the loss of its reconstruction, as one module."""
 
-    def __init__(self, model):
+    def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image, hidden):
-        told = self.model(image.masked_fill(hidden, 0)).float()
+    def forward(self, image: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared error over the hidden voxels of the brain.
+
+        Args:
+            image: z-scored, (B, C, D, H, W); 0 outside the brain.
+            hidden: bool, (B, 1, D, H, W).
+
+        Returns:
+            The loss, () in fp32.
+        """
+        reconstruction = self.model(image.masked_fill(hidden, 0)).float()
         counted = hidden & (image != 0).any(1, keepdim=True)
-        return ((told - image) ** 2 * counted).sum() / (counted.sum() * image.shape[1]).clamp_min(1)
+        squared_error = (reconstruction - image) ** 2 * counted
+        return squared_error.sum() / (counted.sum() * image.shape[1]).clamp_min(1)
 
 
-def pretrain(config, cases, device, resume_from=None, callback=None):
-    """Pretrain the network of a Config on the images of PreparedCases for `learning.pretrain_epochs`; yields one PretrainingEpoch after another.
+def pretrain(
+    config: Config,
+    cases: Sequence[PreparedCase],
+    device: torch.device,
+    *,
+    resume_from: Checkpoint | None = None,
+    callback: Callback | None = None,
+) -> Iterator[PretrainingEpoch]:
+    """Pretrain a run's network on images for `learning.pretrain_epochs`.
 
-    `resume_from` is an epoch's checkpoint, as loaded from a file; `callback` is a Callback, or somebody. Optimiser, warm-up and cosine are those
-    of training, over these epochs. Raises NonFiniteLoss.
+    Optimiser, warm-up and cosine are those of training, over these epochs.
+
+    Args:
+        config: The configuration of the run.
+        cases: The cases whose images are learnt from; labels are not read.
+        device: Where to train.
+        resume_from: The checkpoint of a PretrainingEpoch, as loaded from a file, to go on from.
+        callback: Watches the run.
+
+    Yields:
+        One PretrainingEpoch after another.
+
+    Raises:
+        NonFiniteLoss: The loss became NaN or infinite.
     """
-    config, callback = stage(config), callback or Callback()
-    seed_everything(config.seed, config.train.deterministic)
+    config, callback = pretraining_config(config), callback or Callback()
+    seed_everything(config.seed, deterministic=config.train.deterministic)
     model = build_model(config.model)
-    model.head = PointwiseConv(model.head.in_channels, MODALITIES)
+    head = cast(PointwiseConv, model.head)
+    model.head = PointwiseConv(head.in_channels, IN_CHANNELS)
     model = model.to(device).train()
-    descent, done = Optimizer(model, config, device), 0
+    optimizer, done = Optimizer(model, config, device), 0
     if resume_from:
         model.load_state_dict(resume_from["model"])
-        descent.load_state_dict(resume_from)
+        optimizer.load_state_dict(resume_from)
         set_random_state(resume_from["random"])
         done = resume_from["epoch"]
-    compute = compiled(Reconstruction(model), config, device)
+    loss_of = compiled(Reconstruction(model), config, device)
     stream = DeviceFeed(
         unlabelled_batches(cases, config, first_epoch=done + 1, pin_memory=device.type == "cuda"),
         device,
     )
-    for number in range(done + 1, config.train.epochs + 1):
+    for epoch in range(done + 1, config.train.epochs + 1):
         started, losses = time.perf_counter(), []
         for i in range(config.train.steps_per_epoch):
-            rate = learning_rate((number - 1) * config.train.steps_per_epoch + i, config)
-            losses.append(_step(compute, descent, stream, rate, config, device))
-            callback.pretraining(number, i + 1)
+            rate = learning_rate((epoch - 1) * config.train.steps_per_epoch + i, config)
+            losses.append(_gather_gradients(loss_of, optimizer, stream, config, device))
+            optimizer.step(rate)
+            callback.on_pretraining_step(epoch, i + 1)
         loss = float(torch.stack(losses).mean())
         if not math.isfinite(loss):
-            raise NonFiniteLoss(
-                f"pretraining, epoch {number}: the loss is {loss:g}; lower optim.lr"
-            )
+            raise NonFiniteLoss(f"pretraining, epoch {epoch}: the loss is {loss:g}; lower optim.lr")
         metrics = {
             "pretrain/loss": loss,
             "pretrain/lr": rate,
             "time/pretrain_s": time.perf_counter() - started,
         }
-        yield PretrainingEpoch(
-            number,
-            metrics,
-            {
-                "model": model.state_dict(),
-                **descent.state_dict(),
-                "epoch": number,
-                "random": random_state(),
-            },
-        )
+        checkpoint = {
+            "model": model.state_dict(),
+            **optimizer.state_dict(),
+            "epoch": epoch,
+            "random": random_state(),
+        }
+        yield PretrainingEpoch(epoch, metrics, checkpoint)
 
 
-def stage(config):
-    """The Config of pretraining as a training of its own: its epochs, one output, at full resolution."""
+def pretraining_config(config: Config) -> Config:
+    """Return the configuration of pretraining as a training of its own.
+
+    It has pretraining's epochs and a single output at full resolution.
+
+    Args:
+        config: The configuration of the run.
+
+    Returns:
+        The changed configuration.
+    """
     epochs = config.learning.pretrain_epochs
     return config.changed(
         {
@@ -116,32 +158,49 @@ def stage(config):
     )
 
 
-def _step(compute, descent, stream, rate, config, device):
-    """One optimiser step; its mean loss, on the device."""
+def _gather_gradients(
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    optimizer: Optimizer,
+    stream: DeviceFeed,
+    config: Config,
+    device: torch.device,
+) -> torch.Tensor:
+    """Gather the gradients of one optimiser step; return its mean loss, (), on the device."""
     total = torch.zeros((), device=device)
     for _ in range(config.train.accumulation):
         batch = next(stream)
         places = [(int(e), int(i)) for e, i in zip(batch.epoch, batch.index, strict=True)]
         plans = [
-            plan(config.augment, config.seed, *place, batch.image.shape[1]) for place in places
+            draw_augmentation(config.augment, config.seed, *place, batch.image.shape[1])
+            for place in places
         ]
-        image, _ = augment(batch.image, batch.label, plans)
-        hidden = np.stack(
-            [
-                hidden_voxels(image.shape[2:], config.learning, config.seed, *place)
-                for place in places
-            ]
-        )
-        with descent.autocast():
-            loss = compute(image, sent(hidden, device)[:, None]) / config.train.accumulation
-        descent.backward(loss)
+        image, _ = augment(batch.image, batch.label, plans)  # (B, C, D, H, W)
+        masks = [
+            hidden_voxels(image.shape[2:], config.learning, config.seed, *place) for place in places
+        ]
+        hidden = to_device(np.stack(masks), device)[:, None]  # (B, 1, D, H, W)
+        with optimizer.autocast():
+            loss = loss_of(image, hidden) / config.train.accumulation
+        optimizer.backward(loss)
         total += loss.detach()
-    descent.step(rate)
     return total
 
 
-def hidden_voxels(shape, config, seed, epoch, index):
-    """bool (D, H, W): `mask_share` of the cubes of side `mask_side` that fill the shape. `config` is a LearningConfig."""
+def hidden_voxels(
+    shape: Sequence[int], config: LearningConfig, seed: int, epoch: int, index: int
+) -> np.ndarray:
+    """Choose the voxels of a patch that are hidden: `mask_share` of its cubes.
+
+    Args:
+        shape: (D, H, W).
+        config: Its `mask_side` is the side of a cube in voxels.
+        seed: The run's seed; with `epoch` and `index` it decides what is drawn.
+        epoch: The patch's epoch.
+        index: The patch's place in the epoch.
+
+    Returns:
+        bool (D, H, W).
+    """
     cubes = [math.ceil(n / config.mask_side) for n in shape]
     count = math.prod(cubes)
     chosen = generator(seed, epoch, index, MASK).permutation(count) < round(

@@ -1,53 +1,61 @@
-"""Pretraining with a run's folder around it, and the weights that a run starts from."""
+"""Pretraining with a run's folder around it."""
 
 import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
+
+from segmamba.config import Config
+from segmamba.data.preprocess import PreparedCase
 from segmamba.files import write_json
 from segmamba.models.weights import load_checkpoint, without_heads
+from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import save_checkpoint
-from segmamba.training.pretrain import pretrain
+from segmamba.training.pretrain import PretrainingEpoch, pretrain
+from segmamba.training.run_folder import RunFolder
 
 
-def initial_weights(config, data, folder, device, callback=None):
-    """The state that a run starts from, as `start_from` takes it, or {} for the network's own initial weights.
+def pretrain_run(
+    config: Config,
+    cases: Sequence[PreparedCase],
+    folder: RunFolder,
+    device: torch.device,
+    *,
+    callback: Callback | None = None,
+) -> Iterator[PretrainingEpoch]:
+    """Pretrain in a run's folder, from `folder.pretraining` on where that exists.
 
-    Pretrains first where `learning.pretrain_epochs` says so, on the images of data.train and data.unlabelled, and goes on with what an
-    earlier process left in `folder`. Where `learning.initial_weights` names a file, reads that.
-    """
-    if config.learning.initial_weights:
-        state = load_checkpoint(config.learning.initial_weights, device)
-        return state.get("model", state)
-    if not config.learning.pretrain_epochs:
-        return {}
-    for _ in pretrain_run(config, [*data.train, *data.unlabelled], folder, device, callback):
-        pass
-    return load_checkpoint(folder.pretrained, device)
+    The last epoch leaves `folder.pretrained`. A finished pretraining yields nothing.
 
+    Args:
+        config: The configuration of the run.
+        cases: The cases whose images are learnt from.
+        folder: The folder of the run.
+        device: Where to train.
+        callback: Watches the run.
 
-def pretrain_run(config, cases, folder, device, callback=None):
-    """Yield `pretrain`'s epochs, each after it is saved in `folder` (a RunFolder); the last one leaves `folder.pretrained`.
-
-    Goes on from `folder.pretraining` where that exists; a finished pretraining yields nothing.
+    Yields:
+        The epochs of `pretrain`, each after it is saved.
     """
     if folder.pretrained.exists():
         return
     state = load_checkpoint(folder.pretraining, device) if folder.pretraining.exists() else None
     if not state or state["epoch"] < config.learning.pretrain_epochs:
         history = read_pretraining(folder)[: state["epoch"] if state else 0]
-        for epoch in pretrain(config, cases, device, state, callback):
+        for epoch in pretrain(config, cases, device, resume_from=state, callback=callback):
             history.append({"epoch": epoch.number} | epoch.metrics)
             write_json(folder.pretraining_history, history)
             state = epoch.checkpoint
             save_checkpoint(state, folder.pretraining)
             yield epoch
+    assert state is not None
     save_checkpoint(without_heads(state["model"]), folder.pretrained)
     folder.pretraining.unlink()
 
 
-def read_pretraining(folder):
-    """The metrics of all pretraining epochs so far, dicts with "epoch"; [] without pretraining."""
-    return (
-        json.loads(folder.pretraining_history.read_text())
-        if folder.pretraining_history.exists()
-        else []
-    )
+def read_pretraining(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the metrics of all pretraining epochs so far, each with "epoch"; [] without any."""
+    if not folder.pretraining_history.exists():
+        return []
+    return json.loads(folder.pretraining_history.read_text())

@@ -1,59 +1,86 @@
-"""What a run depends on beside its configuration, written into its folder when it begins and where that changes."""
+"""The record of what a run depends on beside its configuration: environment.json.
+
+It is written into the run's folder when the run begins, and added to where the environment has
+changed when the run goes on.
+"""
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
+import torch
 
+from segmamba.data.splits import Split
 from segmamba.environment import all_packages, describe_environment, git_diff
 from segmamba.files import write_json
+from segmamba.training.run_folder import RunFolder
 
-BLOCKS, BLOCK = (
-    4,
-    2**14,
-)  # bytes at so many places of each array: reading every byte of a thousand cases would take minutes
+SETS = ("train", "validation", "test")
+BLOCKS = 4
+BLOCK_BYTES = 2**14
+"""The data's digest takes BLOCKS blocks of BLOCK_BYTES from each array. Reading every byte of a
+thousand cases would take minutes."""
 
 
-def record_environment(folder, data, device, epoch):
-    """Write environment.json of a RunFolder, or add to it what has changed where the run goes on after `epoch` epochs; returns what is so now."""
-    import torch
+def record_environment(
+    folder: RunFolder, data: Split, device: torch.device, epoch: int
+) -> dict[str, Any]:
+    """Write environment.json of a run, or add to it what has changed.
 
+    Args:
+        folder: The run's folder.
+        data: A Split of PreparedCases.
+        device: Where the run trains.
+        epoch: How many epochs it has trained.
+
+    Returns:
+        The content of environment.json.
+    """
     now = describe_environment() | {"device": str(device), "threads": str(torch.get_num_threads())}
     if folder.environment.exists():
-        told = json.loads(folder.environment.read_text())
-        before = told["resumed"][-1]["environment"] if told["resumed"] else told["environment"]
+        record = json.loads(folder.environment.read_text())
+        resumed = record["resumed"]
+        before = resumed[-1]["environment"] if resumed else record["environment"]
         if now != before:
-            told["resumed"].append(
-                {"after_epoch": epoch, "environment": now, "git_diff": git_diff()}
-            )
-            write_json(folder.environment, told)
-        return told
-    told = {
+            resumed.append({"after_epoch": epoch, "environment": now, "git_diff": git_diff()})
+            write_json(folder.environment, record)
+        return record
+    record = {
         "environment": now,
         "git_diff": git_diff(),
         "packages": all_packages(),
         "data_sha256": data_digest(data),
         "split": {
-            name: [case.id for case in getattr(data, name)]
-            for name in ("train", "validation", "test", "unlabelled")
+            name: [case.id for case in getattr(data, name)] for name in (*SETS, "unlabelled")
         },
         "test_is_validation": data.test_is_validation,
         "resumed": [],
     }
-    write_json(folder.environment, told)
-    return told
+    write_json(folder.environment, record)
+    return record
 
 
-def data_digest(split):
-    """SHA-256 over the ids, the grids and samples of the values of a Split's cases, and over which set each is in."""
+def data_digest(split: Split) -> str:
+    """Return the SHA-256 of a split's labelled cases.
+
+    It covers their ids, their grids, samples of their values, and which set each case is in.
+
+    Args:
+        split: A Split of PreparedCases.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     sha256 = hashlib.sha256()
-    for name in ("train", "validation", "test"):
+    for name in SETS:
         for case in sorted(getattr(split, name), key=lambda c: c.id):
             sha256.update(
-                f"{name} {case.id} {case.patient} {case.shape} {case.offset} {case.working_shape} {case.source_shape}".encode()
+                f"{name} {case.id} {case.patient} {case.shape} {case.offset} "
+                f"{case.working_shape} {case.source_shape}".encode()
             )
             for array in (case.image(), case.label()):
                 flat = array.reshape(-1).view(np.uint8)
-                for at in np.linspace(0, max(0, len(flat) - BLOCK), BLOCKS).astype(int):
-                    sha256.update(flat[at : at + BLOCK].tobytes())
+                for at in np.linspace(0, max(0, len(flat) - BLOCK_BYTES), BLOCKS).astype(int):
+                    sha256.update(flat[at : at + BLOCK_BYTES].tobytes())
     return sha256.hexdigest()

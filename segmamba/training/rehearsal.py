@@ -1,4 +1,7 @@
-"""A few steps of a run before hours are spent on it: how long a step takes, and how much memory and disk the run will need."""
+"""A rehearsal: a few steps of a run before hours are spent on it.
+
+It measures how long a step takes, and how much memory and disk the run will need.
+"""
 
 import dataclasses
 import itertools
@@ -6,49 +9,80 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
 
+from segmamba.config import Config
+from segmamba.data.splits import Split
 from segmamba.device import choose_device
 from segmamba.evaluation.cases import evaluate
 from segmamba.models import build_model
-from segmamba.training.fit import Callback, fit
+from segmamba.training.callback import Callback
+from segmamba.training.fit import fit
 
-WAIT_S = 600  # for the other processes of a rehearsal: they may still import, or compile
-GROUPS = 8  # of timed steps, of which the median counts
+WAIT_S = 600
+"""Seconds to wait for the other processes of a rehearsal: they may still import, or compile."""
+GROUPS = 8
+"""Groups of timed steps, of which the median counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What one trial costs on this device. Seconds and bytes."""
+    """What one trial costs on this device, in seconds and bytes."""
 
     step_s: float
-    """An optimiser step, once warm: the median of groups of steps, since one pause weighs as much in so few steps as in the thousands of
-    a trial. The last step always has one, 0.7 s, in which the loader's processes end."""
+    """An optimiser step, once warm: the median of groups of steps, since one pause weighs as much
+    in so few steps as in the thousands of a trial. The last step always has one, 0.7 s, in which
+    the loader's processes end."""
     warm_up_s: float
-    """What the first steps take beyond that: kernels are chosen and, where asked for, compiled or found in the compiler's cache."""
+    """What the first steps take beyond that: kernels are chosen and, where asked for, compiled or
+    found in the compiler's cache."""
     validate_case_s: float
     test_case_s: float
     peak_bytes: int
-    """On a GPU what the process takes of its memory, testing included; on a CPU the process's largest resident memory."""
+    """On a GPU what the process takes of its memory, testing included; on a CPU the process's
+    largest resident memory."""
     weights_bytes: int
-    """A checkpoint of the weights alone ..."""
+    """The size of a checkpoint of the weights alone."""
     resume_bytes: int
-    """... and one that resuming needs."""
+    """The size of a checkpoint that resuming needs."""
     compile_s: float = 0.0
-    """What the compiler takes beyond warm_up_s where its cache does not hold this network yet; 0 where it held it from the start."""
+    """What the compiler takes beyond warm_up_s where its cache does not hold this network yet; 0
+    where it held it from the start."""
     epoch_s: float = 0.0
-    """What an epoch takes beyond its steps where the loader's processes end with it: the last one, or every one with hard cases."""
+    """What an epoch takes beyond its steps where the loader's processes end with it: the last one,
+    or every one with hard cases."""
     start_s: float = 0.0
-    """Until the process had started and imported what it needs; 0 where it had done so before."""
+    """How long the process took to start and import what it needs; 0 where it had done so
+    before."""
 
 
-def rehearse(config, data, *, steps, threads, meet=None, others=0):
-    """The Rehearsal of a Config, whose `train.compile` should not be auto, on a Split of PreparedCases.
+def rehearse(
+    config: Config,
+    data: Split,
+    *,
+    steps: int,
+    threads: int,
+    meet: Path | str | None = None,
+    others: int = 0,
+) -> Rehearsal:
+    """Train twice `steps` optimiser steps, and evaluate one validation and one test case.
 
-    Trains twice `steps` optimiser steps, the second half timed, and evaluates one case of the validation set and one of test. meet: a folder where
-    `others` further processes that do the same wait, so that all are timed while all run.
+    The second half of the steps is timed.
+
+    Args:
+        config: The configuration of a trial. Its `train.compile` should not be "auto".
+        data: A Split of PreparedCases.
+        steps: Optimiser steps in each half.
+        threads: CPU threads of torch.
+        meet: A folder where further processes that do the same wait, so that all are timed while
+            all run; None where there are none.
+        others: How many further processes there are.
+
+    Returns:
+        What a trial costs.
     """
     torch.set_num_threads(threads)
     device = choose_device()
@@ -56,12 +90,9 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     short, clock = shortened(config, steps), _Clock()
-    epochs, began = (
-        fit(
-            short, dataclasses.replace(data, validation=data.validation[:1]), device, callback=clock
-        ),
-        time.perf_counter(),
-    )
+    one_validated = dataclasses.replace(data, validation=data.validation[:1])
+    epochs = fit(short, one_validated, device, callback=clock)
+    began = time.perf_counter()
     first = next(epochs).metrics
     warm_up_s = time.perf_counter() - began - first["time/validate_s"]
     if meet:
@@ -87,26 +118,39 @@ def rehearse(config, data, *, steps, threads, meet=None, others=0):
 
 
 class _Clock(Callback):
-    """Notes when each step is done. The loop gets at most two steps ahead of a GPU, so that no wait for it is needed between them."""
+    """Records when each step is done.
 
-    def __init__(self):
+    The loop gets at most two steps ahead of a GPU, so that no wait for the GPU is needed between
+    them.
+    """
+
+    def __init__(self) -> None:
         self.start()
 
-    def start(self):
+    def start(self) -> None:
+        """Begin to time."""
         self._at = [time.perf_counter()]
 
-    def step(self, epoch, done):
+    def on_step(self, epoch: int, done: int) -> None:
         self._at.append(time.perf_counter())
 
-    def step_s(self):
-        """Seconds of a step since `start`: of GROUPS groups the median."""
+    def step_s(self) -> float:
+        """Return the seconds of a step since `start`: the median of GROUPS groups."""
         size = max(1, (len(self._at) - 1) // GROUPS)
         ends = self._at[::size]
         return statistics.median(end - begin for begin, end in itertools.pairwise(ends)) / size
 
 
-def shortened(config, steps):
-    """The Config that is rehearsed: two epochs of `steps` steps, whatever schedule the trial will have."""
+def shortened(config: Config, steps: int) -> Config:
+    """Return the configuration that is rehearsed, whatever schedule the trial will have.
+
+    Args:
+        config: The configuration of a trial.
+        steps: Optimiser steps in an epoch.
+
+    Returns:
+        Two epochs of `steps` steps, each validated.
+    """
     schedule = {
         "epochs": 2,
         "steps_per_epoch": steps,
@@ -119,24 +163,27 @@ def shortened(config, steps):
     )
 
 
-def _wait_for_others(folder, others):
-    """Return once `others` more processes wait in the same folder; RuntimeError where they do not come."""
+def _wait_for_others(folder: Path, others: int) -> None:
+    """Return once `others` more processes wait in the same folder.
+
+    Raises RuntimeError where they do not come.
+    """
     (folder / f"{time.time_ns()}_{id(folder)}").touch()
     deadline = time.monotonic() + WAIT_S
     while sum(1 for _ in folder.iterdir()) <= others:
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"{others} other processes were to be measured beside this one and did not come within {WAIT_S} s"
+                f"{others} other processes were to be measured beside this one "
+                f"and did not come within {WAIT_S} s"
             )
         time.sleep(0.01)
 
 
-def _peak_bytes(device):
+def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        beside = (
-            total - free - torch.cuda.memory_reserved(device)
-        )  # the process's CUDA context, and whoever else is there
+        # The process's CUDA context, and other processes.
+        beside = total - free - torch.cuda.memory_reserved(device)
         return torch.cuda.max_memory_reserved(device) + max(0, beside)
     status = Path("/proc/self/status")
     if not status.exists():
@@ -148,5 +195,5 @@ def _peak_bytes(device):
     )
 
 
-def _nbytes(state):
+def _nbytes(state: Any) -> int:
     return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))

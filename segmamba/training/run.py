@@ -1,56 +1,84 @@
-"""One run from start to verdict: `fit` with its run folder around it, then its test."""
+"""One training run: `fit` with its run folder around it."""
 
 import contextlib
 import errno
-import functools
 import os
-import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from segmamba.config import Config
+from segmamba.data.splits import Split
 from segmamba.errors import RunStopped
-from segmamba.evaluation.cases import evaluate, means, predict_classes
 from segmamba.files import write_json
-from segmamba.models import build_model
+from segmamba.models.weights import load_checkpoint
 from segmamba.training.advice import memory_advice
-from segmamba.training.checkpoint import (
-    load_checkpoint,
-    resume_state,
-    save_checkpoint,
-    weights_digest,
-)
-from segmamba.training.drawing import NoPictures
-from segmamba.training.fit import Callback, fit
-from segmamba.training.plots import draw_predictions, draw_training_curves, show, worst_and_median
-from segmamba.training.pretrain_run import initial_weights, read_pretraining
+from segmamba.training.callback import Callback
+from segmamba.training.checkpoint import resume_state, save_checkpoint
+from segmamba.training.drawing import NoPictures, PictureDrawer
+from segmamba.training.fit import Checkpoint, Epoch, fit
+from segmamba.training.plots import draw_training_curves
+from segmamba.training.pretrain_run import pretrain_run
+from segmamba.training.run_folder import RunFolder
+from segmamba.training.run_pictures import order_picture
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def train_run(config, data, folder, device, callback=None, pictures=None):
-    """Yield `fit`'s epochs, each after it is saved in `folder` (a RunFolder); goes on from the last good checkpoint where there is one.
+def train_run(
+    config: Config,
+    data: Split,
+    folder: RunFolder,
+    device: torch.device,
+    callback: Callback | None = None,
+    pictures: PictureDrawer | None = None,
+) -> Iterator[Epoch]:
+    """Train a run in its folder, from its last good checkpoint on where there is one.
 
-    data: a Split of PreparedCases. callback: a Callback, or somebody who is told of every step. pictures: who draws while the run trains.
-    Raises RunStopped where the device's memory or the disk does not suffice, and NonFiniteLoss; what was saved before stays.
+    Args:
+        config: The configuration of the run.
+        data: A Split of PreparedCases.
+        folder: The folder of the run.
+        device: Where to train.
+        callback: Watches the run.
+        pictures: Draws while the run trains.
+
+    Yields:
+        `fit`'s epochs, each after it is saved.
+
+    Raises:
+        RunStopped: The memory of the device or the disk does not suffice, or, as NonFiniteLoss,
+            the loss is not finite. What was saved before stays.
     """
     callback, pictures = callback or Callback(), pictures or NoPictures()
-    with _named_faults(config, folder, device):
+    with _explained_faults(config, folder, device):
         folder.write_config(config)
-        resume_from = _resumed(config, folder, device, callback)
+        resume_from = _last_checkpoint(config, folder, device, callback)
         done = resume_from["epoch"] if resume_from else 0
         history = folder.read_history(done)
-        picture = functools.partial(_picture, config, data, folder, device, pictures)
         with _tensorboard(folder.logs, purge_step=done + 1) as events:
             initial = (
                 None if resume_from else initial_weights(config, data, folder, device, callback)
             )
-            for epoch in fit(config, data, device, resume_from, callback, initial):
+            for epoch in fit(
+                config,
+                data,
+                device,
+                resume_from=resume_from,
+                initial_weights=initial,
+                callback=callback,
+            ):
                 history.append({"epoch": epoch.number} | epoch.metrics)
                 write_json(folder.history, history)
                 for name, value in epoch.metrics.items():
                     events.add_scalar(name, value, epoch.number)
                 _save(epoch.checkpoint, folder, config, is_best=epoch.is_best)
-                picture(epoch)
+                order_picture(epoch, data.validation, config, folder, device, pictures)
                 _show_pictures(events, pictures.finished(), epoch.number)
                 yield epoch
             _show_pictures(events, pictures.close(), len(history))
@@ -58,94 +86,66 @@ def train_run(config, data, folder, device, callback=None, pictures=None):
             draw_training_curves(history, folder.plots / "training_curves.png")
 
 
-def evaluate_run(config, data, folder, device, callback=None):
-    """Test the finished run in `folder` once: (metrics with test/ names, rows per case). Writes final_metrics.json and pictures.
+def initial_weights(
+    config: Config,
+    data: Split,
+    folder: RunFolder,
+    device: torch.device,
+    callback: Callback | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the state that a run starts from.
 
-    The checkpoint is the best on the validation set, or the last where the test set had to serve as validation set too. With `train.test_last` the
-    last one is tested as well, as test/last_...; where both are the same epoch it is tested once.
+    Where `learning.initial_weights` names a file, that is read. Where `learning.pretrain_epochs`
+    says so, the network is pretrained first, on the images of data.train and data.unlabelled; this
+    goes on from what an earlier process left in `folder`.
+
+    Args:
+        config: The configuration of the run.
+        data: A Split of PreparedCases.
+        folder: The folder of the run.
+        device: Where to pretrain.
+        callback: Watches the run.
+
+    Returns:
+        A state as `start_from` takes it; {} for the network's own initial weights.
     """
-    callback = callback or Callback()
-    started = time.perf_counter()
-    model = build_model(config.model).to(device)
-    last, _ = resume_state([folder.last, folder.previous], device)
-    chosen = {
-        "checkpoint": "best",
-        "epoch": last["best_epoch"],
-        "weights": functools.partial(load_checkpoint, folder.best, device),
-    }
-    final = {"checkpoint": "last", "epoch": last["epoch"], "weights": lambda: last["model"]}
-    if data.test_is_validation:
-        chosen = final
-    verdicts, digests = {}, {"last": weights_digest(last["model"])}
-    for verdict in (
-        [chosen, final]
-        if config.train.test_last and chosen["epoch"] != final["epoch"]
-        else [chosen]
-    ):
-        weights = verdict["weights"]()
-        digests[verdict["checkpoint"]] = weights_digest(weights)
-        model.load_state_dict(weights)
-        verdicts[verdict["epoch"]] = evaluate(model, _watched(data.test, callback), config, device)
-        if verdict is chosen:
-            validation = (
-                (data.test, verdicts[chosen["epoch"]])
-                if data.test_is_validation
-                else (data.validation, last.get("best_rows", []))
-            )
-            _draw_validation(
-                model, *validation, config, device, folder.val_predictions(chosen["epoch"])
-            )
-    rows = verdicts[chosen["epoch"]]
-    metrics = means(rows, "test")
-    if final["epoch"] in verdicts:
-        metrics |= {
-            name.replace("test/", "test/last_"): value
-            for name, value in means(verdicts[final["epoch"]], "test").items()
-        }
-    metrics |= {
-        "time/test_s": time.perf_counter() - started,
-        "time/train_total_s": sum(e["time/train_s"] for e in folder.read_history(last["epoch"]))
-        + sum(e["time/pretrain_s"] for e in read_pretraining(folder)),
-        "model/parameters": float(sum(p.numel() for p in model.parameters())),
-    }
-    told = {
-        "tested_checkpoint": chosen["checkpoint"],
-        "tested_epoch": chosen["epoch"],
-        "epochs": last["epoch"],
-        "weights_sha256": digests,
-    }
-    told |= {**metrics, "cases": rows} | (
-        {"last_cases": verdicts[final["epoch"]]} if final["epoch"] in verdicts else {}
-    )
-    write_json(folder.final_metrics, told)
-    return metrics, rows
+    if config.learning.initial_weights:
+        state = load_checkpoint(config.learning.initial_weights, device)
+        return state.get("model", state)
+    if not config.learning.pretrain_epochs:
+        return {}
+    cases = [*data.train, *data.unlabelled]
+    for _ in pretrain_run(config, cases, folder, device, callback=callback):
+        pass
+    return load_checkpoint(folder.pretrained, device)
 
 
-def _watched(cases, callback):
-    for done, case in enumerate(cases):
-        yield case
-        callback.tested(done + 1)
+def _last_checkpoint(
+    config: Config, folder: RunFolder, device: torch.device, callback: Callback
+) -> Checkpoint | None:
+    """Return the checkpoint to go on from, or None.
 
-
-def _resumed(config, folder, device, callback):
-    """The checkpoint to go on from, or None. What the run was killed before writing out of it is written now."""
+    A run that was killed between writing last.pth and its copies gets the copies now.
+    """
     state, damaged = resume_state([folder.last, folder.previous], device)
+    consequence = "from the epoch before" if state else "from the start, since there is no other"
     for line in damaged:
-        callback.note(
-            f"{line}; going on {'from the epoch before' if state else 'from the start, since there is no other'}"
-        )
+        callback.on_note(f"{line}; going on {consequence}")
     if state:
         _save_copies(state, folder, config, is_best=state["best_epoch"] == state["epoch"])
     return state
 
 
-def _save(checkpoint, folder, config, *, is_best):
-    """last.pth first: all else follows from it, so that a run killed in between can write it again."""
+def _save(checkpoint: Checkpoint, folder: RunFolder, config: Config, *, is_best: bool) -> None:
+    """Save an epoch: last.pth first, from which a run killed in between makes its copies."""
     save_checkpoint(checkpoint, folder.last, previous=folder.previous)
     _save_copies(checkpoint, folder, config, is_best=is_best)
 
 
-def _save_copies(checkpoint, folder, config, *, is_best):
+def _save_copies(
+    checkpoint: Checkpoint, folder: RunFolder, config: Config, *, is_best: bool
+) -> None:
+    """Save the weights alone where the epoch is the best so far, or one that is kept."""
     keep = config.train.keep_every_epochs
     if is_best:
         save_checkpoint(checkpoint["model"], folder.best)
@@ -154,8 +154,8 @@ def _save_copies(checkpoint, folder, config, *, is_best):
 
 
 @contextlib.contextmanager
-def _named_faults(config, folder, device):
-    """What the machine lacks, as a RunStopped that says what to do about it."""
+def _explained_faults(config: Config, folder: RunFolder, device: torch.device) -> Iterator[None]:
+    """Turn the machine's lack of memory or disk into a RunStopped that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -164,58 +164,23 @@ def _named_faults(config, folder, device):
         if error.errno not in DISK_FULL:
             raise
         raise RunStopped(
-            f"{folder.root}: the disk is full ({error.strerror}); the last checkpoint is whole: free space, then --resume"
+            f"{folder.root}: the disk is full ({error.strerror}); "
+            "the last checkpoint is whole: free space, then --resume"
         ) from error
 
 
-def _picture(config, data, folder, device, pictures, epoch):
-    """Order the worst and the median validation case of an epoch that is kept, the best so far or the last."""
-    keep = config.train.keep_every_epochs
-    if not (
-        pictures.wanted
-        and epoch.rows
-        and (
-            epoch.is_best
-            or epoch.number == config.train.epochs
-            or (keep and epoch.number % keep == 0)
-        )
-    ):
-        return
-    model = build_model(config.model).to(device)
-    model.load_state_dict(epoch.checkpoint["model"])
-    wanted = worst_and_median(epoch.rows)
-    pictures.order(
-        _shown(model, data.validation, wanted, config, device), folder.val_predictions(epoch.number)
-    )
-
-
-def _draw_validation(model, cases, rows, config, device, path):
-    """The worst and the median of `rows`, unless they were drawn while the run trained; a checkpoint of an earlier version has no rows."""
-    if rows and not path.exists():
-        draw_predictions(_shown(model, cases, worst_and_median(rows), config, device), path)
-
-
-def _shown(model, cases, wanted, config, device):
-    """What `worst_and_median` named, as the test would see it."""
-    by_id = {case.id: case for case in cases}
-    return [
-        show(by_id[one], predict_classes(model, by_id[one], config, device), name)
-        for name, one in wanted.items()
-    ]
-
-
-def _show_pictures(events, paths, epoch):
-    """PNG files as they are, in TensorBoard."""
+def _show_pictures(events: "SummaryWriter", paths: Sequence[Path], epoch: int) -> None:
+    """Show PNG files in TensorBoard as they are."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     for path in paths:
         image = Summary.Image(encoded_image_string=path.read_bytes(), colorspace=4)
-        events.file_writer.add_summary(
-            Summary(value=[Summary.Value(tag="val/predictions", image=image)]), epoch
-        )
+        summary = Summary(value=[Summary.Value(tag="val/predictions", image=image)])
+        # torch declares `file_writer` as None, which it is before the writer is open.
+        events.file_writer.add_summary(summary, epoch)  # type: ignore[attr-defined]  # see above
 
 
-def _tensorboard(folder, purge_step):
+def _tensorboard(folder: Path, *, purge_step: int) -> "SummaryWriter":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from torch.utils.tensorboard import SummaryWriter
 

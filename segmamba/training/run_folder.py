@@ -1,11 +1,12 @@
-"""Where a run keeps what it made; never overwritten.
+"""Where a run keeps its results; nothing in it is overwritten by another run.
 
 SegMamba_Run01/
   checkpoints/best_metric_model.pth   weights alone, best on the validation set
   checkpoints/last.pth                everything that resuming needs
-  checkpoints/previous.pth            the same, of the epoch before: what is gone on from where last.pth is damaged
+  checkpoints/previous.pth            the same, of the epoch before, used where last.pth is damaged
   checkpoints/epoch_0010.pth          weights alone, every `train.keep_every_epochs`
-  checkpoints/pretrained.pth          weights that pretraining made, without heads; pretraining.pth while it runs
+  checkpoints/pretrained.pth          weights from pretraining, without heads; pretraining.pth
+                                      while it runs
   logs/                               TensorBoard events
   plots/training_curves.png, val_predictions_epoch_0010.png
   metrics/history.json                one entry per epoch
@@ -18,19 +19,31 @@ SegMamba_Run01/
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from segmamba.config import Config
 from segmamba.files import write_text
 
 
-def next_run_folder(results, name):
-    """Create and return results/<name>_RunNN with the next free number; two processes never get the same."""
+def next_run_folder(results: str | Path, name: str) -> Path:
+    """Create results/<name>_RunNN with the next free number.
+
+    Two processes never get the same folder.
+
+    Args:
+        results: The folder of all runs; it is created where it is missing.
+        name: The name of the run.
+
+    Returns:
+        The new folder.
+    """
     results = Path(results)
     results.mkdir(parents=True, exist_ok=True)
     while True:
         taken = [
-            int(m[1])
-            for p in results.iterdir()
-            if (m := re.fullmatch(rf"{re.escape(name)}_Run(\d+)", p.name))
+            int(match[1])
+            for path in results.iterdir()
+            if (match := re.fullmatch(rf"{re.escape(name)}_Run(\d+)", path.name))
         ]
         folder = results / f"{name}_Run{max(taken, default=0) + 1:02d}"
         try:
@@ -41,49 +54,51 @@ def next_run_folder(results, name):
 
 
 class RunFolder:
-    """The paths of one run; its folders are made on construction."""
+    """The paths of one run. Its folders are made on construction."""
 
-    def __init__(self, root):
+    def __init__(self, root: str | Path) -> None:
+        """Make the folders below `root`, as the head of this file lists them."""
         self.root = Path(root)
         self.checkpoints, self.logs = self.root / "checkpoints", self.root / "logs"
         self.plots, self.metrics = self.root / "plots", self.root / "metrics"
         for folder in (self.checkpoints, self.logs, self.plots, self.metrics):
             folder.mkdir(parents=True, exist_ok=True)
-        self.best, self.last = (
-            self.checkpoints / "best_metric_model.pth",
-            self.checkpoints / "last.pth",
-        )
+        self.best = self.checkpoints / "best_metric_model.pth"
+        self.last = self.checkpoints / "last.pth"
         self.previous = self.checkpoints / "previous.pth"
-        self.history, self.final_metrics = (
-            self.metrics / "history.json",
-            self.metrics / "final_metrics.json",
-        )
-        self.config, self.environment = self.root / "config.json", self.root / "environment.json"
+        self.history = self.metrics / "history.json"
+        self.final_metrics = self.metrics / "final_metrics.json"
+        self.config = self.root / "config.json"
+        self.environment = self.root / "environment.json"
 
     @property
-    def pretraining(self):
-        """All that resuming an unfinished pretraining needs."""
+    def pretraining(self) -> Path:
+        """What an unfinished pretraining goes on from."""
         return self.checkpoints / "pretraining.pth"
 
     @property
-    def pretrained(self):
-        """Weights that pretraining made, without heads."""
+    def pretrained(self) -> Path:
+        """Weights from pretraining, without heads."""
         return self.checkpoints / "pretrained.pth"
 
     @property
-    def pretraining_history(self):
+    def pretraining_history(self) -> Path:
+        """The metrics of each epoch of pretraining."""
         return self.metrics / "pretraining.json"
 
-    def periodic(self, epoch):
+    def periodic(self, epoch: int) -> Path:
+        """Return the path of the weights that are kept of an epoch."""
         return self.checkpoints / f"epoch_{epoch:04d}.pth"
 
-    def val_predictions(self, epoch):
+    def val_predictions(self, epoch: int) -> Path:
+        """Return the path of the picture of an epoch's worst and median validation case."""
         return self.plots / f"val_predictions_epoch_{epoch:04d}.png"
 
-    def write_config(self, config):
+    def write_config(self, config: Config) -> None:
+        """Write config.json."""
         write_text(self.config, config.to_json())
 
-    def read_history(self, until_epoch):
-        """The metrics of epochs 1 .. until_epoch, a list of dicts with "epoch"."""
+    def read_history(self, until_epoch: int) -> list[dict[str, Any]]:
+        """Return the metrics of epochs 1 to `until_epoch`, each with "epoch"."""
         entries = json.loads(self.history.read_text()) if self.history.exists() else []
-        return [e for e in entries if e["epoch"] <= until_epoch]
+        return [entry for entry in entries if entry["epoch"] <= until_epoch]

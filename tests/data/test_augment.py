@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmamba.config import AugmentConfig
-from segmamba.data.augment import Plan, augment, plan
+from segmamba.data.augment import AugmentationDraws, augment, draw_augmentation
 from segmamba.data.augment_spatial import warp
 
 OFF = {
@@ -36,7 +36,7 @@ EVERYTHING = {
 
 
 def still(**changes):
-    """A Plan that does nothing but what is asked."""
+    """Draws that do nothing but what is asked."""
     nothing = {
         "flips": (False,) * 3,
         "quarter_turns": 0,
@@ -53,11 +53,14 @@ def still(**changes):
         "zoom": np.ones(4),
         "gamma": np.ones(4),
     }
-    return Plan(**{**nothing, **changes})
+    return AugmentationDraws(**{**nothing, **changes})
 
 
 def example(shape=(12, 12, 8), batch=2):
-    """Images whose first channel holds the label, so that alignment can be seen; a background of zeros around it."""
+    """Images whose first channel holds the label, so that alignment can be seen.
+
+    The last slice is background, all 0.
+    """
     torch.manual_seed(0)
     label = torch.zeros(batch, *shape, dtype=torch.uint8)
     label[:, 2:6, 3:9, 1:4] = torch.randint(1, 4, (batch, 4, 6, 3)).to(torch.uint8)
@@ -67,10 +70,14 @@ def example(shape=(12, 12, 8), batch=2):
     return image, label
 
 
+def draws_of_two(config, seed, epoch, index):
+    """The draws of two patches that follow each other."""
+    return [draw_augmentation(config, seed, epoch, index + i, 4) for i in range(2)]
+
+
 def test_everything_off_changes_nothing():
     image, label = example()
-    plans = [plan(AugmentConfig(**OFF), 0, 1, i, 4) for i in range(2)]
-    out, out_label = augment(image, label, plans)
+    out, out_label = augment(image, label, draws_of_two(AugmentConfig(**OFF), 0, 1, 0))
     assert (out == image).all() and (out_label == label).all()
 
 
@@ -104,9 +111,9 @@ def test_patches_that_are_not_square_get_half_turns_only():
 @pytest.mark.parametrize("flips", list(itertools.product((False, True), repeat=3)), ids=str)
 def test_mirror_images_and_turns_are_the_same_within_the_interpolation_as_without_it(shape, flips):
     image, label = example(shape, batch=4)
-    plans = [still(flips=flips, quarter_turns=turns) for turns in range(4)]
-    exact, exact_label = augment(image, label, plans)
-    out, out_label = warp(image, label, plans)
+    draws = [still(flips=flips, quarter_turns=turns) for turns in range(4)]
+    exact, exact_label = augment(image, label, draws)
+    out, out_label = warp(image, label, draws)
     assert torch.allclose(out, exact, atol=1e-4) and (out_label == exact_label).all()
 
 
@@ -153,16 +160,12 @@ def test_brightness_and_contrast_act_in_the_brain_only():
 def test_labels_stay_integer_classes_and_aligned_with_the_image(seed, epoch, index):
     image, label = example()
     config = AugmentConfig(**{**OFF, "flip_probability": 0.5, "rotate90_probability": 0.5})
-    out, out_label = augment(
-        image, label, [plan(config, seed, epoch, index + i, 4) for i in range(2)]
-    )
+    out, out_label = augment(image, label, draws_of_two(config, seed, epoch, index))
     visible = out[:, 0] != 0
     assert (
         out_label.dtype == torch.uint8 and (out[:, 0][visible] == out_label[visible].float()).all()
     )
-    scaled, scaled_label = augment(
-        image, label, [plan(AugmentConfig(), seed, epoch, index + i, 4) for i in range(2)]
-    )
+    scaled, scaled_label = augment(image, label, draws_of_two(AugmentConfig(), seed, epoch, index))
     assert (
         scaled.shape == image.shape
         and set(scaled_label.unique().tolist()) <= {0, 1, 2, 3}
@@ -175,7 +178,10 @@ def test_labels_stay_integer_classes_and_aligned_with_the_image(seed, epoch, ind
 def test_label_and_image_are_sampled_at_the_same_places_by_all_spatial_transforms_together(
     seed, shape
 ):
-    """Of an interpolated 0-1 image, at least (1/2)^3 comes from the nearest voxel: it bounds the image wherever the label says 0 or 1."""
+    """The nearest voxel bounds the image wherever the label says 0 or 1.
+
+    At least (1/2)^3 of an interpolated 0-1 image comes from it.
+    """
     label = torch.from_numpy(
         np.random.default_rng(seed).integers(0, 2, (2, *shape)).astype(np.uint8)
     )
@@ -191,7 +197,7 @@ def test_label_and_image_are_sampled_at_the_same_places_by_all_spatial_transform
             "elastic_spacing_voxels": 8.0,
         }
     )
-    out, out_label = augment(image, label, [plan(config, seed, 1, i, 4) for i in range(2)])
+    out, out_label = augment(image, label, draws_of_two(config, seed, 1, 0))
     assert out_label.dtype == torch.uint8 and set(out_label.unique().tolist()) <= {0, 1}
     assert (out[:, 0][out_label == 1] >= 0.125 - 1e-4).all()
     assert (out[:, 0][out_label == 0] <= 0.875 + 1e-4).all()
@@ -211,9 +217,7 @@ def test_intensities_leave_labels_and_background_alone_and_stay_finite(seed, epo
             "elastic_probability": 0.0,
         }
     )
-    out, out_label = augment(
-        image, label, [plan(config, seed, epoch, index + i, 4) for i in range(2)]
-    )
+    out, out_label = augment(image, label, draws_of_two(config, seed, epoch, index))
     assert (out_label == label).all() and (out[image == 0] == 0).all() and out.isfinite().all()
     assert (out != image).any(dim=(2, 3, 4)).all(), "every channel of every patch is changed"
 
@@ -234,7 +238,7 @@ def test_a_rotation_by_90_degrees_is_a_quarter_turn_about_its_axis(axis):
 
 
 def test_a_rotation_keeps_shapes_in_patches_that_are_not_cubes():
-    """A ball stays a ball: its volume and its centre survive any angle, though the sides of the patch differ."""
+    """A ball keeps its volume and its centre at any angle, though the sides of the patch differ."""
     grid = torch.stack(
         torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in (32, 24, 16)), indexing="ij")
     )
@@ -247,7 +251,7 @@ def test_a_rotation_keeps_shapes_in_patches_that_are_not_cubes():
 
 def test_mixed_precision_around_it_moves_no_voxel():
     image, label = example((32, 32, 16))
-    plans = [
+    draws = [
         still(
             scale=1.1,
             rotation_degrees=(10.0, 20.0, 30.0),
@@ -255,9 +259,9 @@ def test_mixed_precision_around_it_moves_no_voxel():
             quarter_turns=1,
         )
     ] * 2
-    plain, plain_label = augment(image, label, plans)
+    plain, plain_label = augment(image, label, draws)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed, mixed_label = augment(image, label, plans)
+        mixed, mixed_label = augment(image, label, draws)
     assert (mixed == plain).all() and (mixed_label == plain_label).all()
 
 
@@ -281,13 +285,13 @@ def test_noise_is_as_strong_as_asked_in_its_channel_only_and_repeats():
         torch.full((1, 4, 24, 24, 24), 5.0),
         torch.zeros(1, 24, 24, 24, dtype=torch.uint8),
     )
-    plans = [still(noise_std=np.array([0, 0.1, 0, 0]), noise_seed=7)]
-    out, _ = augment(image, label, plans)
+    draws = [still(noise_std=np.array([0, 0.1, 0, 0]), noise_seed=7)]
+    out, _ = augment(image, label, draws)
     assert (
         float((out - image)[0, 1].std()) == pytest.approx(0.1, rel=0.05)
         and (out == image)[0, [0, 2, 3]].all()
     )
-    assert (augment(image, label, plans)[0] == out).all()
+    assert (augment(image, label, draws)[0] == out).all()
 
 
 def test_each_patch_has_noise_of_its_own_strength_and_its_own_seed():
@@ -295,12 +299,12 @@ def test_each_patch_has_noise_of_its_own_strength_and_its_own_seed():
         torch.full((3, 4, 24, 24, 24), 5.0),
         torch.zeros(3, 24, 24, 24, dtype=torch.uint8),
     )
-    plans = [
+    draws = [
         still(),
         still(noise_std=np.full(4, 0.1), noise_seed=7),
         still(noise_std=np.full(4, 0.2), noise_seed=8),
     ]
-    noise = augment(image, label, plans)[0] - image
+    noise = augment(image, label, draws)[0] - image
     assert noise.std((1, 2, 3, 4)).tolist() == pytest.approx([0, 0.1, 0.2], rel=0.05)
     assert not torch.allclose(2 * noise[1], noise[2], atol=0.01)
 
@@ -352,14 +356,14 @@ def test_gamma_keeps_order_mean_and_spread_within_the_brain():
     assert (out[:, [0, 3]] == image[:, [0, 3]]).all()
 
 
-def test_a_plan_depends_on_seed_epoch_and_index_alone():
-    first, again = (plan(AugmentConfig(), 1, 2, 3, 4) for _ in range(2))
+def test_the_draws_depend_on_seed_epoch_and_index_alone():
+    first, again = (draw_augmentation(AugmentConfig(), 1, 2, 3, 4) for _ in range(2))
     assert (
         first.flips == again.flips
         and first.scale == again.scale
         and (first.contrast == again.contrast).all()
     )
-    assert len({plan(AugmentConfig(), 1, 2, i, 4).scale for i in range(50)}) == 50
+    assert len({draw_augmentation(AugmentConfig(), 1, 2, i, 4).scale for i in range(50)}) == 50
 
 
 @pytest.mark.parametrize(
@@ -377,7 +381,7 @@ def test_switching_one_transform_off_leaves_the_others_as_they_were(switch):
         "gamma": "gamma",
     }[switch.removesuffix("_probability")]
     full, without = (
-        dataclasses.asdict(plan(AugmentConfig(**{**EVERYTHING, **off}), 5, 1, 7, 4))
+        dataclasses.asdict(draw_augmentation(AugmentConfig(**{**EVERYTHING, **off}), 5, 1, 7, 4))
         for off in ({}, {switch: 0.0})
     )
     assert [name for name in full if not np.array_equal(full[name], without[name])] == [field]
@@ -389,7 +393,9 @@ def test_what_is_off_by_default_stays_off_and_changes_none_of_its_draws():
         for name, value in EVERYTHING.items()
         if not name.startswith(("flip", "rotate90"))
     }
-    default, more = (plan(AugmentConfig(**changes), 5, 1, 7, 4) for changes in ({}, extra))
+    default, more = (
+        draw_augmentation(AugmentConfig(**changes), 5, 1, 7, 4) for changes in ({}, extra)
+    )
     assert default.rotation_degrees == (0.0,) * 3 and default.elastic_voxels == 0
     assert (
         not default.noise_std.any()
@@ -408,11 +414,11 @@ def test_what_is_off_by_default_stays_off_and_changes_none_of_its_draws():
 
 
 def test_ranges_are_respected_and_used():
-    plans = [plan(AugmentConfig(), 0, 1, i, 4) for i in range(400)]
-    scales, contrasts = np.array([p.scale for p in plans]), np.array([p.contrast for p in plans])
-    brightness = np.array([p.brightness for p in plans])
+    draws = [draw_augmentation(AugmentConfig(), 0, 1, i, 4) for i in range(400)]
+    scales, contrasts = np.array([d.scale for d in draws]), np.array([d.contrast for d in draws])
+    brightness = np.array([d.brightness for d in draws])
     assert 0.9 <= scales.min() < 0.91 and 1.09 < scales.max() <= 1.1
     assert 0.9 <= contrasts.min() < 0.91 and 1.09 < contrasts.max() <= 1.1
     assert -0.1 <= brightness.min() < -0.09 and 0.09 < brightness.max() <= 0.1
-    assert 0.4 < np.mean([p.quarter_turns > 0 for p in plans]) < 0.6
-    assert np.allclose(np.mean([p.flips for p in plans], axis=0), 0.5, atol=0.1)
+    assert 0.4 < np.mean([d.quarter_turns > 0 for d in draws]) < 0.6
+    assert np.allclose(np.mean([d.flips for d in draws], axis=0), 0.5, atol=0.1)

@@ -5,7 +5,7 @@ import pytest
 
 from segmamba.data.case import patient_of
 from segmamba.data.cases import find_cases, list_cases, notes_on
-from segmamba.data.phantom import write_phantom
+from segmamba.data.layouts.names import PHANTOM_NOTE
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from tests.conftest import NEW_NAMES, write_case
@@ -16,10 +16,10 @@ def test_cases_are_found_nested_flat_and_plain(tmp_path):
     write_case(tmp_path / "LGG" / "deeper", "Brats18_B_1", ending=".nii")
     for file in write_case(tmp_path / "elsewhere", "Brats18_C_1").iterdir():
         shutil.move(file, tmp_path)
-    found = find_cases(tmp_path)
-    assert [case.id for case in found] == ["Brats18_A_1", "Brats18_B_1", "Brats18_C_1"]
-    assert {case.convention for case in found} == {"brats2018"}
-    assert found[1].images["T1ce"].name == "Brats18_B_1_t1ce.nii"
+    cases = find_cases(tmp_path)
+    assert [case.id for case in cases] == ["Brats18_A_1", "Brats18_B_1", "Brats18_C_1"]
+    assert {case.convention for case in cases} == {"brats2018"}
+    assert cases[1].images["T1ce"].name == "Brats18_B_1_t1ce.nii"
 
 
 def test_linked_case_folders_are_found_and_links_in_a_circle_end(tmp_path):
@@ -32,7 +32,8 @@ def test_linked_case_folders_are_found_and_links_in_a_circle_end(tmp_path):
 
 def test_phantoms_of_earlier_studies_below_the_data_are_no_cases(tmp_path):
     write_case(tmp_path, "Brats18_A_1")
-    write_phantom(tmp_path / "Results" / "phantom" / "few", cases=1, size=(48, 48, 48), seed=0)
+    write_case(tmp_path / "Results" / "phantom" / "few", "Phantom_0")
+    (tmp_path / "Results" / "phantom" / "few" / PHANTOM_NOTE).write_text("{}")
     assert [case.id for case in find_cases(tmp_path)] == ["Brats18_A_1"]
     assert len(find_cases(tmp_path / "Results" / "phantom" / "few")) == 1
 
@@ -65,7 +66,7 @@ def test_the_collection_and_the_time_point_bring_the_convention(tmp_path, case_i
     )
 
 
-def test_a_study_is_told_what_its_labels_merge_and_what_the_naming_cannot_tell(tmp_path):
+def test_a_study_says_what_its_labels_merge_and_what_the_naming_leaves_open(tmp_path):
     write_case(tmp_path, "BraTS-PED-00002-000", names=NEW_NAMES, et_value=3)
     merged, warned = notes_on(find_cases(tmp_path))
     assert (
@@ -80,14 +81,15 @@ def test_conventions_mix_only_where_that_is_asked_for(tmp_path):
     write_case(tmp_path, "BraTS-GLI-00005-100", names=NEW_NAMES, et_value=3)
     with pytest.raises(
         UserError,
-        match=r"more than one label convention \(BraTS-GLI-00005-000 is brats2023, .*--labels mixed",
+        match=r"more than one label convention \(BraTS-GLI-00005-000 is brats2023, "
+        r".*--labels mixed",
     ):
         find_cases(tmp_path)
     assert [case.convention for case in find_cases(tmp_path, "mixed")] == ["brats2023", "brats2024"]
     assert {case.convention for case in find_cases(tmp_path, "brats2024")} == {"brats2024"}
 
 
-def test_the_misnamed_segmentation_of_kaggles_2020_copy_is_known_and_told(tmp_path):
+def test_the_misnamed_segmentation_of_kaggles_2020_copy_is_known_and_reported(tmp_path):
     folder = write_case(tmp_path, "BraTS20_Training_355", ending=".nii")
     (folder / "BraTS20_Training_355_seg.nii").rename(folder / "W39_1998.09.19_Segm.nii")
     (case,) = find_cases(tmp_path)
@@ -131,7 +133,7 @@ def test_hidden_files_of_macos_are_skipped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (
             lambda folder: (folder / "X_t2.nii.gz").unlink(),
@@ -149,9 +151,9 @@ def test_hidden_files_of_macos_are_skipped(tmp_path):
         ),
     ],
 )
-def test_a_broken_layout_is_named(tmp_path, spoil, told):
+def test_a_broken_layout_is_named(tmp_path, spoil, message):
     spoil(write_case(tmp_path, "X"))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         find_cases(tmp_path)
 
 
@@ -170,7 +172,7 @@ def test_faulty_cases_are_listed_with_all_their_errors_and_the_others_stay_clean
     assert whole.findings == () and set(faulty.images) == {"T1ce", "FLAIR"}
 
 
-def test_no_folder_and_no_cases_are_told_apart(tmp_path):
+def test_a_missing_folder_and_a_folder_without_cases_have_messages_of_their_own(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         find_cases(tmp_path / "absent")
     with pytest.raises(UserError, match="no BraTS case found"):

@@ -81,7 +81,10 @@ def turned(codes, *parts):
 
 
 def flatten(folder):
-    """Set the z axis of the affine to nothing, in the header's bytes: qform_code at 252, srow_z at 312 (NIfTI-1 standard)."""
+    """Set the z axis of the affine to nothing, in the header's bytes.
+
+    In the NIfTI-1 standard qform_code is at byte 252 and srow_z at byte 312.
+    """
     raw = bytearray(gzip.decompress((folder / "X_t2.nii.gz").read_bytes()))
     raw[252:254], raw[312:328] = bytes(2), bytes(16)
     (folder / "X_t2.nii.gz").write_bytes(gzip.compress(raw))
@@ -187,15 +190,15 @@ def test_each_fault_is_found_alone_and_errors_are_what_stops_a_training_run(tmp_
     spoil, expected = FAULTS[name]
     spoil(write_case(tmp_path, "X", shape=SHAPE))
     (checked,) = check(tmp_path)
-    found = {(f.severity, f.kind): [] for f in checked.findings}
+    texts = {(f.severity, f.kind): [] for f in checked.findings}
     for finding in checked.findings:
-        found[finding.severity, finding.kind].append(finding.text)
-    assert set(found) == {(severity, kind) for severity, kind, _ in expected}
+        texts[finding.severity, finding.kind].append(finding.text)
+    assert set(texts) == {(severity, kind) for severity, kind, _ in expected}
     assert all(
-        any(told in text for text in found[severity, kind]) for severity, kind, told in expected
-    ), found
+        any(part in text for text in texts[severity, kind]) for severity, kind, part in expected
+    ), texts
     assert all(
-        text.startswith("X: ") and "\n" not in text for texts in found.values() for text in texts
+        text.startswith("X: ") and "\n" not in text for group in texts.values() for text in group
     )
 
     stops = False
@@ -217,15 +220,15 @@ def test_a_good_case_has_no_findings_and_a_missing_label_is_information(tmp_path
     assert not would_fail([good, unlabelled])
 
 
-def test_all_faults_of_all_cases_are_told_and_a_good_case_among_them_stays_good(tmp_path):
+def test_all_faults_of_all_cases_are_reported_and_a_good_case_among_them_stays_good(tmp_path):
     first = write_case(tmp_path, "X")
     for name in ("missing", "unknown label"):
         FAULTS[name][0](first)
     edit("flair", np.zeros_like)(first)
     write_case(tmp_path, "Y")
     (write_case(tmp_path, "Z") / "Z_seg.nii.gz").write_bytes(b"")
-    found = {case.id: sorted(f.kind for f in case.findings) for case in check(tmp_path)}
-    assert found == {
+    kinds = {case.id: sorted(f.kind for f in case.findings) for case in check(tmp_path)}
+    assert kinds == {
         "X": ["empty image", "missing modality", "unknown label"],
         "Y": [],
         "Z": ["unreadable file"],
@@ -292,22 +295,22 @@ def test_processes_and_one_process_find_the_same_in_the_same_order(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("case_id", "told"),
+    ("case_id", "note"),
     [
         ("BraTS-GLI-00005-100", "the resection cavity (RC, 4) counts as background"),
         ("BraTS-PED-00005-000", "the cystic component (CC, 3) counts as non-enhancing core"),
     ],
 )
-def test_what_a_convention_merges_is_told_with_the_findings(tmp_path, capsys, case_id, told):
+def test_what_a_convention_merges_is_printed_with_the_findings(tmp_path, capsys, case_id, note):
     from rich.console import Console
 
     write_case(tmp_path, case_id, names=NEW_NAMES, et_value=3)
     checked = check(tmp_path)
-    assert any(told in note for note in notes_on_labels(checked)) and {
+    assert any(note in line for line in notes_on_labels(checked)) and {
         row["labels"] for row in as_rows(checked)
     } == {checked[0].convention}
     render(checked, Console(width=200))
-    assert f"note     labels {checked[0].convention}: {told}" in capsys.readouterr().out
+    assert f"note     labels {checked[0].convention}: {note}" in capsys.readouterr().out
 
 
 def segmamba(*arguments, cwd):
@@ -329,21 +332,22 @@ def test_the_command_exits_2_on_errors_and_0_on_warnings_and_writes_what_it_prin
     assert "tumour outside brain" in (tmp_path / "check.csv").read_text()
     FAULTS["missing"][0](folder)
     failed = segmamba("check", "data", "--json", cwd=tmp_path)
-    told = json.loads(failed.stdout)
-    assert failed.returncode == 2 and told["training_would_fail"]
-    assert {row["problem"] for row in told["findings"]} == {
+    result = json.loads(failed.stdout)
+    assert failed.returncode == 2 and result["training_would_fail"]
+    assert {row["problem"] for row in result["findings"]} == {
         "missing modality",
         "tumour outside brain",
     }
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(["absent"], "no such folder"), ([".", "--labels", "x"], "choose one of brats2018")],
 )
-def test_a_wrong_folder_or_convention_is_one_line_and_code_2(tmp_path, arguments, told):
+def test_a_wrong_folder_or_convention_is_one_line_and_code_2(tmp_path, arguments, message):
     result = segmamba("check", *arguments, cwd=tmp_path)
-    assert result.returncode == 2 and result.stderr.startswith("error: ") and told in result.stderr
+    assert result.returncode == 2 and result.stderr.startswith("error: ")
+    assert message in result.stderr
 
 
 REAL = os.environ.get("SEGMAMBA_BRATS")
@@ -351,11 +355,11 @@ REAL = os.environ.get("SEGMAMBA_BRATS")
 
 @pytest.mark.skipif(not REAL, reason="SEGMAMBA_BRATS names no folder of real cases")
 def test_the_real_cases_pass_with_what_is_known_of_them_and_nothing_else():
-    found = {}
+    texts = {}
     for folder in ("brats2018", "brats2023", "unlabelled"):
         checked = check(Path(REAL) / folder)
         assert not would_fail(checked)
-        found |= {
+        texts |= {
             case.id: [re.sub(r"\S*/", "", finding.text) for finding in case.findings]
             for case in checked
         }
@@ -363,7 +367,7 @@ def test_the_real_cases_pass_with_what_is_known_of_them_and_nothing_else():
         "Brats18_2013_21_1: 14 tumour voxels of Brats18_2013_21_1_seg.nii.gz lie outside the brain"
     )
     each = "all 4 images are 0 there; each on its own is 0 in more or as many tumour voxels"
-    assert found == {
+    assert texts == {
         "Brats18_2013_21_1": [f"{outside} ({each}: T1 in 20, T1ce in 21, T2 in 20, FLAIR in 14)"],
         "Brats18_2013_2_1": [],
         "Brats18_TCIA05_396_1": [],

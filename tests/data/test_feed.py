@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from segmamba.config import AugmentConfig
-from segmamba.data.augment import augment, plan
-from segmamba.data.feed import DeviceFeed, sent
+from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.feed import DeviceFeed, to_device
 from segmamba.data.loader import Batch
+from tests.tiny import CPU
 
-CPU = torch.device("cpu")
 CHANCES = ("flip", "rotate90", "rotation", "elastic", "noise", "blur", "low_resolution", "gamma")
 EVERYTHING = AugmentConfig(**{f"{name}_probability": 1.0 for name in CHANCES})
 
 
-def made(count, *, pinned=False, before_each=lambda: None, side=16):
+def numbered_batches(count, *, pinned=False, before_each=lambda: None, side=16):
     """`count` Batches whose voxels are their number."""
     for number in range(1, count + 1):
         before_each()
@@ -32,7 +32,7 @@ def made(count, *, pinned=False, before_each=lambda: None, side=16):
 
 
 def test_every_batch_comes_once_in_order_as_float32():
-    fed = list(DeviceFeed(made(5), CPU))
+    fed = list(DeviceFeed(numbered_batches(5), CPU))
     assert [float(batch.image.mean()) for batch in fed] == [1, 2, 3, 4, 5]
     assert all(
         batch.image.dtype == torch.float32 and batch.label.dtype == torch.uint8 for batch in fed
@@ -46,7 +46,7 @@ def test_the_wait_is_what_the_batches_took_and_is_counted_once(monkeypatch):
     def take(seconds):
         now[0] += seconds
 
-    feed = DeviceFeed(made(4, before_each=lambda: take(0.5)), CPU)
+    feed = DeviceFeed(numbered_batches(4, before_each=lambda: take(0.5)), CPU)
     next(feed), next(feed)
     assert feed.waited_s() == 1.0
     take(7.0)
@@ -56,15 +56,14 @@ def test_the_wait_is_what_the_batches_took_and_is_counted_once(monkeypatch):
 
 
 def test_what_is_sent_keeps_its_values_and_is_single_precision():
-    assert sent(np.array([[0.5, 2.0]]), CPU).dtype == torch.float32 and sent(
-        np.array([[0.5, 2.0]]), CPU
-    ).tolist() == [[0.5, 2.0]]
-    assert sent(np.array([3, 1]), CPU).dtype == torch.int64
+    there = to_device(np.array([[0.5, 2.0]]), CPU)
+    assert there.dtype == torch.float32 and there.tolist() == [[0.5, 2.0]]
+    assert to_device(np.array([3, 1]), CPU).dtype == torch.int64
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_no_batch_is_overwritten_while_it_is_used_however_slow_the_gpu_is():
-    feed, sums = DeviceFeed(made(40, pinned=True, side=96), torch.device("cuda")), []
+    feed, sums = DeviceFeed(numbered_batches(40, pinned=True, side=96), torch.device("cuda")), []
     for first in feed:
         second = next(feed)
         torch.cuda._sleep(20_000_000)  # about 10 ms: the program is far ahead of the GPU
@@ -79,7 +78,8 @@ def test_on_a_gpu_no_batch_is_overwritten_while_it_is_used_however_slow_the_gpu_
 def test_on_a_gpu_the_wait_is_the_time_it_had_nothing_to_do():
     for seconds, low, high in ((0.0, 0.0, 0.1), (0.1, 0.6, 1.2)):
         feed = DeviceFeed(
-            made(20, pinned=True, before_each=lambda s=seconds: time.sleep(s)), torch.device("cuda")
+            numbered_batches(20, pinned=True, before_each=lambda s=seconds: time.sleep(s)),
+            torch.device("cuda"),
         )
         for _ in range(10):
             next(feed)
@@ -97,11 +97,13 @@ def test_augmentation_never_waits_for_the_gpu(config):
         torch.randn(2, 4, 32, 32, 32, device="cuda"),
         torch.zeros(2, 32, 32, 32, dtype=torch.uint8, device="cuda"),
     )
-    plans = [[plan(config, 0, epoch, index, 4) for index in range(2)] for epoch in (1, 2, 3)]
-    augment(image, label, plans[0])  # first calls load kernels
+    draws = [
+        [draw_augmentation(config, 0, epoch, index, 4) for index in range(2)] for epoch in (1, 2, 3)
+    ]
+    augment(image, label, draws[0])  # first calls load kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for pair in plans[1:]:
+        for pair in draws[1:]:
             augment(image, label, pair)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -120,10 +122,10 @@ def test_augmentation_on_a_gpu_is_that_on_a_cpu():
         torch.randn(2, 4, 32, 32, 32),
         torch.randint(0, 4, (2, 32, 32, 32)).to(torch.uint8),
     )
-    plans = [plan(config, 0, 1, index, 4) for index in range(2)]
+    draws = [draw_augmentation(config, 0, 1, index, 4) for index in range(2)]
     (on_cpu, labels), (on_gpu, gpu_labels) = (
-        augment(image, label, plans),
-        augment(image.cuda(), label.cuda(), plans),
+        augment(image, label, draws),
+        augment(image.cuda(), label.cuda(), draws),
     )
     assert (on_gpu.cpu() - on_cpu).abs().mean() < 1e-4 and (
         gpu_labels.cpu() != labels

@@ -4,13 +4,14 @@ import torch
 
 from segmamba.data.labels import (
     CONVENTIONS,
+    REGIONS,
+    REGIONS_AND_MEAN,
     classes_from_regions,
-    convention_of,
     from_classes,
-    modality_of,
     region_masks,
     to_classes,
 )
+from segmamba.data.layouts.declared_names import convention_of, modality_of
 from segmamba.errors import UserError
 
 EXACT = [name for name, known in CONVENTIONS.items() if not known.merged]
@@ -81,8 +82,8 @@ def test_regions_of_each_convention_are_those_of_the_challenges():
     ],
 )
 def test_a_dataset_json_that_names_its_labels_declares_a_convention_or_none(declared, expected):
-    found = convention_of(declared)
-    assert (found and found.name) == expected
+    known = convention_of(declared)
+    assert (known and known.name) == expected
 
 
 @pytest.mark.parametrize(
@@ -101,8 +102,8 @@ def test_enhancing_tumour_is_4_in_2018_and_3_in_2023_and_msd_swaps_oedema_and_co
 
 def test_float_labels_are_read_as_values_and_fractions_are_refused():
     assert to_classes(np.array([0.0, 3.0], np.float32), "brats2023", "x").tolist() == [0, 3]
-    for wrong, told in ((0.5, r"0\.5"), (-1.0, "-1"), (257.0, "257"), (float("nan"), "nan")):
-        with pytest.raises(UserError, match=rf"a\.nii\.gz: label value {told}"):
+    for wrong, value in ((0.5, r"0\.5"), (-1.0, "-1"), (257.0, "257"), (float("nan"), "nan")):
+        with pytest.raises(UserError, match=rf"a\.nii\.gz: label value {value}"):
             to_classes(np.array([wrong]), "brats2023", "a.nii.gz")
 
 
@@ -112,6 +113,10 @@ def test_a_value_outside_the_convention_names_file_value_and_fix():
         match=r"case_seg\.nii\.gz: label value 3 is not in convention brats2018.*--labels",
     ):
         to_classes(np.array([0, 3]), "brats2018", "case_seg.nii.gz")
+
+
+def test_a_case_is_scored_by_each_region_and_their_mean():
+    assert REGIONS_AND_MEAN == (*REGIONS, "mean") == ("ET", "TC", "WT", "mean")
 
 
 def test_regions_nest_and_agree_between_numpy_and_torch():

@@ -51,11 +51,14 @@ def save(path, array):
 
 
 def stored(scan):
-    """(four images in MODALITIES order, classes) as the files of `write_case` hold them: x and y run the other way."""
+    """Images in MODALITIES order and classes, as the files of `write_case` hold them.
+
+    Their x and y run the other way.
+    """
     return scan.image[:, ::-1, ::-1].astype(np.int16), scan.label[::-1, ::-1]
 
 
-def decathlon(root, scan, case_id="BRATS_001", told=DECATHLON_JSON):
+def decathlon(root, scan, case_id="BRATS_001", content=DECATHLON_JSON):
     images, classes = stored(scan)
     by_name = dict(zip(MODALITIES, images, strict=True))
     save(
@@ -63,16 +66,16 @@ def decathlon(root, scan, case_id="BRATS_001", told=DECATHLON_JSON):
         np.stack([by_name[m] for m in ("FLAIR", "T1", "T1ce", "T2")], axis=-1),
     )
     save(root / "labelsTr" / f"{case_id}.nii.gz", from_classes(classes, "msd"))
-    (root / "dataset.json").write_text(json.dumps(told))
+    (root / "dataset.json").write_text(json.dumps(content))
     return root
 
 
-def nnunet(root, scan, case_id="BRATS_001", told=NNUNET_JSON):
+def nnunet(root, scan, case_id="BRATS_001", content=NNUNET_JSON):
     images, classes = stored(scan)
     for channel, image in enumerate(images):
         save(root / "imagesTr" / f"{case_id}_{channel:04d}.nii.gz", image)
     save(root / "labelsTr" / f"{case_id}.nii.gz", from_classes(classes, "msd"))
-    (root / "dataset.json").write_text(json.dumps(told))
+    (root / "dataset.json").write_text(json.dumps(content))
     return root
 
 
@@ -112,9 +115,7 @@ def test_a_4d_file_counts_once_among_the_files_of_a_case(tmp_path, truth):
     assert [path.parent.name for path in case.files] == ["imagesTr", "labelsTr"]
 
 
-def test_the_decathlon_is_found_from_the_folder_above_without_macos_files_and_with_unlabelled_tests(
-    tmp_path, truth
-):
+def test_the_decathlon_is_found_from_the_folder_above_without_macos_files(tmp_path, truth):
     root = decathlon(tmp_path / "download" / "Task01_BrainTumour", truth)
     (root / "imagesTr" / "._BRATS_001.nii.gz").write_bytes(b"junk")
     save(root / "imagesTs" / "BRATS_485.nii.gz", np.ones((48, 48, 32, 4), np.int16))
@@ -125,8 +126,8 @@ def test_the_decathlon_is_found_from_the_folder_above_without_macos_files_and_wi
 
 
 def test_nnunet_channels_are_taken_by_name_not_by_number(tmp_path, truth):
-    told = NNUNET_JSON | {"channel_names": {"0": "FLAIR", "1": "T2w", "2": "T1gd", "3": "T1w"}}
-    (case,) = find_cases(nnunet(tmp_path / "Dataset137", truth, told=told))
+    content = NNUNET_JSON | {"channel_names": {"0": "FLAIR", "1": "T2w", "2": "T1gd", "3": "T1w"}}
+    (case,) = find_cases(nnunet(tmp_path / "Dataset137", truth, content=content))
     assert (
         case.images["T1"].name == "BRATS_001_0003.nii.gz"
         and case.images["FLAIR"].name == "BRATS_001_0000.nii.gz"
@@ -145,13 +146,13 @@ def test_a_missing_channel_is_named_and_a_label_without_images_too(tmp_path, tru
     assert "BRATS_002.nii.gz has no images" in second.findings[0].text
 
 
-def test_a_stated_convention_wins_over_dataset_json_and_that_is_told(tmp_path, truth):
+def test_a_stated_convention_wins_over_dataset_json_and_that_is_noted(tmp_path, truth):
     cases = find_cases(nnunet(tmp_path / "Dataset137", truth), "brats2023")
     assert cases[0].convention == "brats2023" and "declares msd" in notes_on(cases)[0]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             {"labels": {"background": 0, "lesion": 1}},
@@ -162,9 +163,9 @@ def test_a_stated_convention_wins_over_dataset_json_and_that_is_told(tmp_path, t
         ({"channel_names": None}, r"names no channels; add \"channel_names\""),
     ],
 )
-def test_a_dataset_json_that_does_not_tell_enough_is_refused(tmp_path, truth, change, told):
-    with pytest.raises(UserError, match=rf"dataset\.json: .*{told}"):
-        find_cases(nnunet(tmp_path / "Dataset137", truth, told=NNUNET_JSON | change))
+def test_a_dataset_json_that_does_not_tell_enough_is_refused(tmp_path, truth, change, message):
+    with pytest.raises(UserError, match=rf"dataset\.json: .*{message}"):
+        find_cases(nnunet(tmp_path / "Dataset137", truth, content=NNUNET_JSON | change))
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]"])
@@ -198,7 +199,7 @@ def test_a_datalist_of_four_brats_files_needs_no_channel_names_and_keeps_folds(t
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("content", "message"),
     [
         ({"training": []}, "lists no cases"),
         ({"training": [{"image": "a.nii.gz"}]}, "names no channels"),
@@ -209,8 +210,8 @@ def test_a_datalist_of_four_brats_files_needs_no_channel_names_and_keeps_folds(t
         ),
     ],
 )
-def test_a_datalist_that_does_not_tell_enough_is_refused(tmp_path, told, message):
-    (tmp_path / "list.json").write_text(json.dumps(told))
+def test_a_datalist_that_does_not_tell_enough_is_refused(tmp_path, content, message):
+    (tmp_path / "list.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         find_cases(tmp_path / "list.json")
 

@@ -10,26 +10,27 @@ import numpy as np
 import psutil
 import pytest
 
-from segmamba.config import preset
 from segmamba.data import loader
 from segmamba.data.cases import find_cases
 from segmamba.data.loader import batches, unlabelled_batches
 from segmamba.data.preprocess import prepare_cases
-from segmamba.data.sampling import draw, patch_slices
+from segmamba.data.sampling import PatchId, draw, patch_slices
 from segmamba.errors import UserError
+from tests.conftest import write_case
+from tests.tiny import TINY
 
-SMALL = {
-    "data.spacing_mm": 1.0,
-    "data.patch_size": (32, 32, 16),
-    "train.steps_per_epoch": 6,
-    "train.epochs": 4,
-}
+CONFIG = TINY.changed(
+    {"data.patch_size": (32, 32, 16), "train.steps_per_epoch": 6, "train.epochs": 4}
+)
 
 
-@pytest.fixture
-def prepared(cases_folder, tmp_path):
-    config = preset("demo").changed(SMALL)
-    return prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """(three prepared cases, their configuration); nothing here changes them."""
+    folder = tmp_path_factory.mktemp("loader")
+    for number in range(3):
+        write_case(folder / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    return prepare_cases(find_cases(folder / "data"), folder / "cache", CONFIG.data), CONFIG
 
 
 def workers_of(process):
@@ -92,7 +93,8 @@ def test_a_batch_holds_the_voxels_of_its_draws(prepared):
     cases, config = prepared
     batch = next(batches(cases, config, first_epoch=2, pin_memory=False))
     for row in range(2):
-        chosen = draw(cases, config.seed, 2, row, 12, config.data.tumour_centre_share)
+        patch = PatchId(config.seed, 2, row, per_epoch=12)
+        chosen = draw(cases, patch, config.data.tumour_centre_share)
         case = cases[chosen.case]
         window = patch_slices(case.shape, chosen.centre, config.data.patch_size)
         assert batch.cases[row] == case.id and bool(batch.on_tumour[row]) == chosen.on_tumour
@@ -153,12 +155,13 @@ def test_workers_hold_interrupts_back_and_the_parent_does_not(prepared):
 
 TRAIN = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background with it ignored
-from segmamba.config import preset
+# A shell starts what runs in the background with interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from segmamba.data.cases import find_cases
-from segmamba.data.loader import batches, unlabelled_batches
+from segmamba.data.loader import batches
 from segmamba.data.preprocess import prepare_cases
-config = preset("demo").changed({"data.spacing_mm": 1.0, "data.patch_size": (32, 32, 16), "data.workers": 2})
+from tests.tiny import TINY
+config = TINY.changed({"data.workers": 2, "train.epochs": 100})
 cases = prepare_cases(find_cases(sys.argv[1]), sys.argv[2], config.data)
 for batch in batches(cases, config, first_epoch=1, pin_memory=False):
     print("batch", flush=True)
@@ -192,7 +195,7 @@ def test_a_worker_whose_parent_is_gone_before_it_looks_ends_as_well():
         started.communicate()
 
 
-def test_workers_are_told_whose_end_is_theirs(prepared, monkeypatch):
+def test_workers_learn_whose_end_is_theirs(prepared, monkeypatch):
     given = {}
     monkeypatch.setattr(
         loader, "DataLoader", lambda dataset, **options: given.update(options) or []
@@ -245,7 +248,7 @@ def test_a_worker_stays_small_however_many_cases_there_are(prepared):
     stream.close()
 
 
-def test_shared_memory_too_small_for_the_workers_is_told_before_the_kernel_kills(
+def test_shared_memory_too_small_for_the_workers_is_refused_before_the_kernel_kills(
     prepared, monkeypatch
 ):
     cases, config = prepared
@@ -271,7 +274,7 @@ def test_a_stream_may_end_before_the_run_does(prepared):
     )
 
 
-def test_unlabelled_batches_hold_images_and_no_labels_even_where_the_patch_is_larger_than_the_volume(
+def test_unlabelled_batches_hold_images_and_no_labels_even_where_the_patch_exceeds_the_volume(
     prepared,
 ):
     cases, config = prepared

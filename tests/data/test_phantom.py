@@ -47,11 +47,9 @@ def test_a_patient_is_the_same_at_any_voxel_size():
     fine, coarse = case(4, (96, 96, 72))[1], case(4, SMALL)[1]
     assert spacing_mm_for((96, 96, 72)) == 2 and spacing_mm_for(SMALL) == 4
     block_tumour_share = (fine > 0).reshape(48, 2, 48, 2, 36, 2).mean(axis=(1, 3, 5))
-    found, expected = (
-        coarse[:, :, 6:42] > 0,
-        block_tumour_share >= 0.5,
-    )  # 36 slices of 4 mm hold the head box
-    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.8
+    tumour = coarse[:, :, 6:42] > 0  # 36 slices of 4 mm hold the head box
+    expected = block_tumour_share >= 0.5
+    assert 2 * (tumour & expected).sum() / (tumour.sum() + expected.sum()) > 0.8
 
 
 def test_arrays_have_brats_types_and_labels():
@@ -101,9 +99,8 @@ def test_tumours_are_large_enough_to_learn_on_the_demo_grid():
             for i in range(8)
         ]
     )
-    core_mm, whole_mm = np.median(
-        np.cbrt(volumes_mm3 * 6 / np.pi), axis=0
-    )  # diameter of the sphere of that volume
+    diameters_mm = np.cbrt(volumes_mm3 * 6 / np.pi)  # of spheres of that volume
+    core_mm, whole_mm = np.median(diameters_mm, axis=0)
     assert 20 < core_mm < 45 and 40 < whole_mm < 75
 
 

@@ -14,8 +14,9 @@ import pytest
 from segmamba.config import DataConfig
 from segmamba.data import parallel, preprocess
 from segmamba.data.cases import find_cases
-from segmamba.data.preprocess import check_patch_fits, prepare_cases, zscore
+from segmamba.data.preprocess import check_patch_fits, prepare_cases
 from segmamba.data.volumes import read_scan
+from segmamba.data.working_grid import zscore
 from segmamba.errors import UserError
 from tests.conftest import write_case
 
@@ -149,11 +150,8 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_not_served
 
 def test_bad_cases_are_counted_and_good_ones_kept(cases_folder, tmp_path):
     for number in (0, 2):
-        path = (
-            cases_folder
-            / f"BraTS20_Training_{number:03d}"
-            / f"BraTS20_Training_{number:03d}_t1.nii.gz"
-        )
+        case_id = f"BraTS20_Training_{number:03d}"
+        path = cases_folder / case_id / f"{case_id}_t1.nii.gz"
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(
         UserError, match=r"BraTS20_Training_000_t1\.nii\.gz: damaged.*and 1 more cases fail"
@@ -175,18 +173,10 @@ def test_no_more_processes_build_than_were_allowed(cases_folder, tmp_path, monke
     monkeypatch.setattr(parallel, "SERIAL_BYTES", -1)
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(parallel.os, "cpu_count", lambda: 3)
+    cases = find_cases(cases_folder)
     for workers in (1, 2, 0):
-        assert (
-            len(
-                prepare_cases(
-                    find_cases(cases_folder),
-                    tmp_path / f"cache{workers}",
-                    DataConfig(),
-                    workers=workers,
-                )
-            )
-            == 3
-        )
+        cache = tmp_path / f"cache{workers}"
+        assert len(prepare_cases(cases, cache, DataConfig(), workers=workers)) == 3
     assert pools == [2, 3], "one process is this one; 0 is all cores"
 
 
@@ -203,7 +193,7 @@ def test_a_builder_that_is_killed_is_one_line_with_its_case(cases_folder, tmp_pa
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_a_file_that_is_gone_is_told_with_its_case(cases_folder, tmp_path):
+def test_a_file_that_is_gone_is_named_with_its_case(cases_folder, tmp_path):
     cases = find_cases(cases_folder)
     cases[1].images["T2"].unlink()
     with pytest.raises(UserError, match=r"BraTS20_Training_001: .*_001_t2\.nii\.gz: No such file"):
@@ -219,9 +209,8 @@ def test_builders_share_the_work_a_case_that_another_has_built_meanwhile_is_not_
     )
 
     def slowly(function, cases, **options):
-        prepare_cases(
-            cases[1:], tmp_path / "cache", DataConfig()
-        )  # what another study does while this one is at its first case
+        # What another study does while this one is at its first case.
+        prepare_cases(cases[1:], tmp_path / "cache", DataConfig())
         return [function(case) for case in cases]
 
     first = iter([slowly])
@@ -252,7 +241,7 @@ from segmamba.data.cases import find_cases
 save = preprocess.np.save
 def slow_save(path, array):
     print("saving", flush=True)
-    __import__("time").sleep(0.3)
+    __import__("time").sleep(0.1)
     save(path, array)
 preprocess.np.save = slow_save
 preprocess.prepare_cases(find_cases(sys.argv[1]), sys.argv[2], DataConfig())
@@ -309,7 +298,7 @@ def test_what_a_killed_builder_left_is_cleared_and_what_a_running_one_writes_is_
     assert not abandoned.exists() and (running / "image.npy").exists()
 
 
-def test_a_full_disk_is_told_with_the_case_and_leaves_nothing_behind(
+def test_a_full_disk_is_named_with_the_case_and_leaves_nothing_behind(
     cases_folder, tmp_path, monkeypatch
 ):
     def no_space(path, array):
@@ -338,7 +327,8 @@ def test_a_patch_larger_than_a_volume_is_refused_unless_padded(cases_folder, tmp
     prepared = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     with pytest.raises(
         UserError,
-        match=r"BraTS20_Training_000: 32 voxels along z at 1 mm are fewer than the patch's 64.*pad_to_patch=true",
+        match=r"BraTS20_Training_000: 32 voxels along z at 1 mm are fewer than the patch's 64"
+        r".*pad_to_patch=true",
     ):
         check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64)))
     check_patch_fits(prepared, DataConfig(patch_size=(48, 48, 64), pad_to_patch=True))

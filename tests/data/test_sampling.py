@@ -6,46 +6,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmamba.config import DataConfig, preset
+from segmamba.config import DataConfig
 from segmamba.data import loader
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
-from segmamba.data.sampling import draw, draw_anywhere, patch_slices
+from segmamba.data.sampling import PatchId, draw, draw_anywhere, patch_slices
 from tests.conftest import BRATS_AFFINE, write_case
+from tests.tiny import TINY
+
+CONFIG = TINY.changed(
+    {"data.patch_size": (32, 32, 16), "train.steps_per_epoch": 6, "train.epochs": 4}
+)
 
 
-@pytest.fixture
-def prepared(cases_folder, tmp_path):
-    config = preset("demo").changed(
-        {
-            "data.spacing_mm": 1.0,
-            "data.patch_size": (32, 32, 16),
-            "train.steps_per_epoch": 6,
-            "train.epochs": 4,
-        }
-    )
-    return prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), config
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Three prepared cases; nothing here changes them."""
+    folder = tmp_path_factory.mktemp("sampling")
+    for number in range(3):
+        write_case(folder / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    return prepare_cases(find_cases(folder / "data"), folder / "cache", CONFIG.data)
 
 
-def test_a_draw_depends_on_nothing_but_seed_epoch_and_index(prepared):
-    cases, _ = prepared
-    first = [draw(cases, 3, 2, i, 12, 0.5) for i in range(12)]
-    assert first == [draw(cases, 3, 2, i, 12, 0.5) for i in reversed(range(12))][::-1]
-    assert first != [draw(cases, 4, 2, i, 12, 0.5) for i in range(12)]
-    assert first != [draw(cases, 3, 3, i, 12, 0.5) for i in range(12)]
+def draws_of_epoch(cases, seed, epoch, count, share=0.5, **options):
+    """All `count` draws of an epoch."""
+    return [draw(cases, PatchId(seed, epoch, i, count), share, **options) for i in range(count)]
 
 
-def test_one_case_gives_other_patches_in_every_epoch_at_every_index_and_for_every_seed(prepared):
-    cases, _ = prepared
+def test_a_draw_depends_on_nothing_but_seed_epoch_and_index(cases):
+    first = draws_of_epoch(cases, 3, 2, 12)
+    assert first == [draw(cases, PatchId(3, 2, i, 12), 0.5) for i in reversed(range(12))][::-1]
+    assert first != draws_of_epoch(cases, 4, 2, 12)
+    assert first != draws_of_epoch(cases, 3, 3, 12)
+
+
+def test_one_case_gives_other_patches_in_every_epoch_at_every_index_and_for_every_seed(cases):
     places = [(0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1)]
-    assert len({draw(cases[:1], *place, 12, 0.5).centre for place in places}) == len(places)
+    centres = {draw(cases[:1], PatchId(*place, 12), 0.5).centre for place in places}
+    assert len(centres) == len(places)
 
 
-def test_passes_go_on_where_an_epoch_ends_and_each_has_an_order_of_its_own(prepared):
-    cases, _ = prepared
+def test_passes_go_on_where_an_epoch_ends_and_each_has_an_order_of_its_own(cases):
     passes = []
     for seed in range(5):
-        order = [draw(cases, seed, epoch, i, 4, 0.5).case for epoch in (1, 2, 3) for i in range(4)]
+        order = [d.case for epoch in (1, 2, 3) for d in draws_of_epoch(cases, seed, epoch, 4)]
         passes += [tuple(order[start : start + 3]) for start in (0, 3, 6, 9)]
     assert all(sorted(p) == [0, 1, 2] for p in passes) and len(set(passes)) > 3
 
@@ -55,7 +59,7 @@ def test_a_case_without_tumour_gives_brain_voxels(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((48, 48, 32), np.uint8), BRATS_AFFINE), path)
     (healthy,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
     draws = [
-        draw([healthy], 0, 1, i, 50, 1.0, balance_classes=balance)
+        draw([healthy], PatchId(0, 1, i, 50), 1.0, balance_classes=balance)
         for i in range(50)
         for balance in (False, True)
     ]
@@ -101,34 +105,32 @@ def test_whatever_is_drawn_is_a_voxel_of_its_kind_and_the_same_again(
     label = np.zeros(sides, np.uint8)
     label.ravel()[: len(classes)] = sorted(classes)
     cases = [InMemory(np.roll(label, shift)) for shift in range(3)]
-    drawn = draw(cases, seed, epoch, index, 12, share, balance_classes=balance)
-    assert drawn == draw(cases, seed, epoch, index, 12, share, balance_classes=balance)
+    patch = PatchId(seed, epoch, index, 12)
+    drawn = draw(cases, patch, share, balance_classes=balance)
+    assert drawn == draw(cases, patch, share, balance_classes=balance)
     assert (
         cases[drawn.case].label[drawn.centre] > 0
     ) == drawn.on_tumour and drawn.on_tumour <= bool(classes)
 
 
-def test_every_case_is_seen_equally_often(prepared):
-    cases, _ = prepared
-    seen = [draw(cases, 0, epoch, i, 12, 0.5).case for epoch in (1, 2) for i in range(12)]
+def test_every_case_is_seen_equally_often(cases):
+    seen = [d.case for epoch in (1, 2) for d in draws_of_epoch(cases, 0, epoch, 12)]
     assert sorted(seen) == [0] * 8 + [1] * 8 + [2] * 8
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_the_share_of_tumour_centres_is_the_configured_one(prepared, share):
-    cases, _ = prepared
-    draws = [draw(cases, 0, 1, i, 1000, share) for i in range(1000)]
+def test_the_share_of_tumour_centres_is_the_configured_one(cases, share):
+    draws = draws_of_epoch(cases, 0, 1, 1000, share)
     assert abs(np.mean([d.on_tumour for d in draws]) - share) < 0.05
     for d in draws[:50]:
         assert (cases[d.case].label()[d.centre] > 0) == d.on_tumour
 
 
 def test_balanced_classes_are_drawn_alike_however_small_and_the_share_of_tumour_centres_stays(
-    prepared,
+    cases,
 ):
-    cases, _ = prepared
-    plain = [draw(cases, 0, 1, i, 1000, 0.5) for i in range(1000)]
-    balanced = [draw(cases, 0, 1, i, 1000, 0.5, balance_classes=True) for i in range(1000)]
+    plain = draws_of_epoch(cases, 0, 1, 1000)
+    balanced = draws_of_epoch(cases, 0, 1, 1000, balance_classes=True)
     assert [d.on_tumour for d in plain] == [d.on_tumour for d in balanced]
     assert [d.centre for d in plain if not d.on_tumour] == [
         d.centre for d in balanced if not d.on_tumour
@@ -152,8 +154,7 @@ def test_a_patch_lies_inside_the_volume_and_holds_its_centre(shape, size, data):
         assert window.stop <= max(n, s)
 
 
-def test_arms_with_other_patch_sizes_share_their_centres(prepared, monkeypatch):
-    cases, config = prepared
+def test_arms_with_other_patch_sizes_share_their_centres(cases, monkeypatch):
     drawn = {}
     for size in ((16, 16, 16), (32, 32, 16)):
         draws = drawn.setdefault(size, [])
@@ -164,27 +165,28 @@ def test_arms_with_other_patch_sizes_share_their_centres(prepared, monkeypatch):
         )
         list(
             loader.batches(
-                cases, config.changed({"data.patch_size": size}), first_epoch=4, pin_memory=False
+                cases, CONFIG.changed({"data.patch_size": size}), first_epoch=4, pin_memory=False
             )
         )
     assert len(drawn[16, 16, 16]) == 12 and drawn[16, 16, 16] == drawn[32, 32, 16]
 
 
-def test_chances_say_how_often_a_case_is_drawn(prepared):
-    cases, _ = prepared
-    drawn = [
-        draw(cases, 0, 1, i, 600, 0.5, chances=np.array([0.7, 0.3, 0.0])).case for i in range(600)
-    ]
+def test_chances_say_how_often_a_case_is_drawn(cases):
+    draws = draws_of_epoch(cases, 0, 1, 600, chances=np.array([0.7, 0.3, 0.0]))
+    drawn = [d.case for d in draws]
     assert [drawn.count(c) / 600 for c in range(3)] == pytest.approx([0.7, 0.3, 0.0], abs=0.06)
 
 
-def test_without_labels_every_place_of_the_patch_is_as_likely(prepared, monkeypatch):
-    cases, _ = prepared
+def test_without_labels_every_place_of_the_patch_is_as_likely(cases, monkeypatch):
     monkeypatch.setattr(
         type(cases[0]), "voxels", lambda *_: pytest.fail("knows where the tumour is")
     )
     size, shape = (32, 32, 16), cases[0].shape
-    draws = [draw_anywhere(cases, 0, epoch, i, 300, size) for epoch in (1, 2) for i in range(300)]
+    draws = [
+        draw_anywhere(cases, PatchId(0, epoch, i, 300), size)
+        for epoch in (1, 2)
+        for i in range(300)
+    ]
     starts = np.array(
         [
             [side.start for side in patch_slices(shape, d.centre, size)]
@@ -196,6 +198,5 @@ def test_without_labels_every_place_of_the_patch_is_as_likely(prepared, monkeypa
     assert (starts.min(0) == 0).all() and (starts.max(0) == room).all()
     assert np.abs(starts.mean(0) - room / 2).max() < 0.15 * room.max()
     assert sorted(d.case for d in draws) == [0] * 200 + [1] * 200 + [2] * 200
-    assert draws[:5] == [draw_anywhere(cases, 0, 1, i, 300, size) for i in range(5)] and not any(
-        d.on_tumour for d in draws
-    )
+    assert draws[:5] == [draw_anywhere(cases, PatchId(0, 1, i, 300), size) for i in range(5)]
+    assert not any(d.on_tumour for d in draws)

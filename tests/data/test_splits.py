@@ -6,16 +6,14 @@ import pytest
 
 from segmamba.config import DataConfig
 from segmamba.data.cases import find_cases
-from segmamba.data.splits import (
+from segmamba.data.splits import hold_out, split_cases
+from segmamba.data.splits_file import read_splits, write_splits
+from segmamba.data.strata import (
     SourceCase,
     describe_folds,
-    hold_out,
-    read_splits,
-    split_cases,
     strata_of,
     strata_of_files,
     stratified_folds,
-    write_splits,
 )
 from segmamba.errors import UserError
 
@@ -83,7 +81,7 @@ def test_with_three_patients_the_test_set_is_validation_and_says_so():
     assert "the last one is tested" in data.notes[0]
 
 
-def test_where_the_test_set_is_validation_its_many_scans_are_capped_for_choosing_and_not_for_the_verdict():
+def test_a_test_set_that_is_also_validation_is_capped_for_choosing_and_not_for_the_verdict():
     data = split_cases(people(3, scans=30), DataConfig(validation_cases=4))
     assert data.test_is_validation and len(data.test) == 30 and data.validation == data.test[:4]
     assert any("validation is capped at 4 of its 30 cases" in note for note in data.notes)
@@ -143,11 +141,11 @@ def test_written_splits_come_back_as_the_same_train_validation_and_test(tmp_path
     path = write_splits(
         tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0)
     )
-    told = json.loads(path.read_text())
+    folds = json.loads(path.read_text())
     assert (
-        len(told) == 5
-        and set(told[0]) == {"train", "val"}
-        and len(told[0]["train"]) + len(told[0]["val"]) == 60
+        len(folds) == 5
+        and set(folds[0]) == {"train", "val"}
+        and len(folds[0]["train"]) + len(folds[0]["val"]) == 60
     )
     for fold in range(5):
         ours, theirs = (
@@ -171,7 +169,7 @@ def test_a_datalist_with_folds_is_a_splits_file(tmp_path):
     assert [sorted(val)[0] for _, val in read_splits(path)] == ["P000-0", "P001-0", "P002-0"]
 
 
-def test_the_test_set_stays_held_out_of_the_folds_of_a_file(tmp_path):
+def test_the_holdout_set_stays_held_out_of_the_folds_of_a_file(tmp_path):
     cases = mixed_people(60)
     path = write_splits(
         tmp_path / "splits_final.json", cases, stratified_folds(strata_of(cases), 5, 0)
@@ -183,7 +181,7 @@ def test_the_test_set_stays_held_out_of_the_folds_of_a_file(tmp_path):
     )
 
 
-def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_path):
+def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_noted(tmp_path):
     path = tmp_path / "splits_final.json"
     path.write_text(
         json.dumps([{"train": [f"P{p:03d}-0" for p in range(6)], "val": ["P006-0", "P007-0"]}])
@@ -194,7 +192,7 @@ def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("folds", "told"),
+    ("folds", "message"),
     [
         (
             [{"train": ["P000-0", "P000-1"], "val": ["P001-0", "P099-0"]}],
@@ -214,10 +212,10 @@ def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_told(tmp_pat
         ({"training": [{"image": "a.nii.gz"}]}, 'no entry has a "fold"'),
     ],
 )
-def test_a_splits_file_that_does_not_fit_is_refused_with_the_reason(tmp_path, folds, told):
+def test_a_splits_file_that_does_not_fit_is_refused_with_the_reason(tmp_path, folds, message):
     path = tmp_path / "splits_final.json"
     path.write_text(json.dumps(folds))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         split_cases(people(6, scans=2), DataConfig(splits_file=str(path)))
 
 
@@ -231,7 +229,7 @@ def test_a_splits_file_that_is_absent_or_damaged_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize("changes", [{}, {"split_seed": 3}, {"folds": 4, "fold": 2}])
-def test_the_test_set_is_the_same_whatever_the_seed_and_the_folds_and_in_no_other_set(changes):
+def test_the_holdout_set_is_the_same_whatever_the_seed_and_the_folds_and_in_no_other_set(changes):
     cases = mixed_people(60, scans=2)
     data = split_cases(cases, DataConfig(holdout_share=0.2, **changes))
     (holdout,) = patients_of(data.holdout)
@@ -241,14 +239,14 @@ def test_the_test_set_is_the_same_whatever_the_seed_and_the_folds_and_in_no_othe
     assert f"{len(holdout)} patients are held out (holdout set)" in data.notes[0]
 
 
-def test_new_cases_never_move_a_test_patient_into_a_study():
+def test_new_cases_never_move_a_holdout_patient_into_a_study():
     before = {case.id for case in split_cases(people(60), DataConfig(holdout_share=0.2)).holdout}
     after = {case.id for case in split_cases(people(90), DataConfig(holdout_share=0.2)).holdout}
     assert before == {case_id for case_id in after if case_id < "P060"}
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("test.txt", "P003\n\nP007-1\n"), ("test.json", '["P003", "P007-1"]')]
+    ("name", "text"), [("holdout.txt", "P003\n\nP007-1\n"), ("holdout.json", '["P003", "P007-1"]')]
 )
 def test_a_list_of_patients_or_cases_is_held_out_by_patient(tmp_path, name, text):
     (tmp_path / name).write_text(text)
@@ -257,29 +255,29 @@ def test_a_list_of_patients_or_cases_is_held_out_by_patient(tmp_path, name, text
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("P003\nP333\n", "P333 is no patient or case of the data"), ("\n", "names nobody")],
 )
-def test_a_test_list_that_does_not_fit_is_refused(tmp_path, text, told):
-    (tmp_path / "test.txt").write_text(text)
-    with pytest.raises(UserError, match=told):
-        split_cases(people(20), DataConfig(holdout_file=str(tmp_path / "test.txt")))
+def test_a_holdout_list_that_does_not_fit_is_refused(tmp_path, text, message):
+    (tmp_path / "holdout.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        split_cases(people(20), DataConfig(holdout_file=str(tmp_path / "holdout.txt")))
 
 
-def test_a_share_that_holds_out_nobody_is_told_instead_of_ignored():
+def test_a_share_that_holds_out_nobody_is_refused_instead_of_ignored():
     with pytest.raises(
         UserError, match=r"data\.holdout_share = 0\.001 holds out none of 5 patients"
     ):
         split_cases(people(5), DataConfig(holdout_share=0.001))
 
 
-def test_without_a_test_set_nothing_is_held_out():
+def test_without_a_holdout_set_nothing_is_held_out():
     cases = people(5)
     assert hold_out(cases, DataConfig()) == (cases, [], [])
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"folds": 1}, r"data\.folds = 1"),
         ({"folds": 5, "fold": 5}, r"data\.fold = 5: there are 5 folds"),
@@ -289,12 +287,12 @@ def test_without_a_test_set_nothing_is_held_out():
         ({"holdout_share": 1.0}, "below 1"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
         DataConfig(**settings)
 
 
-def test_folds_of_files_are_those_of_the_same_labels_in_memory_and_are_told(cases_folder):
+def test_folds_of_files_are_those_of_the_same_labels_in_memory_and_are_described(cases_folder):
     cases = find_cases(cases_folder)
     strata = strata_of_files(cases)
     assert (
@@ -353,7 +351,7 @@ def test_unlabelled_cases_of_patients_who_choose_test_or_are_held_out_are_left_o
     )
 
 
-def test_a_patient_whom_the_test_share_holds_out_is_never_learnt_from():
+def test_a_patient_whom_the_holdout_share_takes_is_never_learnt_from():
     strangers = [Person(f"R{i}", f"R{i}") for i in range(200)]
     _, holdout, _ = hold_out(strangers, DataConfig(holdout_share=0.3))
     kept = split_cases(people(30), DataConfig(holdout_share=0.3), strangers).unlabelled

@@ -1,25 +1,27 @@
 """The fingerprint of a few made cases whose numbers are known."""
 
 import json
-import subprocess
 import sys
 
 import nibabel
 import numpy as np
 import pytest
 
+from segmamba.cli import main
 from segmamba.config import DataConfig
 from segmamba.data.cases import find_cases
-from segmamba.data.splits import SourceCase, split_cases
-from segmamba.data.summary import summarise, write_summary
+from segmamba.data.splits import split_cases
+from segmamba.data.strata import SourceCase
+from segmamba.data.summary import summarise
+from segmamba.data.summary_report import write_summary
 from segmamba.errors import UserError
 from tests.conftest import tumour_case, write_case
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Two cases at 1 mm, one at 2 mm without ET, one without a segmentation, one that cannot be read."""
-    data = tmp_path / "data"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two cases at 1 mm, one at 2 mm without ET, one without a segmentation, one unreadable."""
+    data = tmp_path_factory.mktemp("summary") / "data"
     for number, case_id in enumerate(("A", "B")):
         write_case(data, case_id, seed=number)
     plain = write_case(data, "C", affine=np.diag([-2.0, -2, 2, 1]), seed=2)
@@ -33,24 +35,18 @@ def folder(tmp_path):
 
 
 def test_the_fingerprint_has_the_numbers_of_the_cases(folder):
-    told, measured = summarise(folder)
-    assert (told["cases"], told["patients"], told["labelled"], told["unreadable"]) == (
-        5,
-        5,
-        3,
-        ["E"],
-    )
-    assert told["shapes"] == {"48 x 48 x 32": 4} and told["spacings_mm"] == {
-        "1 x 1 x 1": 3,
-        "2 x 2 x 2": 1,
-    }
-    assert told["brain_mm"]["x"] == {"min": 44.0, "median": 44.0, "max": 88.0}
-    assert told["cases_without"] == {"ET": ["C"], "TC": [], "WT": []}
+    fingerprint, measured = summarise(folder)
+    assert fingerprint["cases"] == fingerprint["patients"] == 5
+    assert fingerprint["labelled"] == 3 and fingerprint["unreadable"] == ["E"]
+    assert fingerprint["shapes"] == {"48 x 48 x 32": 4}
+    assert fingerprint["spacings_mm"] == {"1 x 1 x 1": 3, "2 x 2 x 2": 1}
+    assert fingerprint["brain_mm"]["x"] == {"min": 44.0, "median": 44.0, "max": 88.0}
+    assert fingerprint["cases_without"] == {"ET": ["C"], "TC": [], "WT": []}
     # Nested boxes of 12, 8 and 4 voxels a side; eight times the volume at 2 mm.
-    assert told["volumes_ml"]["WT"] == pytest.approx({"min": 1.728, "median": 1.728, "max": 13.824})
-    assert told["volumes_ml"]["TC"]["min"] == pytest.approx(0.512) and told["volumes_ml"]["ET"][
-        "max"
-    ] == pytest.approx(0.448)
+    volumes_ml = fingerprint["volumes_ml"]
+    assert volumes_ml["WT"] == pytest.approx({"min": 1.728, "median": 1.728, "max": 13.824})
+    assert volumes_ml["TC"]["min"] == pytest.approx(0.512)
+    assert volumes_ml["ET"]["max"] == pytest.approx(0.448)
     images, _ = tumour_case((48, 48, 32), 0)
     values = images[1][images[1] != 0]
     first = measured[0].intensities["T1ce"]
@@ -95,35 +91,36 @@ def test_data_of_which_nothing_can_be_read_is_the_users_mistake(tmp_path):
         summarise(tmp_path)
 
 
-def segmamba(*arguments, cwd):
-    command = [
-        sys.executable,
-        "-c",
-        "from segmamba.cli import main; main()",
-        "data",
-        *map(str, arguments),
-    ]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def segmamba(monkeypatch, capsys):
+    """Runs `segmamba data ARGUMENTS` in a folder; gives (exit code, what it printed)."""
+
+    def run(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["segmamba", "data", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, capsys.readouterr()
+
+    return run
 
 
-def test_the_command_prints_what_it_writes_within_100_columns(folder, tmp_path):
-    shown = segmamba("summary", "data", "--output", "out", cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert (
-        "5 cases of 5 patients, 3 labelled; labels brats2018" in shown.stdout
-        and "out/volumes.png" in shown.stdout
-    )
-    assert "left out  1 cases that cannot be read, E for one" in shown.stdout
-    assert max(map(len, shown.stdout.splitlines())) <= 100
-    told = json.loads(segmamba("summary", "data", "--output", "out", "--json", cwd=tmp_path).stdout)
-    assert told == json.loads((tmp_path / "out" / "summary.json").read_text())
+def test_the_command_prints_what_it_writes_within_100_columns(folder, tmp_path, segmamba):
+    code, shown = segmamba("summary", folder, "--output", "out", cwd=tmp_path)
+    assert code == 0, shown.err
+    assert "5 cases of 5 patients, 3 labelled; labels brats2018" in shown.out
+    assert "out/volumes.png" in shown.out
+    assert "left out  1 cases that cannot be read, E for one" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 100
+    _, shown = segmamba("summary", folder, "--output", "out", "--json", cwd=tmp_path)
+    assert json.loads(shown.out) == json.loads((tmp_path / "out" / "summary.json").read_text())
 
 
-def test_folds_are_written_for_nnunet_and_for_us(cases_folder):
-    result = segmamba(
+def test_folds_are_written_for_nnunet_and_for_us(cases_folder, segmamba):
+    code, shown = segmamba(
         "splits", "data", "--folds", "3", "--output", "splits_final.json", cwd=cases_folder.parent
     )
-    assert result.returncode == 0, result.stderr
+    assert code == 0, shown.err
     cases = [SourceCase(case) for case in find_cases(cases_folder)]
     tested = [
         split_cases(
@@ -132,5 +129,5 @@ def test_folds_are_written_for_nnunet_and_for_us(cases_folder):
         for f in range(3)
     ]
     assert sorted(case.id for test in tested for case in test) == [case.id for case in cases]
-    refused = segmamba("splits", "data", "--folds", "1", cwd=cases_folder.parent)
-    assert refused.returncode == 2 and "data.folds = 1" in refused.stderr
+    code, shown = segmamba("splits", "data", "--folds", "1", cwd=cases_folder.parent)
+    assert code == 2 and "data.folds = 1" in shown.err

@@ -132,12 +132,15 @@ def test_nifti_2_is_read_as_nifti_1_is(tmp_path):
     affine = np.diag([1.0, 1, 2, 1])
     for name in ("a.nii", "a.nii.gz"):
         nibabel.save(nibabel.Nifti2Image(array, affine), tmp_path / name)
-        read, found, spacing = read_volume(tmp_path / name)
-        assert (read == array).all() and (found == affine).all() and spacing == (1, 1, 2)
+        read, read_affine, spacing = read_volume(tmp_path / name)
+        assert (read == array).all() and (read_affine == affine).all() and spacing == (1, 1, 2)
 
 
 def spoil_bit(folder):
-    """Change one voxel and keep the old file's checksum and length: the last eight bytes of a .gz (RFC 1952)."""
+    """Change one voxel and keep the old file's checksum and length.
+
+    They are the last eight bytes of a .gz (RFC 1952).
+    """
     path = folder / "X_flair.nii.gz"
     whole = path.read_bytes()
     raw = bytearray(gzip.decompress(whole))
@@ -161,7 +164,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, kind):
-    spoil, told = BAD_FILES[kind]
+    spoil, message = BAD_FILES[kind]
     spoil(write_case(tmp_path, "X"))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_scan(find_cases(tmp_path)[0])

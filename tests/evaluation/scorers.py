@@ -7,7 +7,10 @@ import pytest
 
 
 def surface_distance_hd95_mm(pred, truth, spacing_mm):
-    """HD95 of two masks that are not empty, by DeepMind's surface-distance; skips where that is not installed."""
+    """HD95 of two masks that are not empty, by DeepMind's surface-distance.
+
+    Skips the test where that is not installed.
+    """
     np.Inf = np.inf  # surface-distance 0.1 is older than NumPy 2
     metrics = pytest.importorskip("surface_distance.metrics")
     with warnings.catch_warnings():

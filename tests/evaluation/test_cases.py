@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.evaluation.cases import evaluate, means, predict_classes, validate
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
 from tests.conftest import write_case
+from tests.tiny import CPU, TINY
 
-CPU = torch.device("cpu")
-COARSE = preset("demo").changed({"data.spacing_mm": 2.0, "data.patch_size": (16, 16, 16)})
+COARSE = TINY.changed({"data.spacing_mm": 2.0})
 
 
 class Thresholds(torch.nn.Module):
@@ -75,7 +74,7 @@ def test_evaluation_leaves_the_network_in_eval_mode_and_repeats(case):
 
 
 def test_the_test_takes_test_time_options_and_post_processing_and_validation_neither(case):
-    """The validation set compares epochs; what is done to a finished network's predictions would only make it slower."""
+    """Validation compares epochs: what the test does beyond that would only make it slower."""
     coarser = COARSE.changed({"inference.scales": (0.5,)})
     emptied = COARSE.changed({"postprocess.min_component_voxels": (10**6, 10**6, 10**6)})
     (plain,) = evaluate(Thresholds(), [case], COARSE, CPU)

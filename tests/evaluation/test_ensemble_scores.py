@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from segmamba.config import PostprocessConfig, preset
+from segmamba.config import PostprocessConfig
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.evaluation.cases import evaluate, prepared_scan
@@ -10,9 +10,10 @@ from segmamba.evaluation.dice import dice
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group, difference, score_group, subsets_of
 from segmamba.inference.ensemble_member import Member
 from segmamba.inference.predictor import Predictor
+from tests.conftest import write_case
+from tests.tiny import CPU, TINY
 
-CPU = torch.device("cpu")
-CONFIG = preset("demo").changed({"data.spacing_mm": 2.0, "data.patch_size": (16, 16, 16)})
+CONFIG = TINY.changed({"data.spacing_mm": 2.0})
 
 
 class Threshold(torch.nn.Module):
@@ -28,13 +29,17 @@ class Threshold(torch.nn.Module):
         return logits
 
 
-@pytest.fixture
-def prepared(cases_folder, tmp_path):
-    return prepare_cases(find_cases(cases_folder), tmp_path / "cache", CONFIG.data)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ensemble")
+    for number in range(3):
+        write_case(folder / "data", f"BraTS20_Training_{number:03d}", seed=number)
+    return prepare_cases(find_cases(folder / "data"), folder / "cache", CONFIG.data)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scored(prepared):
+    """(a Group of three members that is scored, their networks, the cases)."""
     models = [Threshold(at) for at in (0.5, 1.5, 2.5)]
     members = {
         flips: [Member(m, CONFIG.changed({"inference.flips": flips}), CPU) for m in models]

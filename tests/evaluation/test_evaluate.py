@@ -1,4 +1,7 @@
-"""Folders of predictions against the truth, from files to tables; what is wrong with them in one line."""
+"""Folders of predictions against the truth, from files to tables.
+
+What is wrong with them is said in one line.
+"""
 
 import json
 import shutil
@@ -27,7 +30,10 @@ LEGACY, LESIONWISE = "brats-legacy", "lesionwise-2023"
 
 @pytest.fixture
 def folders(cases_folder):
-    """(predictions, truth): of three cases, one perfect, one with its tumour shifted by 2 voxels, one without any tumour."""
+    """(predictions, truth) of three cases.
+
+    One prediction is perfect, one has its tumour shifted by 2 voxels, one has no tumour.
+    """
     predictions = cases_folder.parent / "predictions"
     predictions.mkdir()
     for number, spoil in enumerate(
@@ -46,15 +52,17 @@ def save(path, values, affine=BRATS_AFFINE):
     nibabel.save(nibabel.Nifti1Image(values.astype(np.uint8), affine), path)
 
 
-def rows_of(found, rule, region):
+def rows_of(evaluation, rule, region):
     return {
-        row["case"][-1]: row for row in found.rows if (row["rule"], row["region"]) == (rule, region)
+        row["case"][-1]: row
+        for row in evaluation.rows
+        if (row["rule"], row["region"]) == (rule, region)
     }
 
 
 def test_a_perfect_a_shifted_and_a_missed_case_get_their_scores(folders):
-    found = evaluate(*folders)
-    perfect, shifted, missed = (rows_of(found, LEGACY, "WT")[number] for number in "012")
+    evaluation = evaluate(*folders)
+    perfect, shifted, missed = (rows_of(evaluation, LEGACY, "WT")[number] for number in "012")
     assert (
         perfect["dice"],
         perfect["hd95_mm"],
@@ -73,7 +81,7 @@ def test_a_perfect_a_shifted_and_a_missed_case_get_their_scores(folders):
         1,
     )
     assert missed["volume_ml"] == pytest.approx(12**3 / 1000) and missed["predicted_ml"] == 0
-    assert rows_of(found, LESIONWISE, "WT")["2"] | {"rule": "", "hd95_mm": 0} == missed | {
+    assert rows_of(evaluation, LESIONWISE, "WT")["2"] | {"rule": "", "hd95_mm": 0} == missed | {
         "rule": "",
         "hd95_mm": 0,
         "lesions_found": 0,
@@ -126,13 +134,13 @@ def test_a_region_that_is_absent_is_counted_and_false_positives_in_it_cost_all(t
         save(folder / f"{name}_seg.nii.gz", values)
         values[1, 1, 1] = 4 * stray
         save(tmp_path / "pred" / f"{name}.nii.gz", values)
-    found = evaluate(tmp_path / "pred", tmp_path / "truth")
+    evaluation = evaluate(tmp_path / "pred", tmp_path / "truth")
     assert (
-        found.summary["empty"]["ET"] == {"cases": 2, "predicted": 1}
-        and found.summary["empty"]["WT"]["cases"] == 0
+        evaluation.summary["empty"]["ET"] == {"cases": 2, "predicted": 1}
+        and evaluation.summary["empty"]["WT"]["cases"] == 0
     )
     for rule in (LEGACY, LESIONWISE):
-        scores = rows_of(found, rule, "ET")
+        scores = rows_of(evaluation, rule, "ET")
         assert (
             [scores[name]["dice"] for name in "AB"] == [1, 0]
             and scores["A"]["sensitivity"] == 1
@@ -174,16 +182,18 @@ def test_cases_without_prediction_are_left_out_or_scored_as_empty_where_that_is_
     folders, missing, cases, noted
 ):
     (folders[0] / "BraTS20_Training_000.nii.gz").unlink()
-    found = evaluate(*folders, missing=missing)
-    assert found.about["cases"] == cases and any(noted in note for note in found.about["notes"])
-    assert missing == "skip" or rows_of(found, LEGACY, "ET")["0"]["dice"] == 0
+    evaluation = evaluate(*folders, missing=missing)
+    assert evaluation.about["cases"] == cases and any(
+        noted in note for note in evaluation.about["notes"]
+    )
+    assert missing == "skip" or rows_of(evaluation, LEGACY, "ET")["0"]["dice"] == 0
 
 
 def test_predictions_of_no_case_are_named_and_left_out(folders):
     save(folders[0] / "BraTS20_Training_999.nii.gz", np.zeros((48, 48, 32)))
-    found = evaluate(*folders)
-    assert found.about["cases"] == 3 and any(
-        "BraTS20_Training_999" in note for note in found.about["notes"]
+    evaluation = evaluate(*folders)
+    assert evaluation.about["cases"] == 3 and any(
+        "BraTS20_Training_999" in note for note in evaluation.about["notes"]
     )
 
 
@@ -226,7 +236,7 @@ def spoil_all(predictions):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "messages"),
     [
         (
             spoil_missing,
@@ -248,7 +258,7 @@ def spoil_all(predictions):
     ],
 )
 def test_what_cannot_be_scored_is_one_line_with_code_2_and_nothing_is_written(
-    folders, tmp_path, monkeypatch, capsys, spoil, told
+    folders, tmp_path, monkeypatch, capsys, spoil, messages
 ):
     spoil(folders[0])
     output = tmp_path / "out"
@@ -272,20 +282,20 @@ def test_what_cannot_be_scored_is_one_line_with_code_2_and_nothing_is_written(
         and error.count("\n") == 1
         and not output.exists()
     )
-    for words in told:
+    for words in messages:
         assert words in error
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         ({"rule": "mine"}, "brats-legacy"),
         ({"challenge": "X"}, "MET"),
         ({"missing": "drop"}, "skip"),
     ],
 )
-def test_wrong_options_name_the_right_ones(folders, option, told):
-    with pytest.raises(UserError, match=told):
+def test_wrong_options_name_the_right_ones(folders, option, message):
+    with pytest.raises(UserError, match=message):
         evaluate(*folders, **option)
 
 
@@ -332,20 +342,20 @@ def test_the_command_writes_tables_that_say_the_rule_and_pictures(
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stopped:
         main()
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     assert (
         stopped.value.code == 0
-        and told["cases"] == 3
-        and set(told["rules"]) == {LEGACY, LESIONWISE}
+        and printed["cases"] == 3
+        and set(printed["rules"]) == {LEGACY, LESIONWISE}
     )
-    wt = told["scores"][LEGACY]["WT"]["dice"]
+    wt = printed["scores"][LEGACY]["WT"]["dice"]
     assert (
         wt["mean"] == pytest.approx((1 + 10 / 12) / 3)
         and wt["low"] <= wt["mean"] <= wt["high"]
         and wt["median"] == pytest.approx(10 / 12)
     )
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert len(written["rows"]) == 3 * len(REGIONS) * 2 and written["scores"] == told["scores"]
+    assert len(written["rows"]) == 3 * len(REGIONS) * 2 and written["scores"] == printed["scores"]
     lines = (tmp_path / "out" / "cases.csv").read_text().splitlines()
     assert (
         len(lines) == 19
@@ -374,15 +384,20 @@ def test_compare_pairs_cases_and_says_that_two_models_say_nothing_of_methods(fol
     perfect.mkdir()
     for path in folders[0].iterdir():
         save(perfect / path.name, true_values(folders[1], path.name.partition(".")[0]))
-    found = compare(perfect, *folders, labels_a="auto", labels_b="auto")
+    comparison = compare(perfect, *folders, labels_a="auto", labels_b="auto")
     (wt,) = [
-        one for one in found.paired if (one.rule, one.region, one.metric) == (LEGACY, "WT", "dice")
+        one
+        for one in comparison.paired
+        if (one.rule, one.region, one.metric) == (LEGACY, "WT", "dice")
     ]
     differences = [0, 1 - 10 / 12, 1]
     assert wt.difference == pytest.approx(np.mean(differences)) and (wt.higher, wt.lower) == (2, 0)
     half = 4.302652729911275 * np.std(differences, ddof=1) / np.sqrt(3)
     assert (wt.low, wt.high) == pytest.approx((wt.difference - half, wt.difference + half))
-    assert found.verdicts[LEGACY].startswith("Undecided") and "3 cases" in found.verdicts[LEGACY]
+    assert (
+        comparison.verdicts[LEGACY].startswith("Undecided")
+        and "3 cases" in comparison.verdicts[LEGACY]
+    )
 
 
 def test_compare_names_the_better_of_two_models_and_equal_ones(tmp_path):

@@ -1,4 +1,7 @@
-"""The lesion-wise rule against a plain second implementation of it, with surface-distance for the distances."""
+"""The lesion-wise rule against a plain second implementation of it.
+
+That one measures distances by surface-distance.
+"""
 
 import itertools
 import os
@@ -21,7 +24,10 @@ MM = (1.0, 1.0, 1.0)
 
 
 def plain_lesionwise(pred, truth, spacing_mm, challenge):
-    """(Dice, HD95, found, missed, false) by the rule's own words, voxel set by voxel set on the whole volume; slow."""
+    """(Dice, HD95, found, missed, false) by the rule's own words.
+
+    Slow: it works on sets of voxels of the whole volume.
+    """
     within_18 = [
         step for step in itertools.product((-1, 0, 1), repeat=3) if 0 < np.abs(step).sum() <= 2
     ]
@@ -49,7 +55,7 @@ def plain_lesionwise(pred, truth, spacing_mm, challenge):
 
 def pieces(mask):
     """The 26-connected components, each as a mask, by flooding."""
-    left, found = {tuple(at) for at in np.argwhere(mask)}, []
+    left, components = {tuple(at) for at in np.argwhere(mask)}, []
     steps = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
     while left:
         edge = [left.pop()]
@@ -61,9 +67,9 @@ def pieces(mask):
                     left.remove(near)
                     piece.add(near)
                     edge.append(near)
-        found.append(np.zeros_like(mask))
-        found[-1][tuple(np.transpose(list(piece)))] = True
-    return found
+        components.append(np.zeros_like(mask))
+        components[-1][tuple(np.transpose(list(piece)))] = True
+    return components
 
 
 def box(*sides, shape=(40, 36, 28)):

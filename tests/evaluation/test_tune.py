@@ -7,26 +7,25 @@ import pytest
 import torch
 
 from segmamba.cli import main
-from segmamba.config import PostprocessConfig, load_postprocess, preset
+from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.data.cases import find_cases
 from segmamba.data.labels import CLASSES, ET, NCR
-from segmamba.data.splits import SourceCase, split_cases
+from segmamba.data.splits import split_cases
+from segmamba.data.strata import SourceCase
 from segmamba.errors import UserError
 from segmamba.evaluation.tune import Vote, tune, validation_of
 from segmamba.inference.predictor import Predictor
 from segmamba.models import build_model
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
+from tests.tiny import CPU, TINY
 
-CPU = torch.device("cpu")
 SHAPE = (32, 32, 24)
-TINY = preset("demo").changed(
-    {"model.base_channels": 4, "data.patch_size": (16, 16, 16), "data.spacing_mm": 4.0}
-)
+COARSE = TINY.changed({"data.spacing_mm": 4.0})
 
 
 def vote(*, confidence=0.9, strays=0, seed=0):
-    """A box of ET that the network sees with this confidence (else NCR), and stray voxels that it is sure of."""
+    """A box of ET that the network sees with this confidence (else NCR), and sure stray voxels."""
     truth = np.zeros(SHAPE, np.uint8)
     truth[8:20, 8:20, 6:16] = NCR
     truth[10:18, 10:18, 8:14] = ET
@@ -77,24 +76,24 @@ def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_take
 ):
     for number in range(6):
         write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}", seed=number)
-    config = TINY.changed({"data.source": str(tmp_path / "data"), "data.validation_share": 0.4})
+    config = COARSE.changed({"data.source": str(tmp_path / "data"), "data.validation_share": 0.4})
     run = write_run(tmp_path / "run", config)
     monkeypatch.setattr(
         sys, "argv", ["segmamba", "tune-postprocessing", "--checkpoint", str(run.root), "--json"]
     )
     with pytest.raises(SystemExit) as stopped:
         main()
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     split = split_cases([SourceCase(case) for case in find_cases(tmp_path / "data")], config.data)
     assert (
         stopped.value.code == 0
-        and told["validation"] == [case.id for case in split.validation]
+        and printed["validation"] == [case.id for case in split.validation]
         and len(split.validation) == 2
     )
     stored = load_postprocess(run.checkpoints / "postprocessing.json")
-    assert list(stored.min_component_voxels) == told["settings"]["min_component_voxels"]
+    assert list(stored.min_component_voxels) == printed["settings"]["min_component_voxels"]
     choice = json.loads((run.checkpoints / "postprocessing_choice.json").read_text())
-    assert choice["validation"] == told["validation"] and len(choice["steps"]) == 7
+    assert choice["validation"] == printed["validation"] and len(choice["steps"]) == 7
     argv = [
         "segmamba",
         "predict",
@@ -113,4 +112,4 @@ def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_take
 
 def test_validation_that_is_also_the_test_is_refused(cases_folder, tmp_path):
     with pytest.raises(UserError, match="too few patients"):
-        validation_of(TINY.changed({"data.source": str(cases_folder)}), tmp_path, None)
+        validation_of(COARSE.changed({"data.source": str(cases_folder)}), tmp_path, None)

@@ -4,22 +4,27 @@ import numpy as np
 import pytest
 import torch
 
-from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.models import build_model
 from tests.conftest import write_case
+from tests.tiny import TINY
 
-TINY = {
-    "model.base_channels": 4,
-    "model.mamba_depths": (1, 1, 1),
-    "data.patch_size": (32, 32, 16),
-    "data.spacing_mm": 1.0,
-}
+CONFIG = TINY.changed(
+    {
+        "model.base_channels": 4,
+        "model.mamba_depths": (1, 1, 1),
+        "data.patch_size": (32, 32, 16),
+    }
+)
+"""A case of 40x44x24 voxels takes several windows along every axis."""
 
 
 def write_run(folder, seed=0, **changes):
-    """A run's folder with random weights, whose norms have statistics and whose tumour is not absent; returns (folder, Config)."""
-    config = preset("demo").changed({"seed": seed, **TINY, **changes})
+    """A run's folder with random weights; returns (folder, Config).
+
+    Its norms have statistics, and it predicts tumour.
+    """
+    config = CONFIG.changed({"seed": seed, **changes})
     torch.manual_seed(seed)
     model = build_model(config.model)
     with torch.no_grad():
@@ -38,7 +43,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def case(tmp_path):
-    """Found, unlabelled, 40x44x24 voxels of 1 x 1 x 1.5 mm."""
+    """An unlabelled case of 40x44x24 voxels of 1 x 1 x 1.5 mm."""
     write_case(
         tmp_path / "data",
         "X",
@@ -46,5 +51,5 @@ def case(tmp_path):
         affine=np.diag([-1.0, -1.0, 1.5, 1.0]),
         label=False,
     )
-    (found,) = find_cases(tmp_path / "data")
-    return found
+    (case,) = find_cases(tmp_path / "data")
+    return case

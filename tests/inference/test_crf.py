@@ -1,3 +1,5 @@
+"""The CRF against its equations, and what it does to boundaries."""
+
 import math
 
 import numpy as np
@@ -30,12 +32,8 @@ def brute_force_step(p, image, config):
                     -((image[(slice(None), *i)] - image[(slice(None), *j)]) ** 2).mean()
                     / (2 * config.crf_contrast**2)
                 )
-                message += (
-                    g
-                    / norm
-                    * (config.crf_smoothness + config.crf_appearance * alike)
-                    * p[(slice(None), *j)]
-                )
+                weight = config.crf_smoothness + config.crf_appearance * alike
+                message += g / norm * weight * p[(slice(None), *j)]
         q = p[(slice(None), *i)] * np.exp(message)
         out[(slice(None), *i)] = q / q.sum()
     return out
@@ -43,10 +41,8 @@ def brute_force_step(p, image, config):
 
 def test_a_step_equals_the_equations_voxel_by_voxel():
     rng = np.random.default_rng(0)
-    p, image = (
-        rng.dirichlet(np.ones(4), (5, 4, 6)).transpose(3, 0, 1, 2),
-        rng.normal(size=(4, 5, 4, 6)),
-    )
+    p = rng.dirichlet(np.ones(4), (5, 4, 6)).transpose(3, 0, 1, 2)
+    image = rng.normal(size=(4, 5, 4, 6))
     config = PostprocessConfig(
         crf_steps=1, crf_smoothness=0.7, crf_appearance=1.3, crf_reach=1.1, crf_contrast=0.8
     )
@@ -55,7 +51,10 @@ def test_a_step_equals_the_equations_voxel_by_voxel():
 
 
 def half_and_half():
-    """A volume whose images have an edge at x = 8, and a prediction whose boundary lies a voxel beside it and is unsure there."""
+    """A volume whose images have an edge at x = 8, and a prediction.
+
+    The prediction's boundary lies a voxel beside the edge and is unsure there.
+    """
     image = torch.zeros(4, 16, 16, 16)
     image[:, 8:] = 2
     tumour = torch.sigmoid((torch.arange(16.0) - 8.5) * 1.2)[:, None, None].expand(16, 16, 16)
@@ -67,15 +66,8 @@ def half_and_half():
 def test_a_boundary_moves_to_the_edge_of_the_images():
     p, image = half_and_half()
     before = (p.argmax(0) == 2)[:, 8, 8]
-    after = (
-        refine(
-            p,
-            CLASSES,
-            image,
-            PostprocessConfig(crf_steps=10, crf_smoothness=0.0, crf_appearance=6.0),
-        ).argmax(0)
-        == 2
-    )[:, 8, 8]
+    config = PostprocessConfig(crf_steps=10, crf_smoothness=0.0, crf_appearance=6.0)
+    after = (refine(p, CLASSES, image, config).argmax(0) == 2)[:, 8, 8]
     assert before.nonzero()[0] == 9 and after.nonzero()[0] == 8
 
 

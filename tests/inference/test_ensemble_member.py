@@ -1,22 +1,22 @@
+"""A member's mirror images, scales, windows, folded norms and half precision."""
+
 import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from segmamba.config import Config, InferenceConfig, ModelConfig
+from segmamba.config import InferenceConfig, ModelConfig
 from segmamba.errors import UserError
 from segmamba.inference.ensemble_member import MIRRORS, Member
 from segmamba.inference.fold import folded, in_half
 from segmamba.models import build_model
 from segmamba.models.blocks import Conv
-
-CPU = torch.device("cpu")
-CONFIG = Config().changed({"data.patch_size": (16, 16, 16)})
+from tests.tiny import CPU, TINY
 
 
 class Ramp(torch.nn.Module):
-    """Prefers class 1 along x whatever it is shown, so that a mirror image prefers it the other way round."""
+    """Prefers class 1 along x whatever it sees; mirrored, it prefers it the other way round."""
 
     def forward(self, x):
         logits = torch.zeros(x.shape[0], 4, *x.shape[2:])
@@ -32,7 +32,7 @@ class Bright(torch.nn.Module):
 
 
 def member(network, **options):
-    return Member(network, CONFIG, CPU, InferenceConfig(**options))
+    return Member(network, TINY, CPU, InferenceConfig(**options))
 
 
 def test_mirror_images_are_all_eight_and_their_mean_is_symmetric():
@@ -51,15 +51,14 @@ def test_flips_of_a_real_network_equal_eight_predictions_of_mirrored_volumes():
     torch.manual_seed(0)
     model = build_model(ModelConfig(base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 0, 0)))
     image = torch.randn(4, 24, 16, 20)
-    config = Config().changed({"data.patch_size": (16, 16, 16), "inference.overlap": 0.5})
-    plain = Member(model, config, CPU)
+    plain = Member(model, TINY, CPU)
     whole = torch.stack(
         [
             plain.probabilities(image.flip([a - 1 for a in axes])).flip([a - 1 for a in axes])
             for axes in MIRRORS
         ]
     ).mean(0)
-    mirrored = Member(model, config, CPU, InferenceConfig(flips=True)).probabilities(image)
+    mirrored = Member(model, TINY, CPU, InferenceConfig(flips=True)).probabilities(image)
     assert torch.allclose(mirrored, whole, atol=1e-5)
 
 
@@ -133,14 +132,13 @@ def test_weights_in_half_precision_give_what_autocast_gives_and_leave_the_networ
 
 def test_a_member_keeps_the_weights_of_the_moment_it_was_made():
     model = build_model(ModelConfig(base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(0, 0, 0)))
-    made = Member(model, CONFIG, CPU)
+    made = Member(model, TINY, CPU)
     image = torch.randn(4, 16, 16, 16)
     first = made.probabilities(image)
     with torch.no_grad():
         model.head.weight.add_(1)
-    assert torch.equal(made.probabilities(image), first) and not torch.equal(
-        Member(model, CONFIG, CPU).probabilities(image), first
-    )
+    assert torch.equal(made.probabilities(image), first)
+    assert not torch.equal(Member(model, TINY, CPU).probabilities(image), first)
 
 
 class Hungry(Bright):

@@ -1,3 +1,5 @@
+"""MONAI's own tools load and run an exported bundle."""
+
 import json
 import warnings
 
@@ -61,7 +63,7 @@ def test_monai_runs_a_bundle_to_the_labels_of_segmamba_predict(tmp_path, outputs
 
 
 def test_a_bundle_of_a_coarser_grid_gives_nearly_the_labels_of_segmamba_predict(tmp_path):
-    """MONAI resamples by its own rule, half a voxel beside ours at the borders: on smooth images little changes."""
+    """MONAI resamples half a voxel beside us at the borders: smooth images change little."""
     folder, _ = write_run(tmp_path / "run", **{"data.spacing_mm": 2.0})
     target = tmp_path / "data" / "X"
     target.mkdir(parents=True)
@@ -90,14 +92,14 @@ def test_a_bundle_of_a_coarser_grid_gives_nearly_the_labels_of_segmamba_predict(
 
 def test_monai_finds_the_network_to_take_and_give_what_the_metadata_say(run, tmp_path):
     bundle = export_bundle(run, tmp_path / "bundle")
-    told = {
+    files = {
         "config_file": str(bundle / "configs" / "inference.json"),
         "meta_file": str(bundle / "configs" / "metadata.json"),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         monai_bundle.verify_net_in_out(
-            "network_def", **told, device="cpu", n=2, bundle_root=str(bundle)
+            "network_def", **files, device="cpu", n=2, bundle_root=str(bundle)
         )
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     needed = {
@@ -148,11 +150,11 @@ def without_config(run):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"), [(with_crf, "a bundle has no CRF"), (without_config, "no config.json")]
+    ("break_it", "message"), [(with_crf, "a bundle has no CRF"), (without_config, "no config.json")]
 )
-def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(run, tmp_path, break_it, told):
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(run, tmp_path, break_it, message):
     break_it(run)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         export_bundle(run, tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -1,3 +1,5 @@
+"""Many cases from files to files, as a pipeline."""
+
 import gzip
 import json
 import os
@@ -11,7 +13,8 @@ import pytest
 from segmamba.commands.predict import run_prediction
 from segmamba.data.cases import list_cases
 from segmamba.data.volumes import read_scan, read_volume
-from segmamba.inference.folder import DONE, FAILED, SKIPPED, Outputs, predict_cases, write_record
+from segmamba.inference.folder import predict_cases, write_record
+from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outputs
 from segmamba.inference.predictor import load_predictor
 from tests.conftest import NEW_NAMES, write_case
 from tests.inference.conftest import write_run
@@ -86,10 +89,10 @@ def remove_modality(data):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "message"),
     [(corrupt_voxels, "B_t2.nii.gz: damaged"), (remove_modality, "modality FLAIR is missing")],
 )
-def test_a_bad_case_fails_alone_and_leaves_no_file(predictor, data, tmp_path, break_it, told):
+def test_a_bad_case_fails_alone_and_leaves_no_file(predictor, data, tmp_path, break_it, message):
     break_it(data)
     outcomes = outcomes_of(
         predictor, data, Outputs(tmp_path / "out", probabilities=True, overlay=True)
@@ -99,7 +102,7 @@ def test_a_bad_case_fails_alone_and_leaves_no_file(predictor, data, tmp_path, br
         "B": FAILED,
         "BraTS-GLI-00000-000": DONE,
     }
-    assert outcomes["B"].error.startswith("B: ") and told in outcomes["B"].error
+    assert outcomes["B"].error.startswith("B: ") and message in outcomes["B"].error
     assert not [
         path for path in (tmp_path / "out").rglob("*") if path.name.startswith(("B.", ".B"))
     ]
@@ -172,7 +175,10 @@ def test_the_page_shows_every_case_in_one_file_and_names_the_bad_one(predictor, 
 
 
 def test_reading_runs_ahead_of_predicting(predictor, data, tmp_path, monkeypatch):
-    """The first prediction waits until another case is being read: in a serial pipeline it would wait for ever."""
+    """The first prediction waits until another case is being read.
+
+    In a serial pipeline it would wait for ever.
+    """
     monkeypatch.setattr("segmamba.inference.folder.READERS", 2)
     reads, second_read = [], threading.Event()
 
@@ -242,7 +248,12 @@ def test_the_command_says_what_the_written_labels_merge(predictor, tmp_path, cap
         tmp_path / "post", "BraTS-GLI-00005-100", shape=(40, 44, 24), names=NEW_NAMES, label=False
     )
     code = run_prediction(
-        predictor, tmp_path / "post", "auto", Outputs(tmp_path / "out"), ["run", "run"], False
+        predictor,
+        tmp_path / "post",
+        "auto",
+        Outputs(tmp_path / "out"),
+        ["run", "run"],
+        as_json=False,
     )
     assert (
         code == 0

@@ -21,33 +21,30 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(
-    "width", [4, 32], ids=lambda w: f"{w} channels"
-)  # 32: the width of the narrow kernels
+# 32: the width of the narrow kernels
+@pytest.mark.parametrize("width", [4, 32], ids=lambda w: f"{w} channels")
 def test_half_precision_on_the_gpu_gives_the_probabilities_of_the_cpu(case, tmp_path, width):
     folder, _ = write_run(
         tmp_path / "run", **{"model.base_channels": width, "data.patch_size": (32, 32, 64)}
     )
     scan = read_scan(case)
-    there, here = (load_predictor(folder, name) for name in ("cuda", "cpu"))
-    assert torch.allclose(there.probabilities(scan).cpu(), here.probabilities(scan), atol=2e-2)
-    assert (there.predict(scan) == here.predict(scan)).mean() > 0.99
+    on_gpu, on_cpu = (load_predictor(folder, name) for name in ("cuda", "cpu"))
+    assert torch.allclose(on_gpu.probabilities(scan).cpu(), on_cpu.probabilities(scan), atol=2e-2)
+    assert (on_gpu.predict(scan) == on_cpu.predict(scan)).mean() > 0.99
 
 
 def test_activations_beyond_half_precision_are_computed_again_in_single(case, tmp_path):
     folder, _ = write_run(tmp_path / "run")
     weights = folder / "checkpoints" / "best_metric_model.pth"
     state = torch.load(weights, weights_only=True)
-    state["stem.norm2.weight"] *= (
-        1e6  # the stem's output exceeds 65504, and the head scales it back
-    )
+    state["stem.norm2.weight"] *= 1e6  # the stem's output exceeds 65504; the head scales it back
     state["head.weight"] *= 1e-6
     torch.save(state, weights)
     scan = read_scan(case)
-    there, here = (
+    on_gpu, on_cpu = (
         load_predictor(folder, name).probabilities(scan).cpu() for name in ("cuda", "cpu")
     )
-    assert there.isfinite().all() and (there - here).abs().mean() < 1e-2
+    assert on_gpu.isfinite().all() and (on_gpu - on_cpu).abs().mean() < 1e-2
 
 
 def test_validation_stays_on_the_gpu_between_two_validations(tmp_path):
@@ -66,8 +63,8 @@ def test_flips_and_scales_run_on_the_gpu(case, tmp_path):
         read_scan(case),
         {"inference.flips": True, "inference.scales": (1.0, 0.75), "postprocess.crf_steps": 0},
     )
-    there, here = (
+    on_gpu, on_cpu = (
         load_predictor(folder, name, changes=changes).probabilities(scan).cpu().numpy()
         for name in ("cuda", "cpu")
     )
-    assert np.allclose(there, here, atol=2e-2)
+    assert np.allclose(on_gpu, on_cpu, atol=2e-2)

@@ -1,3 +1,5 @@
+"""Boxes on the working grid against interpolating whole volumes."""
+
 import numpy as np
 import pytest
 import torch

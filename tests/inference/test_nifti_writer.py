@@ -1,3 +1,5 @@
+"""What is written has its source's grid, header and order of axes."""
+
 import tempfile
 from pathlib import Path
 
@@ -33,7 +35,7 @@ AFFINES = {
 
 
 def source(path, affine, *, shape=(5, 6, 7), kind=nibabel.Nifti1Image, codes=(1, 1), channels=()):
-    """A stored file of int16 with all that a scanner writes into a header; returns (Case, image)."""
+    """A stored file of int16 with all that a scanner puts into a header: (Case, image)."""
     image = kind(
         np.arange(np.prod((*shape, *channels)), dtype=np.int16).reshape(*shape, *channels), affine
     )
@@ -85,14 +87,14 @@ def test_affine_and_header_are_the_sources_but_for_what_describes_its_values(
         and written.get_data_dtype() == np.uint8
     )
     assert np.array_equal(written.affine, stored.affine)
-    told, wanted = written.header, stored.header
+    header, wanted = written.header, stored.header
     changed = {"datatype", "bitpix", "scl_slope", "scl_inter", "cal_max", "vox_offset"}
     assert {
         name
         for name in wanted
-        if not np.array_equal(told[name], wanted[name], equal_nan=wanted[name].dtype.kind == "f")
+        if not np.array_equal(header[name], wanted[name], equal_nan=wanted[name].dtype.kind == "f")
     } <= changed
-    assert told["cal_max"] == 0 and written.dataobj.slope == 1 and written.dataobj.inter == 0
+    assert header["cal_max"] == 0 and written.dataobj.slope == 1 and written.dataobj.inter == 0
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)

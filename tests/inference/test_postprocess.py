@@ -1,3 +1,5 @@
+"""Thresholds, small components, small ET, and how sure a prediction is."""
+
 import dataclasses
 
 import numpy as np

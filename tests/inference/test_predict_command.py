@@ -1,5 +1,6 @@
 """`segmamba predict` and `segmamba export` as a user types them."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,6 @@ from segmamba.config import PostprocessConfig
 from segmamba.errors import UserError
 from tests.conftest import NEW_NAMES, write_case
 from tests.inference.conftest import write_run
-from tests.test_cli import segmamba
 
 
 @pytest.fixture
@@ -32,7 +32,10 @@ def data(tmp_path):
 
 
 def predict(*options):
-    """Runs in this process and working directory; the exit code. A UserError, which the command line prints in one line, comes through."""
+    """Run the command in this process and working directory; return the exit code.
+
+    A UserError, which the command line prints in one line, comes through.
+    """
     arguments = ["predict", "--checkpoint", "run", "--input", "data", "--output", "out", *options]
     return typer.main.get_command(app)(arguments, standalone_mode=False)
 
@@ -48,35 +51,31 @@ def test_cases_in_segmentations_out_and_the_post_processing_is_named(
     printed = capsys.readouterr()
     assert "min_component_voxels (5, 6, 7) (from run/postprocessing.json)" in printed.err
     record = json.loads(printed.out)
-    (told,) = record["inference"]
-    assert (told["overlap"], told["flips"], told["scales"]) == (0.25, True, [1.0, 0.75])
+    (inference,) = record["inference"]
+    assert inference["overlap"] == 0.25 and inference["flips"]
+    assert inference["scales"] == [1.0, 0.75]
     assert record["postprocessing"]["min_component_voxels"] == [5, 6, 7]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {
-        "A.nii.gz",
-        "BraTS-GLI-00000-000.nii.gz",
-        "predictions.json",
-        "predictions.html",
-    }
+    cases = {"A.nii.gz", "BraTS-GLI-00000-000.nii.gz"}
+    assert names == cases | {"predictions.json", "predictions.html"}
 
 
-def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(run, data, tmp_path):
+def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(
+    run, data, tmp_path, monkeypatch, capsys
+):
     (data / "A" / "A_t2.nii.gz").write_bytes(b"junk")
     data.rename(tmp_path / "data [old]")
-    result = segmamba(
-        "predict", "--checkpoint", "run", "--input", "data [old]", "--output", "out", cwd=tmp_path
-    )
-    assert result.returncode == 2 and result.stdout == "out\n"
-    assert (
-        "error: A: data [old]/A/A_t2.nii.gz" in result.stderr and "Traceback" not in result.stderr
-    )
-    assert (tmp_path / "out" / "BraTS-GLI-00000-000.nii.gz").exists() and not (
-        tmp_path / "out" / "A.nii.gz"
-    ).exists()
+    monkeypatch.chdir(tmp_path)
+    assert predict("--input", "data [old]") == 2
+    printed = capsys.readouterr()
+    assert printed.out == "out\n" and "error: A: data [old]/A/A_t2.nii.gz" in printed.err
+    written = tmp_path / "out"
+    assert (written / "BraTS-GLI-00000-000.nii.gz").exists()
+    assert not (written / "A.nii.gz").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--overlap", "1"], "inference.overlap = 1.0"),
         (["--scales", "0"], "inference.scales = (0.0,)"),
@@ -90,10 +89,10 @@ def test_a_bad_case_is_reported_the_others_are_written_and_the_exit_code_is_2(ru
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
 def test_a_wrong_option_is_one_line_and_makes_no_output(
-    run, data, tmp_path, monkeypatch, options, told
+    run, data, tmp_path, monkeypatch, options, message
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         predict(*options)
     assert not (tmp_path / "out").exists()
 
@@ -108,10 +107,11 @@ def test_export_writes_a_bundle_and_says_where(run, tmp_path, monkeypatch, capsy
 
 
 def test_the_readmes_lines_load_weights_and_config_and_predict(tmp_path, monkeypatch):
-    """The five lines are cut out of README.md and run as they stand, on a run and a case of the names that they use."""
+    """Run README.md's statements as they stand, on a run and a case of the names they use."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (lines,) = re.findall(r"```python\n(from segmamba\.data.*?)```", readme, re.DOTALL)
-    assert len([line for line in lines.splitlines() if line.strip()]) == 5
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (lines,) = [block for block in blocks if ".predict(" in block]
+    assert len(ast.parse(lines).body) <= 5
     write_run(tmp_path / "run")
     write_case(tmp_path / "data", "X", shape=(40, 44, 24), label=False)
     monkeypatch.chdir(tmp_path)

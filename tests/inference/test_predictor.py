@@ -1,3 +1,5 @@
+"""From a scan to a segmentation on its own grid, by one network and by several."""
+
 import shutil
 
 import numpy as np
@@ -13,10 +15,9 @@ from segmamba.errors import UserError
 from segmamba.evaluation.cases import predict_classes
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
-from segmamba.training.checkpoint import load_checkpoint
+from segmamba.models.weights import load_checkpoint
 from tests.inference.conftest import write_run
-
-CPU = torch.device("cpu")
+from tests.tiny import CPU
 
 
 @pytest.mark.parametrize("spacing_mm", [1.0, 1.7])
@@ -132,7 +133,7 @@ def break_config(run):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "message"),
     [
         (lambda run: shutil.rmtree(run), "no such checkpoint"),
         (
@@ -167,9 +168,9 @@ def break_config(run):
         "post-processing",
     ],
 )
-def test_what_is_missing_or_does_not_fit_is_one_line(run, break_it, told):
+def test_what_is_missing_or_does_not_fit_is_one_line(run, break_it, message):
     break_it(run)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_predictor(run, CPU)
 
 

@@ -1,3 +1,5 @@
+"""Windows cover a volume, and their weighted mean is what the whole volume gives."""
+
 import itertools
 
 import pytest

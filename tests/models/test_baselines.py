@@ -1,4 +1,4 @@
-"""What a study compares with: controls of the same size, the plain U-Net, and the field's networks."""
+"""What a study compares with: controls of the same size, the U-Net, and the field's networks."""
 
 import importlib.util
 

@@ -10,8 +10,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from segmamba.config import preset
 from segmamba.models import build_model, describe
 from segmamba.models.describe import describe_arms, describe_network, scan_flops
+from tests.tiny import TINY
 
-SMALL = dataclasses.replace(preset("demo").model, base_channels=4)
+SMALL = TINY.changed({"model.base_channels": 4, "model.mamba_depths": (1, 1, 1)}).model
 PATCH, BATCH = (32, 16, 16), 2
 VOXELS = BATCH * 32 * 16 * 16
 
@@ -51,9 +52,8 @@ def test_output_shapes_halve_down_to_the_bottleneck_and_come_back():
 
 
 def test_convolutions_count_two_flops_per_multiply_add():
-    by_hand = (
-        2 * VOXELS * (27 * 4 * 4 + 27 * 4 * 4)
-    )  # 4 modalities to 4 channels, then 4 to 4; no shortcut convolution
+    # 4 modalities to 4 channels, then 4 to 4; no shortcut convolution
+    by_hand = 2 * VOXELS * (27 * 4 * 4 + 27 * 4 * 4)
     assert parts_of()["stem"].forward_flops == by_hand
 
 
@@ -114,7 +114,10 @@ def test_deeper_arms_cost_more():
 
 
 class Foreign(nn.Module):
-    """A network of another house: a wrapper, a module registered twice, work between its children, several outputs."""
+    """A network that is none of ours.
+
+    It has a wrapper, a module registered twice, work between its children, and several outputs.
+    """
 
     class Inside(nn.Module):
         def __init__(self):
@@ -141,6 +144,5 @@ def test_a_foreign_network_is_described_by_its_children_and_counts_shared_ones_o
     assert sum(part.parameters for part in parts.values()) == 76
     assert sum(part.forward_flops for part in parts.values()) == 2 * VOXELS * (32 + 32)
     assert parts["heads 0"].output == (BATCH, 4, *PATCH)
-    assert sum(part.kept_bytes for part in parts.values()) == 4 * VOXELS * (
-        4 + 8
-    )  # the input and the sigmoid's result
+    # the input and the sigmoid's result
+    assert sum(part.kept_bytes for part in parts.values()) == 4 * VOXELS * (4 + 8)

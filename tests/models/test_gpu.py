@@ -1,4 +1,7 @@
-"""On a CUDA device: kernels against the oracle, compilation, and checkpoints that go between CPU and GPU. Run by `make test-gpu`."""
+"""On a CUDA device: kernels against the oracle, compilation, and checkpoints that change device.
+
+Run by `make test-gpu`.
+"""
 
 import dataclasses
 
@@ -20,11 +23,8 @@ pytestmark = [
 ]
 
 SMALL = ModelConfig(base_channels=8, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1))
-TOLERANCE = {
-    torch.float32: 2e-5,
-    torch.bfloat16: 2e-2,
-    torch.float16: 3e-3,
-}  # of inputs and output rounded to the dtype
+# of inputs and output rounded to the dtype
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 KERNELS = ["triton", "mamba_ssm"]
 
 
@@ -38,7 +38,10 @@ def kernel(request):
 
 
 def errors_against_oracle(kernel, inputs, dtype):
-    """Relative error of output and gradients, in float64, of a kernel whose x, delta, B and C have `dtype`."""
+    """The relative errors of a kernel whose x, delta, B and C have `dtype`, in float64.
+
+    They are by name, of the output and of the gradients.
+    """
     low = [
         t.detach().to("cuda", dtype if name in ("x", "delta", "B", "C") else t.dtype)
         for name, t in zip(NAMES, inputs, strict=True)
@@ -140,7 +143,7 @@ def test_checkpoints_go_between_cpu_and_gpu_and_from_kernel_to_kernel(kernel, tm
 def test_training_in_half_precision_stays_finite(kernel, dtype):
     torch.manual_seed(0)
     model = build_model(dataclasses.replace(SMALL, scan=kernel)).cuda()
-    optimiser, scaler = (
+    optimizer, scaler = (
         torch.optim.AdamW(model.parameters(), lr=1e-3),
         torch.amp.GradScaler(enabled=dtype == torch.float16),
     )
@@ -152,9 +155,9 @@ def test_training_in_half_precision_stays_finite(kernel, dtype):
     for _ in range(30):
         with torch.autocast("cuda", dtype):
             loss = torch.nn.functional.cross_entropy(model(x), label)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         scaler.scale(loss).backward()
-        scaler.step(optimiser)
+        scaler.step(optimizer)
         scaler.update()
         losses.append(loss.item())
     assert torch.tensor(losses).isfinite().all() and losses[-1] < losses[0]
@@ -249,7 +252,7 @@ def test_500_steps_on_phantoms_at_the_preset_rate_stay_finite(dtype):
         [torch.from_numpy(label.astype(np.int64)).clamp_max(3) for _, label, _ in cases]
     ).cuda()
     model = build_model(config.model).cuda()
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True
     )
     scaler, losses = torch.amp.GradScaler(enabled=dtype == torch.float16), []
@@ -259,9 +262,9 @@ def test_500_steps_on_phantoms_at_the_preset_rate_stay_finite(dtype):
         with torch.autocast("cuda", dtype):
             loss = F.cross_entropy(model(images[crop]).float(), labels[crop])
         scaler.scale(loss).backward()
-        scaler.step(optimiser)
+        scaler.step(optimizer)
         scaler.update()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
     losses = torch.stack(losses).cpu()
     assert losses.isfinite().all() and losses[-20:].mean() < 0.5 * losses[:20].mean(), losses

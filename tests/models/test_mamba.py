@@ -1,4 +1,7 @@
-"""A Mamba block reads the voxels in the order that its configuration names, and writes each result back to its voxel."""
+"""A Mamba block reads the voxels in the order that its configuration names.
+
+It writes each result back to its voxel.
+"""
 
 import dataclasses
 import itertools
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 from segmamba.config import ModelConfig
-from segmamba.models.mamba import MambaBlock, ScanDirection, scan_ways
+from segmamba.models.mamba import MambaBlock, ScanDirection, scan_directions
 
 SIDES = (2, 3, 5)
 CONFIG = ModelConfig(base_channels=4, d_state=4)
@@ -20,7 +23,7 @@ def coordinates(sides):
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
-def test_a_way_visits_the_voxels_with_its_last_axis_fastest(axes, backwards):
+def test_a_direction_visits_the_voxels_with_its_last_axis_fastest(axes, backwards):
     visited = ScanDirection(axes, backwards).sequence(coordinates(SIDES), SIDES)[0].int().tolist()
     slow, middle, fast = axes
     wanted = []
@@ -35,33 +38,29 @@ def test_a_way_visits_the_voxels_with_its_last_axis_fastest(axes, backwards):
 @pytest.mark.parametrize("axes", ["dhw", "wdh", "hwd"])
 def test_tri_writes_every_result_back_to_its_voxel_at_every_size(axes, sides):
     tokens = coordinates(sides)
-    for way in scan_ways("tri", axes):
-        assert torch.equal(way.undo(way.sequence(tokens, sides), sides), tokens)
+    for direction in scan_directions("tri", axes):
+        assert torch.equal(direction.undo(direction.sequence(tokens, sides), sides), tokens)
 
 
 def test_tri_goes_forwards_backwards_and_across_slices():
-    forward, backward, across = scan_ways("tri", "dhw")
+    forward, backward, across = scan_directions("tri", "dhw")
     tokens = coordinates(SIDES)
     assert torch.equal(forward.sequence(tokens, SIDES), tokens)
     assert torch.equal(backward.sequence(tokens, SIDES), tokens.flip(1))
-    assert across.sequence(tokens, SIDES)[0, :3].int().tolist() == [
-        [0, 0, 0],
-        [1, 0, 0],
-        [0, 0, 1],
-    ]  # the same pixel of every slice, then the next
-    assert scan_ways("bidirectional", "dhw") == [forward, backward] and scan_ways(
-        "forward", "dhw"
-    ) == [forward]
+    # the same pixel of every slice, then the next
+    first = across.sequence(tokens, SIDES)[0, :3].int().tolist()
+    assert first == [[0, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert scan_directions("bidirectional", "dhw") == [forward, backward]
+    assert scan_directions("forward", "dhw") == [forward]
 
 
 def influence(order):
-    """Whether voxel j changes the result of voxel i, (i, j), in a Mamba block over the voxels of a 2x2x2 volume."""
+    """(i, j): whether voxel j changes voxel i's result, in a Mamba block over a 2x2x2 volume."""
     torch.manual_seed(0)
     block = MambaBlock(8, dataclasses.replace(CONFIG, scan_order=order)).double()
     x = torch.randn(1, 8, 2, 2, 2, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(
-        lambda v: block(v).flatten(2).sum((0, 1)), x
-    )  # (8 voxels, *x.shape)
+    # (8 voxels, *x.shape)
+    jacobian = torch.autograd.functional.jacobian(lambda v: block(v).flatten(2).sum((0, 1)), x)
     return jacobian.flatten(3).abs().sum((1, 2)) > 0
 
 
@@ -71,14 +70,10 @@ def test_a_forward_scan_sees_the_voxels_before_and_a_bidirectional_scan_sees_all
     assert influence("tri").all()
 
 
-def test_every_way_has_its_own_scan_and_shares_the_projections():
+def test_every_direction_has_its_own_scan_and_shares_the_projections():
     def names(order):
-        return {
-            name
-            for name, _ in MambaBlock(
-                8, dataclasses.replace(CONFIG, scan_order=order)
-            ).named_parameters()
-        }
+        block = MambaBlock(8, dataclasses.replace(CONFIG, scan_order=order))
+        return {name for name, _ in block.named_parameters()}
 
     own = {
         "conv1d.weight",

@@ -1,4 +1,7 @@
-"""What surrounds the kernels of narrow_conv.cu, with stand-ins for them on the CPU; the kernels themselves are in test_gpu.py."""
+"""What surrounds the kernels of narrow_conv.cu, with stand-ins for them on the CPU.
+
+The kernels themselves are in test_gpu.py.
+"""
 
 import types
 
@@ -11,7 +14,10 @@ from segmamba.models import blocks, narrow_conv
 
 
 def convolution(x, weight, packed):
-    """The kernel's layouts, read element by element: packed is (C' / 32, source, kd, kw, group, 2 - kh, n, 8)."""
+    """The kernel's layouts, read element by element.
+
+    packed is (C' / 32, source, kd, kw, group, 2 - kh, n, 8).
+    """
     halves, sources, _, taps_w, groups, _, _, _ = packed.shape
     dense = x.new_zeros(32 * halves, 4 if taps_w == 1 else 32 * sources, 3, 3, 4)
     for n in range(32):

@@ -1,4 +1,7 @@
-"""The network has the documented shape, takes every legal patch, and each of its options does what it says."""
+"""The network has the documented shape and takes every legal patch.
+
+Each of its options does what it says.
+"""
 
 import dataclasses
 import subprocess
@@ -9,13 +12,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmamba.config import Config, ModelConfig
+from segmamba.config import Config
 from segmamba.errors import UserError
 from segmamba.models import build_model, decay_groups
 from segmamba.models.blocks import InstanceNorm
 from segmamba.models.compiling import constant_result
+from tests.tiny import TINY
 
-SMALL = ModelConfig(base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), d_state=4)
+SMALL = TINY.changed(
+    {"model.base_channels": 4, "model.mamba_depths": (1, 1, 1), "model.d_state": 4}
+).model
 
 
 def seeded(**changes):
@@ -40,9 +46,8 @@ def test_paper_network_has_the_designs_size_and_arithmetic():
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(2, 4, 128, 128, 64)).sum().backward()
     assert sum(p.numel() for p in model.parameters()) == 16_871_140
-    assert counter.get_total_flops() == pytest.approx(
-        5.0e12, rel=0.02
-    )  # torch counts convolutions and matrix products
+    # torch counts convolutions and matrix products
+    assert counter.get_total_flops() == pytest.approx(5.0e12, rel=0.02)
 
 
 def test_levels_have_the_documented_resolutions_channels_and_blocks():
@@ -254,10 +259,8 @@ print("torch._dynamo" in sys.modules)
 
 
 def test_building_a_network_does_not_import_the_compiler():
-    assert (
-        subprocess.run([sys.executable, "-c", BUILT], capture_output=True, text=True).stdout
-        == "False\n"
-    )
+    process = subprocess.run([sys.executable, "-c", BUILT], capture_output=True, text=True)
+    assert process.stdout == "False\n"
 
 
 def test_a_constant_result_is_marked_as_torch_marks_it():

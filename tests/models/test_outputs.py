@@ -1,18 +1,25 @@
+"""A network's output channels, at every resolution, and the probabilities that they mean."""
+
 import dataclasses
 
 import pytest
 import torch
 
-from segmamba.config import ModelConfig, preset
+from segmamba.config import ModelConfig
 from segmamba.data.labels import CLASSES, REGIONS
 from segmamba.models import build_model
 from segmamba.models.describe import describe_network
 from segmamba.models.outputs import output_channels, probabilities
 from segmamba.training.memory import estimate_training_memory
+from tests.tiny import TINY
 
-SMALL = ModelConfig(
-    base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 1, 1), deep_supervision=1
-)
+SMALL = TINY.changed(
+    {
+        "model.base_channels": 4,
+        "model.mamba_depths": (1, 1, 1),
+        "model.deep_supervision": 1,
+    }
+).model
 
 
 @pytest.mark.parametrize("name", ["segmamba", "unet", "control"])
@@ -23,13 +30,8 @@ def test_a_network_has_one_channel_for_each_class_or_region_at_every_resolution(
     config = dataclasses.replace(SMALL, name=name, outputs=outputs)
     fine, coarse = build_model(config).train()(torch.randn(2, 4, 16, 16, 16))
     assert output_channels(config) == channels
-    assert fine.shape == (2, len(channels), 16, 16, 16) and coarse.shape == (
-        2,
-        len(channels),
-        8,
-        8,
-        8,
-    )
+    assert fine.shape == (2, len(channels), 16, 16, 16)
+    assert coarse.shape == (2, len(channels), 8, 8, 8)
 
 
 @pytest.mark.parametrize("name", ["dynunet", "segresnet"])
@@ -43,13 +45,12 @@ def test_classes_share_a_voxel_and_regions_do_not():
     logits = torch.randn(2, 4, 3, 3, 3).half()
     classes, regions = probabilities(logits, CLASSES), probabilities(logits[:, :3], REGIONS)
     assert classes.dtype == regions.dtype == torch.float32
-    assert torch.allclose(classes.sum(1), torch.ones(2, 3, 3, 3)) and torch.equal(
-        regions, logits[:, :3].float().sigmoid()
-    )
+    assert torch.allclose(classes.sum(1), torch.ones(2, 3, 3, 3))
+    assert torch.equal(regions, logits[:, :3].float().sigmoid())
 
 
 def test_description_and_memory_follow_the_outputs():
-    config = preset("demo").changed({"data.patch_size": (16, 16, 16)})
+    config = TINY
     regions = config.changed({"model.outputs": "regions"})
     heads = [
         describe_network(c.model, patch_size=(16, 16, 16), batch_size=2)[-1].output

@@ -1,4 +1,7 @@
-"""Every implementation of the selective scan computes the oracle's recurrence, exactly, in bounded memory."""
+"""Every implementation of the selective scan computes the oracle's recurrence, exactly.
+
+Memory is bounded.
+"""
 
 import importlib.util
 import os
@@ -74,9 +77,8 @@ def test_portable_scan_in_fp32_is_within_1e_5_of_the_float64_oracle():
 
 def test_large_steps_forget_without_nan(short_segments):
     inputs = random_inputs(length=150, dtype=torch.float32, delta_scale=100.0)
-    assert (
-        torch.nn.functional.softplus(inputs[1] + inputs[6]).unsqueeze(-1) * inputs[2]
-    ).min() < -200  # exp of it is 0 in fp32
+    exponent = torch.nn.functional.softplus(inputs[1] + inputs[6]).unsqueeze(-1) * inputs[2]
+    assert exponent.min() < -200  # exp of it is 0 in fp32
     assert_matches_oracle(inputs, tolerance=1e-5)
 
 
@@ -126,8 +128,8 @@ def test_scan_gives_shapes_of_meta_tensors():
 
 
 def test_a_cpu_takes_the_portable_scan_and_says_why_not_the_others():
-    name, why = choose_scan("auto", "cpu")
-    assert name == "portable" and "mamba_ssm" in why and "triton" in why
+    name, reason = choose_scan("auto", "cpu")
+    assert name == "portable" and "mamba_ssm" in reason and "triton" in reason
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,8 @@ def test_triton_kernels_equal_the_oracle_in_tritons_interpreter(shape):
     script = f"""
 import torch
 from tests.models.test_scan import assert_matches_oracle, random_inputs
-assert_matches_oracle(random_inputs(*{shape}, dtype=torch.float32), implementation="triton", tolerance=1e-5)
+inputs = random_inputs(*{shape}, dtype=torch.float32)
+assert_matches_oracle(inputs, implementation="triton", tolerance=1e-5)
 """
     subprocess.run(
         [sys.executable, "-c", script],
@@ -192,7 +195,10 @@ assert_matches_oracle(random_inputs(*{shape}, dtype=torch.float32), implementati
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returned, and how many steps of a recurrence (addcmul) ran."""
+    """Remembers the largest tensor that any operation returned.
+
+    It counts the steps of a recurrence (addcmul) as well.
+    """
 
     elements = steps = 0
 
@@ -217,9 +223,8 @@ def test_no_tensor_holds_a_state_for_every_token_and_no_loop_visits_every_token(
         y, borders = scan_portable.scan_forward(*inputs)
         scan_portable.scan_backward(y, *inputs, borders)
     assert seen.elements <= length * channels * states / 8
-    assert (
-        0 < seen.steps < length
-    )  # forward, recomputation and backward together; a loop over tokens would take 3 * length
+    # forward, recomputation and backward together; a loop over tokens would take 3 * length
+    assert 0 < seen.steps < length
 
 
 def test_portable_scan_is_deterministic():

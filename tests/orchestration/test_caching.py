@@ -9,6 +9,7 @@ import pytest
 
 from search_spaces import ablate_depth
 from segmamba.config import DataConfig
+from segmamba.data import source
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
@@ -23,7 +24,7 @@ SETS = ("train", "validation", "test", "unlabelled")
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    """Two folders, one for each node of a cluster that this process is connected to; it counts itself to the first."""
+    """Two folders, one for each node of a cluster that this process has joined at the first."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -153,7 +154,7 @@ def test_cpus_bounds_the_processes_that_prepare(monkeypatch, cases_folder, tmp_p
     def record(cases, cache, config, *, workers, progress):
         raise Asked(workers)
 
-    monkeypatch.setattr(study, "prepare_cases", record)
+    monkeypatch.setattr(source, "prepare_cases", record)
     options = study.StudyOptions(data=cases_folder, cpus=3, output=tmp_path / "Results")
     with pytest.raises(Asked, match="3"):
         study.run_study(ablate_depth.STUDY, options, SimpleNamespace(steps=lambda label: None))

@@ -7,19 +7,21 @@ from mlflow.exceptions import MlflowException
 
 from segmamba.orchestration.engine import callbacks
 from segmamba.orchestration.engine.progress import SilentProgress
+from segmamba.orchestration.tracking.store import Store
 from segmamba.studies.spec import TrialPlan
 
 
-def test_what_mlflow_refuses_of_one_trial_is_not_taken_for_the_failure_of_the_next(monkeypatch):
+def test_what_mlflow_refuses_of_one_trial_is_not_taken_for_the_failure_of_the_next():
     asked = []
 
-    def end_trial(context, plan, status, **how):
-        asked.append(plan.seed)
-        if plan.seed == 0:
+    def end_trial(key, status, **how):
+        asked.append(key)
+        if key == "a, seed 0":
             raise MlflowException("no such run", error_code=1000)  # INVALID_PARAMETER_VALUE
 
-    monkeypatch.setattr(callbacks, "end_trial", end_trial)
-    finish = callbacks.FinishRuns(SimpleNamespace(mlflow_uri="sqlite://"), SilentProgress())
+    run = SimpleNamespace(end_trial=end_trial, store=Store("sqlite://", "1"))
+    context = SimpleNamespace(run=run, trial_tags=lambda plan: {})
+    finish = callbacks.FinishRuns(context, SilentProgress())
     trials = [
         SimpleNamespace(
             config={"trial": TrialPlan(arm="a", seed=seed)}, last_result={"epoch": 1, "epochs": 1}
@@ -31,4 +33,4 @@ def test_what_mlflow_refuses_of_one_trial_is_not_taken_for_the_failure_of_the_ne
     finish.on_trial_complete(2, trials, trials[1])
     with pytest.raises(MlflowException, match="no such run"):
         finish.settle()
-    assert asked == [0, 0, 1], "the other is told of, too"
+    assert asked == ["a, seed 0", "a, seed 0", "a, seed 1"], "the other is told of, too"

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from segmamba.errors import UserError
-from segmamba.orchestration.engine import cluster
+from segmamba.orchestration.engine import cluster, cluster_nodes
 from segmamba.orchestration.engine.machine import Node
 from tests.orchestration.faults import (
     STUDY,
@@ -38,6 +38,8 @@ class Nodes:
             self.address = f"127.0.0.2:{free.getsockname()[1]}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         self.env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
+        # A test in this process that started Ray on this machine alone has set it for good.
+        self.env.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
         self._ray(
             "--head",
             "--port",
@@ -54,7 +56,8 @@ class Nodes:
 
     def _ray(self, *options):
         with (self.folder / f"node{len(self.groups)}.log").open("wb") as log:
-            host = f"127.0.0.{2 + len(self.groups)}"  # all of them are this machine; Ray takes 127.0.0.1 for no address of a node
+            # All of them are this machine; Ray takes 127.0.0.1 for no address of a node.
+            host = f"127.0.0.{2 + len(self.groups)}"
             command = [
                 RAY,
                 "start",
@@ -167,18 +170,18 @@ def test_a_plan_is_made_for_the_cluster_and_measured_on_a_node_unless_nodes_diff
     nodes.add(cores=2)
     output = " ".join(finish(start(tmp_path, *asked, env=nodes.env)).split())
     assert (
-        "machine 3 nodes with 4 cores trials 2, 2 at once, 1 core each time not measured, since the nodes differ:"
-        in output
+        "machine 3 nodes with 4 cores trials 2, 2 at once, 1 core each time not measured, "
+        "since the nodes differ:" in output
     ), output
 
 
 def titles(group):
     """What the processes of a node call themselves."""
-    found = []
+    command_lines = []
     for process in psutil.Process(group.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
-            found.append(" ".join(process.cmdline()))
-    return " ".join(found)
+            command_lines.append(" ".join(process.cmdline()))
+    return " ".join(command_lines)
 
 
 def test_trials_run_on_the_nodes_with_gpus_where_there_are_any():
@@ -187,18 +190,18 @@ def test_trials_run_on_the_nodes_with_gpus_where_there_are_any():
         head, id="2", host="b", gpu="H100", gpus=1, gpu_bytes=80 * 2**30, cores=4
     )
     other = dataclasses.replace(worker, id="3", host="a")
-    both = cluster._together([head, worker, other], 1)
+    both = cluster_nodes.machine_of([head, worker, other], 1)
     assert (
         both.name == "2 nodes with 8 cores and 2 x H100"
         and [node.host for node in both.nodes] == ["a", "b"]
         and not both.differing
     )
     assert (both.gpus, both.gpu_bytes, both.cores) == (2, 80 * 2**30, 8)
-    unlike = cluster._together([worker, dataclasses.replace(other, gpu="A100")], 1)
+    unlike = cluster_nodes.machine_of([worker, dataclasses.replace(other, gpu="A100")], 1)
     assert (
         unlike.differing == "a has 4 cores and 1 x A100 of 80 GiB, b 4 cores and 1 x H100 of 80 GiB"
     )
-    assert cluster._together([head], 1).name == "1 node with 64 cores"
+    assert cluster_nodes.machine_of([head], 1).name == "1 node with 64 cores"
 
 
 def test_an_address_where_no_cluster_is_gets_one_line(monkeypatch):
@@ -210,7 +213,8 @@ def test_an_address_where_no_cluster_is_gets_one_line(monkeypatch):
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(
         UserError,
-        match=r"--ray-address 10.0.0.1:6379: no cluster can be joined there \(ray client connection timeout\)",
+        match=r"--ray-address 10.0.0.1:6379: no cluster can be joined there "
+        r"\(ray client connection timeout\)",
     ):
         cluster.ray_cluster("10.0.0.1:6379", "Results", "sqlite:///x").__enter__()
 
@@ -219,36 +223,38 @@ def test_a_nodes_death_is_one_line_and_what_else_ray_reports_stays(capsys):
     from ray._private import worker
 
     death = (
-        "The node with node id: ec4d0d and address: 10.0.0.2 and node name: b has been marked dead because the detector has missed too many "
-        "heartbeats from it. This can happen when a \t(1) raylet crashes unexpectedly (OOM, etc.) \n\t(2) raylet has lagging heartbeats."
+        "The node with node id: ec4d0d and address: 10.0.0.2 and node name: b has been marked dead "
+        "because the detector has missed too many heartbeats from it. This can happen when a "
+        "\t(1) raylet crashes unexpectedly (OOM, etc.) \n\t(2) raylet has lagging heartbeats."
     )
     with cluster.node_deaths_in_a_line():
         for line in (death, "A worker was killed: the node is low on memory"):
             worker.print_to_stdstream(
                 {"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False
             )
-    told = capsys.readouterr()
-    assert (
-        told.err
-        == "node     10.0.0.2 is gone; what ran there goes on from its last checkpoint on another node\n"
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "node     10.0.0.2 is gone; "
+        "what ran there goes on from its last checkpoint on another node\n"
     )
-    assert "low on memory" in told.out and "marked dead" not in told.out
+    assert "low on memory" in printed.out and "marked dead" not in printed.out
     assert worker.print_to_stdstream.__module__ == worker.__name__, "Ray is as it was"
 
 
-SEEN = {
-    "sees_output": True,
-    "can_write": True,
-    "machine": "elsewhere",
-    "python": "3.11",
-    "memory_bytes": 1,
-    "gpu": "",
-    "gpu_bytes": 0,
-}
+REPORT = cluster_nodes.NodeReport(
+    sees_output=True,
+    can_write=True,
+    machine="elsewhere",
+    python="3.11",
+    memory_bytes=1,
+    cpu="EPYC",
+    gpu="",
+    gpu_bytes=0,
+)
 
 
 @pytest.mark.parametrize(
-    ("seen", "store", "told"),
+    ("changes", "store", "message"),
     [
         (
             {"sees_output": False},
@@ -263,10 +269,11 @@ SEEN = {
         ),
     ],
 )
-def test_a_node_that_cannot_take_part_is_named_before_anything_begins(seen, store, told):
-    with pytest.raises(UserError, match=told):
-        cluster._check({"b": SEEN | seen}, Path("/data/Results"), store)
-    cluster._check({"b": SEEN}, Path("/data/Results"), "http://server:5000")
+def test_a_node_that_cannot_take_part_is_named_before_anything_begins(changes, store, message):
+    output, unfit = Path("/data/Results"), dataclasses.replace(REPORT, **changes)
+    with pytest.raises(UserError, match=message):
+        cluster_nodes.check_reports({"b": unfit}, output, store)
+    cluster_nodes.check_reports({"b": REPORT}, output, "http://server:5000")
 
 
 def test_the_code_that_travels_is_small():
@@ -284,14 +291,15 @@ def test_a_ray_of_our_own_listens_on_loopback_alone():
     code = """
 import psutil
 from segmamba.orchestration.engine.cluster import machine_for, ray_here
-with machine_for(None, 1, ".", "") as machine, ray_here(machine):
+with machine_for(None, 1, ".", "") as machine, ray_here(machine, lambda: None):
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         print(*[c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"])
 """
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
     )
-    assert (
-        set(told.stdout.split()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"} and told.stdout.split()
-    ), told.stdout + told.stderr
+    addresses = set(done.stdout.split())
+    assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, (
+        done.stdout + done.stderr
+    )

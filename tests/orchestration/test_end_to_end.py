@@ -9,6 +9,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from segmamba.cli import main
 from segmamba.config import load_config, preset
 from segmamba.models import build_model
 
@@ -196,3 +197,31 @@ def test_the_report_opens_with_the_answer_and_lists_every_trial(study, runs):
         )
         for arm, run in runs[2].items():
             assert arm in text and run.info.run_id in text
+
+
+def test_a_trial_is_reproduced_with_its_weights_and_another_weight_is_found(
+    study, runs, capsys, monkeypatch
+):
+    client, _, children = runs
+    run_id, output = children["depth 2"].info.run_id, str(study[0] / "Results")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["segmamba", "reproduce", run_id, "--output", output])
+    try:
+        assert reproduced() == 0
+        shown = capsys.readouterr().out
+        assert "weights, best" in shown and "weights, last" in shown and "differs" not in shown
+        client.set_tag(run_id, "weights_sha256_best", "0" * 64)
+        assert reproduced() == 1
+        assert "differs" in capsys.readouterr().out
+        client.delete_tag(run_id, "weights_sha256_best")
+        assert reproduced() == 1
+        assert "the run recorded no digest of these weights" in capsys.readouterr().out
+    finally:
+        torch.set_num_threads(threads)
+
+
+def reproduced():
+    """The exit code of `segmamba reproduce`."""
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code

@@ -94,7 +94,7 @@ def ensemble_of(*groups):
 def test_the_answer_follows_from_the_interval_and_the_expected_gain(vote, expected):
     found = ensemble_of(group_of("plain", [0.79, 0.80, 0.81], vote))
     assert answer(found) == expected and verdict_sentence(found).startswith(expected.capitalize())
-    assert gain(found, found.groups[0])[0] == pytest.approx(vote - 0.8, abs=0.01)
+    assert gain(found.groups[0])[0] == pytest.approx(vote - 0.8, abs=0.01)
 
 
 def test_the_report_shows_every_member_the_vote_each_size_and_the_cost(tmp_path):

@@ -8,52 +8,61 @@ import torch
 
 from segmamba.config import preset
 from segmamba.orchestration.engine import trainable
-from segmamba.orchestration.engine.failures import deaths, fate, forget, note_death
-from segmamba.orchestration.engine.trainable import (
+from segmamba.orchestration.engine.context import StudyContext, trial_folder
+from segmamba.orchestration.engine.failures import (
     ALL_LEVELS,
-    StudyContext,
-    run_trial,
-    trial_folder,
+    assess,
+    clear_failures,
+    read_failures,
+    record_failure,
 )
+from segmamba.orchestration.engine.trainable import run_trial
 from segmamba.studies.spec import TrialPlan
 from segmamba.training.run_folder import RunFolder
 
-KILLED = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
-KILLED += "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM "
-KILLED += "killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed due to SIGSEGV or another error.\n"
+KILLED = (
+    "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
+    "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes "
+    "include: (1) the process was killed by the OOM killer due to high memory usage, "
+    "(2) ray stop --force was called, or (3) the worker crashed due to SIGSEGV or another error.\n"
+)
 PLAN = TrialPlan(arm="a", seed=1)
 LOW_MEMORY = (
     "Task was killed due to the node running low on memory.\nMemory on the node was 120GB / 125GB\n"
 )
 
 
+def decision(folder):
+    return assess(read_failures(folder))
+
+
 def test_a_killed_process_starts_again_as_it_was(tmp_path):
-    assert fate(deaths(tmp_path)).checkpoint is False
-    note_death(tmp_path, 3, KILLED)
-    note_death(tmp_path, 4, KILLED)
-    note_death(tmp_path, 9, KILLED)
-    assert fate(deaths(tmp_path)) == fate([]), "it gets on between its deaths"
+    assert decision(tmp_path).checkpoint is False
+    record_failure(tmp_path, 3, KILLED)
+    record_failure(tmp_path, 4, KILLED)
+    record_failure(tmp_path, 9, KILLED)
+    assert decision(tmp_path) == assess([]), "it gets on between its failures"
 
 
 def test_one_that_gets_nowhere_tries_with_less_memory_and_is_then_given_up(tmp_path):
-    note_death(tmp_path, 4, KILLED)
-    note_death(tmp_path, 4, KILLED)
-    assert fate(deaths(tmp_path)).checkpoint and not fate(deaths(tmp_path)).hopeless
-    assert not note_death(tmp_path, 4, KILLED)
+    record_failure(tmp_path, 4, KILLED)
+    record_failure(tmp_path, 4, KILLED)
+    assert decision(tmp_path).checkpoint and not decision(tmp_path).hopeless
+    assert not record_failure(tmp_path, 4, KILLED)
     assert (
-        "killed 3 times after epoch 4" in fate(deaths(tmp_path)).hopeless
-        and not fate(deaths(tmp_path)).memory
+        "killed 3 times after epoch 4" in decision(tmp_path).hopeless
+        and not decision(tmp_path).memory
     )
-    assert note_death(tmp_path, 4, KILLED), "it does not even come to reading this"
+    assert record_failure(tmp_path, 4, KILLED), "it does not even come to reading this"
 
 
 def test_one_killed_for_its_memory_tries_once_with_less_of_it(tmp_path):
-    note_death(tmp_path, 0, LOW_MEMORY)
-    assert fate(deaths(tmp_path)).checkpoint and not fate(deaths(tmp_path)).hopeless
-    note_death(tmp_path, 2, LOW_MEMORY)
-    assert "low on memory" in fate(deaths(tmp_path)).hopeless
-    forget(tmp_path)
-    assert fate(deaths(tmp_path)) == fate([]), "a new start of the study begins with a clean slate"
+    record_failure(tmp_path, 0, LOW_MEMORY)
+    assert decision(tmp_path).checkpoint and not decision(tmp_path).hopeless
+    record_failure(tmp_path, 2, LOW_MEMORY)
+    assert "low on memory" in decision(tmp_path).hopeless
+    clear_failures(tmp_path)
+    assert decision(tmp_path) == assess([]), "a new start of the study begins with a clean slate"
 
 
 class Log:
@@ -84,14 +93,18 @@ class Log:
 
 @pytest.fixture
 def trial(tmp_path, monkeypatch):
-    """run(outcome, **changes): run_trial whose training is `outcome(config)`; gives what it reported, its log and its folder."""
+    """run(outcome, **changes): a trial of the changed configuration that trains by `outcome`.
+
+    It returns what the trial reported, its log and its folder.
+    """
 
     def run(outcome, **changes):
-        log, told = Log(), []
-        monkeypatch.setattr(trainable, "trial_log", lambda *where: log)
-        monkeypatch.setattr(trainable, "trial_tags", lambda *where: {})
-        monkeypatch.setattr(trainable, "_outcome", lambda config, *rest: outcome(config))
-        monkeypatch.setattr(trainable, "tune", SimpleNamespace(report=told.append))
+        log, reports = Log(), []
+        monkeypatch.setattr(StudyContext, "trial_tags", lambda context, plan: {})
+        monkeypatch.setattr(
+            trainable, "_train_and_test", lambda trial, config, data: outcome(config)
+        )
+        monkeypatch.setattr(trainable, "tune", SimpleNamespace(report=reports.append))
         config = preset("demo").changed(
             {name.replace("__", "."): value for name, value in changes.items()}
         )
@@ -99,16 +112,14 @@ def trial(tmp_path, monkeypatch):
             {"a": config},
             {None: ({}, None)},
             tmp_path,
-            "",
-            "",
-            "",
+            SimpleNamespace(trial_log=lambda key, tags: log),
             {},
             torch.get_num_threads(),
             "auto",
             "a",
         )
         run_trial({"trial": PLAN}, context)
-        (final,) = told
+        (final,) = reports
         return final, log, trial_folder(tmp_path, PLAN)
 
     return run
@@ -154,7 +165,8 @@ def test_what_cannot_fit_is_infeasible_with_its_reason(trial, changes):
 def test_memory_that_the_machine_refuses_counts_as_well(trial):
     def refused(config):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 9 bytes"
         )
 
     assert trial(refused)[0]["infeasible"]
@@ -179,10 +191,10 @@ def test_after_a_death_for_memory_it_starts_with_checkpointing_and_after_two_not
     trial, tmp_path
 ):
     tried = []
-    note_death(trial_folder(tmp_path, PLAN), 2, LOW_MEMORY)
+    record_failure(trial_folder(tmp_path, PLAN), 2, LOW_MEMORY)
     trial(lambda config: tried.append(config) or {"epoch": 6})
     assert tried[0].model.checkpoint_stages == ALL_LEVELS
-    note_death(trial_folder(tmp_path, PLAN), 2, LOW_MEMORY)
+    record_failure(trial_folder(tmp_path, PLAN), 2, LOW_MEMORY)
     final, _, _ = trial(lambda config: tried.append(config) or {"epoch": 6})
     assert final["infeasible"] and len(tried) == 1
 

@@ -17,8 +17,9 @@ from segmamba.files import is_abandoned
 from segmamba.models import build_model
 from segmamba.orchestration import inference_ablation
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.inference_ablation import run_inference_ablation
-from segmamba.orchestration.tracking.runs import close_stale
+from segmamba.orchestration.inference_ablation import InferenceOptions, run_inference_ablation
+from segmamba.orchestration.tracking.store import Store
+from segmamba.orchestration.tracking.study_run import close_abandoned
 from segmamba.reports.inference_report import as_dict
 from segmamba.training.run_folder import RunFolder
 
@@ -63,7 +64,7 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path)
     arms = {name: ARMS[name] for name in (BASELINE, "8 mirror images", "small components removed")}
     results = tmp_path / "Results"
     found, report = run_inference_ablation(
-        runs, arms, BASELINE, output=results, device="cpu", progress=SilentProgress()
+        runs, arms, BASELINE, InferenceOptions(output=results, device="cpu"), SilentProgress()
     )
     html, text = report.read_text(), report.with_suffix(".md").read_text()
     for words in ("8 mirror images", "small components removed", "over training runs and cases"):
@@ -81,7 +82,7 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path)
         and len(found.rows[BASELINE]) == 2
     )
     alone, _ = run_inference_ablation(
-        runs[:1], arms, BASELINE, output=results, device="cpu", progress=SilentProgress()
+        runs[:1], arms, BASELINE, InferenceOptions(output=results, device="cpu"), SilentProgress()
     )
     assert alone.rows[BASELINE][0][0]["dice_WT"] == found.rows[BASELINE][0][0]["dice_WT"]
 
@@ -94,7 +95,7 @@ def test_while_it_runs_no_other_study_takes_it_for_dead_and_when_it_is_stopped_i
     client = MlflowClient(f"sqlite:///{tmp_path / 'Results' / 'mlflow.db'}")
 
     def interrupted(*given, **options):
-        seen.extend(close_stale(client.tracking_uri, "1", is_abandoned))
+        seen.extend(close_abandoned(Store(client.tracking_uri, "1"), is_abandoned))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(inference_ablation, "score_arms", interrupted)
@@ -103,11 +104,12 @@ def test_while_it_runs_no_other_study_takes_it_for_dead_and_when_it_is_stopped_i
             [run.root],
             ARMS,
             BASELINE,
-            output=tmp_path / "Results",
-            device="cpu",
-            progress=SilentProgress(),
+            InferenceOptions(output=tmp_path / "Results", device="cpu"),
+            SilentProgress(),
         )
     (parent,) = client.search_runs(["1"])
     assert seen == [] and parent.info.status == "KILLED"
     client.update_run(parent.info.run_id, status="RUNNING")  # as a kill leaves it
-    assert close_stale(client.tracking_uri, "1", is_abandoned) == ["ablate_inference_Run01"]
+    assert close_abandoned(Store(client.tracking_uri, "1"), is_abandoned) == [
+        "ablate_inference_Run01"
+    ]

@@ -4,17 +4,18 @@ import os
 import sys
 
 import pytest
-from mlflow import MlflowClient
 
-from segmamba.config import preset
 from segmamba.data.splits import Split
-from segmamba.orchestration.engine import launch, trainable
+from segmamba.orchestration.engine import trainable
 from segmamba.orchestration.engine.cluster import machine_for
+from segmamba.orchestration.engine.context import StudyContext, trial_folder
+from segmamba.orchestration.engine.launch import TrialLauncher
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.engine.resource_plan import Resources
-from segmamba.orchestration.engine.trainable import StudyContext, trial_folder
-from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.orchestration.engine.resources import Resources
+from segmamba.orchestration.tracking.store import open_store
+from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.studies.spec import TrialPlan
+from tests.tiny import TINY
 
 PLANS = [TrialPlan(arm="a", seed=seed) for seed in range(2)]
 
@@ -60,24 +61,20 @@ def test_trials_share_a_process_on_a_cpu_alone(
     ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, compile, processes
 ):
     monkeypatch.setattr(trainable, "run_trial", writes_its_process)
-    uri = store_uri(tmp_path)
-    experiment = open_store(uri, tmp_path)
-    parent = MlflowClient(uri).create_run(experiment).info.run_id
+    store = open_store(tmp_path)
     context = StudyContext(
-        {"a": preset("demo")},
+        {"a": TINY},
         {None: ({}, Split([], [], [], False, ()))},
         tmp_path,
-        uri,
-        experiment,
-        parent,
+        StudyRun(store, store.create_run("study", {})),
         {},
         1,
         "auto",
         "a",
     )
     resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile=compile)
-    launch.run_trials(
-        PLANS, context, resources, SilentProgress(), scheduler=scheduler, base=preset("demo")
+    TrialLauncher(context, resources, SilentProgress()).run_trials(
+        PLANS, scheduler=scheduler, base=TINY
     )
     assert (
         len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes

@@ -1,6 +1,7 @@
 """A study is unfinished, and this process its driver, until whoever opened it is done with its trials: scoring and registering belong to it."""
 
 import contextlib
+import functools
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,8 +15,8 @@ from segmamba.orchestration import study
 from segmamba.orchestration.engine.cluster import FOR_RAY
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.tracking.patience import StudyHalted
-from segmamba.orchestration.tracking.runs import end_trial
+from segmamba.orchestration.tracking import study_run
+from segmamba.orchestration.tracking.store import StudyHalted
 from tests.conftest import write_case
 
 NAME = "ensemble_Run01"
@@ -45,7 +46,8 @@ def without_training(patch):
         ended = {trial.arm for trial in engine.study.trials if trial.status == "FINISHED"}
         for plan in engine.study.plans:
             if plan.arm not in ended:
-                end_trial(engine.context, plan, "FINISHED")
+                tags = functools.partial(engine.context.trial_tags, plan)
+                engine.context.run.end_trial(plan.key, "FINISHED", tags=tags)
 
     patch(study.StudyRunner, "run", run)
     patch(
@@ -115,8 +117,10 @@ def test_a_study_killed_while_it_is_scored_is_gone_on_with_and_ends_as_its_scori
     assert len(trained) == 1, "the trials were kept"
 
 
-def test_the_time_that_is_compared_with_the_plan_begins_where_planning_ends(home, monkeypatch):
-    now = [0.0]
+def test_the_time_of_a_study_begins_where_planning_ends_and_is_summed_over_its_starts(
+    home, monkeypatch
+):
+    now = [1e9]
 
     def taking(seconds, function):
         def slow(*arguments):
@@ -125,8 +129,13 @@ def test_the_time_that_is_compared_with_the_plan_begins_where_planning_ends(home
 
         return slow
 
-    monkeypatch.setattr(study, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(study_run, "time", SimpleNamespace(time=lambda: now[0]))
     monkeypatch.setattr(study, "_begun", taking(1000.0, study._begun))
     monkeypatch.setattr(study.StudyRunner, "run", taking(60.0, study.StudyRunner.run))
-    with open_here(home) as (done, _):
-        assert done.seconds == 60.0
+    with pytest.raises(KeyboardInterrupt), open_here(home) as (done, _):
+        assert (done.seconds, done.starts) == (60.0, 1)
+        raise KeyboardInterrupt
+    now[0] += 5000.0  # nobody works on it meanwhile
+    with open_here(home, resume=True) as (done, folder):
+        assert (done.seconds, done.starts) == (120.0, 2)
+    assert "2.0 min from plan to report over 2 starts" in (folder / "report.md").read_text()

@@ -12,19 +12,15 @@ from ray.tune.experiment import Trial as RayTrial
 from segmamba.config import preset
 from segmamba.errors import UserError
 from segmamba.models import build_model
+from segmamba.models.weights import load_checkpoint
 from segmamba.orchestration.engine.options import StudyOptions
-from segmamba.orchestration.engine.population import (
-    SCORE,
-    Population,
-    Rounds,
-    explore,
-    first_settings,
-)
+from segmamba.orchestration.engine.population import SCORE, Population
 from segmamba.orchestration.engine.population_member import epochs_done, join_population, parts
+from segmamba.orchestration.engine.population_rounds import Rounds, explore, first_settings
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.search_space import Between, OneOf
 from segmamba.studies.spec import Budget, Stage, StudySpec, TrialPlan
-from segmamba.training.checkpoint import load_checkpoint, save_checkpoint
+from segmamba.training.checkpoint import save_checkpoint
 from segmamba.training.optim import Optimizer
 from segmamba.training.run_folder import RunFolder
 
@@ -51,7 +47,10 @@ def inside(settings):
 
 
 class RayLike:
-    """Ray's loop as the scheduler sees it: trials that report, wait and start again, one at a time and with no process."""
+    """Ray's loop as the scheduler sees it, without processes.
+
+    Trials report, wait and start again, one at a time.
+    """
 
     def __init__(self, folder, size=4, scores=None):
         folder.mkdir(exist_ok=True)
@@ -98,7 +97,10 @@ class RayLike:
         return trial.checkpoint
 
     def run_until(self, epoch, *, failing=()):
-        """All train to `epoch`, whoever the scheduler lets; `failing` report that they failed in their next epoch."""
+        """Train all members that the scheduler lets train to `epoch`.
+
+        Those in `failing` report in their next epoch that they failed.
+        """
         while (trial := self.scheduler.choose_trial_to_run(self)) and trial.epoch < epoch:
             arm, trial.status = trial.config["trial"].arm, RayTrial.RUNNING
             if arm in failing:
@@ -219,8 +221,8 @@ def test_settings_that_change_stay_in_the_space_and_do_change():
     )
 
 
-class Told:
-    """A RunLog that keeps what it is told."""
+class RecordedLog:
+    """Stands in for a RunLog; keeps tags and files."""
 
     def __init__(self):
         self.tags, self.files = {}, []
@@ -245,10 +247,10 @@ def checkpoint(epoch, fill):
     }
 
 
-def test_who_joins_holds_its_donors_weights_optimiser_and_epoch_once_and_then_goes_on_from_its_own(
+def test_a_copy_brings_weights_optimiser_and_epoch_once_and_the_member_goes_on_from_its_own(
     tmp_path,
 ):
-    donor, member, log = tmp_path / "copy", RunFolder(tmp_path / "member"), Told()
+    donor, member, log = tmp_path / "copy", RunFolder(tmp_path / "member"), RecordedLog()
     donor.mkdir()
     save_checkpoint(checkpoint(2, 7.0), donor / "last.pth")
     save_checkpoint({"w": torch.full((3,), 7.0)}, donor / "best_metric_model.pth")
@@ -335,7 +337,8 @@ def test_what_cannot_change_while_training_is_refused_by_name_with_the_way_out()
     }
     with pytest.raises(
         UserError,
-        match=r"--scheduler pbt: model.norm, data.patch_size cannot change while a network trains; list the others as",
+        match=r"--scheduler pbt: model.norm, data.patch_size cannot change while a network trains; "
+        "list the others as",
     ):
         search(space=SPACE | structural).as_population()
     left = search(space=SPACE | structural, population_space=tuple(SPACE)).as_population()

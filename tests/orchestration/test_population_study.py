@@ -1,4 +1,4 @@
-"""A population trained by the real command, undisturbed and with its driver killed in the middle."""
+"""A population trained by the real command, undisturbed and with its driver killed midway."""
 
 import json
 import signal
@@ -42,9 +42,9 @@ def start(cwd, *options):
 def runs(cwd):
     """(parent, {name: (run, {metric: [(step, value)]})})."""
     client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
-    (parent,) = [run for run in found if run.data.tags["kind"] == "study"]
-    children = [run for run in found if run.data.tags["kind"] == "trial"]
+    all_runs = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
+    (parent,) = [run for run in all_runs if run.data.tags["kind"] == "study"]
+    children = [run for run in all_runs if run.data.tags["kind"] == "trial"]
     return parent, {
         run.info.run_name: (
             run,

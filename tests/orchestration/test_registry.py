@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 
 from segmamba.config import PostprocessConfig, preset
 from segmamba.data.cases import find_cases
@@ -20,8 +19,8 @@ from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
 from segmamba.orchestration.ensemble_study import NAME, register_ensemble
 from segmamba.orchestration.tracking.model_folder import load_folder
-from segmamba.orchestration.tracking.registry import ALIAS, fetch_model, register_best
-from segmamba.orchestration.tracking.store import as_default, open_store, store_uri
+from segmamba.orchestration.tracking.registry import ALIAS, Networks, fetch_model, register_best
+from segmamba.orchestration.tracking.store import as_default, open_store
 from segmamba.training.run_folder import RunFolder
 from tests.studies.synthetic import synthetic_study
 
@@ -53,20 +52,19 @@ def store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         results = tmp_path_factory.mktemp("Results")
-        uri = store_uri(results)
-        yield uri, open_store(uri, results), results
+        yield open_store(results), results
 
 
 def new_run(store):
-    return MlflowClient(store[0]).create_run(store[1]).info.run_id
+    return store[0].create_run("run", {})
 
 
 def test_a_registered_ensemble_read_back_predicts_what_its_members_do(store, members, cases_folder):
     _, champion = register_ensemble(
-        store[0], new_run(store), members, POSTPROCESSING, (["read back"], 0.5)
+        store[0], new_run(store), Networks(members, POSTPROCESSING), (["read back"], 0.5)
     )
     assert champion
-    with as_default(store[0]):
+    with as_default(store[0].uri):
         model = mlflow.pyfunc.load_model(f"models:/{NAME}@{ALIAS}")
     scan = read_scan(find_cases(cases_folder)[0])
     expected = load_predictor(members, "cpu", postprocessing=POSTPROCESSING).predict(scan)
@@ -124,7 +122,7 @@ def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_check
     scan = read_scan(find_cases(cases_folder)[0])
     np.save(tmp_path / "images.npy", scan.image[None])
     arguments = [
-        store[0],
+        store[0].uri,
         f"models:/segmamba-{name}@{ALIAS}",
         tmp_path / "images.npy",
         tmp_path / "classes.npy",
@@ -147,7 +145,7 @@ def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_check
 
 def test_a_study_without_a_checkpoint_to_register_registers_nothing(store, tmp_path):
     assert register_best(store[0], study_of(store, tmp_path / "elsewhere", "nothing")) is None
-    assert not MlflowClient(store[0]).search_registered_models("name = 'segmamba-nothing'")
+    assert not store[0].client.search_registered_models("name = 'segmamba-nothing'")
 
 
 def register_study(store, members):
@@ -158,7 +156,9 @@ def register_study(store, members):
 
 def register_members(store, members):
     """An ensemble, likewise."""
-    register_ensemble(store[0], new_run(store), members, POSTPROCESSING, ([new_run(store)], 0.5))
+    register_ensemble(
+        store[0], new_run(store), Networks(members, POSTPROCESSING), ([new_run(store)], 0.5)
+    )
     return f"models:/{NAME}@{ALIAS}", members, POSTPROCESSING
 
 
@@ -173,7 +173,7 @@ def test_what_is_stored_holds_weights_and_settings_but_no_pickled_code(
     assert not [warning for warning in recwarn if warning.category is UserWarning], (
         "nothing of MLflow's on the terminal"
     )
-    folder = fetch_model(address, store[0], tmp_path / "fetched")
+    folder = fetch_model(address, store[0].uri, tmp_path / "fetched")
     assert not list(folder.rglob("*.pkl")) and (folder / "MLmodel").is_file()
     for file in folder.rglob("*.pth"):
         torch.load(file, weights_only=True)
@@ -191,11 +191,11 @@ def test_the_champion_is_who_scores_best_on_the_same_validation(store, members):
         (["c"], 0.0),
     )
     told = [
-        register_ensemble(store[0], new_run(store), members, POSTPROCESSING, validation)
+        register_ensemble(store[0], new_run(store), Networks(members, POSTPROCESSING), validation)
         for validation in validations
     ]
     assert [champion for _, champion in told] == [True, False, True, True, False]
-    assert MlflowClient(store[0]).get_model_version_by_alias(NAME, ALIAS).version == told[3][0]
+    assert store[0].client.get_model_version_by_alias(NAME, ALIAS).version == told[3][0]
 
 
 def test_a_run_that_registers_again_after_a_kill_has_one_version_and_is_still_champion(
@@ -203,16 +203,16 @@ def test_a_run_that_registers_again_after_a_kill_has_one_version_and_is_still_ch
 ):
     run = new_run(store)
     told = [
-        register_ensemble(store[0], run, members, POSTPROCESSING, (["once"], 0.1999999))
+        register_ensemble(store[0], run, Networks(members, POSTPROCESSING), (["once"], 0.1999999))
         for _ in range(2)
     ]
     assert told[0] == told[1] and told[0][1]
-    assert len(MlflowClient(store[0]).search_model_versions(f"run_id = '{run}'")) == 1
+    assert len(store[0].client.search_model_versions(f"run_id = '{run}'")) == 1
 
 
 def test_an_address_that_is_not_there_is_one_line(store, tmp_path):
     with pytest.raises(UserError, match="--model models:/segmamba-ensemble@nobody"):
-        fetch_model("models:/segmamba-ensemble@nobody", store[0], tmp_path)
+        fetch_model("models:/segmamba-ensemble@nobody", store[0].uri, tmp_path)
 
 
 @BOTH
@@ -227,7 +227,7 @@ def test_predict_takes_the_registered_model(store, members, cases_folder, tmp_pa
         "--output",
         tmp_path / "out",
         "--results",
-        store[2],
+        store[1],
     ]
     done = subprocess.run(
         [sys.executable, "-c", code, "predict", *map(str, options)],

@@ -1,24 +1,22 @@
-"""How trials share a machine, decided from rehearsals that a test makes up; and one true rehearsal."""
+"""How trials share a machine, decided from rehearsals that a test makes up."""
 
 import dataclasses
 from io import StringIO
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from segmamba.config import preset
-from segmamba.data.cases import find_cases
-from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split
 from segmamba.errors import UserError
+from segmamba.orchestration.engine.executions import Workload
 from segmamba.orchestration.engine.machine import Machine, Node
-from segmamba.orchestration.engine.measuring import Measure
-from segmamba.orchestration.engine.plan_table import render_budget
-from segmamba.orchestration.engine.resource_plan import plan, resumed, unmeasured
+from segmamba.orchestration.engine.options import StudyOptions
+from segmamba.orchestration.engine.plan_table import render_plan
+from segmamba.orchestration.engine.resource_plan import measured_plan, unmeasured_plan
+from segmamba.orchestration.engine.resources import resumed_resources
 from segmamba.studies.spec import TrialPlan
-from segmamba.training.rehearsal import Rehearsal, _Clock
+from segmamba.training.rehearsal import Rehearsal
 
 GIB = 2**30
 H100 = Machine(name="1 x H100", gpus=1, gpu_bytes=80 * GIB, cores=16, memory_bytes=120 * GIB)
@@ -81,41 +79,44 @@ def trials(count):
 
 
 def options(tmp_path, **chosen):
-    return SimpleNamespace(
-        **{"gpus_per_trial": None, "plan": False, "output": tmp_path, "scheduler": None} | chosen
-    )
+    return StudyOptions(output=tmp_path, **chosen)
+
+
+def plan(arms, trials, machine, measure, options):
+    return measured_plan(Workload(arms=arms, trials=trials, data=DATA), machine, measure, options)
 
 
 def test_four_short_trials_are_packed_since_compiling_costs_more_than_it_saves(tmp_path):
-    budget = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path))
+    planned = plan({"a": preset("quick")}, trials(4), H100, gpu(), options(tmp_path))
     assert (
-        budget.resources.gpus == 0.5
-        and budget.resources.at_once == 2
-        and budget.resources.compile == "never"
+        planned.resources.gpus == 0.5
+        and planned.resources.at_once == 2
+        and planned.resources.compile == "never"
     )
-    assert budget.why.startswith("2 a GPU, eager: ends soonest")
+    assert planned.why.startswith("2 a GPU, eager: ends soonest")
 
 
 def test_long_trials_are_compiled_where_packing_gains_little(tmp_path):
-    budget = plan(
-        {"a": preset("paper")}, trials(4), DATA, H100, gpu(packed=(0.105,)), options(tmp_path)
-    )
+    planned = plan({"a": preset("paper")}, trials(4), H100, gpu(packed=(0.105,)), options(tmp_path))
     assert (
-        budget.resources.gpus == 1
-        and budget.resources.at_once == 1
-        and budget.resources.compile == "always"
+        planned.resources.gpus == 1
+        and planned.resources.at_once == 1
+        and planned.resources.compile == "always"
     )
 
 
 def test_packing_stops_where_memory_or_cores_end(tmp_path):
     one_fits = plan(
-        {"a": preset("quick")}, trials(4), DATA, H100, gpu(peak_bytes=40 * GIB), options(tmp_path)
+        {"a": preset("quick")}, trials(4), H100, gpu(peak_bytes=40 * GIB), options(tmp_path)
     )
-    assert {way["way"] for way in one_fits.ways} == {"1 a GPU, eager", "1 a GPU, compiled"}
+    assert {execution.name for execution in one_fits.executions} == {
+        "1 a GPU, eager",
+        "1 a GPU, compiled",
+    }
     few_cores = Machine(name="", gpus=1, gpu_bytes=80 * GIB, cores=5, memory_bytes=GIB)
     assert (
         plan(
-            {"a": preset("quick")}, trials(4), DATA, few_cores, gpu(), options(tmp_path)
+            {"a": preset("quick")}, trials(4), few_cores, gpu(), options(tmp_path)
         ).resources.at_once
         == 1
     )
@@ -126,14 +127,13 @@ def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
     eager = plan(
         {"a": never_compiled},
         trials(4),
-        DATA,
         H100,
         gpu(compiled=0.001, from_cache_s=0),
         options(tmp_path),
     )
     assert eager.resources.compile == "never"
     unpacked = plan(
-        {"a": preset("quick")}, trials(4), DATA, H100, never, options(tmp_path, gpus_per_trial=1.0)
+        {"a": preset("quick")}, trials(4), H100, never, options(tmp_path, gpus_per_trial=1.0)
     )
     assert (
         unpacked.resources.gpus == 1 and unpacked.resources.compile == "auto" and not unpacked.arms
@@ -141,7 +141,6 @@ def test_a_user_who_says_compile_or_how_many_gpus_gets_that(tmp_path):
     half = plan(
         {"a": preset("quick")},
         trials(4),
-        DATA,
         H100,
         gpu(),
         options(tmp_path, gpus_per_trial=0.5, plan=True),
@@ -158,17 +157,17 @@ def test_the_estimate_adds_start_steps_evaluations_and_warm_up_and_shares_trials
             "train.validate_every_epochs": 5,
         }
     )
-    budget = plan({"a": config}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
+    planned = plan({"a": config}, trials(3), H100, gpu(packed=(0.2,)), options(tmp_path))
     one = 5.0 + 10 * 100 * 0.055 + 0.5 + 2 * 8 * 0.1 + (10 + 2) * 1.0 + 1.0
-    assert budget.arms["a"]["trial_s"] == pytest.approx(one) and budget.study_s == pytest.approx(
+    assert planned.arms["a"].trial_s == pytest.approx(one) and planned.study_s == pytest.approx(
         3 * one
     )
     hard = config.changed({"learning.hard_case_factor": 3.0})
-    restarting = plan({"a": hard}, trials(3), DATA, H100, gpu(packed=(0.2,)), options(tmp_path))
-    assert restarting.arms["a"]["trial_s"] == pytest.approx(one + 9 * 0.5), (
+    restarting = plan({"a": hard}, trials(3), H100, gpu(packed=(0.2,)), options(tmp_path))
+    assert restarting.arms["a"].trial_s == pytest.approx(one + 9 * 0.5), (
         "the loader starts anew for each of ten epochs"
     )
-    assert budget.disk_bytes == 3 * (2 * 10 + 30)  # best, a copy after epoch 10, last
+    assert planned.disk_bytes == 3 * (2 * 10 + 30)  # best, a copy after epoch 10, last
 
 
 def test_a_network_is_compiled_once_and_then_found_in_the_cache(tmp_path):
@@ -183,15 +182,14 @@ def test_a_network_is_compiled_once_and_then_found_in_the_cache(tmp_path):
 
     def study_s(compile_s, machine=H100, compile="auto"):
         wanted = {arm: config.changed({"train.compile": compile}) for arm, config in arms.items()}
-        budget = plan(
+        planned = plan(
             wanted,
             plans,
-            DATA,
             machine,
             gpu(compiled=0.01, compile_s=compile_s),
             options(tmp_path, gpus_per_trial=1.0, plan=True),
         )
-        return budget.study_s
+        return planned.study_s
 
     assert study_s(80.0) == pytest.approx(study_s(0.0) + 2 * 80.0), (
         "measuring has compiled the first; flips change no network"
@@ -206,38 +204,36 @@ def test_a_network_is_compiled_once_and_then_found_in_the_cache(tmp_path):
 
 
 def test_where_each_trial_has_a_process_of_its_own_each_pays_for_its_start(tmp_path):
-    def budget(**chosen):
+    def planned(**chosen):
         return plan(
             {"a": preset("demo")},
             trials(8),
-            DATA,
             TWO_CORES,
             cpu({1: 0.1}),
             options(tmp_path, plan=True, **chosen),
         )
 
-    apart, shared = budget(scheduler="asha"), budget()
-    assert apart.arms["a"]["trial_s"] == pytest.approx(shared.arms["a"]["trial_s"] + 5.0)
-    assert apart.study_s == pytest.approx(4 * apart.arms["a"]["trial_s"])
-    assert shared.study_s == pytest.approx(5.0 + 4 * shared.arms["a"]["trial_s"]), (
+    apart, shared = planned(scheduler="asha"), planned()
+    assert apart.arms["a"].trial_s == pytest.approx(shared.arms["a"].trial_s + 5.0)
+    assert apart.study_s == pytest.approx(4 * apart.arms["a"].trial_s)
+    assert shared.study_s == pytest.approx(5.0 + 4 * shared.arms["a"].trial_s), (
         "on a CPU a process goes on to the next trial"
     )
 
 
 def test_a_lone_trial_gets_both_cores_where_that_is_faster_and_one_where_not(tmp_path):
     faster = plan(
-        {"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 0.6}), options(tmp_path)
+        {"a": preset("demo")}, trials(1), TWO_CORES, cpu({1: 1.0, 2: 0.6}), options(tmp_path)
     )
     assert faster.resources.threads == faster.resources.cpus == 2 and faster.resources.at_once == 1
     slower = plan(
-        {"a": preset("demo")}, trials(1), DATA, TWO_CORES, cpu({1: 1.0, 2: 1.2}), options(tmp_path)
+        {"a": preset("demo")}, trials(1), TWO_CORES, cpu({1: 1.0, 2: 1.2}), options(tmp_path)
     )
     assert slower.resources.threads == 1
     assert (
         plan(
             {"a": preset("demo")},
             trials(3),
-            DATA,
             TWO_CORES,
             cpu({1: 1.0, 2: 0.55}),
             options(tmp_path),
@@ -265,7 +261,6 @@ def test_a_trial_on_a_cluster_takes_no_more_than_one_node_has(tmp_path):
     lone = plan(
         {"a": preset("demo")},
         trials(1),
-        DATA,
         nodes(4, cores=2),
         cpu({1: 1.0, 2: 0.6}),
         options(tmp_path),
@@ -273,17 +268,17 @@ def test_a_trial_on_a_cluster_takes_no_more_than_one_node_has(tmp_path):
     assert (lone.cpus, lone.threads, lone.at_once) == (2, 2, 1), (
         "8 cores, but no node with more than 2"
     )
-    unmeasured_trial = unmeasured(
-        preset("demo"), trials(1), nodes(4, cores=2), options(tmp_path), ""
+    unmeasured_trial = unmeasured_plan(
+        preset("demo"), 1, nodes(4, cores=2), options(tmp_path), ""
     ).resources
     assert (unmeasured_trial.cpus, unmeasured_trial.threads) == (2, 2)
-    on_gpu = unmeasured(
-        preset("quick"), trials(9), nodes(3, cores=3, gpus=1), options(tmp_path), ""
+    on_gpu = unmeasured_plan(
+        preset("quick"), 9, nodes(3, cores=3, gpus=1), options(tmp_path), ""
     ).resources
     assert preset("quick").data.workers + 1 > 3 and (on_gpu.cpus, on_gpu.at_once) == (3, 3)
-    odd = unmeasured(
+    odd = unmeasured_plan(
         preset("demo").changed({"data.workers": 1}),
-        trials(9),
+        9,
         nodes(3, cores=3, gpus=1),
         options(tmp_path, gpus_per_trial=0.5),
         "",
@@ -292,9 +287,9 @@ def test_a_trial_on_a_cluster_takes_no_more_than_one_node_has(tmp_path):
         "9 cores, but one trial of 2 a node"
     )
     with pytest.raises(UserError, match="--gpus-per-trial 2: a node has 1"):
-        unmeasured(
+        unmeasured_plan(
             preset("quick"),
-            trials(1),
+            1,
             nodes(3, cores=8, gpus=1),
             options(tmp_path, gpus_per_trial=2.0),
             "",
@@ -302,43 +297,68 @@ def test_a_trial_on_a_cluster_takes_no_more_than_one_node_has(tmp_path):
 
 
 def test_alike_nodes_are_packed_as_one_is(tmp_path):
-    budget = plan(
+    planned = plan(
         {"a": preset("quick")},
         trials(8),
-        DATA,
         nodes(2, cores=16, gpus=1),
         gpu(),
         options(tmp_path),
     )
-    assert budget.resources.gpus == 0.5 and budget.resources.at_once == 4
+    assert planned.resources.gpus == 0.5 and planned.resources.at_once == 4
 
 
 def test_a_plan_without_measurement_says_why(tmp_path):
     console = Console(width=200, file=StringIO())
-    render_budget(
-        unmeasured(
+    render_plan(
+        unmeasured_plan(
             preset("demo"),
-            trials(8),
+            8,
             TWO_CORES,
             options(tmp_path),
             "not measured, since the nodes differ",
         ),
         console,
     )
-    told = " ".join(console.file.getvalue().split())
-    assert told.startswith(
-        "machine 2 CPU cores trials 8, 2 at once, 1 core each time not measured, since the nodes differ start the same"
+    printed = " ".join(console.file.getvalue().split())
+    assert printed.startswith(
+        "machine 2 CPU cores trials 8, 2 at once, 1 core each "
+        "time not measured, since the nodes differ start the same"
     )
 
 
+def test_the_stored_form_keeps_its_names(tmp_path):
+    stored = plan({"a": preset("quick")}, trials(4), H100, gpu(), options(tmp_path)).as_dict()
+    assert list(stored) == [
+        "resources",
+        "machine",
+        "why",
+        "ways",
+        "arms",
+        "trials",
+        "study_s",
+        "disk_bytes",
+        "disk_free_bytes",
+    ]
+    assert list(stored["ways"][0]) == ["way", "steps_per_s", "study_s"]
+    assert list(stored["arms"]["a"]) == [
+        "step_s",
+        "trial_s",
+        "train_s",
+        "validate_case_s",
+        "test_case_s",
+        "peak_bytes",
+    ]
+
+
 def test_a_short_study_that_fills_the_cores_is_not_measured_unless_asked(tmp_path):
-    budget = plan({"a": preset("demo")}, trials(8), DATA, TWO_CORES, never, options(tmp_path))
-    assert budget.resources.threads == 1 and budget.resources.at_once == 2 and budget.study_s == 0
+    planned = plan({"a": preset("demo")}, trials(8), TWO_CORES, never, options(tmp_path))
+    assert (
+        planned.resources.threads == 1 and planned.resources.at_once == 2 and planned.study_s == 0
+    )
     assert (
         plan(
             {"a": preset("demo")},
             trials(8),
-            DATA,
             TWO_CORES,
             cpu({1: 1.0}),
             options(tmp_path, plan=True),
@@ -348,29 +368,26 @@ def test_a_short_study_that_fills_the_cores_is_not_measured_unless_asked(tmp_pat
 
 
 def test_no_more_trials_run_at_once_than_the_memory_holds(tmp_path):
-    budget = plan(
+    planned = plan(
         {"a": preset("demo")},
         trials(8),
-        DATA,
         TWO_CORES,
         cpu({1: 1.0}, peak_bytes=5 * GIB),
         options(tmp_path, plan=True),
     )
-    assert budget.resources.at_once == 1
+    assert planned.resources.at_once == 1
 
 
 def test_a_resumed_study_keeps_threads_and_compilation(tmp_path):
-    began = plan({"a": preset("quick")}, trials(4), DATA, H100, gpu(), options(tmp_path))
-    again = resumed(began.as_dict(), preset("quick"), 1, H100)
+    began = plan({"a": preset("quick")}, trials(4), H100, gpu(), options(tmp_path))
+    again = resumed_resources(began.as_dict()["resources"], H100, preset("quick"), 1)
     assert (
-        again.resources.compile == "never"
-        and again.resources.threads == began.resources.threads
-        and again.resources.at_once == 1
+        again.compile == "never" and again.threads == began.resources.threads and again.at_once == 1
     )
-    on_cpu = unmeasured(preset("demo"), trials(8), TWO_CORES, options(tmp_path), "")
-    assert resumed(on_cpu.as_dict(), preset("demo"), 1, TWO_CORES).resources.threads == 1, (
-        "another number would change the last bits"
-    )
+    on_cpu = unmeasured_plan(preset("demo"), 8, TWO_CORES, options(tmp_path), "")
+    assert (
+        resumed_resources(on_cpu.as_dict()["resources"], TWO_CORES, preset("demo"), 1).threads == 1
+    ), "another number would change the last bits"
 
 
 def test_more_gpus_than_there_are_is_the_users_mistake(tmp_path):
@@ -379,127 +396,7 @@ def test_more_gpus_than_there_are_is_the_users_mistake(tmp_path):
             plan(
                 {"a": preset("quick")},
                 trials(4),
-                DATA,
                 machine,
                 never,
                 options(tmp_path, gpus_per_trial=gpus),
             )
-
-
-def test_one_pause_among_the_timed_steps_does_not_count(monkeypatch):
-    steps = [0.022] * 40
-    steps[39] = 0.65  # seen on a GPU: the loader's processes end
-    times = iter(np.cumsum([0.0, 100.0, *steps]))
-    monkeypatch.setattr(
-        "segmamba.training.rehearsal.time", SimpleNamespace(perf_counter=lambda: next(times))
-    )
-    clock = _Clock()
-    clock.start()
-    for done in range(40):
-        clock.step(2, done + 1)
-    assert clock.step_s() == pytest.approx(0.022)
-
-
-def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(cases_folder, tmp_path):
-    config = preset("demo").changed(
-        {
-            "model.base_channels": 4,
-            "data.spacing_mm": 4.0,
-            "data.patch_size": (16, 16, 16),
-            "data.pad_to_patch": True,
-        }
-    )
-    cases = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data)
-    data, said = Split(cases[:1], cases[1:2], cases[2:], False, ()), []
-    with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as measure:
-        first, again = measure([config, config.changed({"seed": 3})], threads=1)
-        assert again == first and len(said) == 1, "a seed changes no cost"
-        assert (
-            first.step_s > 0
-            and first.test_case_s > 0
-            and first.peak_bytes > 50 * 2**20
-            and first.resume_bytes > 2.9 * first.weights_bytes
-        )
-    with Measure(data, tmp_path / "kept", ["this machine"], say=said.append) as later:
-        assert later([config], threads=1) == [first] and len(said) == 1, "kept"
-
-
-def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in_the_cache(
-    cases_folder, tmp_path
-):
-    config = preset("demo").changed(
-        {"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True}
-    )
-    cases, said = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), []
-
-    class Compiler:
-        filled = ended = False
-
-        def start(self, slot, config, *more):
-            assert config.train.compile == "always"
-
-        def result(self, job):
-            warm_up_s = 12.0 if self.filled and self.ended else 90.0
-            self.filled, self.ended = True, False
-            return Rehearsal(
-                step_s=1,
-                warm_up_s=warm_up_s,
-                validate_case_s=0,
-                test_case_s=0,
-                peak_bytes=1,
-                weights_bytes=1,
-                resume_bytes=1,
-            )
-
-        def end(self):
-            self.ended = True
-
-        def renew(self): ...
-
-    split = Split(cases[:1], cases[1:2], cases[2:], False, ())
-    with Measure(split, tmp_path / "kept", [], processes=Compiler(), say=said.append) as measure:
-        (found,) = measure([config], threads=1, compile="always")
-        assert (found.warm_up_s, found.compile_s) == (12.0, 78.0)
-        assert measure([config], threads=1, compile="always") == [found] and len(said) == 2
-    assert said == [
-        "measured 1: 1000 ms a step, compiled or found in the cache in 90 s",
-        "measured 2: 1000 ms a step, compiled or found in the cache in 12 s",
-    ]
-
-
-def test_what_a_step_costs_does_not_depend_on_how_many_there_will_be(cases_folder, tmp_path):
-    config = preset("demo").changed(
-        {"data.spacing_mm": 4.0, "data.patch_size": (16, 16, 16), "data.pad_to_patch": True}
-    )
-    cases, measured = prepare_cases(find_cases(cases_folder), tmp_path / "cache", config.data), []
-
-    class Counts:
-        def start(self, slot, config, *more):
-            measured.append(config)
-
-        def result(self, job):
-            return Rehearsal(
-                step_s=1,
-                warm_up_s=0,
-                validate_case_s=0,
-                test_case_s=0,
-                peak_bytes=1,
-                weights_bytes=1,
-                resume_bytes=1,
-            )
-
-        def renew(self): ...
-        def end(self): ...
-
-    with Measure(
-        Split(cases[:1], cases[1:2], cases[2:], False, ()),
-        tmp_path / "kept",
-        [],
-        processes=Counts(),
-    ) as measure:
-        longer = config.changed(
-            {"train.epochs": 99, "train.steps_per_epoch": 7, "optim.warmup_epochs": 3}
-        )
-        assert len(measure([config, longer], threads=1)) == 2 and len(measured) == 1
-        measure([config.changed({"train.batch_size": 4})], threads=1)
-        assert len(measured) == 2

@@ -8,10 +8,9 @@ import time
 
 import pytest
 import requests
-from mlflow import MlflowClient
 
 from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
-from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.orchestration.tracking.store import open_store
 
 EPOCHS = [
     {"epoch": number, "train/loss": 1 / number, "val/dice_mean": number / 10}
@@ -20,54 +19,52 @@ EPOCHS = [
 
 
 @pytest.fixture
-def sqlite(tmp_path):
-    """(uri, id of the experiment)."""
-    uri = store_uri(tmp_path)
-    return uri, open_store(uri, tmp_path)
+def store(tmp_path):
+    return open_store(tmp_path)
 
 
-def open_log(uri, experiment, key="k", **options):
+def open_log(store, key="k", **options):
     return RunLog(
-        uri,
-        lambda client: keyed_run(client, experiment, key, "SegMamba_Run01", {"dataset": "d"}),
+        store,
+        lambda: keyed_run(store, key, "SegMamba_Run01", {"dataset": "d"}),
         "d",
         **options,
     )
 
 
-def steps(uri, run_id, name="train/loss"):
-    return [metric.step for metric in MlflowClient(uri).get_metric_history(run_id, name)]
+def steps(store, run_id, name="train/loss"):
+    return [metric.step for metric in store.client.get_metric_history(run_id, name)]
 
 
 def test_an_epoch_is_sent_once_however_often_it_is_told_and_a_second_start_adds_what_is_missing(
-    sqlite,
+    store,
 ):
-    uri, experiment = sqlite
-    first = open_log(uri, experiment)
+    first = open_log(store)
     first.log_history(EPOCHS[:3])
     first.log_history(EPOCHS[:3])
     assert first.close()
-    second = open_log(uri, experiment)
+    second = open_log(store)
     second.log_history(EPOCHS)
     second.log_config({"optim.lr": 1e-4})
     second.log_config({"optim.lr": 1e-4})
     second.end("FINISHED")
     assert second.close() and second.run_id == first.run_id
-    assert steps(uri, first.run_id) == steps(uri, first.run_id, "val/dice_mean") == [1, 2, 3, 4, 5]
-    assert MlflowClient(uri).get_run(first.run_id).info.status == "FINISHED"
+    assert (
+        steps(store, first.run_id) == steps(store, first.run_id, "val/dice_mean") == [1, 2, 3, 4, 5]
+    )
+    assert store.client.get_run(first.run_id).info.status == "FINISHED"
 
 
-def test_a_file_that_is_gone_when_its_turn_comes_holds_up_nothing(sqlite, tmp_path):
-    uri, experiment = sqlite
+def test_a_file_that_is_gone_when_its_turn_comes_holds_up_nothing(store, tmp_path):
     kept = tmp_path / "kept.png"
     kept.write_bytes(b"a picture")
-    log = open_log(uri, experiment)
+    log = open_log(store)
     log.log_files([tmp_path / ".being_drawn.png", kept], "plots")
     log.log_history(EPOCHS)
     log.end("FINISHED")
     assert log.close(20), log.away_because
-    client = MlflowClient(uri)
-    assert client.get_run(log.run_id).info.status == "FINISHED" and steps(uri, log.run_id) == [
+    client = store.client
+    assert client.get_run(log.run_id).info.status == "FINISHED" and steps(store, log.run_id) == [
         1,
         2,
         3,
@@ -77,12 +74,11 @@ def test_a_file_that_is_gone_when_its_turn_comes_holds_up_nothing(sqlite, tmp_pa
     assert [file.path for file in client.list_artifacts(log.run_id, "plots")] == ["plots/kept.png"]
 
 
-def test_one_batch_sent_twice_is_one_entry(sqlite):
-    uri, experiment = sqlite
-    log = open_log(uri, experiment)
+def test_one_batch_sent_twice_is_one_entry(store):
+    log = open_log(store)
     log.log_metrics({"test/dice_mean": 0.5}, 3)
     assert log.close()
-    client = MlflowClient(uri)
+    client = store.client
     (entry,) = client.get_metric_history(log.run_id, "test/dice_mean")
     client.log_batch(log.run_id, metrics=[entry])  # what a retry after a lost answer does
     assert len(client.get_metric_history(log.run_id, "test/dice_mean")) == 1
@@ -102,22 +98,20 @@ def test_an_unreachable_server_holds_nobody_up_and_is_named_at_the_end():
     assert told < 1, "no call waits for the network"
 
 
-def test_final_figures_are_there_once_after_a_second_start(sqlite):
-    uri, experiment = sqlite
+def test_final_figures_are_there_once_after_a_second_start(store):
     for _ in range(2):
-        log = open_log(uri, experiment)
+        log = open_log(store)
         log.log_metrics({"test/dice_mean": 0.5}, 5)
         assert log.close()
-    assert steps(uri, log.run_id, "test/dice_mean") == [5]
+    assert steps(store, log.run_id, "test/dice_mean") == [5]
 
 
 @pytest.mark.slow
-def test_machine_metrics_are_sampled(sqlite, monkeypatch):
+def test_machine_metrics_are_sampled(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
-    uri, experiment = sqlite
-    log = open_log(uri, experiment, system_metrics=True)
+    log = open_log(store, system_metrics=True)
     deadline = time.monotonic() + 60
-    client = MlflowClient(uri)
+    client = store.client
     while time.monotonic() < deadline:
         found = [
             name
@@ -142,7 +136,7 @@ class Server:
     def start(self):
         stores = [
             "--backend-store-uri",
-            f"sqlite:///{self.folder}/server.db",
+            f"store:///{self.folder}/server.db",
             "--artifacts-destination",
             str(self.folder / "artifacts"),
         ]
@@ -187,22 +181,23 @@ def server(tmp_path):
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back_has_every_epoch_once(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    experiment = open_store(server.uri, tmp_path)
-    log = open_log(server.uri, experiment)
-    log.log_epoch({"train/loss": 1.0}, 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    store = open_store(tmp_path)
+    log = open_log(server.store)
+    log.log_history([{"epoch": 1} | {"train/loss": 1.0}])
     while log._logged != {1}:
         time.sleep(0.1)
     server.kill()
     began = time.perf_counter()
     for epoch in (2, 3):
-        log.log_epoch({"train/loss": 1.0 / epoch}, epoch)
+        log.log_history([{"epoch": epoch} | {"train/loss": 1.0 / epoch}])
     assert time.perf_counter() - began < 1
     server.start()
-    log.log_epoch({"train/loss": 0.25}, 4)
+    log.log_history([{"epoch": 4} | {"train/loss": 0.25}])
     log.end("FINISHED")
     assert log.close(90), log.away_because
-    assert steps(server.uri, log.run_id) == [1, 2, 3, 4]
-    assert MlflowClient(server.uri).get_run(log.run_id).info.status == "FINISHED"
+    assert steps(store, log.run_id) == [1, 2, 3, 4]
+    assert store.client.get_run(log.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.slow
@@ -210,8 +205,9 @@ def test_a_run_that_ended_while_the_server_was_away_is_completed_by_the_next_sta
     server, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    experiment = open_store(server.uri, tmp_path)
-    log = open_log(server.uri, experiment)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    store = open_store(tmp_path)
+    log = open_log(server.store)
     log.log_history(EPOCHS[:2])
     while log._logged != {1, 2}:
         time.sleep(0.1)
@@ -219,7 +215,7 @@ def test_a_run_that_ended_while_the_server_was_away_is_completed_by_the_next_sta
     log.log_history(EPOCHS)
     assert not log.close(2) and "onnection" in log.away_because
     server.start()
-    again = open_log(server.uri, experiment)
+    again = open_log(server.store)
     again.log_history(EPOCHS)
     assert again.close(60) and again.run_id == log.run_id
-    assert steps(server.uri, again.run_id) == [1, 2, 3, 4, 5]
+    assert steps(store, again.run_id) == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""The search: the baseline first, pruned is not complete, and what an earlier start learnt is kept."""
+"""The search: the baseline first, pruned is not complete, and a resumed search knows the past."""
 
 import pytest
 
@@ -144,7 +144,7 @@ def test_it_learns_where_the_best_lies_and_which_setting_matters():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: Between(1, 1), "low must be below high"),
         (lambda: Between(0, 1, log=True), "above 0 on a log scale"),
@@ -159,6 +159,6 @@ def test_it_learns_where_the_best_lies_and_which_setting_matters():
         ),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(make, told):
-    with pytest.raises(UserError, match=told):
+def test_a_space_that_makes_no_sense_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
         make()

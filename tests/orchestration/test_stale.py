@@ -1,15 +1,12 @@
 """Runs that a dead driver left RUNNING are closed by the next study; those of a living one are not."""
 
-from mlflow import MlflowClient
-
-from segmamba.orchestration.tracking.runs import STOPPED_REASON, close_stale
-from segmamba.orchestration.tracking.store import open_store, store_uri
+from segmamba.orchestration.tracking.store import open_store
+from segmamba.orchestration.tracking.study_run import STOPPED_REASON, close_abandoned
 
 
 def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_path):
-    uri = store_uri(tmp_path)
-    experiment = open_store(uri, tmp_path)
-    client = MlflowClient(uri)
+    store = open_store(tmp_path)
+    client, experiment = store.client, store.experiment_id
 
     def study(name):
         parent = client.create_run(
@@ -21,7 +18,7 @@ def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_
         return parent, running, done
 
     dead, alive = study("dead_Run01"), study("alive_Run01")
-    assert close_stale(uri, experiment, lambda folder: "dead" in folder) == ["dead_Run01"]
+    assert close_abandoned(store, lambda folder: "dead" in folder) == ["dead_Run01"]
     assert [client.get_run(run_id).info.status for run_id in dead] == [
         "KILLED",
         "KILLED",
@@ -33,4 +30,4 @@ def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_
         "RUNNING",
         "FINISHED",
     ]
-    assert close_stale(uri, experiment, lambda folder: "dead" in folder) == []
+    assert close_abandoned(store, lambda folder: "dead" in folder) == []

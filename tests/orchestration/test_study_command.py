@@ -1,4 +1,4 @@
-"""What a user types, wrong and right, in real processes."""
+"""What a user types on a study's command line, wrong and right, in real processes."""
 
 import subprocess
 import sys
@@ -25,17 +25,17 @@ def run(*options, cwd):
     )
 
 
-def assert_refused(result, *told, cwd):
-    """Exit code 2, one line that says what and how to mend it, and no study begun."""
+def assert_refused(result, *message, cwd):
+    """Check that the exit code is 2, that one line holds the message, and that no study began."""
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    for words in told:
+    for words in message:
         assert words in result.stderr
     assert not list(cwd.glob("Results/*_Run*")) and not (cwd / "Results" / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--data", "absent"], ["absent: no such folder"]),
         (["--data", "empty"], ["empty: no BraTS case found"]),
@@ -85,10 +85,10 @@ def assert_refused(result, *told, cwd):
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
 )
-def test_a_wrong_option_gets_one_line_and_code_2(cases_folder, options, told):
+def test_a_wrong_option_gets_one_line_and_code_2(cases_folder, options, message):
     cwd = cases_folder.parent
     (cwd / "empty").mkdir()
-    assert_refused(run(*options, cwd=cwd), *told, cwd=cwd)
+    assert_refused(run(*options, cwd=cwd), *message, cwd=cwd)
 
 
 def spoil_missing(folder):
@@ -141,10 +141,10 @@ BAD_DATA = {
 
 @pytest.mark.parametrize("kind", BAD_DATA)
 def test_bad_data_gets_one_line_and_code_2(cases_folder, kind):
-    spoil, told = BAD_DATA[kind]
+    spoil, message = BAD_DATA[kind]
     spoil(write_case(cases_folder, "X", seed=9))
     cwd = cases_folder.parent
-    assert_refused(run("--data", cases_folder, cwd=cwd), *told, cwd=cwd)
+    assert_refused(run("--data", cases_folder, cwd=cwd), *message, cwd=cwd)
 
 
 def test_an_mlflow_address_that_cannot_be_used_is_named(cases_folder, monkeypatch):
@@ -195,6 +195,6 @@ def test_ctrl_c_outside_the_trials_says_how_to_go_on(monkeypatch, capsys, comman
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"segmamba.orchestration.study.{entry}", interrupted)
-    given = (None, None, False) if command is study else (None, None, None, False)
-    assert command._run(*given) == 130
+    given = (None, None) if command is study else (None, None, (0.02, 0.03))
+    assert command._run(*given, as_json=False) == 130
     assert capsys.readouterr().out == f"{STOPPED}\n"

@@ -9,8 +9,10 @@ import re
 import pytest
 from rich.console import Console
 
-from segmamba.reports.figures import BASELINE_COLOUR, arm_colours, draw_all, draw_differences
+from segmamba.reports.difference_figures import draw_differences
+from segmamba.reports.figures import draw_all
 from segmamba.reports.report import write_report
+from segmamba.reports.style import BASELINE_COLOUR, arm_colours
 from segmamba.reports.tables import (
     PHANTOM_NOTICE,
     arm_table,
@@ -22,12 +24,15 @@ from segmamba.studies.results import Trial
 from segmamba.studies.verdict import verdict
 from tests.studies.synthetic import synthetic_study
 
-HOSTILE = "a | b <script>alert(1)</script> [bold]x[/bold] & so on, at a length that no column of any table was made for"
+HOSTILE = (
+    "a | b <script>alert(1)</script> [bold]x[/bold] & so on, "
+    "at a length that no column of any table was made for"
+)
 
 
 @pytest.fixture(scope="module")
 def study():
-    """Everything a report can hold: a contrast beside the baseline, one failed trial, one that never began, phantom data."""
+    """A contrast beside the baseline, a failed trial, one that never began, and phantom data."""
     made = synthetic_study(
         baseline="depth 2", than="depth 0", failed={("depth 1", 2)}, phantom=True, seeds=4
     )
@@ -76,7 +81,7 @@ def test_the_report_says_what_was_run_on_what_and_how_to_open_it(study, text):
         "optim.lr",
     ):
         assert part in text
-    assert all(case in text for case in study.data["test"])
+    assert all(case in text for case in study.data.test)
     assert "validation is capped at 20 cases" in text
 
 
@@ -280,7 +285,8 @@ def test_what_was_planned_stands_beside_what_it_took(make_study, tmp_path):
     assert "Planned and taken" not in write_report(study, tmp_path).read_text()
     costs = {arm: {"train_s": 600.0} for arm in study.arms}
     planned = dataclasses.replace(
-        study, budget={"study_s": 7200.0, "why": "2 a GPU, eager: ends soonest", "arms": costs}
+        study,
+        resource_plan={"study_s": 7200.0, "why": "2 a GPU, eager: ends soonest", "arms": costs},
     )
     page = write_report(planned, tmp_path).read_text()
     assert (

@@ -1,20 +1,14 @@
-"""Reports of searches, of several claims and of folds; the live table of many trials; ASHA's times."""
+"""Reports of searches, of several claims, of last checkpoints and of several starts."""
 
 import dataclasses
 import io
-import json
 
-import pytest
 from rich.console import Console
 
-from segmamba.config import PRESETS, preset
-from segmamba.orchestration.engine.launch import asha_times
-from segmamba.orchestration.engine.progress import SHOWN_ROWS, StudyProgress
 from segmamba.reports.report import write_report
-from segmamba.reports.tables import render_terminal, result_table
+from segmamba.reports.tables import render_terminal
 from segmamba.studies.hypothesis import Hypothesis, Trend
-from segmamba.studies.results import Trial, study_from
-from segmamba.studies.spec import TrialPlan
+from segmamba.studies.results import Trial
 from segmamba.studies.verdict import verdict
 from tests.studies.synthetic import synthetic_study
 
@@ -93,25 +87,6 @@ def test_every_further_claim_has_an_answer_of_its_own_below_the_first(tmp_path):
     assert (tmp_path / "plots" / "doses.png").exists()
 
 
-def test_folds_are_averaged_before_seeds_and_their_sets_are_listed(tmp_path):
-    study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=6, epochs=1)
-    trials = [
-        dataclasses.replace(
-            t, fold=fold, metrics=t.metrics | {"test/dice_WT": 0.5 + 0.1 * t.seed + 0.2 * fold}
-        )
-        for t in study.trials
-        for fold in (0, 1)
-    ]
-    sets = [{"train": ["x"], "validation": ["y"], "test": [f"tested-{fold}"]} for fold in (0, 1)]
-    study = dataclasses.replace(
-        study, folds=(0, 1), trials=tuple(trials), data=study.data | {"folds": sets}
-    )
-    score = result_table(study)[0]["dice_WT"]
-    assert score == {"mean": pytest.approx(0.65), "sd": pytest.approx(0.1 / 2**0.5), "seeds": 2}
-    for text in pages(study, tmp_path):
-        assert "fold 1, test" in text and "tested-1" in text and "2 folds" in text
-
-
 def test_the_last_checkpoints_difference_stands_beside_the_chosen_ones(tmp_path):
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=6, epochs=1)
     assert "last epoch's weights" not in pages(study, tmp_path)[0]
@@ -119,58 +94,23 @@ def test_the_last_checkpoints_difference_stands_beside_the_chosen_ones(tmp_path)
         for row in trial.test_cases:
             row["last_dice_WT"] = 0.5 + (0.07 if trial.arm == "b" else 0.0)
     assert (
-        "last epoch's weights in place of those that the validation set chose: b \N{MINUS SIGN} a +7.0 [+7.0, +7.0]."
-        in pages(study, tmp_path)[0]
+        "last epoch's weights in place of those that the validation set chose: "
+        "b \N{MINUS SIGN} a +7.0 [+7.0, +7.0]." in pages(study, tmp_path)[0]
     )
 
 
-def test_a_study_comes_back_from_json_as_it_was():
-    study = dataclasses.replace(
-        synthetic_study(seeds=2, cases=2, epochs=1),
-        secondary=(Hypothesis(claim="c", better="depth 1", than="depth 0"),),
-    )
-    stored = dataclasses.asdict(dataclasses.replace(study, trials=()))
-    again = study_from(
-        {
-            name: value
-            for name, value in json.loads(json.dumps(stored)).items()
-            if name not in ("trials", "searched")
-        },
-        trials=(),
-    )
-    assert (again.hypothesis, again.secondary, again.seeds) == (
-        study.hypothesis,
-        study.secondary,
-        study.seeds,
-    )
+def test_the_time_of_a_resumed_study_is_that_of_all_its_starts(tmp_path):
+    study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=4, epochs=1)
+    for text in pages(study, tmp_path):
+        assert "12.6 min from plan to report." in text
+    resumed = dataclasses.replace(study, seconds=1260.0, starts=3)
+    for text in pages(resumed, tmp_path):
+        assert "21.0 min from plan to report over 3 starts." in text
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_asha_decides_after_the_warm_up_at_an_evaluation_and_never_at_the_end(name):
-    base = preset(name)
-    times = asha_times(base)
-    assert base.optim.warmup_epochs < times["grace_period"] < base.train.epochs < times["max_t"]
-    assert (
-        times["grace_period"] % base.train.validate_every_epochs == 0
-        and times["time_attr"] == "epoch"
-    )
-
-
-def test_the_live_table_of_many_trials_shows_what_runs():
-    progress = StudyProgress(Console(file=io.StringIO(), width=100))
-    plans = [TrialPlan(arm=f"arm {i}", seed=0) for i in range(100)]
-    progress.trials(plans, epochs=6, at_once=2)
-    for plan in plans[:60]:
-        progress.started(plan.key)
-        progress.completed(plan.key)
-    progress.started(plans[60].key)
-    shown = [key for key, _ in progress._shown()]
-    assert (
-        len(shown) == SHOWN_ROWS
-        and plans[60].key in shown
-        and plans[61].key in shown
-        and plans[0].key not in shown
-    )
-    screen = io.StringIO()
-    Console(file=screen, width=100).print(progress._table())
-    assert "60 of 100 trials" in screen.getvalue() and "and 76 more" in screen.getvalue()
+def test_arms_with_dollar_signs_are_drawn_as_they_are_written(tmp_path):
+    arms = {"_a": 0.0, r"$\frac{x$": 0.02, "$y$": 0.01}
+    study = synthetic_study(arms, seeds=2, cases=6, epochs=2)
+    _, page = pages(study, tmp_path)
+    legend = page[page.index('<figure id="curves">') :]
+    assert all(f">{arm}</text>" in legend for arm in arms)

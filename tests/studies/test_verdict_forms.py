@@ -1,4 +1,4 @@
-"""Claims with several contrasts, that nothing is better, that arms are alike, and trends: each answer where it is due."""
+"""Claims about several contrasts, about nothing being better, about likeness, and trends."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from scipy import stats
 from segmamba.errors import UserError
 from segmamba.studies.anova import holm
 from segmamba.studies.contrasts import contrast_difference, difference
-from segmamba.studies.hypothesis import Hypothesis, Pair, Trend, hypothesis_from
+from segmamba.studies.hypothesis import Hypothesis, PairwiseContrast, Trend, hypothesis_from
 from segmamba.studies.verdict import gains, verdict
 from tests.studies.synthetic import synthetic_study
 
@@ -41,13 +41,13 @@ def pairs(effects):
     ],
 )
 def test_the_answer_follows_the_planted_effects(effects, direction, expected):
-    found = answer(effects, contrasts=pairs(effects), direction=direction)
-    assert found.answer == expected
-    assert found.sentence.lower().startswith(expected)
+    result = answer(effects, contrasts=pairs(effects), direction=direction)
+    assert result.answer == expected
+    assert result.sentence.lower().startswith(expected)
 
 
 @pytest.mark.parametrize("direction", ["better", "no better", "alike"])
-def test_one_contrast_of_two_that_cannot_be_told_leaves_it_undecided(direction):
+def test_one_contrast_of_two_that_cannot_be_measured_leaves_it_undecided(direction):
     spread = {"seed_sd": 0.001, "case_sd": 0.001, "rest_sd": 0.001}
     study = synthetic_study(
         {"a": 0.0, "b": 0.0, "c": 0.0},
@@ -56,19 +56,19 @@ def test_one_contrast_of_two_that_cannot_be_told_leaves_it_undecided(direction):
         failed={("c", seed) for seed in range(3)},
         **spread,
     )
-    found = verdict(
+    result = verdict(
         study,
         Hypothesis(claim="c", region="WT", contrasts=(("b", "a"), ("c", "a")), direction=direction),
     )
-    assert found.answer == "undecided" and "c has no tested trial" in found.sentence
+    assert result.answer == "undecided" and "c has no tested trial" in result.sentence
 
 
 def test_a_gain_is_supported_although_another_contrast_has_no_trials():
     study = synthetic_study(
         {"a": 0.0, "b": 0.05, "c": 0.0}, failed={("c", seed) for seed in range(5)}, **CLEAR
     )
-    found = verdict(study, Hypothesis(claim="c", region="WT", contrasts=(("c", "a"), ("b", "a"))))
-    assert found.answer == "supported" and found.difference.arm == "b"
+    result = verdict(study, Hypothesis(claim="c", region="WT", contrasts=(("c", "a"), ("b", "a"))))
+    assert result.answer == "supported" and result.difference.arm == "b"
 
 
 def test_gains_agree_with_statsmodels_holm_over_contrasts_and_regions():
@@ -78,14 +78,16 @@ def test_gains_agree_with_statsmodels_holm_over_contrasts_and_regions():
         study = synthetic_study(
             effects, seeds=4, cases=40, seed_sd=0.003, draw_seed=draw_seed, epochs=1
         )
-        found = [difference(study, arm, "a", region) for arm in "bcd" for region in ("WT", "TC")]
-        rejected = multipletests([f.p_value for f in found], alpha=0.05, method="holm")[0]
-        assert gains(found, 0.005) == [
-            bool(r) and f.mean >= 0.005 for r, f in zip(rejected, found, strict=True)
+        differences = [
+            difference(study, arm, "a", region) for arm in "bcd" for region in ("WT", "TC")
+        ]
+        rejected = multipletests([f.p_value for f in differences], alpha=0.05, method="holm")[0]
+        assert gains(differences, 0.005) == [
+            bool(r) and f.mean >= 0.005 for r, f in zip(rejected, differences, strict=True)
         ]
         corrected, plain = (
-            corrected + sum(gains(found, 0.005)),
-            plain + sum(f.p_value < 0.05 and f.mean >= 0.005 for f in found),
+            corrected + sum(gains(differences, 0.005)),
+            plain + sum(f.p_value < 0.05 and f.mean >= 0.005 for f in differences),
         )
     assert 0 < corrected < plain, "the correction decides some of them"
 
@@ -100,16 +102,16 @@ def test_outside_the_margin_is_asked_at_bonferronis_level():
     level = 1 - 0.05 / 9
     wider = float(one.layout.half_width(level))
     assert wider > float(one.layout.half_width())
-    found = verdict(
+    result = verdict(
         study, Hypothesis(claim="c", region="WT", contrasts=pairs(effects), direction="alike")
     )
-    assert (found.answer == "rejected") == (one.mean - wider > 0.005)
+    assert (result.answer == "rejected") == (one.mean - wider > 0.005)
 
 
 def test_a_trend_is_the_least_squares_line_of_every_seed_and_case():
     doses = {"depth 0": 0, "depth 1": 1, "depth 2": 2, "depth 4": 4}
     study = synthetic_study(seeds=3, cases=7)
-    found = contrast_difference(study, Trend(doses), "WT")
+    paired = contrast_difference(study, Trend(doses), "WT")
     tables = {
         arm: [[row["dice_WT"] for row in t.test_cases] for t in study.trials if t.arm == arm]
         for arm in doses
@@ -119,8 +121,8 @@ def test_a_trend_is_the_least_squares_line_of_every_seed_and_case():
         [4 * stats.linregress([0, 1, 2, 4], stacked[:, s, c]).slope for c in range(7)]
         for s in range(3)
     ]
-    assert found.mean == pytest.approx(np.mean(rises))
-    assert found.seed_differences == pytest.approx(np.mean(rises, axis=1))
+    assert paired.mean == pytest.approx(np.mean(rises))
+    assert paired.seed_differences == pytest.approx(np.mean(rises, axis=1))
     assert math.isclose(sum(Trend(doses).weights.values()), 0, abs_tol=1e-12)
 
 
@@ -164,9 +166,9 @@ def test_folds_are_put_together_to_one_table_and_a_missing_one_is_named():
     lacking = dataclasses.replace(
         folded, trials=tuple(t for t in parts if (t.arm, t.seed, t.fold) != ("b", 1, 1))
     )
-    found = difference(lacking, "b", "a", "WT")
-    assert found.seeds == (0, 1, 2) and len(found.cases) == 10
-    assert "b has no tested trial of seed/fold 1/1" in found.notes[0]
+    paired = difference(lacking, "b", "a", "WT")
+    assert paired.seeds == (0, 1, 2) and len(paired.cases) == 10
+    assert "b has no tested trial of seed/fold 1/1" in paired.notes[0]
 
 
 def test_a_claim_keeps_what_a_part_of_the_arms_can_answer():
@@ -174,9 +176,10 @@ def test_a_claim_keeps_what_a_part_of_the_arms_can_answer():
         claim="c", contrasts=(("b", "a"), ("d", "c"), Trend({"a": 0, "b": 1, "c": 2}))
     )
     kept = claim.within(["a", "b"])
-    assert kept.contrasts == (Pair("b", "a"), Trend({"a": 0, "b": 1})) and kept.left_out == (
-        "d \N{MINUS SIGN} c",
-    )
+    assert kept.contrasts == (
+        PairwiseContrast("b", "a"),
+        Trend({"a": 0, "b": 1}),
+    ) and kept.left_out == ("d \N{MINUS SIGN} c",)
     alone = Hypothesis(claim="c", better="b", than="a").within(["a"])
     assert alone.contrasts == () and alone.left_out == ("b \N{MINUS SIGN} a",)
     study = synthetic_study({"a": 0.0, "b": 0.0}, seeds=2, cases=3)

@@ -8,12 +8,8 @@ import pytest
 import torch
 
 from segmamba.errors import UserError
-from segmamba.training.checkpoint import (
-    load_checkpoint,
-    resume_state,
-    save_checkpoint,
-    weights_digest,
-)
+from segmamba.models.weights import load_checkpoint
+from segmamba.training.checkpoint import resume_state, save_checkpoint, weights_digest
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -106,11 +102,10 @@ def test_a_bad_checkpoint_is_named_and_the_one_before_it_is_gone_on_from(tmp_pat
         save_checkpoint({"w": torch.zeros(3)}, last)
     else:
         last.unlink()
-    state, told = resume_state([last, previous], "cpu")
+    state, damaged = resume_state([last, previous], "cpu")
     assert state["epoch"] == 2
-    assert len(told) == (damage != "gone") and all(
-        "last.pth" in line and "\n" not in line for line in told
-    )
+    assert len(damaged) == (damage != "gone")
+    assert all("last.pth" in line and "\n" not in line for line in damaged)
 
 
 def test_a_full_disk_leaves_both_checkpoints_as_they_were(tmp_path):
@@ -118,9 +113,8 @@ def test_a_full_disk_leaves_both_checkpoints_as_they_were(tmp_path):
     for epoch in (1, 2):
         save_checkpoint(resumable(epoch), last, previous=previous)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (100_000, before[1])
-    )  # the system refuses to write on in the middle of the file
+    # The system refuses to write on in the middle of the file.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
             save_checkpoint(resumable(3) | {"big": torch.zeros(100_000)}, last, previous=previous)

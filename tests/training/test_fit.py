@@ -1,6 +1,5 @@
 import copy
 import dataclasses
-import json
 import random
 
 import numpy as np
@@ -9,10 +8,14 @@ import torch
 
 from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
-from segmamba.training import run as run_module
+from segmamba.training import run_evaluation as evaluation_module
+from segmamba.training import run_pictures as pictures_module
 from segmamba.training import step as step_module
-from segmamba.training.fit import Callback, NonFiniteLoss, fit
-from segmamba.training.run import evaluate_run, train_run
+from segmamba.training.callback import Callback
+from segmamba.training.final_metrics import read_final_metrics
+from segmamba.training.fit import NonFiniteLoss, fit
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 from tests.tiny import CPU, TINY
 
@@ -31,26 +34,26 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_run_repeats_bit_for_bit_and_another_seed_differs(data):
-    runs = [
-        [weights(e) for e in fit(TINY.changed({"seed": seed}), data, CPU)][-1] for seed in (0, 0, 1)
-    ]
-    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+def test_a_run_repeats_bit_for_bit_and_another_seed_differs(data, whole_run):
+    again, other = (
+        [weights(e) for e in fit(TINY.changed({"seed": seed}), data, CPU)][-1] for seed in (0, 1)
+    )
+    first = whole_run[-1].checkpoint["model"]
+    assert same(first, again) and not same(first, other)
 
 
-def test_the_share_of_the_epoch_spent_waiting_for_data_is_told(data):
-    shares = [e.metrics["time/data_wait_share"] for e in fit(TINY, data, CPU)]
+def test_the_share_of_the_epoch_spent_waiting_for_data_is_reported(whole_run):
+    shares = [epoch.metrics["time/data_wait_share"] for epoch in whole_run]
     assert all(0 < share < 1 for share in shares)
 
 
-def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data):
-    whole = [(copy.deepcopy(e.checkpoint), e.metrics) for e in fit(TINY, data, CPU)]
-    rest = list(fit(TINY, data, CPU, resume_from=whole[0][0]))
+def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data, whole_run):
+    rest = list(fit(TINY, data, CPU, resume_from=copy.deepcopy(whole_run[0].checkpoint)))
     assert [e.number for e in rest] == [2, 3]
-    assert same(weights(rest[-1]), whole[-1][0]["model"])
+    assert same(weights(rest[-1]), whole_run[-1].checkpoint["model"])
     untimed = [
-        {k: v for k, v in m.items() if not k.startswith("time/")}
-        for m in (rest[-1].metrics, whole[-1][1])
+        {name: value for name, value in metrics.items() if not name.startswith("time/")}
+        for metrics in (rest[-1].metrics, whole_run[-1].metrics)
     ]
     assert untimed[0] == untimed[1]
 
@@ -138,7 +141,8 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_batch(data, monkeypatch):
     )
     with pytest.raises(
         NonFiniteLoss,
-        match=r"epoch 1, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
+        match=r"epoch 1, step 1: the loss is nan; "
+        r"the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
     ):
         list(fit(TINY, data, CPU))
 
@@ -165,7 +169,9 @@ def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(d
     next(stopped)
     stopped.close()
     assert [e.number for e in train_run(config, data, folder, CPU)] == [2, 3]
-    metrics, rows = evaluate_run(config, data, folder, CPU)
+    result = evaluate_run(config, data, folder, CPU)
+    assert read_final_metrics(folder.final_metrics) == result
+    metrics, rows = result.metrics, result.cases
     names = {str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file()}
     assert {
         "checkpoints/best_metric_model.pth",
@@ -202,9 +208,8 @@ def test_with_a_separate_test_set_the_best_checkpoint_is_tested(data, tmp_path, 
         folder = RunFolder(tmp_path / tested)
         split = dataclasses.replace(data, test_is_validation=not own_validation)
         list(train_run(TINY, split, folder, CPU))
-        evaluate_run(TINY, split, folder, CPU)
-        final = json.loads(folder.final_metrics.read_text())
-        assert (final["tested_checkpoint"], final["tested_epoch"]) == (tested, epoch)
+        result = evaluate_run(TINY, split, folder, CPU)
+        assert (result.tested_checkpoint, result.tested_epoch) == (tested, epoch)
 
 
 def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
@@ -222,7 +227,7 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
             lambda *args, scores=scores: [row_of(data.validation[0], next(scores))],
         )
         monkeypatch.setattr(
-            run_module,
+            evaluation_module,
             "evaluate",
             lambda model, *rest, tested=tested: (
                 tested.append(1) or [{"case": "x"} | dict.fromkeys(SCORE_NAMES, len(tested) / 4)]
@@ -231,7 +236,9 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
         config, folder = TINY.changed(changes), RunFolder(tmp_path / name)
         split = dataclasses.replace(data, test_is_validation=False)
         list(train_run(config, split, folder, CPU))
-        metrics, _ = evaluate_run(config, split, folder, CPU)
+        result = evaluate_run(config, split, folder, CPU)
+        assert read_final_metrics(folder.final_metrics) == result
+        metrics = result.metrics
         assert len(tested) == len(epochs) and metrics["test/dice_mean"] == 0.25
         assert metrics.get("test/last_dice_mean") == {"both": 0.5, "same": 0.25, "off": None}[name]
 
@@ -242,7 +249,7 @@ def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_d
     scores, predicted, predict = (
         iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]),
         [],
-        run_module.predict_classes,
+        pictures_module.predict_classes,
     )
     cases, folder = [*data.train, *data.validation, *data.test][:3], RunFolder(tmp_path / "run")
     split = dataclasses.replace(data, validation=cases, test_is_validation=False)
@@ -252,7 +259,7 @@ def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_d
         lambda *args: [row_of(*pair) for pair in zip(split.validation, next(scores), strict=True)],
     )
     monkeypatch.setattr(
-        run_module,
+        pictures_module,
         "predict_classes",
         lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest),
     )
@@ -273,39 +280,36 @@ def test_a_resumed_run_draws_the_random_numbers_that_the_whole_one_would_have_dr
 ):
     drawn = []
 
-    def noisy(image, label, plans):
+    def spy(image, label, plans):
         drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
         return image, label
 
-    monkeypatch.setattr(fit_module, "augment", noisy)
-    first = copy.deepcopy(next(iter(fit(TINY, data, CPU))).checkpoint)
-    drawn.clear()
-    list(fit(TINY, data, CPU))
+    monkeypatch.setattr(fit_module, "augment", spy)
+    checkpoints = [copy.deepcopy(epoch.checkpoint) for epoch in fit(TINY, data, CPU)]
     whole = list(drawn)
     drawn.clear()
-    list(fit(TINY, data, CPU, resume_from=first))
+    list(fit(TINY, data, CPU, resume_from=checkpoints[0]))
     assert drawn == whole[-len(drawn) :] and len(whole) == 6 and len(set(whole)) == 6
 
 
-def test_whoever_watches_is_told_of_every_step_and_case_and_may_end_the_run(data):
+def test_a_callback_gets_every_step_and_case_and_may_end_the_run(data):
     class Impatient(Callback):
         def __init__(self):
-            self.told = []
+            self.calls = []
 
-        def step(self, epoch, done):
-            self.told.append(("step", epoch, done))
+        def on_step(self, epoch, done):
+            self.calls.append(("step", epoch, done))
             if (epoch, done) == (2, 1):
                 raise KeyboardInterrupt
 
-        def case(self, epoch, done):
-            self.told.append(("case", epoch, done))
+        def on_validation_case(self, epoch, done):
+            self.calls.append(("case", epoch, done))
 
     callback = Impatient()
     with pytest.raises(KeyboardInterrupt):
         list(fit(TINY, data, CPU, callback=callback))
-    assert callback.told == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
+    assert callback.calls == [("step", 1, 1), ("step", 1, 2), ("case", 1, 1), ("step", 2, 1)]
 
 
-def test_an_epoch_brings_the_scores_of_each_validation_case(data):
-    first = next(iter(fit(TINY, data, CPU)))
-    assert [row["case"] for row in first.rows] == [case.id for case in data.validation]
+def test_an_epoch_brings_the_scores_of_each_validation_case(data, whole_run):
+    assert [row["case"] for row in whole_run[0].rows] == [case.id for case in data.validation]

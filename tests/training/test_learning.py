@@ -1,4 +1,7 @@
-"""Every option of learning beyond the plain loop: that it does what it says, and that a resumed run ends as one that never stopped."""
+"""Every option of learning beyond the plain loop.
+
+Each does what it says, and a resumed run ends as one that never stopped.
+"""
 
 import copy
 import dataclasses
@@ -7,30 +10,29 @@ import numpy as np
 import pytest
 import torch
 
-from segmamba.config import preset
 from segmamba.data.cases import find_cases
 from segmamba.data.labels import CLASSES, REGIONS
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.models import build_model
-from segmamba.models.weights import start_from
+from segmamba.models.weights import load_checkpoint, start_from
 from segmamba.training import fit as fit_module
-from segmamba.training.checkpoint import load_checkpoint
-from segmamba.training.ema import averaged
+from segmamba.training.ema import weight_average
 from segmamba.training.fit import fit
 from segmamba.training.hard_cases import HardCases, chances
 from segmamba.training.losses import patch_losses
 from segmamba.training.mean_teacher import consistency_weight
 from segmamba.training.pretrain import Reconstruction, hidden_voxels, pretrain
 from segmamba.training.pretrain_run import pretrain_run, read_pretraining
-from segmamba.training.run import evaluate_run, train_run
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
-from tests.tiny import TINY
+from tests.tiny import CPU, TINY
+from tests.training.conftest import copy_of
 from tests.training.test_fit import same, weights
 
-CPU = torch.device("cpu")
 OPTIONS = {
     "deep supervision": {"model.deep_supervision": 2},
     "EMA": {"learning.ema_decay": 0.9},
@@ -40,22 +42,24 @@ OPTIONS = {
 }
 
 
-@pytest.fixture
-def data(tmp_path):
-    """Two cases to train on with labels, two without, one for the validation set, one for the test."""
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two cases to train on with labels, two without, one for validation, one for the test.
+
+    Tests share the files and must not change them.
+    """
+    folder = tmp_path_factory.mktemp("learning")
     for number in range(6):
         write_case(
-            tmp_path / "data",
+            folder / "data",
             f"BraTS20_Training_{number:03d}",
             seed=number,
             shape=(32, 32, 24),
             label=number not in (4, 5),
         )
-    cases = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", TINY.data)
-    labelled, unlabelled = (
-        [c for c in cases if c.id[-1] in "0123"],
-        [c for c in cases if c.id[-1] in "45"],
-    )
+    cases = prepare_cases(find_cases(folder / "data"), folder / "cache", TINY.data)
+    labelled = [case for case in cases if case.id[-1] in "0123"]
+    unlabelled = [case for case in cases if case.id[-1] in "45"]
     split = split_cases(labelled, TINY.data)
     return dataclasses.replace(
         split,
@@ -67,12 +71,15 @@ def data(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def plain(data):
+    """The last weights of a run without any option."""
+    return weights(list(fit(TINY, data, CPU))[-1])
+
+
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_that_is_switched_on_changes_what_is_learnt(data, option):
-    plain, other = (
-        weights(list(fit(TINY.changed(changes), data, CPU))[-1])
-        for changes in ({}, OPTIONS[option])
-    )
+def test_an_option_that_is_switched_on_changes_what_is_learnt(data, plain, option):
+    other = weights(list(fit(TINY.changed(OPTIONS[option]), data, CPU))[-1])
     shared = [
         name
         for name in plain
@@ -150,7 +157,7 @@ def test_the_average_is_what_the_recurrence_gives_and_what_is_validated_and_kept
 
 def test_without_an_average_the_trained_weights_are_kept_once(data):
     model = build_model(TINY.model)
-    assert averaged(model, TINY.learning).model is model
+    assert weight_average(model, TINY.learning).model is model
     checkpoint = next(iter(fit(TINY, data, CPU))).checkpoint
     assert all(
         checkpoint["model"][name].data_ptr() == value.data_ptr()
@@ -234,7 +241,8 @@ def test_a_mean_teacher_learns_from_the_images_of_unlabelled_cases_alone(data):
         next(iter(fit(config, dataclasses.replace(data, unlabelled=[]), CPU)))
 
 
-def test_withheld_labels_are_never_read(data, monkeypatch):
+def test_withheld_labels_are_never_read(data, tmp_path):
+    data = copy_of(data, tmp_path)
     config = TINY.changed(OPTIONS["mean teacher"] | {"train.epochs": 1})
     withheld = dataclasses.replace(data, train=data.train[:1], unlabelled=data.train[1:])
     before = weights(next(iter(fit(config, withheld, CPU))))
@@ -243,7 +251,7 @@ def test_withheld_labels_are_never_read(data, monkeypatch):
     assert same(before, weights(next(iter(fit(config, withheld, CPU)))))
 
 
-def test_the_consistency_of_student_and_teacher_is_told(data):
+def test_the_consistency_of_student_and_teacher_is_reported(data):
     metrics = next(iter(fit(TINY.changed(OPTIONS["mean teacher"]), data, CPU))).metrics
     assert 0 < metrics["train/consistency"] < 1
     assert "train/consistency" not in next(iter(fit(TINY, data, CPU))).metrics
@@ -264,13 +272,8 @@ def test_the_teacher_sees_another_view_and_gets_no_gradient(data):
 
 
 def test_a_share_of_the_voxels_is_hidden_in_whole_cubes():
-    hidden = hidden_voxels(
-        (16, 16, 12),
-        preset("demo").changed({"learning.mask_side": 4, "learning.mask_share": 0.75}).learning,
-        0,
-        1,
-        2,
-    )
+    config = TINY.changed({"learning.mask_side": 4, "learning.mask_share": 0.75}).learning
+    hidden, other = (hidden_voxels((16, 16, 12), config, 0, 1, index) for index in (2, 3))
     cubes = (
         hidden.reshape(4, 4, 4, 4, 3, 4)
         .swapaxes(1, 2)
@@ -279,13 +282,6 @@ def test_a_share_of_the_voxels_is_hidden_in_whole_cubes():
         .reshape(48, 64)
     )
     assert hidden.mean() == 0.75 and {cube.sum() for cube in cubes} == {0, 64}
-    other = hidden_voxels(
-        (16, 16, 12),
-        preset("demo").changed({"learning.mask_side": 4, "learning.mask_share": 0.75}).learning,
-        0,
-        1,
-        3,
-    )
     assert (hidden != other).any()
 
 
@@ -304,7 +300,8 @@ def test_what_is_hidden_is_not_seen_and_counts_alone_and_only_in_the_brain():
     assert not seen[0][..., :2].any() and (seen[0][..., 2:] == 1).all()
 
 
-def test_pretraining_learns_to_fill_in_what_is_hidden(data):
+def test_pretraining_learns_to_fill_in_what_is_hidden(data, tmp_path):
+    data = copy_of(data, tmp_path)
     config = TINY.changed(
         {
             "learning.pretrain_epochs": 5,
@@ -345,7 +342,7 @@ def test_a_run_starts_from_what_it_has_pretrained_but_for_its_heads(data, tmp_pa
         not torch.equal(pretrained["stem.conv1.weight"], untrained["stem.conv1.weight"])
         and "head.weight" not in pretrained
     )
-    metrics, _ = evaluate_run(config, data, folder, CPU)
+    metrics = evaluate_run(config, data, folder, CPU).metrics
     assert (
         metrics["time/train_total_s"]
         > sum(entry["time/pretrain_s"] for entry in read_pretraining(folder))
@@ -353,25 +350,32 @@ def test_a_run_starts_from_what_it_has_pretrained_but_for_its_heads(data, tmp_pa
     )
 
 
+PRETRAINED = TINY.changed({"learning.pretrain_epochs": 3, "train.epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def pretrained_run(data, tmp_path_factory):
+    """The folder of a run of PRETRAINED that nobody disturbed."""
+    folder = RunFolder(tmp_path_factory.mktemp("pretrained"))
+    list(train_run(PRETRAINED, data, folder, CPU))
+    return folder
+
+
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
 def test_a_run_killed_while_it_pretrains_ends_with_the_same_weights(
-    data, tmp_path, monkeypatch, killed_after
+    data, pretrained_run, tmp_path, killed_after
 ):
-    config = TINY.changed({"learning.pretrain_epochs": 3, "train.epochs": 1})
-    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
-    list(train_run(config, data, whole, CPU))
+    config, broken = PRETRAINED, RunFolder(tmp_path / "broken")
     stopped = pretrain_run(config, [*data.train, *data.unlabelled], broken, CPU)
     for _ in range(killed_after):
         next(stopped)
     stopped.close()
     assert broken.pretraining.exists() and not broken.pretrained.exists()
     list(train_run(config, data, broken, CPU))
-    assert same(load_checkpoint(broken.last)["model"], load_checkpoint(whole.last)["model"])
-    assert [entry["epoch"] for entry in read_pretraining(broken)] == [
-        1,
-        2,
-        3,
-    ] and not broken.pretraining.exists()
+    expected = load_checkpoint(pretrained_run.last)
+    assert same(load_checkpoint(broken.last)["model"], expected["model"])
+    assert [entry["epoch"] for entry in read_pretraining(broken)] == [1, 2, 3]
+    assert not broken.pretraining.exists()
 
 
 def test_a_run_starts_from_the_weights_of_another_and_says_where_they_do_not_fit(data, tmp_path):
@@ -386,7 +390,7 @@ def test_a_run_starts_from_the_weights_of_another_and_says_where_they_do_not_fit
                 "train.epochs": 1,
             }
         )
-        *_, epoch = fit(config, data, CPU, initial=load_checkpoint(first.best))
+        *_, epoch = fit(config, data, CPU, initial_weights=load_checkpoint(first.best))
         assert torch.allclose(
             epoch.checkpoint["model"]["stem.conv1.weight"],
             load_checkpoint(first.best)["stem.conv1.weight"],

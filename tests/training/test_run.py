@@ -1,30 +1,39 @@
-"""A run and what can go wrong with it: every fault stops it with one line, and what it saved is good."""
+"""A run and what can go wrong with it.
+
+Every fault stops it with one line, and what it saved is good.
+"""
 
 import errno
 import json
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segmamba.errors import RunStopped
+from segmamba.models.weights import load_checkpoint
 from segmamba.training import checkpoint as checkpoint_module
-from segmamba.training import fit as fit_module
+from segmamba.training import record
 from segmamba.training import run as run_module
+from segmamba.training import step as step_module
 from segmamba.training.advice import advice
-from segmamba.training.checkpoint import load_checkpoint, weights_digest
+from segmamba.training.callback import Callback
+from segmamba.training.checkpoint import weights_digest
 from segmamba.training.drawing import Pictures
-from segmamba.training.fit import Callback
+from segmamba.training.memory import estimate_training_memory
+from segmamba.training.record import data_digest
 from segmamba.training.run import train_run
 from segmamba.training.run_folder import RunFolder
 from tests.tiny import CPU, TINY
+from tests.training.conftest import copy_of
 
 
 class Notes(Callback):
     def __init__(self):
         self.lines = []
 
-    def note(self, text):
+    def on_note(self, text):
         self.lines.append(text)
 
 
@@ -44,21 +53,18 @@ def test_a_non_finite_loss_stops_with_the_cases_and_keeps_the_last_good_checkpoi
 ):
     run = train_run(TINY, data, folder, CPU)
     next(run)
-    monkeypatch.setattr(fit_module, "_train_step", broken(fit_module._train_step))
+    monkeypatch.setattr(step_module, "training_loss", broken(step_module.training_loss))
     with pytest.raises(
         RunStopped,
-        match=r"epoch 2, step 1: the loss is nan; the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
+        match=r"epoch 2, step 1: the loss is nan; "
+        r"the batch held BraTS20_Training_\d+, BraTS20_Training_\d+",
     ):
         next(run)
     assert last_epoch(folder) == 1
 
 
-def broken(step):
-    def call(*arguments):
-        loss, *rest = step(*arguments)
-        return loss * float("nan"), *rest
-
-    return call
+def broken(loss):
+    return lambda *arguments: loss(*arguments) * float("nan")
 
 
 def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
@@ -91,13 +97,14 @@ def test_too_small_a_memory_stops_with_what_would_fit(data, folder, monkeypatch)
     def too_much(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(fit_module, "_train_step", too_much)
+    monkeypatch.setattr(step_module, "training_loss", too_much)
     monkeypatch.setattr(
         run_module, "memory_advice", lambda config, device: advice(config, "cuda:0", 2**40, None)
     )
     with pytest.raises(
         RunStopped,
-        match=r"^out of memory on cuda:0: a step takes about .* --set train.batch_size=1 --set train.accumulation=2 \(",
+        match=r"^out of memory on cuda:0: a step takes about .* "
+        r"--set train.batch_size=1 --set train.accumulation=2 \(",
     ):
         next(train_run(TINY.changed({"data.patch_size": (32, 32, 32)}), data, folder, CPU))
 
@@ -110,32 +117,26 @@ def test_advice_names_the_mildest_change_of_each_kind_that_fits():
         estimate(config.changed(changes))
         for changes in ({}, {"train.batch_size": 4, "train.accumulation": 2})
     )
-    told = advice(config, "cuda:0", (whole + half) / 2, None)
+    line = advice(config, "cuda:0", (whole + half) / 2, None)
     assert (
-        "--set train.batch_size=4 --set train.accumulation=2 (" in told
-        and "train.batch_size=2 " not in told
+        "--set train.batch_size=4 --set train.accumulation=2 (" in line
+        and "train.batch_size=2 " not in line
     )
-    assert "--set data.patch_size=" in told or "--set model.checkpoint_stages=1,2,3,4,5" in told
+    assert "--set data.patch_size=" in line or "--set model.checkpoint_stages=1,2,3,4,5" in line
     assert "no smaller batch or patch would fit" in advice(config, "cuda:0", 1, None)
 
 
 def estimate(config):
-    from segmamba.training.memory import estimate_training_memory
-
     return estimate_training_memory(config, device_type="cuda").total
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(
     data,
+    whole_run,
     folder,
-    tmp_path,
     damaged,
 ):
-    whole = [
-        weights_digest(e.checkpoint["model"])
-        for e in train_run(TINY, data, RunFolder(tmp_path / "whole"), CPU)
-    ]
     run = train_run(TINY, data, folder, CPU)
     next(run), next(run)
     run.close()
@@ -146,7 +147,8 @@ def test_damaged_checkpoints_are_named_and_the_end_is_the_same_all_the_same(
     assert epochs == ([2, 3] if damaged == 1 else [1, 2, 3])
     assert len(callback.lines) == damaged and "last.pth: damaged" in callback.lines[0]
     assert ("from the epoch before" if damaged == 1 else "from the start") in callback.lines[0]
-    assert weights_digest(load_checkpoint(folder.last)["model"]) == whole[-1]
+    expected = weights_digest(whole_run[-1].checkpoint["model"])
+    assert weights_digest(load_checkpoint(folder.last)["model"]) == expected
     assert [entry["epoch"] for entry in folder.read_history(3)] == [1, 2, 3]
 
 
@@ -167,8 +169,6 @@ def test_what_a_kill_kept_from_being_copied_out_of_the_last_checkpoint_is_copied
 
 
 def test_pictures_are_drawn_beside_the_run_and_reach_tensorboard(data, folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     list(
         train_run(
             TINY.changed({"train.keep_every_epochs": 2}),
@@ -196,32 +196,26 @@ def test_pictures_are_drawn_beside_the_run_and_reach_tensorboard(data, folder):
 
 
 def test_the_environment_is_written_once_and_what_changes_is_added(data, folder, monkeypatch):
-    from segmamba.training import record
-
-    told = record.record_environment(folder, data, CPU, 0)
-    assert {"torch", "python", "cpu", "gpu", "git commit", "threads", "device"} <= told[
-        "environment"
-    ].keys()
+    first = record.record_environment(folder, data, CPU, 0)
+    named = {"torch", "python", "cpu", "gpu", "git commit", "threads", "device"}
+    assert named <= first["environment"].keys()
     assert (
-        told["split"]["train"] == [case.id for case in data.train]
-        and len(told["data_sha256"]) == 64
-        and told["packages"]["numpy"]
+        first["split"]["train"] == [case.id for case in data.train]
+        and len(first["data_sha256"]) == 64
+        and first["packages"]["numpy"]
     )
     record.record_environment(folder, data, CPU, 1)
-    assert json.loads(folder.environment.read_text()) == told, "nothing has changed"
+    assert json.loads(folder.environment.read_text()) == first, "nothing has changed"
     monkeypatch.setattr(record, "describe_environment", lambda: {"torch": "99"})
     record.record_environment(folder, data, CPU, 2)
     (later,) = json.loads(folder.environment.read_text())["resumed"]
     assert later["after_epoch"] == 2 and later["environment"]["torch"] == "99"
 
 
-def test_the_data_digest_follows_the_values_and_not_the_times_of_files(data):
-    import numpy as np
-
-    from segmamba.training.record import data_digest
-
+def test_the_data_digest_follows_the_values_and_not_the_times_of_files(data, tmp_path):
+    data = copy_of(data, tmp_path)
     before = data_digest(data)
-    path = Path(data.train[0].folder) / "label.npy"
+    path = data.train[0].folder / "label.npy"
     label = np.load(path)
     np.save(path, label)
     assert data_digest(data) == before

@@ -9,8 +9,9 @@ from segmamba.models import build_model
 from segmamba.training.fit import fit
 from segmamba.training.optim import Optimizer
 from segmamba.training.step import compile_decision, forward_loss
+from tests.tiny import CPU
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+GPU = torch.device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -45,21 +46,15 @@ def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes(mon
     for compiled in ("never", "always"):
         torch.manual_seed(0)
         model = build_model(config.model).cuda().train()
-        compute, descent = (
-            forward_loss(model, config.changed({"train.compile": compiled}), GPU),
-            Optimizer(model, config, GPU),
-        )
+        loss_of = forward_loss(model, config.changed({"train.compile": compiled}), GPU)
+        optimizer = Optimizer(model, config, GPU)
         for _ in range(3):
-            descent.step(0.0)  # forgets the gradients
+            optimizer.step(0.0)  # clears the gradients
             torch.manual_seed(1)
             for _ in range(2):
                 image = torch.randn(2, 4, 48, 48, 32, device="cuda")
-                descent.backward(
-                    compute(
-                        image,
-                        torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8),
-                    )[0]
-                )
+                label = torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8)
+                optimizer.backward(loss_of(image, label)[0])
         gradients.append([p.grad.clone() for p in model.parameters()])
     largest = max(g.norm() for g in gradients[0])
     for eager, graph in zip(*gradients, strict=True):

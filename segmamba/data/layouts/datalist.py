@@ -1,58 +1,113 @@
-"""A MONAI datalist: a JSON file that lists images, labels and folds; paths are relative to the file.
+"""A MONAI datalist: a JSON file that lists images, labels and folds, its paths relative to itself.
 
     {"channel_names": ["FLAIR", "T1", "T1ce", "T2"], "labels": {"ED": 1, ...},
-     "training": [{"image": "BRATS_001.nii.gz" or [four files], "label": "...", "fold": 0}, ...], "testing": [{"image": ...}]}
+     "training": [{"image": "BRATS_001.nii.gz" or [four files], "label": "...", "fold": 0}, ...],
+     "testing": [{"image": ...}]}
 
-`channel_names` (or `modality`) may be left out where four files are named as BraTS names them, and `labels` too, or stated by --labels.
+`channel_names` (or `modality`) may be left out where four files are named as BraTS names them, and
+`labels` too, or stated by --labels.
 """
+
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from segmamba.data.case import ERROR, Case, Finding, patient_of, stem_of
 from segmamba.data.labels import MODALITIES
 from segmamba.data.layouts.dataset_json import channel_order, declared_convention, read_json
-from segmamba.data.layouts.names import convention_name, part_of
+from segmamba.data.layouts.names import FilePart, convention_name, part_of
 from segmamba.errors import UserError
 
 SECTIONS = ("training", "validation", "testing", "test")
 
-
-def list_cases(path, labels):
-    """Every Case of all sections, whole or with its errors among its findings."""
-    told = read_json(path)
-    return sorted(
-        (_case(entry, told, path, labels) for _, entry in entries(told, path)),
-        key=lambda case: case.id,
-    )
+Entry: TypeAlias = dict[str, Any]
+"""One entry of a section, as JSON gives it: "image" (a file or files), "label", "fold"."""
 
 
-def folds_of(path):
-    """{case id: fold} of the entries that have a fold."""
+def list_cases(path: Path, labels: str) -> list[Case]:
+    """List the cases of all sections.
+
+    Args:
+        path: The datalist.
+        labels: A label convention, or "auto".
+
+    Returns:
+        The cases, sorted by id, whole or with their errors among their findings.
+
+    Raises:
+        UserError: The datalist does not say what its images and labels are.
+    """
+    content = read_json(path)
+    cases = [_case(entry, content, path, labels) for entry in entries(content, path)]
+    return sorted(cases, key=lambda case: case.id)
+
+
+def folds_of(path: Path) -> dict[str, Any]:
+    """Read the folds of a datalist.
+
+    Args:
+        path: The datalist.
+
+    Returns:
+        Case id to fold, for the entries that have one.
+
+    Raises:
+        UserError: The file is no datalist.
+    """
     return {
         case_id(entry, path): entry["fold"]
-        for _, entry in entries(read_json(path), path)
+        for entry in entries(read_json(path), path)
         if "fold" in entry
     }
 
 
-def entries(told, path):
-    """(section, entry) pairs; an entry is {"image": a file or files, "label", "fold"}."""
-    found = [
-        (s, e if isinstance(e, dict) else {"image": e}) for s in SECTIONS for e in told.get(s, [])
+def entries(content: dict[str, Any], path: Path) -> list[Entry]:
+    """Collect the entries of all sections.
+
+    Args:
+        content: The datalist's content.
+        path: The datalist, for the message.
+
+    Returns:
+        The entries; a bare file name becomes {"image": name}.
+
+    Raises:
+        UserError: There are none.
+    """
+    listed = [
+        entry if isinstance(entry, dict) else {"image": entry}
+        for section in SECTIONS
+        for entry in content.get(section, [])
     ]
-    if not found:
+    if not listed:
         raise UserError(
-            f'{path}: lists no cases; expected a MONAI datalist with "training": [{{"image": ..., "label": ...}}, ...]'
+            f'{path}: lists no cases; expected a MONAI datalist with "training": '
+            '[{"image": ..., "label": ...}, ...]'
         )
-    return found
+    return listed
 
 
-def case_id(entry, path):
-    """The case's id: its own "id", else that of its BraTS file name, else the name of its first image."""
+def case_id(entry: Entry, path: Path) -> str:
+    """Name the case of an entry.
+
+    Args:
+        entry: The entry.
+        path: The datalist.
+
+    Returns:
+        The entry's own "id", else the case id in its BraTS file names, else the name of its first
+        image.
+
+    Raises:
+        UserError: The entry has no image.
+    """
     images = _images(entry, path)
-    told = part_of(images[0])
-    return str(entry.get("id") or (told[0] if told and len(images) > 1 else stem_of(images[0])))
+    first = part_of(images[0])
+    return str(
+        entry.get("id") or (first.case_id if first and len(images) > 1 else stem_of(images[0]))
+    )
 
 
-def _images(entry, path):
+def _images(entry: Entry, path: Path) -> list[Path]:
     images = entry.get("image")
     images = [images] if isinstance(images, str) else images
     if not images or not all(isinstance(image, str) for image in images):
@@ -62,40 +117,24 @@ def _images(entry, path):
     return [path.parent / image for image in images]
 
 
-def _case(entry, told, path, labels):
+def _case(entry: Entry, content: dict[str, Any], path: Path, labels: str) -> Case:
     images, name = _images(entry, path), case_id(entry, path)
-    parts = [part_of(image) for image in images]
-    named = told.get("channel_names", told.get("modality"))
-    findings = ()
-    if named is None and len(images) > 1 and all(parts):
-        by_modality, channels = (
-            {part: image for (_, _, part), image in zip(parts, images, strict=True)},
-            {},
-        )
-    elif len(images) == 1:
-        by_modality, channels = dict.fromkeys(MODALITIES, images[0]), channel_order(named, path)
-    else:
-        by_modality, channels = (
-            {
-                m: images[place]
-                for m, place in channel_order(named, path).items()
-                if place < len(images)
-            },
-            {},
-        )
+    parts = [part for part in map(part_of, images) if part]
+    by_brats_name = len(parts) == len(images)
+    named = content.get("channel_names", content.get("modality"))
+    by_modality, channels = _by_modality(images, parts if by_brats_name else [], named, path)
+    findings: tuple[Finding, ...] = ()
     if missing := [m for m in MODALITIES if m not in by_modality]:
-        findings = (
-            Finding(
-                ERROR,
-                "missing modality",
-                f"{name}: {path} lists no {', '.join(missing)} for it; add the file or remove the case",
-            ),
+        text = (
+            f"{name}: {path} lists no {', '.join(missing)} for it; add the file or remove the case"
         )
+        findings = (Finding(ERROR, "missing modality", text),)
     label = path.parent / entry["label"] if entry.get("label") else None
-    if labels == "auto" and "labels" not in told and all(parts):
-        convention, note = convention_name(name, parts[0][1]), None
+    note = None
+    if labels == "auto" and "labels" not in content and by_brats_name:
+        convention = convention_name(name, parts[0].naming)
     else:
-        convention, note = declared_convention(told.get("labels"), labels, path)
+        convention, note = declared_convention(content.get("labels"), labels, path)
     return Case(
         name,
         patient_of(name),
@@ -105,3 +144,19 @@ def _case(entry, told, path, labels):
         channels,
         (*findings, note) if note else findings,
     )
+
+
+def _by_modality(
+    images: list[Path], parts: list[FilePart], named: Any, path: Path
+) -> tuple[dict[str, Path], dict[str, int]]:
+    """Assign files to modalities, and modalities to places on the last axis of a 4-D file.
+
+    `parts` are those that the files' names tell, empty unless all files have BraTS names; `named`
+    are the channels that the datalist names.
+    """
+    if named is None and len(images) > 1 and parts:
+        return {part.part: image for part, image in zip(parts, images, strict=True)}, {}
+    order = channel_order(named, path)
+    if len(images) == 1:
+        return dict.fromkeys(MODALITIES, images[0]), order
+    return {m: images[place] for m, place in order.items() if place < len(images)}, {}

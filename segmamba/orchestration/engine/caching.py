@@ -1,23 +1,74 @@
-"""The preprocessing cache on the nodes of a Ray cluster, whether they share the cache's folder or each has its own.
+"""The preprocessing cache on the nodes of a Ray cluster.
 
-The cache's path is the same everywhere, or holds environment variables that each node fills in (`$TMPDIR/segmamba`). Nothing needs to be
-told about sharing: a node skips what it finds, and starts at a place of its own, so that nodes with one folder divide the work.
+The nodes may share the cache's folder, or each may have its own. The path of the cache is the same
+everywhere, or holds environment variables that each node fills in (`$TMPDIR/segmamba`). Sharing
+needs no option: a node skips the cases that it finds. Each node starts at a different case, so that
+nodes with one folder divide the work.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segmamba.data.preprocess import prepare_cases
 from segmamba.errors import UserError
+from segmamba.screen import Progress, no_progress
+
+if TYPE_CHECKING:
+    import ray
+
+    from segmamba.config import DataConfig
+    from segmamba.data.case import Case
+    from segmamba.data.preprocess import PreparedCase
+    from segmamba.data.splits import Split
+
+SETS = ("train", "validation", "test", "unlabelled")
 
 
-def prepare_on_nodes(cases, cache, config, *, progress=lambda done, total: None):
-    """Build what the cache of each node lacks, on all nodes of the connected cluster at once; the PreparedCases of this node.
+def prepare_on_nodes(
+    cases: Sequence[Case],
+    cache: str | Path,
+    config: DataConfig,
+    *,
+    progress: Progress = no_progress,
+) -> list[PreparedCase]:
+    """Build what the cache of each node lacks, on all nodes of the connected cluster at once.
 
-    cache: a path as above; config: a DataConfig. progress: called with (done, in all), a case on each node counting as one.
-    Raises UserError for the first bad case or lost node, saying how many more there are; what is built stays.
+    Args:
+        cases: The cases to prepare.
+        cache: The path of the cache, as described at the top of this file.
+        config: The settings of preprocessing.
+        progress: Called after each case of each node; a case counts once for every node.
+
+    Returns:
+        The cases as this node's cache holds them.
+
+    Raises:
+        UserError: A case is bad or a node was lost. The message names the first case and counts
+            the others. What was built stays in the cache.
     """
+    waiting = _submit_builds(cases, cache, config)
+    total = len(waiting)
+    errors: dict[str, str] = {}
+    while waiting:
+        case, error = _next_result(waiting)
+        errors |= {case.id: error} if error else {}
+        progress(total - len(waiting), total)
+    if errors:
+        first = next(errors[case.id] for case in cases if case.id in errors)
+        more = f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else ""
+        raise UserError(first + more)
+    return prepare_cases(cases, on_this_node(cache), config)
+
+
+def _submit_builds(
+    cases: Sequence[Case], cache: str | Path, config: DataConfig
+) -> dict[ray.ObjectRef[str | None], Case]:
+    """Start one task for each case on each node; every task with its case."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -27,35 +78,47 @@ def prepare_on_nodes(cases, cache, config, *, progress=lambda done, total: None)
         if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
     ]
     build = ray.remote(num_cpus=1)(_build_here)
-    waiting = {}
+    tasks: dict[ray.ObjectRef[str | None], Case] = {}
     for place, node in enumerate(nodes):
         first = place * len(cases) // len(nodes)
         pinned = build.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        waiting |= {
+        tasks |= {
             pinned.remote(case, str(cache), config): case
             for case in [*cases[first:], *cases[:first]]
         }
-    total, errors = len(waiting), {}
-    while waiting:
-        (ready,), _ = ray.wait(list(waiting), num_returns=1)
-        case = waiting.pop(ready)
-        try:
-            error = ray.get(ready)
-        except ray.exceptions.RayError as lost:
-            error = f"{case.id}: not prepared, its node or process was lost ({str(lost).splitlines()[0]}); start again, what is built stays"
-        errors |= {case.id: error} if error else {}
-        progress(total - len(waiting), total)
-    if errors:
-        first = next(errors[case.id] for case in cases if case.id in errors)
-        raise UserError(
-            first + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
+    return tasks
+
+
+def _next_result(waiting: dict[ray.ObjectRef[str | None], Case]) -> tuple[Case, str | None]:
+    """Take the next task that ends out of `waiting`: its case, and its error or None."""
+    import ray
+
+    (ready,), _ = ray.wait(list(waiting), num_returns=1)
+    case = waiting.pop(ready)
+    try:
+        return case, ray.get(ready)
+    except ray.exceptions.RayError as lost:
+        return case, (
+            f"{case.id}: not prepared, its node or process was lost "
+            f"({str(lost).splitlines()[0]}); start again, what is built stays"
         )
-    return prepare_cases(cases, on_this_node(cache), config)
 
 
-def split_on_this_node(split, cases, cache, config):
-    """The Split with its cases prepared in this node's cache; fast where they are. cases: the Cases that it was made from, or more."""
-    groups = {name: getattr(split, name) for name in ("train", "validation", "test", "unlabelled")}
+def split_on_this_node(
+    split: Split, cases: Iterable[Case], cache: str | Path, config: DataConfig
+) -> Split:
+    """The split with its cases prepared in this node's cache; fast where they are prepared already.
+
+    Args:
+        split: A split of PreparedCases of any node.
+        cases: The cases that the split was made from, or more.
+        cache: The path of the cache, as described at the top of this file.
+        config: The settings of preprocessing.
+
+    Returns:
+        The same split, whose PreparedCases lie on this node.
+    """
+    groups = {name: getattr(split, name) for name in SETS}
     wanted = {case.id for group in groups.values() for case in group}
     prepared = {
         case.id: case
@@ -69,18 +132,23 @@ def split_on_this_node(split, cases, cache, config):
     )
 
 
-def on_this_node(cache):
-    """The path with this node's environment variables filled in; one that is not set is the user's mistake."""
+def on_this_node(cache: str | Path) -> Path:
+    """The cache's path with this node's environment variables filled in.
+
+    Raises:
+        UserError: The path names a variable that is not set on this node.
+    """
     path = os.path.expandvars(str(cache))
     if "$" in path:
         raise UserError(
-            f"cache {cache}: {os.uname().nodename} lacks one of its environment variables; set it on every node"
+            f"cache {cache}: {os.uname().nodename} lacks one of its environment variables; "
+            "set it on every node"
         )
     return Path(path)
 
 
-def _build_here(case, cache, config):
-    """One case in this node's cache: None, or the error message."""
+def _build_here(case: Case, cache: str, config: DataConfig) -> str | None:
+    """Prepare one case in this node's cache. Returns None, or the error message."""
     try:
         prepare_cases([case], on_this_node(cache), config, workers=1)
     except UserError as error:

@@ -1,115 +1,154 @@
-"""The driver's ear: what Ray says of trials becomes final statuses in MLflow and lines on the screen."""
+"""What Ray says of trials, as final statuses in MLflow and lines on the screen."""
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 from ray import tune
+from ray.tune.experiment import Trial
 
-from segmamba.orchestration.engine.failures import deaths, fate, note_death
-from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.engine.trainable import trial_folder
+from segmamba.orchestration.engine.context import StudyContext, trial_folder
+from segmamba.orchestration.engine.failures import (
+    assess,
+    failures_file,
+    read_failures,
+    record_failure,
+)
+from segmamba.orchestration.engine.progress import ProgressDisplay, SilentProgress
 from segmamba.orchestration.tracking.outbox import Outbox
-from segmamba.orchestration.tracking.patience import retry
-from segmamba.orchestration.tracking.runs import INFEASIBLE_TAG, STOPPED_TAG, end_trial
+from segmamba.orchestration.tracking.study_run import INFEASIBLE_TAG, STOPPED_TAG
+from segmamba.studies.spec import TrialPlan
 
 
 class FinishRuns(tune.Callback):
     """Gives each trial's MLflow run its final status and passes events on to the progress display.
 
-    Ray's loop never waits for MLflow: statuses go through an outbox, and `settle` waits for it once all trials are over.
+    Ray's loop never waits for MLflow: statuses go through an outbox, and `settle` waits for it once
+    all trials are over.
     """
 
-    def __init__(self, context, progress):
-        self.context, self.progress, self._outbox, self._endings = context, progress, Outbox(), []
-        self._told = {}  # trial to its Stages that were told of
+    def __init__(self, context: StudyContext, progress: ProgressDisplay) -> None:
+        """Watch the trials of a study.
 
-    def __getstate__(self):
-        return {
-            "context": self.context,
-            "progress": SilentProgress(),
-        }  # Ray stores its callbacks; a terminal cannot be stored
+        Args:
+            context: What its trials share.
+            progress: A StudyProgress or its null object.
+        """
+        self.context, self.progress, self._outbox = context, progress, Outbox()
+        self._endings: list[functools.partial[None]] = []
+        self._stages_said: dict[str, int] = {}
+        """Trial to the number of its Stages that were printed."""
 
-    def on_trial_start(self, iteration, trials, trial, **info):
-        plan = trial.config["trial"]
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what Ray stores of its callbacks: a terminal cannot be stored."""
+        return {"context": self.context, "progress": SilentProgress()}
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """Print that a trial runs, and which weights it has copied."""
+        plan = _plan(trial)
         self.progress.started(plan.key)
-        for stage in plan.stages[self._told.get(plan.key, len(plan.stages)) :]:
+        for stage in plan.stages[self._stages_said.get(plan.key, len(plan.stages)) :]:
             self.progress.say(
-                f"copy     {plan.arm} takes the weights of {stage.donor} after epoch {stage.epoch} and changes its settings"
+                f"copy     {plan.arm} takes the weights of {stage.donor} after epoch "
+                f"{stage.epoch} and changes its settings"
             )
-        self._told[plan.key] = len(plan.stages)
+        self._stages_said[plan.key] = len(plan.stages)
 
-    def on_trial_result(self, iteration, trials, trial, result, **info):
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: object,
+    ) -> None:
+        """Show an epoch."""
         if "failed" not in result:
-            self.progress.reported(trial.config["trial"].key, result)
+            self.progress.reported(_plan(trial).key, result)
 
-    def on_trial_complete(self, iteration, trials, trial, **info):
-        plan, last = trial.config["trial"], trial.last_result
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """End the run of a trial that reported its end or that a scheduler stopped."""
+        plan, last = _plan(trial), trial.last_result
         if "failed" in last:
             self.progress.failed(plan.key, last["failed"], last["log"])
-            self._end(
-                plan, "FAILED", marks={INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None
-            )
+            marks = {INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None
+            self._end(plan, "FAILED", marks=marks)
         elif last["epoch"] < last["epochs"]:
-            reason = f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: others were better on the validation set"
+            reason = (
+                f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: "
+                "others were better on the validation set"
+            )
             self.progress.stopped(plan.key, reason)
             self._end(plan, "FINISHED", reason=reason, marks={STOPPED_TAG: "asha"})
         else:
             self.progress.completed(plan.key)
             self._end(plan, "FINISHED")
 
-    def on_trial_recover(self, iteration, trials, trial, **info):
-        """The process died and Ray will start it again: it reads there what it died of."""
-        if self._note_death(trial):
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """Note why a process died; Ray starts the trial again, which reads it there."""
+        if self._record_failure(trial):
             trial.max_failures = 0  # the next death is the last
 
-    def on_trial_error(self, iteration, trials, trial, **info):
-        self._note_death(trial)
-        plan = trial.config["trial"]
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
+    ) -> None:
+        """End the run of a trial that Ray does not start again."""
+        self._record_failure(trial)
+        plan = _plan(trial)
         folder = trial_folder(self.context.folder, plan)
-        noted = deaths(folder)
-        told = fate(noted)
-        reason = told.hopeless or f"its process died {len(noted)} times: {noted[-1]['reason']}"
-        self.progress.failed(plan.key, reason, folder / "logs" / "deaths.json")
-        self._end(
-            plan, "FAILED", reason=reason, marks={INFEASIBLE_TAG: "yes"} if told.memory else None
+        failures = read_failures(folder)
+        decision = assess(failures)
+        reason = decision.hopeless or (
+            f"its process died {len(failures)} times: {failures[-1].reason}"
         )
+        self.progress.failed(plan.key, reason, failures_file(folder))
+        marks = {INFEASIBLE_TAG: "yes"} if decision.memory else None
+        self._end(plan, "FAILED", reason=reason, marks=marks)
 
-    def settle(self):
-        """Wait until MLflow knows how every trial ended. StudyHalted where it stays away: `--resume` puts that right.
+    def settle(self) -> None:
+        """Wait until MLflow knows how every trial ended.
 
-        What it refuses of one trial is raised once it has been told of all others.
+        Raises:
+            StudyHalted: MLflow stays away; `--resume` puts that right.
+            MlflowException: It refuses the status of a trial; all others have theirs by then.
         """
         if self._outbox.close(2.0):
             return
         refused = []
         for ending in self._endings:
             try:
-                retry(ending, self.progress.say, uri=self.context.mlflow_uri)
+                self.context.run.store.retry(ending, self.progress.say)
             except MlflowException as error:
                 refused.append(error)
         if refused:
             raise refused[0]
 
-    def _note_death(self, trial):
+    def _record_failure(self, trial: Trial) -> bool:
         done = (trial.last_result or {}).get("epoch", 0)
-        return note_death(
-            trial_folder(self.context.folder, trial.config["trial"]), done, _last_error(trial)
+        return record_failure(
+            trial_folder(self.context.folder, _plan(trial)), done, _last_error(trial)
         )
 
-    def _end(self, plan, status, **how):
-        ending = functools.partial(end_trial, self.context, plan, status, **how)
+    def _end(self, plan: TrialPlan, status: str, **how: Any) -> None:
+        tags = functools.partial(self.context.trial_tags, plan)
+        ending = functools.partial(self.context.run.end_trial, plan.key, status, tags=tags, **how)
         self._endings.append(ending)
-        self._outbox.offer(
-            ending
-        )  # a refusal raised here would be taken for this trial's failure; `settle` raises it
+        # Raised here, a refusal would be taken for this trial's failure; `settle` raises it.
+        self._outbox.offer(ending)
 
 
-def _last_error(trial):
-    """What Ray tells of the trial's last failure."""
-    text = (
-        Path(trial.error_file).read_text()
-        if trial.error_file and Path(trial.error_file).exists()
-        else ""
-    )
-    return text.rpartition("Failure #")[2]
+def _plan(trial: Trial) -> TrialPlan:
+    return trial.config["trial"]
+
+
+def _last_error(trial: Trial) -> str:
+    """What Ray writes of the trial's last failure."""
+    file = Path(trial.error_file) if trial.error_file else None
+    return file.read_text().rpartition("Failure #")[2] if file and file.exists() else ""

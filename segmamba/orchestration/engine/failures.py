@@ -1,11 +1,17 @@
-"""Trials whose process died: the driver writes down each death, and the trial reads at its next start what they tell it to do.
+"""Trials whose process died: the record of each failure, and what follows from it for the retry.
 
-A process dies of anything: a node that is switched off, somebody's kill, too little memory. Where the memory is known to be the reason,
-or is suspected after two deaths without an epoch between them, the trial trains once more with activation checkpointing, which takes
-less memory and changes no result. After that it is given up.
+The driver records each failure in the trial's folder, and the trial reads the record at its next
+start. A process dies for many reasons: a node is switched off, somebody kills it, memory runs out.
+Where memory is known to be the reason, or is suspected after two failures without an epoch between
+them, the trial trains once more with activation checkpointing, which takes less memory and changes
+no result. After that it is given up.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,73 +19,104 @@ from segmamba.files import write_json
 
 # Not "OOM killer": Ray names it among the causes that any killed process may have had.
 MEMORY_WORDS = ("OutOfMemoryError", "running low on memory", "killed due to the node")
-MOST_RESTARTS = 10  # in all
-MOST_STUCK = 4  # without an epoch between them: the trial gives itself up after three; one that does not even come to that is given up here
+MOST_RESTARTS = 10
+"""Restarts of a trial's process in all."""
+MOST_STUCK = 4
+"""Failures without an epoch between them after which the driver gives a trial up. A trial gives
+itself up after three; the fourth is of one that dies before it reads the record."""
 ALL_LEVELS = (1, 2, 3, 4, 5)
+"""The value of `model.checkpoint_stages` for activation checkpointing of the whole network."""
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What a trial's past deaths ask of it."""
+class Failure:
+    """The death of a trial's process."""
+
+    epoch: int
+    """Epochs done until then."""
+    memory: bool
+    """Whether memory is known to be the reason."""
+    reason: str
+    """One line of Ray's message."""
+
+
+@dataclass(frozen=True)
+class RetryDecision:
+    """What a trial does at its next start, after its past failures."""
 
     checkpoint: bool
     """Train with activation checkpointing of all levels."""
     hopeless: str = ""
-    """Why it should not start again; empty where it should."""
+    """Why the trial should not start again; empty where it should."""
     memory: bool = False
-    """Whether that is for want of memory, for certain: then it is hopeless on this machine for ever."""
+    """Whether memory is certain to be the reason: then the trial cannot run on this machine."""
 
 
-def note_death(folder, epoch, told):
-    """Add a death to a trial's folder: the epochs done until then, and what Ray told of it. Whether another start is pointless."""
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
-    memory = any(words in told for words in MEMORY_WORDS)
+def record_failure(folder: Path, epoch: int, message: str) -> bool:
+    """Add a failure to the record in a trial's folder.
+
+    Args:
+        folder: The trial's folder.
+        epoch: Epochs done until the failure.
+        message: What Ray says about it; may have many lines.
+
+    Returns:
+        Whether another start is pointless.
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    memory = any(words in message for words in MEMORY_WORDS)
     reason = next(
         (line for line in lines if any(words in line for words in MEMORY_WORDS)),
         lines[-1] if lines else "no reason known",
     )
-    _file(folder).parent.mkdir(parents=True, exist_ok=True)
-    noted = [*deaths(folder), {"epoch": epoch, "memory": memory, "reason": reason[:300]}]
-    write_json(_file(folder), noted)
-    return _without_progress(noted) >= MOST_STUCK
+    failures = [*read_failures(folder), Failure(epoch, memory, reason[:300])]
+    failures_file(folder).parent.mkdir(parents=True, exist_ok=True)
+    write_json(failures_file(folder), [dataclasses.asdict(failure) for failure in failures])
+    return _without_progress(failures) >= MOST_STUCK
 
 
-def deaths(folder):
-    """Those of a trial's folder since its last `forget`."""
-    return json.loads(_file(folder).read_text()) if _file(folder).exists() else []
+def read_failures(folder: Path) -> list[Failure]:
+    """The failures recorded in a trial's folder since the last `clear_failures`."""
+    file = failures_file(folder)
+    return [Failure(**one) for one in json.loads(file.read_text())] if file.exists() else []
 
 
-def forget(folder):
-    """A new start of the study: whatever killed the trial before may be gone."""
-    _file(folder).unlink(missing_ok=True)
+def clear_failures(folder: Path) -> None:
+    """Forget a trial's failures when the study starts anew: their cause may be gone."""
+    failures_file(folder).unlink(missing_ok=True)
 
 
-def fate(noted):
-    """The Fate after these deaths."""
-    memory = sum(death["memory"] for death in noted)
-    stuck = _without_progress(noted)
+def assess(failures: Sequence[Failure]) -> RetryDecision:
+    """What a trial with these failures does at its next start."""
+    memory = sum(failure.memory for failure in failures)
+    stuck = _without_progress(failures)
     if memory >= 2:
-        return Fate(
-            True, f"out of memory, also with activation checkpointing: {noted[-1]['reason']}", True
+        return RetryDecision(
+            checkpoint=True,
+            hopeless=(f"out of memory, also with activation checkpointing: {failures[-1].reason}"),
+            memory=True,
         )
     if stuck >= 3:
-        return Fate(
-            True,
-            f"its process was killed {stuck} times after epoch {noted[-1]['epoch']}, the last time with activation checkpointing: "
-            f"{noted[-1]['reason']}",
+        return RetryDecision(
+            checkpoint=True,
+            hopeless=(
+                f"its process was killed {stuck} times after epoch {failures[-1].epoch}, "
+                f"the last time with activation checkpointing: {failures[-1].reason}"
+            ),
         )
-    return Fate(memory == 1 or stuck == 2)
+    return RetryDecision(checkpoint=memory == 1 or stuck == 2)
 
 
-def _without_progress(noted):
-    """How many deaths at the end of the list happened after the same epoch."""
+def failures_file(folder: Path) -> Path:
+    """The record in a trial's folder."""
+    return Path(folder) / "logs" / "deaths.json"
+
+
+def _without_progress(failures: Sequence[Failure]) -> int:
+    """How many failures at the end of the list happened after the same epoch."""
     count = 0
-    for death in reversed(noted):
-        if death["epoch"] != noted[-1]["epoch"]:
+    for failure in reversed(failures):
+        if failure.epoch != failures[-1].epoch:
             break
         count += 1
     return count
-
-
-def _file(folder):
-    return Path(folder) / "logs" / "deaths.json"

@@ -1,126 +1,168 @@
-"""Ray Tune: running trials, and searching."""
+"""Running the trials of a study with Ray Tune: given ones, a search, or a population."""
+
+from __future__ import annotations
 
 import signal
 import tempfile
 import time
 import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from segmamba.orchestration.engine.failures import MOST_RESTARTS, forget
+from segmamba.orchestration.engine.context import StudyContext, trial_folder
+from segmamba.orchestration.engine.failures import MOST_RESTARTS, clear_failures
+from segmamba.orchestration.engine.resources import Resources, reuses_processes
 
-COPIES = "population"  # folder of the checkpoints that members of a population copy, in the study's
-COPIES_KEPT = 3  # of each member: Ray warns of fewer
+if TYPE_CHECKING:
+    from ray.tune.schedulers import AsyncHyperBandScheduler
 
-
-def run_trials(plans, context, resources, progress, *, scheduler, base):
-    """Run the TrialPlans until all ended, or until SIGINT stopped them; MLflow has what became of each."""
-    from ray import tune
-
-    from segmamba.orchestration.engine.resource_plan import goes_on
-    from segmamba.orchestration.engine.trainable import trial_folder
-
-    for plan in plans:
-        forget(trial_folder(context.folder, plan))
-    reuse = goes_on(resources, scheduler)
-    run_plans(
-        context,
-        resources,
-        progress,
-        {"trial": tune.grid_search(plans)},
-        scheduler=_scheduler(scheduler, base),
-        reuse_actors=reuse,
-    )
-
-
-def run_search(space, baseline, trials, earlier, context, resources, progress, *, scheduler, base):
-    """Try `trials` settings of the space, the baseline first; `earlier` are the Trials of an earlier start. MLflow has what became of each."""
+    from segmamba.config import Config
+    from segmamba.orchestration.engine.population_rounds import Rounds
+    from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.search import SpaceSearch
+    from segmamba.studies.search_space import Distribution
+    from segmamba.studies.spec import TrialPlan
 
-    search = SpaceSearch(space, baseline, earlier=earlier)
-    run_plans(
-        context,
-        resources,
-        progress,
-        {},
-        scheduler=_scheduler(scheduler, base),
-        search_alg=search,
-        num_samples=trials,
-    )
+COPIES = "population"
+"""Folder, in the study's, of the checkpoints that members of a population copy."""
+COPIES_KEPT = 3
+"""Checkpoints kept of each member: Ray warns of fewer."""
 
 
-def run_population(space, rounds, context, resources, progress, *, ended, base):
-    """Train the members of a population that have not `ended`, names of arms. `rounds`: its Rounds, begun; they have what was decided.
+@dataclass(frozen=True)
+class TrialLauncher:
+    """Runs trials on the Ray that this process has joined; MLflow records how each ended.
 
-    What is copied lies in the study's folder, so that a round's copies can still be made after the driver was killed.
+    Each method returns when all trials have ended or SIGINT has stopped them.
     """
-    from ray import tune
 
-    from segmamba.orchestration.engine.population import Population
-    from segmamba.orchestration.engine.trainable import trial_folder
+    context: StudyContext
+    resources: Resources
+    progress: ProgressDisplay
 
-    plans = [rounds.plan(arm) for arm in rounds.members if arm not in ended]
-    for plan in plans:
-        forget(trial_folder(context.folder, plan))
-    scheduler = Population(space, rounds, base.train.epochs)
-    warnings.filterwarnings(
-        "ignore", "Consider boosting PBT performance"
-    )  # a process of a trial's own is how it survives another's death
-    run_plans(
-        context,
-        resources,
-        progress,
-        {"trial": tune.grid_search(plans)},
-        scheduler=scheduler,
-        storage=context.folder / COPIES,
-    )
+    def run_trials(self, plans: Sequence[TrialPlan], *, scheduler: str, base: Config) -> None:
+        """Train and test the arms.
 
-
-def run_plans(context, resources, progress, param_space, *, storage=None, **tuning):
-    """On the Ray that this process has joined.
-
-    What Tune itself keeps is thrown away unless it has a `storage`: a study goes on from its trials' own folders and from MLflow.
-    """
-    kept = nullcontext(storage) if storage else tempfile.TemporaryDirectory(prefix="segmamba_tune_")
-    with kept as scratch:
+        Args:
+            plans: The trials.
+            scheduler: What may stop a trial early: none or asha.
+            base: The configuration whose epochs the scheduler counts.
+        """
         from ray import tune
 
-        from segmamba.orchestration.engine.callbacks import FinishRuns
-        from segmamba.orchestration.engine.trainable import run_trial
-
-        watcher = FinishRuns(context, progress)
-        trainable = tune.with_resources(
-            tune.with_parameters(run_trial, context=context),
-            {"cpu": resources.cpus, "gpu": resources.gpus},
+        self._clear_failures(plans)
+        self.run(
+            {"trial": tune.grid_search(plans)},
+            scheduler=_scheduler(scheduler, base),
+            reuse_actors=reuses_processes(self.resources, scheduler),
         )
-        tuner = tune.Tuner(
-            trainable,
-            param_space=param_space,
-            tune_config=tune.TuneConfig(
-                max_concurrent_trials=resources.at_once,
-                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
-                **tuning,
-            ),
-            run_config=tune.RunConfig(
-                name=time.strftime("%Y-%m-%d_%H-%M-%S"),
-                storage_path=str(scratch),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=COPIES_KEPT),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MOST_RESTARTS),
-                callbacks=[watcher],
-            ),
+
+    def run_search(self, search: SpaceSearch, trials: int, *, scheduler: str, base: Config) -> None:
+        """Try further settings of a search space.
+
+        Args:
+            search: Suggests the settings; it knows those of an earlier start.
+            trials: How many settings to try.
+            scheduler: What may stop a trial early: none or asha.
+            base: The configuration whose epochs the scheduler counts.
+        """
+        self.run({}, scheduler=_scheduler(scheduler, base), search_alg=search, num_samples=trials)
+
+    def run_population(
+        self,
+        space: Mapping[str, Distribution],
+        rounds: Rounds,
+        *,
+        ended: Collection[str],
+        base: Config,
+    ) -> None:
+        """Train the members of a population.
+
+        The copied checkpoints lie in the study's folder, so that the copies of a round can still
+        be made after the driver was killed.
+
+        Args:
+            space: Setting to what it may be.
+            rounds: The members and what earlier rounds decided; it has begun.
+            ended: Names of the members that have ended already.
+            base: The configuration of the baseline.
+        """
+        from ray import tune
+
+        from segmamba.orchestration.engine.population import Population
+
+        plans = [rounds.plan(arm) for arm in rounds.members if arm not in ended]
+        self._clear_failures(plans)
+        # Ray proposes to share processes; separate ones let a trial survive another's death.
+        warnings.filterwarnings("ignore", "Consider boosting PBT performance")
+        self.run(
+            {"trial": tune.grid_search(plans)},
+            scheduler=Population(space, rounds, base.train.epochs),
+            storage=self.context.folder / COPIES,
         )
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            tuner.fit()
-        finally:
-            signal.signal(
-                signal.SIGINT, before
-            )  # Tune leaves a handler that swallows the next Ctrl-C
-            watcher.settle()
+
+    def _clear_failures(self, plans: Iterable[TrialPlan]) -> None:
+        for plan in plans:
+            clear_failures(trial_folder(self.context.folder, plan))
+
+    def run(
+        self, param_space: dict[str, Any], *, storage: Path | None = None, **tuning: Any
+    ) -> None:
+        """Run trials of a parameter space.
+
+        Args:
+            param_space: Ray's; the key "trial" gives each trial its TrialPlan.
+            storage: Folder for what Tune itself keeps. Without one it is thrown away: a study goes
+                on from its trials' own folders and from MLflow.
+            **tuning: Further fields of Ray's TuneConfig.
+        """
+        kept = (
+            nullcontext(str(storage))
+            if storage
+            else tempfile.TemporaryDirectory(prefix="segmamba_tune_")
+        )
+        with kept as folder:
+            from ray import tune
+
+            from segmamba.orchestration.engine.callbacks import FinishRuns
+            from segmamba.orchestration.engine.trainable import run_trial
+
+            callback = FinishRuns(self.context, self.progress)
+            trainable = tune.with_resources(
+                tune.with_parameters(run_trial, context=self.context),
+                {"cpu": self.resources.cpus, "gpu": self.resources.gpus},
+            )
+            tuner = tune.Tuner(
+                trainable,
+                param_space=param_space,
+                tune_config=tune.TuneConfig(
+                    max_concurrent_trials=self.resources.at_once,
+                    trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+                    **tuning,
+                ),
+                run_config=tune.RunConfig(
+                    name=time.strftime("%Y-%m-%d_%H-%M-%S"),
+                    storage_path=folder,
+                    checkpoint_config=tune.CheckpointConfig(num_to_keep=COPIES_KEPT),
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=MOST_RESTARTS),
+                    callbacks=[callback],
+                ),
+            )
+            before = signal.getsignal(signal.SIGINT)
+            try:
+                tuner.fit()
+            finally:
+                # Tune leaves a handler that swallows the next Ctrl-C.
+                signal.signal(signal.SIGINT, before)
+                callback.settle()
 
 
-def _scheduler(name, base):
-    """Ray's scheduler, or None: every trial trains to its end."""
+def _scheduler(name: str, base: Config) -> AsyncHyperBandScheduler | None:
+    """Ray's scheduler, or None, under which every trial trains to its end."""
     if name == "none":
         return None
     from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -128,11 +170,30 @@ def _scheduler(name, base):
     return AsyncHyperBandScheduler(metric="val/best_dice_mean", mode="max", **asha_times(base))
 
 
-def asha_times(base):
-    """Ray's arguments: the first decision comes after the warm-up and with an evaluation of the validation set, further ones at four times the epochs."""
+class AshaTimes(TypedDict):
+    """When Ray's AsyncHyperBandScheduler decides; its arguments."""
+
+    time_attr: str
+    grace_period: int
+    reduction_factor: int
+    max_t: int
+
+
+def asha_times(base: Config) -> AshaTimes:
+    """When ASHA decides which trials go on.
+
+    The first decision comes after the warm-up of the learning rate and with an evaluation of the
+    validation set, further ones at four times the epochs.
+
+    Args:
+        base: The configuration whose epochs are counted.
+
+    Returns:
+        Arguments of Ray's AsyncHyperBandScheduler. Ray stops a trial that reaches `max_t`; it lies
+        behind the last epoch, since the test follows that epoch.
+    """
     every = base.train.validate_every_epochs
     grace = min(every * (base.optim.warmup_epochs // every + 1), base.train.epochs)
-    # max_t: Ray stops what reaches it, and the last epoch is followed by the test.
     return {
         "time_attr": "epoch",
         "grace_period": grace,

@@ -1,4 +1,6 @@
-"""What a study's trials can share: the cores, the memory and the GPUs of this machine, or of a cluster's nodes together."""
+"""What the trials of a study share: cores, memory and GPUs of one machine or of a cluster."""
+
+from __future__ import annotations
 
 import os
 from dataclasses import dataclass
@@ -11,18 +13,20 @@ class Node:
     """What one machine of a cluster gives to trials."""
 
     id: str
-    """Ray's."""
+    """Ray's name of the node."""
     host: str
     cpu: str
+    """Name of the processor."""
     gpu: str
+    """Name of its GPUs; empty without one."""
     gpus: int
     gpu_bytes: int
     """Memory of one GPU."""
     cores: int
 
     @property
-    def kind(self):
-        """What makes two nodes alike."""
+    def kind(self) -> str:
+        """A description that is the same for nodes that are alike."""
         rest = (
             f" and {self.gpus} x {self.gpu} of {self.gpu_bytes / 2**30:.0f} GiB"
             if self.gpus
@@ -33,7 +37,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What there is to share."""
+    """The cores, the memory and the GPUs that all trials of a study share."""
 
     name: str
     gpus: int
@@ -41,12 +45,18 @@ class Machine:
     """Memory of one GPU."""
     cores: int
     memory_bytes: int
-    """Main memory that is free."""
-    nodes: tuple = ()
-    """Of a cluster: the Nodes that trials run on, of which the above is the sum; () is a single machine."""
+    """Free main memory."""
+    nodes: tuple[Node, ...] = ()
+    """The nodes of a cluster that trials run on, whose sum the other fields are; () for a single
+    machine."""
 
-    def holds(self, cpus, gpus=0):
-        """How many trials of so many cores and GPUs run at once, each within a node."""
+    def holds(self, cpus: int, gpus: float = 0) -> int:
+        """How many trials run at once, each within one node.
+
+        Args:
+            cpus: Cores of one trial.
+            gpus: GPUs of one trial, or a share of one; 0 for a trial on the CPU.
+        """
         held = (
             min(part.cores // cpus, int(part.gpus / gpus) if gpus else part.cores)
             for part in self.nodes or (self,)
@@ -54,31 +64,34 @@ class Machine:
         return min(self.cores // cpus, sum(held))
 
     @property
-    def trial_cores(self):
-        """What one trial can have, wherever it runs."""
+    def trial_cores(self) -> int:
+        """The most cores that one trial can have on every node."""
         return min([self.cores, *(node.cores for node in self.nodes)])
 
     @property
-    def trial_gpus(self):
+    def trial_gpus(self) -> int:
+        """The most GPUs that one trial can have on some node."""
         return max([node.gpus for node in self.nodes], default=self.gpus)
 
     @property
-    def differing(self):
-        """Two nodes that are not alike, in words, or ""."""
-        first, other = (
-            self.nodes[:1],
-            [node for node in self.nodes if node.kind != self.nodes[0].kind],
-        )
-        return (
-            f"{first[0].host} has {first[0].kind}, {other[0].host} {other[0].kind}" if other else ""
-        )
+    def differing(self) -> str:
+        """Two nodes that are not alike, in words; empty where all are alike."""
+        for other in self.nodes:
+            first = self.nodes[0]
+            if other.kind != first.kind:
+                return f"{first.host} has {first.kind}, {other.host} {other.kind}"
+        return ""
 
 
-def this_machine(cores):
-    """The Machine that this process runs on, with so many of its cores; 0 is all of them."""
+def this_machine(cores: int) -> Machine:
+    """The machine that this process runs on.
+
+    Args:
+        cores: How many of its cores a study may use; 0 is all of them.
+    """
     import torch
 
-    from segmamba.doctor import free_memory
+    from segmamba.machine_state import free_memory
 
     cores, gpus = cores or len(os.sched_getaffinity(0)), torch.cuda.device_count()
     if not gpus:
@@ -95,8 +108,16 @@ def this_machine(cores):
     )
 
 
-def check_gpus_per_trial(gpus, machine):
-    """A UserError where the machine cannot give a trial so many GPUs; None is "auto"."""
+def check_gpus_per_trial(gpus: float | None, machine: Machine) -> None:
+    """Check that the machine can give a trial so many GPUs.
+
+    Args:
+        gpus: The option `--gpus-per-trial`; None is "auto" and always passes.
+        machine: Where the trials run.
+
+    Raises:
+        UserError: There is no GPU, there are fewer, or the number is above one and no whole number.
+    """
     if gpus is None:
         return
     if not machine.gpus:
@@ -107,5 +128,6 @@ def check_gpus_per_trial(gpus, machine):
     if gpus > machine.trial_gpus or (gpus > 1 and gpus != int(gpus)):
         which = "a node" if machine.nodes else "this machine"
         raise UserError(
-            f"--gpus-per-trial {gpus:g}: {which} has {machine.trial_gpus}, and more than one GPU must be a whole number"
+            f"--gpus-per-trial {gpus:g}: {which} has {machine.trial_gpus}, "
+            "and more than one GPU must be a whole number"
         )

@@ -1,4 +1,6 @@
-"""What the user chose on a study's command line."""
+"""The options of a study's command line."""
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
@@ -11,40 +13,49 @@ SCHEDULERS = ("none", "asha", "pbt")
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What the user chose on the command line."""
+    """What the user chose on the command line.
+
+    Raises:
+        UserError: An option is out of range, or two options contradict each other.
+    """
 
     data: Path | None = None
     """Folder of BraTS cases; None is the embedded phantom."""
     labels: str = "auto"
+    """The label convention of the cases; auto infers it from the files' names."""
     preset: str = "demo"
     seeds: int | None = None
     """Training runs per arm and fold; None is the study's own number."""
     folds: int = 0
     """Folds of a cross-validation, all of them run; 0 is one split."""
     trials: int | None = None
-    """Of a search: settings tried, or members of its population; None is the study's own number."""
-    arms: tuple = ()
+    """Settings that a search tries, or members of its population; None is the study's own
+    number."""
+    arms: tuple[str, ...] = ()
     """Names of the arms to run; () is the study's choice for the preset, ("all",) all."""
     scheduler: str | None = None
-    """none, asha or, of a search, pbt; None is asha for a search and none for arms, which must train alike to be compared."""
+    """none or asha, or pbt for a search. None is asha for a search, and none for arms, which must
+    train alike to be compared."""
     fresh: bool = False
-    """Train everything again, whatever finished runs there are."""
+    """Train everything again; finished runs with the same settings are not reused."""
     gpus_per_trial: float | None = None
-    """None is auto: what a measurement says ends soonest."""
+    """None is auto: the share that ends soonest according to a measurement."""
     cpus: int = 0
     """CPU cores for the whole study; 0 is all of the machine's."""
     output: Path = Path("Results")
     resume: bool = False
     """Go on with the newest unfinished study of this name, or start one where there is none."""
     plan: bool = False
-    """Measure and tell what the study would cost, and begin nothing."""
+    """Measure and report what the study would cost, and begin nothing."""
     ray_address: str | None = None
-    """Of a Ray cluster to run on; None is a Ray of our own on this machine."""
+    """Address of a Ray cluster to run on; None starts Ray on this machine."""
     cache: str | None = None
-    """Folder of the preprocessed cases, each node's own where it is not shared; may hold environment variables. None is in `output`."""
-    changes: dict = field(default_factory=dict)
+    """Folder of the preprocessed cases, each node's own where it is not shared; may hold
+    environment variables. None is a folder in `output`."""
+    changes: dict[str, object] = field(default_factory=dict)
+    """Dotted names of settings to the values that `--set` gives them."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("seeds", "trials"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -68,5 +79,6 @@ class StudyOptions:
             raise UserError(f"--cpus {self.cpus}: must be 0 (all) or more")
         if self.gpus_per_trial is not None and not 0 < self.gpus_per_trial < math.inf:
             raise UserError(
-                f"--gpus-per-trial {self.gpus_per_trial:g}: must be above 0, for example 0.5 for two trials on one GPU"
+                f"--gpus-per-trial {self.gpus_per_trial:g}: must be above 0, "
+                "for example 0.5 for two trials on one GPU"
             )

@@ -1,83 +1,92 @@
-"""What `--plan` prints."""
+"""The tables that `--plan` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from segmamba.orchestration.engine.resource_plan import clock
-from segmamba.screen import print_line
+from segmamba.orchestration.engine.resource_plan import ResourcePlan
+from segmamba.screen import clock, print_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GIB, MIB = 2**30, 2**20
 
 
-def render_budget(budget, console):
-    """The arms, the ways that were compared, time and disk of a Budget, on a rich Console; what it has of them where nothing was measured."""
-    if budget.arms:
-        _render_measured(budget, console)
-    for name, text in _totals(budget):
+def render_plan(plan: ResourcePlan, console: Console) -> None:
+    """Print the arms, the executions that were compared, time and disk of a plan.
+
+    Args:
+        plan: The plan; where nothing was measured, only its resources are printed.
+        console: Where it is printed.
+    """
+    if plan.arms:
+        console.print(_arm_table(plan))
+        console.print()
+        console.print(_execution_table(plan))
+        console.print()
+    for name, text in _totals(plan):
         print_line(console, f"{name:9}{text}")
 
 
-def _render_measured(budget, console):
-    arms = Table(box=None, pad_edge=False)
-    for name, side in (
-        ("arm", "left"),
-        ("a step", "right"),
-        ("validating a case", "right"),
-        ("testing a case", "right"),
-        ("memory", "right"),
-        ("a trial", "right"),
-    ):
-        arms.add_column(name, justify=side)
-    for arm, cost in budget.arms.items():
-        arms.add_row(
+def _arm_table(plan: ResourcePlan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("arm")
+    for name in ("a step", "validating a case", "testing a case", "memory", "a trial"):
+        table.add_column(name, justify="right")
+    for arm, cost in plan.arms.items():
+        table.add_row(
             arm,
-            _short(cost["step_s"]),
-            _short(cost["validate_case_s"]),
-            _short(cost["test_case_s"]),
-            _size(cost["peak_bytes"]),
-            clock(cost["trial_s"]),
+            _short(cost.step_s),
+            _short(cost.validate_case_s),
+            _short(cost.test_case_s),
+            _size(cost.peak_bytes),
+            clock(cost.trial_s),
         )
-    console.print(arms)
-    console.print()
-    ways = Table(box=None, pad_edge=False)
-    for name, side in (
-        ("way", "left"),
-        ("steps a second", "right"),
-        ("the study", "right"),
-        ("", "left"),
-    ):
-        ways.add_column(name, justify=side)
-    soonest = min(budget.ways, key=lambda way: way["study_s"])
-    for way in budget.ways:
-        ways.add_row(
-            way["way"],
-            f"{way['steps_per_s']:.2f}",
-            clock(way["study_s"]),
-            "<- soonest" if way is soonest and len(budget.ways) > 1 else "",
-        )
-    console.print(ways)
-    console.print()
+    return table
 
 
-def _totals(budget):
-    r = budget.resources
+def _execution_table(plan: ResourcePlan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("way")
+    table.add_column("steps a second", justify="right")
+    table.add_column("the study", justify="right")
+    table.add_column("")
+    soonest = min(plan.executions, key=lambda execution: execution.study_s)
+    for execution in plan.executions:
+        table.add_row(
+            execution.name,
+            f"{execution.steps_per_s:.2f}",
+            clock(execution.study_s),
+            "<- soonest" if execution is soonest and len(plan.executions) > 1 else "",
+        )
+    return table
+
+
+def _totals(plan: ResourcePlan) -> Iterator[tuple[str, str]]:
+    """Each line below the tables, as its name and its text."""
+    r = plan.resources
     share = (
         f"{r.gpus:g} GPU and {r.cpus} cores"
         if r.gpus
         else f"{r.threads} core{'s' * (r.threads > 1)}"
     )
-    shared = f"{budget.trials}, {r.at_once} at once, {share} each"
-    yield "machine", budget.machine
-    if not budget.arms:
+    shared = f"{plan.trials}, {r.at_once} at once, {share} each"
+    yield "machine", plan.machine
+    if not plan.arms:
         yield "trials", shared
-        yield "time", budget.why
+        yield "time", plan.why
         yield "start", "the same command without --plan"
         return
-    hours = sum(cost["trial_s"] for cost in budget.arms.values()) / len(budget.arms)
-    yield "trials", f"{shared}; about {clock(hours)} a trial, {clock(budget.study_s)} in all"
+    mean_s = sum(cost.trial_s for cost in plan.arms.values()) / len(plan.arms)
+    yield "trials", f"{shared}; about {clock(mean_s)} a trial, {clock(plan.study_s)} in all"
+    missing = ": NOT ENOUGH" if plan.disk_bytes > plan.disk_free_bytes else ""
     yield (
         "disk",
-        f"{_size(budget.disk_bytes)} of checkpoints; {_size(budget.disk_free_bytes)} free"
-        + (": NOT ENOUGH" if budget.disk_bytes > budget.disk_free_bytes else ""),
+        f"{_size(plan.disk_bytes)} of checkpoints; {_size(plan.disk_free_bytes)} free{missing}",
     )
     yield (
         "start",
@@ -85,9 +94,9 @@ def _totals(budget):
     )
 
 
-def _short(seconds):
+def _short(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _size(size):
+def _size(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"

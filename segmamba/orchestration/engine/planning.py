@@ -1,44 +1,59 @@
-"""From what the user asked for to what will run: cases, splits, arms that cannot run here, and the Study as it is planned."""
+"""From the user's options to what will run: cases, splits, arms, and the planned Study."""
+
+from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from segmamba.config import Config
-from segmamba.data.splits import read_splits, split_cases
+from segmamba.data.splits import Split, read_splits
 from segmamba.errors import UserError
-from segmamba.studies.results import Study
+from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
+
+if TYPE_CHECKING:
+    from segmamba.data.source import PreparedData
+    from segmamba.orchestration.engine.options import StudyOptions
+    from segmamba.orchestration.engine.progress import ProgressDisplay
+    from segmamba.orchestration.engine.resources import Resources
 
 SETS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study's question and the cases that will answer it, checked and cached; nothing has begun."""
+    """A study's question and the cases that will answer it, checked and cached."""
 
     spec: StudySpec
     base: Config
-    """What the arms change."""
-    configs: dict
-    """Arm name to Config."""
-    cases: list
-    """Labelled and unlabelled Cases."""
-    source: str
-    """What they are, in words."""
-    notes: list
-    """On the cases, a line each."""
-    splits: dict
-    """Fold to Split of PreparedCases; the one key is None where there are no folds."""
+    """The configuration that the arms change."""
+    configs: dict[str, Config]
+    """Arm name to configuration."""
+    data: PreparedData
+    """Labelled and unlabelled cases, with what is to be said of them."""
+    splits: dict[int | None, Split]
+    """Fold to its split of PreparedCases. Without folds the only key is None."""
 
     @property
-    def first_split(self):
+    def first_split(self) -> Split:
+        """The split of the first fold."""
         return next(iter(self.splits.values()))
 
 
-def folds_of(options, base):
-    """Numbers of the folds that are run; () is one split."""
+def folds_of(options: StudyOptions, base: Config) -> tuple[int, ...]:
+    """The numbers of the folds that are run; () is one split.
+
+    Args:
+        options: Of which `folds` counts.
+        base: The configuration that the arms change.
+
+    Raises:
+        UserError: The file of splits has fewer folds.
+    """
     if options.folds and base.data.splits_file:
         there = len(read_splits(base.data.splits_file))
         if options.folds > there:
@@ -46,26 +61,46 @@ def folds_of(options, base):
     return tuple(range(options.folds))
 
 
-def fold_changes(options, base, fold):
-    """The dotted changes that make `base` that of a fold."""
+def fold_changes(options: StudyOptions, base: Config, fold: int | None) -> dict[str, object]:
+    """The dotted changes that make `base` the configuration of a fold.
+
+    Args:
+        options: Of which `folds` counts.
+        base: The configuration that the arms change.
+        fold: The fold's number; None without folds.
+    """
     if fold is None:
         return {}
-    return {"data.fold": fold} | ({} if base.data.splits_file else {"data.folds": options.folds})
+    changes: dict[str, object] = {"data.fold": fold}
+    return changes if base.data.splits_file else changes | {"data.folds": options.folds}
 
 
-def splits_of(prepared, unlabelled, options, base):
-    """{fold: Split} of labelled and unlabelled PreparedCases, with the one key None where there are no folds."""
+def splits_of(data: PreparedData, options: StudyOptions, base: Config) -> dict[int | None, Split]:
+    """Split the cases for every fold.
+
+    Args:
+        data: The cases.
+        options: Of which `folds` counts.
+        base: The configuration that the arms change.
+
+    Returns:
+        Fold to its split. Without folds the only key is None.
+    """
     folds = folds_of(options, base) or (None,)
     return {
-        fold: split_cases(
-            prepared, base.changed(fold_changes(options, base, fold)).data, unlabelled
-        )
-        for fold in folds
+        fold: data.split(base.changed(fold_changes(options, base, fold)).data) for fold in folds
     }
 
 
-def infeasible_arms(configs):
-    """{arm: reason} of arms whose network cannot be built here, or does not take the patch: a missing package, a side that does not fit."""
+def infeasible_arms(configs: Mapping[str, Config]) -> dict[str, str]:
+    """The arms that cannot run here: a package is missing, or the network does not take the patch.
+
+    Args:
+        configs: Arm name to configuration.
+
+    Returns:
+        Arm name to reason, of the infeasible arms alone.
+    """
     from segmamba.models import side_multiples
     from segmamba.models.segmamba import check_sides
 
@@ -78,36 +113,21 @@ def infeasible_arms(configs):
     return reasons
 
 
-def planned_study(ready, options, environment, uri):
-    """The Study of a Prepared before it has a name, a run and trials."""
-    spec, base, splits, first, notes = (
-        ready.spec,
-        ready.base,
-        ready.splits,
-        ready.first_split,
-        list(ready.notes),
-    )
-    notes += dict.fromkeys(note for split in splits.values() for note in split.notes)
+def planned_study(
+    ready: Prepared, options: StudyOptions, environment: dict[str, str], uri: str
+) -> Study:
+    """The study before it has a name, a run and trials.
+
+    Args:
+        ready: The question and its cases.
+        options: Of the command line.
+        environment: Versions and hardware.
+        uri: The MLflow store.
+    """
+    spec, base = ready.spec, ready.base
     seeds = spec.budget.seeds if options.seeds is None else options.seeds
-    if seeds == 1:
-        notes.append("one seed: differences between arms cannot be told from luck")
-    folds = tuple(fold for fold in splits if fold is not None)
-    data = {
-        "source": ready.source,
-        "phantom": not base.data.source,
-        "convention": " + ".join(sorted({c.convention for c in ready.cases})),
-        **{
-            name: sorted({c.id for split in splits.values() for c in getattr(split, name)})
-            for name in SETS
-        },
-        "test_is_validation": first.test_is_validation,
-        "notes": [*notes, *spec.notes],
-        "folds": [
-            {name: [c.id for c in getattr(splits[fold], name)] for name in SETS} for fold in folds
-        ],
-    }
-    if not folds:
-        data |= {name: [c.id for c in getattr(first, name)] for name in SETS}
+    folds = tuple(fold for fold in ready.splits if fold is not None)
+    data = _data(ready, folds) | {"notes": _notes(ready, seeds)}
     return Study(
         name="",
         question=spec.question,
@@ -116,14 +136,13 @@ def planned_study(ready, options, environment, uri):
         baseline=spec.baseline,
         arms={arm: dict(changes) for arm, changes in spec.arms.items()},
         space={name: str(d) for name, d in spec.space.items()},
-        seeds=tuple(range(1, seeds + 1))
-        if spec.space
-        else tuple(range(seeds)),  # a search has used seed 0
+        # A search has used seed 0.
+        seeds=tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds)),
         folds=folds,
         round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
         preset=options.preset,
         config=base.to_flat_dict(),
-        data=data,
+        data=study_data_from(data),
         environment=environment,
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
         mlflow_uri=uri,
@@ -133,8 +152,48 @@ def planned_study(ready, options, environment, uri):
     )
 
 
-def announce(study, resources, trials, progress):
-    """What is about to happen, before it takes hours."""
+def _notes(ready: Prepared, seeds: int) -> list[str]:
+    """What was left out, scaled or rounded, a line each."""
+    return [
+        *ready.data.notes,
+        *dict.fromkeys(note for split in ready.splits.values() for note in split.notes),
+        *(["one seed: differences between arms cannot be told from luck"] if seeds == 1 else []),
+        *ready.spec.notes,
+    ]
+
+
+def _data(ready: Prepared, folds: Sequence[int]) -> dict[str, Any]:
+    """The cases of a study, as `Study.data` names them."""
+    splits, first = ready.splits, ready.first_split
+    data = {
+        "source": ready.data.source,
+        "phantom": not ready.base.data.source,
+        "convention": " + ".join(sorted({case.convention for case in ready.data.cases})),
+        **{
+            name: sorted({case.id for split in splits.values() for case in getattr(split, name)})
+            for name in SETS
+        },
+        "test_is_validation": first.test_is_validation,
+        "notes": [],
+        "folds": [_ids(splits[fold]) for fold in folds],
+    }
+    return data if folds else data | _ids(first)
+
+
+def _ids(split: Split) -> dict[str, list[str]]:
+    """The case ids of each set, in the order of the split."""
+    return {name: [case.id for case in getattr(split, name)] for name in SETS}
+
+
+def announce(study: Study, resources: Resources, trials: int, progress: ProgressDisplay) -> None:
+    """Show what is about to happen, before it takes hours.
+
+    Args:
+        study: The study that begins.
+        resources: What each trial gets.
+        trials: How many trials will run.
+        progress: Where it is shown.
+    """
     data = study.data
     origin = "from the files' naming" if study.config["data.labels"] == "auto" else "stated"
     where = (
@@ -142,20 +201,22 @@ def announce(study, resources, trials, progress):
         if resources.gpus
         else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     )
-    progress.say(f"data     {data['source']}; labels {data['convention']} ({origin})")
+    progress.say(f"data     {data.source}; labels {data.convention} ({origin})")
     progress.say(
-        f"cases    {len(data['train'])} train, {len(data['validation'])} validation, {len(data['test'])} test"
+        f"cases    {len(data.train)} train, {len(data.validation)} validation, "
+        f"{len(data.test)} test"
     )
-    say_notes(study, progress)
+    show_notes(study, progress)
     axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
         f" x folds {len(study.folds)}" if study.folds else ""
     )
     progress.say(
-        f"trials   {trials} to run ({axes}), {resources.at_once} at once ({where}), preset {study.preset}"
+        f"trials   {trials} to run ({axes}), {resources.at_once} at once ({where}), "
+        f"preset {study.preset}"
     )
 
 
-def say_notes(study, progress):
-    """What was left out, scaled or rounded, and why."""
-    for note in study.data["notes"]:
+def show_notes(study: Study, progress: ProgressDisplay) -> None:
+    """Show what was left out, scaled or rounded, and why."""
+    for note in study.data.notes:
         progress.say(f"note     {note}")

@@ -1,21 +1,41 @@
-"""A training whose settings change on the way: the part of a population's member, and of who trains again along what a population found."""
+"""A training whose settings change on the way.
+
+It is that of a population's member, or of a network that trains again along the schedule that a
+population found.
+"""
+
+from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray import tune
 
 from segmamba.files import replacing, write_json
-from segmamba.orchestration.tracking.runs import note_stages
+from segmamba.orchestration.tracking.study_run import CHANGES_TAG, COPIED_TAG
 from segmamba.training.checkpoint import resume_state
 
+if TYPE_CHECKING:
+    from segmamba.config import Config
+    from segmamba.orchestration.tracking.run_log import RunLog
+    from segmamba.studies.spec import Stage, TrialPlan
+    from segmamba.training.run_folder import RunFolder
 
-def join_population(plan, folder, log):
-    """Take over what a round gave this member, unless it has it already, and tell MLflow. Nothing for any other TrialPlan.
 
-    Killed in between, it is done once more at the next start: the copy stays until the member has come to another round.
+def join_population(plan: TrialPlan, folder: RunFolder, log: RunLog) -> None:
+    """Take over the checkpoint that a round gave a member, unless it has it already.
+
+    A member that is killed in between does it once more at its next start: the copy stays until the
+    member has come to another round. Nothing happens for a trial that is no member.
+
+    Args:
+        plan: The trial.
+        folder: The member's folder.
+        log: The member's MLflow run, which records what it copied.
     """
     if not plan.stages:
         return
@@ -26,14 +46,18 @@ def join_population(plan, folder, log):
     ]
     known = json.loads(record.read_text()) if record.exists() else []
     if newest.donor and (len(known) < len(rows) or epochs_done(folder) < newest.epoch):
-        for name in (folder.previous, folder.best, folder.last):
-            take_file(Path(newest.checkpoint) / name.name, name)
+        for target in (folder.previous, folder.best, folder.last):
+            take_file(Path(newest.checkpoint) / target.name, target)
     write_json(record, rows)
-    note_stages(log, newest.changes, rows, record)
+    log.log_tags({CHANGES_TAG: json.dumps(newest.changes)})
+    if rows:
+        copies = "; ".join(f"{row['from']} after epoch {row['epoch']}" for row in rows)
+        log.log_tags({COPIED_TAG: copies})
+        log.log_files([record], None)
 
 
-def take_file(source, target):
-    """`target` becomes a copy of `source`, whole or not at all, or goes away where that does not exist."""
+def take_file(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source`, whole or not at all; remove it where there is none."""
     if not source.exists():
         target.unlink(missing_ok=True)
         return
@@ -41,8 +65,17 @@ def take_file(source, target):
         shutil.copyfileobj(copied, file, 1 << 20)
 
 
-def parts(config, stages, folder):
-    """What is left to train: (Config, its last epoch) one after another."""
+def parts(config: Config, stages: Sequence[Stage], folder: RunFolder) -> list[tuple[Config, int]]:
+    """The parts of a training that are left.
+
+    Args:
+        config: The configuration of the whole training.
+        stages: Its Stages; empty where its settings never change.
+        folder: The run's folder, whose checkpoint tells what is done.
+
+    Returns:
+        The configuration of each part and its last epoch.
+    """
     if not stages:
         return [(config, config.train.epochs)]
     done = epochs_done(folder)
@@ -54,26 +87,39 @@ def parts(config, stages, folder):
     ]
 
 
-def epochs_done(folder):
-    """Of the checkpoint that training would go on from."""
+def epochs_done(folder: RunFolder) -> int:
+    """The epoch of the checkpoint from which training would go on; 0 without one."""
     state, _ = resume_state([folder.last, folder.previous], "cpu")
     return state["epoch"] if state else 0
 
 
-def report_epoch(metrics, folder, round_every):
-    """Tell Ray of an epoch; at a round, with the checkpoint that others may copy."""
+def report_epoch(metrics: Mapping[str, float], folder: RunFolder, round_every: int) -> None:
+    """Tell Ray of an epoch; at a round, with the checkpoint that other members may copy.
+
+    Args:
+        metrics: Of the epoch, with its number as "epoch".
+        folder: The run's folder.
+        round_every: Epochs between rounds; 0 without rounds.
+    """
     if not round_every or metrics["epoch"] % round_every:
-        tune.report(metrics)
+        tune.report(dict(metrics))
         return
     with tempfile.TemporaryDirectory(dir=folder.root) as copy:
         for path in (folder.last, folder.best):
             if path.exists():
                 shutil.copy(path, copy)
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(copy))
+        tune.report(dict(metrics), checkpoint=tune.Checkpoint.from_directory(copy))
 
 
-def report_again(folder, joined, round_every, config):
-    """The epoch that this member had come to before it was started again, where it may wait for a round there."""
+def report_again(folder: RunFolder, joined: int, round_every: int, config: Config) -> None:
+    """Report the last epoch of a member that was started again while it waited for a round.
+
+    Args:
+        folder: The run's folder.
+        joined: The epoch of the member's newest Stage.
+        round_every: Epochs between rounds.
+        config: The configuration of the whole training.
+    """
     history = folder.read_history(config.train.epochs)
     done = epochs_done(folder)
     if done > joined and done % round_every == 0 and done < config.train.epochs:

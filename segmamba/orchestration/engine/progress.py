@@ -1,192 +1,235 @@
-"""What the person at the terminal sees while a study runs: one live table, or plain lines where there is no terminal."""
+"""What the terminal shows while a study runs.
+
+One live table on a terminal, plain lines elsewhere.
+"""
+
+from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from rich.live import Live
 from rich.table import Table
 
-from segmamba.screen import print_line
+from segmamba.screen import Progress, clock, no_progress, points, print_line, progress_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from segmamba.studies.spec import TrialPlan
 
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 OVER = (DONE, STOPPED, FAILED)
 STYLES = {WAITING: "dim", RUNNING: "bold", DONE: "green", STOPPED: "yellow", FAILED: "red"}
-SHOWN_ROWS = 24  # of the live table: what runs, then what ended last; a study of a hundred trials would scroll it away
+SHOWN_ROWS = 24
+"""Rows of the live table. A study of a hundred trials would scroll the terminal otherwise."""
+
+
+class ProgressDisplay(Protocol):
+    """Shows the events of one study. `key` is the key of a TrialPlan."""
+
+    def steps(self, label: str) -> Progress:
+        """The Progress of a preparation with this name."""
+
+    def say(self, message: str) -> None:
+        """Show one line."""
+
+    def trials(
+        self, plans: Sequence[TrialPlan], epochs: int, at_once: int, further: int = 0
+    ) -> None:
+        """The trials begin.
+
+        Args:
+            plans: The trials that are known.
+            epochs: Epochs of each trial.
+            at_once: How many run at the same time.
+            further: How many more a search will add.
+        """
+
+    def started(self, key: str) -> None:
+        """A trial has started, perhaps again."""
+
+    def reported(self, key: str, metrics: Mapping[str, float]) -> None:
+        """A trial has finished an epoch; `metrics` has its number as "epoch"."""
+
+    def completed(self, key: str) -> None:
+        """A trial has ended well."""
+
+    def stopped(self, key: str, reason: str) -> None:
+        """The scheduler has stopped a trial."""
+
+    def failed(self, key: str, reason: str, log: str | Path) -> None:
+        """A trial has failed; `log` is the file that says more."""
 
 
 @dataclass
 class _Row:
+    """A trial's line of the table."""
+
     state: str = WAITING
     epoch: int = 0
     dice: float | None = None
+    """The latest Dice on the validation set, from 0 to 1."""
     best: float | None = None
     began: float = 0.0
+    """On the monotonic clock; 0 before the trial started."""
     seconds: float = 0.0
+    """From the start to the last event."""
 
 
 class StudyProgress:
-    """Collects events of one study and shows them on a rich Console. Use as a context manager."""
+    """A ProgressDisplay on a console. Use as a context manager.
 
-    def __init__(self, console):
+    Args:
+        console: Where the events are shown.
+    """
+
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.rows, self.further, self.epochs, self.at_once, self.began = {}, 0, 0, 1, 0.0
+        self.rows: dict[str, _Row] = {}
+        self.further, self.epochs, self.at_once, self.began = 0, 0, 1, 0.0
         self.live = Live(
             get_renderable=self._table, console=console, refresh_per_second=2, transient=True
         )
 
-    def __enter__(self):
+    def __enter__(self) -> StudyProgress:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if self.live.is_started:
             self.live.stop()
 
-    def steps(self, label):
-        """A function (done, total) that shows the progress of a preparation; silent when nothing needs to be done."""
-        began = time.monotonic()
+    def steps(self, label: str) -> Progress:
+        """The Progress of a preparation with this name."""
+        return progress_lines(self.console, label)
 
-        def show(done, total):
-            if self.console.is_terminal:
-                self.console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
-            elif done == total:
-                self.console.print(f"{label}: {total} in {time.monotonic() - began:.0f} s")
-
-        return show
-
-    def say(self, message):
-        """One line."""
+    def say(self, message: str) -> None:
+        """Show one line."""
         print_line(self.console, message)
 
-    def trials(self, plans, epochs, at_once, further=0):
-        """The trials begin: those planned, and as many `further` ones as a search will think of."""
+    def trials(
+        self, plans: Sequence[TrialPlan], epochs: int, at_once: int, further: int = 0
+    ) -> None:
+        """The trials begin; see ProgressDisplay."""
         self.rows, self.further = {plan.key: _Row() for plan in plans}, further
         self.epochs, self.at_once, self.began = epochs, at_once, time.monotonic()
         if self.console.is_terminal:
             self.live.start()
 
-    @property
-    def finished(self):
-        """How many trials ended well."""
-        return sum(row.state == DONE for row in self.rows.values())
-
-    def started(self, key):
+    def started(self, key: str) -> None:
+        """A trial has started, perhaps again."""
         if key not in self.rows:
             self.rows[key], self.further = _Row(), max(self.further - 1, 0)
         row = self.rows[key]
         row.state, row.began = RUNNING, row.began or time.monotonic()
 
-    def reported(self, key, metrics):
+    def reported(self, key: str, metrics: Mapping[str, float]) -> None:
+        """A trial has finished an epoch; `metrics` has its number as "epoch"."""
         row = self.rows[key]
-        row.epoch, row.seconds = metrics["epoch"], time.monotonic() - row.began
+        row.epoch, row.seconds = int(metrics["epoch"]), time.monotonic() - row.began
         row.dice = metrics.get("val/dice_mean", row.dice)
         row.best = metrics.get("val/best_dice_mean", row.best)
 
-    def completed(self, key):
-        row = self.rows[key]
-        row.state, row.seconds = DONE, time.monotonic() - row.began
-        self._line(
-            f"{key}: done in {_clock(row.seconds)}, best validation Dice {_number(row.best)}"
-        )
+    def completed(self, key: str) -> None:
+        """A trial has ended well."""
+        row = self._end(key, DONE)
+        best = "" if row.best is None else f", best validation Dice {points(row.best)}"
+        self._line(f"{key}: done in {clock(row.seconds)}{best}")
 
-    def stopped(self, key, reason):
-        row = self.rows[key]
-        row.state, row.seconds = STOPPED, time.monotonic() - row.began
+    def stopped(self, key: str, reason: str) -> None:
+        """The scheduler has stopped a trial."""
+        self._end(key, STOPPED)
         self._line(f"{key}: {reason}")
 
-    def failed(self, key, reason, log):
-        row = self.rows[key]
-        row.state, row.seconds = FAILED, time.monotonic() - row.began
+    def failed(self, key: str, reason: str, log: str | Path) -> None:
+        """A trial has failed; `log` is the file that says more."""
+        self._end(key, FAILED)
         self.say(f"{key}: failed: {reason}; log: {log}")
 
-    def _line(self, text):
-        """Where there is no live table, a line for each event and what is left."""
-        if not self.console.is_terminal:
-            self.say(
-                f"[{self._over()}/{len(self.rows) + self.further}] {text}, {self._left()} left"
-            )
+    def _end(self, key: str, state: str) -> _Row:
+        row = self.rows[key]
+        row.state, row.seconds = state, time.monotonic() - row.began
+        return row
 
-    def _over(self):
+    def _line(self, text: str) -> None:
+        """Without a live table, show an event and what is left."""
+        if not self.console.is_terminal:
+            self.say(f"[{self._over()}/{self._total()}] {text}, {self._left()} left")
+
+    def _over(self) -> int:
+        """How many trials have ended."""
         return sum(row.state in OVER for row in self.rows.values())
 
-    def _left(self):
-        """Time left, from the mean epoch so far."""
+    def _total(self) -> int:
+        return len(self.rows) + self.further
+
+    def _left(self) -> str:
+        """The time left, from the mean epoch so far."""
         epochs = sum(row.epoch for row in self.rows.values())
-        missing = (
-            sum(
-                self.epochs - row.epoch
-                for row in self.rows.values()
-                if row.state in (WAITING, RUNNING)
-            )
-            + self.further * self.epochs
-        )
+        open_rows = [row for row in self.rows.values() if row.state in (WAITING, RUNNING)]
+        missing = sum(self.epochs - row.epoch for row in open_rows) + self.further * self.epochs
         if not epochs:
             return "?"
         spent = sum(row.seconds for row in self.rows.values())
-        return _clock(spent / epochs * missing / self.at_once)
+        return clock(spent / epochs * missing / self.at_once)
 
-    def _table(self):
-        title = f"{self._over()} of {len(self.rows) + self.further} trials, {_clock(time.monotonic() - self.began)} gone, about {self._left()} left"
+    def _table(self) -> Table:
+        gone = clock(time.monotonic() - self.began)
+        title = f"{self._over()} of {self._total()} trials, {gone} gone, about {self._left()} left"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for name, side in (
-            ("trial", "left"),
-            ("state", "left"),
-            ("epoch", "right"),
-            ("Dice", "right"),
-            ("best", "right"),
-            ("time", "right"),
-        ):
-            table.add_column(name, justify=side)
+        table.add_column("trial")
+        table.add_column("state")
+        for name in ("epoch", "Dice", "best", "time"):
+            table.add_column(name, justify="right")
         shown = self._shown()
         for key, row in shown:
-            epoch = f"{row.epoch}/{self.epochs}"
-            spent = (
-                _clock(time.monotonic() - row.began if row.state == RUNNING else row.seconds)
-                if row.began
-                else ""
-            )
             table.add_row(
                 key,
                 row.state,
-                epoch,
-                _number(row.dice),
-                _number(row.best),
-                spent,
+                f"{row.epoch}/{self.epochs}",
+                _points(row.dice),
+                _points(row.best),
+                _spent(row),
                 style=STYLES[row.state],
             )
         if len(shown) < len(self.rows):
             table.add_row(f"and {len(self.rows) - len(shown)} more", style="dim")
         return table
 
-    def _shown(self):
-        """The rows to show, in their order: what runs, then what waits next, then what ended last."""
+    def _shown(self) -> list[tuple[str, _Row]]:
+        """The rows that fit, in their order: those that run, wait next, or ended last."""
         rows = list(self.rows.items())
         if len(rows) <= SHOWN_ROWS:
             return rows
         order = {RUNNING: 0, WAITING: 1}
+        over = self._over()
         ranked = sorted(
-            range(len(rows)), key=lambda i: (order.get(rows[i][1].state, 1), abs(i - self._over()))
+            range(len(rows)), key=lambda i: (order.get(rows[i][1].state, 1), abs(i - over))
         )
         return [rows[i] for i in sorted(ranked[:SHOWN_ROWS])]
 
 
 class SilentProgress:
-    """Takes the same events and shows nothing."""
+    """A ProgressDisplay that shows nothing."""
 
-    finished = 0
+    def steps(self, label: str) -> Progress:
+        """A Progress that shows nothing."""
+        return no_progress
 
-    def steps(self, label):
-        return lambda done, total: None
-
-    def _ignore(self, *event, **details):
-        """Callback watches."""
+    def _ignore(self, *event: object, **details: object) -> None:
+        """Show nothing."""
 
     say = trials = started = reported = completed = stopped = failed = _ignore
 
 
-def _number(value):
-    return "-" if value is None else f"{value:.3f}"
+def _points(dice: float | None) -> str:
+    return "-" if dice is None else points(dice)
 
 
-def _clock(seconds):
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60}:{rest % 60:02d} min"
+def _spent(row: _Row) -> str:
+    if not row.began:
+        return ""
+    return clock(time.monotonic() - row.began if row.state == RUNNING else row.seconds)

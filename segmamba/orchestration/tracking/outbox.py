@@ -1,8 +1,12 @@
-"""Calls to a server that may be away: made in order, in a thread, each until it succeeds. Whoever trains never waits."""
+"""Calls to a server that may be away: made in order, in a thread, each until it succeeds.
+
+Whoever trains never waits.
+"""
 
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 import requests
 from mlflow.exceptions import MlflowException
@@ -16,48 +20,67 @@ REFUSALS = (
     "PERMISSION_DENIED",
     "INVALID_STATE",
 )
+"""Error codes of calls that MLflow will never take."""
+Call = Callable[[], object]
 
 
 class Outbox:
-    """A queue of calls and the thread that makes them. A call may be made twice where the answer to the first was lost.
+    """A queue of calls and the thread that makes them.
 
-    What the server refuses, or what is wrong in a call itself, is no matter of patience: it ends the thread, and the next `put` raises it.
+    A call may be made twice where the answer to the first was lost. What the server refuses, or
+    what is wrong in a call itself, does not get better by waiting: it ends the thread, and the next
+    `put` raises it.
     """
 
-    def __init__(self, first_pause_s=FIRST_PAUSE_S):
+    def __init__(self, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        """Start the thread.
+
+        Args:
+            first_pause_s: Seconds before a call is tried again; each pause is twice the last.
+        """
         self.away_because = ""
-        self._first_pause_s, self._refused = first_pause_s, None
-        self._calls, self._closing = queue.SimpleQueue(), threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="outbox", daemon=True
-        )  # daemon: an absent server holds up no exit
+        """Why the server does not answer; empty where it does."""
+        self._first_pause_s = first_pause_s
+        self._refused: Exception | None = None
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._closing, self._deadline = threading.Event(), 0.0
+        # A daemon, so that an absent server holds up no exit.
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
-    def put(self, call):
-        """`call()` is made after all those before it."""
+    def put(self, call: Call) -> None:
+        """Have `call()` made after all those before it.
+
+        Raises:
+            Exception: What the server refused of an earlier call.
+        """
         error, self._refused = self._refused, None
         if error is not None:
             raise error
         self.offer(call)
 
-    def offer(self, call):
-        """As `put`, for those who will ask `close` alone whether all calls were made."""
+    def offer(self, call: Call) -> None:
+        """Have `call()` made, for those who ask only `close` whether all calls were made."""
         self._calls.put(call)
 
-    def close(self, seconds):
-        """Wait at most `seconds` until all calls are made: whether they are. `away_because` says why not."""
+    def close(self, seconds: float) -> bool:
+        """Wait at most `seconds` until all calls are made.
+
+        Returns:
+            Whether they are; `away_because` says why not.
+        """
         self._deadline = time.monotonic() + seconds
         self._closing.set()
         self._calls.put(None)
         self._thread.join(seconds + LONGEST_PAUSE_S)  # one call may be on its way
         return not self._thread.is_alive() and not self.away_because
 
-    def _run(self):
+    def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             if not self._made(call):
                 return
 
-    def _made(self, call):
+    def _made(self, call: Call) -> bool:
         pause = self._first_pause_s
         while True:
             try:
@@ -79,14 +102,14 @@ class Outbox:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def is_away(error):
-    """Whether the server, not the call, is at fault, so that the same call may succeed later."""
+def is_away(error: Exception) -> bool:
+    """Return whether the server, not the call, is at fault: the same call may succeed later."""
     if isinstance(error, MlflowException):
         return error.error_code not in REFUSALS
     return isinstance(error, (requests.RequestException, OSError))
 
 
-def reason_of(error):
-    """An exception in one line."""
+def reason_of(error: Exception) -> str:
+    """Return an exception in one line."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -1,27 +1,31 @@
-"""MLflow's registry of models: networks saved as one model that predicts, once for a run, and fetched; the best of a study among them.
+"""MLflow's registry of models: networks saved as one model that predicts, and fetched again.
 
-What is stored is weights, settings and the code of `pyfunc_model.py` in plain text: nothing is pickled.
+What is stored is weights, settings and the code of `pyfunc_model.py` in plain text. Nothing is
+pickled.
 """
 
 import importlib.metadata
 import tempfile
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.errors import UserError
-from segmamba.inference.predictor import postprocess_file
+from segmamba.inference.checkpoint_files import postprocess_file
 from segmamba.orchestration.tracking.model_folder import write_folder
 from segmamba.orchestration.tracking.outbox import is_away
-from segmamba.orchestration.tracking.runs import best_tested
-from segmamba.orchestration.tracking.store import as_default, quiet
+from segmamba.orchestration.tracking.store import Store, as_default, quiet
+from segmamba.orchestration.tracking.study_run import best_tested
+from segmamba.studies.results import Study
 
 ALIAS = "champion"
 ARTIFACT, NETWORKS = "model", "networks"  # folders: of a run's artifacts, and of the model's own
@@ -33,15 +37,17 @@ SIGNATURE = ModelSignature(  # by hand: an inferred one would freeze the sample'
 NEEDED = ("torch", "numpy", "scipy", "nibabel")
 
 
-def register_best(uri, study):
-    """The version of `segmamba-STUDY` that the study's best trial is, which gets the alias; None where none was tested.
+def register_best(store: Store, study: Study) -> ModelVersion | None:
+    """Register a study's best trial as the newest version of `segmamba-STUDY`, with the alias.
 
-    It is the trial's best_metric_model.pth with the postprocessing.json beside it, as `segmamba predict --checkpoint` takes them.
+    The version is the trial's best_metric_model.pth with the postprocessing.json beside it, as
+    `segmamba predict --checkpoint` takes them.
+
+    Returns:
+        The version; None where no trial was tested or the weights are on another machine.
     """
     best = best_tested(study)
-    if (
-        not best or not (Path(best.folder) / "checkpoints" / "best_metric_model.pth").is_file()
-    ):  # of another machine, or without validation
+    if not best or not (Path(best.folder) / "checkpoints" / "best_metric_model.pth").is_file():
         return None
     name, file = f"segmamba-{study.name.rpartition('_Run')[0]}", postprocess_file(best.folder)
     postprocessing = load_postprocess(file) if file else PostprocessConfig()
@@ -49,34 +55,64 @@ def register_best(uri, study):
         "study": study.name,
         "arm": best.arm,
         "seed": str(best.seed),
-        "data": study.data["source"],
+        "data": study.data.source,
     }
     version = register_networks(
-        uri, best.run_id, name, [best.folder], postprocessing, description=study.question, tags=tags
+        store,
+        best.run_id,
+        name,
+        Networks([Path(best.folder)], postprocessing),
+        description=study.question,
+        tags=tags,
     )
-    MlflowClient(uri).set_registered_model_alias(name, ALIAS, version.version)
+    store.client.set_registered_model_alias(name, ALIAS, version.version)
     return version
 
 
-def register_networks(uri, run_id, name, checkpoints, postprocessing, *, description, tags):
-    """The version of the registered model `name` that a run stands for: its checkpoints, voting, and what is done with the vote.
+@dataclass(frozen=True)
+class Networks:
+    """What a registered model is: networks that vote, and what is done with their vote."""
 
-    A run that was registered before it was killed has its version already. description: of the model, where it is new.
+    checkpoints: Sequence[Path]
+    """As `load_predictor` takes them."""
+    postprocessing: PostprocessConfig
+
+
+def register_networks(
+    store: Store,
+    run_id: str,
+    name: str,
+    networks: Networks,
+    *,
+    description: str,
+    tags: dict[str, str],
+) -> ModelVersion:
+    """Register networks as a version of a model.
+
+    Args:
+        store: Of the run and the model.
+        run_id: The run that the version stands for; one that was registered before it was killed
+            has its version already.
+        name: Of the registered model.
+        networks: What predicts.
+        description: Of the model, where it is new.
+        tags: Of the version.
     """
     quiet()
-    client = MlflowClient(uri)
-    if found := client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-        return found[0]
-    with as_default(uri), tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*input example was not provided"
-        )  # the signature stands in for one
+    client = store.client
+    if versions := client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        return versions[0]
+    with as_default(store.uri), tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # The signature stands in for an example.
+        warnings.filterwarnings("ignore", ".*input example was not provided")
         folder = Path(scratch) / ARTIFACT
-        networks = write_folder(Path(scratch) / NETWORKS, checkpoints, postprocessing)
+        written = write_folder(
+            Path(scratch) / NETWORKS, networks.checkpoints, networks.postprocessing
+        )
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-            artifacts={NETWORKS: str(networks)},
+            artifacts={NETWORKS: str(written)},
             signature=SIGNATURE,
             pip_requirements=[
                 f"{package}=={importlib.metadata.version(package)}" for package in NEEDED
@@ -92,18 +128,30 @@ def register_networks(uri, run_id, name, checkpoints, postprocessing, *, descrip
     return client.create_model_version(name, source, run_id=run_id, tags=tags)
 
 
-def champion_of(client, name):
-    """The version of a registered model that has the alias, or None."""
+def champion_of(store: Store, name: str) -> ModelVersion | None:
+    """Return the version of a registered model that has the alias, or None."""
     try:
-        return client.get_model_version_by_alias(name, ALIAS)
+        return store.client.get_model_version_by_alias(name, ALIAS)
     except MlflowException as error:
         if is_away(error):
             raise
         return None
 
 
-def fetch_model(address, uri, folder):
-    """Download what "models:/NAME@ALIAS" or "models:/NAME/VERSION" of the store `uri` stands for into `folder`; returns its path."""
+def fetch_model(address: str, uri: str, folder: Path) -> Path:
+    """Download a registered model.
+
+    Args:
+        address: "models:/NAME@ALIAS" or "models:/NAME/VERSION".
+        uri: Of the MLflow store.
+        folder: Where to.
+
+    Returns:
+        The folder that holds the model, as `load_folder` takes it.
+
+    Raises:
+        UserError: The store has no such model, or cannot be used.
+    """
     quiet()
     try:
         with as_default(uri):
@@ -113,6 +161,6 @@ def fetch_model(address, uri, folder):
     except (MlflowException, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"--model {address}: not to be had from the MLflow store {uri} ({reason}); see its Models page, or set "
-            "MLFLOW_TRACKING_URI"
+            f"--model {address}: not to be had from the MLflow store {uri} ({reason}); see "
+            "its Models page, or set MLFLOW_TRACKING_URI"
         ) from error

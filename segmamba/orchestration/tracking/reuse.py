@@ -1,4 +1,4 @@
-"""A trial whose configuration, data, code and seed have a finished run already is taken from there and not trained again."""
+"""A trial whose configuration, data, code and seed have a finished run is taken from there."""
 
 import functools
 import hashlib
@@ -6,92 +6,103 @@ import json
 from pathlib import Path
 
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Run
 
 import segmamba
+from segmamba.config import Config
+from segmamba.data.splits import Split
 from segmamba.device import choose_device
+from segmamba.orchestration.tracking.store import Store
 
 DIGEST_TAG, REUSED_TAG = "trial_digest", "reused_from"
 ROOMS = ("config", "data", "models", "inference", "evaluation", "training", "device.py")
 """The code that decides what a trial's result is."""
-BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's largest log_batch
 
 
-def trial_digest(config, split):
-    """A name for all that a trial's result depends on: configuration with its seed, the cases of its three sets, code, torch, device."""
+def trial_digest(config: Config, split: Split) -> str:
+    """Return a name for all that a trial's result depends on.
+
+    That is its configuration with its seed, the cases of its sets, the code, torch and the device.
+    Where the cases lie does not matter: their own digests are part of it.
+    """
     sets = {
         name: [case.folder.name for case in getattr(split, name)]
         for name in ("train", "validation", "test", "unlabelled")
     }
-    settings = config.to_flat_dict() | {
-        "data.source": ""
-    }  # where the cases lie is no matter: their own digests are told
-    told = {
-        "config": settings,
+    parts = {
+        "config": config.to_flat_dict() | {"data.source": ""},
         "data": sets,
         "code": code_digest(),
         "torch": torch.__version__,
         "device": _device(),
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @functools.cache
-def code_digest():
-    """Of the source files that train and test, as they are now, committed or not."""
-    root, digest = Path(segmamba.__file__).parent, hashlib.sha256()
+def code_digest() -> str:
+    """Return a digest of the code that trains and tests, as it is now, committed or not."""
+    return digest_of_code(Path(segmamba.__file__).parent)
+
+
+def digest_of_code(root: Path) -> str:
+    """Return a digest of every file of ROOMS below `root`, kernels and templates included."""
+    digest = hashlib.sha256()
     for room in ROOMS:
-        for path in (
-            sorted((root / room).rglob("*.py")) if (root / room).is_dir() else [root / room]
-        ):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+        paths = sorted((root / room).rglob("*")) if (root / room).is_dir() else [root / room]
+        for path in paths:
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def _device():
+def _device() -> str:
     device = choose_device()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def finished_run(client, experiment_id, digest):
-    """The oldest FINISHED run that trained with this digest, or None. Runs that were taken from it do not count."""
-    found = client.search_runs(
-        [experiment_id],
+def finished_run(store: Store, digest: str) -> Run | None:
+    """Return the oldest FINISHED run that trained with this digest.
+
+    Runs that were taken from it do not count, nor do runs that a scheduler ended early.
+    """
+    runs = store.search(
         f"tags.{DIGEST_TAG} = '{digest}' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time ASC"],
-        max_results=100,
+        order_by="attributes.start_time ASC",
+        limit=100,
     )
-    return next(
-        (
-            run
-            for run in found
-            if REUSED_TAG not in run.data.tags and "stopped_by" not in run.data.tags
-        ),
-        None,
-    )
+    passed_over = {REUSED_TAG, "stopped_by"}
+    return next((run for run in runs if not passed_over & run.data.tags.keys()), None)
 
 
-def take_over(uri, source, target_id, table):
-    """Copy parameters, metrics with their history and the artifact `table` of the run `source` into the run `target_id`."""
-    client = MlflowClient(uri)
-    study = source.data.tags.get("study", "another study")
-    params = [Param(name, value) for name, value in source.data.params.items()]
-    for at in range(0, len(params), BATCH_PARAMS):
-        client.log_batch(target_id, params=params[at : at + BATCH_PARAMS])
-    metrics = [
+def take_over(store: Store, source: Run, target_id: str, table: str) -> None:
+    """Copy a run's parameters, metrics with their history, weights' digests and cases.
+
+    Args:
+        store: Of both runs.
+        source: The run that was trained.
+        target_id: The run that is to stand for it.
+        table: Name of the artifact with the test cases.
+    """
+    store.log_params(target_id, source.data.params)
+    entities = [
         Metric(m.key, m.value, m.timestamp, m.step)
         for name in source.data.metrics
         if not name.startswith("system/")
-        for m in client.get_metric_history(source.info.run_id, name)
+        for m in store.client.get_metric_history(source.info.run_id, name)
     ]
-    for at in range(0, len(metrics), BATCH_METRICS):
-        client.log_batch(target_id, metrics=metrics[at : at + BATCH_METRICS])
-    if any(file.path == table for file in client.list_artifacts(source.info.run_id)):
-        client.log_artifact(target_id, client.download_artifacts(source.info.run_id, table))
-    tags = {
-        "reason": f"reused from {study} (run {source.info.run_id})",
-        REUSED_TAG: source.info.run_id,
-        "folder": source.data.tags.get("folder", ""),
-    }
-    client.log_batch(target_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    store.log_metric_entities(target_id, entities)
+    if store.has_artifact(source.info.run_id, table):
+        path = store.client.download_artifacts(source.info.run_id, table)
+        store.client.log_artifact(target_id, path)
+    study = source.data.tags.get("study", "another study")
+    weights = {k: v for k, v in source.data.tags.items() if k.startswith("weights_sha256_")}
+    store.set_tags(
+        target_id,
+        weights
+        | {
+            "reason": f"reused from {study} (run {source.info.run_id})",
+            REUSED_TAG: source.info.run_id,
+            "folder": source.data.tags.get("folder", ""),
+        },
+    )

@@ -1,74 +1,222 @@
-"""The MLflow store itself: where it is, making it, and the few calls that every run needs."""
+"""The MLflow store: where it is, opening it, and calls that are made again while it is away."""
 
 import contextlib
+import functools
 import logging
 import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from segmamba.errors import UserError
+from segmamba.orchestration.tracking.database import (
+    SQLITE,
+    is_outdated,
+    make_whole,
+    sqlite_path,
+    upgrade,
+)
+from segmamba.orchestration.tracking.outbox import is_away, reason_of
 
 EXPERIMENT = "segmamba"
+STORE_PATIENCE_S = 600.0
+"""How long a study waits for a store that is away, unless SEGMAMBA_PATIENCE_S says otherwise."""
+PAUSE_S = 5.0
+FULL = ("No space left on device", "disk is full", "Disk quota exceeded")
+BATCH_METRICS, BATCH_PARAMS = 1000, 100
+"""MLflow's largest log_batch."""
+TAG_LENGTH = 5000
+"""Characters of a tag that every store of MLflow's takes."""
+FAST_FAILURE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow tries a call to an absent server for minutes before it says so; these make it seconds."""
+
+T = TypeVar("T")
 
 
-def quiet():
-    """Keep what MLflow and its migrations say about themselves out of the terminal; warnings stay."""
-    os.environ |= {
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(
-        logging.CRITICAL
-    )  # it prints the traceback of what it raises
+class StudyHalted(UserError):
+    """The study cannot go on, or cannot say how it ended, for a reason outside it.
+
+    What it has is kept for `--resume`.
+    """
 
 
-def store_uri(results):
-    """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `results`; absolute, since Ray's workers run elsewhere."""
-    uri = (
-        os.environ.get("MLFLOW_TRACKING_URI")
-        or f"sqlite:///{Path(results).resolve() / 'mlflow.db'}"
-    )
-    path = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{Path(path).resolve()}" if path != uri else uri
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store and the experiment in it that holds all our runs.
+
+    It is plain values, so that it travels to the processes that train.
+    """
+
+    uri: str
+    experiment_id: str
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client, one for each process."""
+        return _client(self.uri)
+
+    def retry(self, call: Callable[[], T], say: Callable[[str], object]) -> T:
+        """Return what `call()` returns, tried again while the store does not answer.
+
+        Args:
+            call: Makes its requests to this store; it may be made twice.
+            say: Is given one line when the store first does not answer.
+
+        Raises:
+            StudyHalted: The store stays away for STORE_PATIENCE_S, or the disk is full.
+        """
+        fail_fast()
+        seconds, said = patience_s(), False
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if is_full(error):
+                    raise disk_full(error) from error
+                if not is_away(error):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise store_away(self.uri, seconds, reason_of(error)) from error
+                if not said:
+                    say(
+                        f"mlflow   {self.uri} does not answer ({reason_of(error)}); "
+                        f"trying again for up to {seconds / 60:.0f} min"
+                    )
+                    said = True
+                time.sleep(min(PAUSE_S, max(0.1, deadline - time.monotonic())))
+
+    def create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        """Return the id of a new RUNNING run of the experiment."""
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
+        return run.info.run_id
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """Give a run its final status: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)
+
+    def reopen_run(self, run_id: str) -> None:
+        """Set a run RUNNING again."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def search(self, condition: str, *, order_by: str = "", limit: int = 0) -> list[Run]:
+        """Return the runs of the experiment that fulfil MLflow's `condition`.
+
+        Args:
+            condition: In MLflow's search language.
+            order_by: As "attributes.start_time DESC".
+            limit: At most so many runs; 0 is all, however many pages they fill.
+        """
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                condition,
+                order_by=[order_by] if order_by else None,
+                max_results=limit or 1000,
+                page_token=token,
+            )
+            runs, token = [*runs, *page], page.token
+            if limit or not token:
+                return runs
+
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Log values as text, in as many requests as MLflow's limit asks for."""
+        entities = [Param(name, str(value)) for name, value in params.items()]
+        for at in range(0, len(entities), BATCH_PARAMS):
+            self.client.log_batch(run_id, params=entities[at : at + BATCH_PARAMS])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log values at one step and one time."""
+        self.log_metric_entities(run_id, metric_entities(metrics, step))
+
+    def log_metric_entities(self, run_id: str, entities: list[Metric]) -> None:
+        """Log metrics that have steps and times of their own."""
+        for at in range(0, len(entities), BATCH_METRICS):
+            self.client.log_batch(run_id, metrics=entities[at : at + BATCH_METRICS])
+
+    def set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
+        """Set tags in one request; longer values are cut at TAG_LENGTH."""
+        self.client.log_batch(run_id, tags=tag_entities(tags))
+
+    def has_artifact(self, run_id: str, name: str) -> bool:
+        """Return whether a run has an artifact of this name at its top level."""
+        return any(file.path == name for file in self.client.list_artifacts(run_id))
+
+    def artifact_text(self, run_id: str, name: str) -> str:
+        """Return a text artifact of a run."""
+        return Path(self.client.download_artifacts(run_id, name)).read_text()
 
 
-@contextlib.contextmanager
-def as_default(uri):
-    """MLflow's default store while the block runs. MLflow also exports it to the environment, where the next study would find it: undone."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)  # which takes None
+@functools.cache
+def _client(uri: str) -> MlflowClient:
+    quiet()
+    return MlflowClient(uri)
 
 
-def open_store(uri, results):
-    """Create database and experiment where they are missing; returns the experiment's id.
+def metric_entities(metrics: Mapping[str, float], step: int) -> list[Metric]:
+    """Return MLflow's metrics with the present time.
 
-    Behind a lock: SQLite migrations of two processes at once destroy each other.
+    Sent twice they are stored once: MLflow keeps one of two identical entries.
+    """
+    now = int(time.time() * 1000)
+    return [Metric(name, float(value), now, step) for name, value in metrics.items()]
+
+
+def tag_entities(tags: Mapping[str, object]) -> list[RunTag]:
+    """Return MLflow's tags, values cut at TAG_LENGTH."""
+    return [RunTag(name, str(value)[:TAG_LENGTH]) for name, value in tags.items()]
+
+
+def store_uri(results: str | Path) -> str:
+    """Return the URI of the store for results in a folder.
+
+    It is MLFLOW_TRACKING_URI where that is set, else a SQLite file in `results`. It is absolute,
+    since Ray's workers run in another folder.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(results).resolve()}/mlflow.db"
+    path = sqlite_path(uri)
+    return f"{SQLITE}{path.resolve()}" if path else uri
+
+
+def open_store(results: str | Path) -> Store:
+    """Open the store for results in a folder; its database and experiment are made where missing.
+
+    Raises:
+        UserError: The store cannot be used: it is away, damaged, or no store.
     """
     quiet()
-    results = Path(results).resolve()
+    results, uri = Path(results).resolve(), store_uri(results)
     results.mkdir(parents=True, exist_ok=True)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    location = (results / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    path = sqlite_path(uri)
+    location = (results / "mlartifacts").as_uri() if path else None
+    # Behind a lock: SQLite migrations of two processes at once destroy each other.
     try:
         with FileLock(results / ".mlflow.lock"), _few_retries():
-            client = MlflowClient(uri)
-            found = client.get_experiment_by_name(name)
-            return (
-                found.experiment_id
-                if found
-                else client.create_experiment(name, artifact_location=location)
-            )
+            if path:
+                make_whole(path)
+            client = _client(uri)
+            try:
+                experiment = client.get_experiment_by_name(name)
+            except MlflowException as error:
+                if not (path and is_outdated(error)):
+                    raise
+                upgrade(path)
+                experiment = client.get_experiment_by_name(name)
+            if experiment:
+                return Store(uri, experiment.experiment_id)
+            return Store(uri, client.create_experiment(name, artifact_location=location))
     except (MlflowException, requests.RequestException) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
@@ -77,28 +225,72 @@ def open_store(uri, results):
 
 
 @contextlib.contextmanager
-def _few_retries():
-    """MLflow tries an address that does not answer for minutes: before anything has begun a few seconds must do."""
-    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: value for name, value in names.items() if before[name] is None})
+def as_default(uri: str) -> Iterator[None]:
+    """MLflow's default store while the block runs.
+
+    MLflow also exports it to the environment, where the next study would find it; that is undone.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        for name in names:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # it takes None, to unset it
+
+
+def quiet() -> None:
+    """Keep what MLflow and its migrations say about themselves out of the terminal."""
+    os.environ |= {
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It prints the traceback of what it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def fail_fast() -> None:
+    """Have MLflow's calls to an absent server fail within seconds, for who tries them again."""
+    for name, value in FAST_FAILURE.items():
+        os.environ.setdefault(name, value)
+
+
+def patience_s() -> float:
+    """Return how many seconds an absent store is waited for."""
+    return float(os.environ.get("SEGMAMBA_PATIENCE_S", STORE_PATIENCE_S))
+
+
+def store_away(uri: str, seconds: float, reason: str) -> StudyHalted:
+    """Return the exception for a store that did not come back."""
+    return StudyHalted(
+        f"MLflow store {uri} has not answered for {seconds:.0f} s ({reason}); what was trained is "
+        "safe in the study's folder: when the store is back, the same command with --resume goes on"
+    )
+
+
+def is_full(error: object) -> bool:
+    """Return whether a disk without space is behind an exception or its text."""
+    return any(words in str(error) for words in FULL)
+
+
+def disk_full(error: BaseException) -> StudyHalted:
+    """Return the exception for a full disk, which names the file where that is known."""
+    where = f" ({error.filename})" if getattr(error, "filename", None) else ""  # type: ignore[attr-defined]  # OSError has it
+    return StudyHalted(
+        f"the disk is full{where}: free some space, then the same command with --resume goes on "
+        "where it stopped"
+    )
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """Fast failures while the block runs, before anything has begun."""
+    before = {name: os.environ.get(name) for name in FAST_FAILURE}
+    os.environ.update({name: value for name, value in FAST_FAILURE.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name in FAST_FAILURE:
             if before[name] is None:
                 del os.environ[name]
-
-
-def reopen_run(uri, run_id):
-    """Set a run RUNNING again."""
-    MlflowClient(uri).update_run(run_id, status="RUNNING")
-
-
-def end_run(uri, run_id, status):
-    """FINISHED, FAILED or KILLED."""
-    MlflowClient(uri).set_terminated(run_id, status)
-
-
-def artifact_text(client, run_id, name):
-    return Path(client.download_artifacts(run_id, name)).read_text()

@@ -7,15 +7,15 @@ import requests
 
 from segmamba.errors import UserError
 from segmamba.orchestration.study import check_place
-from segmamba.orchestration.tracking import patience
-from segmamba.orchestration.tracking.patience import StudyHalted, retry
+from segmamba.orchestration.tracking import store as store_module
+from segmamba.orchestration.tracking.store import Store, StudyHalted
 
 URI = "http://127.0.0.1:5000"
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
-    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
+    monkeypatch.setattr(store_module, "PAUSE_S", 0.01)
     monkeypatch.setenv("SEGMAMBA_PATIENCE_S", "30")
 
 
@@ -32,14 +32,19 @@ def failing(times, error):
 
 def test_an_absent_store_is_waited_for_and_told_of_once():
     said = []
-    assert retry(failing(3, requests.ConnectionError("refused")), said.append, uri=URI) == "answer"
+    assert (
+        Store(URI, "1").retry(failing(3, requests.ConnectionError("refused")), said.append)
+        == "answer"
+    )
     assert len(said) == 1 and URI in said[0] and "refused" in said[0]
 
 
 def test_one_that_stays_away_ends_in_a_line_that_says_how_to_go_on(monkeypatch):
     monkeypatch.setenv("SEGMAMBA_PATIENCE_S", "0.05")
     with pytest.raises(StudyHalted, match=r"has not answered for 0 s \(refused\).*--resume"):
-        retry(failing(10**9, requests.ConnectionError("refused")), lambda text: None, uri=URI)
+        Store(URI, "1").retry(
+            failing(10**9, requests.ConnectionError("refused")), lambda text: None
+        )
 
 
 def test_a_full_disk_is_not_waited_for():
@@ -48,13 +53,13 @@ def test_a_full_disk_is_not_waited_for():
         sqlite3.OperationalError("database or disk is full"),
     ):
         with pytest.raises(StudyHalted, match=r"the disk is full.*--resume"):
-            retry(failing(10**9, error), lambda text: None, uri=URI)
+            Store(URI, "1").retry(failing(10**9, error), lambda text: None)
 
 
 def test_a_mistake_of_ours_is_raised_at_once():
     said = []
     with pytest.raises(KeyError):
-        retry(failing(1, KeyError("seed")), said.append, uri=URI)
+        Store(URI, "1").retry(failing(1, KeyError("seed")), said.append)
     assert not said
 
 

@@ -1,0 +1,96 @@
+"""segmamba tune-postprocessing: settings that the validation set chooses for a trained network."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segmamba.commands.shared import (
+    RESULTS,
+    ChallengeOption,
+    CheckpointsOption,
+    DeviceOption,
+    FlipsOption,
+    JsonOption,
+    TrainingDataOption,
+    TrainingLabelsOption,
+    console,
+    print_json,
+    progress_bar,
+)
+from segmamba.errors import UserError
+
+
+def tune_postprocessing(
+    checkpoint: CheckpointsOption,
+    data: TrainingDataOption = None,
+    labels: TrainingLabelsOption = None,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="Whose Dice is to be best: brats-legacy or lesionwise-2023.", metavar="NAME"
+        ),
+    ] = "brats-legacy",
+    challenge: ChallengeOption = "auto",
+    flips: FlipsOption = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the settings. Default: postprocessing.json beside the checkpoint.",
+            metavar="FILE.json",
+            show_default=False,
+        ),
+    ] = None,
+    results: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the training's results, where an embedded phantom lies.",
+            metavar="DIR",
+        ),
+    ] = RESULTS,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Choose post-processing on the validation cases alone.
+
+    Thresholds, smallest components and the smallest ET are stored with the checkpoint.
+    """
+    import dataclasses
+
+    from segmamba.data.source import source_changes
+    from segmamba.evaluation.rules import RULES
+    from segmamba.evaluation.tune import render, tune, validation_of, votes_on, write_choice
+    from segmamba.inference.checkpoint_files import find_checkpoint
+    from segmamba.inference.predictor import load_predictor
+
+    if rule not in RULES:
+        raise UserError(f"--rule {rule!r}: choose one of {', '.join(RULES)}")
+    if output is None and len(checkpoint) > 1:
+        raise UserError("--output: say where the settings of several checkpoints together go")
+    predictor = load_predictor(
+        checkpoint, device, changes={"inference.flips": True} if flips else None
+    )
+    changes = {"data.labels": labels} if labels else {}
+    if data:
+        changes = source_changes(data, labels or "auto")
+    config = predictor.members[0].config.changed(changes)
+    with progress_bar("making phantom cases") as progress:
+        cases = validation_of(config, results, lambda label: progress)
+    with progress_bar("predicting validation") as progress:
+        votes = votes_on(predictor, cases, progress=progress)
+    with progress_bar("trying settings") as progress:
+        settings, steps = tune(predictor, votes, rule=rule, challenge=challenge, progress=progress)
+    path = output or find_checkpoint(checkpoint[0])[0].with_name("postprocessing.json")
+    written = write_choice(path, settings, steps, cases, rule)
+    if as_json:
+        print_json(
+            {
+                "settings": dataclasses.asdict(settings),
+                "steps": [vars(step) for step in steps],
+                "validation": [case.id for case in cases],
+            }
+        )
+        return
+    render(steps, console())
+    for file in written:
+        print(file)

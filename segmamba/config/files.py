@@ -1,0 +1,77 @@
+"""Configurations read from the files that a run leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from segmamba.config.postprocess import PostprocessConfig
+from segmamba.config.tree import Config
+from segmamba.errors import UserError
+
+# Settings of configurations that were written before 0.2. Their "test" is today's holdout.
+RENAMED = {
+    "data.minival_cases": "data.validation_cases",
+    "data.minival_share": "data.validation_share",
+    "data.judge_cases": "data.test_cases",
+    "data.judge_share": "data.test_share",
+    "data.test_share": "data.holdout_share",
+    "data.test_file": "data.holdout_file",
+    "train.judge_last": "train.test_last",
+}
+WRITTEN_BEFORE_0_2 = "data.minival_share"  # every such configuration has it, and no later one
+
+
+def load_config(path: Path | str) -> Config:
+    """Read a run's config.json, also one that was written before 0.2.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The configuration; what the file does not name has its default.
+
+    Raises:
+        UserError: The file cannot be read, or names an unknown field or a wrong value.
+    """
+    tree = _read_tree(path, "a configuration", "a config.json written by a run")
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{leaf}": entry for leaf, entry in value.items()}
+        else:
+            flat[name] = value
+    if WRITTEN_BEFORE_0_2 in flat:
+        flat = {RENAMED.get(name, name): value for name, value in flat.items()}
+    return Config().changed(flat)
+
+
+def load_postprocess(path: Path | str) -> PostprocessConfig:
+    """Read a postprocessing.json.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The post-processing; what the file does not name is off.
+
+    Raises:
+        UserError: The file cannot be read, or names an unknown field or a wrong value.
+    """
+    tree = _read_tree(path, "post-processing", "a postprocessing.json")
+    try:
+        config = Config().changed({f"postprocess.{name}": value for name, value in tree.items()})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config.postprocess
+
+
+def _read_tree(path: Path | str, what: str, wanted: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as {what} ({error}); give {wanted}") from error
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"{path}: cannot be read as {what} (it holds a {type(tree).__name__}); give {wanted}"
+        )
+    return tree

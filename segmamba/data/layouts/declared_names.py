@@ -1,0 +1,96 @@
+"""What a dataset.json means by the names that it gives to its channels and its labels."""
+
+from collections.abc import Mapping, Sequence
+
+from segmamba.data.labels import CLASSES, CONVENTIONS, Convention
+
+# Names in dataset.json files, compared in lower case with only their letters and digits.
+MODALITY_NAMES = {
+    "T1": ("t1", "t1w", "t1n", "t1native"),
+    "T1ce": ("t1ce", "t1c", "t1gd", "t1wce", "t1cw", "t1post"),
+    "T2": ("t2", "t2w"),
+    "FLAIR": ("flair", "t2f", "t2flair", "fla", "t2wflair"),
+}
+LABEL_NAMES = {
+    "ET": (
+        "et",
+        "enhancingtumor",
+        "enhancingtumour",
+        "gdenhancingtumor",
+        "enhancing",
+        "enhancingtissue",
+    ),
+    "TC": ("tc", "tumorcore", "tumourcore"),
+    "WT": ("wt", "wholetumor", "wholetumour"),
+    "ED": ("ed", "edema", "oedema", "peritumoraledema", "snfh"),
+    "NCR": (
+        "ncr",
+        "ncrnet",
+        "net",
+        "netc",
+        "necrosis",
+        "necroticcore",
+        "nonenhancingtumor",
+        "nonenhancingtumour",
+        "nonenhancingtumorcore",
+    ),
+    "CC": ("cc", "cysticcomponent", "cyst"),
+    "RC": ("rc", "resectioncavity", "cavity"),
+    "background": ("background", "bg"),
+}
+
+
+def modality_of(name: object) -> str | None:
+    """Look up the modality that a data set calls `name` (T1w, t1gd, FLAIR ...).
+
+    Args:
+        name: The data set's name of a channel.
+
+    Returns:
+        One of MODALITIES, or None for an unknown name.
+    """
+    return _look_up(name, MODALITY_NAMES)
+
+
+def convention_of(named_values: Mapping[str, int | Sequence[int]]) -> Convention | None:
+    """Find the convention that a dataset.json declares.
+
+    Args:
+        named_values: Name to value or list of values, as in nnU-Net's `labels`.
+
+    Returns:
+        The convention, or None where no known one says the same. An unknown name, which might mean
+        anything, gives None too.
+    """
+    declared = {
+        _look_up(name, LABEL_NAMES): frozenset(v if isinstance(v, (list, tuple)) else [v])
+        for name, v in named_values.items()
+    }
+    if None in declared:
+        return None
+    every_value = frozenset().union(*declared.values()) | {0}
+    for candidate in CONVENTIONS.values():
+        if every_value == set(candidate.values) and all(
+            declared[name] == values
+            for name, values in _meanings(candidate).items()
+            if name in declared
+        ):
+            return candidate
+    return None
+
+
+def _meanings(known: Convention) -> dict[str, set[int]]:
+    """Map each name in LABEL_NAMES to its values in the file, for regions and single classes."""
+    of_class = {
+        CLASSES[c]: {v for v, internal in known.values.items() if internal == c}
+        for c in range(len(CLASSES))
+    }
+    for value in known.merged:
+        of_class[CLASSES[known.values[value]]].discard(value)
+        of_class[known.names[value]] = {value}
+    return {**{region: set(values) for region, values in known.regions.items()}, **of_class}
+
+
+def _look_up(name: object, table: Mapping[str, Sequence[str]]) -> str | None:
+    plain = "".join(letter for letter in str(name).lower() if letter.isalnum())
+    return next((key for key, names in table.items() if plain in names), None)

@@ -1,0 +1,117 @@
+"""A case in the preprocessing cache, as everything behind the cache reads it.
+
+    <cache>/<case id>-<key>/image.npy           float16 (4, x, y, z), z-scored, 0 outside the brain
+                            label.npy           uint8 (x, y, z), internal classes, grid of the image
+                            source_label.npy    uint8, grid of the source; only of resampled cases
+                            tumour_voxels.npy   int32, flat indices into label.npy, not all of them
+                            class1_voxels.npy   the same for each class of tumour
+                            brain_voxels.npy    the same for brain voxels that are no tumour
+                            case.json           grids and offset
+
+The grids are those of `working_grid`. Why plain .npy and not a compressed format:
+benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A cached case.
+
+    Arrays are memory maps, opened at each access so that the object travels between processes.
+    """
+
+    id: str
+    patient: str
+    folder: Path
+    shape: tuple[int, ...]
+    """Of image and label: the box around the brain."""
+    offset: tuple[int, ...]
+    """The box's first voxel in the working grid."""
+    working_shape: tuple[int, ...]
+    source_shape: tuple[int, ...]
+    source_spacing_mm: tuple[float, ...]
+    source_affine: tuple[tuple[float, ...], ...]
+    """Rows of the affine of the source in canonical orientation."""
+    classes: tuple[int, ...]
+    """The internal classes of tumour that the label holds."""
+
+    @classmethod
+    def read(cls, folder: Path) -> PreparedCase:
+        """Read a case from its folder in the cache.
+
+        Args:
+            folder: As `preprocess.prepare_cases` wrote it.
+
+        Returns:
+            The case.
+        """
+        meta = json.loads((folder / "case.json").read_text())
+        return cls(
+            id=meta["id"],
+            patient=meta["patient"],
+            folder=folder,
+            shape=tuple(meta["shape"]),
+            offset=tuple(meta["offset"]),
+            working_shape=tuple(meta["working_shape"]),
+            source_shape=tuple(meta["source_shape"]),
+            source_spacing_mm=tuple(meta["source_spacing_mm"]),
+            source_affine=tuple(map(tuple, meta["source_affine"])),
+            classes=tuple(meta["classes"]),
+        )
+
+    @property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """((before, after), ...) along x, y, z, as np.pad takes them.
+
+        These are the voxels of the working grid that were cut away.
+        """
+        return tuple(
+            (o, w - o - s)
+            for o, w, s in zip(self.offset, self.working_shape, self.shape, strict=True)
+        )
+
+    def image(self) -> np.ndarray:
+        """float16 (4, x, y, z), z-scored, 0 outside the brain."""
+        return np.load(self.folder / "image.npy", mmap_mode="r")
+
+    def label(self) -> np.ndarray:
+        """uint8 (x, y, z), internal classes on the grid of `image`."""
+        return np.load(self.folder / "label.npy", mmap_mode="r")
+
+    def whole(self, array: np.ndarray) -> np.ndarray:
+        """Put an array back into the working grid.
+
+        Args:
+            array: (..., x, y, z) on the grid of `image`.
+
+        Returns:
+            (..., x, y, z) on the working grid, zeros around the box.
+        """
+        return np.pad(array, [(0, 0)] * (array.ndim - 3) + [*self.margins])
+
+    def source_label(self) -> np.ndarray:
+        """uint8 (x, y, z), internal classes on the source's grid in canonical orientation.
+
+        Predictions are measured against it.
+        """
+        path = self.folder / "source_label.npy"
+        return np.load(path, mmap_mode="r") if path.exists() else self.whole(self.label())
+
+    def voxels(self, kind: str) -> np.ndarray:
+        """Candidates for the centre of a patch.
+
+        Args:
+            kind: "tumour", "brain" or, for one of `classes`, "class1" and so on.
+
+        Returns:
+            int32 (n,), flat indices into `label`.
+        """
+        return np.load(self.folder / f"{kind}_voxels.npy", mmap_mode="r")

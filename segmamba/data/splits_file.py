@@ -1,0 +1,116 @@
+"""Files that name who belongs to which set: folds as nnU-Net or MONAI store them, lists of ids."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from segmamba.data.layouts.datalist import folds_of
+from segmamba.data.strata import PatientCase
+from segmamba.errors import UserError
+from segmamba.files import write_json
+
+
+def write_splits(
+    path: Path, cases: Sequence[PatientCase], test_sets: Iterable[Iterable[str]]
+) -> Path:
+    """Write folds as nnU-Net's splits_final.json: {"train": ids, "val": ids} for each fold.
+
+    The validation set of a study is inside "train".
+
+    Args:
+        path: The file to write.
+        cases: All cases that the folds divide.
+        test_sets: The test patients of each fold.
+
+    Returns:
+        `path`.
+    """
+    folds = [
+        {
+            "train": [case.id for case in cases if case.patient not in fold],
+            "val": [case.id for case in cases if case.patient in fold],
+        }
+        for fold in map(set, test_sets)
+    ]
+    return write_json(path, folds)
+
+
+def read_splits(path: Path | str) -> list[tuple[set[str], set[str]]]:
+    """Read nnU-Net's splits_final.json, or a MONAI datalist whose entries have folds.
+
+    Args:
+        path: The file.
+
+    Returns:
+        For each fold, the ids of the cases to train on and of those to test.
+
+    Raises:
+        UserError: The file cannot be read or has another form.
+    """
+    path = Path(path)
+    content = _read_json(path)
+    if isinstance(content, dict):
+        fold_of = folds_of(path)
+        if not fold_of:
+            raise UserError(
+                f'{path}: no entry has a "fold"; add them or give nnU-Net\'s splits_final.json'
+            )
+        return [
+            (
+                {case_id for case_id, fold in fold_of.items() if fold != number},
+                {case_id for case_id, fold in fold_of.items() if fold == number},
+            )
+            for number in sorted(set(fold_of.values()))
+        ]
+    if not (
+        isinstance(content, list)
+        and content
+        and all(isinstance(fold, dict) and {"train", "val"} <= fold.keys() for fold in content)
+    ):
+        raise UserError(
+            f"{path}: expected nnU-Net's splits_final.json, "
+            'a list of {"train": [ids], "val": [ids]}'
+        )
+    return [(set(fold["train"]), set(fold["val"])) for fold in content]
+
+
+def read_ids(path: Path | str, known: set[str]) -> set[str]:
+    """Read a list of patients or cases: a text file with one a line, or a JSON list.
+
+    Args:
+        path: The file; its ending says which of the two it is.
+        known: The ids that may be named.
+
+    Returns:
+        The ids.
+
+    Raises:
+        UserError: The file cannot be read, names nobody, or names an id that is not known.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        listed = _read_json(path)
+        if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+            raise UserError(f"{path}: expected a JSON list of patient or case ids")
+    else:
+        listed = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    absent = set(listed) - known
+    if absent or not listed:
+        problem = f"{min(absent)} is no patient or case of the data" if absent else "names nobody"
+        raise UserError(f"{path}: {problem}; correct the list")
+    return set(listed)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); repair it") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a file of ids") from error

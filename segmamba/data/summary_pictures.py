@@ -1,0 +1,153 @@
+"""The pictures of a data set's fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segmamba.data.labels import MODALITIES, REGIONS
+from segmamba.data.summary import MeasuredCase
+from segmamba.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# After Okabe & Ito 2008: colour-blind readers can tell them apart.
+REGION_COLOURS = {"ET": "#d55e00", "TC": "#c9a800", "WT": "#56b4e9"}
+
+
+def draw_volumes(path: Path, volumes_ml: Sequence[dict[str, float]]) -> Path:
+    """Draw how the volumes of the regions are spread.
+
+    Left: the volume of each region, a dot for a case, on a log scale. Right: a histogram of ET's
+    share of the core.
+
+    Args:
+        path: The picture to write (PNG).
+        volumes_ml: {region: millilitres} of each labelled case.
+
+    Returns:
+        The path.
+    """
+    figure = _new_figure()
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    _draw_region_volumes(left, volumes_ml)
+    shares = [volumes["ET"] / volumes["TC"] for volumes in volumes_ml if volumes["TC"] > 0]
+    right.hist(shares, bins=np.linspace(0, 1, 21), color=REGION_COLOURS["ET"])
+    right.set(xlabel="ET / TC", ylabel="cases", title="enhancing share of the core", xlim=(0, 1))
+    right.yaxis.get_major_locator().set_params(integer=True)
+    return _save(figure, path)
+
+
+def _draw_region_volumes(panel: Axes, volumes_ml: Sequence[dict[str, float]]) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    count = len(volumes_ml)
+    jitter = np.random.default_rng(0).uniform(-0.25, 0.25, count)
+    for place, region in enumerate(REGIONS):
+        values = np.array([volumes[region] for volumes in volumes_ml])
+        some = values > 0
+        panel.scatter(
+            place + jitter[some],
+            values[some],
+            s=12,
+            alpha=0.6,
+            color=REGION_COLOURS[region],
+            linewidths=0,
+        )
+        if some.any():
+            median = np.median(values[some])
+            panel.hlines(median, place - 0.35, place + 0.35, color="black", linewidth=1.5)
+    without = {region: sum(volumes[region] == 0 for volumes in volumes_ml) for region in REGIONS}
+    panel.set_xticks(
+        range(len(REGIONS)),
+        [f"{region}\n{without[region]} of {count} cases without" for region in REGIONS],
+        fontsize=8,
+    )
+    panel.set(
+        yscale="log",
+        ylabel="volume (ml)",
+        title="regions, a dot for a case; line: median",
+        xlim=(-0.6, len(REGIONS) - 0.4),
+    )
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+
+
+def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
+    """Draw the range of intensities of each case.
+
+    A panel for each modality and a line for each case, from its 0.5th to its 99.5th percentile with
+    a dot at the median.
+
+    Args:
+        path: The picture to write (PNG).
+        cases: The measured cases.
+
+    Returns:
+        The path.
+    """
+    figure = _new_figure()
+    for panel, modality in zip(figure.subplots(1, len(MODALITIES)), MODALITIES, strict=True):
+        rows = sorted((case.intensities[modality] for case in cases), key=lambda row: row["median"])
+        places = np.arange(len(rows))
+        panel.hlines(
+            places,
+            [row["p0.5"] for row in rows],
+            [row["p99.5"] for row in rows],
+            color="#9ecae1",
+            linewidth=max(0.5, min(6, 150 / len(rows))),
+        )
+        panel.plot([row["median"] for row in rows], places, ".", color="black", markersize=4)
+        panel.set(
+            title=modality, xlabel="intensity in the brain", yticks=[], ylim=(-0.8, len(rows) - 0.2)
+        )
+    figure.axes[0].set_ylabel(f"{len(cases)} cases, 0.5 % - median - 99.5 %", fontsize=9)
+    return _save(figure, path)
+
+
+def draw_grids(path: Path, cases: Sequence[MeasuredCase]) -> Path:
+    """Draw how long the volumes and the brains in them are.
+
+    Args:
+        path: The picture to write (PNG).
+        cases: The measured cases.
+
+    Returns:
+        The path.
+    """
+    figure = _new_figure()
+    titles = ("x, left to right", "y, back to front", "z, bottom to top")
+    for axis, (panel, title) in enumerate(zip(figure.subplots(1, 3), titles, strict=True)):
+        volume_mm = [case.shape[axis] * case.spacing_mm[axis] for case in cases]
+        brain_mm = [case.brain_mm[axis] for case in cases]
+        bins = np.linspace(0.9 * min(brain_mm), 1.02 * max(volume_mm), 40)
+        panel.hist(volume_mm, bins=bins, color="0.75", label="volume")
+        panel.hist(brain_mm, bins=bins, color="#56b4e9", alpha=0.8, label="brain in it")
+        panel.set(title=title, xlabel="mm")
+        panel.yaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].set_ylabel("cases")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def _new_figure() -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    for panel in figure.axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=130, format="png")
+    return path

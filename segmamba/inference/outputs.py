@@ -1,0 +1,67 @@
+"""What a prediction of many cases writes, and what became of each case."""
+
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+
+DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+"""The states of an Outcome."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written, and where."""
+
+    folder: Path
+    labels: str | None = None
+    """The label convention of the values; None for each case's own."""
+    _: KW_ONLY
+    probabilities: bool = False
+    uncertainty: bool = False
+    """Entropy and, of several networks, disagreement."""
+    overlay: bool = False
+    page: bool = False
+    skip_existing: bool = False
+    """Whether a case is left whose files are all there."""
+
+    def files(self, case_id: str, members: int) -> dict[str, Path]:
+        """Everything that a case gets.
+
+        Args:
+            case_id: The case.
+            members: How many networks vote.
+
+        Returns:
+            The paths by kind: "labels", "probabilities", "entropy", "disagreement", "overlay".
+        """
+        maps = {
+            "probabilities": self.probabilities,
+            "entropy": self.uncertainty,
+            "disagreement": self.uncertainty and members > 1,
+        }
+        files = {"labels": self.folder / f"{case_id}.nii.gz"}
+        for kind, wanted in maps.items():
+            if wanted:
+                files[kind] = self.folder / kind / f"{case_id}.nii.gz"
+        if self.overlay:
+            files["overlay"] = self.folder / "overlays" / f"{case_id}.png"
+        return files
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case."""
+
+    case: str
+    state: str
+    """DONE, SKIPPED or FAILED."""
+    error: str = ""
+    """One line for the user, where the case failed."""
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+    """{"ET": ..., "TC": ..., "WT": ...} of a case that was predicted."""
+    predict_s: float = 0.0
+    """Seconds on the device."""
+    mean_entropy: float | None = None
+    """Over the voxels of the predicted whole tumour; None where it was not asked for or no tumour
+    was predicted."""
+    thumbnail: bytes = b""
+    """A PNG for the page, where there is to be one."""

@@ -1,0 +1,169 @@
+"""What the rounds of population-based training decided, and how settings change in a round."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segmamba.errors import UserError
+from segmamba.files import write_json
+from segmamba.orchestration.engine.search import SEARCH_SEED, search_arm
+from segmamba.studies.spec import Stage, TrialPlan
+
+if TYPE_CHECKING:
+    from segmamba.studies.search_space import Distribution
+
+RESAMPLE = 0.25
+"""The chance that a setting is drawn afresh instead of changed a little."""
+
+
+class Rounds:
+    """The Stages of each member and the epoch of the last round, kept in the study's folder.
+
+    Args:
+        folder: The study's folder. What an earlier start of the study kept there is read.
+        every: Epochs between rounds.
+    """
+
+    def __init__(self, folder: str | Path, every: int) -> None:
+        self._file, self.every, self.done = Path(folder) / "population.json", every, 0
+        self.members: dict[str, tuple[Stage, ...]] = {}
+        if self._file.exists():
+            kept = json.loads(self._file.read_text())
+            self.done = kept["done"]
+            self.members = {
+                arm: tuple(_stage(one) for one in stages) for arm, stages in kept["members"].items()
+            }
+
+    def begin(
+        self, space: Mapping[str, Distribution], baseline: Mapping[str, object], size: int
+    ) -> None:
+        """Make the members, unless an earlier start of the study has made them.
+
+        Args:
+            space: Setting to what it may be.
+            baseline: Setting to the baseline's value.
+            size: How many members there are.
+
+        Raises:
+            UserError: The earlier start had another number of members.
+        """
+        if not self.members:
+            self.members = {
+                arm: (Stage(epoch=0, changes=changes),)
+                for arm, changes in first_settings(space, baseline, size).items()
+            }
+            self._keep()
+        if len(self.members) != size:
+            raise UserError(
+                f"--resume: the population has {len(self.members)} members; "
+                f"give --trials {len(self.members)}"
+            )
+
+    def plan(self, arm: str) -> TrialPlan:
+        """The trial of a member, with what the rounds decided so far."""
+        stages = self.members[arm]
+        return TrialPlan(
+            arm=arm,
+            seed=SEARCH_SEED,
+            changes=stages[-1].changes,
+            stages=stages,
+            round_every=self.every,
+        )
+
+    def settle(self, epoch: int, copies: Mapping[str, Stage]) -> None:
+        """Write down a round.
+
+        Args:
+            epoch: Of the round.
+            copies: Arm of each member that copied another to its new Stage.
+        """
+        self.done = epoch
+        self.members |= {arm: (*self.members[arm], stage) for arm, stage in copies.items()}
+        self._keep()
+
+    def lineage(self, arm: str, until: int | None = None) -> list[Stage]:
+        """The Stages that made the weights of a member, those of its donors first.
+
+        Args:
+            arm: The member.
+            until: The epoch up to which Stages count; None is all.
+        """
+        own: list[Stage] = []
+        for stage in reversed(self.members[arm]):
+            if until is not None and stage.epoch >= until:
+                continue
+            own.insert(0, stage)
+            if stage.donor:
+                return self.lineage(stage.donor, stage.epoch) + own
+        return own
+
+    def _keep(self) -> None:
+        members = {
+            arm: [dataclasses.asdict(stage) for stage in stages]
+            for arm, stages in self.members.items()
+        }
+        write_json(self._file, {"done": self.done, "members": members})
+
+
+def _stage(kept: dict[str, Any]) -> Stage:
+    """The Stage that was written as JSON, which made lists of tuples."""
+    changes = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in kept["changes"].items()
+    }
+    return Stage(**kept | {"changes": changes})
+
+
+def first_settings(
+    space: Mapping[str, Distribution], baseline: Mapping[str, object], size: int
+) -> dict[str, dict[str, object]]:
+    """The settings with which the members begin: the baseline's, then some at random.
+
+    Args:
+        space: Setting to what it may be.
+        baseline: Setting to the baseline's value.
+        size: How many members there are.
+
+    Returns:
+        Arm of each member to its settings.
+
+    Raises:
+        UserError: The space does not contain the baseline.
+    """
+    rng = random.Random(SEARCH_SEED)
+    for name, distribution in space.items():
+        distribution.from_setting(baseline[name])
+    drawn = [
+        {name: distribution.draw(rng) for name, distribution in space.items()}
+        for _ in range(size - 1)
+    ]
+    return {
+        search_arm(number): settings
+        for number, settings in enumerate([{name: baseline[name] for name in space}, *drawn])
+    }
+
+
+def explore(
+    space: Mapping[str, Distribution], settings: Mapping[str, object], rng: random.Random
+) -> dict[str, object]:
+    """Other settings within the space.
+
+    Each becomes a little smaller or larger, or its neighbour in a list, or is drawn afresh with
+    the chance RESAMPLE.
+
+    Args:
+        space: Setting to what it may be.
+        settings: The present settings.
+        rng: The source of all random choices.
+    """
+    return {
+        name: distribution.draw(rng)
+        if rng.random() < RESAMPLE
+        else distribution.near(settings[name], rng)
+        for name, distribution in space.items()
+    }

@@ -1,0 +1,72 @@
+"""Whether a study may go on where an earlier start stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segmamba.errors import UserError
+from segmamba.studies.spec import FOUND
+
+if TYPE_CHECKING:
+    from segmamba.studies.results import Study
+
+SETS = ("train", "validation", "test")
+
+
+def check_place(began_in: str, folder: Path) -> None:
+    """Refuse to go on in another folder than the one that holds the study's checkpoints.
+
+    Args:
+        began_in: Where the study's run says that it began; empty where it does not say.
+        folder: Where it would go on. A folder that was moved there is fine.
+
+    Raises:
+        UserError: It names the folder to give.
+    """
+    if began_in and Path(began_in) != folder and (Path(began_in).is_dir() or not folder.is_dir()):
+        raise UserError(
+            f"--resume: {folder.name} began in {began_in}; give --output {Path(began_in).parent}, "
+            "or leave --resume out"
+        )
+
+
+def check_same(stopped: Study, planned: Study) -> None:
+    """Refuse to go on with a study that asks something else, of other data or with other settings.
+
+    Args:
+        stopped: As an earlier start left it.
+        planned: As the options of this start plan it.
+
+    Raises:
+        UserError: It names up to three differences.
+    """
+    before, now = _stored(stopped.config), _stored(planned.config)
+    differences = [
+        f"{name} was {before.get(name)!r} and is {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    if _arms(stopped) != _arms(planned):
+        differences.append("arms differ")
+    for name in ("seeds", "folds", "space", "round_every"):
+        if _stored(getattr(stopped, name)) != _stored(getattr(planned, name)):
+            differences.append(f"{name} differ")
+    for name in SETS:
+        if getattr(stopped.data, name) != getattr(planned.data, name):
+            differences.append(f"the {name} cases differ")
+    if differences:
+        raise UserError(
+            f"--resume: {stopped.name} is not the same study ({'; '.join(differences[:3])}); give "
+            "its options, or leave --resume out"
+        )
+
+
+def _arms(study: Study) -> Any:
+    return _stored({arm: changes for arm, changes in study.arms.items() if arm != FOUND})
+
+
+def _stored(value: Any) -> Any:
+    """A value as it comes back from the store: tuples are lists."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,271 @@
+"""A study in MLflow: one parent run, and below it one child run for each trial.
+
+The driver makes the store, the experiment and the parent. A trial finds or makes its own child by
+the tag `trial`, so that a restarted trial goes on in the same run. The driver alone gives final
+statuses. study_reader.py reads it all back.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+
+from segmamba.data.splits import Split
+from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over
+from segmamba.orchestration.tracking.run_log import (
+    FOLDER_TAG,
+    REASON_TAG,
+    TEST_TABLE,
+    RunLog,
+    dataset_inputs,
+)
+from segmamba.orchestration.tracking.store import Store
+from segmamba.studies.results import Study, Trial
+from segmamba.studies.spec import Stage
+
+STUDY_FILE = "study.json"
+PARENT_TAG, TRIAL_TAG, FOUND_TAG, CHANGES_TAG = "mlflow.parentRunId", "trial", "found", "changes"
+STOPPED_TAG, INFEASIBLE_TAG, IMPORTANCE_TAG = "stopped_by", "infeasible", "importance"
+COPIED_TAG, SCHEDULE_FILE = "copied", "schedule.json"
+STARTS_TAG, EARLIER_S_TAG, BEGAN_TAG = "starts", "earlier_s", "start_began"
+"""How often the study was started, its seconds of work in starts that have ended, and when, in
+seconds since 1970, the one began that has not."""
+STOPPED_REASON = "stopped before it ended; --resume goes on with it"
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """The parent run of a study. It is plain values, and travels to every trial's process."""
+
+    store: Store
+    run_id: str
+
+    @property
+    def folder(self) -> str:
+        """Where the study keeps its trials; empty where its run does not say."""
+        return self.store.client.get_run(self.run_id).data.tags.get(FOLDER_TAG, "")
+
+    def stored(self) -> dict[str, Any]:
+        """Return what `start_study` kept, as plain JSON."""
+        return json.loads(self.store.artifact_text(self.run_id, STUDY_FILE))
+
+    def begin(self) -> None:
+        """Set the run RUNNING, and count a start and the seconds of the starts before it."""
+        tags = self.store.client.get_run(self.run_id).data.tags
+        earlier_s = float(tags.get(EARLIER_S_TAG, 0.0))
+        if tags.get(BEGAN_TAG):  # that start was killed: it worked at least until a trial ended
+            last_ms = max((run.info.end_time or 0 for run in self.children()), default=0)
+            earlier_s += max(0.0, last_ms / 1000 - float(tags[BEGAN_TAG]))
+        self.store.reopen_run(self.run_id)
+        self.store.set_tags(
+            self.run_id,
+            {
+                STARTS_TAG: int(tags.get(STARTS_TAG, 0)) + 1,
+                EARLIER_S_TAG: f"{earlier_s:.1f}",
+                BEGAN_TAG: f"{time.time():.1f}",
+            },
+        )
+
+    def children(self) -> list[Run]:
+        """Return the runs of all trials that have begun, however many."""
+        return self.store.search(f"tags.`{PARENT_TAG}` = '{self.run_id}'")
+
+    def child(self, key: str) -> Run | None:
+        """Return the run of the trial with this key, or None where it has not begun."""
+        condition = f"tags.`{PARENT_TAG}` = '{self.run_id}'"
+        quote = '"' if "'" in key else "'"  # MLflow's filters know no escape
+        if quote not in key:
+            condition += f" and tags.{TRIAL_TAG} = {quote}{key}{quote}"
+        runs = self.store.search(condition)
+        return next((run for run in runs if run.data.tags.get(TRIAL_TAG) == key), None)
+
+    def start_trial(self, key: str, tags: Mapping[str, str]) -> str:
+        """Return the id of a trial's run: the one it has, set RUNNING again, or a new one."""
+        run = self.child(key)
+        if run is None:
+            return self.store.create_run(
+                key, {**tags, PARENT_TAG: self.run_id, TRIAL_TAG: key, "kind": "trial"}
+            )
+        self.store.reopen_run(run.info.run_id)
+        for tag in (REASON_TAG, STOPPED_TAG, INFEASIBLE_TAG):  # of an earlier start
+            if tag in run.data.tags:
+                self.store.client.delete_tag(run.info.run_id, tag)
+        return run.info.run_id
+
+    def trial_log(self, key: str, tags: Mapping[str, str]) -> RunLog:
+        """Return the log of a trial for the process that trains it; the driver ends the run."""
+        return RunLog(
+            self.store, lambda: self.start_trial(key, tags), tags["dataset"], system_metrics=True
+        )
+
+    def reuse_trial(self, key: str, tags: Mapping[str, str]) -> bool:
+        """Take a trial's results from a finished run of the same digest.
+
+        Returns:
+            Whether there is one: with the same configuration, data, code and seed.
+        """
+        source = finished_run(self.store, tags[DIGEST_TAG])
+        if source is None or source.data.tags.get(PARENT_TAG) == self.run_id:
+            return False
+        run_id = self.start_trial(key, tags)
+        take_over(self.store, source, run_id, TEST_TABLE)
+        self.store.end_run(run_id, "FINISHED")
+        return True
+
+    def end_trial(
+        self,
+        key: str,
+        status: str,
+        *,
+        tags: Callable[[], Mapping[str, str]],
+        reason: str = "",
+        marks: Mapping[str, str] | None = None,
+    ) -> None:
+        """Give a trial's run its final status.
+
+        Args:
+            key: Of the trial.
+            status: FINISHED, FAILED or KILLED.
+            tags: Gives the tags of the trial's run where that has not begun.
+            reason: Why it did not finish; a reason that the trial gave itself stays.
+            marks: Further tags.
+        """
+        run = self.child(key)
+        run_id = run.info.run_id if run else self.start_trial(key, tags())
+        if reason and not (run and REASON_TAG in run.data.tags):
+            self.store.set_tags(run_id, {REASON_TAG: reason})
+        self.store.set_tags(run_id, marks or {})
+        self.store.end_run(run_id, status)
+
+    def close_stopped_trials(self) -> None:
+        """Set every trial KILLED that is still RUNNING although nothing runs any more."""
+        for run in self.children():
+            if run.info.status == "RUNNING":
+                self.store.set_tags(run.info.run_id, {REASON_TAG: STOPPED_REASON})
+                self.store.end_run(run.info.run_id, "KILLED")
+
+    def end(self, status: str) -> None:
+        """End the parent run and add this start's seconds to those before."""
+        self.store.set_tags(self.run_id, {EARLIER_S_TAG: f"{self.seconds():.1f}", BEGAN_TAG: ""})
+        self.store.end_run(self.run_id, status)
+
+    def seconds(self) -> float:
+        """Return the seconds of work of all starts, this one's until now."""
+        tags = self.store.client.get_run(self.run_id).data.tags
+        this_start_s = time.time() - float(tags[BEGAN_TAG]) if tags.get(BEGAN_TAG) else 0.0
+        return float(tags.get(EARLIER_S_TAG, 0.0)) + this_start_s
+
+    def log_search_result(
+        self, trial: Trial, importance: Mapping[str, float], schedule: Sequence[Stage] = ()
+    ) -> None:
+        """Log what a search chose and how much each setting mattered.
+
+        Args:
+            trial: The chosen one.
+            importance: Setting to its share, 0 to 1, in what the trials' Dice varies with.
+            schedule: Of a population, the Stages that led to the chosen weights.
+        """
+        if schedule:
+            stages = [asdict(stage) for stage in schedule]
+            self.store.client.log_dict(self.run_id, stages, SCHEDULE_FILE)  # type: ignore[arg-type]  # any JSON
+        self.store.set_tags(
+            self.run_id,
+            {
+                FOUND_TAG: json.dumps(trial.changes),
+                "found_trial": trial.arm,
+                IMPORTANCE_TAG: json.dumps(importance),
+            },
+        )
+
+    def log_report(self, study: Study, report: Path) -> None:
+        """Log the report, its pictures, the answer, and the figures of the best trial.
+
+        Args:
+            study: As it stands; the best trial is the one that the validation set chooses.
+            report: Path of report.html, with report.md and plots/ beside it.
+        """
+        from segmamba.studies.verdict import verdict
+
+        client, answer = self.store.client, verdict(study)
+        for path in (report.with_suffix(".md"), report):
+            client.log_artifact(self.run_id, str(path))
+        if (report.parent / "plots").is_dir():
+            client.log_artifacts(self.run_id, str(report.parent / "plots"), "plots")
+        tags = {"answer": answer.answer, "verdict": answer.sentence}
+        best = best_tested(study)
+        if best:
+            self.store.log_metrics(
+                self.run_id,
+                {f"best/{k}": v for k, v in best.metrics.items() if k.startswith("test/")},
+            )
+            # A resumed study may change them, so they cannot be parameters.
+            tags |= {"best_arm": best.arm, "best_seed": str(best.seed)}
+        self.store.set_tags(self.run_id, tags)
+
+
+def start_study(
+    store: Store, study: Study, splits: Mapping[int | None, Split], folder: Path
+) -> StudyRun:
+    """Make the parent run of a study.
+
+    Args:
+        store: Where to.
+        study: Without trials; it is kept as an artifact of the run.
+        splits: Fold to Split; the first is logged as the run's data.
+        folder: Where the study keeps its trials.
+    """
+    tags = {
+        "kind": "study",
+        "study": study.name,
+        "preset": study.preset,
+        "dataset": study.data.source,
+        "labels_convention": study.data.convention,
+        "git_commit": study.environment["git commit"],
+        "mlflow.source.name": study.command,
+        "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
+        FOLDER_TAG: str(folder),
+    }
+    run = StudyRun(store, store.create_run(study.name, tags))
+    params = {
+        "question": study.question,
+        "arms": ", ".join(study.arms),
+        "seeds": len(study.seeds),
+        "preset": study.preset,
+    }
+    store.log_params(run.run_id, params)
+    inputs = dataset_inputs(study.data.source, next(iter(splits.values())))
+    store.client.log_inputs(run.run_id, inputs)
+    record = asdict(study)
+    for name in ("trials", "searched", "importance", "schedule"):
+        del record[name]
+    store.client.log_dict(run.run_id, record, STUDY_FILE)
+    return run
+
+
+def close_abandoned(store: Store, is_abandoned: Callable[[str], bool]) -> list[str]:
+    """Set studies KILLED, and their trials, whose driver is gone.
+
+    Args:
+        store: Where they are RUNNING.
+        is_abandoned: Tells from a study's folder whether no process drives it.
+
+    Returns:
+        The names of those studies.
+    """
+    closed = []
+    for run in store.search("tags.kind = 'study' and attributes.status = 'RUNNING'"):
+        if is_abandoned(run.data.tags.get(FOLDER_TAG, "")):
+            StudyRun(store, run.info.run_id).close_stopped_trials()
+            store.end_run(run.info.run_id, "KILLED")
+            closed.append(run.data.tags["study"])
+    return closed
+
+
+def best_tested(study: Study) -> Trial | None:
+    """Return the finished Trial that the validation set, never the test set, likes best."""
+    tested = [t for t in study.trials if t.status == "FINISHED" and "test/dice_mean" in t.metrics]
+    return max(tested, key=lambda t: t.metrics.get("val/best_dice_mean", -1.0), default=None)

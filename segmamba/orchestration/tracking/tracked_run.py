@@ -1,0 +1,88 @@
+"""A training run that a tracker sees: trained, tested, and everything of it logged.
+
+`segmamba train` and every trial of a study are this one run. Whoever owns it opens its log, decides
+what an epoch is told to besides, and gives the run its final status.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from segmamba.config import Config
+from segmamba.data.splits import Split
+from segmamba.orchestration.tracking.log import Log
+from segmamba.training.callback import Callback
+from segmamba.training.drawing import NoPictures, PictureDrawer
+from segmamba.training.final_metrics import FinalMetrics, read_final_metrics
+from segmamba.training.fit import Epoch
+from segmamba.training.run import train_run
+from segmamba.training.run_evaluation import evaluate_run
+from segmamba.training.run_folder import RunFolder
+
+WEIGHTS_TAG = "weights_sha256_"
+"""With "best" or "last" behind it: the tag that holds the digest of a checkpoint's weights."""
+
+
+@dataclass
+class TrackedRun:
+    """A run in its folder, on a device, with its log."""
+
+    data: Split
+    folder: RunFolder
+    device: torch.device
+    log: Log
+    callback: Callback = field(default_factory=Callback)
+    _shown: set[Path] = field(default_factory=set)
+    """Pictures that the log has."""
+
+    def begin(self) -> None:
+        """Log the data, the configuration and the environment, which the folder holds already."""
+        self.log.log_data(self.data)
+        self.log.log_files([self.folder.config, self.folder.environment], None)
+
+    def train(self, config: Config, pictures: PictureDrawer | None = None) -> Iterator[Epoch]:
+        """Train to the end of `config`, from the folder's checkpoint where there is one.
+
+        Args:
+            config: What to train.
+            pictures: Draws validation cases beside the training; None draws none.
+
+        Yields:
+            Every epoch, once it is saved and logged.
+        """
+        sent = 0
+        for epoch in train_run(
+            config, self.data, self.folder, self.device, self.callback, pictures or NoPictures()
+        ):
+            # With what was saved before, should the process have died before the log had it.
+            history = self.folder.read_history(epoch.number)
+            self.log.log_history(history[sent:])
+            sent = len(history)
+            self._log_pictures()
+            yield epoch
+        self.log.log_history(self.folder.read_history(config.train.epochs))
+
+    def test(self, config: Config) -> FinalMetrics:
+        """Test the trained run, unless its folder has the result already, and log what came of it.
+
+        Returns:
+            What final_metrics.json holds.
+        """
+        final = read_final_metrics(self.folder.final_metrics) or evaluate_run(
+            config, self.data, self.folder, self.device, self.callback
+        )
+        self.log.log_metrics(final.metrics, final.epochs)
+        self.log.log_tags(
+            {f"{WEIGHTS_TAG}{which}": digest for which, digest in final.weights_sha256.items()}
+        )
+        self.log.log_test_cases(final.cases_with_last())
+        self._log_pictures()
+        self.log.log_files([self.folder.final_metrics], None)
+        return final
+
+    def _log_pictures(self) -> None:
+        pictures = set(self.folder.plots.glob("*.png"))
+        self.log.log_files(sorted(pictures - self._shown), "plots")
+        self._shown = pictures

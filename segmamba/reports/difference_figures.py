@@ -1,0 +1,204 @@
+"""Pictures of the paired differences: every contrast by region, and one patient by patient."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segmamba.reports.style import BAND, INK, MUTED, arm_colours, new_figure, short_name
+from segmamba.reports.tables import REGION_COLUMNS, decisive_first
+from segmamba.studies.contrasts import ContrastResult, Difference, compare_arms, points
+from segmamba.studies.hypothesis import MINUS
+from segmamba.studies.results import Study
+from segmamba.studies.verdict import verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FEWEST_CASES = 5  # a picture patient by patient of fewer is better read as a table
+NEAR = 2.5  # multiple of the largest estimate up to which intervals are shown
+
+
+def draw_differences(study: Study) -> Figure | None:
+    """Draw a forest plot of every paired difference, the region that decides first.
+
+    Args:
+        study: The study.
+
+    Returns:
+        Estimates with 95 % intervals and seeds; None where no trials could be paired.
+    """
+    results = compare_arms(study)
+    if not any(d.seeds for d in _differences(results)):
+        return None
+    decides = study.hypothesis.regions[0]
+    regions = decisive_first(decides)
+    labels = [_row_label(result.regions[decides]) for result in results]
+    row_in = max(0.46, *(0.14 * label.count("\n") + 0.28 for label in labels))
+    figure = new_figure(0.8 + len(results) * row_in)
+    panels = figure.subplots(
+        1,
+        len(regions),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        width_ratios=[1.7] + [1] * (len(regions) - 1),
+    )[0]
+    for panel, region in zip(panels, regions, strict=True):
+        _draw_region(panel, study, results, region)
+    panels[0].set_yticks([-y for y in range(len(results))], labels)
+    for tick, result in zip(panels[0].get_yticklabels(), results, strict=True):
+        tick.set_fontweight("bold" if result.decides else "normal")
+    figure.supxlabel(
+        "difference in Dice points; bars: 95 % interval, dots: seeds, "
+        f"band: ±{points(study.hypothesis.margin)} margin",
+        fontsize=8,
+    )
+    return figure
+
+
+def _differences(results: Sequence[ContrastResult]) -> Iterator[Difference]:
+    """Every difference, in the order of the report's columns."""
+    for result in results:
+        yield from (result.regions[region] for region in REGION_COLUMNS)
+
+
+def _draw_region(panel: Axes, study: Study, results: Sequence[ContrastResult], region: str) -> None:
+    """Every difference on one region, a row each."""
+    margin, colours = study.hypothesis.margin, arm_colours(study)
+    limits = _limits(results, margin)
+    panel.axvspan(-100 * margin, 100 * margin, color=BAND, lw=0, zorder=0)
+    panel.axvline(0, color=MUTED, lw=0.8, zorder=1)
+    for y, result in enumerate(results):
+        difference = result.regions[region]
+        _draw_interval(panel, -y, difference, colours.get(difference.arm, INK), limits)
+    title = "mean of regions" if region == "mean" else region
+    decides = region == study.hypothesis.regions[0]
+    panel.set_title(
+        f"{title} (decides)" if decides else title, fontweight="bold" if decides else "normal"
+    )
+    panel.tick_params(axis="y", length=0, pad=7)
+    panel.locator_params(axis="x", nbins=4)
+    panel.set(xlim=limits, ylim=(0.55 - len(results), 0.5))
+
+
+def _limits(results: Sequence[ContrastResult], margin: float) -> tuple[float, float]:
+    """The ends of the x axis, in points, that show every estimate and every seed.
+
+    Intervals of two seeds may reach far beyond them and end in an arrow.
+    """
+    measured = [d for d in _differences(results) if d.seeds]
+    estimates = [v for d in measured for v in (d.mean, *d.seed_differences) if math.isfinite(v)]
+    near = NEAR * max([2 * margin, *map(abs, estimates)])
+    lows = [v for d in measured for v in (d.low, *d.seed_differences) if math.isfinite(v)]
+    highs = [v for d in measured for v in (d.high, *d.seed_differences) if math.isfinite(v)]
+    low = min([-1.3 * margin, *(max(v, -near) for v in lows)])
+    high = max([1.3 * margin, *(min(v, near) for v in highs)])
+    pad = 0.06 * (high - low)
+    return 100 * (low - pad), 100 * (high + pad)
+
+
+def _draw_interval(
+    panel: Axes, y: float, difference: Difference, colour: str, limits: tuple[float, float]
+) -> None:
+    """One row: the seeds as dots, the estimate, and its interval cut at the limits."""
+    if not math.isfinite(difference.mean):
+        middle = float(np.mean(limits))
+        panel.text(middle, y, "no pair", color=MUTED, ha="center", va="center", fontsize=7)
+        return
+    panel.plot(
+        [100 * v for v in difference.seed_differences],
+        [y - 0.2] * len(difference.seed_differences),
+        "o",
+        color=colour,
+        ms=2.6,
+        alpha=0.6,
+        mew=0,
+    )
+    measured = math.isfinite(difference.low)
+    panel.plot(
+        100 * difference.mean,
+        y,
+        "D",
+        color=colour,
+        ms=5,
+        mfc=colour if measured else "none",
+        zorder=4,
+    )
+    if not measured:
+        return
+    whole = (100 * difference.low, 100 * difference.high)
+    ends = np.clip(whole, *limits)
+    panel.plot(ends, [y, y], color=colour, lw=1.8, solid_capstyle="butt", zorder=3)
+    for end, real, arrow in zip(ends, whole, "<>", strict=True):
+        mark = arrow if end != real else "|"
+        panel.plot(end, y, mark, color=colour, ms=5, clip_on=False, zorder=4)
+
+
+def _row_label(difference: Difference) -> str:
+    """The contrast, its estimate and its interval."""
+    contrast = (
+        f"{short_name(difference.arm)} {MINUS} {short_name(difference.versus)}"
+        if difference.versus
+        else difference.label
+    )
+    name = textwrap.fill(contrast, 30)
+    if not difference.seeds:
+        return name
+    estimate = points(difference.mean, signed=True)
+    if not math.isfinite(difference.low):
+        return f"{name}\n{estimate}"
+    low, high = points(difference.low, signed=True), points(difference.high, signed=True)
+    return f"{name}\n{estimate} [{low}, {high}]"
+
+
+def draw_cases(study: Study) -> Figure | None:
+    """Draw the contrast that the answer leads with, patient by patient.
+
+    Args:
+        study: The study.
+
+    Returns:
+        The mean over seeds of each test case, sorted; None for a trend and for few cases.
+    """
+    claim, difference = study.hypothesis, verdict(study).difference
+    if len(difference.case_differences) < FEWEST_CASES or not difference.versus:
+        return None
+    heights = 100 * np.sort(difference.case_differences)
+    figure = new_figure(2.3)
+    panel, colours = figure.subplots(), arm_colours(study)
+    panel.axhspan(-100 * claim.margin, 100 * claim.margin, color=BAND, lw=0, zorder=0)
+    panel.bar(
+        np.arange(1, len(heights) + 1),
+        heights,
+        width=0.8,
+        color=np.where(heights > 0, colours[difference.arm], colours[difference.versus]),
+    )
+    panel.axhline(0, color=MUTED, lw=0.8)
+    panel.axhline(100 * difference.mean, color=INK, lw=1, ls="--")
+    panel.set_xlim(0.3, len(heights) + 0.7)
+    panel.annotate(
+        "mean",
+        (1, 100 * difference.mean),
+        (3, 2),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=7,
+        color=INK,
+    )
+    better, arm = int((heights > 0).sum()), short_name(difference.arm)
+    panel.set(
+        xlabel=f"test cases, sorted: {better} of {len(heights)} better with {arm}",
+        ylabel=f"{difference.region}, Dice points",
+    )
+    panel.set_title(
+        f"{arm} {MINUS} {short_name(difference.versus)}, per patient "
+        f"(mean of {len(difference.seeds)} seeds)"
+    )
+    panel.locator_params(axis="x", integer=True)
+    return figure

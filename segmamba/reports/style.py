@@ -1,0 +1,152 @@
+"""How the pictures of all reports look: colours, fonts, sizes, and the legend of the arms."""
+
+from __future__ import annotations
+
+import textwrap
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from segmamba.studies.results import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, BAND = "#1b1c1d", "#6b6c6d", "#dbdcdd", "#eceded"
+"""Text and lines, secondary text, grid, margin band."""
+BASELINE_COLOUR = "#7f7f7f"
+ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of Okabe & Ito (2008), which colour-blind readers and grey prints tell apart.
+
+Their yellow and black are left out: each vanishes on one of the two page colours.
+"""
+LINE_STYLES = ("-", "--", ":", "-.")  # past six arms the colours come again with another line
+WIDTH_IN = 7.2  # a two-column page of most journals, in inches
+LONGEST_NAME = 36  # characters of an arm's name in a picture
+LEGEND_CHARACTERS = 110  # that fit beside each other below a picture
+
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "text.parse_math": False,  # an arm's name may hold dollar signs
+    "svg.fonttype": "none",
+    "svg.hashsalt": "segmamba",
+    "pdf.fonttype": 42,
+}
+
+
+def report_style() -> AbstractContextManager[None]:
+    """A context in which matplotlib draws in the style of the reports.
+
+    Returns:
+        The context manager.
+    """
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)  # type: ignore[arg-type]  # the stubs list every key as a literal
+
+
+def new_figure(height_in: float) -> Figure:
+    """An empty figure of the reports' width.
+
+    It does not use pyplot, so there is no global state, no display, and no trouble with threads.
+
+    Args:
+        height_in: Height in inches.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+
+
+def arm_colours(study: Study) -> dict[str, str]:
+    """The colour of every arm, the same in every picture; the baseline is grey.
+
+    Args:
+        study: The study.
+
+    Returns:
+        The colours by arm, the baseline's first.
+    """
+    others = _others(study)
+    return {study.baseline: BASELINE_COLOUR} | {
+        arm: ARM_COLOURS[i % len(ARM_COLOURS)] for i, arm in enumerate(others)
+    }
+
+
+def line_style(study: Study, arm: str) -> str:
+    """The line of an arm, which tells arms of the same colour apart.
+
+    Args:
+        study: The study.
+        arm: Name of the arm.
+
+    Returns:
+        A line style of matplotlib.
+    """
+    others = _others(study)
+    if arm not in others:
+        return "-"
+    return LINE_STYLES[others.index(arm) // len(ARM_COLOURS) % len(LINE_STYLES)]
+
+
+def _others(study: Study) -> list[str]:
+    return [arm for arm in study.arms if arm != study.baseline]
+
+
+def short_name(arm: str) -> str:
+    """An arm's name, shortened to fit into a picture; the tables have it whole.
+
+    Args:
+        arm: Name of the arm.
+
+    Returns:
+        The name, cut between words.
+    """
+    if len(arm) <= LONGEST_NAME:
+        return arm
+    return textwrap.shorten(arm, LONGEST_NAME, placeholder="\N{HORIZONTAL ELLIPSIS}")
+
+
+def add_arm_legend(figure: Figure, study: Study, marker: str | None = None) -> None:
+    """Add a legend of the arms below a figure, in the study's order.
+
+    Args:
+        figure: The figure.
+        study: The study.
+        marker: The arms' mark; None shows their lines.
+    """
+    from matplotlib.lines import Line2D
+
+    look: dict[str, Any] = {"lw": 2.1} if marker is None else {"lw": 0, "marker": marker, "ms": 6}
+    colours = arm_colours(study)
+    labels = [short_name(arm) for arm in study.arms]
+    handles = [
+        Line2D([], [], color=colours[arm], ls=line_style(study, arm), **look) for arm in study.arms
+    ]
+    longest = max(map(len, labels))
+    figure.legend(
+        handles=handles,
+        labels=labels,
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), LEGEND_CHARACTERS // (longest + 6))),
+        frameon=False,
+    )

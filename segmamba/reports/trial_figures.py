@@ -1,0 +1,217 @@
+"""Pictures of the trials: their learning curves, their cost, and their Dice against a dose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence, Sized
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from segmamba.reports.style import (
+    MUTED,
+    RULE,
+    add_arm_legend,
+    arm_colours,
+    line_style,
+    new_figure,
+    short_name,
+)
+from segmamba.studies.hypothesis import Hypothesis, Trend
+from segmamba.studies.results import Study, Trial
+from segmamba.studies.scores import finished_trials, seed_scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHORT_CURVE = 5  # points; a curve of so few needs marks, and one of a single point is only a mark
+TIME_UNITS = (("hours", 3600, 7200), ("minutes", 60, 120), ("seconds", 1, 0))
+"""Name, seconds, and the longest time in seconds from which on the unit is taken."""
+
+
+class Quantity(NamedTuple):
+    """A metric and how it is drawn."""
+
+    metric: str
+    label: str
+    scale: float
+
+
+CURVES = (
+    Quantity("val/dice_mean", "validation mean Dice (points)", 100),
+    Quantity("train/loss", "training loss", 1),
+)
+
+
+def draw_curves(study: Study) -> Figure | None:
+    """Draw validation Dice and training loss over the epochs.
+
+    Args:
+        study: The study.
+
+    Returns:
+        A thin line for each trial and a thick one for the mean of an arm's finished trials; None
+        where no trial has a curve.
+    """
+    if not any(trial.history.get(q.metric) for trial in study.trials for q in CURVES):
+        return None
+    figure = new_figure(2.9)
+    for panel, quantity in zip(figure.subplots(1, 2), CURVES, strict=True):
+        for arm, colour in arm_colours(study).items():
+            trials = [trial for trial in study.trials if trial.arm == arm]
+            _draw_arm_curves(panel, trials, quantity, colour, line_style(study, arm))
+        panel.set(xlabel="epoch", title=quantity.label)
+        panel.locator_params(axis="x", integer=True, min_n_ticks=1)
+        panel.grid(axis="y", color=RULE, lw=0.6)
+    add_arm_legend(figure, study)
+    return figure
+
+
+def _draw_arm_curves(
+    panel: Axes, trials: Sequence[Trial], quantity: Quantity, colour: str, style: str
+) -> None:
+    values: dict[int, list[float]] = {}
+    for trial in trials:
+        curve = [
+            (step, quantity.scale * value)
+            for step, value in trial.history.get(quantity.metric, [])
+            if math.isfinite(value)
+        ]
+        if not curve:
+            continue
+        panel.plot(
+            *zip(*curve, strict=True),
+            color=colour,
+            lw=0.7,
+            alpha=0.45,
+            ls=style,
+            marker=_mark(curve),
+            ms=3,
+        )
+        if trial.status == "FINISHED":
+            for step, value in curve:
+                values.setdefault(step, []).append(value)
+        else:
+            panel.plot(*curve[-1], "x", color=colour, ms=5)  # where it broke off
+    if values:
+        steps = sorted(values)
+        panel.plot(
+            steps,
+            [np.mean(values[step]) for step in steps],
+            color=colour,
+            lw=1.8,
+            ls=style,
+            marker=_mark(steps),
+            ms=5,
+        )
+
+
+def _mark(curve: Sized) -> str:
+    return "o" if len(curve) <= SHORT_CURVE else ""
+
+
+def draw_cost(study: Study) -> Figure | None:
+    """Draw test Dice against training time and against the number of parameters.
+
+    Args:
+        study: The study.
+
+    Returns:
+        A small mark for each trial and a large one for the mean of its arm; None where neither
+        cost is known.
+    """
+    tested = {
+        arm: [
+            trial
+            for trial in finished_trials(study, arm)
+            if math.isfinite(trial.metrics.get("test/dice_mean", math.nan))
+        ]
+        for arm in study.arms
+    }
+    costs = [
+        cost
+        for cost in (
+            _training_time(study),
+            Quantity("model/parameters", "parameters (millions)", 1e-6),
+        )
+        if any(cost.metric in trial.metrics for trials in tested.values() for trial in trials)
+    ]
+    if not costs:
+        return None
+    figure, colours = new_figure(2.9), arm_colours(study)
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for panel, cost in zip(panels, costs, strict=True):
+        for arm, trials in tested.items():
+            pairs = np.array(
+                [
+                    (cost.scale * t.metrics[cost.metric], 100 * t.metrics["test/dice_mean"])
+                    for t in trials
+                    if cost.metric in t.metrics
+                ]
+            )
+            if len(pairs):
+                panel.plot(*pairs.T, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0)
+                mean = _arm_mean(study, arm, "dice_mean")
+                panel.plot(pairs[:, 0].mean(), mean, "D", color=colours[arm], ms=7)
+        panel.set(xlabel=cost.label)
+        panel.margins(0.12)
+        panel.grid(color=RULE, lw=0.6)
+    panels[0].set_ylabel("test mean Dice (points)")
+    add_arm_legend(figure, study, marker="D")
+    return figure
+
+
+def _arm_mean(study: Study, arm: str, column: str) -> float:
+    """The mean over an arm's seeds of a Dice column, in points; NaN where nothing was measured."""
+    scores = [100 * score for score in seed_scores(study, arm, column).values()]
+    return float(np.mean(scores)) if scores else math.nan
+
+
+def _training_time(study: Study) -> Quantity:
+    """The training time of a trial, in the unit that suits the longest."""
+    metric = "time/train_total_s"
+    longest = max((t.metrics[metric] for t in study.trials if metric in t.metrics), default=0)
+    unit, seconds = next((unit, s) for unit, s, least in TIME_UNITS if longest >= least)
+    return Quantity(metric, f"training time per trial ({unit})", 1 / seconds)
+
+
+def draw_doses(study: Study) -> Figure | None:
+    """Draw Dice against the dose of each trend that the study claims.
+
+    Args:
+        study: The study.
+
+    Returns:
+        A small mark for each trial and a large one for the mean of its arm; None where no claim is
+        about a trend.
+    """
+    trends = [
+        (claim, contrast)
+        for claim in study.claims
+        for contrast in claim.contrasts
+        if isinstance(contrast, Trend)
+    ]
+    if not trends:
+        return None
+    figure = new_figure(2.5)
+    panels = figure.subplots(1, len(trends), squeeze=False)[0]
+    for panel, (claim, trend) in zip(panels, trends, strict=True):
+        _draw_trend(panel, study, claim, trend)
+    return figure
+
+
+def _draw_trend(panel: Axes, study: Study, claim: Hypothesis, trend: Trend) -> None:
+    column, colours = f"{claim.score}_{claim.regions[0]}", arm_colours(study)
+    means: dict[float, float] = {}
+    for arm, dose in trend.doses.items():
+        metrics = [trial.metrics for trial in finished_trials(study, arm)]
+        dice = [100 * m[f"test/{column}"] for m in metrics if f"test/{column}" in m]
+        if dice:
+            panel.plot([dose] * len(dice), dice, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0)
+            means[dose] = _arm_mean(study, arm, column)
+            panel.plot(dose, means[dose], "D", color=colours[arm], ms=7, zorder=3)
+    panel.plot(list(means), list(means.values()), color=MUTED, lw=1, zorder=1)
+    panel.set_xticks(list(trend.doses.values()), [short_name(arm) for arm in trend.doses])
+    panel.set_ylabel(f"test {claim.regions[0]} Dice (points)")
+    panel.grid(axis="y", color=RULE, lw=0.6)

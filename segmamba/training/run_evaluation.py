@@ -1,0 +1,128 @@
+"""The test of a finished run: its chosen checkpoint on the test set, once."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from segmamba.config import Config
+from segmamba.data.preprocess import PreparedCase
+from segmamba.data.splits import Split
+from segmamba.evaluation.cases import CaseScores, evaluate, means
+from segmamba.models import build_model
+from segmamba.models.weights import load_checkpoint
+from segmamba.training.callback import Callback
+from segmamba.training.checkpoint import resume_state, weights_digest
+from segmamba.training.final_metrics import FinalMetrics
+from segmamba.training.fit import Checkpoint
+from segmamba.training.plots import draw_predictions
+from segmamba.training.pretrain_run import read_pretraining
+from segmamba.training.run_folder import RunFolder
+from segmamba.training.run_pictures import worst_and_median_shown
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A checkpoint that may be tested."""
+
+    checkpoint: Literal["best", "last"]
+    epoch: int
+    load: Callable[[], dict[str, torch.Tensor]]
+
+
+def evaluate_run(
+    config: Config,
+    data: Split,
+    folder: RunFolder,
+    device: torch.device,
+    callback: Callback | None = None,
+) -> FinalMetrics:
+    """Test a finished run once; write final_metrics.json and the picture of its validation.
+
+    The tested checkpoint is the best on the validation set, or the last where the test set had to
+    serve as validation set too. With `train.test_last` the last one is tested as well, as
+    test/last_...; where both are of the same epoch it is tested once.
+
+    Args:
+        config: The configuration of the run.
+        data: A Split of PreparedCases.
+        folder: The folder of the run.
+        device: Where the network predicts.
+        callback: Watches the run.
+
+    Returns:
+        The content of final_metrics.json.
+    """
+    callback = callback or Callback()
+    started = time.perf_counter()
+    model = build_model(config.model).to(device)
+    state, _ = resume_state([folder.last, folder.previous], device)
+    assert state is not None, f"{folder.root} has not been trained"
+    chosen, last = _candidates(state, data, folder, device)
+    test_last = config.train.test_last and chosen.epoch != last.epoch
+    digests = {"last": weights_digest(state["model"])}
+    rows_of: dict[int, list[CaseScores]] = {}  # by epoch
+    for candidate in [chosen, last] if test_last else [chosen]:
+        weights = candidate.load()
+        digests[candidate.checkpoint] = weights_digest(weights)
+        model.load_state_dict(weights)
+        rows_of[candidate.epoch] = evaluate(model, _watched(data.test, callback), config, device)
+        if candidate is chosen:
+            cases, rows = (
+                (data.test, rows_of[chosen.epoch])
+                if data.test_is_validation
+                else (data.validation, state.get("best_rows", []))
+            )
+            path = folder.val_predictions(chosen.epoch)
+            # There are no rows in a checkpoint of an earlier version, and no need for the picture
+            # where it was drawn while the run trained.
+            if rows and not path.exists():
+                draw_predictions(worst_and_median_shown(model, cases, rows, config, device), path)
+    last_rows = rows_of.get(last.epoch)
+    metrics = means(rows_of[chosen.epoch], "test")
+    if last_rows is not None:
+        last_means = means(last_rows, "test")
+        metrics |= {n.replace("test/", "test/last_"): value for n, value in last_means.items()}
+    metrics["time/test_s"] = time.perf_counter() - started
+    metrics["time/train_total_s"] = _train_total_s(folder, state["epoch"])
+    metrics["model/parameters"] = float(sum(p.numel() for p in model.parameters()))
+    result = FinalMetrics(
+        tested_checkpoint=chosen.checkpoint,
+        tested_epoch=chosen.epoch,
+        epochs=state["epoch"],
+        weights_sha256=digests,
+        metrics=metrics,
+        cases=rows_of[chosen.epoch],
+        last_cases=last_rows,
+    )
+    result.write(folder.final_metrics)
+    return result
+
+
+def _candidates(
+    state: Checkpoint, data: Split, folder: RunFolder, device: torch.device
+) -> tuple[_Candidate, _Candidate]:
+    """Return the checkpoint that is chosen for the test, and the last one."""
+
+    def load_best() -> dict[str, Any]:
+        return load_checkpoint(folder.best, device)
+
+    last = _Candidate("last", state["epoch"], lambda: state["model"])
+    if data.test_is_validation:
+        return last, last
+    return _Candidate("best", state["best_epoch"], load_best), last
+
+
+def _watched(cases: Sequence[PreparedCase], callback: Callback) -> Iterator[PreparedCase]:
+    for done, case in enumerate(cases):
+        yield case
+        callback.on_test_case(done + 1)
+
+
+def _train_total_s(folder: RunFolder, epochs: int) -> float:
+    """Return the seconds of training and pretraining."""
+    return sum(entry["time/train_s"] for entry in folder.read_history(epochs)) + sum(
+        entry["time/pretrain_s"] for entry in read_pretraining(folder)
+    )

@@ -1,0 +1,105 @@
+"""MLflow's database is there whole or not at all, however its making or its upgrade ends."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from segmamba.errors import UserError
+from segmamba.orchestration.tracking import database
+from segmamba.orchestration.tracking.database import make_whole, upgrade
+from segmamba.orchestration.tracking.store import open_store
+
+OPEN = """
+import sys
+from segmamba.orchestration.tracking.store import open_store
+print("opening", flush=True)
+open_store(sys.argv[1])
+"""
+
+
+def tables(path):
+    with sqlite3.connect(path) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+
+def leave_half_made(path):
+    """What MLflow leaves where its process ends in the middle of its migrations."""
+    make_whole(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE _alembic_tmp_params (key TEXT)")
+        connection.execute("UPDATE alembic_version SET version_num = '39d1c3be5f05'")
+
+
+def test_a_new_database_is_whole_and_leaves_nothing_beside_it(tmp_path):
+    make_whole(tmp_path / "mlflow.db")
+    assert {"runs", "experiments", "model_versions"} <= tables(tmp_path / "mlflow.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_database_that_is_killed_while_it_is_made_is_made_by_the_next_start(tmp_path):
+    """MLflow itself ends for good in '_alembic_tmp_params already exists'."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPEN, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "opening\n"
+    deadline = time.monotonic() + 30
+    while not any(tmp_path.glob(".mlflow.db.*.new")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.2)  # in the middle of about a second of migrations
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    store = open_store(tmp_path)
+    assert store.create_run("after the kill", {})
+    assert not list(tmp_path.glob(".mlflow.db.*")), "the half-made one is gone too"
+
+
+def test_a_half_made_database_without_runs_is_replaced(tmp_path):
+    leave_half_made(tmp_path / "mlflow.db")
+    assert open_store(tmp_path).create_run("first", {})
+    assert not any(name.startswith("_alembic_tmp") for name in tables(tmp_path / "mlflow.db"))
+
+
+def test_a_database_whose_upgrade_was_interrupted_keeps_its_runs(tmp_path):
+    path = tmp_path / "mlflow.db"
+    run_id = open_store(tmp_path).create_run("kept", {"study": "kept"})
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE _alembic_tmp_params (key TEXT)")
+    upgrade_before = path.read_bytes()
+    make_whole(path)
+    assert not any(name.startswith("_alembic_tmp") for name in tables(path))
+    assert MlflowClient(f"sqlite:///{path}").get_run(run_id).data.tags["study"] == "kept"
+    (backup,) = tmp_path.glob("mlflow.db.before-upgrade-*")
+    assert "_alembic_tmp_params" in tables(backup) and upgrade_before
+
+
+def test_an_upgrade_that_fails_changes_nothing_and_says_so_in_one_line(tmp_path):
+    path = tmp_path / "mlflow.db"
+    open_store(tmp_path).create_run("kept", {})
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'from_the_future'")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"mlflow\.db: .* cannot be upgraded .* not been changed"):
+        upgrade(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.glob("*mlflow.db*") if not p.name.endswith(".lock")] == [
+        "mlflow.db"
+    ]
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database, but longer than an empty file\n" * 100)
+    with pytest.raises(UserError, match=r"mlflow\.db: no SQLite database"):
+        open_store(tmp_path)
+    assert "no database" in (tmp_path / "mlflow.db").read_text(), "it is the user's file"
+
+
+def test_the_version_of_the_installed_mlflow_is_that_of_a_new_database(tmp_path):
+    make_whole(tmp_path / "mlflow.db")
+    assert database._version(tmp_path / "mlflow.db") == database._newest_version()

@@ -1,0 +1,84 @@
+"""What the terminal shows of trials, as lines and as a table."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from segmamba.data.cases import find_cases
+from segmamba.data.preprocess import prepare_cases
+from segmamba.data.splits import Split
+from segmamba.orchestration.engine import trainable
+from segmamba.orchestration.engine.context import StudyContext
+from segmamba.orchestration.engine.progress import StudyProgress
+from segmamba.studies.spec import TrialPlan
+from tests.conftest import write_case
+from tests.tiny import TINY
+
+PLANS = [TrialPlan(arm=arm, seed=0) for arm in ("a", "b")]
+
+
+@pytest.fixture
+def shown():
+    """(StudyProgress of two trials of three epochs, function that gives what it has printed)."""
+    screen = io.StringIO()
+    progress = StudyProgress(Console(file=screen, width=120))
+    progress.trials(PLANS, epochs=3, at_once=1)
+    return progress, screen.getvalue
+
+
+def test_a_line_of_a_trial_gives_its_best_dice_in_points(shown):
+    progress, text = shown
+    progress.started(PLANS[0].key)
+    progress.reported(
+        PLANS[0].key, {"epoch": 3, "val/dice_mean": 0.5, "val/best_dice_mean": 0.7068}
+    )
+    progress.completed(PLANS[0].key)
+    assert text() == "[1/2] a, seed 0: done in 0:00 min, best validation Dice 70.7, 0:00 min left\n"
+    table = io.StringIO()
+    Console(file=table, width=120).print(progress._table())
+    assert "50.0" in table.getvalue() and "70.7" in table.getvalue()
+
+
+def test_a_line_of_a_trial_whose_dice_is_unknown_leaves_it_out(shown):
+    progress, text = shown
+    progress.started(PLANS[0].key)
+    progress.completed(PLANS[0].key)
+    assert text() == "[1/2] a, seed 0: done in 0:00 min, ? left\n"
+
+
+class AnyLog:
+    """Stands in for a RunLog that reaches its store at once."""
+
+    away_because = ""
+
+    def __getattr__(self, name):
+        return lambda *values: None
+
+    def close(self, seconds):
+        return True
+
+
+def test_a_trial_that_was_trained_before_a_resume_is_listed_with_its_best_dice(
+    shown, tmp_path, monkeypatch
+):
+    for number in range(3):
+        write_case(tmp_path, f"BraTS20_Training_{number:03d}", shape=(24, 24, 24), seed=number)
+    cases = prepare_cases(find_cases(tmp_path), tmp_path / "cache", TINY.data, workers=1)
+    split = Split(cases[:1], cases[1:2], cases[2:], False, ())
+    run = SimpleNamespace(trial_log=lambda key, tags: AnyLog())
+    context = StudyContext({"a": TINY}, {None: ({}, split)}, tmp_path, run, {}, 1, "never", "a")
+    reports = []
+    monkeypatch.setattr(StudyContext, "trial_tags", lambda context, plan: {})
+    monkeypatch.setattr(trainable, "report_epoch", lambda *epoch: None)
+    monkeypatch.setattr(trainable, "tune", SimpleNamespace(report=reports.append))
+    for _ in range(2):
+        trainable.run_trial({"trial": PLANS[0]}, context)
+    first, resumed = reports
+    assert resumed["val/best_dice_mean"] == first["val/best_dice_mean"]
+    progress, text = shown
+    progress.started(PLANS[0].key)
+    progress.reported(PLANS[0].key, resumed)
+    progress.completed(PLANS[0].key)
+    assert f"best validation Dice {100 * first['val/best_dice_mean']:.1f}" in text()
