@@ -29,7 +29,7 @@ from figures import Figure, command_line, report
 from segmamba.orchestration.engine.progress import SilentProgress
 
 if TYPE_CHECKING:
-    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.orchestration.engine.context import StudyContext
     from segmamba.studies.spec import TrialPlan
 
 EPOCHS = 3
@@ -233,7 +233,7 @@ def run(trials: int, nodes: int, cores: int, kills: int, folder: Path) -> dict[s
     try:
         for _ in range(nodes):
             cluster.add()
-        with machine_for(cluster.address, 0, folder, context.mlflow_uri) as machine:
+        with machine_for(cluster.address, 0, folder, context.run.store.uri) as machine:
             print(f"{machine.name}; {trials} trials, {kills} nodes will be killed", flush=True)
             trainable.run_trial = simulated_trial
             from ray import cloudpickle, tune

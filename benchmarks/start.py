@@ -30,8 +30,8 @@ def printed(name, after):
             os._exit(0)
         return method(self, *arguments, **options)
     setattr(RunProgress, name, call)
-for name in ("steps", "begin", "step"):
-    printed(name, "step")
+for name in ("steps", "on_begin", "on_step"):
+    printed(name, "on_step")
 from segmamba.cli import main
 sys.argv = ["segmamba", "train", "--preset", "demo", "--device", "cpu"]
 main()
@@ -54,7 +54,7 @@ def seconds_to_first_step(cwd: str) -> tuple[float, list[tuple[str, float]]]:
         timeout=600,
     )
     lines = [line.split() for line in process.stdout.splitlines() if line.startswith("AT ")]
-    if not lines or lines[-1][1] != "step":
+    if not lines or lines[-1][1] != "on_step":
         raise SystemExit(process.stdout + process.stderr)
     phases = [(" ".join(words[1:-1]), float(words[-1]) - began) for words in lines]
     return phases[-1][1], phases

@@ -27,7 +27,7 @@ from segmamba.orchestration.engine.progress import SilentProgress
 from simulated_cluster import accounted, simulated_study, simulated_trial
 
 if TYPE_CHECKING:
-    from segmamba.orchestration.engine.trainable import StudyContext
+    from segmamba.orchestration.engine.context import StudyContext
     from segmamba.studies.spec import TrialPlan
 
 ROOT = Path(__file__).parents[1]

@@ -96,7 +96,7 @@ def _sections() -> Iterator[tuple[str, str, str, list[tuple[str, Any]]]]:
     top = [(name, hint) for name, hint in hints.items() if not dataclasses.is_dataclass(hint)]
     yield "", "Run", "What belongs to no section.", top
     for name, hint in hints.items():
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             fields = typing.get_type_hints(hint)
             names = [field.name for field in dataclasses.fields(hint)]
             yield name, name, _about(hint), [(field, fields[field]) for field in names]
