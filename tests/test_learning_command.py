@@ -1,4 +1,7 @@
-"""Learning options as a user asks for them: with unlabelled cases, killed and resumed."""
+"""Learning beyond the plain loop as a user asks for it, in real processes.
+
+Runs have cases without a segmentation, and are killed and resumed.
+"""
 
 import json
 import random
@@ -13,7 +16,7 @@ from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import splits_of
 from segmamba.screen import no_progress
 from tests import warm
-from tests.conftest import write_case
+from tests.conftest import NEW_NAMES, write_case
 from tests.test_train_command import KILLED, arguments, record_of, run
 from tests.tiny import TINY
 
@@ -27,27 +30,28 @@ EVERYTHING = {
     "train.accumulation": 2,
 }
 OPTIONS = [word for name, value in EVERYTHING.items() for word in ("--set", f"{name}={value}")]
-KILLED_IN_PRETRAINING_TOO = KILLED.replace('("begin", ', '("begin", "on_pretraining_step", ')
+KILLED_IN_PRETRAINING_TOO = KILLED.replace('("on_begin", ', '("on_begin", "on_pretraining_step", ')
+assert KILLED_IN_PRETRAINING_TOO != KILLED
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Six labelled cases, two unlabelled, and an unlabelled second time point of the first."""
+    """Six labelled cases, two without a segmentation, and a second time point of the first patient.
+
+    The second time point has no segmentation either.
+    """
     folder = tmp_path_factory.mktemp("data")
     for number in range(8):
         write_case(
             folder,
             f"BraTS-GLI-{number:05d}-000",
             seed=number,
-            names=NAMES,
+            names=NEW_NAMES,
             et_value=3,
             label=number < 6,
         )
-    write_case(folder, "BraTS-GLI-00000-001", seed=9, names=NAMES, et_value=3, label=False)
+    write_case(folder, "BraTS-GLI-00000-001", seed=9, names=NEW_NAMES, et_value=3, label=False)
     return folder
-
-
-NAMES = {"T1": "-t1n", "T1ce": "-t1c", "T2": "-t2w", "FLAIR": "-t2f", "label": "-seg"}
 
 
 def killed_at(cwd, event, source):
@@ -69,11 +73,8 @@ def test_a_run_with_every_option_killed_anywhere_ends_as_if_nothing_had_happened
     whole = killed_at(calm, 0, source)
     assert whole.returncode == 0, whole.stderr
     total, rng = int(whole.stdout.split()[-1]), random.Random(0)
-    for event in [
-        8,
-        14,
-        *(rng.randrange(total // 4, total) for _ in range(4)),
-    ]:  # the first two while it pretrains
+    while_pretraining = (8, 14)
+    for event in (*while_pretraining, *(rng.randrange(total // 4, total) for _ in range(4))):
         killed_at(stormy, event, source)
     finished = run(stormy, *arguments(source, *OPTIONS, "--resume"))
     assert finished.returncode == 0, finished.stderr
@@ -87,8 +88,8 @@ def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_i
     source, tmp_path
 ):
     short = ["--set", "train.epochs=1", "--set", "train.steps_per_epoch=1"]
-    told = run(tmp_path, *arguments(source, *OPTIONS, *short))
-    assert told.returncode == 0, told.stderr
+    process = run(tmp_path, *arguments(source, *OPTIONS, *short))
+    assert process.returncode == 0, process.stderr
     environment = json.loads(
         (tmp_path / "Results" / "SegMamba_Run01" / "environment.json").read_text()
     )
@@ -97,7 +98,7 @@ def test_cases_without_a_segmentation_are_learnt_from_where_an_option_asks_for_i
     assert ("BraTS-GLI-00000-001" in split["unlabelled"]) == (
         "BraTS-GLI-00000-000" in split["train"]
     ), "nothing of a tested patient"
-    assert "cases without a segmentation serve as unlabelled" in told.stdout + told.stderr
+    assert "cases without a segmentation serve as unlabelled" in process.stdout + process.stderr
 
 
 def test_unlabelled_cases_are_looked_for_only_where_an_arm_learns_from_images(source):

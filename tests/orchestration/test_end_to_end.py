@@ -29,7 +29,7 @@ ARMS = ("control 2", "depth 2")
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(working folder, finished process) of a study of two arms, one seed, one epoch, started cold."""
+    """(working folder, finished process) of a study of two arms, one seed and one epoch."""
     cwd = tmp_path_factory.mktemp("study")
     settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     arms = [part for arm in ARMS for part in ("--arms", arm)]
