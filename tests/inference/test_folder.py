@@ -42,9 +42,10 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-@pytest.fixture
-def predictor(tmp_path):
-    return load_predictor([write_run(tmp_path / f"run{seed}", seed)[0] for seed in range(2)], "cpu")
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    home = tmp_path_factory.mktemp("runs")
+    return load_predictor([write_run(home / f"run{seed}", seed)[0] for seed in range(2)], "cpu")
 
 
 def outcomes_of(predictor, data, outputs):
