@@ -91,7 +91,7 @@ def test_the_loss_falls_on_data_that_can_be_learnt(data):
     assert losses[-1] < 0.75 * losses[0]
 
 
-def test_accumulating_two_batches_of_one_equals_one_batch_of_two(large_data):
+def test_accumulating_two_batches_of_one_equals_one_batch_of_two(data):
     base = {
         "train.epochs": 1,
         "train.steps_per_epoch": 1,
@@ -105,7 +105,7 @@ def test_accumulating_two_batches_of_one_equals_one_batch_of_two(large_data):
             iter(
                 fit(
                     TINY.changed(base | {"train.batch_size": b, "train.accumulation": 2 // b}),
-                    large_data,
+                    data,
                     CPU,
                 )
             )
