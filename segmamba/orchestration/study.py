@@ -29,6 +29,7 @@ from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec, resolve
 
 if TYPE_CHECKING:
+    from segmamba.orchestration.engine.context import TrialFunction
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.resource_plan import ResourcePlan
     from segmamba.orchestration.engine.resources import Resources
@@ -104,7 +105,9 @@ def open_study(
             held.enter_context(locked(folder))
             statuses = held.enter_context(_running(run, progress))
             context = study_context(ready, options, study, resources, run=run, folder=folder)
-            StudyRunner(ready, options, study, resources, context, progress).run()
+            StudyRunner(
+                ready, options, study, resources, context, progress, _trial_function()
+            ).run()
         concluded = _concluded(ready.spec, run, folder, progress)
         statuses.append(_final_status(concluded))
         yield concluded, folder
@@ -156,6 +159,13 @@ def _opened(options: StudyOptions) -> tuple[Store, dict[str, str]]:
     from segmamba.orchestration.tracking.store import open_store
 
     return open_store(options.output), describe_environment()
+
+
+def _trial_function() -> TrialFunction:
+    """What each trial runs in a process of its own; Ray's start has imported it by now."""
+    from segmamba.orchestration.engine.trainable import run_trial
+
+    return run_trial
 
 
 def _close_abandoned(store: Store, name: str, progress: ProgressDisplay) -> None:

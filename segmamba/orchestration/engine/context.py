@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from segmamba.data.splits import Split
     from segmamba.orchestration.tracking.study_run import StudyRun
 
+TrialFunction = Callable[[dict[str, TrialPlan], "StudyContext"], None]
+"""A trial as Ray runs it: it gets {"trial": TrialPlan} and what all trials of the study share."""
 PLAIN_ARM = re.compile(r"[A-Za-z0-9_(][A-Za-z0-9_.:°+=,()' ]{0,79}")  # at most 160 bytes
 DIGEST_CHARACTERS = 12
 READABLE_CHARACTERS = 60  # of a name that ends in a digest

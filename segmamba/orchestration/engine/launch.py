@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     from segmamba.config import Config
+    from segmamba.orchestration.engine.context import TrialFunction
     from segmamba.orchestration.engine.population_rounds import Rounds
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.search import SpaceSearch
@@ -42,6 +43,8 @@ class TrialLauncher:
     context: StudyContext
     resources: Resources
     progress: ProgressDisplay
+    trial: TrialFunction | None = None
+    """What Ray runs for each trial; None is `run_trial` of trainable.py."""
 
     def run_trials(self, plans: Sequence[TrialPlan], *, scheduler: str, base: Config) -> None:
         """Train and test the arms.
@@ -132,7 +135,7 @@ class TrialLauncher:
 
             callback = FinishRuns(self.context, self.progress)
             trainable = tune.with_resources(
-                tune.with_parameters(run_trial, context=self.context),
+                tune.with_parameters(self.trial or run_trial, context=self.context),
                 {"cpu": self.resources.cpus, "gpu": self.resources.gpus},
             )
             tuner = tune.Tuner(

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segmamba.orchestration.engine.context import StudyContext
+from segmamba.orchestration.engine.context import StudyContext, TrialFunction
 from segmamba.orchestration.engine.planning import announce, fold_changes, infeasible_arms
 from segmamba.studies.spec import FOUND, Stage, TrialPlan
 
@@ -37,6 +37,8 @@ class StudyRunner:
     resources: Resources
     context: StudyContext
     progress: ProgressDisplay
+    trial: TrialFunction
+    """What Ray runs for each trial."""
 
     def run(self) -> None:
         """Search, where there is a space; then run every arm with every seed on every fold."""
@@ -56,7 +58,7 @@ class StudyRunner:
 
         base = self.ready.base
         self.progress.trials(plans, base.train.epochs, self.resources.at_once)
-        launcher = TrialLauncher(self.context, self.resources, self.progress)
+        launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
         launcher.run_trials(plans, scheduler=self.arms_scheduler, base=base)
 
     @property
@@ -124,7 +126,7 @@ class StudyRunner:
         from segmamba.orchestration.engine.search import SpaceSearch
 
         space, base = self.ready.spec.space, self.ready.base
-        launcher = TrialLauncher(self.context, self.resources, self.progress)
+        launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
         if rounds:
             launcher.run_population(space, rounds, ended=ended, base=base)
             return

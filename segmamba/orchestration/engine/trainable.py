@@ -116,7 +116,10 @@ def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str,
 
 
 def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any]:
-    """Run the trial to its end: what it reports there."""
+    """Run the trial to its end: what it reports there.
+
+    The training loop is `segmamba.training.fit.fit`; `TrackedRun` saves and logs what it yields.
+    """
     plan, folder, epochs = trial.plan, trial.folder, config.train.epochs
     record_environment(folder, data, trial.device, len(folder.read_history(epochs)))
     run = TrackedRun(data, folder, trial.device, trial.log)
