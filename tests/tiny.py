@@ -17,7 +17,6 @@ TINY_CHANGES = {
     "train.steps_per_epoch": 2,
     "train.validate_every_epochs": 1,
     "optim.warmup_epochs": 1,
-    "inference.overlap": 0.25,
 }
 TINY = preset("demo").changed(TINY_CHANGES)
 """For cases of 1 mm with sides of at least 16 voxels, as `tests.conftest.write_case` makes them."""
