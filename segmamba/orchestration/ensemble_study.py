@@ -270,7 +270,10 @@ def register_ensemble(
     }
     version = register_networks(store, run_id, NAME, networks, description=DESCRIPTION, tags=tags)
     champion = champion_of(store, NAME)
-    rival = champion.tags if champion else {}
+    rival = dict(champion.tags) if champion else {}
+    for name in ("cases", "dice_mean"):  # as versions before 0.2 called them
+        if f"minival_{name}" in rival:
+            rival.setdefault(f"validation_{name}", rival[f"minival_{name}"])
     wins = rival.get("validation_cases") != tags["validation_cases"] or (
         float(tags["validation_dice_mean"]) >= float(rival["validation_dice_mean"])
     )

@@ -204,6 +204,11 @@ def _mark(folder: RunFolder, *, finished: bool) -> None:
 
 def _check_same_data(folder: RunFolder, record: dict[str, Any], data: Split) -> None:
     for name, ids in record["split"].items():
+        if not hasattr(data, name):
+            raise UserError(
+                f"--resume: {folder.root.name} was begun by a version before 0.2; go on with that "
+                "version, or start a new run"
+            )
         if ids != [case.id for case in getattr(data, name)]:
             raise UserError(
                 f"--resume: the {name} cases are not those that {folder.root.name} began with; "
@@ -243,7 +248,7 @@ def _tags(
 
     return {
         "dataset": data.source,
-        "labels_convention": " + ".join(sorted({c.convention for c in data.cases})),
+        "labels_convention": " + ".join(sorted({c.convention for c in data.found.labelled})),
         "seed": str(config.seed),
         "git_commit": record["environment"]["git commit"],
         "folder": str(folder.root),

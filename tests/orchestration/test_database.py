@@ -103,3 +103,20 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
 def test_the_version_of_the_installed_mlflow_is_that_of_a_new_database(tmp_path):
     make_whole(tmp_path / "mlflow.db")
     assert database._version(tmp_path / "mlflow.db") == database._newest_version()
+
+
+def test_another_programs_database_is_named_and_left_as_it_is(tmp_path):
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE precious (value TEXT)")
+        connection.execute("INSERT INTO precious VALUES ('kept')")
+    with pytest.raises(UserError, match="a database of another program"):
+        open_store(tmp_path)
+    assert "precious" in tables(tmp_path / "mlflow.db")
+
+
+def test_a_store_without_runs_keeps_its_experiments_and_models(tmp_path):
+    client = open_store(tmp_path).client
+    client.create_experiment("mine")
+    client.create_registered_model("kept")
+    make_whole(tmp_path / "mlflow.db")
+    assert client.get_registered_model("kept").name == "kept"

@@ -23,8 +23,9 @@ UPGRADE_LIMIT_S = 600.0
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file that a store's URI names, or None for a store that is no SQLite file."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    """Return the file that a store's URI names, or None where it names no plain SQLite file."""
+    plain = uri.startswith(SQLITE) and "?" not in uri
+    return Path(uri.removeprefix(SQLITE)) if plain else None
 
 
 def make_whole(path: Path) -> None:
@@ -42,13 +43,19 @@ def make_whole(path: Path) -> None:
         _create(path)
         return
     tables = _tables(path)
-    whole = "runs" in tables and not any(name.startswith("_alembic_tmp_") for name in tables)
-    if whole and (_rows(path, "runs") or _version(path) == _newest_version()):
+    if tables and not tables & {"alembic_version", "experiments", "runs"}:
+        raise UserError(
+            f"{path}: a database of another program; correct or unset MLFLOW_TRACKING_URI, or give "
+            "another --output"
+        )
+    temporary = any(name.startswith("_alembic_tmp_") for name in tables)
+    complete = {"experiments", "runs"} <= tables and not temporary
+    if complete and _version(path) == _newest_version():
         return
-    if not _rows(path, "runs") and not _rows(path, "model_versions"):
-        kept = _set_aside(path)
+    used = ("runs", "model_versions", "registered_models")
+    if not complete and not any(_rows(path, table) for table in used):
+        _set_aside(path)
         _create(path)
-        kept.unlink(missing_ok=True)  # it held neither a run nor a model
         return
     upgrade(path)
 
@@ -85,11 +92,6 @@ def upgrade(path: Path) -> Path:
         _copy(path, kept)
         _rename(copy, path)
     return kept
-
-
-def is_outdated(error: Exception) -> bool:
-    """Return whether MLflow refuses a database because an older version wrote it."""
-    return "out-of-date database schema" in str(error)
 
 
 def _create(path: Path) -> None:
@@ -148,6 +150,10 @@ def _tables(path: Path) -> set[str]:
         return {
             name for (name,) in _query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")
         }
+    except sqlite3.OperationalError as error:
+        raise UserError(
+            f"{path}: cannot be read now ({error}); end what uses it, then try again"
+        ) from error
     except sqlite3.DatabaseError as error:
         raise UserError(
             f"{path}: no SQLite database ({error}); move it away, or give another --output"

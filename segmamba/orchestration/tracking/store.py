@@ -20,10 +20,8 @@ from mlflow.exceptions import MlflowException
 from segmamba.errors import UserError
 from segmamba.orchestration.tracking.database import (
     SQLITE,
-    is_outdated,
     make_whole,
     sqlite_path,
-    upgrade,
 )
 from segmamba.orchestration.tracking.outbox import is_away, reason_of
 
@@ -200,20 +198,14 @@ def open_store(results: str | Path) -> Store:
     results.mkdir(parents=True, exist_ok=True)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     path = sqlite_path(uri)
-    location = (results / "mlartifacts").as_uri() if path else None
+    location = (results / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
     # Behind a lock: SQLite migrations of two processes at once destroy each other.
     try:
-        with FileLock(results / ".mlflow.lock"), _few_retries():
+        with FileLock((path.parent if path else results) / ".mlflow.lock"), _few_retries():
             if path:
                 make_whole(path)
             client = _client(uri)
-            try:
-                experiment = client.get_experiment_by_name(name)
-            except MlflowException as error:
-                if not (path and is_outdated(error)):
-                    raise
-                upgrade(path)
-                experiment = client.get_experiment_by_name(name)
+            experiment = client.get_experiment_by_name(name)
             if experiment:
                 return Store(uri, experiment.experiment_id)
             return Store(uri, client.create_experiment(name, artifact_location=location))

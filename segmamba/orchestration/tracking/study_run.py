@@ -56,19 +56,27 @@ class StudyRun:
     def begin(self) -> None:
         """Set the run RUNNING, and count a start and the seconds of the starts before it."""
         tags = self.store.client.get_run(self.run_id).data.tags
-        earlier_s = float(tags.get(EARLIER_S_TAG, 0.0))
-        if tags.get(BEGAN_TAG):  # that start was killed: it worked at least until a trial ended
-            last_ms = max((run.info.end_time or 0 for run in self.children()), default=0)
-            earlier_s += max(0.0, last_ms / 1000 - float(tags[BEGAN_TAG]))
+        earlier_s = self.killed_after_s() if tags.get(BEGAN_TAG) else tags.get(EARLIER_S_TAG, 0.0)
         self.store.reopen_run(self.run_id)
         self.store.set_tags(
             self.run_id,
             {
                 STARTS_TAG: int(tags.get(STARTS_TAG, 0)) + 1,
-                EARLIER_S_TAG: f"{earlier_s:.1f}",
+                EARLIER_S_TAG: f"{float(earlier_s):.1f}",
                 BEGAN_TAG: f"{time.time():.1f}",
             },
         )
+
+    def killed_after_s(self) -> float:
+        """Return the seconds of work where the last start was killed: until its last ended trial.
+
+        A trial that was running then is KILLED later, which is no sign of work.
+        """
+        tags = self.store.client.get_run(self.run_id).data.tags
+        ended = [run for run in self.children() if run.info.status in ("FINISHED", "FAILED")]
+        last_s = max((run.info.end_time or 0 for run in ended), default=0) / 1000
+        this_start_s = max(0.0, last_s - float(tags.get(BEGAN_TAG) or last_s))
+        return float(tags.get(EARLIER_S_TAG, 0.0)) + this_start_s
 
     def children(self) -> list[Run]:
         """Return the runs of all trials that have begun, however many."""
@@ -259,8 +267,11 @@ def close_abandoned(store: Store, is_abandoned: Callable[[str], bool]) -> list[s
     closed = []
     for run in store.search("tags.kind = 'study' and attributes.status = 'RUNNING'"):
         if is_abandoned(run.data.tags.get(FOLDER_TAG, "")):
-            StudyRun(store, run.info.run_id).close_stopped_trials()
-            store.end_run(run.info.run_id, "KILLED")
+            study = StudyRun(store, run.info.run_id)
+            seconds = study.killed_after_s()
+            study.close_stopped_trials()
+            store.set_tags(study.run_id, {EARLIER_S_TAG: f"{seconds:.1f}", BEGAN_TAG: ""})
+            store.end_run(study.run_id, "KILLED")
             closed.append(run.data.tags["study"])
     return closed
 

@@ -34,7 +34,7 @@ class TrackedRun:
     device: torch.device
     log: Log
     callback: Callback = field(default_factory=Callback)
-    _shown: set[Path] = field(default_factory=set)
+    _shown: set[tuple[Path, int]] = field(default_factory=set)
     """Pictures that the log has."""
 
     def begin(self) -> None:
@@ -63,6 +63,7 @@ class TrackedRun:
             self._log_pictures()
             yield epoch
         self.log.log_history(self.folder.read_history(config.train.epochs))
+        self._log_pictures()
 
     def test(self, config: Config) -> FinalMetrics:
         """Test the trained run, unless its folder has the result already, and log what came of it.
@@ -83,6 +84,7 @@ class TrackedRun:
         return final
 
     def _log_pictures(self) -> None:
-        pictures = set(self.folder.plots.glob("*.png"))
-        self.log.log_files(sorted(pictures - self._shown), "plots")
+        """Log the pictures that are new or were drawn again."""
+        pictures = {(path, path.stat().st_mtime_ns) for path in self.folder.plots.glob("*.png")}
+        self.log.log_files(sorted(path for path, _ in pictures - self._shown), "plots")
         self._shown = pictures
