@@ -53,22 +53,23 @@ def report(
 def _print_studies(rows: list[dict[str, Any]]) -> None:
     """Print the rows of `list_studies` as a table."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     table.add_column("study", no_wrap=True)
     table.add_column("began", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("trials", justify="right", no_wrap=True)
-    table.add_column("best Dice", justify="right", no_wrap=True)
+    table.add_column("best mean Dice", justify="right", no_wrap=True)
     table.add_column("answer")
     for row in rows:
         best = row["best_dice_mean"]
         table.add_row(
-            row["study"],
+            Text(row["study"]),
             row["began"],
             row["state"],
             f"{row['finished']}/{row['trials']}",
             "" if best is None else points(best),
-            row["verdict"] or row["question"],
+            Text(row["verdict"] or row["question"]),  # an arm's name may look like markup
         )
     console().print(table)
