@@ -25,6 +25,8 @@ from segmamba.data.strata import (
 )
 from segmamba.errors import UserError
 
+SETS = ("train", "validation", "test")
+"""The sets of a Split that every study has."""
 FEWEST_PATIENTS_FOR_THREE_SETS = 5  # with fewer, train would keep only one or two
 
 

@@ -29,14 +29,13 @@ from segmamba.orchestration.tracking.registry import (
     champion_of,
     register_networks,
 )
-from segmamba.orchestration.tracking.store import Store, open_store
+from segmamba.orchestration.tracking.store import Store, open_store, prose
 from segmamba.reports.ensemble_report import write_ensemble_report
 from segmamba.screen import Progress
 from segmamba.studies.ensemble_verdict import Ensemble, answer, verdict_sentence
 from segmamba.studies.results import Study, Trial
 
 PAPER_POSTPROCESS = PostprocessConfig(min_component_voxels=(100, 100, 100))
-PLAIN = "plain"
 NAME = "segmamba-ensemble"
 DESCRIPTION = f"Networks that vote softly; `segmamba predict --model models:/{NAME}@{ALIAS}`"
 LOGGED = ("dice_mean", "dice_ET", "dice_TC", "dice_WT", "hd95_mm_ET", "hd95_mm_TC", "hd95_mm_WT")
@@ -201,7 +200,7 @@ def _log(ensemble: Ensemble, store: Store, report: Path) -> None:
         run_id,
         {
             "answer": answer(ensemble),
-            "verdict": verdict_sentence(ensemble),
+            "verdict": prose(verdict_sentence(ensemble)),
             "seconds": json.dumps(ensemble.seconds),
         },
     )

@@ -20,7 +20,7 @@ from segmamba.files import check_writable, locked
 from segmamba.inference.predictor import load_predictor
 from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG
-from segmamba.orchestration.tracking.store import Store, open_store
+from segmamba.orchestration.tracking.store import Store, open_store, prose
 from segmamba.orchestration.tracking.study_run import PARENT_TAG, TRIAL_TAG
 from segmamba.reports.inference_report import write_inference_report
 from segmamba.studies.inference_results import InferenceAblation
@@ -164,7 +164,8 @@ def _log(result: InferenceAblation, store: Store, report: Path) -> None:
         client.log_artifact(result.run_id, str(path))
     client.log_artifacts(result.run_id, str(report.parent / "plots"), "plots")
     best = max(result.arms, key=lambda arm: result.mean(arm, "dice_mean"))
-    store.set_tags(result.run_id, {"best_arm": best, "cases": json.dumps(result.data.test)})
+    cases = prose(json.dumps(result.data.test))
+    store.set_tags(result.run_id, {"best_arm": best, "cases": cases})
 
 
 def _log_arm(result: InferenceAblation, store: Store, arm: str) -> None:

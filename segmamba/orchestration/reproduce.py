@@ -15,8 +15,8 @@ from segmamba.config import load_config
 from segmamba.data.source import source_changes
 from segmamba.errors import UserError
 from segmamba.orchestration.single import FinishedRun, RunOptions, run_single
+from segmamba.orchestration.tracking.log import WEIGHTS_TAG
 from segmamba.orchestration.tracking.store import Store, open_store
-from segmamba.orchestration.tracking.tracked_run import WEIGHTS_TAG
 from segmamba.screen import print_line
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -218,7 +219,7 @@ def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
         run.end(status)
 
     retry, statuses = run.store.retry, []  # type: ignore[var-annotated]  # filled by the block
-    retry(run.begin, progress.say)
+    retry(functools.partial(run.begin, time.time()), progress.say)
     try:
         yield statuses
     except StudyHalted:

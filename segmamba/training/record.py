@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from segmamba.data.splits import Split
+from segmamba.data.splits import SETS, Split
 from segmamba.environment import all_packages, describe_environment, git_diff
 from segmamba.files import write_json
 from segmamba.training.run_folder import RunFolder
 
-SETS = ("train", "validation", "test")
 BLOCKS = 4
 BLOCK_BYTES = 2**14
 """The data's digest takes BLOCKS blocks of BLOCK_BYTES from each array. Reading every byte of a

@@ -1,7 +1,14 @@
 """Runs that a dead driver left RUNNING are closed by the next study, a living one's are not."""
 
+import json
+import time
+
+import pytest
+from mlflow.entities import RunStatus
+
 from segmamba.orchestration.tracking.store import open_store
-from segmamba.orchestration.tracking.study_run import STOPPED_REASON, close_abandoned
+from segmamba.orchestration.tracking.study_run import STOPPED_REASON, StudyRun, close_abandoned
+from segmamba.studies.results import Trial
 
 
 def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_path):
@@ -31,3 +38,30 @@ def test_only_the_studies_whose_driver_is_gone_are_closed_with_their_trials(tmp_
         "FINISHED",
     ]
     assert close_abandoned(store, lambda folder: "dead" in folder) == []
+
+
+def test_a_killed_start_worked_until_its_last_ended_trial_and_is_counted_once(tmp_path):
+    store = open_store(tmp_path)
+    tags = {"kind": "study", "study": "dead_Run01", "folder": "/results/dead"}
+    run = StudyRun(store, store.create_run("dead_Run01", tags))
+    began = time.time() - 8 * 3600
+    for _ in range(2):  # the answer to the first call was lost
+        run.begin(began)
+    done, _ = (run.start_trial(f"a, seed {seed}", {}) for seed in range(2))
+    store.client._tracking_client.store.update_run_info(
+        done, RunStatus.FINISHED, int(1000 * (began + 90)), "a, seed 0"
+    )
+    close_abandoned(store, lambda folder: True)
+    assert run.seconds() == pytest.approx(90, abs=0.2), "the night does not count"
+    run.begin(time.time())
+    assert store.client.get_run(run.run_id).data.tags["starts"] == "2"
+    assert 90 <= run.seconds() + 0.2 < 100
+
+
+def test_what_a_tag_holds_as_json_is_whole(tmp_path):
+    store = open_store(tmp_path)
+    run = StudyRun(store, store.create_run("search", {}))
+    shares = {f"optim.setting_{number}": 1 / 3 for number in range(150)}
+    run.log_search_result(Trial(run_id="", arm="t", seed=0, status="FINISHED"), shares)
+    stored = store.client.get_run(run.run_id).data.tags["importance"]
+    assert len(stored) > 5000 and json.loads(stored) == shares

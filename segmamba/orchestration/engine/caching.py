@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmamba.data.preprocess import prepare_cases
+from segmamba.data.splits import SETS, Split
 from segmamba.errors import UserError
 from segmamba.screen import Progress, no_progress
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from segmamba.config import DataConfig
     from segmamba.data.case import Case
     from segmamba.data.preprocess import PreparedCase
-    from segmamba.data.splits import Split
 
-SETS = ("train", "validation", "test", "unlabelled")
+READ = (*SETS, "unlabelled")
+"""The sets of a split whose files a trial reads."""
 
 
 def prepare_on_nodes(
@@ -118,7 +119,7 @@ def split_on_this_node(
     Returns:
         The same split, whose PreparedCases lie on this node.
     """
-    groups = {name: getattr(split, name) for name in SETS}
+    groups = {name: getattr(split, name) for name in READ}
     wanted = {case.id for group in groups.values() for case in group}
     prepared = {
         case.id: case

@@ -17,7 +17,8 @@ from segmamba.orchestration.engine.failures import (
 )
 from segmamba.orchestration.engine.progress import ProgressDisplay, SilentProgress
 from segmamba.orchestration.tracking.outbox import Outbox
-from segmamba.orchestration.tracking.study_run import INFEASIBLE_TAG, STOPPED_TAG
+from segmamba.orchestration.tracking.run_log import STOPPED_TAG
+from segmamba.orchestration.tracking.study_run import INFEASIBLE_TAG
 from segmamba.studies.spec import TrialPlan
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmamba.config import Config
-from segmamba.data.splits import Split, read_splits
+from segmamba.data.splits import SETS, Split, read_splits
 from segmamba.errors import UserError
 from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from segmamba.orchestration.engine.options import StudyOptions
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.resources import Resources
-
-SETS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmamba.data.splits import SETS
 from segmamba.errors import UserError
 from segmamba.studies.spec import FOUND
 
 if TYPE_CHECKING:
     from segmamba.studies.results import Study
-
-SETS = ("train", "validation", "test")
 
 
 def check_place(began_in: str, folder: Path) -> None:

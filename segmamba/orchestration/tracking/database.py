@@ -72,7 +72,7 @@ def upgrade(path: Path) -> Path:
     Raises:
         UserError: MLflow cannot upgrade it; nothing has changed.
     """
-    with _beside(path) as copy:
+    with _no_writer(path), _beside(path) as copy:
         _copy(path, copy)
         with contextlib.closing(sqlite3.connect(copy)) as database, database:
             for name in _tables(copy):
@@ -120,20 +120,32 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _rename(new: Path, path: Path) -> None:
-    """Let a whole database take the place of `path`, whose journals belong to the old one."""
-    for ending in JOURNALS:
-        Path(f"{path}{ending}").unlink(missing_ok=True)
+    """Let a whole database take the place of `path`, then remove the old one's journals."""
     with new.open("rb") as file:
         os.fsync(file.fileno())
     new.replace(path)
-
-
-def _set_aside(path: Path) -> Path:
-    kept = path.with_name(f"{path.name}.incomplete")
-    _rename(path, kept)
     for ending in JOURNALS:
         Path(f"{path}{ending}").unlink(missing_ok=True)
-    return kept
+
+
+def _set_aside(path: Path) -> None:
+    _rename(path, path.with_name(f"{path.name}.incomplete"))
+    for ending in JOURNALS:
+        Path(f"{path}{ending}").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _no_writer(path: Path) -> Iterator[None]:
+    """Keep every other process from writing to a database while the block runs."""
+    with contextlib.closing(sqlite3.connect(path)) as held:
+        try:
+            held.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{path}: cannot be upgraded now ({error}); end what uses it, then try again"
+            ) from error
+        yield
+        held.rollback()
 
 
 def _copy(source: Path, target: Path) -> None:

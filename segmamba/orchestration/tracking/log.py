@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from segmamba.data.splits import Split
 
+WEIGHTS_TAG = "weights_sha256_"
+"""With "best" or "last" behind it: the tag that holds the digest of a checkpoint's weights."""
+
 
 class Log(Protocol):
     """Takes what a training run has to say. No call waits for a server, but for `close`."""

@@ -12,6 +12,8 @@ import segmamba
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
+from segmamba.orchestration.tracking.log import WEIGHTS_TAG
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG
 from segmamba.orchestration.tracking.store import Store
 
 DIGEST_TAG, REUSED_TAG = "trial_digest", "reused_from"
@@ -71,7 +73,7 @@ def finished_run(store: Store, digest: str) -> Run | None:
         order_by="attributes.start_time ASC",
         limit=100,
     )
-    passed_over = {REUSED_TAG, "stopped_by"}
+    passed_over = {REUSED_TAG, STOPPED_TAG}
     return next((run for run in runs if not passed_over & run.data.tags.keys()), None)
 
 
@@ -96,13 +98,13 @@ def take_over(store: Store, source: Run, target_id: str, table: str) -> None:
         path = store.client.download_artifacts(source.info.run_id, table)
         store.client.log_artifact(target_id, path)
     study = source.data.tags.get("study", "another study")
-    weights = {k: v for k, v in source.data.tags.items() if k.startswith("weights_sha256_")}
+    weights = {k: v for k, v in source.data.tags.items() if k.startswith(WEIGHTS_TAG)}
     store.set_tags(
         target_id,
         weights
         | {
-            "reason": f"reused from {study} (run {source.info.run_id})",
+            REASON_TAG: f"reused from {study} (run {source.info.run_id})",
             REUSED_TAG: source.info.run_id,
-            "folder": source.data.tags.get("folder", ""),
+            FOLDER_TAG: source.data.tags.get(FOLDER_TAG, ""),
         },
     )

@@ -18,10 +18,10 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from segmamba.data.splits import Split
 from segmamba.orchestration.tracking.outbox import Outbox
-from segmamba.orchestration.tracking.store import Store, fail_fast, metric_entities, quiet
+from segmamba.orchestration.tracking.store import Store, fail_fast, metric_entities, prose, quiet
 
 TEST_TABLE = "test_cases.json"
-REASON_TAG, FOLDER_TAG, KEY_TAG = "reason", "folder", "run_key"
+REASON_TAG, FOLDER_TAG, KEY_TAG, STOPPED_TAG = "reason", "folder", "run_key", "stopped_by"
 CLOSING_PATIENCE_S = 60.0
 """How long the end of a run waits for a server that is away."""
 
@@ -94,7 +94,8 @@ class RunLog:
 
     def log_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags of the run."""
-        self._outbox.put(lambda: self._store.set_tags(self.run_id, tags))
+        texts = {name: prose(value) for name, value in tags.items()}
+        self._outbox.put(lambda: self._store.set_tags(self.run_id, texts))
 
     def log_reason(self, reason: str) -> None:
         """Say why the run did not finish."""

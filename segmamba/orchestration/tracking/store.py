@@ -144,8 +144,9 @@ class Store:
             self.client.log_batch(run_id, metrics=entities[at : at + BATCH_METRICS])
 
     def set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
-        """Set tags in one request; longer values are cut at TAG_LENGTH."""
-        self.client.log_batch(run_id, tags=tag_entities(tags))
+        """Set tags in one request."""
+        entities = [RunTag(name, str(value)) for name, value in tags.items()]
+        self.client.log_batch(run_id, tags=entities)
 
     def has_artifact(self, run_id: str, name: str) -> bool:
         """Return whether a run has an artifact of this name at its top level."""
@@ -171,9 +172,9 @@ def metric_entities(metrics: Mapping[str, float], step: int) -> list[Metric]:
     return [Metric(name, float(value), now, step) for name, value in metrics.items()]
 
 
-def tag_entities(tags: Mapping[str, object]) -> list[RunTag]:
-    """Return MLflow's tags, values cut at TAG_LENGTH."""
-    return [RunTag(name, str(value)[:TAG_LENGTH]) for name, value in tags.items()]
+def prose(text: object) -> str:
+    """Return a text for people as a tag takes it, cut at TAG_LENGTH; JSON must not be cut."""
+    return str(text)[:TAG_LENGTH]
 
 
 def store_uri(results: str | Path) -> str:

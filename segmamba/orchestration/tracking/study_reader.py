@@ -7,7 +7,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from segmamba.errors import UserError
-from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, TEST_TABLE
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.store import Store
 from segmamba.orchestration.tracking.study_run import (
     CHANGES_TAG,
@@ -17,7 +17,6 @@ from segmamba.orchestration.tracking.study_run import (
     INFEASIBLE_TAG,
     SCHEDULE_FILE,
     STARTS_TAG,
-    STOPPED_TAG,
     TRIAL_TAG,
     StudyRun,
 )

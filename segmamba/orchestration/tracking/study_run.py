@@ -19,17 +19,18 @@ from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take
 from segmamba.orchestration.tracking.run_log import (
     FOLDER_TAG,
     REASON_TAG,
+    STOPPED_TAG,
     TEST_TABLE,
     RunLog,
     dataset_inputs,
 )
-from segmamba.orchestration.tracking.store import Store
+from segmamba.orchestration.tracking.store import Store, prose
 from segmamba.studies.results import Study, Trial
 from segmamba.studies.spec import Stage
 
 STUDY_FILE = "study.json"
 PARENT_TAG, TRIAL_TAG, FOUND_TAG, CHANGES_TAG = "mlflow.parentRunId", "trial", "found", "changes"
-STOPPED_TAG, INFEASIBLE_TAG, IMPORTANCE_TAG = "stopped_by", "infeasible", "importance"
+INFEASIBLE_TAG, IMPORTANCE_TAG = "infeasible", "importance"
 COPIED_TAG, SCHEDULE_FILE = "copied", "schedule.json"
 STARTS_TAG, EARLIER_S_TAG, BEGAN_TAG = "starts", "earlier_s", "start_began"
 """How often the study was started, its seconds of work in starts that have ended, and when, in
@@ -53,9 +54,16 @@ class StudyRun:
         """Return what `start_study` kept, as plain JSON."""
         return json.loads(self.store.artifact_text(self.run_id, STUDY_FILE))
 
-    def begin(self) -> None:
-        """Set the run RUNNING, and count a start and the seconds of the starts before it."""
-        tags = self.store.client.get_run(self.run_id).data.tags
+    def begin(self, now: float) -> None:
+        """Set the run RUNNING, and count a start and the seconds of the starts before it.
+
+        Args:
+            now: When the start began, in seconds since 1970. Repeated with the same, as a call is
+                whose answer was lost, nothing is counted twice.
+        """
+        tags, began = self.store.client.get_run(self.run_id).data.tags, f"{now:.3f}"
+        if tags.get(BEGAN_TAG) == began:
+            return
         earlier_s = self.killed_after_s() if tags.get(BEGAN_TAG) else tags.get(EARLIER_S_TAG, 0.0)
         self.store.reopen_run(self.run_id)
         self.store.set_tags(
@@ -63,7 +71,7 @@ class StudyRun:
             {
                 STARTS_TAG: int(tags.get(STARTS_TAG, 0)) + 1,
                 EARLIER_S_TAG: f"{float(earlier_s):.1f}",
-                BEGAN_TAG: f"{time.time():.1f}",
+                BEGAN_TAG: began,
             },
         )
 
@@ -145,7 +153,7 @@ class StudyRun:
         run = self.child(key)
         run_id = run.info.run_id if run else self.start_trial(key, tags())
         if reason and not (run and REASON_TAG in run.data.tags):
-            self.store.set_tags(run_id, {REASON_TAG: reason})
+            self.store.set_tags(run_id, {REASON_TAG: prose(reason)})
         self.store.set_tags(run_id, marks or {})
         self.store.end_run(run_id, status)
 
@@ -203,7 +211,7 @@ class StudyRun:
             client.log_artifact(self.run_id, str(path))
         if (report.parent / "plots").is_dir():
             client.log_artifacts(self.run_id, str(report.parent / "plots"), "plots")
-        tags = {"answer": answer.answer, "verdict": answer.sentence}
+        tags = {"answer": answer.answer, "verdict": prose(answer.sentence)}
         best = best_tested(study)
         if best:
             self.store.log_metrics(

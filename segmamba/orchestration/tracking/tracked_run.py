@@ -12,7 +12,7 @@ import torch
 
 from segmamba.config import Config
 from segmamba.data.splits import Split
-from segmamba.orchestration.tracking.log import Log
+from segmamba.orchestration.tracking.log import WEIGHTS_TAG, Log
 from segmamba.training.callback import Callback
 from segmamba.training.drawing import NoPictures, PictureDrawer
 from segmamba.training.final_metrics import FinalMetrics, read_final_metrics
@@ -20,9 +20,6 @@ from segmamba.training.fit import Epoch
 from segmamba.training.run import train_run
 from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
-
-WEIGHTS_TAG = "weights_sha256_"
-"""With "best" or "last" behind it: the tag that holds the digest of a checkpoint's weights."""
 
 
 @dataclass
