@@ -1,12 +1,14 @@
 """Which trials share a process, seen in real Ray workers that train nothing."""
 
+import gc
 import os
 import sys
+import weakref
 
 import pytest
 
 from segmamba.data.splits import Split
-from segmamba.orchestration.engine import trainable
+from segmamba.orchestration.engine import cluster, trainable
 from segmamba.orchestration.engine.cluster import machine_for
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.launch import TrialLauncher
@@ -79,3 +81,20 @@ def test_trials_share_a_process_on_a_cpu_alone(
     assert (
         len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes
     )
+
+
+def test_ray_is_shut_down_when_no_circle_holds_its_objects_any_more(monkeypatch):
+    class Held:
+        pass
+
+    seen = []
+    monkeypatch.setattr("ray.shutdown", lambda: seen.append(reference()))
+    gc.disable()  # as luck may have it
+    try:
+        with cluster._until_done([]):
+            held = Held()
+            held.itself, reference = held, weakref.ref(held)
+            del held
+    finally:
+        gc.enable()
+    assert seen == [None]

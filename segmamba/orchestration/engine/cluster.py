@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import logging
 import os
 import re
@@ -211,6 +212,9 @@ def _until_done(
         try:
             yield
         finally:
+            # Tune leaves circles that hold object references. Ray exits the process where one is
+            # freed while the thread shuts it down.
+            gc.collect()
             ending.start()
 
 
