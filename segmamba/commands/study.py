@@ -7,7 +7,7 @@ Imports nothing slow: `--help` answers at once.
 # `study_app`, whose help texts come from the study.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -89,10 +89,18 @@ def study_app(study: "Study") -> typer.Typer:
             ),
         ] = "demo",
         seeds: Annotated[
+            str | None,
+            typer.Option(
+                help="Training runs of each arm. auto adds seeds until the claim is decided. "
+                f"With 1, the verdict is always undecided. Default: {spec.budget.seeds}.",
+                metavar="auto|N",
+                show_default=False,
+            ),
+        ] = None,
+        max_seeds: Annotated[
             int | None,
             typer.Option(
-                help="Training runs of each arm. With one, the verdict is always undecided. "
-                f"Default: {spec.budget.seeds}.",
+                help=f"The most seeds that --seeds auto trains. Default: {spec.budget.max_seeds}.",
                 metavar="N",
                 show_default=False,
             ),
@@ -174,7 +182,8 @@ def study_app(study: "Study") -> typer.Typer:
             data=data,
             labels=labels,
             preset=preset,
-            seeds=seeds,
+            seeds=_seeds(seeds),
+            max_seeds=max_seeds,
             folds=folds,
             trials=trials,
             arms=tuple(arms or ()),
@@ -213,6 +222,16 @@ def _scheduler_help(spec: "StudySpec") -> str:
         f"the validation set. {pbt if spec.space else ''}Default: "
         f"{'asha' if spec.space else 'none, so that all arms train alike'}."
     )
+
+
+def _seeds(text: str | None) -> int | Literal["auto"] | None:
+    """Read --seeds."""
+    if text is None or text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"--seeds {text}: must be auto or a number, for example 5") from None
 
 
 def _gpus(text: str) -> float | None:

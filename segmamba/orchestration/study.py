@@ -295,6 +295,6 @@ def _begun(
 def _final_status(study: Study) -> str:
     """MLflow's status: KILLED while trials are missing, FAILED where none ended well."""
     states = {trial.status for trial in (*study.trials, *study.searched)}
-    if states & {"KILLED", "RUNNING", "NOT STARTED"}:
+    if states & {"KILLED", "RUNNING", "NOT STARTED"} or study.awaits_look:
         return "KILLED"
     return "FINISHED" if "FINISHED" in states else "FAILED"

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
+from segmamba.studies.looks import Look
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
@@ -83,6 +84,11 @@ class Trial:
     test_cases: list[CaseRow] = field(default_factory=list)
     """One row for each tested case."""
 
+    @property
+    def key(self) -> str:
+        """The trial's name within the study, which is that of its TrialPlan."""
+        return TrialPlan(arm=self.arm, seed=self.seed, fold=self.fold).key
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -97,6 +103,15 @@ class Study:
     arms: dict[str, Changes]
     """The dotted changes of each arm, in the order of the study's file."""
     seeds: tuple[int, ...]
+    """The seeds of the trials; in a sequential study those that some arm trains so far."""
+    max_seeds: int = 0
+    """The most seeds of a sequential study, which adds seeds until its claim is decided; 0 in a
+    study whose seeds were fixed before."""
+    arm_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """In a sequential study, the seeds that each arm trains so far; an arm without an entry trains
+    all of `seeds`."""
+    looks: tuple[Look, ...] = ()
+    """The looks that a sequential study has taken."""
     folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
     secondary: tuple[Hypothesis, ...] = ()
@@ -145,12 +160,23 @@ class Study:
         return (self.hypothesis, *self.secondary)
 
     @property
+    def seed_range(self) -> range:
+        """The seeds that may be trained: all of `max_seeds` in a sequential study."""
+        first = min(self.seeds, default=0)
+        return range(first, first + (self.max_seeds or len(self.seeds)))
+
+    @property
+    def awaits_look(self) -> bool:
+        """Whether a sequential study has a look still to take."""
+        return bool(self.max_seeds) and (not self.looks or bool(self.looks[-1].arms))
+
+    @property
     def plans(self) -> list[TrialPlan]:
         """Every planned trial, in the order arm, seed, fold."""
         return [
             TrialPlan(arm=arm, seed=seed, fold=fold)
             for arm in self.arms
-            for seed in self.seeds
+            for seed in self.arm_seeds.get(arm, self.seeds)
             for fold in self.folds or (None,)
         ]
 

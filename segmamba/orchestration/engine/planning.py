@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from segmamba.config import Config
 from segmamba.data.splits import SETS, Split, read_splits
 from segmamba.errors import UserError
+from segmamba.studies.budget import AUTO
+from segmamba.studies.looks import FIRST_LOOK, MOST_SEEDS
 from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
 
@@ -123,7 +125,9 @@ def planned_study(
         uri: The MLflow store.
     """
     spec, base = ready.spec, ready.base
-    seeds = spec.budget.seeds if options.seeds is None else options.seeds
+    wanted = spec.budget.seeds if options.seeds is None else options.seeds
+    max_seeds = _most_seeds(spec, options) if wanted == AUTO else 0
+    seeds = FIRST_LOOK if wanted == AUTO else wanted
     folds = tuple(fold for fold in ready.splits if fold is not None)
     data = _data(ready, folds) | {"notes": _notes(ready, seeds)}
     return Study(
@@ -134,6 +138,7 @@ def planned_study(
         baseline=spec.baseline,
         arms={arm: dict(changes) for arm, changes in spec.arms.items()},
         space={name: str(d) for name, d in spec.space.items()},
+        max_seeds=max_seeds,
         # A search has used seed 0.
         seeds=tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds)),
         folds=folds,
@@ -148,6 +153,26 @@ def planned_study(
         seconds=0.0,
         trials=(),
     )
+
+
+def _most_seeds(spec: StudySpec, options: StudyOptions) -> int:
+    """The most seeds of a sequential study.
+
+    Raises:
+        UserError: No boundary is known for so many.
+    """
+    most = spec.budget.max_seeds if options.max_seeds is None else options.max_seeds
+    if most not in MOST_SEEDS:
+        raise UserError(
+            f"--max-seeds {most}: must lie between {MOST_SEEDS[0]} and {MOST_SEEDS[-1]}, where "
+            "the boundaries of the looks are known"
+        )
+    if options.scheduler == "asha":
+        raise UserError(
+            "--seeds auto --scheduler asha: trials that are stopped early cannot decide a claim; "
+            "leave --scheduler out, or give a number of --seeds"
+        )
+    return most
 
 
 def _notes(ready: Prepared, seeds: int) -> list[str]:
@@ -205,7 +230,8 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
         f"{len(data.test)} test"
     )
     show_notes(study, progress)
-    axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
+    most = f" to {study.max_seeds}" if study.max_seeds else ""
+    axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}{most}" + (
         f" x folds {len(study.folds)}" if study.folds else ""
     )
     progress.say(

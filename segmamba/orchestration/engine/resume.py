@@ -49,7 +49,8 @@ def check_same(stopped: Study, planned: Study) -> None:
     ]
     if _arms(stopped) != _arms(planned):
         differences.append("arms differ")
-    for name in ("seeds", "folds", "space", "round_every"):
+    sequential = stopped.max_seeds and planned.max_seeds
+    for name in ("max_seeds" if sequential else "seeds", "folds", "space", "round_every"):
         if _stored(getattr(stopped, name)) != _stored(getattr(planned, name)):
             differences.append(f"{name} differ")
     for name in SETS:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from typing import Any
 
 from mlflow.entities import Run
@@ -9,6 +10,7 @@ from mlflow.entities import Run
 from segmamba.errors import UserError
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.store import Store
+from segmamba.orchestration.tracking.study_looks import stored_looks
 from segmamba.orchestration.tracking.study_run import (
     CHANGES_TAG,
     COPIED_TAG,
@@ -20,20 +22,23 @@ from segmamba.orchestration.tracking.study_run import (
     TRIAL_TAG,
     StudyRun,
 )
+from segmamba.studies.looks import FIRST_LOOK, Look
 from segmamba.studies.results import Study, Trial, study_from
-from segmamba.studies.spec import FOUND
+from segmamba.studies.spec import FOUND, TrialPlan
 
 MAX_STUDIES = 1000
 
 
-def read_study(run: StudyRun) -> Study:
+def read_study(run: StudyRun, *, histories: bool = True) -> Study:
     """Return the Study as MLflow holds it.
 
     Every planned trial is in it, in the order arm, seed, fold; one that never started is
-    NOT STARTED.
+    NOT STARTED. The trials of a sequential study are those of its first look, those that its looks
+    asked for, and those that had begun ahead of a look.
 
     Args:
         run: The study's parent run.
+        histories: Whether to read the course of every metric, which takes most of the time.
     """
     store = run.store
     parent = store.client.get_run(run.run_id)
@@ -52,15 +57,19 @@ def read_study(run: StudyRun) -> Study:
     if FOUND_TAG in tags and stored.get("round_every"):
         now["schedule"] = json.loads(store.artifact_text(run.run_id, SCHEDULE_FILE))
     study = study_from(stored, trials=(), **now)
-    trials = [
-        _trial(store, by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans
-    ]
+    if study.max_seeds:
+        study = _with_looks(study, stored_looks(run), by_key)
+
+    def trial(run: Run | None, arm: str, seed: int, fold: int | None) -> Trial:
+        return _trial(store, run, arm, seed, fold, histories=histories)
+
+    trials = [trial(by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans]
     searched = sorted(
         (child for child in children if CHANGES_TAG in child.data.tags),
         key=lambda child: child.data.tags["arm"],
     )
     searched_trials = [
-        _trial(store, child, child.data.tags["arm"], int(child.data.tags["seed"]), None)
+        trial(child, child.data.tags["arm"], int(child.data.tags["seed"]), None)
         for child in searched
     ]
     return dataclasses.replace(study, trials=tuple(trials), searched=tuple(searched_trials))
@@ -98,7 +107,31 @@ def study_runs(store: Store) -> list[Run]:
     )
 
 
-def _trial(store: Store, run: Run | None, arm: str, seed: int, fold: int | None) -> Trial:
+def _with_looks(study: Study, looks: tuple[Look, ...], begun: Collection[str]) -> Study:
+    """A sequential study with its looks and the seeds that each arm trains so far."""
+    seeds_of = {}
+    for arm in study.arms:
+        after = [look.seeds for look in looks if arm in look.arms]
+        seeds_of[arm] = tuple(
+            seed
+            for place, seed in enumerate(study.seed_range)
+            if place < FIRST_LOOK
+            or place in after
+            or any(TrialPlan(arm=arm, seed=seed, fold=f).key in begun for f in study.folds or [None])
+        )
+    seeds = tuple(sorted({seed for seeds in seeds_of.values() for seed in seeds}))
+    return dataclasses.replace(study, looks=looks, arm_seeds=seeds_of, seeds=seeds)
+
+
+def _trial(
+    store: Store,
+    run: Run | None,
+    arm: str,
+    seed: int,
+    fold: int | None,
+    *,
+    histories: bool,
+) -> Trial:
     if run is None:
         return Trial(
             run_id="", arm=arm, seed=seed, fold=fold, status="NOT STARTED", reason="never started"
@@ -120,7 +153,9 @@ def _trial(store: Store, run: Run | None, arm: str, seed: int, fold: int | None)
             name: _series(store, run_id, name)
             for name in data.metrics
             if name.startswith(("train/", "val/"))
-        },
+        }
+        if histories
+        else {},
         test_cases=_test_cases(store, run_id),
     )
 

@@ -256,7 +256,7 @@ def start_study(
     inputs = dataset_inputs(study.data.source, next(iter(splits.values())))
     store.client.log_inputs(run.run_id, inputs)
     record = asdict(study)
-    for name in ("trials", "searched", "importance", "schedule"):
+    for name in ("trials", "searched", "importance", "schedule", "looks", "arm_seeds"):
         del record[name]
     store.client.log_dict(run.run_id, record, STUDY_FILE)
     return run
