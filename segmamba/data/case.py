@@ -63,15 +63,3 @@ def patient_of(case_id: str) -> str:
     if re.fullmatch(r"brats1[789]_\w+_\d", case_id, re.IGNORECASE):
         return case_id.rpartition("_")[0]
     return case_id
-
-
-def stem_of(path: Path | str) -> str:
-    """Take the ending off a NIfTI file's name.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its name without .nii or .nii.gz.
-    """
-    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)

@@ -1,5 +1,6 @@
 """Predictions and the truth, matched by case id and read onto one grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def match(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    names: Sequence[str] = (),
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
 
@@ -61,6 +63,7 @@ def match(
             else the truth's.
         missing: What becomes of a case without prediction: "error", "skip" (it is left out), or
             "empty" (it is scored as an empty prediction).
+        names: How the truth's files are named, as `find_cases` takes it.
 
     Returns:
         The pairs, sorted by case id, and notes in one line each.
@@ -71,7 +74,7 @@ def match(
     if missing not in MISSING:
         raise UserError(f"--missing {missing!r}: choose one of {', '.join(MISSING)}")
     files = predicted_files(predictions)
-    known = true_segmentations(truth, labels)
+    known = true_segmentations(truth, labels, names)
     common_labels = prediction_convention(Path(predictions), prediction_labels)
     if not files.keys() & known.keys():
         raise UserError(

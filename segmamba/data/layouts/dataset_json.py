@@ -11,33 +11,37 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of, stem_of
+from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
+from segmamba.data.image_files import ENDINGS, ending_of, is_image, stem_of
 from segmamba.data.labels import CONVENTIONS, MODALITIES
+from segmamba.data.layouts.contradictions import contradictions
 from segmamba.data.layouts.declared_names import convention_of, modality_of
+from segmamba.data.layouts.names import part_findings
 from segmamba.errors import UserError
 
 NAME = "dataset.json"
+SECTIONS = (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
+FOLDERS = tuple(folder for section in SECTIONS for folder in section)
 
 
-def root_of(folder: Path) -> Path | None:
-    """Find the folder that holds a dataset.json beside imagesTr.
+def roots_of(files: Iterable[Path]) -> list[Path]:
+    """Find the folders that hold a dataset.json beside imagesTr.
 
     Args:
-        folder: Where to look, with its subfolders.
+        files: The image files of the data set.
 
     Returns:
-        `folder` or the only subfolder that is one, or None.
+        The folders above those files that are one, sorted.
     """
-    candidates = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
-    roots = [
-        path for path in candidates if (path / NAME).is_file() and (path / "imagesTr").is_dir()
-    ]
-    return roots[0] if roots[:1] == [folder] or len(roots) == 1 else None
+    candidates = {path.parent.parent for path in files if path.parent.name in FOLDERS}
+    return sorted(
+        root for root in candidates if (root / NAME).is_file() and (root / "imagesTr").is_dir()
+    )
 
 
 def list_cases(root: Path, labels: str) -> list[Case]:
@@ -54,13 +58,14 @@ def list_cases(root: Path, labels: str) -> list[Case]:
         UserError: The dataset.json does not say what its channels and labels are.
     """
     content = read_json(root / NAME)
-    channels = channel_order(content.get("channel_names", content.get("modality")), root / NAME)
+    channels = channel_order(named_channels(content, root / NAME), root / NAME)
     convention, note = declared_convention(content.get("labels"), labels, root / NAME)
+    ending = _declared_ending(content, root / NAME)
     cases: list[Case] = []
-    for images, label_folder in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")):
-        volumes, labelled = _volumes(root / images), _volumes(root / label_folder)
+    for images, label_folder in SECTIONS:
+        volumes, labelled = _volumes(root / images, ending), _volumes(root / label_folder, ending)
         if volumes and all(_numbered(stem) for stem in volumes):
-            cases += _one_file_a_channel(volumes, channels, labelled, convention)
+            cases += _one_file_a_channel(volumes, channels, labelled, convention, root / NAME)
         else:
             cases += [
                 _four_d(stem, path, channels, labelled.get(stem), convention)
@@ -73,7 +78,11 @@ def list_cases(root: Path, labels: str) -> list[Case]:
                 for stem, path in labelled.items()
                 if stem not in known
             ]
-    cases.sort(key=lambda case: case.id)
+    twins = _twins(root, ending)
+    cases = [
+        replace(case, findings=(*case.findings, *twins.get(case.id, ())))
+        for case in sorted(cases, key=lambda case: case.id)
+    ]
     if note is None:
         return cases
     return [replace(case, findings=(*case.findings, note)) for case in cases]
@@ -105,6 +114,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def named_channels(content: Mapping[str, Any], path: Path) -> Any:
+    """Take the channels' names, which nnU-Net calls channel_names and the Decathlon modality.
+
+    Args:
+        content: The file's content.
+        path: The file, for the message.
+
+    Returns:
+        The names as the file gives them, or None.
+
+    Raises:
+        UserError: It gives both, and they differ.
+    """
+    both = [content[key] for key in ("channel_names", "modality") if key in content]
+    if len(both) == 2 and channel_order(both[0], path) != channel_order(both[1], path):
+        raise UserError(
+            f"{path}: channel_names and modality contradict each other; remove the wrong one"
+        )
+    return both[0] if both else None
+
+
 def channel_order(named: Any, path: Path) -> dict[str, int]:
     """Read which channel holds which modality.
 
@@ -125,11 +155,17 @@ def channel_order(named: Any, path: Path) -> dict[str, int]:
             f'{path}: names no channels; add "channel_names": '
             '{"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"} in the files\' order'
         )
-    order = {
-        modality_of(name): int(number)
-        for number, name in by_number.items()
-        if str(number).isdigit()
-    }
+    order: dict[str | None, int] = {}
+    for number, name in by_number.items():
+        modality = modality_of(name)
+        if not str(number).isdigit():
+            continue
+        if modality and modality in order:
+            raise UserError(
+                f"{path}: names {modality} twice, as channels {order[modality]} and {number}; "
+                "correct the names of the channels"
+            )
+        order[modality] = int(number)
     if not set(MODALITIES) <= set(order):
         raise UserError(
             f"{path}: its channels are {', '.join(map(str, by_number.values()))}; "
@@ -180,13 +216,42 @@ def _by_name(named: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
-    """Map stem to path for the NIfTI files in a folder that may be absent."""
-    return {
-        stem_of(path): path
-        for path in sorted(folder.glob("*.nii*"))
-        if not path.name.startswith(".") and re.search(r"\.nii(\.gz)?$", path.name)
-    }
+def _declared_ending(content: Mapping[str, Any], path: Path) -> str:
+    """The ending of images and labels that nnU-Net's file_ending gives; empty where it does not."""
+    ending = content.get("file_ending") or ""
+    if ending and ending not in ENDINGS:
+        raise UserError(
+            f"{path}: its file_ending is {ending!r}; read are {', '.join(ENDINGS)}: convert the "
+            "files"
+        )
+    return str(ending)
+
+
+def _volumes(folder: Path, ending: str) -> dict[str, Path]:
+    """Map stem to path for the image files in a folder that may be absent."""
+    return {stem: paths[0] for stem, paths in _files(folder, ending).items()}
+
+
+def _files(folder: Path, ending: str) -> dict[str, list[Path]]:
+    """Map stem to paths, of the declared ending where there are such files."""
+    files = sorted(path for path in folder.glob("*") if is_image(path))
+    declared = [path for path in files if ending_of(path) == ending]
+    by_stem: dict[str, list[Path]] = {}
+    for path in declared or files:
+        by_stem.setdefault(stem_of(path), []).append(path)
+    return by_stem
+
+
+def _twins(root: Path, ending: str) -> dict[str, list[Finding]]:
+    """Map case id to the errors of images that are there twice, as .nii and .nii.gz for example."""
+    twins: dict[str, list[Finding]] = {}
+    for folder in FOLDERS:
+        for stem, paths in _files(root / folder, ending).items():
+            match = _numbered(stem) if folder.startswith("images") else None
+            case_id = match[1] if match else stem
+            part = f"channel {match[2]}" if match else folder
+            twins.setdefault(case_id, []).extend(part_findings(case_id, part, paths, ""))
+    return twins
 
 
 def _numbered(stem: str) -> re.Match[str] | None:
@@ -206,6 +271,7 @@ def _one_file_a_channel(
     channels: Mapping[str, int],
     labelled: Mapping[str, Path],
     convention: str,
+    origin: Path,
 ) -> Iterator[Case]:
     """Group numbered files into cases, with an error for each modality that is missing."""
     groups: dict[str, dict[int, Path]] = {}
@@ -228,6 +294,7 @@ def _one_file_a_channel(
             for modality in MODALITIES
             if modality not in images
         )
+        findings = (*contradictions(case_id, images, None, origin), *findings)
         yield Case(
             case_id,
             patient_of(case_id),
