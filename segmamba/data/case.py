@@ -39,12 +39,35 @@ class Case:
     each modality has a file of its own."""
     findings: tuple[Finding, ...] = ()
     """What the layout has to say."""
+    channel_count: int = 0
+    """Channels that the layout names for a 4-D file, those of no modality included; 0 where each
+    modality has a file of its own."""
 
     @property
     def files(self) -> list[Path]:
         """Every file of the case, once, in the order of MODALITIES with the label last."""
         images = [self.images[m] for m in MODALITIES if m in self.images]
         return list(dict.fromkeys([*images, *([self.label] if self.label else [])]))
+
+
+def surplus_channels(case: Case, path: Path, held: int) -> Finding | None:
+    """Compare the channels of a 4-D file with those that its layout names.
+
+    Args:
+        case: The case.
+        path: Its file.
+        held: Channels of the file.
+
+    Returns:
+        An error where the file holds more, or None. One that is missing has an error of its own.
+    """
+    if not case.channel_count or held <= case.channel_count:
+        return None
+    text = (
+        f"{case.id}: {path} has {held} channels but {case.channel_count} are named; name every "
+        "channel or correct the file"
+    )
+    return Finding(ERROR, "surplus channel", text)
 
 
 def patient_of(case_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Which ids a case may have: an id becomes the name of files and folders, whatever layout it is from.
+"""Which ids a case may have: an id becomes the name of files, whatever layout it comes from.
 
 An id is a single part of a path, on every system that results may be copied to. A faulty id is
 replaced by a harmless one in the case that reports it, so that nothing behind the layouts can write

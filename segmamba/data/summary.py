@@ -103,7 +103,9 @@ def summarise(
             f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` "
             "says why"
         )
-    return _fingerprint(cases, measured, unreadable), measured
+    fingerprint = _fingerprint(cases, measured, unreadable)
+    fingerprint["notes"] += notes_on_unused(source, labels, names)
+    return fingerprint, measured
 
 
 def measure_case(case: Case) -> MeasuredCase | None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from segmamba.data import itk_images
 from segmamba.data.cases import AUTO
+from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import convention, to_classes
 from segmamba.data.volumes import FileGrid, grid_finding, read_volume
 from segmamba.errors import UserError
@@ -159,6 +161,8 @@ def read_image(pair: Pair, modality: str) -> np.ndarray | None:
     """
     if modality not in pair.images:
         return None
-    image = nibabel.as_closest_canonical(nibabel.load(pair.images[modality]))
+    path = pair.images[modality]
+    stored = itk_images.load(path) if is_itk(path) else nibabel.load(path)
+    image = nibabel.as_closest_canonical(stored)
     volume = np.asanyarray(image.dataobj)
     return np.float32(volume[..., pair.channels[modality]] if pair.channels else volume)

@@ -15,12 +15,8 @@ from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
 from segmamba.data.image_files import stem_of
 from segmamba.data.labels import MODALITIES
 from segmamba.data.layouts.contradictions import contradictions
-from segmamba.data.layouts.dataset_json import (
-    channel_order,
-    declared_convention,
-    named_channels,
-    read_json,
-)
+from segmamba.data.layouts.dataset_json import declared_convention, read_json
+from segmamba.data.layouts.declared_names import channel_order, named_channels
 from segmamba.data.layouts.names import part_findings
 from segmamba.data.layouts.namings import LABEL, FilePart, convention_name, part_of
 from segmamba.data.layouts.stated import convention_or_finding
@@ -145,11 +141,17 @@ def _case(entry: Entry, content: dict[str, Any], path: Path, labels: str) -> Cas
         findings.append(Finding(ERROR, "missing modality", text))
     label = path.parent / entry["label"] if entry.get("label") else None
     findings += contradictions(name, {} if channels else by_modality, label, path)
-    convention, notes = _convention(
-        name, content, parts[0] if by_name else None, labels, label, path
-    )
+    first = by_name[0] if by_name else None
+    convention, notes = _convention(name, content, first, labels, label, path)
     return Case(
-        name, patient_of(name), by_modality, label, convention, channels, (*findings, *notes)
+        name,
+        patient_of(name),
+        by_modality,
+        label,
+        convention,
+        channels,
+        (*findings, *notes),
+        channel_count=len(named) if channels else 0,
     )
 
 
@@ -205,7 +207,7 @@ def _convention(
     if labels == "auto" and "labels" not in content and named:
         return convention_or_finding(case_id, told, label, f"the naming {named.naming.name}")
     convention, note = declared_convention(content.get("labels"), labels, path)
-    notes = (note,) if note else ()
+    notes: tuple[Finding, ...] = (note,) if note else ()
     if labels == "auto" and told and told != convention:
         text = (
             f"labels are read as {convention}, as {path.name} declares, although the files are "

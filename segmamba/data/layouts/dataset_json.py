@@ -16,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+
 from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
 from segmamba.data.image_files import ENDINGS, ending_of, is_image, stem_of
 from segmamba.data.labels import CONVENTIONS, MODALITIES
 from segmamba.data.layouts.contradictions import contradictions
-from segmamba.data.layouts.declared_names import convention_of, modality_of
+from segmamba.data.layouts.declared_names import channel_order, convention_of, named_channels
 from segmamba.data.layouts.names import part_findings
 from segmamba.errors import UserError
 
@@ -58,17 +60,21 @@ def list_cases(root: Path, labels: str) -> list[Case]:
         UserError: The dataset.json does not say what its channels and labels are.
     """
     content = read_json(root / NAME)
-    channels = channel_order(named_channels(content, root / NAME), root / NAME)
+    named = named_channels(content, root / NAME)
+    channels = channel_order(named, root / NAME)
     convention, note = declared_convention(content.get("labels"), labels, root / NAME)
     ending = _declared_ending(content, root / NAME)
     cases: list[Case] = []
+    numbered: bool | None = None
     for images, label_folder in SECTIONS:
         volumes, labelled = _volumes(root / images, ending), _volumes(root / label_folder, ending)
-        if volumes and all(_numbered(stem) for stem in volumes):
+        if volumes and numbered is None:
+            numbered = _has_file_a_channel(volumes, labelled, channels)
+        if numbered:
             cases += _one_file_a_channel(volumes, channels, labelled, convention, root / NAME)
         else:
             cases += [
-                _four_d(stem, path, channels, labelled.get(stem), convention)
+                _four_d(stem, path, channels, labelled.get(stem), convention, len(named))
                 for stem, path in volumes.items()
             ]
         if images == "imagesTr":
@@ -112,66 +118,6 @@ def read_json(path: Path) -> dict[str, Any]:
             "repair it or copy it again"
         )
     return content
-
-
-def named_channels(content: Mapping[str, Any], path: Path) -> Any:
-    """Take the channels' names, which nnU-Net calls channel_names and the Decathlon modality.
-
-    Args:
-        content: The file's content.
-        path: The file, for the message.
-
-    Returns:
-        The names as the file gives them, or None.
-
-    Raises:
-        UserError: It gives both, and they differ.
-    """
-    both = [content[key] for key in ("channel_names", "modality") if key in content]
-    if len(both) == 2 and channel_order(both[0], path) != channel_order(both[1], path):
-        raise UserError(
-            f"{path}: channel_names and modality contradict each other; remove the wrong one"
-        )
-    return both[0] if both else None
-
-
-def channel_order(named: Any, path: Path) -> dict[str, int]:
-    """Read which channel holds which modality.
-
-    Args:
-        named: The channels' names as the file gives them: {"0": "FLAIR", ...}, a list of names, or
-            None.
-        path: The file, for the message.
-
-    Returns:
-        Modality to channel, in the order of MODALITIES.
-
-    Raises:
-        UserError: The names are not those of the four modalities.
-    """
-    by_number = dict(enumerate(named)) if isinstance(named, list) else named
-    if not isinstance(by_number, dict):
-        raise UserError(
-            f'{path}: names no channels; add "channel_names": '
-            '{"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"} in the files\' order'
-        )
-    order: dict[str | None, int] = {}
-    for number, name in by_number.items():
-        modality = modality_of(name)
-        if not str(number).isdigit():
-            continue
-        if modality and modality in order:
-            raise UserError(
-                f"{path}: names {modality} twice, as channels {order[modality]} and {number}; "
-                "correct the names of the channels"
-            )
-        order[modality] = int(number)
-    if not set(MODALITIES) <= set(order):
-        raise UserError(
-            f"{path}: its channels are {', '.join(map(str, by_number.values()))}; "
-            f"needed are {', '.join(MODALITIES)}, each once"
-        )
-    return {modality: order[modality] for modality in MODALITIES}
 
 
 def declared_convention(named: Any, labels: str, path: Path) -> tuple[str, Finding | None]:
@@ -259,11 +205,45 @@ def _numbered(stem: str) -> re.Match[str] | None:
     return re.fullmatch(r"(.+)_(\d{4})", stem)
 
 
+def _has_file_a_channel(
+    volumes: Mapping[str, Path], labelled: Mapping[str, Path], channels: Mapping[str, int]
+) -> bool:
+    """Tell CASE_0000 ... CASE_0003 from 4-D files, whose ids may end in four digits too.
+
+    The segmentations say which, since they have the cases' ids. Without any, a case with all its
+    channels does, and at last the number of dimensions of the first file.
+    """
+    numbers: dict[str, set[int]] = {}
+    for match in filter(None, map(_numbered, volumes)):
+        numbers.setdefault(match[1], set()).add(int(match[2]))
+    of_channels, of_whole = numbers.keys() & labelled.keys(), volumes.keys() & labelled.keys()
+    if of_channels or of_whole:
+        return len(of_channels) >= len(of_whole)
+    if any(set(channels.values()) <= found for found in numbers.values()):
+        return True
+    every = all(_numbered(stem) for stem in volumes)
+    return every and _dimensions(next(iter(volumes.values()))) != 4
+
+
+def _dimensions(path: Path) -> int | None:
+    """Dimensions of an image, by its header; None where nibabel reads none."""
+    try:
+        return len(nibabel.load(path).shape)
+    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
+        return None
+
+
 def _four_d(
-    stem: str, path: Path, channels: dict[str, int], label: Path | None, convention: str
+    stem: str,
+    path: Path,
+    channels: dict[str, int],
+    label: Path | None,
+    convention: str,
+    count: int,
 ) -> Case:
     images = dict.fromkeys(MODALITIES, path)
-    return Case(stem, patient_of(stem), images, label, convention, channels)
+    patient = patient_of(stem)
+    return Case(stem, patient, images, label, convention, channels, channel_count=count)
 
 
 def _one_file_a_channel(

@@ -73,14 +73,12 @@ class Bids(Naming):
         """Read a file's stem, or return None where it is named otherwise."""
         if not (match := self.pattern.fullmatch(stem)):
             return None
-        entities = dict(re.findall(r"_([a-z]+)-([A-Za-z0-9+]+)", match["entities"]))
+        entities: dict[str, str] = dict(re.findall(r"_([a-z]+)-([A-Za-z0-9+]+)", match["entities"]))
         part = self.suffixes[match["suffix"]]
         if part == "T1" and "ce" in entities:
             part = "T1ce"
-        kind = entities.get("desc", entities.get("label", "tumor"))
-        if part == LABEL and not re.search("tumou?r|lesion|glioma|brats|seg", kind, re.IGNORECASE):
-            return None
-        if part == LABEL and re.search("aparc|aseg", kind, re.IGNORECASE):
+        kind = entities.get("desc") or entities.get("label") or "tumor"
+        if part == LABEL and not re.search("tumou?r|lesion|glioma|brats", kind, re.IGNORECASE):
             return None
         return FilePart(match["case"], self, part)
 
