@@ -58,10 +58,10 @@ def with_checked_ids(cases: Sequence[Case], origin: str) -> list[Case]:
         origin: The data set, for the messages.
 
     Returns:
-        The cases. One with a faulty id has an error among its findings and a harmless id and
-        patient; one whose id another case has, or has but for capitals, has an error.
+        The cases, sorted by id. One with a faulty id has an error among its findings and a harmless
+        id and patient; one whose id another case has, or has but for capitals, has an error.
     """
-    checked = [_checked(case, origin) for case in cases]
+    checked = sorted((_checked(case, origin) for case in cases), key=lambda case: case.id)
     same = Counter(case.id for case in checked)
     alike: dict[str, set[str]] = {}
     for case in checked:

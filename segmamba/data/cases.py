@@ -128,13 +128,13 @@ def notes_on_unused(source: Path | str, labels: str = AUTO, names: Sequence[str]
     notes = []
     if files:
         notes.append(
-            f"{len(files)} image files below {folder} belong to no case: "
-            f"{shown_files(files, folder)}"
+            f"image files below {folder} that no case uses: {len(files)} "
+            f"({shown_files(files, folder)})"
         )
     if phantoms:
         notes.append(
-            f"{len(phantoms)} folders of phantoms below {folder} are left out: "
-            f"{shown_files(phantoms, folder)}"
+            f"folders of phantoms below {folder}, left out: {len(phantoms)} "
+            f"({shown_files(phantoms, folder)})"
         )
     return notes
 
@@ -212,17 +212,15 @@ def _cases_of_root(root: Path, folder: Path, labels: str, *, alone: bool) -> lis
 
 def _no_cases(folder: Path, content: FolderContent, names: Sequence[str]) -> str:
     """Say what a folder without cases holds instead."""
-    held = []
-    if content.images:
-        held.append(f"{len(content.images)} image files ({shown_files(content.images, folder)})")
-    if content.phantoms:
-        count = len(content.phantoms)
-        held.append(
-            f"{count} folders of embedded phantoms ({shown_files(content.phantoms, folder)}), "
-            "which are data only where they are given themselves"
+    held = [
+        f"{len(paths)} {kind}{'' if len(paths) == 1 else 's'} ({shown_files(paths, folder)}{advice})"
+        for paths, kind, advice in (
+            (content.images, "image file", ""),
+            (content.phantoms, "folder", "; embedded phantoms are data where they are --data"),
+            (content.dicom, "DICOM file", "; convert to NIfTI with dcm2niix"),
         )
-    if content.dicom:
-        held.append(f"{len(content.dicom)} DICOM files (convert them to NIfTI with dcm2niix)")
+        if paths
+    ]
     holds = f"it holds {' and '.join(held)}; " if held else "it holds no image; "
     if names:
         return f"{folder}: no file fits --names ({', '.join(names)}); {holds}correct the templates"
@@ -246,7 +244,7 @@ def _shared_files(cases: Sequence[Case]) -> dict[str, Finding]:
         who = " and ".join(f"{part} of {case_id}" for case_id, part in users[:3])
         for case_id, _ in users if len(users) > 1 else ():
             text = f"{case_id}: {path} is used as {who}; give each its own file"
-            errors[case_id] = Finding(ERROR, "file used twice", text)
+            errors.setdefault(case_id, Finding(ERROR, "file used twice", text))
     return errors
 
 
