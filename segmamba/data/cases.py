@@ -213,7 +213,8 @@ def _cases_of_root(root: Path, folder: Path, labels: str, *, alone: bool) -> lis
 def _no_cases(folder: Path, content: FolderContent, names: Sequence[str]) -> str:
     """Say what a folder without cases holds instead."""
     held = [
-        f"{len(paths)} {kind}{'' if len(paths) == 1 else 's'} ({shown_files(paths, folder)}{advice})"
+        f"{len(paths)} {kind if len(paths) == 1 else f'{kind}s'} "
+        f"({shown_files(paths, folder)}{advice})"
         for paths, kind, advice in (
             (content.images, "image file", ""),
             (content.phantoms, "folder", "; embedded phantoms are data where they are --data"),
@@ -239,7 +240,7 @@ def _shared_files(cases: Sequence[Case]) -> dict[str, Finding]:
         label = {"label": case.label} if case.label else {}
         for part, path in {**images, **label}.items():
             uses.setdefault(path.resolve(), []).append((case.id, part))
-    errors = {}
+    errors: dict[str, Finding] = {}
     for path, users in uses.items():
         who = " and ".join(f"{part} of {case_id}" for case_id, part in users[:3])
         for case_id, _ in users if len(users) > 1 else ():

@@ -243,7 +243,7 @@ def _read(path: str | Path, *, dimensions: int) -> _Volume:
     return _Volume(array, nifti.affine, spacing_mm, codes)
 
 
-def _load(path: Path) -> nibabel.Nifti1Image:
+def _load(path: Path) -> nibabel.Nifti1Pair:
     """A file as a nibabel image.
 
     A .gz is read to its end, where its checksum is: nibabel stops at the last voxel and misses

@@ -228,8 +228,8 @@ def _has_file_a_channel(
 def _dimensions(path: Path) -> int | None:
     """Dimensions of an image, by its header; None where nibabel reads none."""
     try:
-        return len(nibabel.load(path).shape)
-    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
+        return int(nibabel.load(path).header["dim"][0])
+    except (OSError, ValueError, EOFError, KeyError, nibabel.filebasedimages.ImageFileError):
         return None
 
 
