@@ -171,8 +171,7 @@ def find_data(
     """
     labelled, source, left_out = labelled_cases(config, results, steps)
     unlabelled = unlabelled_cases(config, learners)
-    data = config.data
-    unused = notes_on_unused(data.source, data.labels, data.names) if data.source else []
+    unused = notes_on_unused(config.data.source, config.data.labels, config.data.names)
     notes = [*([] if unlabelled else left_out), *unused, *notes_on(labelled)]
     return FoundData(labelled, unlabelled, source, notes)
 

@@ -89,9 +89,19 @@ def list_cases(root: Path, labels: str) -> list[Case]:
         replace(case, findings=(*case.findings, *twins.get(case.id, ())))
         for case in sorted(cases, key=lambda case: case.id)
     ]
-    if note is None:
-        return cases
-    return [replace(case, findings=(*case.findings, note)) for case in cases]
+    notes = [note, _other_number(content, cases, root)]
+    said = tuple(finding for finding in notes if finding)
+    return [replace(case, findings=(*case.findings, *said)) for case in cases]
+
+
+def _other_number(content: Mapping[str, Any], cases: Iterable[Case], root: Path) -> Finding | None:
+    """Note a number of training cases that is not the one that the file declares."""
+    declared = content.get("numTraining")
+    found = sum(bool(case.images) and "imagesTr" in case.files[0].parts for case in cases)
+    if not isinstance(declared, int) or declared == found:
+        return None
+    text = f"{root / NAME} declares {declared} training cases, {root / 'imagesTr'} holds {found}"
+    return Finding(INFORMATION, "declared cases", text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -228,8 +238,8 @@ def _has_file_a_channel(
 def _dimensions(path: Path) -> int | None:
     """Dimensions of an image, by its header; None where nibabel reads none."""
     try:
-        return int(nibabel.load(path).header["dim"][0])
-    except (OSError, ValueError, EOFError, KeyError, nibabel.filebasedimages.ImageFileError):
+        return len(getattr(nibabel.load(path), "shape", ()))
+    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
         return None
 
 

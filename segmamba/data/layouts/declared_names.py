@@ -1,5 +1,6 @@
 """What a dataset.json means by the names that it gives to its channels and its labels."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def channel_order(named: Any, path: Path) -> dict[str, int]:
     order: dict[str | None, int] = {}
     for number, name in by_number.items():
         modality = modality_of(name)
-        if not str(number).isdigit():
+        if not re.fullmatch(r"[0-9]{1,4}", str(number)):
             continue
         if modality and modality in order:
             raise UserError(
