@@ -90,8 +90,7 @@ def _checked(case: Case, origin: str) -> Case:
     file = f" (with {ascii(str(case.files[0]))[1:-1]})" if case.files else ""
     text = f"{origin}: the case id {shown}{file} {fault}; rename the case"
     safe = harmless(case.id)
-    findings = (Finding(ERROR, "case id", text), *case.findings)
-    return replace(case, id=safe, patient=safe, findings=findings)
+    return replace(case, id=safe, patient=safe, findings=(Finding(ERROR, "case id", text),))
 
 
 def _against_others(case: Case, count: int, alike: set[str]) -> Case:

@@ -3,8 +3,9 @@
 The layouts themselves are in segmamba.data.layouts.
 """
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -234,12 +235,12 @@ def _no_cases(folder: Path, content: FolderContent, names: Sequence[str]) -> str
 
 def _shared_files(cases: Sequence[Case]) -> dict[str, Finding]:
     """Map the id of each case with a file of several uses, its own or others', to the error."""
-    uses: dict[Path, list[tuple[str, str]]] = {}
+    real, uses = _resolver(), dict[Path, list[tuple[str, str]]]()
     for case in cases:
         images = {"images": case.files[0]} if case.channels else case.images
         label = {"label": case.label} if case.label else {}
         for part, path in {**images, **label}.items():
-            uses.setdefault(path.resolve(), []).append((case.id, part))
+            uses.setdefault(real(path), []).append((case.id, part))
     errors: dict[str, Finding] = {}
     for path, users in uses.items():
         who = " and ".join(f"{part} of {case_id}" for case_id, part in users[:3])
@@ -247,6 +248,17 @@ def _shared_files(cases: Sequence[Case]) -> dict[str, Finding]:
             text = f"{case_id}: {path} is used as {who}; give each its own file"
             errors.setdefault(case_id, Finding(ERROR, "file used twice", text))
     return errors
+
+
+def _resolver() -> Callable[[Path], Path]:
+    """Make a function that follows links and asks the disk once for each folder."""
+    folder = functools.cache(Path.resolve)
+
+    def real(path: Path) -> Path:
+        place = folder(path.parent) / path.name
+        return place.resolve() if place.is_symlink() else place
+
+    return real
 
 
 def _other_conventions(cases: Sequence[Case]) -> dict[str, Finding]:

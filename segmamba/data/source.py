@@ -299,14 +299,15 @@ def images_to_learn_from(
         steps: Shows the progress of the phantom.
 
     Returns:
-        The cases, and the notes of the split.
+        The cases, and notes on files that no case uses and on the split.
 
     Raises:
         UserError: The cases cannot be divided as the configuration asks.
     """
     unlabelled = unlabelled_cases(config)
+    unused = notes_on_unused(config.data.source, config.data.labels, config.data.names)
     if unlabelled and len(unlabelled) == len(cases_of(config.data)):
-        return unlabelled, []
+        return unlabelled, unused
     labelled, source, _ = labelled_cases(config, results, steps)
     split = FoundData(labelled, unlabelled, source, []).split(config.data)
-    return [case.case for case in [*split.train, *split.unlabelled]], list(split.notes)
+    return [case.case for case in [*split.train, *split.unlabelled]], [*unused, *split.notes]

@@ -151,6 +151,17 @@ def test_numbers_against_names_in_an_nnunet_folder_are_a_contradiction(tmp_path,
     assert any("_t1ce_0000.nii.gz as T1, but its name says T1ce" in text for text in texts)
 
 
+def test_a_numbered_image_of_a_channel_that_is_not_named_is_an_error(tmp_path, truth):
+    root = nnunet(tmp_path / "data", truth)
+    images = root / "imagesTr"
+    shutil.copy(images / "BRATS_001_0000.nii.gz", images / "BRATS_001_0004.nii.gz")
+    with pytest.raises(UserError, match=r"BRATS_001_0004\.nii\.gz is of channel 0004, which .*"):
+        find_cases(root)
+    names = {**NNUNET_JSON["channel_names"], "4": "ADC"}
+    (root / "dataset.json").write_text(json.dumps(NNUNET_JSON | {"channel_names": names}))
+    assert len(find_cases(root)) == 1
+
+
 def test_a_4d_file_with_more_channels_than_are_named_is_an_error(tmp_path, truth):
     root = decathlon(tmp_path / "data", truth)
     path = root / "imagesTr" / "BRATS_001.nii.gz"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -299,3 +300,29 @@ def test_names_reach_the_commands(own_names, tmp_path):
         app, ["evaluate", *arguments, *options, "--output", str(tmp_path / "out"), "--json"]
     )
     assert scored.exit_code == 0 and json.loads(scored.output)["cases"] == 2
+
+
+STUDY = str(Path(__file__).parents[2] / "search_spaces" / "ablate_depth.py")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "check", "DATA"],
+        ["data", "summary", "DATA"],
+        ["data", "splits", "DATA"],
+        ["train", "--data", "DATA"],
+        ["pretrain", "--data", "DATA"],
+        ["study", STUDY, "--data", "DATA"],
+        ["evaluate", "--predictions", "DATA", "--truth", "DATA"],
+        ["compare", "DATA", "DATA", "--truth", "DATA"],
+    ],
+    ids=lambda arguments: "-".join(arguments[:2]).replace(STUDY, ""),
+)
+def test_every_command_that_reads_cases_takes_names(own_names, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(own_names) if word == "DATA" else word for word in arguments]
+    result = CliRunner().invoke(app, [*arguments, "--names", "{case}_unknown.nii.gz"])
+    said = f"{result.exception} {result.output}"
+    assert result.exit_code != 0 and "its words do not tell which of T1, T1ce" in said
+    assert not (tmp_path / "Results").exists()

@@ -22,7 +22,12 @@ from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
 from segmamba.data.image_files import ENDINGS, ending_of, is_image, stem_of
 from segmamba.data.labels import CONVENTIONS, MODALITIES
 from segmamba.data.layouts.contradictions import contradictions
-from segmamba.data.layouts.declared_names import channel_order, convention_of, named_channels
+from segmamba.data.layouts.declared_names import (
+    channel_order,
+    convention_of,
+    named_channels,
+    numbered_channels,
+)
 from segmamba.data.layouts.names import part_findings
 from segmamba.errors import UserError
 
@@ -71,7 +76,13 @@ def list_cases(root: Path, labels: str) -> list[Case]:
         if volumes and numbered is None:
             numbered = _has_file_a_channel(volumes, labelled, channels)
         if numbered:
-            cases += _one_file_a_channel(volumes, channels, labelled, convention, root / NAME)
+            known_numbers = set(numbered_channels(named))
+            found = _one_file_a_channel(volumes, channels, labelled, convention, root / NAME)
+            surplus = _surplus(volumes, known_numbers, root / NAME)
+            cases += [
+                replace(case, findings=(*case.findings, *surplus.get(case.id, ())))
+                for case in found
+            ]
         else:
             cases += [
                 _four_d(stem, path, channels, labelled.get(stem), convention, len(named))
@@ -293,6 +304,21 @@ def _one_file_a_channel(
             convention,
             findings=findings,
         )
+
+
+def _surplus(
+    volumes: Mapping[str, Path], named: set[int], origin: Path
+) -> dict[str, list[Finding]]:
+    """Map case id to the errors of images whose channel the dataset.json does not name."""
+    surplus: dict[str, list[Finding]] = {}
+    for stem, path in volumes.items():
+        if (match := _numbered(stem)) and int(match[2]) not in named:
+            text = (
+                f"{match[1]}: {path} is of channel {match[2]}, which {origin} does not name; name "
+                "the channel or remove the file"
+            )
+            surplus.setdefault(match[1], []).append(Finding(ERROR, "surplus channel", text))
+    return surplus
 
 
 def _without_images(stem: str, path: Path, folder: Path, convention: str) -> Case:

@@ -91,29 +91,41 @@ def channel_order(named: Any, path: Path) -> dict[str, int]:
     Raises:
         UserError: The names are not those of the four modalities.
     """
-    by_number = dict(enumerate(named)) if isinstance(named, list) else named
-    if not isinstance(by_number, dict):
+    if not isinstance(named, (list, dict)):
         raise UserError(
             f'{path}: names no channels; add "channel_names": '
             '{"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"} in the files\' order'
         )
     order: dict[str | None, int] = {}
+    by_number = numbered_channels(named)
     for number, name in by_number.items():
         modality = modality_of(name)
-        if not re.fullmatch(r"[0-9]{1,4}", str(number)):
-            continue
         if modality and modality in order:
             raise UserError(
                 f"{path}: names {modality} twice, as channels {order[modality]} and {number}; "
                 "correct the names of the channels"
             )
-        order[modality] = int(number)
+        order[modality] = number
     if not set(MODALITIES) <= set(order):
         raise UserError(
             f"{path}: its channels are {', '.join(map(str, by_number.values()))}; "
             f"needed are {', '.join(MODALITIES)}, each once"
         )
     return {modality: order[modality] for modality in MODALITIES}
+
+
+def numbered_channels(named: list[Any] | dict[Any, Any]) -> dict[int, Any]:
+    """Number the channels.
+
+    Args:
+        named: The channels' names as a file gives them, a list or {"0": name, ...}.
+
+    Returns:
+        Channel to name, without entries whose key is no number.
+    """
+    if isinstance(named, list):
+        return dict(enumerate(named))
+    return {int(k): name for k, name in named.items() if re.fullmatch(r"[0-9]{1,4}", str(k))}
 
 
 def convention_of(named_values: Mapping[str, int | Sequence[int]]) -> Convention | None:
