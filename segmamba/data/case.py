@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segmamba.data.image_files import companion_of
 from segmamba.data.labels import MODALITIES
 
 # An error is what a training run would stop at.
@@ -45,9 +46,14 @@ class Case:
 
     @property
     def files(self) -> list[Path]:
-        """Every file of the case, once, in the order of MODALITIES with the label last."""
-        images = [self.images[m] for m in MODALITIES if m in self.images]
-        return list(dict.fromkeys([*images, *([self.label] if self.label else [])]))
+        """Every file of the case, once, in the order of MODALITIES with the label last.
+
+        The file with the voxels follows its header where they are two.
+        """
+        named = [self.images[m] for m in MODALITIES if m in self.images]
+        named += [self.label] if self.label else []
+        files = [file for path in named for file in (path, companion_of(path)) if file]
+        return list(dict.fromkeys(files))
 
 
 def surplus_channels(case: Case, path: Path, held: int) -> Finding | None:

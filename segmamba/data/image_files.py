@@ -11,6 +11,9 @@ ITK_ENDINGS = (".mha", ".mhd", ".nrrd", ".nhdr")
 """MetaImage and NRRD, which SimpleITK reads."""
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
 _ENDING = re.compile(rf"({'|'.join(map(re.escape, ENDINGS))})$", re.IGNORECASE)
+HEADER_BYTES = 65536
+"""The headers of MetaImage and NRRD files are shorter."""
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file\s*:)([^\r\n\0]+)", re.M | re.I)
 PHANTOM_NOTE = "phantom.json"
 """Lies in a folder of embedded phantoms."""
 
@@ -55,6 +58,33 @@ def stem_of(path: Path | str) -> str:
         Its name without the ending.
     """
     return _ENDING.sub("", Path(path).name)
+
+
+def companion_of(path: Path) -> Path | None:
+    """Find the file that holds the voxels of a header.
+
+    Args:
+        path: An image file.
+
+    Returns:
+        The .img of a .hdr, or the file that a .mhd or .nhdr names; None where the image is one
+        file, or the other is not there.
+    """
+    ending = ending_of(path).lower()
+    if ending == ".hdr":
+        found = path.with_suffix(".img")
+    elif ending in (".mhd", ".nhdr"):
+        try:
+            with path.open("rb") as file:
+                named = _DATA_FILE.search(file.read(HEADER_BYTES))
+        except OSError:
+            return None
+        if not named:
+            return None
+        found = path.parent / named[1].decode(errors="replace").strip()
+    else:
+        return None
+    return found if found.is_file() else None
 
 
 def content_of(folder: Path) -> FolderContent:

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import nibabel
 import numpy as np
 
-from segmamba.data.image_files import ITK_ENDINGS, ending_of
+from segmamba.data.image_files import HEADER_BYTES, ITK_ENDINGS, ending_of
 from segmamba.errors import UserError
 
 if TYPE_CHECKING:
     import SimpleITK
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-HEADER_BYTES = 65536
-"""Within so many bytes a header says how the axes lie."""
 DIRECTIONS = {
     "m": re.compile(rb"^(TransformMatrix|Rotation|Orientation)\s*=", re.MULTILINE),
     "n": re.compile(rb"^space\s*:", re.MULTILINE),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segmamba.data import itk_images
+from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
 from segmamba.data.labels import MODALITIES
 from segmamba.data.volumes import read_scan, read_volume
@@ -90,6 +91,18 @@ def test_components_are_channels_and_64_bit_labels_are_read(sitk, image, tmp_pat
     assert itk_images.load(tmp_path / "two.nrrd").shape == (5, 6, 7, 2)
     sitk.WriteImage(sitk.Cast(image, sitk.sitkInt64), str(tmp_path / "label.nrrd"))
     assert itk_images.load(tmp_path / "label.nrrd").get_data_dtype() == np.int32
+
+
+def test_voxels_beside_their_header_belong_to_the_case(tmp_path):
+    (tmp_path / "x.mhd").write_text("NDims = 3\nElementDataFile = x.zraw\n")
+    (tmp_path / "x.nhdr").write_text("NRRD0004\ndata file: ./x.raw.gz\n\n")
+    for name in ("x.zraw", "x.raw.gz", "x.img"):
+        (tmp_path / name).write_bytes(b"voxels")
+    images = {"T1": "x.mhd", "T1ce": "x.nhdr", "T2": "x.hdr", "FLAIR": "x.mha"}
+    case = Case("x", "x", {m: tmp_path / name for m, name in images.items()}, None, "msd")
+    assert [path.name for path in case.files] == [
+        *("x.mhd", "x.zraw", "x.nhdr", "x.raw.gz", "x.hdr", "x.img", "x.mha")
+    ]
 
 
 def test_damaged_files_are_one_line(sitk, image, tmp_path, capfd):

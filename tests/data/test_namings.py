@@ -232,10 +232,12 @@ def test_a_template_tells_its_modality_by_its_last_words():
 
 
 def test_a_patient_and_a_session_make_the_id(tmp_path):
-    files = {m: f"Imaging/P-1/week-0/{m}.nii.gz" for m in MODALITIES}
-    write(tmp_path, files)
+    for week in range(2):
+        write(tmp_path, {m: f"Imaging/P-1/week-{week}/{m}.nii.gz" for m in MODALITIES})
     names = resolve_names(f"{m}={{patient}}/{{session}}/{m}.nii.gz" for m in MODALITIES)
-    assert [case.id for case in find_cases(tmp_path, "msd", names)] == ["P-1_week-0"]
+    cases = find_cases(tmp_path, "msd", names)
+    assert [case.id for case in cases] == ["P-1_week-0", "P-1_week-1"]
+    assert {case.patient for case in cases} == {"P-1"}
 
 
 @pytest.mark.parametrize(

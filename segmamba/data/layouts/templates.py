@@ -2,7 +2,7 @@
 
     {case}_T1GD.nii.gz                       any folder below the data
     {case}/{case}_t1.nii.gz                  in a folder of the case's name
-    {patient}/{session}/CT1.nii.gz           the case's id is PATIENT_SESSION
+    {patient}/{session}/CT1.nii.gz           the case's id is PATIENT_SESSION, of this patient
     images/{case}*T1GD*.nii.gz               * and ? stand for letters of one name, ** for folders
 
 A template is matched against the end of a file's path, from a folder's name on.
@@ -78,6 +78,7 @@ def list_cases(
     templates = dict(name.split("=", 1) for name in resolve_names(names))
     patterns = {part: _pattern(template) for part, template in templates.items()}
     groups: dict[str, dict[str, list[Path]]] = {}
+    patients: dict[str, str] = {}
     used: dict[Path, tuple[str, str]] = {}
     twice: dict[str, list[Finding]] = {}
     for path in files:
@@ -86,6 +87,7 @@ def list_cases(
             if not (match := pattern.search(relative)):
                 continue
             case_id = _case_id(match)
+            patients[case_id] = match.groupdict().get("patient") or patient_of(case_id)
             groups.setdefault(case_id, {}).setdefault(part, []).append(path)
             if path in used:
                 text = (
@@ -95,13 +97,14 @@ def list_cases(
                 twice.setdefault(case_id, []).append(Finding(ERROR, "contradicting names", text))
             used[path] = (case_id, part)
     return [
-        _case(case_id, parts, templates, labels, twice.get(case_id, ()))
+        _case(case_id, patients[case_id], parts, templates, labels, twice.get(case_id, ()))
         for case_id, parts in sorted(groups.items())
     ]
 
 
 def _case(
     case_id: str,
+    patient: str,
     parts: Mapping[str, Sequence[Path]],
     templates: Mapping[str, str],
     labels: str,
@@ -115,9 +118,7 @@ def _case(
     told = None if labels == "auto" else labels
     convention, unknown = convention_or_finding(case_id, told, label, "--names")
     images = {part: paths[0] for part, paths in parts.items() if part != LABEL}
-    return Case(
-        case_id, patient_of(case_id), images, label, convention, findings=(*findings, *unknown)
-    )
+    return Case(case_id, patient, images, label, convention, findings=(*findings, *unknown))
 
 
 def _case_id(match: re.Match[str]) -> str:
