@@ -7,13 +7,13 @@ A case is a pure function of (seed, index, size). All shapes are drawn in mm: (s
 patient at any size.
 """
 
-import json
 import math
 import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -27,11 +27,13 @@ from segmamba.data.phantom_scanner import scan_head
 from segmamba.data.phantom_tumour import grow_tumour, plan_tumour
 from segmamba.errors import UserError
 from segmamba.files import write_json
+from segmamba.json_files import read_json
 
 GENERATOR_VERSION = 2  # raise it whenever the voxels of a case change
 SMALLEST_SIZE, LARGEST_SIZE = (48, 48, 48), (240, 240, 155)
 MOST_AT_ONCE = 16  # a case of the largest size takes 0.4 GiB while it is made
 CONVENTION = "brats2018"
+ANOTHER = "choose another folder or delete this one"
 SUFFIXES = dict(zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True))
 
 
@@ -140,10 +142,12 @@ def write_phantom(
     parameters = {"generator": GENERATOR_VERSION, "cases": cases, "size": list(size), "seed": seed}
     begun, complete = folder / "phantom_begun.json", folder / PHANTOM_NOTE
     for note in (complete, begun):
-        if note.exists() and (existing := json.loads(note.read_text())) != parameters:
+        if (
+            note.exists()
+            and (existing := read_json(note, dict[str, Any], fix=ANOTHER)) != parameters
+        ):
             raise UserError(
-                f"{folder}: holds a phantom made with {existing}, asked for {parameters}; choose "
-                "another folder or delete this one"
+                f"{folder}: holds a phantom made with {existing}, asked for {parameters}; {ANOTHER}"
             )
     if complete.exists():
         return folder

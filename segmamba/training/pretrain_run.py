@@ -1,6 +1,5 @@
 """Pretraining with a run's folder around it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from segmamba.models.weights import load_checkpoint, without_heads
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import save_checkpoint
 from segmamba.training.pretrain import PretrainingEpoch, pretrain
-from segmamba.training.run_folder import RunFolder
+from segmamba.training.run_folder import PRETRAINING_METRICS, RunFolder, read_epochs
 
 
 def pretrain_run(
@@ -56,6 +55,4 @@ def pretrain_run(
 
 def read_pretraining(folder: RunFolder) -> list[dict[str, Any]]:
     """Return the metrics of all pretraining epochs so far, each with "epoch"; [] without any."""
-    if not folder.pretraining_history.exists():
-        return []
-    return json.loads(folder.pretraining_history.read_text())
+    return read_epochs(folder.pretraining_history, PRETRAINING_METRICS)

@@ -9,19 +9,32 @@
 {"1": name} or {name: 1 or [1, 2]}. imagesTs has no labels. macOS's `._*` files are skipped.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of, stem_of
 from segmamba.data.labels import CONVENTIONS, MODALITIES
 from segmamba.data.layouts.declared_names import convention_of, modality_of
 from segmamba.errors import UserError
+from segmamba.json_files import read_json
 
 NAME = "dataset.json"
+
+Channels = dict[str, str] | list[str] | None
+"""The channels' names, by number or in their order."""
+
+
+class DatasetJson(TypedDict, total=False):
+    """What is read of a dataset.json, whoever wrote it."""
+
+    channel_names: Channels
+    modality: Channels
+    labels: dict[str, str | int | list[int]] | None
 
 
 def root_of(folder: Path) -> Path | None:
@@ -53,7 +66,7 @@ def list_cases(root: Path, labels: str) -> list[Case]:
     Raises:
         UserError: The dataset.json does not say what its channels and labels are.
     """
-    content = read_json(root / NAME)
+    content = read_json(root / NAME, DatasetJson)
     channels = channel_order(content.get("channel_names", content.get("modality")), root / NAME)
     convention, note = declared_convention(content.get("labels"), labels, root / NAME)
     cases: list[Case] = []
@@ -79,32 +92,6 @@ def list_cases(root: Path, labels: str) -> list[Case]:
     return [replace(case, findings=(*case.findings, note)) for case in cases]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        UserError: The file cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as JSON ({error}); repair it or copy it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: holds a {type(content).__name__}, expected an object with named fields; "
-            "repair it or copy it again"
-        )
-    return content
-
-
 def channel_order(named: Any, path: Path) -> dict[str, int]:
     """Read which channel holds which modality.
 
@@ -128,7 +115,7 @@ def channel_order(named: Any, path: Path) -> dict[str, int]:
     order = {
         modality_of(name): int(number)
         for number, name in by_number.items()
-        if str(number).isdigit()
+        if re.fullmatch("[0-9]{1,4}", str(number))
     }
     if not set(MODALITIES) <= set(order):
         raise UserError(
@@ -175,8 +162,8 @@ def declared_convention(named: Any, labels: str, path: Path) -> tuple[str, Findi
 
 def _by_name(named: dict[str, Any]) -> dict[str, Any]:
     """Map name to value or values, from either direction in which a dataset.json gives labels."""
-    if all(str(key).isdigit() for key in named):
-        return {name: int(value) for value, name in named.items()}
+    if all(re.fullmatch("[0-9]{1,4}", key) for key in named):
+        return {str(name): int(value) for value, name in named.items()}
     return named
 
 

@@ -52,7 +52,7 @@ class StudyRun:
 
     def stored(self) -> dict[str, Any]:
         """Return what `start_study` kept, as plain JSON."""
-        return json.loads(self.store.artifact_text(self.run_id, STUDY_FILE))
+        return self.store.artifact_json(self.run_id, STUDY_FILE, dict[str, Any])
 
     def begin(self, now: float) -> None:
         """Set the run RUNNING, and count a start and the seconds of the starts before it.
