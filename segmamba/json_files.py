@@ -247,21 +247,23 @@ def _beginning(content: Any) -> Any:
 
 def _first_fault(error: ValidationError, content: Any) -> tuple[str, int]:
     """Word the first place of a ValidationError; return that and how many other places it has."""
-    expected: dict[str, tuple[list[str], Any]] = {}
+    expected: dict[tuple[int | str, ...], list[str]] = {}
+    values: dict[tuple[int | str, ...], Any] = {}
     for one in error.errors(include_url=False, include_context=False):
         if one["type"] == "json_invalid":
             return f"cannot be read as JSON ({one['msg'].removeprefix('Invalid JSON: ')})", 0
         place, value = _resolved(one["loc"], content)
-        if one["type"] == "missing":
-            absent = f"{json.dumps(one['loc'][-1])} is missing"
-            expected.setdefault(_path(place), ([], absent))[0].append(absent)
-        else:
-            words = _worded(one["msg"])
-            expected.setdefault(_path(place), ([], value))[0].append(words)
-    (place_text, (words_there, value)), *others = expected.items()
-    if words_there[0].endswith("is missing"):
-        return f"{place_text}: {words_there[0]}", len(others)
-    return fault(place_text, " or ".join(dict.fromkeys(words_there)), value), len(others)
+        absent = f"{json.dumps(one['loc'][-1])} is missing" if one["type"] == "missing" else ""
+        expected.setdefault(place, []).append(absent or _worded(one["msg"]))
+        values[place] = value
+    first = next(iter(expected))
+    # Where several forms are allowed, the one that fails deepest is what the file tries to be.
+    family = [place for place in expected if place[: len(first)] == first]
+    place = max(family, key=len)
+    words, others = expected[place], len(expected) - len(family)
+    if words[0].endswith("is missing"):
+        return f"{_path(place)}: {words[0]}", others
+    return fault(_path(place), " or ".join(dict.fromkeys(words)), values[place]), others
 
 
 def _worded(message: str) -> str:

@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
+from typing_extensions import TypedDict
 
 from segmamba.data.labels import MODALITIES, from_classes
 from segmamba.data.layouts.names import PHANTOM_NOTE
@@ -35,6 +35,15 @@ MOST_AT_ONCE = 16  # a case of the largest size takes 0.4 GiB while it is made
 CONVENTION = "brats2018"
 ANOTHER = "choose another folder or delete this one"
 SUFFIXES = dict(zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True))
+
+
+class _Note(TypedDict):
+    """What phantom.json holds."""
+
+    generator: int
+    cases: int
+    size: list[int]
+    seed: int
 
 
 def spacing_mm_for(size: Sequence[int]) -> float:
@@ -142,10 +151,7 @@ def write_phantom(
     parameters = {"generator": GENERATOR_VERSION, "cases": cases, "size": list(size), "seed": seed}
     begun, complete = folder / "phantom_begun.json", folder / PHANTOM_NOTE
     for note in (complete, begun):
-        if (
-            note.exists()
-            and (existing := read_json(note, dict[str, Any], fix=ANOTHER)) != parameters
-        ):
+        if note.exists() and (existing := read_json(note, _Note, fix=ANOTHER)) != parameters:
             raise UserError(
                 f"{folder}: holds a phantom made with {existing}, asked for {parameters}; {ANOTHER}"
             )

@@ -36,13 +36,15 @@ class Rounds:
         self._file, self.every, self.done = Path(folder) / "population.json", every, 0
         self.members: dict[str, tuple[Stage, ...]] = {}
         if self._file.exists():
-            kept = read_json(
-                self._file, _Kept, fix="restore it from a copy, or start the study anew"
-            )
+            fix = "restore it from a copy, or start the study anew"
+            kept = read_json(self._file, _Kept, fix=fix)
             self.done = kept["done"]
             self.members = {
                 arm: tuple(map(_with_tuples, stages)) for arm, stages in kept["members"].items()
             }
+            donors = {stage.donor for stages in self.members.values() for stage in stages}
+            if unknown := donors - self.members.keys() - {""}:
+                raise UserError(f"{self._file}: {min(unknown)!r} is no member; {fix}")
 
     def begin(
         self, space: Mapping[str, Distribution], baseline: Mapping[str, object], size: int

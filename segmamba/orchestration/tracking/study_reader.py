@@ -50,8 +50,7 @@ def read_study(run: StudyRun) -> Study:
     store = run.store
     parent = store.client.get_run(run.run_id)
     stored, tags = run.stored(), parent.data.tags
-    if FOUND_TAG in tags:
-        stored["arms"] = stored.get("arms", {}) | {FOUND: _tag(parent, FOUND_TAG, dict[str, Any])}
+    found = {FOUND: _tag(parent, FOUND_TAG, dict[str, Any])} if FOUND_TAG in tags else {}
     children = run.children()
     by_key = {child.data.tags[TRIAL_TAG]: child for child in children}
     now = {
@@ -65,7 +64,7 @@ def read_study(run: StudyRun) -> Study:
     }
     if FOUND_TAG in tags and stored.get("round_every"):
         now["schedule"] = store.artifact_json(run.run_id, SCHEDULE_FILE, list[dict[str, Any]])
-    study = _restored(stored, run, now)
+    study = _restored(stored, found, run, now)
     trials = [
         _trial(store, by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans
     ]
@@ -177,11 +176,13 @@ def _changes(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _restored(stored: dict[str, Any], run: StudyRun, now: dict[str, Any]) -> Study:
-    """The Study that `start_study` kept, with all its values of their types."""
+def _restored(
+    stored: dict[str, Any], found: dict[str, Any], run: StudyRun, now: dict[str, Any]
+) -> Study:
+    """The Study that `start_study` kept and the arm that was found, all values of their types."""
     source = f"{STUDY_FILE} of run {run.run_id}"
     try:
-        study = study_from(stored, trials=(), **now)
+        study = study_from(stored | {"arms": stored["arms"] | found}, trials=(), **now)
         kept = json.dumps(dataclasses.asdict(study))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
