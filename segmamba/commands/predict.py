@@ -191,7 +191,7 @@ def run_prediction(
     screen = console(stderr=True)
     cases = list_cases(source, MIXED if labels == "auto" else labels)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
-    for note in notes_on_labels(cases):
+    for note in (*predictor.notes, *notes_on_labels(cases)):
         print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:

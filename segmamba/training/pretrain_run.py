@@ -8,9 +8,14 @@ import torch
 from segmamba.config import Config
 from segmamba.data.preprocess import PreparedCase
 from segmamba.files import write_json
-from segmamba.models.weights import load_checkpoint, without_heads
+from segmamba.models.transfer import without_heads
+from segmamba.models.weights import load_checkpoint
 from segmamba.training.callback import Callback
-from segmamba.training.checkpoint import save_checkpoint
+from segmamba.training.checkpoint import (
+    PRETRAINING_NEEDED,
+    check_resumable,
+    save_checkpoint,
+)
 from segmamba.training.pretrain import PretrainingEpoch, pretrain
 from segmamba.training.run_folder import PRETRAINING_METRICS, RunFolder, read_epochs
 
@@ -39,7 +44,10 @@ def pretrain_run(
     """
     if folder.pretrained.exists():
         return
-    state = load_checkpoint(folder.pretraining, device) if folder.pretraining.exists() else None
+    state = None
+    if folder.pretraining.exists():
+        state = load_checkpoint(folder.pretraining, device)
+        check_resumable(state, folder.pretraining, PRETRAINING_NEEDED)
     if not state or state["epoch"] < config.learning.pretrain_epochs:
         history = read_pretraining(folder)[: state["epoch"] if state else 0]
         for epoch in pretrain(config, cases, device, resume_from=state, callback=callback):

@@ -13,6 +13,7 @@ SegMamba_Run01/
   metrics/pretraining.json            one entry per epoch of pretraining
   metrics/final_metrics.json          the test's figures, with a row per case
   config.json                         repeats the run
+  initial_weights.json                what was taken of `learning.initial_weights`
   environment.json                    code, packages, machine, data and split that it depends on
 """
 
@@ -79,6 +80,11 @@ class RunFolder:
         self.final_metrics = self.metrics / "final_metrics.json"
         self.config = self.root / "config.json"
         self.environment = self.root / "environment.json"
+
+    @property
+    def initial_weights(self) -> Path:
+        """What was taken of `learning.initial_weights`."""
+        return self.root / "initial_weights.json"
 
     @property
     def pretraining(self) -> Path:

@@ -184,7 +184,7 @@ def _restored(
     try:
         study = study_from(stored | {"arms": stored["arms"] | found}, trials=(), **now)
         kept = json.dumps(dataclasses.asdict(study))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{source}: cannot be read as a study ({reason}); {RESTORE}") from error
     parse_json(kept, Study, source=source, fix=RESTORE)
