@@ -132,10 +132,11 @@ def _kind(path: str | Path) -> str:
     return "no zip archive, as torch.save writes"
 
 
-class _Follower(
-    pickle._Unpickler
-):  # in Python: its memo is a dict, and an index there allocates nothing
-    """Follows a pickle of torch.save with stand-ins, and adds up what its tensors would take."""
+class _Follower(pickle._Unpickler):
+    """Follows a pickle of torch.save with stand-ins, and adds up what its tensors would take.
+
+    It is the unpickler in Python: the one in C allocates as much as an index of its memo asks for.
+    """
 
     dispatch = {
         code: method

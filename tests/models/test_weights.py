@@ -146,7 +146,7 @@ def test_a_small_file_that_would_fill_the_memory_is_refused_before_it_does(tmp_p
     ],
 )
 def test_a_tensor_that_repeats_its_numbers_without_end_is_refused(tmp_path, tensor):
-    with pytest.raises(UserError, match="would become .* MiB in memory"):
+    with pytest.raises(UserError, match=r"would become .* MiB in memory"):
         load_checkpoint(saved(tmp_path / "f.pth", {"w": tensor}))
 
 
