@@ -28,8 +28,12 @@ T = TypeVar("T")
 MOST_BYTES = 16 * 2**20
 """The largest text that is read. An evaluation of 1000 cases with all its rows has 2 MB, and Python
 needs up to 60 times the bytes of a document."""
-MOST_COMMAS = 2**19
+MOST_COMMAS = 2**18
 """The most commas in a document: more values are no file of ours, and cost seconds each time."""
+LARGE = 2**13
+"""Commas from which on the beginning of a document is checked first."""
+DEEP = 100
+"""Levels below which that look does not go; pydantic reads 200."""
 MOST_FAULTS = 1000
 """Wrong values up to which a message says how many there are. pydantic needs 1 KB for each."""
 MOST_INTEGER = 2**63
@@ -110,13 +114,17 @@ def parse_json(text: str, expected: type[T], *, source: Path | str, fix: str = R
     Raises:
         UserError: As `read_json`, for what the document holds.
     """
-    if text.count(",") > MOST_COMMAS:
+    commas = text.count(",")
+    if commas > MOST_COMMAS:
         raise UserError(f"{source}: has more than {MOST_COMMAS} values; {fix}")
-    _parsed(text, source, fix)
+    content = _parsed(text, source, fix)
     from pydantic import ValidationError
 
+    large = commas > LARGE
     adapter: TypeAdapter[T] = _adapter(expected)  # type: ignore[arg-type]  # every type is hashable
     try:
+        if large:  # a wrong type is told from the beginning, before each value is a fault
+            adapter.validate_json(json.dumps(_beginning(content)), strict=True)
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
         problem = _problem(adapter, error, text)
@@ -236,12 +244,17 @@ def _problem(adapter: TypeAdapter[Any], error: ValidationError, text: str) -> st
     return f"more than {MOST_FAULTS} values are of the wrong type"
 
 
-def _beginning(content: Any) -> Any:
-    """The first values of every list and object, so few that a type's faults are soon listed."""
+def _beginning(content: Any, depth: int = 0) -> Any:
+    """The first values of long lists and objects, so few that a type's faults are soon listed."""
+    if depth > DEEP:
+        return None
     if isinstance(content, dict):
-        return {name: _beginning(one) for name, one in itertools.islice(content.items(), 30)}
+        few = 10 if len(content) > MOST_FAULTS else len(content)
+        return {
+            name: _beginning(one, depth + 1) for name, one in itertools.islice(content.items(), few)
+        }
     if isinstance(content, list):
-        return [_beginning(one) for one in content[:10]]
+        return [_beginning(one, depth + 1) for one in content[:10]]
     return content
 
 

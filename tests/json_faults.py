@@ -80,9 +80,9 @@ def whole_files(content):
     yield "HTML", b"<html><body>404</body></html>"
     yield "Python", repr(content).encode()
     yield "trailing comma", plain.rstrip()[:-1] + b"," + plain.rstrip()[-1:]
-    yield "many values", b"[" + b"1," * 600_000 + b"1]"
-    yield "many objects", b"[" + b"{}," * 500_000 + b"{}]"
-    yield "many names", b"{" + b",".join(b'"%d":null' % n for n in range(300_000)) + b"}"
+    yield "many values", b"[" + b"1," * 260_000 + b"1]"
+    yield "many objects", b"[" + b"{}," * 250_000 + b"{}]"
+    yield "many names", b"{" + b",".join(b'"%d":null' % n for n in range(250_000)) + b"}"
 
 
 def inner(content, rng):

@@ -5,7 +5,6 @@ Each does what it says, and a resumed run ends as one that never stopped.
 
 import copy
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
