@@ -86,6 +86,8 @@ def test_values_come_back_as_they_were_written(tmp_path):
     (tmp_path / "f.json").write_text(json.dumps(content), encoding="utf-8-sig")
     again = read_json(tmp_path / "f.json", dict[str, int | float | str])
     assert again == content and isinstance(again["epoch"], int)
+    prose = {"git_diff": 'a, "b"\\\n' * 300_000}
+    assert parse_json(json.dumps(prose), dict[str, str], source="f") == prose
 
 
 def test_what_is_no_regular_file_or_too_large_is_refused_without_reading_it(tmp_path):
@@ -299,6 +301,17 @@ READERS = {
     "found.json": (TAGS["found"], read_stored_study),
     "importance.json": (TAGS["importance"], read_stored_study),
 }
+
+
+@pytest.mark.parametrize("text", ["x", "", "nan", "[1]", "1e999"])
+def test_a_tag_that_is_no_number_is_named(tmp_path, text):
+    store = Artifacts(tmp_path, {"starts": text})
+    (tmp_path / "study.json").write_text(json.dumps(study_content()))
+    with pytest.raises(UserError, match="tag starts of run parent: .*; set"):
+        read_study(StudyRun(store, "parent"))
+    store.runs["parent"] |= {"starts": "1", "earlier_s": text or "x"}
+    with pytest.raises(UserError, match="tag earlier_s of run parent: .*; set"):
+        read_study(StudyRun(store, "parent"))
 
 
 def placed(folder: Path, name: str) -> Path:

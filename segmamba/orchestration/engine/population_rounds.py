@@ -6,9 +6,8 @@ import dataclasses
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from annotated_types import Len
 from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
@@ -43,6 +42,8 @@ class Rounds:
                 arm: tuple(map(_with_tuples, stages)) for arm, stages in kept["members"].items()
             }
             donors = {stage.donor for stages in self.members.values() for stage in stages}
+            if empty := [arm for arm, stages in self.members.items() if not stages]:
+                raise UserError(f"{self._file}: member {empty[0]!r} has no stages; {fix}")
             if unknown := donors - self.members.keys() - {""}:
                 raise UserError(f"{self._file}: {min(unknown)!r} is no member; {fix}")
 
@@ -121,7 +122,7 @@ class _Kept(TypedDict):
     """What population.json holds."""
 
     done: int
-    members: dict[str, Annotated[list[Stage], Len(1)]]
+    members: dict[str, list[Stage]]
 
 
 def _with_tuples(kept: Stage) -> Stage:
