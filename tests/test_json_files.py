@@ -307,10 +307,10 @@ READERS = {
 def test_a_tag_that_is_no_number_is_named(tmp_path, text):
     store = Artifacts(tmp_path, {"starts": text})
     (tmp_path / "study.json").write_text(json.dumps(study_content()))
-    with pytest.raises(UserError, match="tag starts of run parent: .*; set"):
+    with pytest.raises(UserError, match=r"tag starts of run parent: .*; set"):
         read_study(StudyRun(store, "parent"))
     store.runs["parent"] |= {"starts": "1", "earlier_s": text or "x"}
-    with pytest.raises(UserError, match="tag earlier_s of run parent: .*; set"):
+    with pytest.raises(UserError, match=r"tag earlier_s of run parent: .*; set"):
         read_study(StudyRun(store, "parent"))
 
 

@@ -40,7 +40,10 @@ ITEM_BYTES = {
 }
 """Bytes of an element in each kind of storage."""
 ALLOCATING = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
-FOREIGN_CODES = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.PERSID)
+FOREIGN_CODES = (
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.PERSID),
+    *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),
+)
 """Pickle's codes that torch.save never writes."""
 SAVE_AGAIN = "read it with the program that wrote it, and torch.save its state_dict alone"
 HINTS = (
@@ -132,6 +135,20 @@ def _kind(path: str | Path) -> str:
     return "no zip archive, as torch.save writes"
 
 
+def _plainly_named(method: Callable[[Any], None], names: slice) -> Callable[[Any], None]:
+    """Let a method of an unpickler enter values only under texts and numbers.
+
+    Others may take for ever to look up: a tuple of tuples may have billions of entries.
+    """
+
+    def load(unpickler: Any) -> None:
+        if not all(isinstance(name, (str, int, float)) for name in unpickler.stack[names]):
+            raise ValueError("a value stands under a name that is neither text nor number")
+        method(unpickler)
+
+    return load
+
+
 class _Follower(pickle._Unpickler):
     """Follows a pickle of torch.save with stand-ins, and adds up what its tensors would take.
 
@@ -142,6 +159,9 @@ class _Follower(pickle._Unpickler):
         code: method
         for code, method in pickle._Unpickler.dispatch.items()
         if bytes([code]) not in (*ALLOCATING, *FOREIGN_CODES)
+    } | {
+        code[0]: _plainly_named(pickle._Unpickler.dispatch[code[0]], names)
+        for code, names in ((pickle.SETITEM, slice(-2, -1)), (pickle.SETITEMS, slice(0, None, 2)))
     }
 
     def __init__(self, content: bytes, folder: str, members: dict[str, int]) -> None:
@@ -196,7 +216,7 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 SAFE: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": lambda: OrderedDict(),
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch.Size": tuple,

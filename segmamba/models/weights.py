@@ -1,9 +1,9 @@
-"""Weights from files into networks.
+"""Checkpoints from files.
 
 `load_checkpoint` reads what training wrote: plain tensors, numbers and strings, without running
-code. A checkpoint carries a SHA-256 digest in the comment of its zip archive, which is compared.
-`without_heads` keeps what another task can start from, and `start_from` puts tensors into a
-network.
+code, and only after a look at how much memory they take. A checkpoint carries a SHA-256 digest in
+the comment of its zip archive, which is compared. `load_network` finds the weights of a network in
+a checkpoint of this or another program.
 """
 
 import hashlib
@@ -57,8 +57,6 @@ SAFE_NUMBERS: list[Any] = [
 """Numbers of numpy, which nnU-Net keeps beside its weights."""
 BLOCK = 2**22
 """Bytes that are read at once."""
-HEADS = ("head.", "deep_heads.")
-"""How the names of a network's output layers begin."""
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:

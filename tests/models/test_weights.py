@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 import random
 import resource
 import struct
@@ -165,6 +166,16 @@ def test_functions_that_torch_itself_would_call_are_refused(tmp_path, function):
     value = 10 if function is not set else [1]
     with pytest.raises(UserError, match="no tensor, number or text"):
         load_checkpoint(saved(tmp_path / "f.pth", {"w": Reduced(function, value)}))
+
+
+def test_a_name_that_takes_for_ever_to_look_up_is_refused_at_once(tmp_path):
+    doubled = pickle.EMPTY_TUPLE + 60 * (pickle.DUP + pickle.TUPLE2)
+    content = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + doubled
+    content += pickle.NONE + pickle.SETITEM + pickle.STOP
+    path = saved(tmp_path / "f.pth", WEIGHTS)
+    repacked(path, compressed=zipfile.ZIP_STORED, changes={"data.pkl": content})
+    with pytest.raises(UserError, match="neither text nor number"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
