@@ -11,7 +11,6 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +162,3 @@ def _computed_digest(path: str | Path) -> str:
             left -= len(block)
     sha256.update(struct.pack("<H", 0))
     return sha256.hexdigest()
-
-
-def without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What another task can start from: a network's tensors without its output layers.
-
-    Args:
-        state: A network's `state_dict()`.
-
-    Returns:
-        The same tensors under the same names.
-    """
-    return {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}
