@@ -206,7 +206,11 @@ def run_prediction(
     labels = MIXED if labels == "auto" else labels
     cases = list_cases(source, labels, templates)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
-    for note in (*notes_on_convention(cases), *notes_on_unused(source, labels, templates)):
+    for note in (
+        *predictor.notes,
+        *notes_on_convention(cases),
+        *notes_on_unused(source, labels, templates),
+    ):
         print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:
