@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.data.labels import REGIONS_AND_MEAN
+from segmamba.studies.alpha_spending import FIRST_LOOK, holm_of_looks, level, repeated_p
 from segmamba.studies.anova import Crossed, crossed, holm
 from segmamba.studies.hypothesis import MINUS, Contrast, PairwiseContrast
 from segmamba.studies.results import Study
@@ -57,6 +59,27 @@ class Difference:
     """What was left out, and what the interval cannot cover."""
     layout: Crossed | None = None
     """The analysis of variance; None where there is no interval."""
+    max_seeds: int = 0
+    """The most seeds of a study that adds seeds; 0 where their number was fixed.
+
+    The interval and the p of such a study hold although it looks at them after every seed.
+    """
+
+    def half_width(self, tests: int = 1) -> float:
+        """Half the width of the interval around `mean`.
+
+        Args:
+            tests: How many contrasts share the 5 %.
+
+        Returns:
+            Dice; NaN where there is no interval, or too few seeds for a first look.
+        """
+        if self.layout is None or (self.max_seeds and len(self.seeds) < FIRST_LOOK):
+            return math.nan
+        share = (1 - CONFIDENCE_LEVEL) / tests
+        if self.max_seeds:
+            share = level(self.max_seeds, min(len(self.seeds), self.max_seeds), tests)
+        return float(self.layout.half_width(1 - share))
 
     @property
     def label(self) -> str:
@@ -99,7 +122,13 @@ def contrast_difference(
         seed for seed in study.seeds if all(seed in by_seed for by_seed in scores.values())
     )
     notes = _missing_trials(study, scores)
-    result = Difference(arm=contrast.arm, versus=contrast.versus, region=region, notes=notes)
+    result = Difference(
+        arm=contrast.arm,
+        versus=contrast.versus,
+        region=region,
+        notes=notes,
+        max_seeds=study.max_seeds,
+    )
     if not seeds:
         return result
     tables = [by_seed[seed] for by_seed in scores.values() for seed in seeds]
@@ -145,12 +174,15 @@ def _with_interval(result: Difference, d: np.ndarray) -> Difference:
         return dataclasses.replace(result, notes=(*result.notes, ONE_SEED))
     layout = crossed(d)
     seed_sd, case_sd, rest_sd = (float(np.sqrt(v)) for v in layout.variances)
-    half = float(layout.half_width())
+    half = dataclasses.replace(result, layout=layout).half_width()
+    p_value = float(layout.p_value())
+    if result.max_seeds:
+        p_value = repeated_p(p_value, result.max_seeds, len(result.seeds))
     return dataclasses.replace(
         result,
         low=result.mean - half,
         high=result.mean + half,
-        p_value=float(layout.p_value()),
+        p_value=p_value,
         standard_error=float(layout.standard_error),
         seed_sd=seed_sd,
         case_sd=case_sd,
@@ -247,14 +279,33 @@ def _family(
         {r: contrast_difference(study, c, r, study.hypothesis.score) for r in REGIONS_AND_MEAN}
         for c in family
     ]
-    p_values = [regions[decides].p_value for regions in differences]
-    p_holm = holm(p_values) if adjusted else [math.nan] * len(family)
+    p_holm = (
+        adjusted_p([regions[decides] for regions in differences])
+        if adjusted
+        else [math.nan] * len(family)
+    )
     return [
         ContrastResult(
             arm=c.arm, versus=c.versus, regions=regions, p_holm=p, decides=c.label in asked
         )
         for c, regions, p in zip(family, differences, p_holm, strict=True)
     ]
+
+
+def adjusted_p(differences: Sequence[Difference]) -> list[float]:
+    """The p values of contrasts that are tested together, adjusted by Holm (1979).
+
+    Args:
+        differences: The differences.
+
+    Returns:
+        The adjusted p values, in order; NaN where there was no test.
+    """
+    p_values = [d.p_value for d in differences]
+    max_seeds = max((d.max_seeds for d in differences), default=0)
+    if not max_seeds:
+        return holm(p_values)
+    return holm_of_looks(p_values, max_seeds, [min(len(d.seeds), max_seeds) for d in differences])
 
 
 def points(dice: float | None, *, signed: bool = False) -> str:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
-from segmamba.studies.looks import Look
+from segmamba.studies.looks import Look, looks_from
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
@@ -207,6 +207,7 @@ def study_from(stored: Mapping[str, Any], **now: Any) -> Study:
         "hypothesis": hypothesis_from(fields["hypothesis"]),
         "secondary": tuple(hypothesis_from(claim) for claim in fields.get("secondary", ())),
         "data": study_data_from(fields["data"]),
+        "looks": looks_from(fields.get("looks", ())),
     }
     return Study(**(fields | now))
 

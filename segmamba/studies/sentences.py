@@ -219,3 +219,45 @@ def _advice(further: FurtherRuns) -> str:
         f"neither {MOST_SEEDS} further seeds nor {MOST_CASES} further test cases alone would "
         "decide it: the estimate lies too close to the limit, or the spread is too large"
     )
+
+
+def estimate_words(difference: Difference) -> str:
+    """The estimate of a difference.
+
+    Args:
+        difference: The difference.
+
+    Returns:
+        Words such as "b scores 1.2 Dice points above a on WT Dice".
+    """
+    return _estimate(difference)
+
+
+def sample_words(difference: Difference) -> str:
+    """What a difference is based on.
+
+    Args:
+        difference: The difference.
+
+    Returns:
+        Its seeds and cases.
+    """
+    return _based(difference)
+
+
+def missing_words(difference: Difference) -> str:
+    """Why a difference has no interval.
+
+    Args:
+        difference: A difference of no, one or too few seeds or cases.
+
+    Returns:
+        One sentence.
+    """
+    if not difference.seeds or not difference.cases:
+        return _no_pair(difference)
+    if len(difference.seeds) == 1:
+        return f"{_one_seed(difference)}."
+    if len(difference.cases) == 1:
+        return _one_case(difference)
+    return f"Undecided: {_estimate(difference)}, but only {_based(difference)} could be paired."

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from segmamba.config import CONFIDENCE_LEVEL
-from segmamba.studies.anova import Crossed, holm
-from segmamba.studies.contrasts import Difference, contrast_difference
+from segmamba.studies.anova import Crossed
+from segmamba.studies.contrasts import Difference, adjusted_p, contrast_difference
 from segmamba.studies.hypothesis import Hypothesis
+from segmamba.studies.look_verdict import exploratory_sentence, verdict_of_looks
 from segmamba.studies.results import Study
 from segmamba.studies.sentences import (
     MOST_CASES,
@@ -79,13 +80,17 @@ def verdict(study: Study, claim: Hypothesis | None = None) -> Verdict:
             sentence=nothing_asked(claim),
             difference=Difference(arm="", versus="", region=claim.regions[0]),
         )
+    if study.max_seeds and claim == study.hypothesis:
+        answer, sentence, leading = verdict_of_looks(study)
+        return Verdict(answer=answer, sentence=sentence, difference=leading)
     differences = [
         contrast_difference(study, contrast, region, claim.score)
         for contrast in claim.contrasts
         for region in claim.regions
     ]
     answer, lead = _decide(differences, claim)
-    further = FurtherRuns() if answer != "undecided" else _what_would_decide(differences, claim)
+    open_ = answer == "undecided" and not study.max_seeds
+    further = _what_would_decide(differences, claim) if open_ else FurtherRuns()
     decision = Decision(
         answer=answer,
         differences=differences,
@@ -93,7 +98,9 @@ def verdict(study: Study, claim: Hypothesis | None = None) -> Verdict:
         gained=gains(differences, claim.margin),
         further=further,
     )
-    if len(differences) == 1 and claim.direction == "better":
+    if study.max_seeds:
+        sentence = exploratory_sentence(decision, claim)
+    elif len(differences) == 1 and claim.direction == "better":
         sentence = sentence_of_one(decision, claim, len(study.seeds))
     else:
         sentence = sentence_of_many(decision, claim)
@@ -116,7 +123,7 @@ def gains(differences: Sequence[Difference], margin: float) -> list[bool]:
     Returns:
         Whether each of them gains.
     """
-    adjusted = holm([d.p_value for d in differences])
+    adjusted = adjusted_p(differences)
     return [
         p < 1 - CONFIDENCE_LEVEL and d.mean >= margin and len(d.cases) > 1
         for d, p in zip(differences, adjusted, strict=True)
@@ -158,7 +165,7 @@ def _outside(difference: Difference, margin: float, tests: int) -> bool:
     """Whether the interval lies wholly outside +-margin, at a level that holds for all tests."""
     if difference.layout is None or len(difference.cases) == 1:
         return False
-    half = float(difference.layout.half_width(1 - (1 - CONFIDENCE_LEVEL) / tests))
+    half = difference.half_width(tests)
     return difference.mean - half > margin or difference.mean + half < -margin
 
 

@@ -13,7 +13,8 @@ from segmamba.config import Config
 from segmamba.data.splits import SETS, Split, read_splits
 from segmamba.errors import UserError
 from segmamba.studies.budget import AUTO
-from segmamba.studies.looks import FIRST_LOOK, MOST_SEEDS
+from segmamba.studies.alpha_spending import FIRST_LOOK
+from segmamba.studies.alpha_spending import MAX_SEEDS as MOST_SEEDS
 from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
 

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from segmamba.studies.results import Study
-from segmamba.studies.looks import FIRST_LOOK, Look
+from segmamba.studies.alpha_spending import FIRST_LOOK
+from segmamba.studies.looks import Look
 from segmamba.studies.trial_plan import TrialPlan
 
 WORTH_STARTING = 0.25

@@ -2,12 +2,8 @@
 
 import dataclasses
 import json
-<<<<<<< HEAD
 from collections.abc import Collection
-from typing import Any
-=======
 from typing import Any, TypeVar
->>>>>>> main
 
 from mlflow.entities import Run
 from typing_extensions import TypedDict
@@ -29,7 +25,8 @@ from segmamba.orchestration.tracking.study_run import (
     TRIAL_TAG,
     StudyRun,
 )
-from segmamba.studies.looks import FIRST_LOOK, Look
+from segmamba.studies.alpha_spending import FIRST_LOOK
+from segmamba.studies.looks import Look
 from segmamba.studies.results import Study, Trial, study_from
 from segmamba.studies.spec import FOUND, TrialPlan
 
@@ -72,9 +69,8 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
         ),
     }
     if FOUND_TAG in tags and stored.get("round_every"):
-<<<<<<< HEAD
-        now["schedule"] = json.loads(store.artifact_text(run.run_id, SCHEDULE_FILE))
-    study = study_from(stored, trials=(), **now)
+        now["schedule"] = store.artifact_json(run.run_id, SCHEDULE_FILE, list[dict[str, Any]])
+    study = _restored(stored, found, run, now)
     if study.max_seeds:
         study = _with_looks(study, stored_looks(run), by_key)
 
@@ -82,23 +78,12 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
         return _trial(store, run, arm, seed, fold, histories=histories)
 
     trials = [trial(by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans]
-=======
-        now["schedule"] = store.artifact_json(run.run_id, SCHEDULE_FILE, list[dict[str, Any]])
-    study = _restored(stored, found, run, now)
-    trials = [
-        _trial(store, by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans
-    ]
->>>>>>> main
     searched = sorted(
         (child for child in children if CHANGES_TAG in child.data.tags),
         key=lambda child: child.data.tags["arm"],
     )
     searched_trials = [
-<<<<<<< HEAD
-        trial(child, child.data.tags["arm"], int(child.data.tags["seed"]), None)
-=======
-        _trial(store, child, child.data.tags["arm"], _tag(child, "seed", int), None)
->>>>>>> main
+        trial(child, child.data.tags["arm"], _tag(child, "seed", int), None)
         for child in searched
     ]
     return dataclasses.replace(study, trials=tuple(trials), searched=tuple(searched_trials))
