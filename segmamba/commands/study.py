@@ -229,8 +229,10 @@ def _scheduler_help(spec: "StudySpec") -> str:
 
 def _seeds(text: str | None) -> int | Literal["auto"] | None:
     """Read --seeds."""
-    if text is None or text == "auto":
-        return text
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
         return int(text)
     except ValueError:

@@ -11,7 +11,7 @@ ARMS = ("base", "good", "bad")
 
 def sequential(max_seeds=6, looks=(), **changes):
     study = synthetic_study(dict.fromkeys(ARMS, 0.0), seeds=3)
-    seeds = {arm: (0, 1, 2) for arm in ARMS}
+    seeds = dict.fromkeys(ARMS, (0, 1, 2))
     return dataclasses.replace(
         study, max_seeds=max_seeds, looks=looks, arm_seeds=seeds, trials=(), **changes
     )
@@ -84,7 +84,7 @@ def test_a_slot_that_would_idle_only_briefly_waits_for_the_look():
 
 
 def test_no_trial_is_begun_ahead_of_the_last_look():
-    run = Run({n: ARMS for n in range(3, 6)}).to_the_end(slots=4)
+    run = Run(dict.fromkeys(range(3, 6), ARMS)).to_the_end(slots=4)
     assert max(seed for _, seed in run.began) == 5
     assert len(run.began) == 18 == len(set(run.began))
 
@@ -122,7 +122,7 @@ def test_a_look_that_mlflow_cannot_answer_yet_is_waited_for():
 
 def test_a_search_numbers_its_seeds_from_one():
     study = dataclasses.replace(
-        sequential(), seeds=(1, 2, 3), arm_seeds={arm: (1, 2, 3) for arm in ARMS}
+        sequential(), seeds=(1, 2, 3), arm_seeds=dict.fromkeys(ARMS, (1, 2, 3))
     )
     run = Run({3: ("base",)}, study).to_the_end(slots=1)
     assert run.began[-1] == ("base", 4)

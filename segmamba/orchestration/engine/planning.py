@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from segmamba.config import Config
 from segmamba.data.splits import SETS, Split, read_splits
 from segmamba.errors import UserError
-from segmamba.studies.budget import AUTO
 from segmamba.studies.alpha_spending import FIRST_LOOK
 from segmamba.studies.alpha_spending import MAX_SEEDS as MOST_SEEDS
+from segmamba.studies.budget import AUTO
 from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
 

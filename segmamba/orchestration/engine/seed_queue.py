@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
-from segmamba.studies.results import Study
 from segmamba.studies.alpha_spending import FIRST_LOOK
 from segmamba.studies.looks import Look
+from segmamba.studies.results import Study
 from segmamba.studies.trial_plan import TrialPlan
 
 WORTH_STARTING = 0.25

@@ -24,7 +24,9 @@ class SeedSearch(Searcher):
         self.failure: Exception | None = None
         """What a look raised. Ray would take an exception here for its own."""
 
-    def suggest(self, trial_id: str) -> dict[str, TrialPlan] | str | None:
+    def suggest(  # type: ignore[override]  # Ray takes FINISHED, which its type leaves out
+        self, trial_id: str
+    ) -> dict[str, TrialPlan] | str | None:
         """The next trial, as the configuration of Ray's trial `trial_id`; None: wait."""
         if self.failure is not None:
             return Searcher.FINISHED

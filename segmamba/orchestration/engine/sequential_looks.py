@@ -1,4 +1,4 @@
-"""Taking the looks of a running study: from its trials in MLflow, into MLflow, and on the screen."""
+"""The looks of a running study: taken from its trials in MLflow, logged there and shown."""
 
 from __future__ import annotations
 

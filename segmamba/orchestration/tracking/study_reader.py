@@ -83,8 +83,7 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
         key=lambda child: child.data.tags["arm"],
     )
     searched_trials = [
-        trial(child, child.data.tags["arm"], _tag(child, "seed", int), None)
-        for child in searched
+        trial(child, child.data.tags["arm"], _tag(child, "seed", int), None) for child in searched
     ]
     return dataclasses.replace(study, trials=tuple(trials), searched=tuple(searched_trials))
 
@@ -131,7 +130,9 @@ def _with_looks(study: Study, looks: tuple[Look, ...], begun: Collection[str]) -
             for place, seed in enumerate(study.seed_range)
             if place < FIRST_LOOK
             or place in after
-            or any(TrialPlan(arm=arm, seed=seed, fold=f).key in begun for f in study.folds or [None])
+            or any(
+                TrialPlan(arm=arm, seed=seed, fold=f).key in begun for f in study.folds or [None]
+            )
         )
     seeds = tuple(sorted({seed for seeds in seeds_of.values() for seed in seeds}))
     return dataclasses.replace(study, looks=looks, arm_seeds=seeds_of, seeds=seeds)
