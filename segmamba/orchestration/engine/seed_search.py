@@ -24,6 +24,10 @@ class SeedSearch(Searcher):
         self.failure: Exception | None = None
         """What a look raised. Ray would take an exception here for its own."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what Ray stores of it: nothing, since MLflow holds the looks and every trial."""
+        return {}
+
     def suggest(  # type: ignore[override]  # Ray takes FINISHED, which its type leaves out
         self, trial_id: str
     ) -> dict[str, TrialPlan] | str | None:
@@ -52,7 +56,7 @@ class SeedSearch(Searcher):
         self._queue.ended(self._keys[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: MLflow holds the looks and every trial."""
+        """Save nothing; see `__getstate__`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing; see `save`."""
+        """Restore nothing; see `__getstate__`."""
