@@ -7,7 +7,7 @@ Imports nothing slow: `--help` answers at once.
 # `study_app`, whose help texts come from the study.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -91,8 +91,9 @@ def study_app(study: "Study") -> typer.Typer:
             ),
         ] = "demo",
         seeds: Annotated[
-            str | None,
+            Any,
             typer.Option(
+                parser=_seeds,
                 help="Training runs of each arm. auto adds seeds until the claim is decided. "
                 f"With 1, the verdict is always undecided. Default: {spec.budget.seeds}.",
                 metavar="auto|N",
@@ -185,7 +186,7 @@ def study_app(study: "Study") -> typer.Typer:
             labels=labels,
             names=tuple(names or ()),
             preset=preset,
-            seeds=_seeds(seeds),
+            seeds=seeds,
             max_seeds=max_seeds,
             folds=folds,
             trials=trials,
@@ -227,16 +228,14 @@ def _scheduler_help(spec: "StudySpec") -> str:
     )
 
 
-def _seeds(text: str | None) -> int | Literal["auto"] | None:
+def _seeds(text: str) -> int | str:
     """Read --seeds."""
-    if text is None:
-        return None
     if text == "auto":
-        return "auto"
+        return text
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"--seeds {text}: must be auto or a number, for example 5") from None
+        raise typer.BadParameter(f"{text} is neither auto nor a number") from None
 
 
 def _gpus(text: str) -> float | None:
