@@ -6,7 +6,7 @@
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           grids and offset
+                            case.json           grids, offset and the images' digests
 
 The grids are those of `working_grid`. Why plain .npy and not a compressed format:
 benchmarks/README.md.
@@ -42,13 +42,16 @@ class PreparedCase:
     """Rows of the affine of the source in canonical orientation."""
     classes: tuple[int, ...]
     """The internal classes of tumour that the label holds."""
+    image_digests: tuple[str, ...] = ()
+    """What tells the images apart from those of other cases, as `same_images` digests them."""
 
     @classmethod
-    def read(cls, folder: Path) -> PreparedCase:
+    def read(cls, folder: Path, patient: str) -> PreparedCase:
         """Read a case from its folder in the cache.
 
         Args:
             folder: As `preprocess.prepare_cases` wrote it.
+            patient: Whose case it is; the cache does not say, for `data.patients` may change.
 
         Returns:
             The case.
@@ -56,7 +59,7 @@ class PreparedCase:
         meta = json.loads((folder / "case.json").read_text())
         return cls(
             id=meta["id"],
-            patient=meta["patient"],
+            patient=patient,
             folder=folder,
             shape=tuple(meta["shape"]),
             offset=tuple(meta["offset"]),
@@ -65,6 +68,7 @@ class PreparedCase:
             source_spacing_mm=tuple(meta["source_spacing_mm"]),
             source_affine=tuple(map(tuple, meta["source_affine"])),
             classes=tuple(meta["classes"]),
+            image_digests=tuple(meta["image_digests"]),
         )
 
     @property

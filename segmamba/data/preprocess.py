@@ -25,11 +25,12 @@ from segmamba.data.case import Case
 from segmamba.data.labels import REGION_CLASSES, convention
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.prepared_case import PreparedCase
+from segmamba.data.same_images import image_digests
 from segmamba.data.volumes import read_scan
 from segmamba.data.working_grid import BoxGeometry, must_resample, to_working_grid
 from segmamba.errors import UserError
 
-FORMAT = 2  # raise it when the meaning of a cached file changes
+FORMAT = 3  # raise it when the meaning of a cached file changes
 # Candidate patch centres kept per kind: more than any training run draws from one case.
 CENTRES = 50_000
 BUILDING = ".building-"
@@ -77,7 +78,7 @@ def prepare_cases(
         raise UserError(
             errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
         )
-    return [PreparedCase.read(_folder(case, cache, config)) for case in cases]
+    return [PreparedCase.read(_folder(case, cache, config), case.patient) for case in cases]
 
 
 def _lost_message(case: Case) -> str | None:
@@ -99,7 +100,7 @@ def _build(case: Case, cache: Path, config: DataConfig) -> str | None:
     image, label, geometry = to_working_grid(scan, spacing_mm)
     building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
     try:
-        _write(building, case, geometry, image, label)
+        _write(building, case, geometry, image, label, image_digests(scan.image))
         if scan.label is not None and must_resample(scan, spacing_mm):
             np.save(building / "source_label.npy", scan.label)
         os.rename(building, folder)
@@ -116,7 +117,12 @@ def _build(case: Case, cache: Path, config: DataConfig) -> str | None:
 
 
 def _write(
-    building: Path, case: Case, geometry: BoxGeometry, image: np.ndarray, label: np.ndarray | None
+    building: Path,
+    case: Case,
+    geometry: BoxGeometry,
+    image: np.ndarray,
+    label: np.ndarray | None,
+    digests: Sequence[str],
 ) -> None:
     """Write all files of a case but source_label.npy.
 
@@ -124,7 +130,7 @@ def _write(
     """
     tumour = np.zeros(image.shape[1:], bool) if label is None else label > 0
     classes = [c for c in REGION_CLASSES["WT"] if label is not None and (label == c).any()]
-    meta = {"id": case.id, "patient": case.patient, **geometry, "classes": classes}
+    meta = {"id": case.id, **geometry, "classes": classes, "image_digests": digests}
     (building / "case.json").write_text(json.dumps(meta, indent=1))
     np.save(building / "image.npy", image)
     if label is not None:

@@ -4,15 +4,16 @@ The cases are those of a data set, or the embedded phantom where `data.source` i
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segmamba.config import Config, DataConfig
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases, notes_on
+from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
-from segmamba.data.splits import Split, split_cases
-from segmamba.data.strata import SourceCase
+from segmamba.data.same_images import SameImages, find_same_images
+from segmamba.data.splits import Split, seeded, split_cases
 from segmamba.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -38,24 +39,6 @@ class FoundData:
         """All cases, the labelled ones first."""
         return [*self.labelled, *self.unlabelled]
 
-    def split(self, config: DataConfig) -> Split[SourceCase]:
-        """Divide the cases without preprocessing them.
-
-        Args:
-            config: How patients are divided.
-
-        Returns:
-            The sets, whose members hold the Case that was found as `.case`.
-
-        Raises:
-            UserError: The cases cannot be divided as `config` asks.
-        """
-        return split_cases(
-            [SourceCase(case) for case in self.labelled],
-            config,
-            [SourceCase(case) for case in self.unlabelled],
-        )
-
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -63,11 +46,13 @@ class PreparedData:
 
     found: FoundData
     labelled: list[PreparedCase]
-    """In the order of `found.labelled`."""
+    """In the order of `found.labelled`, with the patients that `same_images` makes one."""
     unlabelled: list[PreparedCase]
     """In the order of `found.unlabelled`."""
     config: DataConfig
     """How the cases were preprocessed and, unless another is given, how they are divided."""
+    same_images: SameImages
+    """Which of the cases share an image."""
 
     @property
     def cases(self) -> list[Case]:
@@ -87,7 +72,7 @@ class PreparedData:
     @property
     def notes(self) -> list[str]:
         """What a study must say about the cases; the notes of a split are its own."""
-        return self.found.notes
+        return [*self.found.notes, *self.same_images.notes]
 
     def split(self, config: DataConfig | None = None) -> Split[PreparedCase]:
         """Divide the cases into sets.
@@ -102,7 +87,9 @@ class PreparedData:
         Raises:
             UserError: The cases cannot be divided as the configuration asks.
         """
-        return split_cases(self.labelled, config or self.config, self.unlabelled)
+        return split_cases(
+            self.labelled, config or self.config, self.unlabelled, self.same_images.joined
+        )
 
 
 def prepare_split(
@@ -142,8 +129,12 @@ def prepare_split(
     )
     for learner in learners:
         check_patch_fits(prepared, learner.data)
+    same = find_same_images(prepared)
+    prepared = [replace(case, patient=same.patient(case.patient)) for case in prepared]
     labelled = len(found.labelled)
-    return PreparedData(found, prepared[:labelled], prepared[labelled:], config.data)
+    return PreparedData(
+        found, prepared[:labelled], prepared[labelled:], seeded(config, config.seed), same
+    )
 
 
 def find_data(
@@ -170,8 +161,25 @@ def find_data(
     """
     labelled, source, left_out = labelled_cases(config, results, steps)
     unlabelled = unlabelled_cases(config, learners)
-    notes = [*([] if unlabelled else left_out), *notes_on(labelled)]
+    cases = [*labelled, *unlabelled]
+    patients = [describe_patients(cases, config.data.patients)] if config.data.source else []
+    notes = [*patients, *([] if unlabelled else left_out), *notes_on(labelled)]
     return FoundData(labelled, unlabelled, source, notes)
+
+
+def cases_of(data: DataConfig) -> list[Case]:
+    """Find every case of the data set that a configuration names.
+
+    Args:
+        data: Its `source`, `labels` and `patients` say which cases, and whose.
+
+    Returns:
+        The cases, sorted by id.
+
+    Raises:
+        UserError: No case is found, one is faulty, or `patients` does not fit them.
+    """
+    return with_patients(find_cases(data.source, data.labels), data.patients)
 
 
 def labelled_cases(
@@ -192,7 +200,7 @@ def labelled_cases(
     """
     if not config.data.source:
         return _phantom_cases(config, results, steps)
-    cases = find_cases(config.data.source, config.data.labels)
+    cases = cases_of(config.data)
     labelled = [case for case in cases if case.label]
     if not labelled:
         raise UserError(
@@ -224,7 +232,8 @@ def _phantom_cases(
         progress=steps("making phantom cases"),
     )
     source = f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
-    return find_cases(folder, config.data.labels), source, []
+    cases = find_cases(folder, config.data.labels)
+    return with_patients(cases, config.data.patients), source, []
 
 
 def source_changes(data: Path | str | None, labels: str) -> dict[str, str]:
@@ -254,30 +263,34 @@ def unlabelled_cases(config: Config, learners: Collection[Config] | None = None)
     wanted = learners is None or any(learner.learning.from_images for learner in learners)
     if not (wanted and config.data.source):
         return []
-    return [case for case in find_cases(config.data.source, config.data.labels) if not case.label]
+    return [case for case in cases_of(config.data) if not case.label]
 
 
 def images_to_learn_from(
-    config: Config, results: Path | str, steps: Steps
-) -> tuple[list[Case], list[str]]:
+    config: Config, results: Path | str, *, steps: Steps
+) -> tuple[list[PreparedCase], list[str]]:
     """Choose the cases whose images a run may learn from: unlabelled ones and those trained on.
 
     A data set without any labels serves whole.
 
     Args:
-        config: Its sections `data` and `phantom` say which cases and how they are divided.
-        results: Folder below which a phantom is made.
-        steps: Shows the progress of the phantom.
+        config: Its sections `data` and `phantom` say which cases and how they are divided, and
+            `learning` that the run learns from images alone.
+        results: Folder below which a phantom is made and the preprocessed cases are kept.
+        steps: Shows the progress of the phantom and of the preprocessing.
 
     Returns:
-        The cases, and the notes of the split.
+        The preprocessed cases, and what is to be said of them and of the split.
 
     Raises:
-        UserError: The cases cannot be divided as the configuration asks.
+        UserError: A case is faulty, or the cases cannot be divided as the configuration asks.
     """
-    unlabelled = unlabelled_cases(config)
-    if unlabelled and len(unlabelled) == len(find_cases(config.data.source, config.data.labels)):
-        return unlabelled, []
-    labelled, source, _ = labelled_cases(config, results, steps)
-    split = FoundData(labelled, unlabelled, source, []).split(config.data)
-    return [case.case for case in [*split.train, *split.unlabelled]], list(split.notes)
+    if config.data.source:
+        cases = cases_of(config.data)
+        if not any(case.label for case in cases):
+            cache = Path(results).resolve() / "cache"
+            progress = steps("preparing cases")
+            return prepare_cases(cases, cache, config.data, progress=progress), []
+    data = prepare_split(config, results, steps=steps, learners=[config])
+    split = data.split()
+    return [*split.train, *split.unlabelled], [*data.notes, *split.notes]

@@ -128,7 +128,10 @@ def split_on_this_node(
     return dataclasses.replace(
         split,
         **{
-            name: type(group)(prepared[case.id] for case in group) for name, group in groups.items()
+            name: type(group)(
+                dataclasses.replace(prepared[case.id], patient=case.patient) for case in group
+            )
+            for name, group in groups.items()
         },
     )
 
