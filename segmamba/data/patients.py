@@ -17,6 +17,7 @@ from typing import Protocol
 from segmamba.config.rules import is_csv
 from segmamba.data.case import Case
 from segmamba.data.patient_names import patient_of, pattern_of, stem_before_number
+from segmamba.data.same_images import NO_SAME_IMAGES, SameImages
 from segmamba.errors import UserError
 
 MATCHING_S = 10
@@ -61,29 +62,35 @@ def with_patients(cases: Sequence[Case], rule: str) -> list[Case]:
     return [replace(case, patient=patients[case.id]) for case in cases]
 
 
-def describe_patients(cases: Sequence[PatientCase], rule: str) -> str:
+def describe_patients(
+    cases: Sequence[PatientCase], rule: str, same: SameImages = NO_SAME_IMAGES
+) -> str:
     """Say how many patients the cases are of, and by what.
 
     Args:
         cases: The cases, as `with_patients` returns them.
         rule: The setting `data.patients`.
+        same: Which of the cases share an image.
 
     Returns:
         One line.
     """
-    members = Counter(case.patient for case in cases)
-    counted = f"{len(cases)} cases of {len(members)} patients"
+    named = Counter(case.patient for case in cases)
+    patients = {same.patient(name) for name in named}
+    images = ["by images that they share"] if same.joined else []
+    counted = f"{len(cases)} cases of {len(patients)} patients"
     if rule:
-        return f"{counted}, by {f'{rule} (data.patients)' if is_csv(rule) else 'data.patients'}"
-    if len(members) == len(cases):
+        by_rule = f"by {rule} (data.patients)" if is_csv(rule) else "by data.patients"
+        return f"{counted}, {' and '.join([by_rule, *images])}"
+    shared = [case for case in cases if named[case.patient] > 1]
+    reasons = [*dict.fromkeys(_reason(case, shared) for case in shared), *images]
+    if not reasons:
         return f"{counted}: no two names are known to be of one person{_hint(cases)}"
-    shared = [case for case in cases if members[case.patient] > 1]
-    reasons = dict.fromkeys(_reason(case, shared) for case in shared)
     return f"{counted}, {' and '.join(reasons)}{_hint(cases)}"
 
 
 def _reason(case: PatientCase, shared: Sequence[PatientCase]) -> str:
-    """Say by what a case is known to be of the same patient as another."""
+    """Say by what name a case is known to be of the same patient as another."""
     if case.patient != patient_of(case.id):
         return "by what the data set says"
     if pattern := pattern_of(case.id):

@@ -14,11 +14,12 @@ values. Such copies are known only by their names (data.patients).
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 
-from segmamba.data.case import Case
+from segmamba.data.case import WARNING, Case, Finding
 from segmamba.data.labels import MODALITIES
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.volumes import read_case
@@ -65,6 +66,17 @@ class SameImages:
         """Name the patient whom a name stands for."""
         return self.joined.get(name, name)
 
+    def findings(self, case_id: str) -> list[Finding]:
+        """Say with whom a case shares an image: one warning, or none."""
+        others = [i for group in self.groups if case_id in group for i in group if i != case_id]
+        if not others:
+            return []
+        text = (
+            f"{case_id}: shares an image with {', '.join(others)}; they count as one patient, and "
+            "one that is a copy is better removed"
+        )
+        return [Finding(WARNING, "same image", text)]
+
     @property
     def notes(self) -> list[str]:
         """What a study must say: one line, or none."""
@@ -77,6 +89,9 @@ class SameImages:
             f"{cases} cases share an image with another and count as one patient with it: {named}"
             + (f"; and {more} more groups" if more > 0 else "")
         ]
+
+
+NO_SAME_IMAGES = SameImages((), MappingProxyType({}))
 
 
 def image_digests(channels: Iterable[np.ndarray]) -> list[str]:

@@ -72,7 +72,9 @@ class PreparedData:
     @property
     def notes(self) -> list[str]:
         """What a study must say about the cases; the notes of a split are its own."""
-        return [*self.found.notes, *self.same_images.notes]
+        patients = describe_patients(self.cases, self.config.patients, self.same_images)
+        counted = [patients] if self.config.source else []  # a phantom's cases are all different
+        return [*counted, *self.same_images.notes, *self.found.notes]
 
     def split(self, config: DataConfig | None = None) -> Split[PreparedCase]:
         """Divide the cases into sets.
@@ -161,9 +163,7 @@ def find_data(
     """
     labelled, source, left_out = labelled_cases(config, results, steps)
     unlabelled = unlabelled_cases(config, learners)
-    cases = [*labelled, *unlabelled]
-    patients = [describe_patients(cases, config.data.patients)] if config.data.source else []
-    notes = [*patients, *([] if unlabelled else left_out), *notes_on(labelled)]
+    notes = [*([] if unlabelled else left_out), *notes_on(labelled)]
     return FoundData(labelled, unlabelled, source, notes)
 
 
