@@ -98,7 +98,7 @@ def refuse_divided(
                 raise UserError(
                     f"{path}: fold {number} trains and tests on patient {patient} (trains on "
                     f"{', '.join(trained)}; tests on {', '.join(tested)}); put all cases of a "
-                    "patient on one side, or set data.patients if they are not of one person"
+                    "patient on one side (`segmamba data check` says by what they are one patient)"
                 )
 
 
