@@ -153,7 +153,7 @@ def test_a_splits_file_that_divides_two_ids_of_one_person_is_refused(two_years, 
     path = tmp_path / "splits_final.json"
     ids = sorted({case.id for case in data.labelled} - TWINS[1])
     one, other = sorted(TWINS[0])
-    tests = [[ids[2]], [one]]
+    tests = [[ids[1]], [one]]
     folds = [{"train": [i for i in ids if i not in test], "val": test} for test in tests]
     path.write_text(json.dumps(folds))
     with pytest.raises(UserError, match="fold 1 trains and tests on patient") as refused:
