@@ -125,7 +125,7 @@ def find_same_images(cases: Sequence[ImagedCase]) -> SameImages:
             if other.id != case.id:
                 by_image.join(other.id, case.id)
                 by_patient.join(other.patient, case.patient)
-    joined = {}
+    joined: dict[str, str] = {}
     for names in by_patient.members():
         name = min(names, key=lambda name: (place(name), name))
         joined |= dict.fromkeys(names, name)
@@ -180,7 +180,7 @@ def _digest(channel: np.ndarray) -> str | None:
     grid[inside[box]] = ranks
     turned = _turned(grid)
     sha256 = hashlib.sha256(repr(turned.shape).encode())
-    sha256.update(np.ascontiguousarray(turned))
+    sha256.update(np.ascontiguousarray(turned).data)
     return sha256.hexdigest()[:32]
 
 

@@ -3,6 +3,7 @@
 The cases are those of a data set, or the embedded phantom where `data.source` is empty.
 """
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
 from segmamba.data.same_images import SameImages, find_same_images
 from segmamba.data.splits import Split, seeded, split_cases
+from segmamba.data.strata import Stratum, strata_of
 from segmamba.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -89,9 +91,14 @@ class PreparedData:
         Raises:
             UserError: The cases cannot be divided as the configuration asks.
         """
-        return split_cases(
-            self.labelled, config or self.config, self.unlabelled, self.same_images.joined
-        )
+        config = config or self.config
+        strata = self.strata if config.folds or config.splits_file else None
+        return split_cases(self.labelled, config, self.unlabelled, self.same_images.joined, strata)
+
+    @functools.cached_property
+    def strata(self) -> dict[str, Stratum]:
+        """The stratum of each labelled patient; measured once for all folds and seeds."""
+        return strata_of(self.labelled)
 
 
 def prepare_split(

@@ -69,6 +69,7 @@ def split_cases(
     config: DataConfig,
     unlabelled: Collection[AnyCase] = (),
     joined: Mapping[str, str] = MappingProxyType({}),
+    strata: Mapping[str, Stratum] | None = None,
 ) -> Split[AnyCase]:
     """Divide cases by patient, the same for every arm.
 
@@ -80,6 +81,7 @@ def split_cases(
             validation, test or holdout set: such cases are left out.
         joined: Names of patients who are one person with another, to the name that all of their
             cases have; the holdout file may use any of them.
+        strata: The stratum of each patient; None measures them where they are needed.
 
     Returns:
         The sets.
@@ -97,7 +99,8 @@ def split_cases(
     test_is_validation = len(patients) < FEWEST_PATIENTS_FOR_THREE_SETS
     held_out = 0 if test_is_validation else max(1, round(config.validation_share * len(patients)))
     if config.splits_file or config.folds:
-        trained, validated, tested = _divide_by_fold(cases, holdout, config, held_out, notes)
+        known = strata_of(cases) if strata is None else {p: strata[p] for p in patients}
+        trained, validated, tested = _divide_by_fold(cases, holdout, config, held_out, known, notes)
     else:
         trained, validated, tested = _divide_once(patients, config, held_out)
     if not trained:
@@ -190,10 +193,10 @@ def _divide_by_fold(
     holdout: Sequence[LabelledCase],
     config: DataConfig,
     held_out: int,
+    strata: Mapping[str, Stratum],
     notes: list[str],
 ) -> tuple[list[str], list[str], list[str]]:
     """Divide patients by a fold into those to train on, to validate on and to test."""
-    strata = strata_of(cases)
     rest, tested = (
         _fold_of_file(cases, holdout, config, notes)
         if config.splits_file

@@ -13,6 +13,7 @@ import numpy as np
 
 from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.studies.anova import Crossed, crossed, holm
+from segmamba.studies.by_seed import SEEDS_DECIDE, paired_by_seed, test_sets_vary
 from segmamba.studies.hypothesis import MINUS, Contrast, PairwiseContrast
 from segmamba.studies.results import Study
 from segmamba.studies.scores import CaseScores, case_scores
@@ -102,6 +103,8 @@ def contrast_difference(
     result = Difference(arm=contrast.arm, versus=contrast.versus, region=region, notes=notes)
     if not seeds:
         return result
+    if test_sets_vary(study):
+        return _by_seed(result, scores, contrast.weights, seeds)
     tables = [by_seed[seed] for by_seed in scores.values() for seed in seeds]
     cases = tuple(case for case in tables[0] if all(case in table for table in tables))
     dropped = len({case for table in tables for case in table}) - len(cases)
@@ -122,6 +125,29 @@ def contrast_difference(
         notes=notes,
     )
     return _with_interval(result, d)
+
+
+def _by_seed(
+    result: Difference,
+    scores: Mapping[str, Mapping[int, CaseScores]],
+    weights: Mapping[str, float],
+    seeds: Sequence[int],
+) -> Difference:
+    """The Difference where each seed has its own test set: the seeds alone decide."""
+    paired = paired_by_seed(scores, weights, seeds)
+    if not paired.means:
+        return result
+    means = np.array(list(paired.means.values()))
+    result = dataclasses.replace(
+        result,
+        seeds=tuple(paired.means),
+        cases=tuple(paired.of_cases),
+        mean=float(means.mean()),
+        seed_differences=tuple(means.tolist()),
+        case_differences=tuple(paired.of_cases.values()),
+        notes=(*result.notes, SEEDS_DECIDE),
+    )
+    return _with_interval(result, means[:, None])
 
 
 def _paired(
