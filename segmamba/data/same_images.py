@@ -14,7 +14,6 @@ values. Such copies are known only by their names (data.patients).
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -91,7 +90,7 @@ class SameImages:
         ]
 
 
-NO_SAME_IMAGES = SameImages((), MappingProxyType({}))
+NO_SAME_IMAGES = SameImages((), {})
 
 
 def image_digests(channels: Iterable[np.ndarray]) -> list[str]:
