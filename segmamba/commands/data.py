@@ -11,6 +11,7 @@ from segmamba.commands.shared import (
     DatasetArgument,
     JsonOption,
     LabelsOption,
+    NamesOption,
     PatientsOption,
     console,
     print_json,
@@ -27,6 +28,7 @@ app = typer.Typer(help="Check, measure or split a data set.", no_args_is_help=Tr
 def check(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    names: NamesOption = None,
     patients: PatientsOption = "",
     output: Annotated[
         Path | None,
@@ -44,14 +46,17 @@ def check(
     """
     preset("paper").changed({"data.patients": patients})
 
-    from segmamba.data.cases import notes_on_labels
+    from segmamba.data.cases import notes_on_labels, notes_on_unused
     from segmamba.data.check import as_rows, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.patients import describe_patients
     from segmamba.data.same_images import find_same_images
 
+    templates = resolve_names(names or ())
+    unused = notes_on_unused(source, labels, templates)
     with progress_bar("reading cases") as progress:
-        checked = check_cases(source, labels, patients=patients, progress=progress)
+        checked = check_cases(source, labels, templates, patients=patients, progress=progress)
     if output:
         write_csv(output, checked)
     if as_json:
@@ -63,11 +68,14 @@ def check(
                     describe_patients(checked, patients, same),
                     *same.notes,
                     *notes_on_labels(checked),
+                    *unused,
                 ],
                 "training_would_fail": would_fail(checked),
             }
         )
     else:
+        for note in unused:
+            print_line(console(), f"note     {note}")
         render(checked, console(), patients)
     raise typer.Exit(2 if would_fail(checked) else 0)
 
@@ -76,6 +84,7 @@ def check(
 def summary(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    names: NamesOption = None,
     patients: PatientsOption = "",
     output: Annotated[
         Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
@@ -85,11 +94,14 @@ def summary(
     """Measure and draw grids, intensities and tumour volumes."""
     preset("paper").changed({"data.patients": patients})
 
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.summary import summarise
     from segmamba.data.summary_report import render, write_summary
 
     with progress_bar("measuring cases") as progress:
-        fingerprint, measured = summarise(source, labels, patients=patients, progress=progress)
+        fingerprint, measured = summarise(
+            source, labels, resolve_names(names or ()), patients=patients, progress=progress
+        )
     written = write_summary(output, fingerprint, measured)
     if as_json:
         print_json(fingerprint)
@@ -103,6 +115,7 @@ def summary(
 def splits(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    names: NamesOption = None,
     patients: PatientsOption = "",
     folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
     seed: Annotated[
@@ -122,12 +135,13 @@ def splits(
     )
 
     from segmamba.data.cases import find_cases
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.patients import describe_patients, with_patients
     from segmamba.data.same_images import digest_files, find_same_images
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    found = with_patients(find_cases(source, labels), patients)
+    found = with_patients(find_cases(source, labels, resolve_names(names or ())), patients)
     cases = [case for case in found if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")

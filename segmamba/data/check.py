@@ -52,6 +52,7 @@ class Checked:
 def check(
     source: Path | str,
     labels: str = "auto",
+    names: Sequence[str] = (),
     *,
     patients: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -61,6 +62,7 @@ def check(
     Args:
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
+        names: As `find_cases` takes it.
         patients: The setting `data.patients`.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -70,7 +72,7 @@ def check(
     Raises:
         UserError: No case is found, or `patients` does not fit them.
     """
-    cases = with_patients(list_cases(source, labels), patients)
+    cases = with_patients(list_cases(source, labels, names), patients)
     checked = map_cases(check_case, cases, lost=_lost, progress=progress)
     same = find_same_images(checked)
     return [

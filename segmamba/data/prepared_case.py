@@ -14,11 +14,30 @@ benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict
+
+from segmamba.json_files import read_json
+
+Triple = tuple[int, int, int]
+Row = tuple[float, float, float, float]
+
+
+class CaseJson(TypedDict):
+    """What case.json holds: the fields of PreparedCase."""
+
+    id: str
+    shape: Triple
+    offset: Triple
+    working_shape: Triple
+    source_shape: Triple
+    source_spacing_mm: tuple[float, float, float]
+    source_affine: tuple[Row, Row, Row, Row]
+    classes: list[int]
+    image_digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -55,18 +74,25 @@ class PreparedCase:
 
         Returns:
             The case.
+
+        Raises:
+            UserError: case.json is missing or damaged.
         """
-        meta = json.loads((folder / "case.json").read_text())
+        meta = read_json(
+            folder / "case.json",
+            CaseJson,
+            fix=f"remove the folder {folder}, and the case is prepared again",
+        )
         return cls(
             id=meta["id"],
             patient=patient,
             folder=folder,
-            shape=tuple(meta["shape"]),
-            offset=tuple(meta["offset"]),
-            working_shape=tuple(meta["working_shape"]),
-            source_shape=tuple(meta["source_shape"]),
-            source_spacing_mm=tuple(meta["source_spacing_mm"]),
-            source_affine=tuple(map(tuple, meta["source_affine"])),
+            shape=meta["shape"],
+            offset=meta["offset"],
+            working_shape=meta["working_shape"],
+            source_shape=meta["source_shape"],
+            source_spacing_mm=meta["source_spacing_mm"],
+            source_affine=meta["source_affine"],
             classes=tuple(meta["classes"]),
             image_digests=tuple(meta["image_digests"]),
         )

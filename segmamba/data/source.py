@@ -4,13 +4,14 @@ The cases are those of a data set, or the embedded phantom where `data.source` i
 """
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segmamba.config import Config, DataConfig
 from segmamba.data.case import Case
-from segmamba.data.cases import find_cases, notes_on
+from segmamba.data.cases import find_cases, notes_on, notes_on_unused
+from segmamba.data.layouts.templates import resolve_names
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
 from segmamba.data.same_images import SameImages, find_same_images
@@ -170,7 +171,8 @@ def find_data(
     """
     labelled, source, left_out = labelled_cases(config, results, steps)
     unlabelled = unlabelled_cases(config, learners)
-    notes = [*([] if unlabelled else left_out), *notes_on(labelled)]
+    unused = notes_on_unused(config.data.source, config.data.labels, config.data.names)
+    notes = [*([] if unlabelled else left_out), *unused, *notes_on(labelled)]
     return FoundData(labelled, unlabelled, source, notes)
 
 
@@ -178,7 +180,7 @@ def cases_of(data: DataConfig) -> list[Case]:
     """Find every case of the data set that a configuration names.
 
     Args:
-        data: Its `source`, `labels` and `patients` say which cases, and whose.
+        data: Its `source`, `labels`, `names` and `patients` say which cases, and whose.
 
     Returns:
         The cases, sorted by id.
@@ -186,7 +188,7 @@ def cases_of(data: DataConfig) -> list[Case]:
     Raises:
         UserError: No case is found, one is faulty, or `patients` does not fit them.
     """
-    return with_patients(find_cases(data.source, data.labels), data.patients)
+    return with_patients(find_cases(data.source, data.labels, data.names), data.patients)
 
 
 def labelled_cases(
@@ -243,17 +245,29 @@ def _phantom_cases(
     return with_patients(cases, config.data.patients), source, []
 
 
-def source_changes(data: Path | str | None, labels: str) -> dict[str, str]:
-    """Translate a command's --data and --labels into changes of the configuration.
+def source_changes(
+    data: Path | str | None, labels: str, names: Sequence[str] = ()
+) -> dict[str, object]:
+    """Translate a command's --data, --labels and --names into changes of the configuration.
 
     Args:
         data: Path of a data set; None is the phantom.
         labels: A label convention, auto or mixed.
+        names: Templates of the files' names, or a file of them, as `resolve_names` takes them.
 
     Returns:
         The changes by dotted name; the path is made absolute.
+
+    Raises:
+        UserError: A template is wrong.
     """
-    return {"data.source": str(Path(data).resolve()) if data else "", "data.labels": labels}
+    if names and not data:
+        raise UserError("--names: says how the files of --data are named; give --data too")
+    return {
+        "data.source": str(Path(data).resolve()) if data else "",
+        "data.labels": labels,
+        "data.names": resolve_names(names),
+    }
 
 
 def unlabelled_cases(config: Config, learners: Collection[Config] | None = None) -> list[Case]:
@@ -292,12 +306,13 @@ def images_to_learn_from(
     Raises:
         UserError: A case is faulty, or the cases cannot be divided as the configuration asks.
     """
-    if config.data.source:
-        cases = cases_of(config.data)
+    source = config.data
+    if source.source:
+        cases = cases_of(source)
         if not any(case.label for case in cases):
             cache = Path(results).resolve() / "cache"
-            progress = steps("preparing cases")
-            return prepare_cases(cases, cache, config.data, progress=progress), []
+            prepared = prepare_cases(cases, cache, source, progress=steps("preparing cases"))
+            return prepared, notes_on_unused(source.source, source.labels, source.names)
     data = prepare_split(config, results, steps=steps, learners=[config])
     split = data.split()
     return [*split.train, *split.unlabelled], [*data.notes, *split.notes]

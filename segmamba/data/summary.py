@@ -12,7 +12,7 @@ from typing import TypedDict
 import numpy as np
 
 from segmamba.data.case import ERROR, Case
-from segmamba.data.cases import list_cases, notes_on
+from segmamba.data.cases import list_cases, notes_on, notes_on_unused
 from segmamba.data.labels import MODALITIES, REGIONS, region_masks
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.patients import describe_patients, with_patients
@@ -80,6 +80,7 @@ class Fingerprint(TypedDict):
 def summarise(
     source: str | Path,
     labels: str = "auto",
+    names: Sequence[str] = (),
     *,
     patients: str = "",
     progress: Progress = no_progress,
@@ -89,6 +90,7 @@ def summarise(
     Args:
         source: The data set, as `find_cases` takes it.
         labels: The label convention, as `find_cases` takes it.
+        names: How the files are named, as `find_cases` takes it.
         patients: The setting `data.patients`.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -98,7 +100,7 @@ def summarise(
     Raises:
         UserError: No case can be read, or `patients` does not fit the cases.
     """
-    cases = with_patients(list_cases(source, labels), patients)
+    cases = with_patients(list_cases(source, labels, names), patients)
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
     unreadable = [case.id for case, result in zip(cases, results, strict=True) if result is None]
     measured = [result for result in results if result]
@@ -111,7 +113,8 @@ def summarise(
     people = describe_patients(cases, patients, same)
     fingerprint = _fingerprint(cases, measured, unreadable)
     fingerprint["patients"] = len({same.patient(case.patient) for case in cases})
-    fingerprint["notes"] = [people, *same.notes, *fingerprint["notes"]]
+    notes = fingerprint["notes"] + notes_on_unused(source, labels, names)
+    fingerprint["notes"] = [people, *same.notes, *notes]
     return fingerprint, measured
 
 
