@@ -230,7 +230,7 @@ READERS = {
             "source_affine": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]],
             "classes": [1, 2],
         },
-        lambda path: PreparedCase.read(path.parent).margins,
+        lambda path: PreparedCase.read(path.parent, "a").margins,
     ),
     "phantom.json": (
         {"generator": 2, "cases": 1, "size": [48, 48, 48], "seed": 0},
