@@ -29,6 +29,7 @@ LEAST_COMPARED = 100  # voxels; fewer may be alike by chance
 AGREEING_SHARE = 0.5
 """Of the brains of two images, intersection over union: skull-stripped modalities reach 0.95."""
 MOST_EXAMPLES = 3
+LARGEST_VALUE = float(np.finfo(np.float32).max) / 2
 
 
 def examine(
@@ -47,9 +48,9 @@ def examine(
 
     Returns:
         (channels, findings): the images with 0 outside the brain, and what is to say. Images that
-        are not finite or empty are left as they are.
+        are not finite, too large for single precision or empty are left as they are.
     """
-    usable = {m: v for m, v in channels.items() if np.isfinite(v).all() and v.any()}
+    usable = {m: v for m, v in channels.items() if _has_numbers(v)}
     masks = {m: text for m, v in usable.items() if (text := mask_of(v, label))}
     images = {m: v for m, v in usable.items() if m not in masks}
     backgrounds = {m: find_background(v) for m, v in images.items()}
@@ -66,6 +67,12 @@ def examine(
         *_size(case, images, spacing_mm),
     ]
     return {**channels, **images}, findings
+
+
+def _has_numbers(volume: np.ndarray) -> bool:
+    """Whether single precision holds all voxels and their differences, and one is not 0."""
+    low, high = float(volume.min()), float(volume.max())
+    return -LARGEST_VALUE <= low <= high <= LARGEST_VALUE and (low, high) != (0, 0)
 
 
 def _where(case: Case, modality: str) -> str:
@@ -177,8 +184,8 @@ def _brains(case: Case, images: Mapping[str, np.ndarray]) -> Iterator[Finding]:
         return
     votes = np.sum([*brains.values()], axis=0, dtype=np.uint8)
     usual = votes * 2 >= len(brains)
-    shares = {
-        m: np.count_nonzero(brain & usual) / max(np.count_nonzero(brain | usual), 1)
+    shares: dict[str, float] = {
+        m: int((brain & usual).sum()) / max(int((brain | usual).sum()), 1)
         for m, brain in brains.items()
     }
     for modality, share in shares.items():
