@@ -255,15 +255,15 @@ def _some(indices: np.ndarray) -> np.ndarray:
 
 
 def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataConfig) -> Path:
-    contents = [digests[str(path.absolute())] for path in case.files]
-    roles = [
-        [modality, contents[case.files.index(path)]]
-        for modality, path in sorted(case.images.items())
-    ]
-    if case.label:
-        roles.append(["label", contents[case.files.index(case.label)]])
+    files = {path: place for place, path in enumerate(case.files)}
+    contents = [digests[str(path.absolute())] for path in files]
+    roles = {modality: files[path] for modality, path in case.images.items()}
+    label = files[case.label] if case.label else None
     values = sorted(convention(case.convention).values.items())
-    text = json.dumps([FORMAT, config.spacing_mm, values, sorted(case.channels.items()), roles])
+    channels = sorted(case.channels.items())
+    text = json.dumps(
+        [FORMAT, config.spacing_mm, values, channels, sorted(roles.items()), label, contents]
+    )
     return cache / f"{case.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

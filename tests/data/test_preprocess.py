@@ -197,6 +197,21 @@ def test_what_leaves_the_contents_of_a_file_alone_leaves_its_case(
     assert [case.folder.name for case in anew] == [case.folder.name for case in before]
 
 
+def test_a_case_is_named_by_its_voxels_where_these_lie_beside_the_header(tmp_path):
+    folder = write_case(tmp_path / "data", "X")
+    path = folder / "X_t1.nii.gz"
+    stored = nibabel.load(path)
+    pair = nibabel.Nifti1Pair(np.asanyarray(stored.dataobj), stored.affine)
+    nibabel.save(pair, folder / "X_t1.hdr")
+    path.unlink()
+    (before,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    raw = bytearray((folder / "X_t1.img").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "X_t1.img").write_bytes(raw)
+    (after,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    assert after.folder != before.folder
+
+
 def test_a_linked_or_moved_data_set_is_not_prepared_again(cases_folder, tmp_path):
     before = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     hard_linked(cases_folder, tmp_path / "linked")
