@@ -6,7 +6,8 @@
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           grids and offset
+                            case.json           grids, offset, and what is to say about the case
+                            sources.json        which files were read, and their digests
 
 The grids are those of `working_grid`. Why plain .npy and not a compressed format:
 benchmarks/README.md.
@@ -39,6 +40,8 @@ class CaseJson(TypedDict):
     source_affine: tuple[Row, Row, Row, Row]
     classes: list[int]
 
+from segmamba.data.case import Finding
+
 
 @dataclass(frozen=True)
 class PreparedCase:
@@ -61,6 +64,8 @@ class PreparedCase:
     """Rows of the affine of the source in canonical orientation."""
     classes: tuple[int, ...]
     """The internal classes of tumour that the label holds."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about the files of the case; no errors."""
 
     @classmethod
     def read(cls, folder: Path) -> PreparedCase:
@@ -91,6 +96,7 @@ class PreparedCase:
             source_spacing_mm=meta["source_spacing_mm"],
             source_affine=meta["source_affine"],
             classes=tuple(meta["classes"]),
+            findings=tuple(Finding(**finding) for finding in meta["findings"]),
         )
 
     @property
