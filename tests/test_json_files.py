@@ -221,6 +221,7 @@ READERS = {
     "case.json": (
         {
             "id": "a",
+            "patient": "a",
             "image_digests": ["0f"],
             "shape": [4, 4, 4],
             "offset": [0, 0, 0],
@@ -229,8 +230,9 @@ READERS = {
             "source_spacing_mm": [1.0, 1, 1],
             "source_affine": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]],
             "classes": [1, 2],
+            "findings": [],
         },
-        lambda path: PreparedCase.read(path.parent, "a").margins,
+        lambda path: PreparedCase.read(path.parent).margins,
     ),
     "phantom.json": (
         {"generator": 2, "cases": 1, "size": [48, 48, 48], "seed": 0},

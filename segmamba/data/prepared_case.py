@@ -6,7 +6,9 @@
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           grids, offset and the images' digests
+                            case.json           grids, offset, the images' digests, and what is to
+                                                say about the case
+                            sources.json        which files were read, and their digests
 
 The grids are those of `working_grid`. Why plain .npy and not a compressed format:
 benchmarks/README.md.
@@ -20,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import TypedDict
 
+from segmamba.data.case import Finding
 from segmamba.json_files import read_json
 
 Triple = tuple[int, int, int]
@@ -30,6 +33,7 @@ class CaseJson(TypedDict):
     """What case.json holds: the fields of PreparedCase."""
 
     id: str
+    patient: str
     shape: Triple
     offset: Triple
     working_shape: Triple
@@ -37,6 +41,7 @@ class CaseJson(TypedDict):
     source_spacing_mm: tuple[float, float, float]
     source_affine: tuple[Row, Row, Row, Row]
     classes: list[int]
+    findings: list[dict[str, str]]
     image_digests: list[str]
 
 
@@ -61,16 +66,17 @@ class PreparedCase:
     """Rows of the affine of the source in canonical orientation."""
     classes: tuple[int, ...]
     """The internal classes of tumour that the label holds."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about the files of the case; no errors."""
     image_digests: tuple[str, ...] = ()
     """What tells the images apart from those of other cases, as `same_images` digests them."""
 
     @classmethod
-    def read(cls, folder: Path, patient: str) -> PreparedCase:
+    def read(cls, folder: Path) -> PreparedCase:
         """Read a case from its folder in the cache.
 
         Args:
             folder: As `preprocess.prepare_cases` wrote it.
-            patient: Whose case it is; the cache does not say, for `data.patients` may change.
 
         Returns:
             The case.
@@ -85,7 +91,7 @@ class PreparedCase:
         )
         return cls(
             id=meta["id"],
-            patient=patient,
+            patient=meta["patient"],
             folder=folder,
             shape=meta["shape"],
             offset=meta["offset"],
@@ -94,6 +100,7 @@ class PreparedCase:
             source_spacing_mm=meta["source_spacing_mm"],
             source_affine=meta["source_affine"],
             classes=tuple(meta["classes"]),
+            findings=tuple(Finding(**finding) for finding in meta["findings"]),
             image_digests=tuple(meta["image_digests"]),
         )
 

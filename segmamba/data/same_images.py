@@ -18,11 +18,11 @@ from typing import Protocol
 
 import numpy as np
 
+from segmamba.data.background import bounding_box
 from segmamba.data.case import WARNING, Case, Finding
 from segmamba.data.labels import MODALITIES
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.volumes import read_case
-from segmamba.data.working_grid import bounding_box
 
 FEWEST_LEVELS = 8
 """An image of fewer grey values is a mask or a drawing, and two persons' may be alike."""

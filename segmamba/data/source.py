@@ -11,6 +11,7 @@ from pathlib import Path
 from segmamba.config import Config, DataConfig
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases, notes_on, notes_on_unused
+from segmamba.data.content import summarised
 from segmamba.data.layouts.templates import resolve_names
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
@@ -77,7 +78,8 @@ class PreparedData:
         """What a study must say about the cases; the notes of a split are its own."""
         patients = describe_patients(self.cases, self.config.patients, self.same_images)
         counted = [patients] if self.config.source else []  # a phantom's cases are all different
-        return [*counted, *self.same_images.notes, *self.found.notes]
+        found = [*self.found.notes, *summarised([case.findings for case in self.prepared])]
+        return [*counted, *self.same_images.notes, *found]
 
     def split(self, config: DataConfig | None = None) -> Split[PreparedCase]:
         """Divide the cases into sets.

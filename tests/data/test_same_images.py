@@ -107,7 +107,7 @@ def test_patients_are_joined_with_all_their_cases():
 
 @pytest.fixture(scope="module")
 def two_years(tmp_path_factory):
-    """Six patients; two of them under another id, scaled, shifted and cropped, as a later year."""
+    """Six patients; two of them again, cropped, moved, and scaled or z-scored, as a later year."""
     folder = tmp_path_factory.mktemp("years") / "data"
     for number in range(6):
         write_case(folder, f"BraTS20_Training_{number:03d}", shape=(32, 32, 32), seed=number)
@@ -117,8 +117,9 @@ def two_years(tmp_path_factory):
             array = np.asarray(nibabel.load(path).dataobj)[1:]
             affine = BRATS_AFFINE.copy()
             affine[:3, 3] = (17, -4, 9)
-            scaled = array if "seg" in path.name else (array * 0.5).astype(np.float32)
-            nibabel.save(nibabel.Nifti1Image(scaled, affine), path)
+            whole = (array - array.mean()) / array.std()
+            scaled = array if "seg" in path.name else array * 0.5 if number == 1 else whole
+            nibabel.save(nibabel.Nifti1Image(scaled.astype(np.float32), affine), path)
     return folder
 
 
