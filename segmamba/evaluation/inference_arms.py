@@ -52,9 +52,9 @@ def score_arms(
         progress: Called with (arm and case done, in all).
 
     Returns:
-        Arm to a row for each case: {"case", "seconds", "dice_ET" .. "dice_mean", "hd95_mm_..",
-        "lesionwise_dice_.."}. The seconds are prediction and post-processing, without reading and
-        scoring.
+        Arm to a row for each case: {"case", "patient", "seconds", "dice_ET" .. "dice_mean",
+        "hd95_mm_..", "lesionwise_dice_.."}. The seconds are prediction and post-processing, without
+        reading and scoring.
 
     Raises:
         UserError: An arm changes a setting that training has fixed.
@@ -80,7 +80,7 @@ def score_arms(
             for name, decider in deciders.items():
                 classes, decided_s = _timed(device, _decide, decider, prepared, probability)
                 rows[name].append(
-                    {"case": case.id, "seconds": voted_s + decided_s}
+                    {"case": case.id, "patient": case.patient, "seconds": voted_s + decided_s}
                     | _scores(case, classes, truth, CHALLENGES[challenge])
                 )
                 progress(done := done + 1, len(arms) * len(cases))

@@ -13,6 +13,7 @@ from segmamba.evaluation.rules import LEGACY, LESIONWISE, Challenge
 METRICS = ("dice", "hd95_mm", "sensitivity", "specificity")
 COLUMNS = (
     "case",
+    "patient",
     "region",
     "rule",
     *METRICS,
@@ -48,7 +49,8 @@ def score_case(
         challenge: The parameters of the lesion-wise rule.
 
     Returns:
-        A row for each region and rule. Counts of lesions are None under a rule without lesions.
+        A row for each region and rule. Counts of lesions are None under a rule without
+        lesions; so is the patient, whom `evaluate` names.
     """
     voxels, voxel_ml = truth.size, float(np.prod(spacing_mm)) / 1000
     tumour = (pred > 0) | (truth > 0)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segmamba.data.case import stem_of
+from segmamba.data.case import patient_of, stem_of
 from segmamba.data.cases import AUTO, MIXED, list_cases
 from segmamba.data.labels import convention
 from segmamba.data.layouts.dataset_json import NAME, declared_convention, read_json
@@ -28,6 +28,7 @@ class Truth:
     path: Path
     labels: str
     """The name of its label convention."""
+    patient: str
     images: dict[str, Path] = field(default_factory=dict)
     """Modality to file; empty where the folder holds no images."""
     channels: dict[str, int] = field(default_factory=dict)
@@ -98,7 +99,7 @@ def true_segmentations(source: str | Path, labels: str = AUTO) -> dict[str, Trut
     ):
         raise UserError(finding.text)
     known = {
-        case.id: Truth(case.label, case.convention, case.images, case.channels)
+        case.id: Truth(case.label, case.convention, case.patient, case.images, case.channels)
         for case in cases
         if case.label
     }
@@ -142,7 +143,7 @@ def _plain_segmentations(folder: Path, labels: str) -> dict[str, Truth]:
         else _declared(folder, "--labels") or _declared(folder.parent, "--labels")
     )
     return {
-        case_id: Truth(path, common or _convention_of_name(case_id, folder))
+        case_id: Truth(path, common or _convention_of_name(case_id, folder), patient_of(case_id))
         for case_id, path in predicted_files(folder).items()
     }
 

@@ -22,8 +22,8 @@ from segmamba.reports.ensemble_tables import (
 from segmamba.reports.images import save_png, to_svg
 from segmamba.reports.pages import plain, template
 from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
-from segmamba.studies.contrasts import points
 from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
+from segmamba.studies.words import points
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,10 +12,10 @@ import numpy as np
 from segmamba.data.labels import REGIONS
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group, difference
 from segmamba.reports.tables import DASH, REGION_COLUMNS, duration
-from segmamba.studies.contrasts import points
 from segmamba.studies.ensemble_verdict import Ensemble, PairedMean, gain
 from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.results import Study
+from segmamba.studies.words import points
 
 Row: TypeAlias = dict[str, Any]
 DICE = tuple(f"dice_{region}" for region in REGION_COLUMNS)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group, difference
-from segmamba.studies.contrasts import count, points
 from segmamba.studies.results import Study
+from segmamba.studies.words import count, points
 
 PairedMean: TypeAlias = tuple[float, float | None, float | None]
 """(mean, low, high) of paired differences; low and high are None with fewer than two patients."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segmamba.evaluation.patients import NAMES
 from segmamba.files import write_json
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class FinalMetrics:
             | {
                 f"last_{name}": value
                 for name, value in last_rows.get(row["case"], {}).items()
-                if name != "case"
+                if name not in NAMES
             }
             for row in self.cases
         ]
