@@ -11,7 +11,7 @@ from segmamba.config import Config, InferenceConfig
 from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import hd95_mm
+from segmamba.evaluation.hausdorff import surface_scores
 from segmamba.evaluation.patients import NAMES, patient_means, row_patient
 from segmamba.inference.decide import decide
 from segmamba.inference.ensemble_member import Member
@@ -85,17 +85,15 @@ def evaluate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: Dice as in `validate`, and hd95_mm_ET, hd95_mm_TC, hd95_mm_WT.
+        A row for each case: Dice as in `validate`, hd95_mm_ET, hd95_mm_TC and hd95_mm_WT, and the
+        surface Dice nsd_1mm_ET, nsd_1mm_TC, nsd_1mm_WT and nsd_1mm_mean.
     """
     predictor, rows = _predictor(model, config, device), []
     for case in cases:
         prediction = predictor.predict(prepared_scan(case, config))
         truth = np.array(case.source_label())
-        distances = hd95_mm(prediction, truth, case.source_spacing_mm)
-        rows.append(
-            _row(case, dice(prediction, truth))
-            | {f"hd95_mm_{region}": mm for region, mm in distances.items()}
-        )
+        surfaces = surface_scores(prediction, truth, case.source_spacing_mm)
+        rows.append(_row(case, dice(prediction, truth)) | surfaces)
     return rows
 
 

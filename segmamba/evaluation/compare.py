@@ -28,7 +28,7 @@ from segmamba.screen import print_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-METRICS = ("dice", "hd95_mm")
+METRICS = ("dice", "nsd_1mm", "hd95_mm")
 """The metrics of `segmamba.evaluation.score` that are compared."""
 COLUMNS = ("case", "patient", "region", "rule", "metric", "a", "b", "difference")
 CAVEAT = (
@@ -303,13 +303,13 @@ def _print_table(title: str, paired: list[Paired], console: Console) -> None:
     )
     table.title = title
     for one in paired:
-        scale = 100 if one.metric == "dice" else 1  # Dice in points, HD95 in mm
+        scale = 1 if one.metric == "hd95_mm" else 100  # HD95 in mm, the others in points
         interval = (
             "-"
             if one.low is None or one.high is None
             else f"{scale * one.low:.2f} to {scale * one.high:.2f}"
         )
-        name = {"dice": "Dice", "hd95_mm": "HD95 mm"}[one.metric]
+        name = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95 mm"}[one.metric]
         values = (f"{scale * value:.2f}" for value in (one.mean_a, one.mean_b, one.difference))
         counts = (str(one.higher), str(one.lower), f"{one.rank_p:.3f}")
         table.add_row(one.region, name, *values, interval, *counts)

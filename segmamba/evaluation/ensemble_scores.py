@@ -19,7 +19,7 @@ from segmamba.config import PostprocessConfig
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import prepared_scan
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import hd95_mm
+from segmamba.evaluation.hausdorff import surface_scores
 from segmamba.evaluation.intervals import PairedMean, patient_interval
 from segmamba.evaluation.patients import by_patient, row_patient
 from segmamba.inference.predictor import Predictor
@@ -208,11 +208,10 @@ def difference(left: dict[str, float], right: dict[str, float]) -> PairedMean:
 def _scores(
     pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None
 ) -> dict[str, float]:
-    """Return Dice and, where the spacing is given, HD95 of internal classes (x, y, z)."""
+    """Return Dice and, where the spacing is given, HD95 and NSD of internal classes (x, y, z)."""
     scores = {f"dice_{name}": value for name, value in dice(pred, truth).items()}
     if spacing_mm is not None:
-        distances = hd95_mm(pred, truth, spacing_mm)
-        scores |= {f"hd95_mm_{region}": mm for region, mm in distances.items()}
+        scores |= surface_scores(pred, truth, spacing_mm)
     return scores
 
 

@@ -23,7 +23,7 @@ from segmamba.screen import Progress, no_progress
 
 INFERENCE, POSTPROCESS = "inference.", "postprocess."
 """How the settings begin that can vary after training."""
-ARM_METRICS = ("dice", "hd95_mm", "lesionwise_dice")
+ARM_METRICS = ("dice", "hd95_mm", "nsd_1mm", "lesionwise_dice")
 
 Changes = Mapping[str, Any]
 """Dotted changes of a Config."""
@@ -115,6 +115,7 @@ def _scores(
         if row["rule"] == LEGACY:
             scores[f"dice_{region}"] = row["dice"]
             scores[f"hd95_mm_{region}"] = row["hd95_mm"]
+            scores[f"nsd_1mm_{region}"] = row["nsd_1mm"]
         else:
             scores[f"lesionwise_dice_{region}"] = row["dice"]
     return scores | {

@@ -132,6 +132,7 @@ def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Consol
         "HD95 mm",
         "95 %",
         "median",
+        "NSD 1 mm",
         "sensitivity",
         "specificity",
         box=None,
@@ -148,6 +149,7 @@ def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Consol
             f"{hd95_mm['mean']:.2f}",
             _interval(hd95_mm),
             f"{hd95_mm['median']:.2f}",
+            points(metrics["nsd_1mm"]["mean"]),
             f"{metrics['sensitivity']['mean']:.3f}",
             f"{metrics['specificity']['mean']:.5f}",
         )

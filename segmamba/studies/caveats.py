@@ -9,7 +9,7 @@ from segmamba.studies.contrasts import Difference
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.results import Study
 from segmamba.studies.sentences import Decision, failures_in_words
-from segmamba.studies.words import count, p_text
+from segmamba.studies.words import count, p_words
 
 FEW_SEEDS = 5
 """Up to so many seeds an effect that is found reads clearly too large."""
@@ -43,7 +43,7 @@ def caveats(study: Study, claim: Hypothesis, decision: Decision) -> Iterator[str
     if 1 < len(leading.patients) < FEW_PATIENTS and math.isfinite(leading.low):
         yield (
             f"Fewer than {FEW_PATIENTS} test patients: the interval errs where some scores are 0; "
-            f"Wilcoxon's signed-rank test over patients gives p = {p_text(leading.rank_p)}."
+            f"Wilcoxon's signed-rank test over patients gives {p_words(leading.rank_p)}."
         )
     if study.data.test_is_validation:
         yield (
@@ -71,7 +71,7 @@ def background(study: Study, decision: Decision) -> Iterator[str]:
     if len(leading.patients) > 1:
         yield (
             f"Wilcoxon's signed-rank test over {count(len(leading.patients), 'patient')} gives "
-            f"p = {p_text(leading.rank_p)} for {leading.label}; it asks whether these trained "
+            f"{p_words(leading.rank_p)} for {leading.label}; it asks whether these trained "
             "networks differ, and nothing about other seeds."
         )
     yield from _split(study)

@@ -51,6 +51,18 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
+def p_words(p: float) -> str:
+    """A p value in a sentence.
+
+    Args:
+        p: The p value.
+
+    Returns:
+        "p = 0.012", or "p below 0.001".
+    """
+    return "p below 0.001" if p < 0.001 else f"p = {p_text(p)}"
+
+
 def p_text(p: float) -> str:
     """A p value as text.
 
