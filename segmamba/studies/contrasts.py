@@ -111,7 +111,7 @@ class Difference:
         pair = list(self.seed_means.values())
         if len(pair) != 2 or len(self.seeds) < 3 or min(np.std(means) for means in pair) == 0:
             return math.nan
-        return float(np.corrcoef(*pair)[0, 1])
+        return float(np.corrcoef(np.array(pair))[0, 1])
 
     def at_level(self, level: float) -> "Difference":
         """The same difference with the interval of another coverage.
@@ -212,7 +212,8 @@ def _patient_tables(
     patients: Mapping[str, str],
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Each arm's scores, (S, P), and the patients."""
-    whose, names, tables = [patients[case] for case in cases], (), {}
+    whose, tables = [patients[case] for case in cases], {}
+    names: tuple[str, ...] = ()
     for arm, by_seed in scores.items():
         table = np.array([[by_seed[seed][case] for case in cases] for seed in seeds])
         tables[arm], names = patient_means(table, whose)

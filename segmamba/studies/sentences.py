@@ -146,7 +146,7 @@ def failures_in_words(difference: Difference) -> str:
     Returns:
         For example "b failed in 1 of 5 runs and a in none".
     """
-    parts = []
+    parts: list[str] = []
     for arm, failed in difference.failures.items():
         times = f"{failed} of {count(difference.planned, 'run')}" if failed else "none"
         parts.append(f"{arm} failed in {times}" if not parts else f"{arm} in {times}")
