@@ -9,9 +9,9 @@ that of one run's mean Dice, so a paired difference has it times sqrt(2).
 
 The second table has t-distributed (3 degrees of freedom) taste and rest: Dice has outliers, such as
 missed lesions. The third table is of a cross-validation: FOLDS runs for every seed, each tested on
-its own share of the cases, with the cases put together. The fourth is of patients with several time
-points: an arm's taste is the patient's, the rest is the time point's; a patient's cases are averaged
-first, as studies do, and for comparison counted as if they were patients.
+its own share of the cases, with the cases put together. The fourth is of patients with several
+time points: an arm's taste is the patient's, the rest is the time point's; a patient's cases are
+averaged first, as studies do, and for comparison counted as if they were patients.
 """
 
 from __future__ import annotations

@@ -83,6 +83,11 @@ class Group:
         ]
         return {who: float(np.mean([scores[who] for scores in each])) for who in each[0]}
 
+    def member_table(self, score: str) -> np.ndarray:
+        """Return a column of the rows without test-time options, (members, patients)."""
+        each = [self.scores(member, score) for member in self.members]
+        return np.array([[scores[who] for who in each[0]] for scores in each])
+
     def by_size(self) -> dict[int, list[float]]:
         """Return {number of members: the mean Dice over the patients of each subset}."""
         of_subset: dict[tuple[int, ...], list[dict[str, Any]]] = {}

@@ -12,6 +12,7 @@ from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
 from segmamba.reports.images import save_png, to_svg
 from segmamba.reports.pages import plain, template
+from segmamba.reports.reading import INFERENCE
 from segmamba.reports.style import (
     ARM_COLOURS,
     BASELINE_COLOUR,
@@ -113,6 +114,7 @@ def _content(results: InferenceResults) -> dict[str, Any]:
         "interval": "over training runs and patients"
         if several
         else "over patients, for this one network: another training run may answer otherwise",
+        "reading": INFERENCE,
         "tested": counted(results.data.test, results.patients),
         "headers": ["mean Dice", *REGIONS, "HD95 (mm)", "lesion-wise Dice", "s a case"],
         "rows": [_row(results, arm) for arm in results.arms],
