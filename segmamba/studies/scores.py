@@ -116,17 +116,23 @@ def _is_region(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and "_" not in name.removeprefix(prefix)
 
 
-def shared_cases(study: Study, column: str) -> frozenset[str]:
-    """The cases that every tested seed of every arm scored.
+def shared_cases(study: Study, column: str, seed: int) -> frozenset[str]:
+    """The cases that every arm scored with every seed; with `seed`, where each seed has own splits.
 
     Args:
         study: The study.
         column: Name of the column.
+        seed: The seed that they are for.
 
     Returns:
         The ids; empty where the trials share none.
     """
-    tables = [table for arm in study.arms for table in case_scores(study, arm, column).values()]
+    tables = [
+        table
+        for arm in study.arms
+        for of, table in case_scores(study, arm, column).items()
+        if of == seed or not study.config.get("data.split_by_seed")
+    ]
     return frozenset.intersection(*map(frozenset, tables)) if tables else frozenset()
 
 
@@ -147,8 +153,9 @@ def seed_scores(study: Study, arm: str, column: str) -> dict[int, float]:
     scores = case_scores(study, arm, column)
     if not scores:
         return _metric_means(study, arm, column)
-    shared, patients = shared_cases(study, column), case_patients(study)
-    return {seed: _mean(table, shared or table, patients) for seed, table in scores.items()}
+    patients = case_patients(study)
+    shared = {seed: shared_cases(study, column, seed) for seed in scores}
+    return {seed: _mean(table, shared[seed] or table, patients) for seed, table in scores.items()}
 
 
 def trial_score(study: Study, trial: Trial, column: str) -> float:

@@ -86,11 +86,11 @@ def ranks(study: Study, column: str) -> list[Rank]:
         column: Name of a column of the per-case tables.
 
     Returns:
-        A Rank for each arm that was measured, in the study's order; [] with fewer than two arms, or
-        where they share fewer than two seeds or two patients.
+        A Rank for each arm that was measured, in the study's order; [] with fewer than two arms,
+        where they share fewer than two seeds or two patients, or where each seed tests others.
     """
     arms, table = _shared_table(study, column)
-    if len(arms) < 2 or min(table.shape[1:]) < 2:
+    if study.config.get("data.split_by_seed") or len(arms) < 2 or min(table.shape[1:]) < 2:
         return []
     rng, (_, seeds, patients) = np.random.default_rng(0), table.shape
     sign = 1 if metric_of(split_column(column)[0]).higher_is_better else -1
