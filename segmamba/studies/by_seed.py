@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmamba.studies.results import Study
+from segmamba.evaluation.patients import patient_means
 from segmamba.studies.scores import CaseScores
 
 SEEDS_DECIDE = (
@@ -25,48 +25,53 @@ class PairedBySeed:
     """Paired differences of seeds with test sets of their own."""
 
     means: dict[int, float]
-    """Seed to its mean over the cases that all arms scored; seeds without any are left out."""
-    of_cases: dict[str, float]
-    """Case to its mean over the seeds that tested it."""
-
-
-def test_sets_vary(study: Study) -> bool:
-    """Whether the seeds of a study are tested on different patients.
-
-    Args:
-        study: The study.
-
-    Returns:
-        True where the split varies with the seed, unless all folds together test everybody or a
-        file says who is tested.
-    """
-    varies = bool(study.config.get("data.split_by_seed"))
-    return varies and not study.folds and not study.config.get("data.splits_file")
+    """Seed to its mean over patients; seeds without a case that all arms scored are left out."""
+    of_patients: dict[str, float]
+    """Patient to the mean over the seeds that tested it."""
+    arm_means: dict[str, tuple[float, ...]]
+    """Arm to its mean score over the patients of each of the seeds."""
+    cases: tuple[str, ...]
+    """Every case that counts for some seed."""
 
 
 def paired_by_seed(
     scores: Mapping[str, Mapping[int, CaseScores]],
     weights: Mapping[str, float],
     seeds: Sequence[int],
+    patients: Mapping[str, str],
 ) -> PairedBySeed:
-    """Pair the arms within each seed.
+    """Pair the arms within each seed, a patient's cases averaged first.
 
     Args:
         scores: Arm to seed to case to score.
         weights: Arm to its weight in the contrast.
         seeds: The seeds that every arm has.
+        patients: Case to patient.
 
     Returns:
-        The weighted sums of the scores, averaged over cases and over seeds.
+        The weighted sums of the scores, averaged over patients and over seeds.
     """
     means: dict[int, float] = {}
-    of_cases: dict[str, list[float]] = {}
+    of_patients: dict[str, list[float]] = {}
+    arm_means: dict[str, list[float]] = {arm: [] for arm in weights}
+    cases: dict[str, None] = {}
     for seed in seeds:
         tables = [scores[arm][seed] for arm in weights]
         shared = [case for case in tables[0] if all(case in table for table in tables)]
-        values = [sum(w * scores[arm][seed][case] for arm, w in weights.items()) for case in shared]
-        if values:
-            means[seed] = float(np.mean(values))
-        for case, value in zip(shared, values, strict=True):
-            of_cases.setdefault(case, []).append(value)
-    return PairedBySeed(means, {case: float(np.mean(v)) for case, v in of_cases.items()})
+        if not shared:
+            continue
+        cases |= dict.fromkeys(shared)
+        table = np.array([[by_case[case] for case in shared] for by_case in tables])
+        of_arms, names = patient_means(table, [patients[case] for case in shared])
+        paired = np.array(list(weights.values())) @ of_arms
+        means[seed] = float(paired.mean())
+        for name, value in zip(names, paired.tolist(), strict=True):
+            of_patients.setdefault(name, []).append(value)
+        for arm, mean in zip(weights, of_arms.mean(1).tolist(), strict=True):
+            arm_means[arm].append(mean)
+    return PairedBySeed(
+        means,
+        {name: float(np.mean(values)) for name, values in of_patients.items()},
+        {arm: tuple(values) for arm, values in arm_means.items()},
+        tuple(cases),
+    )

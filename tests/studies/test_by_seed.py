@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from segmamba.studies.by_seed import SEEDS_DECIDE
-from segmamba.studies.by_seed import test_sets_vary as sets_vary
 from segmamba.studies.contrasts import difference
 from tests.studies.synthetic import synthetic_study
 
@@ -31,7 +30,7 @@ def test_each_seed_is_paired_on_its_own_test_set_and_the_t_interval_is_over_seed
     low, high = stats.t.interval(0.95, 4, np.mean(means), stats.sem(means))
     assert (result.low, result.high) == pytest.approx((low, high))
     assert result.p_value == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
-    assert len(result.cases) == 30 == len(result.case_differences)
+    assert len(result.cases) == 30 == len(result.patient_differences)
     assert SEEDS_DECIDE in result.notes
 
 
@@ -43,8 +42,8 @@ def test_test_sets_without_a_common_patient_are_compared_too():
 def test_seeds_with_the_same_test_patients_are_crossed_with_them():
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=5, cases=40)
     config = study.config | {"data.split_by_seed": True}
-    assert not sets_vary(study)
-    assert sets_vary(dataclasses.replace(study, config=config))
-    assert not sets_vary(dataclasses.replace(study, config=config, folds=(0, 1)))
+    assert not study.test_sets_vary
+    assert dataclasses.replace(study, config=config).test_sets_vary
+    assert not dataclasses.replace(study, config=config, folds=(0, 1)).test_sets_vary
     named = config | {"data.splits_file": "splits_final.json"}
-    assert not sets_vary(dataclasses.replace(study, config=named))
+    assert not dataclasses.replace(study, config=named).test_sets_vary
