@@ -5,8 +5,8 @@
 
 A study of at most N seeds and k contrasts looks after each seed n = 3 ... N and may raise a false
 alarm, on one side, with probability a(n) = (0.025 / k) (n / N)^2.5 up to look n: the spending of
-Kim and DeMets (1987) with power 2.5. For a normal mean with known variance, whose information grows with
-n, the recursion of Armitage, McPherson and Rowe (1969) gives the boundaries z(n).
+Kim and DeMets (1987) with power 2.5. For a normal mean with known variance, whose information
+grows with n, the recursion of Armitage, McPherson and Rowe (1969) gives the boundaries z(n).
 
 The product has t tests in place of normal ones. Their p values at successive looks hang together
 less closely, so the same levels would spend more than a(N). All levels of a study, 2 Phi(-z(n)),

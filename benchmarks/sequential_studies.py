@@ -9,7 +9,7 @@ product's own rules on arrays (segmamba/studies/look_rules.py, anova.py, alpha_s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,17 @@ def tables(d: np.ndarray) -> Tables:
         ms_case.append(by_case / (cases - 1))
         ms_rest.append(rest / ((n - 1) * (cases - 1)))
     return Tables(rows=rows, ms_case=np.array(ms_case), ms_rest=np.array(ms_rest), cases=cases)
+
+
+def joined(parts: Iterable[Tables]) -> Tables:
+    """The tables of several sets of studies as one."""
+    every = list(parts)
+    return Tables(
+        rows=np.concatenate([part.rows for part in every]),
+        ms_case=np.concatenate([part.ms_case for part in every], 1),
+        ms_rest=np.concatenate([part.ms_rest for part in every], 1),
+        cases=every[0].cases,
+    )
 
 
 def run_effects(
@@ -218,14 +229,14 @@ def study_of(d: np.ndarray, max_seeds: int) -> Study:
 def run_study(study: Study) -> Study:
     """Look at a study whose trials are all there as if they were trained look by look."""
     looks: list[Look] = []
-    trained = {arm: FIRST_LOOK for arm in study.arms}
+    trained = dict.fromkeys(study.arms, FIRST_LOOK)
     for n in range(FIRST_LOOK, study.max_seeds + 1):
         trials = tuple(t for t in study.trials if t.seed < trained[t.arm])
         now = dataclasses.replace(study, trials=trials, seeds=study.seeds[:n])
         looks.append(take_look(now, study.hypothesis, n, looks))
         if not looks[-1].arms:
             break
-        trained |= {arm: n + 1 for arm in looks[-1].arms}
+        trained |= dict.fromkeys(looks[-1].arms, n + 1)
     return dataclasses.replace(now, looks=tuple(looks))
 
 
