@@ -1,7 +1,6 @@
 """Plans: what a study can find, against simulated whole tables and closed forms."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -78,9 +77,3 @@ def test_several_contrasts_cost_power_and_one_patient_has_none():
     assert all(row.sequential == row.fixed == 0 for row in nothing.rows)
     with pytest.raises(UserError, match="--max-seeds 40"):
         power(max_seeds=40, patients=20)
-
-
-def test_a_plan_takes_little_time():
-    began = time.process_time()
-    power(max_seeds=15, patients=250)
-    assert time.process_time() - began < 6  # 1 s on a quiet core
