@@ -10,6 +10,7 @@ from segmamba.commands.shared import (
     ChallengeOption,
     JsonOption,
     LabelsOption,
+    NamesOption,
     RuleOption,
     console,
     print_json,
@@ -51,6 +52,7 @@ def evaluate(
     rule: RuleOption = "both",
     challenge: ChallengeOption = "auto",
     labels: LabelsOption = "auto",
+    names: NamesOption = None,
     prediction_labels: Annotated[
         str,
         typer.Option(
@@ -71,6 +73,7 @@ def evaluate(
 
     The scores are Dice, HD95, sensitivity, specificity and volume, per case and region.
     """
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.evaluate import evaluate, write_evaluation
     from segmamba.evaluation.pictures import write_pictures
     from segmamba.evaluation.summary import render
@@ -84,6 +87,7 @@ def evaluate(
             labels=labels,
             prediction_labels=prediction_labels,
             missing=missing,
+            names=resolve_names(names or ()),
             progress=progress,
         )
     written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
@@ -109,6 +113,7 @@ def compare(
         ),
     ] = 0.005,
     labels: LabelsOption = "auto",
+    names: NamesOption = None,
     labels_a: Annotated[
         str,
         typer.Option(help=f"Label convention of A. {PREDICTION_LABELS_HELP}", metavar="NAME"),
@@ -129,6 +134,7 @@ def compare(
 
     The answer says which of the two models is better, with the interval over patients.
     """
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.compare import as_json as as_dict
     from segmamba.evaluation.compare import compare, render, write_comparison
     from segmamba.evaluation.pictures import draw_differences
@@ -145,6 +151,7 @@ def compare(
             challenge=challenge,
             labels=labels,
             missing=missing,
+            names=resolve_names(names or ()),
             progress=progress,
         )
     written = [

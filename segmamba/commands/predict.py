@@ -14,6 +14,7 @@ from segmamba.commands.shared import (
     DeviceOption,
     FlipsOption,
     JsonOption,
+    NamesOption,
     SetOption,
     console,
     print_json,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import Predictor
 
+SHOWN = 5  # cases that a line names
 PAPER = PostprocessConfig(min_component_voxels=(100, 100, 100))
 
 
@@ -70,6 +72,7 @@ def predict(
             help=f"Label convention of the written values: {CONVENTIONS_HELP}", metavar="NAME"
         ),
     ] = "auto",
+    names: NamesOption = None,
     flips: FlipsOption = False,
     overlap: Annotated[
         float | None,
@@ -127,7 +130,8 @@ def predict(
 ) -> None:
     """Segment cases, each on its source's own grid.
 
-    Exit code 2 if a case failed; the others are written all the same.
+    A case that fails is named, and the others are written all the same. The exit code is then 2,
+    or 1 where a failure is not explained by the case's files: failures.log has its traceback.
     """
     settings = parse_assignments(changes or []) | ({"inference.flips": True} if flips else {})
     if overlap is not None:
@@ -135,6 +139,7 @@ def predict(
     if scales is not None:
         settings |= parse_assignments([f"inference.scales={scales}"])
 
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import load_predictor
 
@@ -143,10 +148,10 @@ def predict(
         "postprocessing": _postprocessing(postprocess),
     }
     if checkpoint and not model:
-        names = [str(path) for path in checkpoint]
+        members = [str(path) for path in checkpoint]
         predictor = load_predictor(checkpoint, device, **options)
     elif model and not checkpoint:
-        names = [model]
+        members = [model]
         predictor = _registered(model, results, device, options)
     else:
         raise UserError("give either --checkpoint or --model")
@@ -159,7 +164,16 @@ def predict(
         page=html,
         skip_existing=skip_existing,
     )
-    raise typer.Exit(run_prediction(predictor, input, labels, outputs, names, as_json=as_json))
+    code = run_prediction(
+        predictor,
+        input,
+        labels,
+        outputs,
+        members,
+        templates=resolve_names(names or ()),
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
 
 
 def run_prediction(
@@ -169,6 +183,7 @@ def run_prediction(
     outputs: Outputs,
     names: Sequence[str],
     *,
+    templates: Sequence[str] = (),
     as_json: bool,
 ) -> int:
     """Predict every case of a data set, and print what became of each.
@@ -179,19 +194,26 @@ def run_prediction(
         labels: Label convention of the written values, or auto.
         outputs: What is written, and where.
         names: What predictions.json calls the predictor's members.
+        templates: How the files are named, as `find_cases` takes names.
         as_json: Print the content of predictions.json instead of the folder.
 
     Returns:
-        The exit code: 2 if a case failed, else 0.
+        The exit code: 1 if a case failed for a reason of ours, 2 if by its files, else 0.
     """
-    from segmamba.data.cases import MIXED, list_cases, notes_on_labels
+    from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
+    from segmamba.data.content import summarised
     from segmamba.inference.folder import predict_cases, write_record
-    from segmamba.inference.outputs import FAILED
+    from segmamba.inference.outputs import FAILED, SKIPPED
 
     screen = console(stderr=True)
-    cases = list_cases(source, MIXED if labels == "auto" else labels)
+    labels = MIXED if labels == "auto" else labels
+    cases = list_cases(source, labels, templates)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
-    for note in notes_on_labels(cases):
+    for note in (
+        *predictor.notes,
+        *notes_on_convention(cases),
+        *notes_on_unused(source, labels, templates),
+    ):
         print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:
@@ -200,11 +222,22 @@ def run_prediction(
             progress(len(outcomes), len(cases))
             if outcome.state == FAILED:
                 print_line(screen, f"error: {outcome.error}")
+    for note in summarised([outcome.findings for outcome in outcomes]):
+        print_line(screen, f"note: {note}")
+    if skipped := [outcome.case for outcome in outcomes if outcome.state == SKIPPED]:
+        shown = ", ".join(skipped[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
+        print_line(
+            screen,
+            f"note: {len(skipped)} of {len(cases)} cases are skipped, their files are all there: "
+            f"{shown}",
+        )
     record = write_record(predictor, outcomes, outputs, names)
     if as_json:
         print_json(record)
     else:
         print(outputs.folder)
+    if any(outcome.traceback for outcome in outcomes):
+        return 1
     return 2 if any(outcome.state == FAILED for outcome in outcomes) else 0
 
 

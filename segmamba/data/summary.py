@@ -11,12 +11,12 @@ from typing import TypedDict
 
 import numpy as np
 
+from segmamba.data.background import bounding_box
 from segmamba.data.case import ERROR, Case
-from segmamba.data.cases import list_cases, notes_on
+from segmamba.data.cases import list_cases, notes_on, notes_on_unused
 from segmamba.data.labels import MODALITIES, REGIONS, region_masks
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.volumes import read_case
-from segmamba.data.working_grid import bounding_box
 from segmamba.errors import UserError
 
 # The quantiles of nnU-Net's fingerprint (Isensee et al. 2021).
@@ -74,13 +74,18 @@ class Fingerprint(TypedDict):
 
 
 def summarise(
-    source: str | Path, labels: str = "auto", *, progress: Progress = no_progress
+    source: str | Path,
+    labels: str = "auto",
+    names: Sequence[str] = (),
+    *,
+    progress: Progress = no_progress,
 ) -> tuple[Fingerprint, list[MeasuredCase]]:
     """Measure all cases of a data set.
 
     Args:
         source: The data set, as `find_cases` takes it.
         labels: The label convention, as `find_cases` takes it.
+        names: How the files are named, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -89,7 +94,7 @@ def summarise(
     Raises:
         UserError: No case can be read.
     """
-    cases = list_cases(source, labels)
+    cases = list_cases(source, labels, names)
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
     unreadable = [case.id for case, result in zip(cases, results, strict=True) if result is None]
     measured = [result for result in results if result]
@@ -98,7 +103,9 @@ def summarise(
             f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` "
             "says why"
         )
-    return _fingerprint(cases, measured, unreadable), measured
+    fingerprint = _fingerprint(cases, measured, unreadable)
+    fingerprint["notes"] += notes_on_unused(source, labels, names)
+    return fingerprint, measured
 
 
 def measure_case(case: Case) -> MeasuredCase | None:

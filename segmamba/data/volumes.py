@@ -15,7 +15,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from segmamba.data.case import ERROR, Case, Finding
+from segmamba.data import itk_images
+from segmamba.data.case import ERROR, Case, Finding, surplus_channels
+from segmamba.data.content import examine
+from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.errors import UserError
 
@@ -43,13 +46,15 @@ class Scan:
     """One case in memory."""
 
     image: np.ndarray
-    """float32 (4, x, y, z) in MODALITIES order."""
+    """float32 (4, x, y, z) in MODALITIES order, 0 outside the brain."""
     label: np.ndarray | None
     """uint8 (x, y, z), internal classes; None without a segmentation."""
     affine: np.ndarray
     """(4, 4), from voxels to mm."""
     spacing_mm: tuple[float, ...]
     """Voxel size along x, y and z."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about its files; no errors."""
 
 
 @dataclass
@@ -57,7 +62,7 @@ class Reading:
     """What could be read of a case; the rest is in `findings`."""
 
     channels: dict[str, np.ndarray] = field(default_factory=dict)
-    """Modality to (x, y, z) array as stored, on the grid of the first file."""
+    """Modality to (x, y, z) array on the grid of the first file, 0 outside the brain."""
     label: np.ndarray | None = None
     """uint8 (x, y, z), internal classes."""
     affine: np.ndarray | None = None
@@ -126,7 +131,7 @@ def read_scan(case: Case) -> Scan:
             raise UserError(finding.text)
     assert reading.affine is not None  # without an error, all images were read
     image = np.stack([np.asarray(reading.channels[m], np.float32) for m in MODALITIES])
-    return Scan(image, reading.label, reading.affine, reading.spacing_mm)
+    return Scan(image, reading.label, reading.affine, reading.spacing_mm, tuple(reading.findings))
 
 
 def read_case(case: Case) -> Reading:
@@ -153,10 +158,14 @@ def read_case(case: Case) -> Reading:
         if finding := grid_finding(case.id, grid, first):
             reading.findings.append(finding)
             continue
+        if case.channels and (surplus := surplus_channels(case, path, volume.array.shape[3])):
+            reading.findings.append(surplus)
         for modality in (m for m in MODALITIES if case.images.get(m) == path):
             _take_channel(reading, case, path, modality, volume.array)
     if case.label:
         _take_label(reading, case, case.label, first)
+    reading.channels, findings = examine(case, reading.channels, reading.label, reading.spacing_mm)
+    reading.findings += findings
     return reading
 
 
@@ -239,12 +248,16 @@ def _read(path: str | Path, *, dimensions: int) -> _Volume:
     return _Volume(array, nifti.affine, spacing_mm, codes)
 
 
-def _load(path: Path) -> nibabel.Nifti1Image:
+def _load(path: Path) -> nibabel.Nifti1Pair:
     """A file as a nibabel image.
 
     A .gz is read to its end, where its checksum is: nibabel stops at the last voxel and misses
     flipped bits.
     """
+    if is_itk(path):
+        return itk_images.load(path)
+    if path.suffix.lower() == ".hdr":
+        return nibabel.Nifti1Pair.from_filename(path)
     if path.suffix != ".gz":
         with path.open("rb") as file:
             start = file.read(4)

@@ -1,12 +1,15 @@
 """Predictions and the truth, matched by case id and read onto one grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
+from segmamba.data import itk_images
 from segmamba.data.cases import AUTO
+from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import convention, to_classes
 from segmamba.data.volumes import FileGrid, grid_finding, read_volume
 from segmamba.errors import UserError
@@ -50,6 +53,7 @@ def match(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    names: Sequence[str] = (),
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
 
@@ -61,6 +65,7 @@ def match(
             else the truth's.
         missing: What becomes of a case without prediction: "error", "skip" (it is left out), or
             "empty" (it is scored as an empty prediction).
+        names: How the truth's files are named, as `find_cases` takes it.
 
     Returns:
         The pairs, sorted by case id, and notes in one line each.
@@ -71,7 +76,7 @@ def match(
     if missing not in MISSING:
         raise UserError(f"--missing {missing!r}: choose one of {', '.join(MISSING)}")
     files = predicted_files(predictions)
-    known = true_segmentations(truth, labels)
+    known = true_segmentations(truth, labels, names)
     common_labels = prediction_convention(Path(predictions), prediction_labels)
     if not files.keys() & known.keys():
         raise UserError(
@@ -156,6 +161,8 @@ def read_image(pair: Pair, modality: str) -> np.ndarray | None:
     """
     if modality not in pair.images:
         return None
-    image = nibabel.as_closest_canonical(nibabel.load(pair.images[modality]))
+    path = pair.images[modality]
+    stored = itk_images.load(path) if is_itk(path) else nibabel.load(path)
+    image = nibabel.as_closest_canonical(stored)
     volume = np.asanyarray(image.dataobj)
     return np.float32(volume[..., pair.channels[modality]] if pair.channels else volume)
