@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from segmamba.reports.style import (
     BAND,
     INK,
-    LINE_STYLES,
     MUTED,
     arm_colours,
     new_figure,
@@ -79,8 +78,8 @@ def draw_looks(study: Study) -> Figure | None:
 
 def _boundary_words(claim: Hypothesis) -> str:
     if claim.direction == "alike":
-        return "dashes: estimates beyond them lie outside the margin"
-    return "dashes: an estimate that reaches them gains"
+        return "black: estimates beyond lie outside the margin"
+    return "black: the estimate that gains"
 
 
 def _course(study: Study, key: tuple[str, str, str]) -> list[ContrastLook]:
@@ -162,7 +161,6 @@ def _draw_course(
                     [100 * critical] * 2,
                     color=INK,
                     lw=1.1,
-                    ls=LINE_STYLES[0],
                     zorder=5,
                 )
     end = course[-1]

@@ -13,10 +13,10 @@ from segmamba.studies.alpha_spending import (
     CONTRASTS,
     FIRST_LOOK,
     MAX_SEEDS,
-    SPENDING_POWER,
     holm_of_looks,
     level,
     repeated_p,
+    spending_power,
 )
 from segmamba.studies.anova import holm
 
@@ -82,7 +82,7 @@ def test_the_stored_levels_are_those_of_the_recursion_times_one_factor(maker, ma
     factor = np.array(stored) / normal
     assert factor == pytest.approx(factor[0], rel=1e-3)
     assert 0.7 < factor[0] < 1
-    first = 0.05 / contrasts * (FIRST_LOOK / max_seeds) ** SPENDING_POWER
+    first = 0.05 / contrasts * (FIRST_LOOK / max_seeds) ** spending_power(max_seeds)
     assert normal[0] == pytest.approx(first, rel=1e-6)
 
 
