@@ -48,10 +48,10 @@ class Tables:
         rows = rows[..., :seeds]
         return Crossed(
             seeds=seeds,
-            cases=self.cases,
+            patients=self.cases,
             mean=rows.mean(-1),
             ms_seed=self.cases * rows.var(-1, ddof=1),
-            ms_case=self.ms_case[seeds - FIRST_LOOK],
+            ms_patient=self.ms_case[seeds - FIRST_LOOK],
             ms_rest=self.ms_rest[seeds - FIRST_LOOK],
         )
 
@@ -177,7 +177,7 @@ def fixed(summary: Tables, rows: np.ndarray, *, seeds: int) -> np.ndarray:
 def _of(layout: Crossed, chosen: np.ndarray) -> Crossed:
     """The layout of some of its tables."""
     arrays = {
-        name: getattr(layout, name)[chosen] for name in ("mean", "ms_seed", "ms_case", "ms_rest")
+        name: getattr(layout, name)[chosen] for name in ("mean", "ms_seed", "ms_patient", "ms_rest")
     }
     return dataclasses.replace(layout, **arrays)
 
@@ -200,7 +200,8 @@ def study_of(d: np.ndarray, max_seeds: int) -> Study:
             seed=seed,
             status="FINISHED",
             test_cases=[
-                {"case": str(c), "dice_WT": float(value)} for c, value in enumerate(values[seed])
+                {"case": str(c), "patient": str(c), "dice_WT": float(value)}
+                for c, value in enumerate(values[seed])
             ],
         )
         for arm, values in scores.items()

@@ -15,10 +15,11 @@ from segmamba.reports.style import (
     new_figure,
     short_name,
 )
-from segmamba.studies.contrasts import points
 from segmamba.studies.hypothesis import MINUS, Hypothesis
 from segmamba.studies.looks import STOPPED, ContrastLook, State
+from segmamba.studies.metrics import metric_of
 from segmamba.studies.results import Study
+from segmamba.studies.words import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +51,7 @@ def draw_looks(study: Study) -> Figure | None:
     if not study.looks or not study.looks[-1].contrasts:
         return None
     claim, last = study.hypothesis, study.looks[-1]
+    metric = metric_of(claim.score)
     courses = [_course(study, contrast.key) for contrast in last.contrasts]
     columns = min(COLUMNS, len(courses))
     lines = -(-len(courses) // columns)
@@ -67,10 +69,10 @@ def draw_looks(study: Study) -> Figure | None:
     for column in range(columns):  # the lowest panel of every column shows its seeds
         lowest = panels[[i for i in range(len(courses)) if i % columns == column][-1]]
         lowest.tick_params(axis="x", labelbottom=True)
-    figure.supylabel("difference, Dice points", fontsize=8)
+    figure.supylabel(f"difference, {metric.unit}", fontsize=8)
     figure.supxlabel(
         f"seeds, of at most {study.max_seeds}; bars: repeated 95 % interval, "
-        f"{_boundary_words(claim)}, band: ±{points(claim.margin)} margin",
+        f"{_boundary_words(claim)}, band: ±{amount(claim.margin, metric)} margin",
         fontsize=8,
     )
     return figure
@@ -89,7 +91,7 @@ def _course(study: Study, key: tuple[str, str, str]) -> list[ContrastLook]:
 
 
 def _limits(courses: Sequence[Sequence[ContrastLook]], claim: Hypothesis) -> tuple[float, float]:
-    """The ends of the y axis, in Dice, that show every estimate and most of the intervals."""
+    """The ends of the y axis, in the tables' unit: every estimate and most of the intervals."""
     looks = [look for course in courses for look in course if math.isfinite(look.mean)]
     near = NEAR * max([2 * claim.margin, *(abs(look.mean) for look in looks)])
     lows = [v for look in looks for v in (look.mean, look.low) if math.isfinite(v)]
@@ -108,7 +110,7 @@ def critical_means(look: ContrastLook, claim: Hypothesis) -> tuple[float, ...]:
         claim: The claim.
 
     Returns:
-        One estimate, two of a claim of likeness, none where there was no test; in Dice.
+        One estimate, two of a claim of likeness, none where there was no test.
     """
     if not math.isfinite(look.boundary):
         return ()
@@ -126,15 +128,15 @@ def _draw_course(
     limits: tuple[float, float],
 ) -> None:
     """One contrast: an interval for every look, the boundaries, and the end."""
-    panel.axhspan(-100 * claim.margin, 100 * claim.margin, color=BAND, lw=0, zorder=0)
+    (low, high), scale = limits, metric_of(claim.score).scale
+    panel.axhspan(-scale * claim.margin, scale * claim.margin, color=BAND, lw=0, zorder=0)
     panel.axhline(0, color=MUTED, lw=0.8, zorder=1)
-    low, high = limits
     for look in course:
         if math.isfinite(look.low):
             ends = max(look.low, low), min(look.high, high)
             panel.plot(
                 [look.seeds] * 2,
-                [100 * v for v in ends],
+                [scale * v for v in ends],
                 color=colour,
                 lw=1.6,
                 zorder=3,
@@ -142,12 +144,12 @@ def _draw_course(
             )
             for end, whole, arrow in zip(ends, (look.low, look.high), "v^", strict=True):
                 mark = arrow if end != whole else "_"
-                panel.plot(look.seeds, 100 * end, mark, color=colour, ms=4, clip_on=False)
+                panel.plot(look.seeds, scale * end, mark, color=colour, ms=4, clip_on=False)
         if math.isfinite(look.mean):
             stopped = look.state in STOPPED
             panel.plot(
                 look.seeds,
-                100 * look.mean,
+                scale * look.mean,
                 "D" if stopped else "o",
                 color=colour,
                 ms=6.5 if stopped else 4,
@@ -158,14 +160,14 @@ def _draw_course(
             if low <= critical <= high:
                 panel.plot(
                     [look.seeds - 0.36, look.seeds + 0.36],
-                    [100 * critical] * 2,
+                    [scale * critical] * 2,
                     color=INK,
                     lw=1.1,
                     zorder=5,
                 )
-    end = course[-1]
-    panel.set_ylim(100 * low, 100 * high)
-    panel.set_title(_title(end, claim), fontsize=8)
+    last = course[-1]
+    panel.set_ylim(scale * low, scale * high)
+    panel.set_title(_title(last, claim), fontsize=8)
 
 
 def _title(end: ContrastLook, claim: Hypothesis) -> str:

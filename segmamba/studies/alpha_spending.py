@@ -129,3 +129,27 @@ def holm_of_looks(p_values: ArrayLike, max_seeds: int, seeds: Sequence[int]) -> 
         largest = max(largest, min(float(p[i]) * share, 1.0))
         adjusted[i] = largest
     return adjusted.tolist()
+
+
+def deciding_levels_of_looks(
+    p_values: ArrayLike, max_seeds: int, seeds: Sequence[int]
+) -> list[float]:
+    """The coverage at which each interval excludes 0 exactly where `holm_of_looks` rejects.
+
+    Args:
+        p_values: What `repeated_p` gave for each contrast; NaN where there was no test.
+        max_seeds: The most seeds that the study may run.
+        seeds: The seeds that each of them is based on.
+
+    Returns:
+        The coverages in the order given; NaN where there was no test.
+    """
+    p, coverages = np.asarray(p_values, float), np.full(np.shape(p_values), np.nan)
+    adjusted = np.asarray(holm_of_looks(p, max_seeds, seeds))
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    rejected = int(np.sum(adjusted[order] < 1 - CONFIDENCE_LEVEL))
+    for rank, i in enumerate(order):
+        left = len(order) - min(rank, rejected)
+        coverages[i] = 1 - level(max_seeds, seeds[i], max(left, 1))
+    return coverages.tolist()

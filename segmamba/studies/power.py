@@ -162,7 +162,7 @@ def spreads_of(study: Study, claim: Hypothesis | None = None) -> Spreads | None:
     layouts = []
     for contrast in claim.contrasts:
         d = contrast_difference(study, contrast, claim.regions[0], claim.score)
-        if d.layout is not None and len(d.cases) > 1:
+        if d.layout is not None and len(d.patients) > 1:
             layouts.append(d.layout)
     if not layouts:
         return None
@@ -199,19 +199,19 @@ def _layouts(spreads: Spreads, patients: int, max_seeds: int, folds: int) -> lis
     shift = spreads.patient_sd / math.sqrt(patients) * rng.standard_normal(STUDIES)
     layouts = []
     for n in range(FIRST_LOOK, max_seeds + 1):
-        # case means minus their mean: patient_sd * u_0 + rest_sd * mean of u_1 ... u_n
+        # patient means minus their mean: patient_sd * u_0 + rest_sd * mean of u_1 ... u_n
         weights = np.zeros(size)
         weights[0], weights[1 : n + 1] = spreads.patient_sd, spreads.rest_sd / n
-        ss_case = n * np.einsum("i,sij,j->s", weights, gram, weights)
+        ss_patient = n * np.einsum("i,sij,j->s", weights, gram, weights)
         own = np.einsum("sii->s", gram[:, 1 : n + 1, 1 : n + 1])
         shared = gram[:, 1 : n + 1, 1 : n + 1].sum((1, 2)) / n
         layouts.append(
             Crossed(
                 seeds=n,
-                cases=patients,
+                patients=patients,
                 mean=shift + rows[:, :n].mean(1),
                 ms_seed=patients * rows[:, :n].var(1, ddof=1),
-                ms_case=ss_case / freedom,
+                ms_patient=ss_patient / freedom,
                 ms_rest=spreads.rest_sd**2 * (own - shared) / ((n - 1) * freedom),
             )
         )

@@ -9,7 +9,8 @@ import pytest
 
 from segmamba.errors import UserError
 from segmamba.studies.alpha_spending import level
-from segmamba.studies.contrasts import compare_arms, difference
+from segmamba.studies.comparisons import compare_arms
+from segmamba.studies.contrasts import difference
 from segmamba.studies.hypothesis import Hypothesis, Trend
 from segmamba.studies.look_rules import gain
 from segmamba.studies.results import study_from
@@ -84,7 +85,7 @@ def test_a_look_has_the_numbers_of_the_first_seeds_at_its_own_level():
         dataclasses.replace(first_seeds(study, 4), max_seeds=0), "b", "a", "WT"
     ).layout
     half = float(layout.half_width(1 - level(8, 4)))
-    assert (contrast.seeds, contrast.paired, contrast.cases) == (4, 4, 40)
+    assert (contrast.seeds, contrast.paired, contrast.patients) == (4, 4, 40)
     assert contrast.mean == pytest.approx(float(layout.mean))
     assert (contrast.low, contrast.high) == pytest.approx(
         (contrast.mean - half, contrast.mean + half)
@@ -185,12 +186,32 @@ def test_a_seed_that_had_begun_is_counted_and_the_decision_stands():
     assert f"decided after {seeds} of at most 8 seeds" in verdict(counted).sentence
 
 
-def test_a_failed_seed_is_tested_at_the_level_of_the_seeds_that_are_paired():
-    study = sequential({"a": 0.0, "b": 0.01}, failed={("b", 1)}, seed_sd=0.01)
+def test_a_lost_seed_is_tested_at_the_level_of_the_seeds_that_are_paired():
+    study = sequential({"a": 0.0, "b": 0.01}, seed_sd=0.01)
+    trials = tuple(
+        dataclasses.replace(t, status="KILLED", test_cases=[]) if (t.arm, t.seed) == ("b", 1) else t
+        for t in study.trials
+    )
+    study = dataclasses.replace(study, trials=trials)
     third = take_look(study, study.hypothesis, 3, ())
     assert third.contrasts[0].state == "missing" and third.arms == ("a", "b")
     fourth = take_look(study, study.hypothesis, 4, [third])
     assert fourth.contrasts[0].paired == 3 and fourth.contrasts[0].level == level(8, 3)
+
+
+def test_failures_of_one_arm_stop_its_contrast_until_they_are_mended():
+    effects = {"a": 0.0, "b": 0.01, "c": 0.01}
+    study = sequential(effects, claim=several(effects), failed={("b", 1)}, seed_sd=0.01)
+    look = take_look(study, study.hypothesis, 3, ())
+    assert look.contrasts[0].state == "missing" and look.arms == ("a", "c")
+    assert "runs failed unevenly (b 1 time, a 0 times)" in look.dropped["b"]
+    alone = Hypothesis(claim="c", region="WT", better="b", than="a")
+    stopped = take_look(study, alone, 3, ())
+    assert stopped.arms == () and "failed unevenly" in stopped.reason
+    now = dataclasses.replace(first_seeds(study, 3), hypothesis=alone, looks=(stopped,))
+    assert verdict(now).answer == "undecided" and "b failed in 1 of 3 runs" in verdict(now).sentence
+    mended = sequential(effects, claim=alone, seed_sd=0.01)
+    assert take_look(mended, alone, 4, [stopped]).arms == ("a", "b")
 
 
 def test_an_arm_that_cannot_run_is_left_out_and_the_others_go_on():
@@ -216,10 +237,10 @@ def test_an_arm_that_failed_in_every_seed_gets_no_more():
     )
 
 
-def test_one_test_case_never_decides():
+def test_one_test_patient_never_decides():
     study = run(sequential({"a": 0.0, "b": 0.2}, cases=1))
     assert len(study.looks) == 1 and verdict(study).answer == "undecided"
-    assert "one test case says nothing about other patients" in study.looks[0].reason
+    assert "one test patient says nothing about other patients" in study.looks[0].reason
 
 
 def test_folds_are_looked_at_as_one_table():
