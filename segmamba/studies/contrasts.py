@@ -14,6 +14,7 @@ import numpy as np
 from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.evaluation.intervals import rank_p
 from segmamba.evaluation.patients import patient_means
+from segmamba.studies.alpha_spending import FIRST_LOOK, level, repeated_p
 from segmamba.studies.anova import Crossed, crossed
 from segmamba.studies.by_seed import SEEDS_DECIDE, paired_by_seed
 from segmamba.studies.hypothesis import MINUS, Contrast, PairwiseContrast
@@ -76,6 +77,27 @@ class Difference:
     """What was left out, and what the interval cannot cover."""
     layout: Crossed | None = None
     """The analysis of variance; None where there is no interval."""
+    max_seeds: int = 0
+    """The most seeds of a study that adds seeds; 0 where their number was fixed.
+
+    The interval and the p of such a study hold although it looks at them after every seed.
+    """
+
+    def coverage(self, tests: int = 1) -> float:
+        """The coverage at which the intervals of several tests hold together.
+
+        Args:
+            tests: How many contrasts share the 5 %.
+
+        Returns:
+            The coverage, in (0, 1); of a study that adds seeds, the one of its look, which is
+            NaN before the first.
+        """
+        if not self.max_seeds:
+            return CONFIDENCE_LEVEL if tests == 1 else 1 - (1 - CONFIDENCE_LEVEL) / tests
+        if len(self.seeds) < FIRST_LOOK:
+            return math.nan
+        return 1 - level(self.max_seeds, min(len(self.seeds), self.max_seeds), tests)
 
     @property
     def label(self) -> str:
@@ -94,7 +116,8 @@ class Difference:
         The scores that failed runs would have had are missing: where they hit one arm more than the
         other, what is left flatters it.
         """
-        return self.layout is not None and len(self.patients) > 1 and self.evenly_failed
+        enough = not self.max_seeds or len(self.seeds) >= FIRST_LOOK
+        return self.layout is not None and len(self.patients) > 1 and enough and self.evenly_failed
 
     @property
     def evenly_failed(self) -> bool:
@@ -172,6 +195,7 @@ def contrast_difference(
         notes=notes,
         failures={arm: failed_runs(study, arm) for arm in contrast.weights},
         planned=len(study.seeds) * max(len(study.folds), 1),
+        max_seeds=study.max_seeds,
     )
     if not seeds:
         return result
@@ -257,16 +281,19 @@ def _with_interval(result: Difference, d: np.ndarray) -> Difference:
         return dataclasses.replace(result, notes=(*result.notes, ONE_SEED))
     layout = crossed(d)
     seed_sd, patient_sd, rest_sd = (float(np.sqrt(v)) for v in layout.variances)
+    p_value = float(layout.p_value())
+    if result.max_seeds:
+        p_value = repeated_p(p_value, result.max_seeds, len(result.seeds))
     return dataclasses.replace(
         result,
-        p_value=float(layout.p_value()),
+        p_value=p_value,
         standard_error=float(layout.standard_error),
         seed_sd=seed_sd,
         patient_sd=patient_sd,
         rest_sd=rest_sd,
         notes=(*result.notes, ONE_PATIENT) if len(result.patients) == 1 else result.notes,
         layout=layout,
-    ).at_level(CONFIDENCE_LEVEL)
+    ).at_level(result.coverage())
 
 
 def failed_runs(study: Study, arm: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
+from segmamba.studies.looks import Look, looks_from
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
@@ -100,6 +101,13 @@ class Study:
     arms: dict[str, Changes]
     """The dotted changes of each arm, in the order of the study's file."""
     seeds: tuple[int, ...]
+    max_seeds: int = 0
+    """The most seeds of a study that adds seeds until its hypothesis is decided.
+
+    0: the number of seeds is fixed.
+    """
+    looks: tuple[Look, ...] = ()
+    """In a study that adds seeds, what each look found, by rising number of seeds."""
     folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
     secondary: tuple[Hypothesis, ...] = ()
@@ -194,6 +202,7 @@ def study_from(stored: Mapping[str, Any], **now: Any) -> Study:
         "hypothesis": hypothesis_from(fields["hypothesis"]),
         "secondary": tuple(hypothesis_from(claim) for claim in fields.get("secondary", ())),
         "data": study_data_from(fields["data"]),
+        "looks": looks_from(fields.get("looks", ())),
     }
     return Study(**(fields | now))
 
