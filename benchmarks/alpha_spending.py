@@ -4,9 +4,10 @@
     python benchmarks/alpha_spending.py --write     # writes it anew
 
 A study of at most N seeds and k contrasts looks after each seed n = 3 ... N and may raise a false
-alarm, on one side, with probability a(n) = (0.025 / k) (n / N)^2 up to look n: the spending of Kim
-and DeMets (1987) with power 2. For a normal mean with known variance, whose information grows with
-n, the recursion of Armitage, McPherson and Rowe (1969) gives the boundaries z(n).
+alarm, on one side, with probability a(n) = (0.025 / k) (n / N)^p up to look n: the spending of Kim
+and DeMets (1987) with power p = 2.5, and 3 where N is above 10. For a normal mean with known
+variance, whose information grows with n, the recursion of Armitage, McPherson and Rowe (1969) gives
+the boundaries z(n).
 
 The product has t tests in place of normal ones. Their p values at successive looks hang together
 less closely, so the same levels would spend more than a(N). All levels of a study, 2 Phi(-z(n)),
@@ -33,6 +34,7 @@ from segmamba.studies.alpha_spending import (
     ONE_SIDED,
     TABLE_FILE,
     level,
+    spending_power,
 )
 
 NODES = 300  # of the Gauss-Legendre rule at each look; 600 change no z by 1e-9
@@ -88,7 +90,7 @@ def boundaries(information: Sequence[float], spent: Sequence[float]) -> np.ndarr
 def normal_levels(max_seeds: int, contrasts: int) -> np.ndarray:
     """One-sided levels, Phi(-z), of the looks after 3 ... N seeds with known variance."""
     looks = np.arange(FIRST_LOOK, max_seeds + 1)
-    spent = ONE_SIDED / contrasts * (looks / max_seeds) ** 2
+    spent = ONE_SIDED / contrasts * (looks / max_seeds) ** spending_power(max_seeds)
     return ndtr(-boundaries(looks.tolist(), spent.tolist()))
 
 

@@ -222,6 +222,7 @@ READERS = {
         {
             "id": "a",
             "patient": "a",
+            "image_digests": ["0f"],
             "shape": [4, 4, 4],
             "offset": [0, 0, 0],
             "working_shape": [4, 4, 4],
@@ -229,6 +230,7 @@ READERS = {
             "source_spacing_mm": [1.0, 1, 1],
             "source_affine": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]],
             "classes": [1, 2],
+            "findings": [],
         },
         lambda path: PreparedCase.read(path.parent).margins,
     ),

@@ -6,7 +6,9 @@
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           grids and offset
+                            case.json           grids, offset, the images' digests, and what is to
+                                                say about the case
+                            sources.json        which files were read, and their digests
 
 The grids are those of `working_grid`. Why plain .npy and not a compressed format:
 benchmarks/README.md.
@@ -20,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import TypedDict
 
+from segmamba.data.case import Finding
 from segmamba.json_files import read_json
 
 Triple = tuple[int, int, int]
@@ -38,6 +41,8 @@ class CaseJson(TypedDict):
     source_spacing_mm: tuple[float, float, float]
     source_affine: tuple[Row, Row, Row, Row]
     classes: list[int]
+    findings: list[dict[str, str]]
+    image_digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class PreparedCase:
     """Rows of the affine of the source in canonical orientation."""
     classes: tuple[int, ...]
     """The internal classes of tumour that the label holds."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about the files of the case; no errors."""
+    image_digests: tuple[str, ...] = ()
+    """What tells the images apart from those of other cases, as `same_images` digests them."""
 
     @classmethod
     def read(cls, folder: Path) -> PreparedCase:
@@ -91,6 +100,8 @@ class PreparedCase:
             source_spacing_mm=meta["source_spacing_mm"],
             source_affine=meta["source_affine"],
             classes=tuple(meta["classes"]),
+            findings=tuple(Finding(**finding) for finding in meta["findings"]),
+            image_digests=tuple(meta["image_digests"]),
         )
 
     @property

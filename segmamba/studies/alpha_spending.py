@@ -1,10 +1,10 @@
 """The levels at which a study that adds seeds may test its contrasts after each seed.
 
 Whoever tests again after every seed at 5 % raises a false alarm in far more than 5 % of studies.
-Here the 2.5 % of one side are spent over the looks: (0.025 / k) (n / N)^2 of them up to the look
-after n of at most N seeds, for k contrasts (Kim and DeMets 1987). alpha_spending.json holds the
-levels; benchmarks/alpha_spending.py computes them by the recursion of Armitage, McPherson and Rowe
-(1969), with a simulated correction for t tests, and writes the file.
+Here the 2.5 % of one side are spent over the looks: (0.025 / k) (n / N)^power of them up to the
+look after n of at most N seeds, for k contrasts (Kim and DeMets 1987). alpha_spending.json holds
+the levels; benchmarks/alpha_spending.py computes them by the recursion of Armitage, McPherson and
+Rowe (1969), with a simulated correction for t tests, and writes the file.
 
 The table holds for seeds alone, where the information grows with n. Patients add information that
 is the same at every look; the looks then agree more closely and spend less.
@@ -30,6 +30,21 @@ CONTRASTS = (*range(1, 21), 24, 30, 40, 60, 100)
 ONE_SIDED = (1 - CONFIDENCE_LEVEL) / 2
 """What a study may spend on each side."""
 TABLE_FILE = Path(__file__).with_name("alpha_spending.json")
+
+
+def spending_power(max_seeds: int) -> float:
+    """The power of n / N by which the 2.5 % are spent: the larger, the later.
+
+    Power 2 is common in clinical trials. Later spending finds more and needs more seeds;
+    benchmarks/README.md compares 2, 2.5 and 3 for studies of so few seeds.
+
+    Args:
+        max_seeds: N, the most seeds that the study may run.
+
+    Returns:
+        2.5 up to 10 seeds, 3 beyond.
+    """
+    return 2.5 if max_seeds <= 10 else 3.0
 
 
 def level(max_seeds: int, seeds: int, contrasts: int = 1) -> float:
@@ -114,3 +129,27 @@ def holm_of_looks(p_values: ArrayLike, max_seeds: int, seeds: Sequence[int]) -> 
         largest = max(largest, min(float(p[i]) * share, 1.0))
         adjusted[i] = largest
     return adjusted.tolist()
+
+
+def deciding_levels_of_looks(
+    p_values: ArrayLike, max_seeds: int, seeds: Sequence[int]
+) -> list[float]:
+    """The coverage at which each interval excludes 0 exactly where `holm_of_looks` rejects.
+
+    Args:
+        p_values: What `repeated_p` gave for each contrast; NaN where there was no test.
+        max_seeds: The most seeds that the study may run.
+        seeds: The seeds that each of them is based on.
+
+    Returns:
+        The coverages in the order given; NaN where there was no test.
+    """
+    p, coverages = np.asarray(p_values, float), np.full(np.shape(p_values), np.nan)
+    adjusted = np.asarray(holm_of_looks(p, max_seeds, seeds))
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    rejected = int(np.sum(adjusted[order] < 1 - CONFIDENCE_LEVEL))
+    for rank, i in enumerate(order):
+        left = len(order) - min(rank, rejected)
+        coverages[i] = 1 - level(max_seeds, seeds[i], max(left, 1))
+    return coverages.tolist()

@@ -8,7 +8,7 @@ from segmamba.errors import UserError
 
 AUTO: Literal["auto"] = "auto"
 """As many seeds as the claim needs."""
-MAX_SEEDS = 10
+USUAL_MAX_SEEDS = 10
 ROUNDS = 10  # of population-based training, unless the budget says otherwise
 
 
@@ -21,7 +21,7 @@ class Budget:
 
     `--seeds` changes it.
     """
-    max_seeds: int = MAX_SEEDS
+    max_seeds: int = USUAL_MAX_SEEDS
     """The most training runs of every arm where `seeds` is "auto"; `--max-seeds` changes it."""
     trials: int = 20
     """Settings that a search tries, or members of a population; `--trials` changes it."""

@@ -86,10 +86,10 @@ def conditional_power(
     last = n + more
     if last == n:
         return np.zeros_like(mean)
-    seed_variance = layout.ms_seed / layout.cases
-    case_variance = layout.variances[1] / layout.cases
+    seed_variance = layout.ms_seed / layout.patients
+    patient_variance = layout.variances[1] / layout.patients
     quantile = stdtrit(last - 1, 1 - level(max_seeds, last) / 2)
-    half = quantile * np.sqrt(seed_variance / last + case_variance)
+    half = quantile * np.sqrt(seed_variance / last + patient_variance)
     move = np.sqrt(seed_variance * (1 / n - 1 / last))
 
     def below(limit: ArrayLike) -> np.ndarray:

@@ -3,16 +3,23 @@
 import dataclasses
 from collections.abc import Sequence
 
-from segmamba.studies.contrasts import Difference, contrast_difference, points
+from segmamba.studies.advice import FurtherRuns
+from segmamba.studies.caveats import FEW_SEEDS, caveats
+from segmamba.studies.contrasts import Difference, contrast_difference
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.look_words import contrast_name, summary_words
 from segmamba.studies.looks import ContrastLook, Look
 from segmamba.studies.results import Study
 from segmamba.studies.sentences import (
+    DIFFERENT,
+    GAIN,
+    NO_GAIN,
+    TOO_SMALL,
+    WORSE,
     Answer,
     Decision,
-    caveats,
     estimate_words,
+    margin_words,
     missing_words,
     sample_words,
 )
@@ -23,21 +30,23 @@ from segmamba.studies.sequential import (
     first_seeds,
     no_seed_helps,
 )
+from segmamba.studies.words import amount
 
 
-def verdict_of_looks(study: Study) -> tuple[Answer, str, Difference]:
+def verdict_of_looks(study: Study) -> tuple[Decision, str]:
     """Answer the hypothesis of a study that adds seeds.
 
     Args:
         study: The study, with the looks that were taken.
 
     Returns:
-        The answer, its sentences, and the difference that they lead with.
+        The decision, of the contrast that the sentences lead with, and the sentences.
     """
     claim = study.hypothesis
     if not study.looks:
         first = contrast_difference(study, claim.contrasts[0], claim.regions[0], claim.score)
-        return "undecided", f"Undecided: the first look is after {FIRST_LOOK} seeds.", first
+        sentence = f"Undecided: the first look is after {FIRST_LOOK} seeds."
+        return _decision("undecided", first, gained=False), sentence
     decided, last = deciding_look(study.looks, claim), study.looks[-1]
     look = decided or last
     answer = claim_answer(look.contrasts, claim)
@@ -47,8 +56,21 @@ def verdict_of_looks(study: Study) -> tuple[Answer, str, Difference]:
         sentence = _undecided(study, claim, last, lead, difference)
     else:
         sentence = _decided(study, claim, decided, lead, difference, answer)
+    decision = _decision(answer, difference, gained=lead.state == "gained")
     part = first_seeds(study, lead.seeds)
-    return answer, " ".join([sentence, *caveats(part, claim, difference)]), difference
+    return decision, " ".join([sentence, *caveats(part, claim, decision)])
+
+
+def _decision(answer: Answer, difference: Difference, *, gained: bool) -> Decision:
+    """A decision about the contrast that the answer leads with."""
+    return Decision(
+        answer=answer,
+        differences=[difference],
+        lead=0,
+        gained=[gained],
+        further=FurtherRuns(),
+        failures_forbid=answer == "undecided" and not difference.evenly_failed,
+    )
 
 
 def exploratory_sentence(decision: Decision, claim: Hypothesis) -> str:
@@ -66,14 +88,14 @@ def exploratory_sentence(decision: Decision, claim: Hypothesis) -> str:
         "Exploratory: the first claim chose the number of seeds, and the level is not shared "
         "between claims."
     )
-    if difference.low != difference.low:  # NaN: no interval
+    if not difference.can_decide:
         return f"{missing_words(difference)} {note}"
-    interval = _interval(difference.low, difference.high)
     tests = len(decision.differences)
     best = f"the {_extreme(claim)} of {tests}: " if tests > 1 else ""
     return (
-        f"{answer.capitalize()}: {best}{estimate_words(difference)} "
-        f"(repeated 95 % interval {interval}; {sample_words(difference)}). {note}"
+        f"{answer.capitalize()}: {best}{estimate_words(difference)} (interval "
+        f"{_interval(difference, difference.low, difference.high)} at a level that holds for "
+        f"every look; {sample_words(difference)}). {note}"
     )
 
 
@@ -109,35 +131,48 @@ def _decided(
     answer: Answer,
 ) -> str:
     """The sentence of a claim that a look decided."""
-    tests = len(look.contrasts)
-    matter = f"{points(claim.margin)} points that matter"
+    tests, matter = len(look.contrasts), margin_words(difference, claim)
     when = f"decided after {look.seeds} of at most {study.max_seeds} seeds"
-    holm = f" at the level that Holm leaves it among {tests} contrasts" if tests > 1 else ""
-    deciding = _interval(lead.mean - lead.boundary, lead.mean + lead.boundary)
-    early = look.seeds < study.max_seeds
+    opening = f"{answer.capitalize()}{_which(look, claim, answer)}"
+    best = f"the {_extreme(claim)} of {tests}: " if tests > 1 else ""
+    if lead.state in ("gained", "outside"):
+        by = "Holm leaves" if lead.state == "gained" else "Bonferroni leaves"
+        among = f" at the level that {by} it among {tests} contrasts" if tests > 1 else ""
+        ends = _interval(difference, lead.mean - lead.boundary, lead.mean + lead.boundary)
+        measured = f"{estimate_words(difference)} (repeated 95 % interval {ends}{among}; "
+        measured += f"{sample_words(difference)})"
     if lead.state == "gained":
         also = [c for c in study.looks[-1].contrasts if c.state == "gained" and c.key != lead.key]
         others = f"; so do {', '.join(contrast_name(c, claim) for c in also)}" if also else ""
-        curse = " An estimate that ends a study early is on average too large." if early else ""
+        curse = ""
+        if FEW_SEEDS < look.seeds < study.max_seeds:
+            curse = " An estimate that ends a study early is on average too large."
         return (
-            f"{answer.capitalize()}: {estimate_words(difference)} (repeated interval "
-            f"{deciding}{holm}; {sample_words(difference)}); {when}: the interval lies above 0 "
-            f"and the estimate reaches the {matter}{others}.{curse}"
+            f"{opening}: {measured}; {when}: the interval lies above 0 and the estimate reaches "
+            f"the {matter}{others}.{curse}"
         )
-    best = f"the {_extreme(claim)} of {tests}: " if tests > 1 else ""
     if lead.state == "outside":
-        return (
-            f"{answer.capitalize()}: {best}{estimate_words(difference)} (repeated interval "
-            f"{deciding}{holm.replace('Holm', 'Bonferroni')}; {sample_words(difference)}); "
-            f"{when}: the interval lies outside ±{matter}."
-        )
+        return f"{opening}: {best}{measured}; {when}: the interval lies outside ±{matter}."
+    ends = _interval(difference, lead.low, lead.high)
+    measured = f"{best}{estimate_words(difference)} (repeated 95 % interval {ends}; "
+    measured += f"{sample_words(difference)})"
     within = all(c.state == "within" for c in look.contrasts) and claim.direction != "no better"
     every = "every interval" if tests > 1 else "the whole interval"
+    small = within and any(c.low > 0 or c.high < 0 for c in look.contrasts)
     return (
-        f"{answer.capitalize()}: {best}{estimate_words(difference)} (repeated 95 % interval "
-        f"{_interval(lead.low, lead.high)}; {sample_words(difference)}); {when}: {every} lies "
-        f"{'within ±' if within else 'below the '}{matter}."
+        f"{opening}: {measured}; {when}: {every} lies {'within ±' if within else 'below the '}"
+        f"{matter}{f'; {TOO_SMALL}' if small else ''}."
     )
+
+
+def _which(look: Look, claim: Hypothesis, answer: Answer) -> str:
+    """Which kind of rejection it is, in brackets; "" for other answers."""
+    if answer != "rejected":
+        return ""
+    if claim.direction == "better":
+        worse = all(contrast.high < 0 for contrast in look.contrasts)
+        return f" ({WORSE if worse else NO_GAIN})"
+    return f" ({GAIN if claim.direction == 'no better' else DIFFERENT})"
 
 
 def _undecided(
@@ -155,7 +190,7 @@ def _undecided(
         best = f"the {_extreme(claim)} of {len(asked)}: " if len(asked) > 1 else ""
         measured = (
             f"{best}{estimate_words(difference)} (repeated 95 % interval "
-            f"{_interval(lead.low, lead.high)}; {sample_words(difference)})"
+            f"{_interval(difference, lead.low, lead.high)}; {sample_words(difference)})"
         )
     if look.arms:
         return (
@@ -180,5 +215,6 @@ def _extreme(claim: Hypothesis) -> str:
     return "largest difference" if claim.direction == "alike" else "best"
 
 
-def _interval(low: float, high: float) -> str:
-    return f"{points(low, signed=True)} to {points(high, signed=True)}"
+def _interval(difference: Difference, low: float, high: float) -> str:
+    metric = difference.metric
+    return f"{amount(low, metric, signed=True)} to {amount(high, metric, signed=True)}"

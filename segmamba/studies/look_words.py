@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from segmamba.studies.contrasts import count, points
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.looks import ContrastLook, Look
+from segmamba.studies.metrics import metric_of
 from segmamba.studies.sentences import Answer
+from segmamba.studies.words import amount, count
 
 
 def state_words(look: ContrastLook, hopeless: str, claim: Hypothesis) -> str:
@@ -18,10 +19,10 @@ def state_words(look: ContrastLook, hopeless: str, claim: Hypothesis) -> str:
         claim: The claim.
 
     Returns:
-        A clause, in Dice points.
+        A clause, in the unit that a reader sees.
     """
     after = f", after {count(look.seeds, 'seed')}"
-    return _clause([contrast_name(look, claim)], look, hopeless, claim.margin) + after
+    return _clause([contrast_name(look, claim)], look, hopeless, claim) + after
 
 
 def summary_words(
@@ -43,7 +44,7 @@ def summary_words(
     for look in contrasts:
         groups.setdefault((look.state, hopeless.get(look.key, "")), []).append(look)
     return "; ".join(
-        _clause([contrast_name(c, claim) for c in group], group[0], why, claim.margin)
+        _clause([contrast_name(c, claim) for c in group], group[0], why, claim)
         for (_, why), group in groups.items()
     )
 
@@ -53,10 +54,12 @@ def contrast_name(look: ContrastLook, claim: Hypothesis) -> str:
     return f"{look.label} on {look.region}" if len(claim.regions) > 1 else look.label
 
 
-def _clause(names: Sequence[str], look: ContrastLook, hopeless: str, margin: float) -> str:
+def _clause(names: Sequence[str], look: ContrastLook, hopeless: str, claim: Hypothesis) -> str:
     """Where the contrasts `names` stand; look: the first of them."""
     name, one = ", ".join(names), len(names) == 1
-    lies, matter = "lies" if one else "lie", f"{points(margin)} points that matter"
+    metric = metric_of(claim.score)
+    unit = "mm" if metric.unit == "mm" else "points"
+    lies, matter = "lies" if one else "lie", f"{amount(claim.margin, metric)} {unit} that matter"
     chance = _chance_words(look) if one else ""
     return {
         "gained": f"{name} reach{'es' * one} the {matter}",

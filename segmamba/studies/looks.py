@@ -27,7 +27,7 @@ STOPPED: tuple[State, ...] = ("gained", "below", "within", "outside", "futile")
 class ContrastLook:
     """One contrast on one region at one look.
 
-    The numbers are Dice from 0 to 1, NaN where the data cannot say.
+    The numbers are in the unit of the tables, Dice from 0 to 1; NaN where the data cannot say.
     """
 
     arm: str
@@ -38,8 +38,8 @@ class ContrastLook:
     """The seeds of the look: in a later look of the study still those at which it stopped."""
     paired: int = 0
     """The seeds among them that finished in every arm of the contrast."""
-    cases: int = 0
-    """The test cases that all these trials scored."""
+    patients: int = 0
+    """The test patients that all these trials scored."""
     mean: float = math.nan
     low: float = math.nan
     """Lower end of the repeated 95 % interval, which holds at all looks together."""

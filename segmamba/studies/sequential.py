@@ -13,7 +13,7 @@ import numpy as np
 
 from segmamba.studies.alpha_spending import FIRST_LOOK, level
 from segmamba.studies.anova import Crossed
-from segmamba.studies.contrasts import Difference, contrast_difference
+from segmamba.studies.contrasts import Difference, contrast_difference, failed_runs
 from segmamba.studies.hypothesis import Contrast, Hypothesis
 from segmamba.studies.look_rules import FUTILITY_LOOK, HOPELESS, conditional_power, gain
 from segmamba.studies.look_words import (
@@ -33,6 +33,7 @@ from segmamba.studies.looks import (
 )
 from segmamba.studies.results import Study
 from segmamba.studies.sentences import Answer
+from segmamba.studies.words import count
 
 __all__ = [
     "FIRST_LOOK",
@@ -103,10 +104,10 @@ def testable_layout(difference: Difference) -> Crossed | None:
         difference: The difference.
 
     Returns:
-        None where fewer than 3 seeds or 2 cases could be paired.
+        None where fewer than 3 seeds or 2 patients could be paired, or where the runs of one arm
+        failed more often than those of another.
     """
-    enough = len(difference.seeds) >= FIRST_LOOK and len(difference.cases) > 1
-    return difference.layout if enough else None
+    return difference.layout if difference.can_decide else None
 
 
 def claim_answer(contrasts: Sequence[ContrastLook], claim: Hypothesis) -> Answer:
@@ -169,7 +170,7 @@ def _tested(
             region=d.region,
             seeds=seeds,
             paired=len(d.seeds),
-            cases=len(d.cases),
+            patients=len(d.patients),
             mean=d.mean,
         )
         if before is None and layout is not None:
@@ -265,7 +266,7 @@ def _outcome(
     if seeds >= study.max_seeds:
         reason = f"Stops undecided: {study.max_seeds} of at most {study.max_seeds} seeds are spent."
         return dataclasses.replace(now, reason=reason)
-    if not alive or any(not look.arms for look in earlier):
+    if not alive:
         why = summary_words(contrasts, hopeless, claim) or "the run lacks the arms of the claim"
         return dataclasses.replace(now, reason=f"Stops undecided after {seeds} seeds: {why}.")
     needed = {arm for contrast, _ in alive for arm in contrast.weights}
@@ -304,8 +305,12 @@ def no_seed_helps(study: Study, contrast: Contrast, look: ContrastLook, seeds: i
             return f"{arm} cannot run on this machine"
         if not any(trial.status == "FINISHED" and trial.test_cases for trial in trials):
             return f"{arm} finished none of its {seeds} seeds"
-    if look.paired and look.cases <= 1:
-        return "one test case says nothing about other patients"
+    if look.paired and look.patients <= 1:
+        return "one test patient says nothing about other patients"
+    failed = {arm: failed_runs(first_seeds(study, seeds), arm) for arm in contrast.weights}
+    if len(set(failed.values())) > 1:
+        times = ", ".join(f"{arm} {count(number, 'time')}" for arm, number in failed.items())
+        return f"runs failed unevenly ({times}), and what they would have scored may turn it"
     if look.paired + study.max_seeds - seeds < FIRST_LOOK:
         return f"fewer than {FIRST_LOOK} seeds can still be paired"
     return ""

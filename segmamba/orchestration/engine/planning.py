@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmamba.config import Config
-from segmamba.data.splits import SETS, Split, read_splits
+from segmamba.data.splits import SETS, Split, read_splits, seeded
 from segmamba.errors import UserError
-from segmamba.studies.alpha_spending import FIRST_LOOK
-from segmamba.studies.alpha_spending import MAX_SEEDS as MOST_SEEDS
+from segmamba.studies.alpha_spending import FIRST_LOOK, MAX_SEEDS
 from segmamba.studies.budget import AUTO
 from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
@@ -23,6 +22,12 @@ if TYPE_CHECKING:
     from segmamba.orchestration.engine.options import StudyOptions
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.resources import Resources
+
+
+SPLIT_VARIES = (
+    "the split varies with the seed (data.split_by_seed): every seed divides the patients anew, "
+    "the same for all arms; the sets listed are those of all seeds together"
+)
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,12 @@ def splits_of(data: PreparedData, options: StudyOptions, base: Config) -> dict[i
         base: The configuration that the arms change.
 
     Returns:
-        Fold to its split. Without folds the only key is None.
+        Fold to its split, which is that of the first seed where data.split_by_seed is on. Without
+        folds the only key is None.
     """
     folds = folds_of(options, base) or (None,)
-    return {
-        fold: data.split(base.changed(fold_changes(options, base, fold)).data) for fold in folds
-    }
+    configs = {fold: base.changed(fold_changes(options, base, fold)) for fold in folds}
+    return {fold: data.split(seeded(config, config.seed)) for fold, config in configs.items()}
 
 
 def infeasible_arms(configs: Mapping[str, Config]) -> dict[str, str]:
@@ -130,7 +135,12 @@ def planned_study(
     max_seeds = _most_seeds(spec, options) if wanted == AUTO else 0
     seeds = FIRST_LOOK if wanted == AUTO else wanted
     folds = tuple(fold for fold in ready.splits if fold is not None)
+    # A search has used seed 0.
+    numbers = tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds))
     data = _data(ready, folds) | {"notes": _notes(ready, seeds)}
+    if base.data.split_by_seed:
+        possible = range(numbers[0], numbers[0] + (max_seeds or seeds))
+        data |= _sets_of_seeds(ready, options, folds, possible)
     return Study(
         name="",
         question=spec.question,
@@ -140,8 +150,7 @@ def planned_study(
         arms={arm: dict(changes) for arm, changes in spec.arms.items()},
         space={name: str(d) for name, d in spec.space.items()},
         max_seeds=max_seeds,
-        # A search has used seed 0.
-        seeds=tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds)),
+        seeds=numbers,
         folds=folds,
         round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
         preset=options.preset,
@@ -163,9 +172,9 @@ def _most_seeds(spec: StudySpec, options: StudyOptions) -> int:
         UserError: No boundary is known for so many.
     """
     most = spec.budget.max_seeds if options.max_seeds is None else options.max_seeds
-    if most not in MOST_SEEDS:
+    if most not in MAX_SEEDS:
         raise UserError(
-            f"--max-seeds {most}: must lie between {MOST_SEEDS[0]} and {MOST_SEEDS[-1]}, where "
+            f"--max-seeds {most}: must lie between {MAX_SEEDS[0]} and {MAX_SEEDS[-1]}, where "
             "the boundaries of the looks are known"
         )
     if options.scheduler == "asha":
@@ -181,6 +190,7 @@ def _notes(ready: Prepared, seeds: int) -> list[str]:
     return [
         *ready.data.notes,
         *dict.fromkeys(note for split in ready.splits.values() for note in split.notes),
+        *([SPLIT_VARIES] if ready.base.data.split_by_seed else []),
         *(["one seed: differences between arms cannot be told from luck"] if seeds == 1 else []),
         *ready.spec.notes,
     ]
@@ -198,10 +208,32 @@ def _data(ready: Prepared, folds: Sequence[int]) -> dict[str, Any]:
             for name in SETS
         },
         "test_is_validation": first.test_is_validation,
+        "patients": {
+            case.id: case.patient
+            for split in splits.values()
+            for name in SETS
+            for case in getattr(split, name)
+        },
         "notes": [],
         "folds": [_ids(splits[fold]) for fold in folds],
     }
     return data if folds else data | _ids(first)
+
+
+def _sets_of_seeds(
+    ready: Prepared, options: StudyOptions, folds: Sequence[int], seeds: Sequence[int]
+) -> dict[str, list[str]]:
+    """The cases that are in each set with any of the seeds."""
+    splits = [
+        ready.data.split(seeded(config, ready.base.seed + seed))
+        for fold in folds or (None,)
+        for config in [ready.base.changed(fold_changes(options, ready.base, fold))]
+        for seed in seeds
+    ]
+    return {
+        name: sorted({case.id for split in splits for case in getattr(split, name)})
+        for name in SETS
+    }
 
 
 def _ids(split: Split) -> dict[str, list[str]]:
