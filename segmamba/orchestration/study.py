@@ -23,6 +23,7 @@ from segmamba.orchestration.engine.planning import (
     show_notes,
     splits_of,
 )
+from segmamba.orchestration.engine.power_plan import planned_power
 from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.engine.study_resources import plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
@@ -58,7 +59,8 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
     planned = planned_study(ready, options, {}, "")
     show_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
-        return plan_resources(planned, ready, options, machine, progress)
+        plan = plan_resources(planned, ready, options, machine, progress)
+    return dataclasses.replace(plan, power=planned_power(ready.spec.name, planned, options))
 
 
 def run_study(
