@@ -8,6 +8,7 @@ import typer
 from segmamba.commands.shared import (
     RESULTS,
     ChallengeOption,
+    ClassesOption,
     JsonOption,
     LabelsOption,
     RuleOption,
@@ -58,6 +59,7 @@ def evaluate(
         ),
     ] = "auto",
     missing: MissingOption = "error",
+    classes: ClassesOption = "auto",
     output: Annotated[
         Path,
         typer.Option(
@@ -84,6 +86,7 @@ def evaluate(
             labels=labels,
             prediction_labels=prediction_labels,
             missing=missing,
+            classes=classes,
             progress=progress,
         )
     written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
@@ -117,6 +120,7 @@ def compare(
         str, typer.Option(help="Label convention of B, as --labels-a.", metavar="NAME")
     ] = "auto",
     missing: MissingOption = "error",
+    classes: ClassesOption = "auto",
     output: Annotated[
         Path,
         typer.Option(
@@ -145,6 +149,7 @@ def compare(
             challenge=challenge,
             labels=labels,
             missing=missing,
+            classes=classes,
             progress=progress,
         )
     written = [

@@ -67,7 +67,9 @@ def predict(
     labels: Annotated[
         str,
         typer.Option(
-            help=f"Label convention of the written values: {CONVENTIONS_HELP}", metavar="NAME"
+            help=f"Label convention of the written values: {CONVENTIONS_HELP} Where a case's own "
+            "would merge classes of the network, the network's is written.",
+            metavar="NAME",
         ),
     ] = "auto",
     flips: FlipsOption = False,
@@ -184,14 +186,14 @@ def run_prediction(
     Returns:
         The exit code: 2 if a case failed, else 0.
     """
-    from segmamba.data.cases import MIXED, list_cases, notes_on_labels
-    from segmamba.inference.folder import predict_cases, write_record
+    from segmamba.data.cases import MIXED, list_cases
+    from segmamba.inference.folder import notes_on_values, predict_cases, write_record
     from segmamba.inference.outputs import FAILED
 
     screen = console(stderr=True)
     cases = list_cases(source, MIXED if labels == "auto" else labels)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
-    for note in notes_on_labels(cases):
+    for note in notes_on_values(cases, predictor.labels, outputs):
         print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:

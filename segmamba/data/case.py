@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segmamba.data.labels import MODALITIES
+from segmamba.data.label_sets import AUTO, LabelSet, label_set
+from segmamba.data.labels import MODALITIES, convention
 
 # An error is what a training run would stop at.
 ERROR, WARNING, INFORMATION = SEVERITIES = ("error", "warning", "information")
@@ -39,6 +40,15 @@ class Case:
     each modality has a file of its own."""
     findings: tuple[Finding, ...] = ()
     """What the layout has to say."""
+    classes: str = AUTO
+    """Name of the label set that the segmentation is read as; "auto" is the convention's own."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The label set that the segmentation is read as."""
+        if self.classes == AUTO:
+            return convention(self.convention).labels
+        return label_set(self.classes)
 
     @property
     def files(self) -> list[Path]:

@@ -18,6 +18,8 @@ import numpy as np
 
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Finding
 from segmamba.data.cases import list_cases, notes_on_labels
+from segmamba.data.label_sets import LabelSet
+from segmamba.data.labels import convention
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import Reading, read_case
 from segmamba.files import write_text
@@ -43,6 +45,11 @@ class Checked:
     """Name of the label convention."""
     findings: tuple[Finding, ...]
     """Errors first; empty for a case without fault."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes that its label convention tells apart."""
+        return convention(self.convention).labels
 
 
 def check(

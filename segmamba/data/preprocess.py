@@ -22,7 +22,8 @@ import numpy as np
 
 from segmamba.config import DataConfig
 from segmamba.data.case import Case
-from segmamba.data.labels import REGION_CLASSES, convention
+from segmamba.data.label_sets import GLIOMA
+from segmamba.data.labels import convention
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.prepared_case import PreparedCase
 from segmamba.data.volumes import read_scan
@@ -123,8 +124,15 @@ def _write(
     image: float16 (4, x, y, z). label: uint8 (x, y, z), or None: then all brain is "brain".
     """
     tumour = np.zeros(image.shape[1:], bool) if label is None else label > 0
-    classes = [c for c in REGION_CLASSES["WT"] if label is not None and (label == c).any()]
-    meta = {"id": case.id, "patient": case.patient, **geometry, "classes": classes}
+    numbers = range(1, len(case.label_set.classes))
+    classes = [c for c in numbers if label is not None and (label == c).any()]
+    meta = {
+        "id": case.id,
+        "patient": case.patient,
+        **geometry,
+        "classes": classes,
+        "label_set": case.label_set.name,
+    }
     (building / "case.json").write_text(json.dumps(meta, indent=1))
     np.save(building / "image.npy", image)
     if label is not None:
@@ -159,8 +167,13 @@ def _key(case: Case, config: DataConfig) -> str:
         raise UserError(
             f"{case.id}: {error.filename}: {error.strerror}; add the file or remove the case"
         ) from error
-    values = sorted(convention(case.convention).values.items())
-    text = json.dumps([FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats])
+    labels = case.label_set
+    values = sorted(convention(case.convention).numbers(labels).items())
+    # glioma's cases have the key that they had when there were no other label sets
+    others = [] if labels == GLIOMA else [labels.name]
+    text = json.dumps(
+        [FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats, *others]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

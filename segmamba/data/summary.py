@@ -5,7 +5,7 @@ Cases with errors are left out and counted; `segmamba data check` says what is w
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from segmamba.data.case import ERROR, Case
 from segmamba.data.cases import list_cases, notes_on
-from segmamba.data.labels import MODALITIES, REGIONS, region_masks
+from segmamba.data.label_sets import LabelSet, common_set, region_dict
+from segmamba.data.labels import MODALITIES
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.volumes import read_case
 from segmamba.data.working_grid import bounding_box
@@ -90,6 +91,8 @@ def summarise(
         UserError: No case can be read.
     """
     cases = list_cases(source, labels)
+    common = common_set(case.label_set for case in cases)
+    cases = [replace(case, classes=common.name) for case in cases]
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
     unreadable = [case.id for case, result in zip(cases, results, strict=True) if result is None]
     measured = [result for result in results if result]
@@ -98,7 +101,7 @@ def summarise(
             f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` "
             "says why"
         )
-    return _fingerprint(cases, measured, unreadable), measured
+    return _fingerprint(cases, measured, unreadable, common), measured
 
 
 def measure_case(case: Case) -> MeasuredCase | None:
@@ -119,7 +122,7 @@ def measure_case(case: Case) -> MeasuredCase | None:
         voxel_ml = float(np.prod(reading.spacing_mm)) / 1000
         volumes_ml = {
             region: float(np.count_nonzero(mask) * voxel_ml)
-            for region, mask in zip(REGIONS, region_masks(reading.label), strict=True)
+            for region, mask in region_dict(reading.label, case.label_set).items()
         }
     return MeasuredCase(
         id=case.id,
@@ -144,7 +147,10 @@ def _statistics(channel: np.ndarray) -> dict[str, float]:
 
 
 def _fingerprint(
-    cases: Sequence[Case], measured: Sequence[MeasuredCase], unreadable: list[str]
+    cases: Sequence[Case],
+    measured: Sequence[MeasuredCase],
+    unreadable: list[str],
+    labels: LabelSet,
 ) -> Fingerprint:
     labelled = [(case.id, case.volumes_ml) for case in measured if case.volumes_ml is not None]
     return {
@@ -169,11 +175,11 @@ def _fingerprint(
         },
         "volumes_ml": {
             region: _spread([volumes[region] for _, volumes in labelled]) if labelled else None
-            for region in REGIONS
+            for region in labels.regions
         },
         "cases_without": {
             region: [case_id for case_id, volumes in labelled if volumes[region] == 0]
-            for region in REGIONS
+            for region in labels.regions
         },
     }
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from segmamba.config import Config, InferenceConfig
-from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import hd95_mm
@@ -40,7 +39,7 @@ def validate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: {"case", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}.
+        A row for each case: {"case", "dice_ET", .., "dice_mean"}, by the regions of its label set.
     """
     model.eval()
     asked = config.inference
@@ -52,8 +51,8 @@ def validate(
     rows = []
     for case in cases:
         image, label = load(case, device)
-        classes = decide(member.probabilities(image.float()), member.channels)
-        rows.append(_row(case, dice(classes, label)))
+        classes = decide(member.probabilities(image.float()), member.outputs)
+        rows.append(_row(case, dice(classes, label, member.outputs.labels)))
     return rows
 
 
@@ -83,15 +82,15 @@ def evaluate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: Dice as in `validate`, and hd95_mm_ET, hd95_mm_TC, hd95_mm_WT.
+        A row for each case: Dice as in `validate`, and hd95_mm_ET and so on.
     """
     predictor, rows = _predictor(model, config, device), []
     for case in cases:
         prediction = predictor.predict(prepared_scan(case, config))
         truth = np.array(case.source_label())
-        distances = hd95_mm(prediction, truth, case.source_spacing_mm)
+        distances = hd95_mm(prediction, truth, case.source_spacing_mm, predictor.labels)
         rows.append(
-            _row(case, dice(prediction, truth))
+            _row(case, dice(prediction, truth, predictor.labels))
             | {f"hd95_mm_{region}": mm for region, mm in distances.items()}
         )
     return rows
@@ -109,7 +108,7 @@ def predict_classes(
         device: Where the network predicts.
 
     Returns:
-        Internal classes, uint8 (x, y, z), on the source's grid in canonical orientation.
+        Class numbers, uint8 (x, y, z), on the source's grid in canonical orientation.
     """
     return _predictor(model, config, device).predict(prepared_scan(case, config))
 
@@ -142,4 +141,4 @@ def means(rows: Sequence[CaseScores], prefix: str) -> dict[str, float]:
 
 
 def _row(case: PreparedCase, scores: dict[str, float]) -> CaseScores:
-    return {"case": case.id} | {f"dice_{name}": scores[name] for name in REGIONS_AND_MEAN}
+    return {"case": case.id} | {f"dice_{name}": score for name, score in scores.items()}

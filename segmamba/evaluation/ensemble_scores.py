@@ -17,6 +17,7 @@ import torch
 
 from segmamba.config import PostprocessConfig
 from segmamba.data.case import patient_of
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import prepared_scan
 from segmamba.evaluation.dice import dice
@@ -139,7 +140,10 @@ def score_group(
                 for who, prediction in zip((*group.members, ENSEMBLE), classes, strict=True):
                     measured = who == ENSEMBLE or not (flips or postprocessed)
                     scores = _scores(
-                        prepared.whole(prediction), truth, spacing_mm if measured else None
+                        prepared.whole(prediction),
+                        truth,
+                        spacing_mm if measured else None,
+                        plain.labels,
                     )
                     variant = {"flips": flips, "postprocessed": postprocessed}
                     group.rows.append({"case": case.id, "who": who} | variant | scores)
@@ -147,7 +151,7 @@ def score_group(
                 for members in subsets:
                     vote = predictor.vote(each[place] for place in members)
                     few = prepared.whole(deciders[False].decide(vote, prepared))
-                    mean = dice(few, truth)["mean"]
+                    mean = dice(few, truth, plain.labels)["mean"]
                     row = {"case": case.id, "members": members, "dice_mean": mean}
                     group.subsets.append(row)
         seconds.append(spent)
@@ -203,12 +207,12 @@ def difference(
 
 
 def _scores(
-    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None
+    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None, labels: LabelSet
 ) -> dict[str, float]:
-    """Return Dice and, where the spacing is given, HD95 of internal classes (x, y, z)."""
-    scores = {f"dice_{name}": value for name, value in dice(pred, truth).items()}
+    """Return Dice and, where the spacing is given, HD95 of class numbers (x, y, z)."""
+    scores = {f"dice_{name}": value for name, value in dice(pred, truth, labels).items()}
     if spacing_mm is not None:
-        distances = hd95_mm(pred, truth, spacing_mm)
+        distances = hd95_mm(pred, truth, spacing_mm, labels)
         scores |= {f"hd95_mm_{region}": mm for region, mm in distances.items()}
     return scores
 

@@ -39,6 +39,7 @@ def evaluate(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    classes: str = AUTO,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a folder of predictions.
@@ -51,6 +52,7 @@ def evaluate(
         labels: The truth's label convention, as `match` takes it.
         prediction_labels: That of the predictions, as `match` takes it.
         missing: What becomes of a case without prediction, as `match` takes it.
+        classes: The name of the label set that is scored, as `match` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -61,7 +63,7 @@ def evaluate(
             that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
-    pairs, notes = match(predictions, truth, labels, prediction_labels, missing)
+    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, classes)
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
     scored: list[list[ScoreRow] | str] = map_cases(
@@ -80,6 +82,7 @@ def evaluate(
         "predictions": str(predictions),
         "truth": str(truth),
         "cases": len(pairs),
+        "classes": pairs[0].classes.name,
         "rules": {name: RULES[name] for name in rules},
         "challenge": {
             "name": challenge,
@@ -97,7 +100,7 @@ def _score(pair: Pair, rules: Collection[str], challenge: Challenge) -> list[Sco
         pred, truth, spacing_mm = read_pair(pair)
     except UserError as error:
         return str(error) if pair.id in str(error) else f"{pair.id}: {error}"
-    return score_case(pair.id, pred, truth, spacing_mm, rules, challenge)
+    return score_case(pair.id, pred, truth, spacing_mm, rules, challenge, pair.classes)
 
 
 def _lost(pair: Pair) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS, region_masks
+from segmamba.data.label_sets import LabelSet, region_masks
 from segmamba.evaluation.surface import surface_elements
 
 MISSED_MM = float(np.sqrt(240**2 + 240**2 + 155**2))
@@ -12,18 +12,23 @@ MISSED_MM = float(np.sqrt(240**2 + 240**2 + 155**2))
 volume at 1 mm."""
 
 
-def hd95_mm(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+def hd95_mm(
+    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], labels: LabelSet
+) -> dict[str, float]:
     """Compute HD95 per region. Both empty -> 0; exactly one empty -> 373.13 (the BraTS rule).
 
     Args:
-        pred: Internal classes (D, H, W).
-        truth: Internal classes (D, H, W).
+        pred: Class numbers (D, H, W).
+        truth: Class numbers (D, H, W).
         spacing_mm: Voxel size along each axis.
+        labels: The label set of both.
 
     Returns:
-        {"ET": .., "TC": .., "WT": ..}, in mm.
+        {"ET": .., "TC": .., "WT": ..} by the regions of `labels`, in mm.
     """
-    pairs = zip(REGIONS, region_masks(pred), region_masks(truth), strict=True)
+    pairs = zip(
+        labels.regions, region_masks(pred, labels), region_masks(truth, labels), strict=True
+    )
     return {region: mask_hd95_mm(p, t, spacing_mm) for region, p, t in pairs}
 
 

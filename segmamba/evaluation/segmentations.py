@@ -12,11 +12,13 @@ from pathlib import Path
 
 from segmamba.data.case import stem_of
 from segmamba.data.cases import AUTO, MIXED, list_cases
-from segmamba.data.labels import convention
+from segmamba.data.labels import CONVENTIONS, convention
 from segmamba.data.layouts.dataset_json import NAME, declared_convention, read_json
 from segmamba.data.layouts.names import LABEL, NAMINGS, convention_name, part_of
 from segmamba.errors import UserError
 
+RECORD = "predictions.json"
+"""What `segmamba predict` writes beside its segmentations."""
 FAULTY = ("duplicate case", "duplicate segmentation")
 """Findings of a data set for which no case can be scored."""
 
@@ -126,6 +128,18 @@ def prediction_convention(folder: Path, labels: str) -> str | None:
     if labels != AUTO:
         return convention(labels).name
     return _declared(folder, "--prediction-labels")
+
+
+def recorded_conventions(folder: Path) -> dict[str, str]:
+    """Return the label convention of each prediction that predictions.json in a folder names."""
+    path = folder / RECORD
+    cases = read_json(path).get("cases") if path.is_file() else None
+    rows = [row for row in cases if isinstance(row, dict)] if isinstance(cases, list) else []
+    return {
+        str(row.get("case")): row["labels"]
+        for row in rows
+        if isinstance(row.get("labels"), str) and row["labels"] in CONVENTIONS
+    }
 
 
 def shortened(ids: Iterable[str], most: int = 3) -> str:

@@ -54,7 +54,7 @@ class Member:
     ) -> None:
         self.config, self.device = config, device
         self.inference = inference or config.inference
-        self.channels = output_channels(config.model)
+        self.outputs = output_channels(config.model)
         single = folded(model, device.type).to(device)
         self._networks: dict[torch.dtype | None, nn.Module] = {None: single}
         if half := self._half():
@@ -72,7 +72,7 @@ class Member:
             image: Float (4, x, y, z) on the device, z-scored, in the order of MODALITIES.
 
         Returns:
-            float32 (K, x, y, z) on the device; the channels are `self.channels`.
+            float32 (K, x, y, z) on the device; the channels are `self.outputs`.
 
         Raises:
             UserError: A single window does not fit into the device's memory.
@@ -136,7 +136,7 @@ class Member:
         for axes in mirrors:
             with autocast(self.device, dtype):
                 logits = self._networks[dtype](windows.flip(axes) if axes else windows)
-            probability = probabilities(logits, self.channels)
+            probability = probabilities(logits, self.outputs)
             probability = probability.flip(axes) if axes else probability
             total = probability if total is None else total.add_(probability)
         assert total is not None, "there is always one image"

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from segmamba.data.case import ERROR, Case
-from segmamba.data.labels import REGIONS, region_masks
+from segmamba.data.label_sets import LabelSet, region_dict, translation
+from segmamba.data.labels import convention
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.files import write_json
@@ -87,7 +88,7 @@ def _read(predictor: Predictor, case: Case, outputs: Outputs) -> PreparedScan | 
     """The images of a case, or the Outcome that ends it here."""
     files = outputs.files(case.id, len(predictor)).values()
     if outputs.skip_existing and all(path.exists() for path in files):
-        return Outcome(case.id, SKIPPED)
+        return Outcome(case.id, SKIPPED, labels=outputs.convention_for(case, predictor.labels))
     try:
         errors = [finding.text for finding in case.findings if finding.severity == ERROR]
         if errors:
@@ -130,14 +131,15 @@ def _finish(
     except UserError as error:
         return Outcome(case.id, FAILED, f"{case.id}: {error}")
     voxel_ml = float(np.prod(reference.spacing_mm)) / 1000
-    masks = zip(REGIONS, region_masks(classes), strict=True)
+    masks = region_dict(classes, predictor.labels)
     return Outcome(
         case.id,
         DONE,
-        volumes_ml={region: int(mask.sum()) * voxel_ml for region, mask in masks},
+        labels=outputs.convention_for(case, predictor.labels),
+        volumes_ml={region: int(mask.sum()) * voxel_ml for region, mask in masks.items()},
         predict_s=predict_s,
         mean_entropy=_mean_entropy(analysis),
-        thumbnail=thumbnail(analysis.prepared, classes) if outputs.page else b"",
+        thumbnail=thumbnail(analysis.prepared, classes, predictor.labels) if outputs.page else b"",
     )
 
 
@@ -159,8 +161,9 @@ def _write(
         if values is not None:
             write_shares(files[kind], prepared.whole(values), reference)
     if "overlay" in files:
-        draw_overlay(files["overlay"], case.id, prepared, classes)
-    write_labels(files["labels"], classes, reference, outputs.labels or case.convention)
+        draw_overlay(files["overlay"], case.id, prepared, classes, predictor.labels)
+    convention_name = outputs.convention_for(case, predictor.labels)
+    write_labels(files["labels"], classes, reference, convention_name, predictor.labels)
 
 
 def _whole_probability(
@@ -185,6 +188,38 @@ def _mean_entropy(analysis: Analysis) -> float | None:
     return float(analysis.entropy[tumour].mean())
 
 
+def notes_on_values(cases: Sequence[Case], labels: LabelSet, outputs: Outputs) -> list[str]:
+    """Say in which values predictions are written, where that is not a matter of course.
+
+    Args:
+        cases: The cases.
+        labels: The label set of the predictions.
+        outputs: What is written.
+
+    Returns:
+        A line for each label convention that lacks classes of the network, or has further ones.
+    """
+    notes = []
+    written = {(case.convention, outputs.convention_for(case, labels)) for case in cases}
+    for own, values in sorted(written):
+        known = convention(values).labels
+        never = set(range(len(known.classes))) - set(translation(labels, known))
+        if never:
+            names = ", ".join(known.classes[number] for number in sorted(never))
+            notes.append(f"labels {values}: {names} is never predicted by a {labels.name} network")
+        if own != values and not outputs.labels:
+            notes.append(
+                f"labels {own} do not tell {', '.join(labels.classes[1:])} apart, which the "
+                f"network predicts: {values} is written"
+            )
+    return [*notes, *(line for name in sorted({v for _, v in written}) for line in _warned(name))]
+
+
+def _warned(name: str) -> list[str]:
+    warning = convention(name).warning
+    return [f"labels {name}: {warning}"] if warning else []
+
+
 def write_record(
     predictor: Predictor, outcomes: Sequence[Outcome], outputs: Outputs, names: Sequence[str]
 ) -> dict[str, Any]:
@@ -199,9 +234,10 @@ def write_record(
     Returns:
         What predictions.json holds.
     """
-    kept = ("case", "state", "error", "volumes_ml", "predict_s", "mean_entropy")
+    kept = ("case", "state", "error", "labels", "volumes_ml", "predict_s", "mean_entropy")
     record = {
         "members": names,
+        "classes": predictor.labels.name,
         "channels": list(predictor.channels),
         "labels": outputs.labels or "each case's own",
         "inference": [asdict(member.inference) for member in predictor.members],
@@ -210,7 +246,9 @@ def write_record(
     }
     write_json(outputs.folder / "predictions.json", record)
     if outputs.page:
-        write_page(outputs.folder / "predictions.html", outcomes, predictor.summary)
+        write_page(
+            outputs.folder / "predictions.html", outcomes, predictor.summary, predictor.labels
+        )
     return record
 
 

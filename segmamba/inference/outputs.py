@@ -3,6 +3,10 @@
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
+from segmamba.data.case import Case
+from segmamba.data.label_sets import LabelSet
+from segmamba.data.labels import written_values
+
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """The states of an Outcome."""
 
@@ -13,7 +17,8 @@ class Outputs:
 
     folder: Path
     labels: str | None = None
-    """The label convention of the values; None for each case's own."""
+    """The label convention of the values; None for each case's own, or the network's where a case's
+    own would merge its classes."""
     _: KW_ONLY
     probabilities: bool = False
     uncertainty: bool = False
@@ -22,6 +27,22 @@ class Outputs:
     page: bool = False
     skip_existing: bool = False
     """Whether a case is left whose files are all there."""
+
+    def convention_for(self, case: Case, classes: LabelSet) -> str:
+        """Name the label convention in which a case is written.
+
+        Args:
+            case: The case.
+            classes: The label set of its prediction.
+
+        Returns:
+            The convention that is asked for, else the case's own, else, where two of the classes
+            have one value in that, the usual one of the label set.
+        """
+        if self.labels:
+            return self.labels
+        values = written_values(case.convention, classes).tolist()
+        return case.convention if len(set(values)) == len(values) else classes.convention
 
     def files(self, case_id: str, members: int) -> dict[str, Path]:
         """Everything that a case gets.
@@ -54,6 +75,8 @@ class Outcome:
     case: str
     state: str
     """DONE, SKIPPED or FAILED."""
+    labels: str = ""
+    """The label convention of the values that are written."""
     error: str = ""
     """One line for the user, where the case failed."""
     volumes_ml: dict[str, float] = field(default_factory=dict)

@@ -132,6 +132,7 @@ def _description(data: PreparedData, config: Config) -> dict[str, Any]:
         "source": data.source,
         "phantom": not config.data.source,
         "convention": " + ".join(sorted({case.convention for case in data.cases})),
+        "regions": data.label_set.region_names,
         "test": [case.id for case in split.test],
         "notes": [*data.notes, *split.notes],
     }

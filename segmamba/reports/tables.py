@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from segmamba.data.labels import REGIONS
+from segmamba.data.label_sets import MEAN
 from segmamba.studies.results import Study
 from segmamba.studies.scores import finished_trials, seed_scores
 from segmamba.studies.verdict import verdict
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
 DASH = "\N{EN DASH}"
-REGION_COLUMNS = ("mean", *REGIONS)
-"""The order in which tables and figures show the regions."""
 COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
 
 Score: TypeAlias = dict[str, Any]
@@ -42,10 +40,6 @@ class Column(NamedTuple):
     higher_is_better: bool
 
 
-DICE_COLUMNS = tuple(
-    Column("mean Dice" if region == "mean" else region, f"dice_{region}", 100, True)
-    for region in REGION_COLUMNS
-)
 FURTHER_COLUMNS = (
     Column("last checkpoint", "last_dice_mean", 100, True),
     Column("HD95 (mm)", "hd95_mm", 1, False),
@@ -66,16 +60,25 @@ SPARE_COLUMNS = ("params", "last", "time", "HD95")
 """Columns that a narrow terminal does without, in this order."""
 
 
-def decisive_first(region: str) -> list[str]:
+def dice_columns(study: Study) -> tuple[Column, ...]:
+    """The columns of Dice: the mean, then each region of the study's data."""
+    return tuple(
+        Column("mean Dice" if region == MEAN else region, f"dice_{region}", 100, True)
+        for region in study.data.scores
+    )
+
+
+def decisive_first(study: Study, region: str) -> list[str]:
     """The regions in the order shown, with the one that decides in front.
 
     Args:
+        study: The study.
         region: The region that decides.
 
     Returns:
         All regions and the mean.
     """
-    return [region, *(other for other in REGION_COLUMNS if other != region)]
+    return [region, *(other for other in study.data.scores if other != region)]
 
 
 def result_table(study: Study) -> list[dict[str, Any]]:
@@ -85,15 +88,15 @@ def result_table(study: Study) -> list[dict[str, Any]]:
         study: The study.
 
     Returns:
-        One dict per arm. The scores dice_mean, dice_ET, dice_TC, dice_WT (0 to 1), hd95_mm (mean of
+        One dict per arm. The scores dice_mean and dice_ET and so on (0 to 1), hd95_mm (mean of
         the regions) and last_dice_mean (of the last checkpoint, where it was tested too) are each
         {"mean", "sd", "seeds"} over the finished seeds. Beside them are "parameters" and "train_s".
         What was not measured is None.
     """
-    rows = []
+    rows, columns = [], dice_columns(study)
     for arm in study.arms:
         finished = finished_trials(study, arm)
-        dice = {c.name: _over_seeds(seed_scores(study, arm, c.name).values()) for c in DICE_COLUMNS}
+        dice = {c.name: _over_seeds(seed_scores(study, arm, c.name).values()) for c in columns}
         rows.append(
             {
                 "arm": arm,
@@ -112,7 +115,7 @@ def result_table(study: Study) -> list[dict[str, Any]]:
 
 def _seed_hd95_mm(study: Study, arm: str) -> dict[int, float]:
     """The HD95 of every seed in mm, as the mean of the regions."""
-    by_region = [seed_scores(study, arm, f"hd95_mm_{region}") for region in REGIONS]
+    by_region = [seed_scores(study, arm, f"hd95_mm_{region}") for region in study.data.regions]
     seeds = dict.fromkeys(seed for scores in by_region for seed in scores)
     return {
         seed: statistics.fmean(scores[seed] for scores in by_region if seed in scores)
@@ -149,7 +152,7 @@ def arm_table(study: Study) -> tuple[list[str], list[list[Cell]]]:
     """
     table = result_table(study)
     further = [c for c in FURTHER_COLUMNS if any(row[c.name]["seeds"] for row in table)]
-    columns = [*DICE_COLUMNS, *further]
+    columns = [*dice_columns(study), *further]
     scores = zip(*(_score_cells(table, column) for column in columns), strict=True)
     rows = [
         [_name_cell(row), *cells, *_cost_cells(row)]

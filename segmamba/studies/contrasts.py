@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS_AND_MEAN
+from segmamba.data.label_sets import MEAN
 from segmamba.studies.anova import Crossed, crossed, holm
 from segmamba.studies.hypothesis import MINUS, Contrast, PairwiseContrast
 from segmamba.studies.results import Study
@@ -71,7 +71,7 @@ def difference(study: Study, arm: str, versus: str, region: str, score: str = "d
         study: The study.
         arm: The arm that is claimed to score higher.
         versus: The arm that is subtracted.
-        region: mean, ET, TC or WT.
+        region: mean, or one of `study.data.regions`.
         score: The score in the per-case table.
 
     Returns:
@@ -88,7 +88,7 @@ def contrast_difference(
     Args:
         study: The study.
         contrast: The arms and their weights.
-        region: mean, ET, TC or WT.
+        region: mean, or one of `study.data.regions`.
         score: The score in the per-case table.
 
     Returns:
@@ -243,8 +243,9 @@ def _family(
     study: Study, family: Sequence[Contrast], decides: str, asked: Iterable[str], *, adjusted: bool
 ) -> list[ContrastResult]:
     """The results of contrasts whose p on the region `decides` are adjusted together."""
+    regions = (*study.data.regions, MEAN)
     differences = [
-        {r: contrast_difference(study, c, r, study.hypothesis.score) for r in REGIONS_AND_MEAN}
+        {r: contrast_difference(study, c, r, study.hypothesis.score) for r in regions}
         for c in family
     ]
     p_values = [regions[decides].p_value for regions in differences]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from segmamba.config import DICE_MARGIN
-from segmamba.data.labels import REGIONS_AND_MEAN
+from segmamba.data.label_sets import EVERY_REGION, MEAN
 from segmamba.errors import UserError
 
 MINUS = "\N{MINUS SIGN}"
@@ -85,7 +85,8 @@ class Hypothesis:
     claim: str
     """One sentence, as it was stated before the study ran."""
     region: str | Sequence[str] = "mean"
-    """The region whose test Dice decides: ET, TC, WT or mean; or several of them."""
+    """The region whose test Dice decides, or several: ET, TC, WT, another that the data have, or
+    mean."""
     better: str = ""
     """The arm that is claimed to score higher than `than`."""
     than: str = ""
@@ -112,10 +113,9 @@ class Hypothesis:
         given = ((self.better, self.than),) if self.better else self.contrasts
         object.__setattr__(self, "contrasts", tuple(_contrast(value) for value in given))
         for region in self.regions:
-            if region not in REGIONS_AND_MEAN:
-                raise UserError(
-                    f"hypothesis: region {region!r} is none of {', '.join(REGIONS_AND_MEAN)}"
-                )
+            known = (*EVERY_REGION, MEAN)
+            if region not in known:
+                raise UserError(f"hypothesis: region {region!r} is none of {', '.join(known)}")
         if self.direction not in DIRECTIONS:
             raise UserError(
                 f"hypothesis: direction {self.direction!r} is none of {', '.join(DIRECTIONS)}"
