@@ -18,8 +18,8 @@ def export(
     labels: Annotated[
         str,
         typer.Option(
-            help="Convention of the values that the bundle writes. auto: brats2023, or brats2024 or "
-            "brats2024ped for a network of those classes.",
+            help="Convention of the values that the bundle writes. auto: that of the network's "
+            "classes, brats2023, brats2024 or brats2024ped.",
             metavar="NAME",
         ),
     ] = "auto",

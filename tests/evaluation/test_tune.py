@@ -9,17 +9,19 @@ import torch
 from segmamba.cli import main
 from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.data.cases import find_cases
-from segmamba.data.labels import CLASSES, ET, NCR
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.splits import split_cases
 from segmamba.data.strata import SourceCase
 from segmamba.errors import UserError
 from segmamba.evaluation.tune import Vote, tune, validation_of
 from segmamba.inference.predictor import Predictor
 from segmamba.models import build_model
+from segmamba.models.outputs import Channels
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
 from tests.tiny import CPU, TINY
 
+NCR, ET = GLIOMA.number("NCR"), GLIOMA.number("ET")
 SHAPE = (32, 32, 24)
 COARSE = TINY.changed({"data.spacing_mm": 4.0})
 
@@ -42,7 +44,7 @@ def vote(*, confidence=0.9, strays=0, seed=0):
     )
 
 
-PREDICTOR = Predictor([SimpleNamespace(device=CPU, channels=CLASSES)])
+PREDICTOR = Predictor([SimpleNamespace(device=CPU, outputs=Channels(GLIOMA, are_regions=False))])
 
 
 def test_a_timid_network_gets_a_lower_threshold_and_a_sure_one_keeps_everything_off():
@@ -93,7 +95,7 @@ def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_take
     stored = load_postprocess(run.checkpoints / "postprocessing.json")
     assert list(stored.min_component_voxels) == printed["settings"]["min_component_voxels"]
     choice = json.loads((run.checkpoints / "postprocessing_choice.json").read_text())
-    assert choice["validation"] == printed["validation"] and len(choice["steps"]) == 7
+    assert choice["validation"] == printed["validation"] and len(choice["steps"]) == 8
     argv = [
         "segmamba",
         "predict",

@@ -3,8 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import LossConfig
-from segmamba.data.labels import CLASSES, REGIONS
+from segmamba.data.label_sets import GLIOMA
+from segmamba.models.outputs import Channels
 from segmamba.training.losses import cross_entropy, dice_ce_loss, dice_loss, training_loss
+
+CLASSES, REGIONS = (Channels(GLIOMA, are_regions) for are_regions in (False, True))
 
 
 def example():
@@ -101,7 +104,7 @@ def test_region_losses_match_their_formulas_written_out():
     torch.manual_seed(0)
     logits, label = torch.randn(2, 3, 5, 6, 7), torch.randint(0, 4, (2, 5, 6, 7)).to(torch.uint8)
     members, dice, entropy = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}, 0.0, 0.0
-    for c, region in enumerate(REGIONS):
+    for c, region in enumerate(REGIONS.names):
         p, g = torch.sigmoid(logits[:, c]), sum((label == m).float() for m in members[region])
         dice += float((2 * (p * g).sum() + 1e-5) / (p.sum() + g.sum() + 1e-5)) / 3
         entropy -= float((g * p.log() + (1 - g) * (1 - p).log()).mean()) / 3
