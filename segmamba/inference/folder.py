@@ -203,10 +203,12 @@ def notes_on_values(cases: Sequence[Case], labels: LabelSet, outputs: Outputs) -
     written = {(case.convention, outputs.convention_for(case, labels)) for case in cases}
     for own, values in sorted(written):
         known = convention(values).labels
-        never = set(range(len(known.classes))) - set(translation(labels, known))
-        if never:
-            names = ", ".join(known.classes[number] for number in sorted(never))
-            notes.append(f"labels {values}: {names} is never predicted by a {labels.name} network")
+        names = [known.classes[number] for number in translation(labels, known)]
+        if never := [name for name in known.classes if name not in names]:
+            notes.append(
+                f"labels {values}: {', '.join(never)} is never written, for the network predicts "
+                f"{', '.join(labels.classes[1:])}"
+            )
         if own != values and not outputs.labels:
             notes.append(
                 f"labels {own} do not tell {', '.join(labels.classes[1:])} apart, which the "

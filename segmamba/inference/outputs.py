@@ -75,8 +75,6 @@ class Outcome:
     case: str
     state: str
     """DONE, SKIPPED or FAILED."""
-    labels: str = ""
-    """The label convention of the values that are written."""
     error: str = ""
     """One line for the user, where the case failed."""
     volumes_ml: dict[str, float] = field(default_factory=dict)
@@ -88,3 +86,5 @@ class Outcome:
     was predicted."""
     thumbnail: bytes = b""
     """A PNG for the page, where there is to be one."""
+    labels: str = ""
+    """The label convention of the values that are written."""
