@@ -17,7 +17,6 @@ GLI's scorer lists NETC and SNFH alone as well, MET's does not; what both score 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -61,6 +60,10 @@ class LabelSet:
     holds_glioma: bool
     """Whether labels of GLIOMA are whole labels of this set: none of its classes is merged there
     with one that scans of GLIOMA have."""
+    members: dict[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
+    """Region to the numbers of its classes, ascending."""
+    within: dict[str, str] = field(init=False, repr=False, compare=False)
+    """Written region to the smallest written region that holds it; "" where none does."""
 
     @property
     def region_names(self) -> tuple[str, ...]:
@@ -80,26 +83,23 @@ class LabelSet:
         """
         return tuple(region for region, _ in reversed(self.written))
 
-    @cached_property
-    def members(self) -> dict[str, tuple[int, ...]]:
-        """Region to the numbers of its classes, ascending."""
-        return {
+    def __post_init__(self) -> None:
+        # Plain attributes, not properties: torch.compile reads them while it traces the loss.
+        members = {
             region: tuple(sorted(self.number(name) for name in names))
             for region, names in self.regions.items()
         }
-
-    @cached_property
-    def within(self) -> dict[str, str]:
-        """Written region to the smallest written region that holds it; "" where none does."""
-        regions = [region for region, _ in self.written]
-        return {
+        object.__setattr__(self, "members", members)
+        written = [region for region, _ in self.written]
+        within = {
             region: min(
-                (other for other in regions if self._holds(other, region)),
-                key=lambda other: len(self.members[other]),
+                (other for other in written if self._holds(other, region)),
+                key=lambda other: len(members[other]),
                 default="",
             )
-            for region in regions
+            for region in written
         }
+        object.__setattr__(self, "within", within)
 
     def _holds(self, outer: str, inner: str) -> bool:
         return set(self.members[outer]) > set(self.members[inner])
