@@ -13,6 +13,7 @@ from segmamba.commands.shared import (
     RESULTS,
     DeviceOption,
     JsonOption,
+    NamesOption,
     OutputOption,
     TrainingDataOption,
     TrainingLabelsOption,
@@ -47,6 +48,7 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
         ],
         data: TrainingDataOption = None,
         labels: TrainingLabelsOption = None,
+        names: NamesOption = None,
         only: Annotated[
             list[str] | None,
             typer.Option(
@@ -89,7 +91,13 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
                 checkpoint,
                 chosen,
                 baseline,
-                InferenceOptions(data=data, labels=labels, output=output, device=device),
+                InferenceOptions(
+                    data=data,
+                    labels=labels,
+                    names=tuple(names or ()),
+                    output=output,
+                    device=device,
+                ),
                 progress,
             )
         if as_json:

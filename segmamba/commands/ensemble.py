@@ -15,6 +15,7 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     ListSettingsOption,
+    NamesOption,
     OutputOption,
     PresetOption,
     ResumeOption,
@@ -63,6 +64,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
+        names: NamesOption = None,
         preset: PresetOption = "demo",
         kind: Annotated[
             Literal["seeds", "diverse"],
@@ -106,6 +108,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
         options = StudyOptions(
             data=data,
             labels=labels,
+            names=tuple(names or ()),
             preset=preset,
             seeds=1,
             fresh=fresh,

@@ -11,6 +11,7 @@ from segmamba.commands.shared import (
     ClassesOption,
     JsonOption,
     LabelsOption,
+    NamesOption,
     RuleOption,
     console,
     print_json,
@@ -52,6 +53,7 @@ def evaluate(
     rule: RuleOption = "both",
     challenge: ChallengeOption = "auto",
     labels: LabelsOption = "auto",
+    names: NamesOption = None,
     prediction_labels: Annotated[
         str,
         typer.Option(
@@ -73,6 +75,7 @@ def evaluate(
 
     The scores are Dice, HD95, sensitivity, specificity and volume, per case and region.
     """
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.evaluate import evaluate, write_evaluation
     from segmamba.evaluation.pictures import write_pictures
     from segmamba.evaluation.summary import render
@@ -87,6 +90,7 @@ def evaluate(
             prediction_labels=prediction_labels,
             missing=missing,
             classes=classes,
+            names=resolve_names(names or ()),
             progress=progress,
         )
     written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
@@ -112,6 +116,7 @@ def compare(
         ),
     ] = 0.005,
     labels: LabelsOption = "auto",
+    names: NamesOption = None,
     labels_a: Annotated[
         str,
         typer.Option(help=f"Label convention of A. {PREDICTION_LABELS_HELP}", metavar="NAME"),
@@ -133,6 +138,7 @@ def compare(
 
     The answer says which of the two models is better, with the interval over patients.
     """
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.compare import as_json as as_dict
     from segmamba.evaluation.compare import compare, render, write_comparison
     from segmamba.evaluation.pictures import draw_differences
@@ -150,6 +156,7 @@ def compare(
             labels=labels,
             missing=missing,
             classes=classes,
+            names=resolve_names(names or ()),
             progress=progress,
         )
     written = [

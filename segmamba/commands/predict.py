@@ -14,6 +14,7 @@ from segmamba.commands.shared import (
     DeviceOption,
     FlipsOption,
     JsonOption,
+    NamesOption,
     SetOption,
     console,
     print_json,
@@ -72,6 +73,7 @@ def predict(
             metavar="NAME",
         ),
     ] = "auto",
+    names: NamesOption = None,
     flips: FlipsOption = False,
     overlap: Annotated[
         float | None,
@@ -137,6 +139,7 @@ def predict(
     if scales is not None:
         settings |= parse_assignments([f"inference.scales={scales}"])
 
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import load_predictor
 
@@ -145,10 +148,10 @@ def predict(
         "postprocessing": _postprocessing(postprocess),
     }
     if checkpoint and not model:
-        names = [str(path) for path in checkpoint]
+        members = [str(path) for path in checkpoint]
         predictor = load_predictor(checkpoint, device, **options)
     elif model and not checkpoint:
-        names = [model]
+        members = [model]
         predictor = _registered(model, results, device, options)
     else:
         raise UserError("give either --checkpoint or --model")
@@ -161,7 +164,16 @@ def predict(
         page=html,
         skip_existing=skip_existing,
     )
-    raise typer.Exit(run_prediction(predictor, input, labels, outputs, names, as_json=as_json))
+    code = run_prediction(
+        predictor,
+        input,
+        labels,
+        outputs,
+        members,
+        templates=resolve_names(names or ()),
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
 
 
 def run_prediction(
@@ -171,6 +183,7 @@ def run_prediction(
     outputs: Outputs,
     names: Sequence[str],
     *,
+    templates: Sequence[str] = (),
     as_json: bool,
 ) -> int:
     """Predict every case of a data set, and print what became of each.
@@ -181,19 +194,25 @@ def run_prediction(
         labels: Label convention of the written values, or auto.
         outputs: What is written, and where.
         names: What predictions.json calls the predictor's members.
+        templates: How the files are named, as `find_cases` takes names.
         as_json: Print the content of predictions.json instead of the folder.
 
     Returns:
         The exit code: 2 if a case failed, else 0.
     """
-    from segmamba.data.cases import MIXED, list_cases
+    from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
     from segmamba.inference.folder import notes_on_values, predict_cases, write_record
     from segmamba.inference.outputs import FAILED
 
     screen = console(stderr=True)
-    cases = list_cases(source, MIXED if labels == "auto" else labels)
+    labels = MIXED if labels == "auto" else labels
+    cases = list_cases(source, labels, templates)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
-    for note in notes_on_values(cases, predictor.labels, outputs):
+    for note in (
+        *notes_on_values(cases, predictor.labels, outputs),
+        *notes_on_convention(cases),
+        *notes_on_unused(source, labels, templates),
+    ):
         print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:

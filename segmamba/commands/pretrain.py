@@ -13,6 +13,7 @@ from segmamba.commands.shared import (
     RESULTS,
     DeviceOption,
     JsonOption,
+    NamesOption,
     OutputOption,
     PresetOption,
     ResumeOption,
@@ -44,6 +45,7 @@ def pretrain(
             show_default=False,
         ),
     ] = None,
+    names: NamesOption = None,
     preset: PresetOption = "demo",
     epochs: Annotated[
         int | None,
@@ -65,8 +67,10 @@ def pretrain(
     from the images of unlabelled cases, and of the cases that a run with the same settings would
     train on. It learns from no patient of that run's validation, test or holdout set.
     """
+    from segmamba.data.source import source_changes
+
     config = preset_named(preset).changed(
-        {"data.source": str(data.resolve()) if data else ""} | parse_assignments(changes or [])
+        source_changes(data, "auto", names or ()) | parse_assignments(changes or [])
     )
     wanted = epochs or config.learning.pretrain_epochs or config.train.epochs
     config = config.changed({"learning.pretrain_epochs": wanted})

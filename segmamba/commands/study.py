@@ -21,6 +21,7 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     ListSettingsOption,
+    NamesOption,
     OutputOption,
     ResumeOption,
     SetOption,
@@ -80,6 +81,7 @@ def study_app(study: "Study") -> typer.Typer:
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
+        names: NamesOption = None,
         preset: Annotated[
             str,
             typer.Option(
@@ -173,6 +175,7 @@ def study_app(study: "Study") -> typer.Typer:
         options = StudyOptions(
             data=data,
             labels=labels,
+            names=tuple(names or ()),
             preset=preset,
             seeds=seeds,
             folds=folds,

@@ -12,6 +12,7 @@ from segmamba.commands.shared import (
     DeviceOption,
     FlipsOption,
     JsonOption,
+    NamesOption,
     TrainingDataOption,
     TrainingLabelsOption,
     console,
@@ -25,6 +26,7 @@ def tune_postprocessing(
     checkpoint: CheckpointsOption,
     data: TrainingDataOption = None,
     labels: TrainingLabelsOption = None,
+    names: NamesOption = None,
     rule: Annotated[
         str,
         typer.Option(
@@ -59,7 +61,8 @@ def tune_postprocessing(
 
     from segmamba.data.source import source_changes
     from segmamba.evaluation.rules import RULES
-    from segmamba.evaluation.tune import render, tune, validation_of, votes_on, write_choice
+    from segmamba.evaluation.tune import tune, validation_of, votes_on
+    from segmamba.evaluation.tune_report import render, write_choice
     from segmamba.inference.checkpoint_files import find_checkpoint
     from segmamba.inference.predictor import load_predictor
 
@@ -70,9 +73,9 @@ def tune_postprocessing(
     predictor = load_predictor(
         checkpoint, device, changes={"inference.flips": True} if flips else None
     )
-    changes = {"data.labels": labels} if labels else {}
-    if data:
-        changes = source_changes(data, labels or "auto")
+    changes: dict[str, object] = {"data.labels": labels} if labels else {}
+    if data or names:
+        changes = source_changes(data, labels or "auto", names or ())
     config = predictor.members[0].config.changed(changes)
     with progress_bar("making phantom cases") as progress:
         cases = validation_of(config, results, lambda label: progress)

@@ -1,5 +1,6 @@
 """What is read, how patients are split and where patches are cut."""
 
+import re
 from dataclasses import dataclass
 
 from segmamba.config.rules import SIDE_MULTIPLE, require, require_each
@@ -14,6 +15,10 @@ class DataConfig:
     labels: str = "auto"
     """Label convention, as --labels gives it; auto and mixed take it from naming or
     dataset.json."""
+    names: tuple[str, ...] = ()
+    """How the files of a case are named where no known layout fits: PART=TEMPLATE for T1, T1ce, T2,
+    FLAIR and label, for example T1ce={case}_T1GD.nii.gz, as --names gives them. Empty takes the
+    known layouts."""
     spacing_mm: float = 1.0
     """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is
     not resampled."""
@@ -63,6 +68,14 @@ class DataConfig:
     """Processes that read patches; 0 reads them in the training process."""
 
     def __post_init__(self) -> None:
+        require(
+            all(re.match(r"(T1|T1ce|T2|FLAIR|label)=.*\{(case|patient)\}", n) for n in self.names)
+            and len({name.partition("=")[0] for name in self.names}) == len(self.names),
+            "data.names",
+            self.names,
+            "each must be PART=TEMPLATE with {case} in it, one for each of T1, T1ce, T2, FLAIR and "
+            "label; a file of templates is given with --names",
+        )
         require(self.spacing_mm > 0, "data.spacing_mm", self.spacing_mm, "must be above 0 mm")
         require(
             all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size),

@@ -3,16 +3,20 @@
 The layouts themselves are in segmamba.data.layouts.
 """
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from segmamba.data.case import ERROR, Case, Finding
-from segmamba.data.label_sets import LABEL_SETS, LabelSet, label_set, readable_as
+from segmamba.data.case_ids import with_checked_ids
+from segmamba.data.image_files import FolderContent, content_of, shown_files
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import convention
-from segmamba.data.layouts import datalist, dataset_json, names
+from segmamba.data.layouts import datalist, dataset_json, templates
+from segmamba.data.layouts import names as file_names
 from segmamba.errors import UserError
 
 AUTO, MIXED = "auto", "mixed"
@@ -28,14 +32,16 @@ class HasConvention(Protocol):
     def label_set(self) -> LabelSet: ...
 
 
-def find_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
+def find_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()) -> list[Case]:
     """Find every case of a data set, all of them whole.
 
     Args:
-        source: A folder of BraTS cases, a Decathlon or nnU-Net raw folder, or a MONAI datalist
-            (.json).
+        source: A folder of cases that are named as BraTS or a known data set names them, a
+            Decathlon or nnU-Net raw folder, several of these together, or a MONAI datalist (.json).
         labels: A label convention. "auto" takes the one that naming or dataset.json gives, which
             must be the same for all cases; "mixed" lets each case have its own.
+        names: Templates of the files' names, as the setting `data.names` has them; then these
+            alone tell what is a case.
 
     Returns:
         The cases, sorted by id.
@@ -43,7 +49,7 @@ def find_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
     Raises:
         UserError: No case is found, or one is faulty; the message is that of the first.
     """
-    cases = list_cases(source, labels)
+    cases = list_cases(source, labels, names)
     for case in cases:
         for finding in case.findings:
             if finding.severity == ERROR:
@@ -51,12 +57,13 @@ def find_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
     return cases
 
 
-def list_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
+def list_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()) -> list[Case]:
     """Find every case of a data set, the faulty ones among the others.
 
     Args:
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
+        names: As `find_cases` takes it.
 
     Returns:
         The cases, sorted by id, with their errors among their findings.
@@ -69,64 +76,72 @@ def list_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
         convention(labels)
     mixed, labels = labels == MIXED, AUTO if labels == MIXED else labels
     if source.is_file() and source.suffix == ".json":
+        if names:
+            raise UserError(f"{source}: a datalist names its files; leave out --names")
         cases = datalist.list_cases(source, labels)
-    elif not source.is_dir():
+    elif source.is_dir():
+        cases = _cases_of_folder(source, labels, names)
+    else:
         raise UserError(
             f"{source}: no such folder; give the folder that holds the BraTS cases, "
             "or a datalist (.json)"
         )
-    elif root := dataset_json.root_of(source):
-        cases = dataset_json.list_cases(root, labels)
-    else:
-        cases = names.list_cases(source, labels)
-    if not cases:
-        raise UserError(
-            f"{source}: no BraTS case found; expected files named like CASE/CASE_t1ce.nii.gz "
-            "(2018-2021) or CASE/CASE-t1c.nii.gz (2023 and later), or imagesTr beside a "
-            "dataset.json"
-        )
-    cases = _with_errors(cases, _same_ids(cases))
+    cases = with_checked_ids(cases, str(source))
+    cases = _with_errors(cases, _shared_files(cases))
     return cases if mixed else _with_errors(cases, _other_conventions(cases))
 
 
-def read_as(cases: Sequence[Case], classes: str) -> list[Case]:
-    """Have the segmentations of cases read as one label set.
+def unused_files(
+    source: Path | str, labels: str = AUTO, names: Sequence[str] = ()
+) -> tuple[list[Path], list[Path]]:
+    """Find the image files of a data set that no case uses.
 
     Args:
-        cases: At least one.
-        classes: The name of the set; "auto" is the one that the label conventions of all have.
+        source: As `find_cases` takes it; a datalist leaves nothing out.
+        labels: As `find_cases` takes it.
+        names: As `find_cases` takes it.
 
     Returns:
-        The cases with the set's name.
+        The files, sorted, and the folders of embedded phantoms, which are left out whole.
 
     Raises:
-        UserError: The conventions have different classes and no set is named, or one of them does
-            not tell the set's classes apart.
+        UserError: No case is found.
     """
-    first = {case.label_set: case.id for case in reversed(cases)}
-    labels = next(iter(first)) if classes == AUTO else label_set(classes)
-    if classes == AUTO and len(first) > 1:
-        examples = "; ".join(
-            f"{case_id} has {', '.join(own.classes[1:])}"
-            for own, case_id in sorted(first.items(), key=lambda item: item[1])
+    source = Path(source)
+    if not source.is_dir():
+        return [], []
+    used = {path for case in list_cases(source, labels, names) for path in case.files}
+    content = content_of(source)
+    return [path for path in content.images if path not in used], content.phantoms
+
+
+def notes_on_unused(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()) -> list[str]:
+    """Say which image files of a data set no case uses.
+
+    Args:
+        source: As `find_cases` takes it; empty is the embedded phantom, which leaves nothing out.
+        labels: As `find_cases` takes it.
+        names: As `find_cases` takes it.
+
+    Returns:
+        A line for the files and one for the folders of phantoms, where there are any.
+    """
+    if not str(source):
+        return []
+    folder = Path(source)
+    files, phantoms = unused_files(folder, labels, names)
+    notes = []
+    if files:
+        notes.append(
+            f"image files below {folder} that no case uses: {len(files)} "
+            f"({shown_files(files, folder)})"
         )
-        common = [
-            wanted.name
-            for wanted in LABEL_SETS.values()
-            if all(readable_as(own, wanted) for own in first)
-        ]
-        raise UserError(
-            f"cases with different classes ({examples}); choose those that all are read as with "
-            f"--set model.classes={' or '.join(common)}, or keep the cases apart"
+    if phantoms:
+        notes.append(
+            f"folders of phantoms below {folder}, left out: {len(phantoms)} "
+            f"({shown_files(phantoms, folder)})"
         )
-    for own, case_id in first.items():
-        if not readable_as(own, labels):
-            raise UserError(
-                f"{case_id}: its labels tell {', '.join(own.classes[1:])} apart, and "
-                f"model.classes = {labels.name!r} asks for {', '.join(labels.classes[1:])}; set "
-                f"model.classes to auto or glioma, or leave the case out"
-            )
-    return [replace(case, classes=labels.name) for case in cases]
+    return notes
 
 
 def notes_on(cases: Sequence[Case]) -> list[str]:
@@ -140,6 +155,19 @@ def notes_on(cases: Sequence[Case]) -> list[str]:
     """
     findings = [finding.text for case in cases for finding in case.findings]
     return list(dict.fromkeys(notes_on_labels(cases) + findings))
+
+
+def notes_on_convention(cases: Sequence[Case]) -> list[str]:
+    """Collect what a prediction must say about label conventions that no name tells.
+
+    Args:
+        cases: The cases that are predicted.
+
+    Returns:
+        Each line once.
+    """
+    told = [f.text for case in cases for f in case.findings if f.kind == "label convention"]
+    return list(dict.fromkeys(told))
 
 
 def notes_on_labels(cases: Iterable[HasConvention]) -> list[str]:
@@ -161,19 +189,83 @@ def notes_on_labels(cases: Iterable[HasConvention]) -> list[str]:
     ]
 
 
-def _same_ids(cases: Sequence[Case]) -> dict[str, Finding]:
-    """Map each id that several cases have to the error."""
-    count = Counter(case.id for case in cases)
-    return {
-        case.id: Finding(
-            ERROR,
-            "duplicate case",
-            f"{case.id}: {count[case.id]} cases have this id, one with {case.files[0]}; "
-            "rename or remove one",
+def _cases_of_folder(folder: Path, labels: str, names: Sequence[str]) -> list[Case]:
+    """List the cases of every layout that the folder holds; raise UserError where it holds none."""
+    content = content_of(folder)
+    if names:
+        cases = templates.list_cases(folder, content.images, names, labels)
+    else:
+        roots = dataset_json.roots_of(content.images)
+        declared = {root / name for root in roots for name in dataset_json.FOLDERS}
+        others = [path for path in content.images if path.parent not in declared]
+        cases = file_names.list_cases(others, labels)
+        for root in roots:
+            cases += _cases_of_root(root, folder, labels, alone=len(roots) == 1 and not cases)
+    if not cases:
+        raise UserError(_no_cases(folder, content, names))
+    return sorted(cases, key=lambda case: case.id)
+
+
+def _cases_of_root(root: Path, folder: Path, labels: str, *, alone: bool) -> list[Case]:
+    """List the cases of a folder with a dataset.json, which may lie beside other cases."""
+    try:
+        return dataset_json.list_cases(root, labels)
+    except UserError as error:
+        if alone:
+            raise
+        raise UserError(
+            f"{error}; {folder} holds more than this data set: give the folder of the one you mean"
+        ) from error
+
+
+def _no_cases(folder: Path, content: FolderContent, names: Sequence[str]) -> str:
+    """Say what a folder without cases holds instead."""
+    held = [
+        f"{len(paths)} {kind if len(paths) == 1 else f'{kind}s'} "
+        f"({shown_files(paths, folder)}{advice})"
+        for paths, kind, advice in (
+            (content.images, "image file", ""),
+            (content.phantoms, "folder", "; embedded phantoms are data where they are --data"),
+            (content.dicom, "DICOM file", "; convert to NIfTI with dcm2niix"),
         )
-        for case in cases
-        if count[case.id] > 1
-    }
+        if paths
+    ]
+    holds = f"it holds {' and '.join(held)}; " if held else "it holds no image; "
+    if names:
+        return f"{folder}: no file fits --names ({', '.join(names)}); {holds}correct the templates"
+    return (
+        f"{folder}: no BraTS case found; {holds}expected files named like CASE/CASE_t1ce.nii.gz "
+        "(2018-2021) or CASE/CASE-t1c.nii.gz (2023 and later), imagesTr beside a dataset.json, "
+        "or templates of other names in --names"
+    )
+
+
+def _shared_files(cases: Sequence[Case]) -> dict[str, Finding]:
+    """Map the id of each case with a file of several uses, its own or others', to the error."""
+    real, uses = _resolver(), dict[Path, list[tuple[str, str]]]()
+    for case in cases:
+        images = {"images": case.files[0]} if case.channels else case.images
+        label = {"label": case.label} if case.label else {}
+        for part, path in {**images, **label}.items():
+            uses.setdefault(real(path), []).append((case.id, part))
+    errors: dict[str, Finding] = {}
+    for path, users in uses.items():
+        who = " and ".join(f"{part} of {case_id}" for case_id, part in users[:3])
+        for case_id, _ in users if len(users) > 1 else ():
+            text = f"{case_id}: {path} is used as {who}; give each its own file"
+            errors.setdefault(case_id, Finding(ERROR, "file used twice", text))
+    return errors
+
+
+def _resolver() -> Callable[[Path], Path]:
+    """Make a function that follows links and asks the disk once for each folder."""
+    folder = functools.cache(Path.resolve)
+
+    def real(path: Path) -> Path:
+        place = folder(path.parent) / path.name
+        return place.resolve() if place.is_symlink() else place
+
+    return real
 
 
 def _other_conventions(cases: Sequence[Case]) -> dict[str, Finding]:

@@ -55,6 +55,7 @@ class Checked:
 def check(
     source: Path | str,
     labels: str = "auto",
+    names: Sequence[str] = (),
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Checked]:
@@ -63,6 +64,7 @@ def check(
     Args:
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
+        names: As `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -71,7 +73,7 @@ def check(
     Raises:
         UserError: No case is found.
     """
-    return map_cases(check_case, list_cases(source, labels), lost=_lost, progress=progress)
+    return map_cases(check_case, list_cases(source, labels, names), lost=_lost, progress=progress)
 
 
 def check_case(case: Case) -> Checked:

@@ -19,9 +19,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from segmamba.data.image_files import PHANTOM_NOTE
 from segmamba.data.label_sets import label_set
 from segmamba.data.labels import from_classes
-from segmamba.data.layouts.names import LABEL, NAMINGS, PHANTOM_NOTE, Naming
+from segmamba.data.layouts.namings import BRATS_2018, BRATS_2023, LABEL, Naming
 from segmamba.data.parallel import Progress, no_progress
 from segmamba.data.phantom_disease import of_a_child, resect
 from segmamba.data.phantom_grid import HEAD_BOX_MM, Grid
@@ -34,7 +35,6 @@ from segmamba.files import write_json
 GENERATOR_VERSION = 2  # raise it whenever the voxels of a case change
 SMALLEST_SIZE, LARGEST_SIZE = (48, 48, 48), (240, 240, 155)
 MOST_AT_ONCE = 16  # a case of the largest size takes 0.4 GiB while it is made
-OF_2018, OF_2023 = NAMINGS
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Kind:
 
 
 KINDS = {
-    "glioma": Kind("brats2018", OF_2018, "Phantom_{:03d}"),
-    "post_treatment": Kind("brats2024", OF_2023, "BraTS-GLI-Phantom{:03d}-100"),
-    "pediatric": Kind("brats2024ped", OF_2023, "BraTS-PED-Phantom{:03d}-000"),
+    "glioma": Kind("brats2018", BRATS_2018, "Phantom_{:03d}"),
+    "post_treatment": Kind("brats2024", BRATS_2023, "BraTS-GLI-Phantom{:03d}-100"),
+    "pediatric": Kind("brats2024ped", BRATS_2023, "BraTS-PED-Phantom{:03d}-000"),
 }
 """By `phantom.kind`, which is the name of a label set as well."""
 
@@ -215,8 +215,8 @@ def _write_case(
 ) -> None:
     # The scratch folder lies beside `folder`: what a killed call leaves is never taken for a case.
     folder = case_folder.parent
-    suffixes = {part: suffix for suffix, part in naming.suffixes.items()}
-    arrays = {suffixes[m]: image for m, image in images.items()} | {suffixes[LABEL]: label}
+    parts = images | {LABEL: label}
+    arrays = {naming.suffix_of(part): array for part, array in parts.items()}
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         half_done = Path(scratch) / case_folder.name
         half_done.mkdir()

@@ -12,7 +12,7 @@ from typing import TypedDict
 import numpy as np
 
 from segmamba.data.case import ERROR, Case
-from segmamba.data.cases import list_cases, notes_on
+from segmamba.data.cases import list_cases, notes_on, notes_on_unused
 from segmamba.data.label_sets import LabelSet, common_set, region_dict
 from segmamba.data.labels import MODALITIES
 from segmamba.data.parallel import Progress, map_cases, no_progress
@@ -75,13 +75,18 @@ class Fingerprint(TypedDict):
 
 
 def summarise(
-    source: str | Path, labels: str = "auto", *, progress: Progress = no_progress
+    source: str | Path,
+    labels: str = "auto",
+    names: Sequence[str] = (),
+    *,
+    progress: Progress = no_progress,
 ) -> tuple[Fingerprint, list[MeasuredCase]]:
     """Measure all cases of a data set.
 
     Args:
         source: The data set, as `find_cases` takes it.
         labels: The label convention, as `find_cases` takes it.
+        names: How the files are named, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -90,7 +95,7 @@ def summarise(
     Raises:
         UserError: No case can be read.
     """
-    cases = list_cases(source, labels)
+    cases = list_cases(source, labels, names)
     common = common_set(case.label_set for case in cases)
     cases = [replace(case, classes=common.name) for case in cases]
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
@@ -101,7 +106,9 @@ def summarise(
             f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` "
             "says why"
         )
-    return _fingerprint(cases, measured, unreadable, common), measured
+    fingerprint = _fingerprint(cases, measured, unreadable, common)
+    fingerprint["notes"] += notes_on_unused(source, labels, names)
+    return fingerprint, measured
 
 
 def measure_case(case: Case) -> MeasuredCase | None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from segmamba.data.case import ERROR, Case, Finding
+from segmamba.data import itk_images
+from segmamba.data.case import ERROR, Case, Finding, surplus_channels
+from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.errors import UserError
 
@@ -153,6 +155,8 @@ def read_case(case: Case) -> Reading:
         if finding := grid_finding(case.id, grid, first):
             reading.findings.append(finding)
             continue
+        if case.channels and (surplus := surplus_channels(case, path, volume.array.shape[3])):
+            reading.findings.append(surplus)
         for modality in (m for m in MODALITIES if case.images.get(m) == path):
             _take_channel(reading, case, path, modality, volume.array)
     if case.label:
@@ -239,12 +243,16 @@ def _read(path: str | Path, *, dimensions: int) -> _Volume:
     return _Volume(array, nifti.affine, spacing_mm, codes)
 
 
-def _load(path: Path) -> nibabel.Nifti1Image:
+def _load(path: Path) -> nibabel.Nifti1Pair:
     """A file as a nibabel image.
 
     A .gz is read to its end, where its checksum is: nibabel stops at the last voxel and misses
     flipped bits.
     """
+    if is_itk(path):
+        return itk_images.load(path)
+    if path.suffix.lower() == ".hdr":
+        return nibabel.Nifti1Pair.from_filename(path)
     if path.suffix != ".gz":
         with path.open("rb") as file:
             start = file.read(4)

@@ -40,6 +40,7 @@ def evaluate(
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
     classes: str = AUTO,
+    names: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a folder of predictions.
@@ -53,6 +54,7 @@ def evaluate(
         prediction_labels: That of the predictions, as `match` takes it.
         missing: What becomes of a case without prediction, as `match` takes it.
         classes: The name of the label set that is scored, as `match` takes it.
+        names: How the truth's files are named, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -63,7 +65,7 @@ def evaluate(
             that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
-    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, classes)
+    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, classes, names)
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
     scored: list[list[ScoreRow] | str] = map_cases(

@@ -1,12 +1,15 @@
 """Predictions and the truth, matched by case id and read onto one grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
+from segmamba.data import itk_images
 from segmamba.data.cases import AUTO
+from segmamba.data.itk_images import is_itk
 from segmamba.data.label_sets import GLIOMA, LabelSet, common_set, label_set, readable_as
 from segmamba.data.labels import convention, to_classes
 from segmamba.data.volumes import FileGrid, grid_finding, read_volume
@@ -55,6 +58,7 @@ def match(
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
     classes: str = AUTO,
+    names: Sequence[str] = (),
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
 
@@ -68,6 +72,7 @@ def match(
             "empty" (it is scored as an empty prediction).
         classes: The name of the label set that all are read as; "auto" is that of the truth, or
             glioma's where the truth has several or the predictions lack its classes.
+        names: How the truth's files are named, as `find_cases` takes it.
 
     Returns:
         The pairs, sorted by case id, and notes in one line each.
@@ -78,7 +83,7 @@ def match(
     if missing not in MISSING:
         raise UserError(f"--missing {missing!r}: choose one of {', '.join(MISSING)}")
     files = predicted_files(predictions)
-    known = true_segmentations(truth, labels)
+    known = true_segmentations(truth, labels, names)
     common_labels = prediction_convention(Path(predictions), prediction_labels)
     if not files.keys() & known.keys():
         raise UserError(
@@ -177,6 +182,8 @@ def read_image(pair: Pair, modality: str) -> np.ndarray | None:
     """
     if modality not in pair.images:
         return None
-    image = nibabel.as_closest_canonical(nibabel.load(pair.images[modality]))
+    path = pair.images[modality]
+    stored = itk_images.load(path) if is_itk(path) else nibabel.load(path)
+    image = nibabel.as_closest_canonical(stored)
     volume = np.asanyarray(image.dataobj)
     return np.float32(volume[..., pair.channels[modality]] if pair.channels else volume)

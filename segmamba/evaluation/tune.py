@@ -28,13 +28,12 @@ from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.rules import AUTO, CHALLENGES, LEGACY, Challenge, challenge_of
 from segmamba.evaluation.score import score_case
-from segmamba.files import write_json, write_text
 from segmamba.inference.decide import HALF
 from segmamba.inference.predictor import Predictor, PreparedScan
-from segmamba.screen import Progress, Steps, no_progress, points
+from segmamba.screen import Progress, Steps, no_progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 LEAST_GAIN = 0.001
 """Mean Dice that a setting must gain to be kept."""
@@ -273,54 +272,3 @@ def mean_dice(
             )
             scores += [row["dice"] for row in rows]
     return float(np.mean(scores))
-
-
-def write_choice(
-    path: str | Path,
-    settings: PostprocessConfig,
-    steps: Sequence[Step],
-    cases: Sequence[Case],
-    rule: str,
-) -> list[Path]:
-    """Write the chosen settings, and beside them how they were chosen.
-
-    Args:
-        path: Where postprocessing.json goes.
-        settings: The chosen settings.
-        steps: What was tried.
-        cases: The validation set.
-        rule: The name of the rule whose Dice counted.
-
-    Returns:
-        Both files.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "rule": rule,
-        "validation": [case.id for case in cases],
-        "least_gain": LEAST_GAIN,
-        "steps": [vars(step) for step in steps],
-    }
-    return [
-        write_text(path, settings.to_json()),
-        write_json(path.with_name(f"{path.stem}_choice.json"), record),
-    ]
-
-
-def render(steps: Sequence[Step], console: Console) -> None:
-    """Print a line for each setting: what was tried, what it scored and what stays."""
-    from rich.table import Table
-
-    table = Table("setting", "mean Dice on the validation set by value", "chosen", box=None)
-    for step in steps:
-        scores = "  ".join(
-            f"{value}: {points(score, decimals=2)}" for value, score in step.scores.items()
-        )
-        table.add_row(step.setting, scores, step.chosen)
-    console.print(table)
-    console.print(
-        "These scores flatter: the settings were chosen on the same cases. "
-        "The test set has not been read.",
-        highlight=False,
-    )

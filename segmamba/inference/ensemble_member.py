@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmamba.config import Config, InferenceConfig, load_config
+from segmamba.data.label_sets import LabelSet
 from segmamba.device import autocast
 from segmamba.errors import UserError
 from segmamba.inference.checkpoint_files import find_checkpoint
@@ -177,6 +178,30 @@ def load_member(
             "run's files together"
         ) from error
     return Member(model, config, device, inference)
+
+
+def common_labels(members: Sequence[Member]) -> LabelSet:
+    """Return the label set of networks that vote together.
+
+    Args:
+        members: The networks; at least one.
+
+    Returns:
+        The set.
+
+    Raises:
+        UserError: They have several.
+    """
+    first = members[0].outputs.labels
+    for number, member in enumerate(members, 1):
+        other = member.outputs.labels
+        if other != first:
+            raise UserError(
+                f"network 1 tells {', '.join(first.classes[1:])} apart ({first.name}) and network "
+                f"{number} {', '.join(other.classes[1:])} ({other.name}); only networks of the "
+                "same classes vote together"
+            )
+    return first
 
 
 @contextlib.contextmanager

@@ -10,7 +10,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from segmamba.data import itk_images
 from segmamba.data.case import Case
+from segmamba.data.itk_images import is_itk
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import MODALITIES, from_classes
 from segmamba.data.volumes import DAMAGED, image_class
@@ -50,7 +52,13 @@ class Reference:
         path = case.images.get("T1ce") or next(
             case.images[m] for m in MODALITIES if m in case.images
         )
+        if is_itk(path):
+            grid = itk_images.load_grid(path)
+            return cls(nibabel.Nifti1Image, grid.header, grid.affine)
         try:
+            if path.suffix.lower() == ".hdr":
+                pair = nibabel.Nifti1Pair.from_filename(path)
+                return cls(nibabel.Nifti1Image, pair.header, pair.affine)
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 kind = image_class(file.read(4))
             stored = kind.from_filename(path)

@@ -29,7 +29,7 @@ from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.inference.checkpoint_files import WEIGHTS_FILE, postprocess_file
 from segmamba.inference.decide import background, in_channels
-from segmamba.inference.ensemble_member import Member, load_member
+from segmamba.inference.ensemble_member import Member, common_labels, load_member
 from segmamba.inference.grids import coverage, to_source
 from segmamba.inference.postprocess import (
     check_postprocessing,
@@ -78,7 +78,7 @@ class Predictor:
         self._postprocessing_from = postprocessing_from
         self.device = self.members[0].device
         self.outputs = Channels(
-            _common_labels(self.members),
+            common_labels(self.members),
             any(member.outputs.are_regions for member in self.members),
         )
         check_postprocessing(self.postprocessing, self.labels)
@@ -266,20 +266,6 @@ class Predictor:
         spacing_mm = min(prepared.images)
         image = torch.from_numpy(np.array(prepared.images[spacing_mm])).to(self.device).float()
         return to_source(image, prepared.grids[spacing_mm], prepared.box)
-
-
-def _common_labels(members: Sequence[Member]) -> LabelSet:
-    """The label set of all members. Raises UserError where they have several."""
-    first = members[0].outputs.labels
-    for number, member in enumerate(members, 1):
-        other = member.outputs.labels
-        if other != first:
-            raise UserError(
-                f"network 1 tells {', '.join(first.classes[1:])} apart ({first.name}) and network "
-                f"{number} {', '.join(other.classes[1:])} ({other.name}); only networks of the "
-                "same classes vote together"
-            )
-    return first
 
 
 def load_predictor(

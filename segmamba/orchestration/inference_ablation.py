@@ -42,6 +42,8 @@ class InferenceOptions:
     """Where the data are; None is where the checkpoints were trained."""
     labels: str | None = None
     """The label convention; None is that of the checkpoints' data."""
+    names: tuple[str, ...] = ()
+    """How the files of `data` are named, as --names gives it; empty takes the known layouts."""
     output: Path = Path("Results")
     device: str = "auto"
 
@@ -112,9 +114,9 @@ def run_inference_ablation(
 def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
     """The Config of the first checkpoint, on the data that the user names."""
     configs = [load_predictor(path, "cpu").members[0].config for path in checkpoints]
-    changes: dict[str, str] = {}
-    if options.data:
-        changes = source_changes(options.data, options.labels or "auto")
+    changes: dict[str, object] = {}
+    if options.data or options.names:
+        changes = source_changes(options.data, options.labels or "auto", options.names)
     elif options.labels:
         changes = {"data.labels": options.labels}
     sources = [dataclasses.replace(config.changed(changes).data, fold=0) for config in configs]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from segmamba.data.cases import find_cases, notes_on, read_as
+from segmamba.data.cases import find_cases, notes_on
+from segmamba.data.common_classes import read_as
 from segmamba.data.label_sets import GLIOMA, LABEL_SETS, common_set, label_set, translation
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.source import find_data

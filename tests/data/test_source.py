@@ -51,6 +51,7 @@ def ids(cases):
 
 
 def test_the_labelled_cases_are_prepared_and_those_left_out_are_noted(config, results):
+    config = config.changed({"model.classes": "glioma"})
     data = prepare_split(config, results, steps=no_steps)
     assert ids(data.cases) == ids(data.prepared) == ids(data.labelled)
     assert len(data.labelled) == 5 and data.unlabelled == []
@@ -118,8 +119,9 @@ def test_found_cases_are_divided_as_prepared_ones_are(config, results):
 def test_a_phantom_is_made_where_no_data_set_is_named(tmp_path, monkeypatch):
     made, labels = [], []
 
-    def write_phantom(folder, *, cases, size, seed, progress):
+    def write_phantom(folder, *, cases, size, seed, kind, progress):
         made.append((folder, cases, size, seed))
+        assert kind == "glioma"
         write_case(folder, "Phantom_0")
 
     def steps(label):
@@ -165,5 +167,9 @@ def test_unlabelled_cases_need_an_arm_that_learns_from_images(config, data_set):
 
 def test_no_data_is_the_phantom_and_a_path_becomes_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert source_changes(None, "auto") == {"data.source": "", "data.labels": "auto"}
+    assert source_changes(None, "auto") == {
+        "data.source": "",
+        "data.labels": "auto",
+        "data.names": (),
+    }
     assert source_changes("here", "msd")["data.source"] == str(tmp_path / "here")

@@ -20,6 +20,7 @@ from segmamba.data.label_sets import (
 )
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
+from segmamba.evaluation.compare import compare
 from segmamba.evaluation.evaluate import evaluate
 from segmamba.inference.bundle import Labels
 from segmamba.inference.crf import refine
@@ -34,7 +35,7 @@ from segmamba.inference.postprocess import (
 )
 from segmamba.inference.predictor import load_predictor
 from segmamba.models.outputs import Channels
-from tests.classes import write_post_treatment
+from tests.classes import write_pediatric, write_post_treatment
 from tests.conftest import write_case
 from tests.inference.conftest import write_run
 
@@ -230,5 +231,23 @@ def test_truth_with_a_cavity_is_scored_on_it_or_on_gliomas_regions_as_the_user_a
     assert whole["RC"]["dice"]["mean"] == 0 and whole["mean"]["dice"]["mean"] == 0.75
     three = evaluate(tmp_path / "out", truth, classes="glioma").summary["scores"]["brats-legacy"]
     assert list(three) == ["ET", "TC", "WT", "mean"] and three["mean"]["dice"]["mean"] == 1
+    both = compare(tmp_path / "out", tmp_path / "out", truth, labels_a="auto", labels_b="brats2023")
+    assert {one.region for one in both.paired} == {"ET", "TC", "WT", "RC", "mean"}
     with pytest.raises(UserError, match="labels brats2024 cannot be read as the classes pediatric"):
         evaluate(tmp_path / "out", truth, classes="pediatric")
+
+
+def test_predictions_without_a_childs_classes_are_compared_on_gliomas_regions(tmp_path):
+    truth = write_pediatric(tmp_path / "truth", ["BraTS-PED-00000-000"])
+    values = np.asanyarray(nibabel.load(find_cases(truth)[0].label).dataobj)
+    affine = nibabel.load(find_cases(truth)[0].label).affine
+    as_2023 = np.array([0, 3, 1, 1, 2], np.uint8)[values]
+    for name, written in (("whole", values), ("glioma", as_2023)):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "BraTS-PED-00000-000.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(written, affine), path)
+    both = compare(
+        tmp_path / "whole", tmp_path / "glioma", truth, labels_a="auto", labels_b="brats2023"
+    )
+    assert {one.region for one in both.paired} == {"ET", "TC", "WT", "mean"}
+    assert all(one.mean_a == one.mean_b == 1 for one in both.paired if one.metric == "dice")
