@@ -167,6 +167,8 @@ def load_member(
     """
     weights, config_file = find_checkpoint(path)
     config = load_config(config_file).changed(changes or {})
+    labels = output_channels(config.model).labels
+    config = config.changed({"model.classes": labels.name})  # whatever data it meets from here on
     model = build_model(config.model)
     state = load_checkpoint(weights, device)
     try:

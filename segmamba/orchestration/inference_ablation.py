@@ -119,6 +119,12 @@ def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
         changes = source_changes(options.data, options.labels or "auto", options.names)
     elif options.labels:
         changes = {"data.labels": options.labels}
+    if len({config.model.classes for config in configs}) > 1:
+        raise UserError(
+            "--checkpoint: the runs tell different classes apart "
+            f"({', '.join(dict.fromkeys(config.model.classes for config in configs))}); give runs "
+            "of one study"
+        )
     sources = [dataclasses.replace(config.changed(changes).data, fold=0) for config in configs]
     if any(source != sources[0] for source in sources[1:]):
         raise UserError(

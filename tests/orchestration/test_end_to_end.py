@@ -249,7 +249,7 @@ def test_other_diseases_are_studied_and_predicted_with_all_their_classes(
     assert f"| mean Dice | {' | '.join(regions)} |" in (folder / "report.md").read_text()
     trial = folder / "trials" / "depth-2_seed0"
     assert load_config(trial / "config.json").model.classes == kind
-    final = json.loads((trial / "final_metrics.json").read_text())
+    final = json.loads((trial / "metrics" / "final_metrics.json").read_text())
     assert {f"test/dice_{region}" for region in regions} <= final.keys()
     (phantom,) = (tmp_path / "Results" / "phantom").iterdir()
     command = [sys.executable, "-m", "segmamba", "predict", "--input", phantom]
