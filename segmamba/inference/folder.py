@@ -24,7 +24,7 @@ import numpy as np
 
 from segmamba.data.case import ERROR, Case
 from segmamba.data.label_sets import LabelSet, region_dict, translation
-from segmamba.data.labels import convention
+from segmamba.data.labels import convention, written_values
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.files import write_json
@@ -209,12 +209,18 @@ def notes_on_values(cases: Sequence[Case], labels: LabelSet, outputs: Outputs) -
                 f"labels {values}: {', '.join(never)} is never written, for the network predicts "
                 f"{', '.join(labels.classes[1:])}"
             )
-        if own != values and not outputs.labels:
-            notes.append(
-                f"labels {own} do not tell {', '.join(labels.classes[1:])} apart, which the "
-                f"network predicts: {values} is written"
-            )
+        if values != own and not outputs.labels:
+            shared = ", ".join(_sharing(own, labels))
+            notes.append(f"labels {own} have no value for {shared}: {values} is written")
+        elif shared := ", ".join(_sharing(values, labels)):
+            notes.append(f"labels {values} have no value for {shared}, which is merged")
     return [*notes, *(line for name in sorted({v for _, v in written}) for line in _warned(name))]
+
+
+def _sharing(name: str, labels: LabelSet) -> list[str]:
+    """The classes that have no value of their own in a convention, but that of one before them."""
+    values = written_values(name, labels).tolist()
+    return [c for place, c in enumerate(labels.classes) if values[place] in values[:place]]
 
 
 def _warned(name: str) -> list[str]:

@@ -174,7 +174,7 @@ def test_a_case_whose_convention_lacks_the_cavity_is_written_in_one_that_has_it(
     write_case(tmp_path / "data", "BraTS20_Training_001", shape=(40, 44, 24))
     _, (outcome,), record, notes = predicted(post_run, tmp_path / "data", tmp_path / "out")
     assert outcome.labels == "brats2024" == record["cases"][0]["labels"]
-    assert "brats2024 is written" in notes[0]
+    assert notes == ["labels brats2018 have no value for RC: brats2024 is written"]
     assert 4 in values_in(tmp_path / "out" / "BraTS20_Training_001.nii.gz")
     evaluation = evaluate(tmp_path / "out", tmp_path / "data", rule="brats-legacy")
     assert evaluation.about["notes"][-1] == "labels: truth brats2018, predictions brats2024"
@@ -183,7 +183,8 @@ def test_a_case_whose_convention_lacks_the_cavity_is_written_in_one_that_has_it(
 
 def test_what_the_user_asks_for_is_written_and_what_it_lacks_is_said(post_run, tmp_path):
     write_post_treatment(tmp_path / "data", ["BraTS-GLI-00000-100"])
-    predicted(post_run, tmp_path / "data", tmp_path / "out", labels="brats2018")
+    *_, notes = predicted(post_run, tmp_path / "data", tmp_path / "out", labels="brats2018")
+    assert notes == ["labels brats2018 have no value for RC, which is merged"]
     assert values_in(tmp_path / "out" / "BraTS-GLI-00000-100.nii.gz") <= {0, 1, 2, 4}
 
 

@@ -252,7 +252,8 @@ def test_other_diseases_are_studied_and_predicted_with_all_their_classes(
     final = json.loads((trial / "metrics" / "final_metrics.json").read_text())
     assert {f"test/dice_{region}" for region in regions} <= final.keys()
     (phantom,) = (tmp_path / "Results" / "phantom").iterdir()
-    command = [sys.executable, "-m", "segmamba", "predict", "--input", phantom]
+    program = [sys.executable, "-c", "from segmamba.cli import main; main()"]
+    command = [*program, "predict", "--input", phantom]
     command += ["--checkpoint", trial, "--output", tmp_path / "out", "--overlay", "--html"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
