@@ -55,6 +55,8 @@ def draw_plane(
     for classes, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
         masks = region_dict(cut(classes), labels)
         for region in reversed(labels.outlined):  # inner outlines lie on outer ones
+            if min(masks[region].shape) < 2:
+                continue  # a single row of voxels has no outline
             # What panel.contour draws, in a third of its time.
             contours = contour_generator(z=masks[region].astype(np.float32), line_type="Separate")
             outlines = cast("list[np.ndarray]", contours.lines(0.5))

@@ -227,6 +227,22 @@ def translation(source: LabelSet, target: LabelSet) -> list[int]:
     return [target.number(target.from_glioma.get(name, BACKGROUND)) for name in counted]
 
 
+def counterpart(name: str, labels: LabelSet) -> str:
+    """Find the class of a label set that stands for a class of another.
+
+    Args:
+        name: A class or a region of any set.
+        labels: The set that is wanted.
+
+    Returns:
+        The class, for example SNFH for ED; the name itself where the set has it, or has none.
+    """
+    if name in (*labels.classes, *labels.regions):
+        return name
+    glioma = next((s.as_glioma[name] for s in LABEL_SETS.values() if name in s.as_glioma), name)
+    return labels.from_glioma.get(glioma, name)
+
+
 def region_masks(classes: Array, labels: LabelSet) -> Array:
     """Build the masks of the regions.
 

@@ -10,7 +10,10 @@ from typing import TypedDict
 
 import numpy as np
 
+from segmamba.data.background import bounding_box
+from segmamba.data.grid_size import check_working_shape
 from segmamba.data.volumes import Scan
+from segmamba.errors import UserError
 
 SAME_SPACING_MM = 1e-3
 
@@ -38,7 +41,11 @@ def to_working_grid(
     Returns:
         (image, label, geometry). image: float16 (4, x, y, z). label: uint8 (x, y, z), or None
         without a segmentation. geometry: where the box lies.
+
+    Raises:
+        UserError: The working grid is too large, or nothing of the brain is left on it.
     """
+    check_working_shape(scan.image.shape[1:], scan.spacing_mm, spacing_mm)
     image, label = zscore(scan.image), scan.label
     if must_resample(scan, spacing_mm):
         zoom = [s / spacing_mm for s in scan.spacing_mm]
@@ -83,24 +90,19 @@ def brain_box(image: np.ndarray, label: np.ndarray | None) -> tuple[slice, ...]:
 
     Returns:
         Slices along x, y and z.
+
+    Raises:
+        UserError: There is neither brain nor tumour.
     """
     inside: np.ndarray = np.any(image, axis=0)
     if label is not None:
         inside |= label > 0
+    if not inside.any():
+        raise UserError(
+            "no voxel of the brain is left on the working grid; correct the header's voxel size, "
+            "or choose a smaller data.spacing_mm"
+        )
     return bounding_box(inside)
-
-
-def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around all that is true.
-
-    Args:
-        inside: bool (x, y, z).
-
-    Returns:
-        Slices along x, y and z.
-    """
-    filled = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in filled)
 
 
 def zscore(image: np.ndarray) -> np.ndarray:

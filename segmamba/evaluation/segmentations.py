@@ -9,13 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from typing_extensions import NotRequired, TypedDict
+
 from segmamba.data.case_ids import id_fault
 from segmamba.data.cases import AUTO, MIXED, list_cases
 from segmamba.data.image_files import is_image, stem_of
 from segmamba.data.labels import CONVENTIONS, convention
-from segmamba.data.layouts.dataset_json import NAME, declared_convention, read_json
+from segmamba.data.layouts.dataset_json import NAME, DatasetJson, declared_convention
 from segmamba.data.layouts.namings import LABEL, convention_name, naming_of_id, part_of
 from segmamba.errors import UserError
+from segmamba.json_files import read_json
 
 RECORD = "predictions.json"
 """What `segmamba predict` writes beside its segmentations."""
@@ -27,6 +30,17 @@ FAULTY = (
     "unknown labels",
 )
 """Findings of a data set for which no case can be scored."""
+
+
+class _Row(TypedDict):
+    case: str
+    labels: NotRequired[str]
+
+
+class _Record(TypedDict):
+    """What is read of a predictions.json."""
+
+    cases: NotRequired[list[_Row]]
 
 
 @dataclass(frozen=True)
@@ -136,13 +150,8 @@ def prediction_convention(folder: Path, labels: str) -> str | None:
 def recorded_conventions(folder: Path) -> dict[str, str]:
     """Return the label convention of each prediction that predictions.json in a folder names."""
     path = folder / RECORD
-    cases = read_json(path).get("cases") if path.is_file() else None
-    rows = [row for row in cases if isinstance(row, dict)] if isinstance(cases, list) else []
-    return {
-        str(row.get("case")): row["labels"]
-        for row in rows
-        if isinstance(row.get("labels"), str) and row["labels"] in CONVENTIONS
-    }
+    rows = read_json(path, _Record).get("cases", []) if path.is_file() else []
+    return {row["case"]: row["labels"] for row in rows if row.get("labels") in CONVENTIONS}
 
 
 def shortened(ids: Iterable[str], most: int = 3) -> str:
@@ -177,7 +186,7 @@ def _declared(folder: Path, option: str) -> str | None:
     if not path.is_file():
         return None
     try:
-        return declared_convention(read_json(path).get("labels"), AUTO, path)[0]
+        return declared_convention(read_json(path, DatasetJson).get("labels"), AUTO, path)[0]
     except UserError as error:
         raise UserError(str(error).replace("--labels", option)) from error
 

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
-from segmamba.data.case import Case
+from segmamba.data.case import Case, Finding
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import written_values
 
@@ -84,6 +84,10 @@ class Outcome:
     mean_entropy: float | None = None
     """Over the voxels of the predicted whole tumour; None where it was not asked for or no tumour
     was predicted."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about the files of a case that was read."""
+    traceback: str = ""
+    """Of a case that failed for another reason than its files or the device's memory."""
     thumbnail: bytes = b""
     """A PNG for the page, where there is to be one."""
     labels: str = ""
