@@ -42,6 +42,7 @@ class CaseJson(TypedDict):
     source_affine: tuple[Row, Row, Row, Row]
     classes: list[int]
     label_set: str
+    findings: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
