@@ -10,6 +10,7 @@ from segmamba.data.source import prepare_split
 from segmamba.errors import UserError
 from segmamba.evaluation.cases import evaluate
 from segmamba.models import build_model
+from segmamba.models.transfer import start_from
 from segmamba.training.fit import fit
 from segmamba.training.plots import draw_predictions, draw_training_curves
 from segmamba.training.run_pictures import worst_and_median_shown
@@ -78,5 +79,5 @@ def test_a_mean_teacher_and_weights_of_a_glioma_network_serve_other_classes_too(
     )
     torch.manual_seed(0)
     glioma = build_model(config.changed({"model.classes": "glioma"}).model).state_dict()
-    (epoch,) = fit(config, split, CPU, initial_weights=glioma)
+    (epoch,) = fit(config, split, CPU, start=lambda model: start_from(model, glioma, "glioma"))
     assert epoch.metrics["train/consistency"] > 0
