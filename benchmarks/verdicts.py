@@ -9,7 +9,9 @@ that of one run's mean Dice, so a paired difference has it times sqrt(2).
 
 The second table has t-distributed (3 degrees of freedom) taste and rest: Dice has outliers, such as
 missed lesions. The third table is of a cross-validation: FOLDS runs for every seed, each tested on
-its own share of the cases, with the cases put together.
+its own share of the cases, with the cases put together. The fourth is of patients with several
+time points: an arm's taste is the patient's, the rest is the time point's; a patient's cases are
+averaged first, as studies do, and for comparison counted as if they were patients.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ import numpy as np
 
 from figures import Figure, at_most, command_line, report
 from segmamba.config import CONFIDENCE_LEVEL
+from segmamba.evaluation.patients import patient_means
 from segmamba.studies.anova import crossed, holm
 
 SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
 ARMS, MARGIN, FOLDS = 3, 0.5, 5  # arms beside the baseline; Dice points
 BATCH = 1000  # studies simulated at once: 120 MB of differences in the largest cell
 GOAL_PERCENT = 6.5
+TIME_POINTS, PATIENTS, GOAL_SUPPORTED = (2, 4), (20, 100), 3.0  # GOAL: percent, one-sided
 
 Draw = Callable[[tuple[int, ...]], np.ndarray]
 """Standardised noise of a shape."""
@@ -107,21 +111,59 @@ def table(
     return rows
 
 
+def time_points_table(rng: np.random.Generator, options: argparse.Namespace) -> Table:
+    """False "supported" with several time points a patient; keyed by seed sd, time points, seeds.
+
+    The rates are the worst over PATIENTS: of patients that are averaged first, and of cases that
+    are taken for patients.
+    """
+    rows: Table = {}
+    for seed_sd, points, seeds in itertools.product(SEED_SDS, TIME_POINTS, SEEDS):
+        rates: dict[str, list[float]] = {"supported": [], "counted as cases": []}
+        for patients in PATIENTS:
+            found = [
+                _time_points_cell(rng, options, (seed_sd, points, seeds, patients))
+                for _ in range(-(-4 * options.studies // BATCH))
+            ]
+            for name, of_cell in rates.items():
+                of_cell.append(float(np.mean([one[name] for one in found])))
+        rows[seed_sd, points, seeds] = {name: max(of_cell) for name, of_cell in rates.items()}
+    return rows
+
+
+def _time_points_cell(
+    rng: np.random.Generator, options: argparse.Namespace, cell: tuple[float, int, int, int]
+) -> Rates:
+    """The rates of BATCH studies of one contrast without a true effect."""
+    seed_sd, points, seeds, patients = cell
+    seed = rng.standard_normal((BATCH, seeds, 1)) * seed_sd * 2**0.5
+    taste = rng.standard_normal((BATCH, 1, patients)) * options.case_sd
+    rest = rng.standard_normal((BATCH, seeds, patients * points)) * options.rest_sd
+    d = seed + np.repeat(taste, points, axis=-1) + rest
+    whose = [str(patient) for patient in range(patients) for _ in range(points)]
+    rates: Rates = {}
+    for name, values in (("supported", patient_means(d, whose)[0]), ("counted as cases", d)):
+        layout = crossed(values)
+        gained = (layout.mean - layout.half_width() > 0) & (layout.mean >= MARGIN)
+        rates[name] = 100 * float(np.mean(gained))
+    return rates
+
+
 LEGEND = """Rates in %, without a true effect:
 one                a given arm is called different
 family             at least one of three arms is, after Holm
 supported          the verdict on one declared contrast
 family supported   at least one of three after Holm
 overlooked         an arm that is better by exactly the margin is called no better
-seeds, cases, crossed alone   as "one", by only that of the three t tests
+seeds, patients, crossed alone   as "one", by only that of the three t tests
 power n            the verdict is supported at a true effect of n Dice points"""
 
 
-def print_table(title: str, rows: Table) -> None:
-    """Print a table in Markdown."""
+def print_table(title: str, rows: Table, second: str = "cases") -> None:
+    """Print a table in Markdown; `second` names what is in the second place of its keys."""
     columns = list(next(iter(rows.values())))
     print(f"\n{title}\n")
-    print("| seed sd | cases | seeds | " + " | ".join(columns) + " |")
+    print(f"| seed sd | {second} | seeds | " + " | ".join(columns) + " |")
     print("|" + "--:|" * (3 + len(columns)))
     for (sd, cases, seeds), rates in rows.items():
         print(
@@ -131,7 +173,7 @@ def print_table(title: str, rows: Table) -> None:
         )
 
 
-def figures(normal: Table, heavy: Table, folded: Table) -> dict[str, Figure]:
+def figures(normal: Table, heavy: Table, folded: Table, timed: Table) -> dict[str, Figure]:
     """The worst rates of each table, and the power of a typical study."""
     worst: dict[str, Figure] = {}
     for noise, rows in (("normal", normal), ("heavy_tails", heavy), ("folds", folded)):
@@ -145,7 +187,15 @@ def figures(normal: Table, heavy: Table, folded: Table) -> dict[str, Figure]:
         )
         for effect in EFFECTS
     }
-    return worst | power
+    several = {
+        f"false_supported_{points}_time_points_a_patient": at_most(
+            max(rates["supported"] for (_, of, _), rates in timed.items() if of == points),
+            GOAL_SUPPORTED,
+            "%",
+        )
+        for points in TIME_POINTS
+    }
+    return worst | several | power
 
 
 def main() -> None:
@@ -176,11 +226,13 @@ def main() -> None:
     # Divided by sqrt(3) a t variable with 3 degrees of freedom has unit variance.
     heavy = table(lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options)
     folded = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options, folds=FOLDS)
+    timed = time_points_table(rng, options)
     print(LEGEND)
     print_table("Normal taste and rest", normal)
     print_table("Heavy tails (t with 3 degrees of freedom)", heavy)
     print_table(f"{FOLDS} folds", folded)
-    report(figures(normal, heavy, folded), options.json, numpy=np.__version__)
+    print_table("False supported with time points", timed, "time points")
+    report(figures(normal, heavy, folded, timed), options.json, numpy=np.__version__)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

@@ -170,6 +170,8 @@ def _print_scores(finished: FinishedRun) -> None:
     """Print a table of the test's scores, and where the run is."""
     from rich.table import Table
 
+    from segmamba.evaluation.patients import counted, row_patient
+
     final, screen = finished.final, console()
     table = Table(box=None, pad_edge=False)
     for name in ("region", "Dice", "HD95, mm"):
@@ -183,7 +185,7 @@ def _print_scores(finished: FinishedRun) -> None:
     print_line(
         screen,
         f"tested   {final.tested_checkpoint} checkpoint, epoch {final.tested_epoch}, "
-        f"on {len(final.cases)} cases",
+        f"on {counted((c['case'] for c in final.cases), map(row_patient, final.cases))}",
     )
     screen.print(table)
     print_line(screen, f"run      {finished.folder.root}")

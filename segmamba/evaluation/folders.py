@@ -38,6 +38,7 @@ class Pair:
     pred_labels: str
     """The name of the prediction's label convention."""
     truth_labels: str
+    patient: str
     images: dict[str, Path] = field(default_factory=dict)
     """Modality to file, for pictures; empty where the truth's folder holds no images."""
     channels: dict[str, int] = field(default_factory=dict)
@@ -110,7 +111,16 @@ def match(
 
 def _pair(case_id: str, file: Path | None, truth: Truth, pred_labels: str | None) -> Pair:
     labels = pred_labels or truth.labels
-    return Pair(case_id, file, truth.path, labels, truth.labels, truth.images, truth.channels)
+    return Pair(
+        case_id,
+        file,
+        truth.path,
+        labels,
+        truth.labels,
+        truth.patient,
+        truth.images,
+        truth.channels,
+    )
 
 
 def _note_on_absent(predictions: str | Path, absent: set[str], cases: int, missing: str) -> str:

@@ -26,6 +26,7 @@ from segmamba.data.source import find_data
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
+from segmamba.evaluation.patients import patient_means
 from segmamba.evaluation.rules import AUTO, CHALLENGES, LEGACY, Challenge, challenge_of
 from segmamba.evaluation.score import score_case
 from segmamba.inference.decide import HALF
@@ -73,6 +74,7 @@ class Vote:
     """A validation case with the probabilities of its network, before anything is decided."""
 
     case_id: str
+    patient: str
     prepared: PreparedScan
     probability: torch.Tensor
     """float16 (K, x, y, z) on the CPU, on the box of `prepared`."""
@@ -117,7 +119,8 @@ def votes_on(
             probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error
-        votes.append(Vote(case.id, prepared, probability, scan.label, scan.spacing_mm))
+        vote = (prepared, probability, scan.label, scan.spacing_mm)
+        votes.append(Vote(case.id, case.patient, *vote))
         progress(len(votes), len(cases))
     return votes
 
@@ -130,7 +133,7 @@ def tune(
     challenge: str = AUTO,
     progress: Progress = no_progress,
 ) -> tuple[PostprocessConfig, list[Step]]:
-    """Choose the post-processing with the best mean Dice over cases and regions.
+    """Choose the post-processing with the best mean Dice over patients and regions.
 
     Args:
         predictor: The network, or several that vote.
@@ -247,7 +250,9 @@ def mean_dice(
     rule: str,
     challenge: Challenge,
 ) -> float:
-    """Compute the mean Dice over cases and regions under one rule.
+    """Compute the mean Dice over patients and regions under one rule.
+
+    A patient's cases are averaged first.
 
     Args:
         predictor: The network, or several that vote.
@@ -276,5 +281,5 @@ def mean_dice(
                 challenge,
                 decider.labels,
             )
-            scores += [row["dice"] for row in rows]
-    return float(np.mean(scores))
+            scores.append(float(np.mean([row["dice"] for row in rows])))
+    return float(np.mean(patient_means(np.array(scores), [vote.patient for vote in votes])[0]))

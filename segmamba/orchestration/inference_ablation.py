@@ -16,6 +16,7 @@ from segmamba.device import choose_device
 from segmamba.environment import describe_environment
 from segmamba.errors import UserError
 from segmamba.evaluation.inference_arms import score_arms
+from segmamba.evaluation.patients import NAMES
 from segmamba.files import check_writable, locked
 from segmamba.inference.predictor import load_predictor
 from segmamba.orchestration.engine.progress import ProgressDisplay
@@ -181,11 +182,9 @@ def _log_arm(result: InferenceAblation, store: Store, arm: str) -> None:
     tags = {PARENT_TAG: result.run_id, TRIAL_TAG: arm, "kind": "arm", "arm": arm}
     run_id = store.create_run(arm, tags | {"study": result.name})
     store.log_params(run_id, result.arms[arm])
-    columns = [name for name in result.rows[arm][0][0] if name != "case"]
-    metrics = {
-        "time/case_s" if column == "seconds" else f"test/{column}": result.mean(arm, column)
-        for column in columns
-    }
+    columns = [name for name in result.rows[arm][0][0] if name not in (*NAMES, "seconds")]
+    metrics = {f"test/{column}": result.mean(arm, column) for column in columns}
+    metrics["time/case_s"] = result.seconds_a_case(arm)
     store.log_metrics(run_id, metrics)
     rows = [
         {"checkpoint": number} | row

@@ -12,7 +12,8 @@ from segmamba.studies.trial_plan import Changes, TrialPlan
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
 
 CaseRow: TypeAlias = dict[str, Any]
-"""The scores of one tested case: "case" is its id, dice_mean, hd95_mm_ET, ... are numbers."""
+"""The scores of one tested case: "case" is its id and "patient" whose it is; dice_mean, hd95_mm_ET,
+... are numbers."""
 History: TypeAlias = dict[str, list[tuple[int, float]]]
 """The (step, value) pairs of every metric."""
 
@@ -52,6 +53,8 @@ class StudyData(CaseSets):
     """What was left out, scaled or rounded, and why; one line each."""
     folds: tuple[CaseSets, ...] = ()
     """The sets of each fold; () is one split."""
+    patients: dict[str, str] = field(default_factory=dict)
+    """Case to patient, of all sets; {} in studies of before 0.3."""
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -208,6 +211,8 @@ def study_data_from(stored: Mapping[str, Any]) -> StudyData:
 
 def _tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+        name: tuple(value)
+        if isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+        else value
         for name, value in stored.items()
     }

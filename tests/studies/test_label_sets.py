@@ -10,7 +10,7 @@ from segmamba.orchestration.engine.resume import check_same
 from segmamba.reports.report import write_report
 from segmamba.reports.tables import arm_table, decisive_first, result_table
 from segmamba.studies.comparable import check_may_vary, check_regions
-from segmamba.studies.contrasts import compare_arms
+from segmamba.studies.comparisons import compare_arms
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.results import study_data_from
 from tests.studies import synthetic

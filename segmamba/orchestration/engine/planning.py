@@ -173,6 +173,12 @@ def _data(ready: Prepared, folds: Sequence[int]) -> dict[str, Any]:
             for name in SETS
         },
         "test_is_validation": first.test_is_validation,
+        "patients": {
+            case.id: case.patient
+            for split in splits.values()
+            for name in SETS
+            for case in getattr(split, name)
+        },
         "notes": [],
         "folds": [_ids(splits[fold]) for fold in folds],
     }
