@@ -1,6 +1,6 @@
 """How often do the verdicts' statistics raise a false alarm, and which effects do they find?
 
-    python benchmarks/verdicts.py [--studies 2000] [--json FILE]      # a minute on one core
+    python benchmarks/verdicts.py [--studies 2000] [--json FILE]      # some minutes on two cores
 
 Each cell simulates whole studies: a baseline and three arms that share cases and seeds. The Dice of
 arm a, seed s and case c is effect[a] + run[a, s] + patient[c] + taste[a, c] + rest[a, s, c].
@@ -12,6 +12,9 @@ missed lesions. The third table is of a cross-validation: FOLDS runs for every s
 its own share of the cases, with the cases put together. The fourth is of patients with several
 time points: an arm's taste is the patient's, the rest is the time point's; a patient's cases are
 averaged first, as studies do, and for comparison counted as if they were patients.
+
+Studies that add seeds until their claim is decided follow, of at most 10 and 15 seeds
+(sequential_cells.py). `--sequential-studies 0` leaves them out.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -27,6 +29,8 @@ from figures import Figure, at_most, command_line, report
 from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.evaluation.patients import patient_means
 from segmamba.studies.anova import crossed, holm
+from sequential_cells import sequential_figures
+from simulated_studies import Draw, heavy_tailed, normal, simulate
 
 SEED_SDS, CASES, SEEDS, EFFECTS = (0.0, 0.5, 1.0, 2.0), (20, 100, 250), (3, 5, 10), (1.0, 2.0, 3.0)
 ARMS, MARGIN, FOLDS = 3, 0.5, 5  # arms beside the baseline; Dice points
@@ -34,37 +38,10 @@ BATCH = 1000  # studies simulated at once: 120 MB of differences in the largest 
 GOAL_PERCENT = 6.5
 TIME_POINTS, PATIENTS, GOAL_SUPPORTED = (2, 4), (20, 100), 3.0  # GOAL: percent, one-sided
 
-Draw = Callable[[tuple[int, ...]], np.ndarray]
-"""Standardised noise of a shape."""
 Rates = dict[str, float]
 """Percent by name."""
 Table = dict[tuple[float, int, int], Rates]
 """Rates by seed sd, cases and seeds."""
-
-
-def simulate(
-    rng: np.random.Generator,
-    draw: Draw,
-    *,
-    studies: int,
-    seed_sd: float,
-    cases: int,
-    seeds: int,
-    case_sd: float,
-    rest_sd: float,
-    folds: int = 1,
-) -> np.ndarray:
-    """Simulate differences from the baseline without a true effect.
-
-    Returns:
-        Dice points, (studies, ARMS, seeds, cases).
-    """
-    run = rng.standard_normal((studies, ARMS + 1, seeds, folds), np.float32) * seed_sd
-    run = np.repeat(run, cases // folds, axis=-1) if folds > 1 else run
-    taste = draw((studies, ARMS + 1, 1, cases)) * (case_sd / 2**0.5)
-    rest = draw((studies, ARMS + 1, seeds, cases)) * (rest_sd / 2**0.5)
-    dice = run + taste + rest
-    return dice[:, 1:] - dice[:, :1]
 
 
 def cell(d: np.ndarray) -> Rates:
@@ -96,6 +73,7 @@ def table(
     rows: Table = {}
     spread = {
         "studies": BATCH,
+        "arms": ARMS,
         "case_sd": options.case_sd,
         "rest_sd": options.rest_sd,
         "folds": folds,
@@ -173,17 +151,17 @@ def print_table(title: str, rows: Table, second: str = "cases") -> None:
         )
 
 
-def figures(normal: Table, heavy: Table, folded: Table, timed: Table) -> dict[str, Figure]:
+def figures(plain: Table, heavy: Table, folded: Table, timed: Table) -> dict[str, Figure]:
     """The worst rates of each table, and the power of a typical study."""
     worst: dict[str, Figure] = {}
-    for noise, rows in (("normal", normal), ("heavy_tails", heavy), ("folds", folded)):
+    for noise, rows in (("normal", plain), ("heavy_tails", heavy), ("folds", folded)):
         for name in ("one", "family", "supported", "family supported", "overlooked"):
             rate = max(rates[name] for rates in rows.values())
             key = f"false_alarms_{name.replace(' ', '_')}_{noise}"
             worst[key] = at_most(rate, GOAL_PERCENT, "%")
     power = {
         f"power_{effect:g}_points_5_seeds_100_cases_sd_0.5": Figure(
-            normal[0.5, 100, 5][f"power {effect:g}"], "%"
+            plain[0.5, 100, 5][f"power {effect:g}"], "%"
         )
         for effect in EFFECTS
     }
@@ -218,21 +196,28 @@ def main() -> None:
         default=5.0,
         help="what varies from case to case within a seed, Dice points",
     )
+    parser.add_argument(
+        "--sequential-studies",
+        type=int,
+        default=20_000,
+        help="simulated studies per cell that add seeds; half of them with six contrasts",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     start, rng = time.perf_counter(), np.random.default_rng(options.seed)
 
-    normal = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options)
-    # Divided by sqrt(3) a t variable with 3 degrees of freedom has unit variance.
-    heavy = table(lambda shape: rng.standard_t(3, shape).astype(np.float32) / 3**0.5, rng, options)
-    folded = table(lambda shape: rng.standard_normal(shape, np.float32), rng, options, folds=FOLDS)
+    plain = table(normal(rng), rng, options)
+    heavy = table(heavy_tailed(rng), rng, options)
+    folded = table(normal(rng), rng, options, folds=FOLDS)
     timed = time_points_table(rng, options)
     print(LEGEND)
-    print_table("Normal taste and rest", normal)
+    print_table("Normal taste and rest", plain)
     print_table("Heavy tails (t with 3 degrees of freedom)", heavy)
     print_table(f"{FOLDS} folds", folded)
     print_table("False supported with time points", timed, "time points")
-    report(figures(normal, heavy, folded, timed), options.json, numpy=np.__version__)
+    sequential = sequential_figures(options.sequential_studies, options.seed)
+    every = figures(plain, heavy, folded, timed) | sequential
+    report(every, options.json, numpy=np.__version__)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

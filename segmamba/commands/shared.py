@@ -63,6 +63,16 @@ LabelsOption = Annotated[str, typer.Option("--labels", help=LABELS_HELP, metavar
 ClassesOption = Annotated[
     str, typer.Option("--classes", help=f"What is scored: {CLASSES_HELP}", metavar="NAME")
 ]
+PatientsOption = Annotated[
+    str,
+    typer.Option(
+        "--patients",
+        help="Which cases are of one patient, as the setting data.patients says it: a regular "
+        "expression with a group, or a CSV file of case,patient. Default: by the names.",
+        metavar="RULE",
+        show_default=False,
+    ),
+]
 TrainingLabelsOption = Annotated[
     str | None,
     typer.Option(

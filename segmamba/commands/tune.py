@@ -60,6 +60,7 @@ def tune_postprocessing(
     import dataclasses
 
     from segmamba.data.source import source_changes
+    from segmamba.data.splits import seeded
     from segmamba.evaluation.rules import RULES
     from segmamba.evaluation.tune import tune, validation_of, votes_on
     from segmamba.evaluation.tune_report import render, write_choice
@@ -76,7 +77,13 @@ def tune_postprocessing(
     changes: dict[str, object] = {"data.labels": labels} if labels else {}
     if data or names:
         changes = source_changes(data, labels or "auto", names or ())
-    config = predictor.members[0].config.changed(changes)
+    configs = [member.config.changed(changes) for member in predictor.members]
+    if any(seeded(other, other.seed) != seeded(configs[0], configs[0].seed) for other in configs):
+        raise UserError(
+            "--checkpoint: the runs were trained on different data, folds or splits, and one has "
+            "trained on what validates another; give runs of one study and one fold"
+        )
+    config = configs[0]
     with progress_bar("making phantom cases") as progress:
         cases = validation_of(config, results, lambda label: progress)
     with progress_bar("predicting validation") as progress:

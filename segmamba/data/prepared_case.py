@@ -6,7 +6,8 @@
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           grids, offset, and what is to say about the case
+                            case.json           grids, offset, the images' digests, and what is to
+                                                say about the case
                             sources.json        which files were read, and their digests
 
 The grids are those of `working_grid`. Why plain .npy and not a compressed format:
@@ -43,6 +44,7 @@ class CaseJson(TypedDict):
     classes: list[int]
     label_set: str
     findings: list[dict[str, str]]
+    image_digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class PreparedCase:
     """The class numbers that the label holds, without the background."""
     findings: tuple[Finding, ...] = ()
     """What is to say about the files of the case; no errors."""
+    image_digests: tuple[str, ...] = ()
+    """What tells the images apart from those of other cases, as `same_images` digests them."""
     classes_of: str = GLIOMA.name
     """Name of the label set that its class numbers are of."""
 
@@ -102,6 +106,7 @@ class PreparedCase:
             classes=tuple(meta["classes"]),
             findings=tuple(Finding(**finding) for finding in meta["findings"]),
             classes_of=meta["label_set"],
+            image_digests=tuple(meta["image_digests"]),
         )
 
     @property

@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.data.label_sets import MEAN
+from segmamba.studies.alpha_spending import deciding_levels_of_looks, holm_of_looks
 from segmamba.studies.anova import deciding_levels, holm
 from segmamba.studies.contrasts import Difference, contrast_difference
 from segmamba.studies.hypothesis import Contrast, Hypothesis, PairwiseContrast
@@ -86,8 +86,37 @@ def at_deciding_levels(differences: Sequence[Difference]) -> list[Difference]:
     Returns:
         Them, at the levels of `deciding_levels`.
     """
-    levels = deciding_levels([d.p_value for d in differences])
+    p_values, max_seeds = [d.p_value for d in differences], _max_seeds(differences)
+    if max_seeds:
+        levels = deciding_levels_of_looks(p_values, max_seeds, _looks(differences))
+    else:
+        levels = deciding_levels(p_values)
     return [d.at_level(level) for d, level in zip(differences, levels, strict=True)]
+
+
+def adjusted_p(differences: Sequence[Difference]) -> list[float]:
+    """The p values of contrasts that are tested together, adjusted by Holm (1979).
+
+    Args:
+        differences: The differences.
+
+    Returns:
+        The adjusted p values, in order; NaN where there was no test.
+    """
+    p_values, max_seeds = [d.p_value for d in differences], _max_seeds(differences)
+    if max_seeds:
+        return holm_of_looks(p_values, max_seeds, _looks(differences))
+    return holm(p_values)
+
+
+def _max_seeds(differences: Sequence[Difference]) -> int:
+    """The most seeds of the study, 0 where their number is fixed."""
+    return max((d.max_seeds for d in differences), default=0)
+
+
+def _looks(differences: Sequence[Difference]) -> list[int]:
+    """The look that each difference is tested at."""
+    return [min(len(d.seeds), d.max_seeds) for d in differences]
 
 
 def _claim_levels(study: Study) -> dict[str, float]:
@@ -108,14 +137,14 @@ def _family(
         {r: contrast_difference(study, c, r, score) for r in (*study.data.regions, MEAN)}
         for c in family
     ]
-    p_values = [regions[decides].p_value for regions in differences]
-    p_holm = holm(p_values) if adjusted else [math.nan] * len(family)
+    decisive = [regions[decides] for regions in differences]
+    p_holm = adjusted_p(decisive) if adjusted else [math.nan] * len(family)
     return [
         ContrastResult(
             arm=c.arm,
             versus=c.versus,
             regions=regions
-            | {decides: regions[decides].at_level(levels.get(c.label, CONFIDENCE_LEVEL))},
+            | {decides: regions[decides].at_level(levels.get(c.label, regions[decides].level))},
             p_holm=p,
             decides=c.label in levels,
         )

@@ -14,7 +14,9 @@ import numpy as np
 from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.evaluation.intervals import rank_p
 from segmamba.evaluation.patients import patient_means
+from segmamba.studies.alpha_spending import FIRST_LOOK, level, repeated_p
 from segmamba.studies.anova import Crossed, crossed
+from segmamba.studies.by_seed import SEEDS_DECIDE, paired_by_seed
 from segmamba.studies.hypothesis import MINUS, Contrast, PairwiseContrast
 from segmamba.studies.metrics import Metric, metric_of
 from segmamba.studies.results import Study
@@ -75,6 +77,27 @@ class Difference:
     """What was left out, and what the interval cannot cover."""
     layout: Crossed | None = None
     """The analysis of variance; None where there is no interval."""
+    max_seeds: int = 0
+    """The most seeds of a study that adds seeds; 0 where their number was fixed.
+
+    The interval and the p of such a study hold although it looks at them after every seed.
+    """
+
+    def coverage(self, tests: int = 1) -> float:
+        """The coverage at which the intervals of several tests hold together.
+
+        Args:
+            tests: How many contrasts share the 5 %.
+
+        Returns:
+            The coverage, in (0, 1); of a study that adds seeds, the one of its look, which is
+            NaN before the first.
+        """
+        if not self.max_seeds:
+            return CONFIDENCE_LEVEL if tests == 1 else 1 - (1 - CONFIDENCE_LEVEL) / tests
+        if len(self.seeds) < FIRST_LOOK:
+            return math.nan
+        return 1 - level(self.max_seeds, min(len(self.seeds), self.max_seeds), tests)
 
     @property
     def label(self) -> str:
@@ -93,7 +116,8 @@ class Difference:
         The scores that failed runs would have had are missing: where they hit one arm more than the
         other, what is left flatters it.
         """
-        return self.layout is not None and len(self.patients) > 1 and self.evenly_failed
+        enough = not self.max_seeds or len(self.seeds) >= FIRST_LOOK
+        return self.layout is not None and len(self.patients) > 1 and enough and self.evenly_failed
 
     @property
     def evenly_failed(self) -> bool:
@@ -171,9 +195,13 @@ def contrast_difference(
         notes=notes,
         failures={arm: failed_runs(study, arm) for arm in contrast.weights},
         planned=len(study.seeds) * max(len(study.folds), 1),
+        max_seeds=study.max_seeds,
     )
     if not seeds:
         return result
+    if study.test_sets_vary:
+        result = dataclasses.replace(result, seeds=seeds)
+        return _by_seed(result, scores, contrast.weights, case_patients(study))
     tables = [by_seed[seed] for by_seed in scores.values() for seed in seeds]
     cases = tuple(case for case in tables[0] if all(case in table for table in tables))
     dropped = len({case for table in tables for case in table}) - len(cases)
@@ -205,6 +233,33 @@ def contrast_difference(
     return _with_interval(result, d)
 
 
+def _by_seed(
+    result: Difference,
+    scores: Mapping[str, Mapping[int, CaseScores]],
+    weights: Mapping[str, float],
+    patients: Mapping[str, str],
+) -> Difference:
+    """The Difference where each seed has its own test set: the seeds alone decide."""
+    sign = 1 if result.metric.higher_is_better else -1
+    signed = {arm: sign * weight for arm, weight in weights.items()}
+    paired = paired_by_seed(scores, signed, result.seeds, patients)
+    if not paired.means:
+        return dataclasses.replace(result, seeds=())
+    means = np.array(list(paired.means.values()))
+    result = dataclasses.replace(
+        result,
+        seeds=tuple(paired.means),
+        cases=paired.cases,
+        patients=tuple(paired.of_patients),
+        mean=float(means.mean()),
+        seed_differences=tuple(means.tolist()),
+        patient_differences=tuple(paired.of_patients.values()),
+        seed_means=paired.arm_means,
+        notes=(*result.notes, SEEDS_DECIDE),
+    )
+    return _with_interval(result, means[:, None])
+
+
 def _patient_tables(
     scores: Mapping[str, Mapping[int, CaseScores]],
     seeds: Sequence[int],
@@ -226,16 +281,19 @@ def _with_interval(result: Difference, d: np.ndarray) -> Difference:
         return dataclasses.replace(result, notes=(*result.notes, ONE_SEED))
     layout = crossed(d)
     seed_sd, patient_sd, rest_sd = (float(np.sqrt(v)) for v in layout.variances)
+    p_value = float(layout.p_value())
+    if result.max_seeds:
+        p_value = repeated_p(p_value, result.max_seeds, len(result.seeds))
     return dataclasses.replace(
         result,
-        p_value=float(layout.p_value()),
+        p_value=p_value,
         standard_error=float(layout.standard_error),
         seed_sd=seed_sd,
         patient_sd=patient_sd,
         rest_sd=rest_sd,
         notes=(*result.notes, ONE_PATIENT) if len(result.patients) == 1 else result.notes,
         layout=layout,
-    ).at_level(CONFIDENCE_LEVEL)
+    ).at_level(result.coverage())
 
 
 def failed_runs(study: Study, arm: str) -> int:

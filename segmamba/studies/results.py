@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from segmamba.data.label_sets import GLIOMA, MEAN
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
+from segmamba.studies.looks import Look, looks_from
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
@@ -108,6 +109,13 @@ class Study:
     arms: dict[str, Changes]
     """The dotted changes of each arm, in the order of the study's file."""
     seeds: tuple[int, ...]
+    max_seeds: int = 0
+    """The most seeds of a study that adds seeds until its hypothesis is decided.
+
+    0: the number of seeds is fixed.
+    """
+    looks: tuple[Look, ...] = ()
+    """In a study that adds seeds, what each look found, by rising number of seeds."""
     folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
     secondary: tuple[Hypothesis, ...] = ()
@@ -151,6 +159,16 @@ class Study:
     """
 
     @property
+    def test_sets_vary(self) -> bool:
+        """Whether the seeds are tested on different patients.
+
+        They are where the split varies with the seed, unless all folds together test everybody or a
+        file says who is tested.
+        """
+        varies = bool(self.config.get("data.split_by_seed"))
+        return varies and not self.folds and not self.config.get("data.splits_file")
+
+    @property
     def claims(self) -> tuple[Hypothesis, ...]:
         """The hypothesis and the secondary claims."""
         return (self.hypothesis, *self.secondary)
@@ -192,6 +210,7 @@ def study_from(stored: Mapping[str, Any], **now: Any) -> Study:
         "hypothesis": hypothesis_from(fields["hypothesis"]),
         "secondary": tuple(hypothesis_from(claim) for claim in fields.get("secondary", ())),
         "data": study_data_from(fields["data"]),
+        "looks": looks_from(fields.get("looks", ())),
     }
     return Study(**(fields | now))
 

@@ -253,3 +253,60 @@ def _advice(further: FurtherRuns) -> str:
         f"decide it with {100 * POWER:.0f} % power: the estimate lies too close to the limit, or "
         "the spread is too large"
     )
+
+
+def estimate_words(difference: Difference) -> str:
+    """The estimate of a difference.
+
+    Args:
+        difference: The difference.
+
+    Returns:
+        Words such as "b scores 1.2 Dice points above a on WT Dice".
+    """
+    return _estimate(difference)
+
+
+def sample_words(difference: Difference) -> str:
+    """What a difference is based on.
+
+    Args:
+        difference: The difference.
+
+    Returns:
+        Its seeds and cases.
+    """
+    return _based(difference)
+
+
+def margin_words(difference: Difference, claim: Hypothesis) -> str:
+    """The smallest difference that matters.
+
+    Args:
+        difference: A difference of the claim.
+        claim: The claim.
+
+    Returns:
+        Words such as "0.5 points that matter".
+    """
+    return _margin(difference, claim)
+
+
+def missing_words(difference: Difference) -> str:
+    """Why a difference has no interval.
+
+    Args:
+        difference: A difference of no, one or too few seeds or cases.
+
+    Returns:
+        One sentence.
+    """
+    if not difference.seeds or not difference.cases:
+        return _no_pair(difference)
+    if len(difference.seeds) == 1:
+        return f"{_one_seed(difference)}."
+    if len(difference.patients) == 1:
+        return _one_patient(difference)
+    if not difference.evenly_failed:
+        return f"Undecided: {_estimate(difference)}, but {failures_in_words(difference)}."
+    return f"Undecided: {_estimate(difference)}, but only {_based(difference)} could be paired."

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.studies.advice import FurtherRuns, advice_for
-from segmamba.studies.anova import holm
 from segmamba.studies.caveats import caveats
-from segmamba.studies.comparisons import at_deciding_levels, differences_of
+from segmamba.studies.comparisons import adjusted_p, at_deciding_levels, differences_of
 from segmamba.studies.contrasts import Difference
 from segmamba.studies.hypothesis import Hypothesis
+from segmamba.studies.look_verdict import exploratory_sentence, verdict_of_looks
 from segmamba.studies.results import Study
 from segmamba.studies.sentences import (
     Answer,
@@ -77,9 +77,14 @@ def verdict(study: Study, claim: Hypothesis | None = None) -> Verdict:
             sentence=nothing_asked(claim),
             difference=Difference(arm="", versus="", region=claim.regions[0], score=claim.score),
         )
+    if study.max_seeds and claim == study.hypothesis:
+        decision, sentence = verdict_of_looks(study)
+        return Verdict(answer=decision.answer, sentence=sentence, difference=decision.leading)
     differences = differences_of(study, claim)
     decision = decide(differences, claim)
-    if len(differences) == 1 and claim.direction == "better":
+    if study.max_seeds:
+        sentence = exploratory_sentence(decision, claim)
+    elif len(differences) == 1 and claim.direction == "better":
         sentence = sentence_of_one(decision, claim, len(study.seeds))
     else:
         sentence = sentence_of_many(decision, claim)
@@ -103,7 +108,7 @@ def decide(differences: Sequence[Difference], claim: Hypothesis) -> Decision:
         The Decision; its differences have the intervals that decide.
     """
     answer, lead = _answer(differences, claim)
-    would = answer
+    would, fixed = answer, not any(d.max_seeds for d in differences)
     if answer == "undecided":
         pretended = [replace(d, failures={}) for d in differences]
         would, _ = _answer(pretended, claim)
@@ -112,7 +117,9 @@ def decide(differences: Sequence[Difference], claim: Hypothesis) -> Decision:
         differences=_shown(differences, claim, answer),
         lead=lead,
         gained=gains(differences, claim.margin),
-        further=advice_for(differences, claim) if answer == "undecided" else FurtherRuns(),
+        further=advice_for(differences, claim)
+        if fixed and answer == "undecided"
+        else FurtherRuns(),
         failures_forbid=would != answer,
     )
 
@@ -127,7 +134,7 @@ def gains(differences: Sequence[Difference], margin: float) -> list[bool]:
     Returns:
         Whether each of them gains.
     """
-    adjusted = holm([d.p_value for d in differences])
+    adjusted = adjusted_p(differences)
     return [
         p < 1 - CONFIDENCE_LEVEL and d.mean >= margin and d.can_decide
         for d, p in zip(differences, adjusted, strict=True)
@@ -165,14 +172,9 @@ def _size(difference: Difference, claim: Hypothesis) -> float:
     return abs(difference.mean) if claim.direction == "alike" else difference.mean
 
 
-def _bonferroni(tests: int) -> float:
-    """The coverage at which an interval holds for all of several tests."""
-    return 1 - (1 - CONFIDENCE_LEVEL) / tests
-
-
 def _outside(difference: Difference, margin: float, tests: int) -> bool:
     """Whether the interval lies wholly outside +-margin, at a level that holds for all tests."""
-    wider = difference.at_level(_bonferroni(tests))
+    wider = difference.at_level(difference.coverage(tests))
     return difference.can_decide and (wider.low > margin or wider.high < -margin)
 
 
@@ -186,6 +188,6 @@ def _shown(
     """
     if claim.direction == "alike":
         tests = 1 if answer == "supported" else len(differences)
-        return [d.at_level(_bonferroni(tests)) for d in differences]
+        return [d.at_level(d.coverage(tests)) for d in differences]
     gained = answer == ("supported" if claim.direction == "better" else "rejected")
     return at_deciding_levels(differences) if gained or answer == "undecided" else [*differences]
