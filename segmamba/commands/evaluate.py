@@ -8,6 +8,7 @@ import typer
 from segmamba.commands.shared import (
     RESULTS,
     ChallengeOption,
+    ClassesOption,
     JsonOption,
     LabelsOption,
     NamesOption,
@@ -60,6 +61,7 @@ def evaluate(
         ),
     ] = "auto",
     missing: MissingOption = "error",
+    classes: ClassesOption = "auto",
     output: Annotated[
         Path,
         typer.Option(
@@ -87,6 +89,7 @@ def evaluate(
             labels=labels,
             prediction_labels=prediction_labels,
             missing=missing,
+            classes=classes,
             names=resolve_names(names or ()),
             progress=progress,
         )
@@ -122,6 +125,7 @@ def compare(
         str, typer.Option(help="Label convention of B, as --labels-a.", metavar="NAME")
     ] = "auto",
     missing: MissingOption = "error",
+    classes: ClassesOption = "auto",
     output: Annotated[
         Path,
         typer.Option(
@@ -151,6 +155,7 @@ def compare(
             challenge=challenge,
             labels=labels,
             missing=missing,
+            classes=classes,
             names=resolve_names(names or ()),
             progress=progress,
         )

@@ -69,7 +69,9 @@ def predict(
     labels: Annotated[
         str,
         typer.Option(
-            help=f"Label convention of the written values: {CONVENTIONS_HELP}", metavar="NAME"
+            help=f"Label convention of the written values: {CONVENTIONS_HELP} Where a case's own "
+            "would merge classes of the network, the network's is written.",
+            metavar="NAME",
         ),
     ] = "auto",
     names: NamesOption = None,
@@ -202,7 +204,7 @@ def run_prediction(
     """
     from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
     from segmamba.data.content import summarised
-    from segmamba.inference.folder import predict_cases, write_record
+    from segmamba.inference.folder import notes_on_values, predict_cases, write_record
     from segmamba.inference.outputs import FAILED, SKIPPED
 
     screen = console(stderr=True)
@@ -211,6 +213,7 @@ def run_prediction(
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
     for note in (
         *predictor.notes,
+        *notes_on_values(cases, predictor.labels, outputs),
         *notes_on_convention(cases),
         *notes_on_unused(source, labels, templates),
     ):

@@ -31,6 +31,7 @@ CONVENTIONS_HELP = (
     "dataset.json; mixed does so for each case on its own."
 )
 LABELS_HELP = f"Label convention: {CONVENTIONS_HELP}"
+CLASSES_HELP = "glioma, post_treatment, pediatric or auto: the classes that the labels have."
 PRESET_HELP = f"Settings to start from: {', '.join(PRESETS)}."
 
 DatasetArgument = Annotated[
@@ -59,6 +60,9 @@ TrainingDataOption = Annotated[
     ),
 ]
 LabelsOption = Annotated[str, typer.Option("--labels", help=LABELS_HELP, metavar="NAME")]
+ClassesOption = Annotated[
+    str, typer.Option("--classes", help=f"What is scored: {CLASSES_HELP}", metavar="NAME")
+]
 PatientsOption = Annotated[
     str,
     typer.Option(

@@ -170,16 +170,18 @@ def _print_scores(finished: FinishedRun) -> None:
     """Print a table of the test's scores, and where the run is."""
     from rich.table import Table
 
-    from segmamba.data.labels import REGIONS
     from segmamba.evaluation.patients import counted, row_patient
 
     final, screen = finished.final, console()
     table = Table(box=None, pad_edge=False)
     for name in ("region", "Dice", "HD95, mm"):
         table.add_column(name, justify="left" if name == "region" else "right")
-    for region in (*REGIONS, "mean"):
-        distance = f"{final.metrics[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
-        table.add_row(region, points(final.metrics[f"test/dice_{region}"]), distance)
+    dice = "test/dice_"
+    for name, value in final.metrics.items():
+        if name.startswith(dice):
+            region = name.removeprefix(dice)
+            hd95_mm = final.metrics.get(f"test/hd95_mm_{region}")
+            table.add_row(region, points(value), "" if hd95_mm is None else f"{hd95_mm:.1f}")
     print_line(
         screen,
         f"tested   {final.tested_checkpoint} checkpoint, epoch {final.tested_epoch}, "

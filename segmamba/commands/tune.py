@@ -62,7 +62,8 @@ def tune_postprocessing(
     from segmamba.data.source import source_changes
     from segmamba.data.splits import seeded
     from segmamba.evaluation.rules import RULES
-    from segmamba.evaluation.tune import render, tune, validation_of, votes_on, write_choice
+    from segmamba.evaluation.tune import tune, validation_of, votes_on
+    from segmamba.evaluation.tune_report import render, write_choice
     from segmamba.inference.checkpoint_files import find_checkpoint
     from segmamba.inference.predictor import load_predictor
 

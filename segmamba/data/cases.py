@@ -13,6 +13,7 @@ from typing import Protocol
 from segmamba.data.case import ERROR, Case, Finding
 from segmamba.data.case_ids import with_checked_ids
 from segmamba.data.image_files import FolderContent, content_of, shown_files
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import convention
 from segmamba.data.layouts import datalist, dataset_json, templates
 from segmamba.data.layouts import names as file_names
@@ -26,6 +27,9 @@ class HasConvention(Protocol):
 
     @property
     def convention(self) -> str: ...
+
+    @property
+    def label_set(self) -> LabelSet: ...
 
 
 def find_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()) -> list[Case]:
@@ -154,16 +158,16 @@ def notes_on(cases: Sequence[Case]) -> list[str]:
 
 
 def notes_on_convention(cases: Sequence[Case]) -> list[str]:
-    """Collect what a prediction must say about the values that it writes.
+    """Collect what a prediction must say about label conventions that no name tells.
 
     Args:
         cases: The cases that are predicted.
 
     Returns:
-        What the conventions merge, and conventions that no name tells, each line once.
+        Each line once.
     """
     told = [f.text for case in cases for f in case.findings if f.kind == "label convention"]
-    return list(dict.fromkeys(notes_on_labels(cases) + told))
+    return list(dict.fromkeys(told))
 
 
 def notes_on_labels(cases: Iterable[HasConvention]) -> list[str]:
@@ -177,8 +181,11 @@ def notes_on_labels(cases: Iterable[HasConvention]) -> list[str]:
     """
     return [
         note
-        for name in sorted({case.convention for case in cases})
-        for note in convention(name).notes
+        for name, labels in sorted(
+            {(case.convention, case.label_set) for case in cases},
+            key=lambda pair: (pair[0], pair[1].name),
+        )
+        for note in convention(name).notes(labels)
     ]
 
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Finding
 from segmamba.data.cases import list_cases, notes_on_labels
+from segmamba.data.label_sets import LabelSet
+from segmamba.data.labels import convention
 from segmamba.data.parallel import map_cases
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.same_images import find_same_images, image_digests
@@ -47,6 +49,11 @@ class Checked:
     """Errors first; empty for a case without fault."""
     image_digests: tuple[str, ...] = ()
     """What tells its images apart from those of other cases."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes that its label convention tells apart."""
+        return convention(self.convention).labels
 
 
 def check(

@@ -210,7 +210,7 @@ def _take_label(reading: Reading, case: Case, path: Path, first: FileGrid | None
     misplaced = grid_finding(case.id, grid, first) if first else None
     reading.findings += [misplaced] if misplaced else []
     try:
-        classes = to_classes(volume.array, case.convention, path)
+        classes = to_classes(volume.array, case.convention, path, case.label_set)
     except UserError as error:
         reading.findings.append(Finding(ERROR, "unknown label", f"{case.id}: {error}"))
         return

@@ -39,6 +39,7 @@ def evaluate(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    classes: str = AUTO,
     names: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -52,6 +53,7 @@ def evaluate(
         labels: The truth's label convention, as `match` takes it.
         prediction_labels: That of the predictions, as `match` takes it.
         missing: What becomes of a case without prediction, as `match` takes it.
+        classes: The name of the label set that is scored, as `match` takes it.
         names: How the truth's files are named, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -63,7 +65,7 @@ def evaluate(
             that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
-    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, names)
+    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, classes, names)
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
     scored: list[list[ScoreRow] | str] = map_cases(
@@ -82,6 +84,7 @@ def evaluate(
         "predictions": str(predictions),
         "truth": str(truth),
         "cases": len(pairs),
+        "classes": pairs[0].classes.name,
         "patients": len({pair.patient for pair in pairs}),
         "rules": {name: RULES[name] for name in rules},
         "challenge": {
@@ -100,7 +103,7 @@ def _score(pair: Pair, rules: Collection[str], challenge: Challenge) -> list[Sco
         pred, truth, spacing_mm = read_pair(pair)
     except UserError as error:
         return str(error) if pair.id in str(error) else f"{pair.id}: {error}"
-    rows = score_case(pair.id, pred, truth, spacing_mm, rules, challenge)
+    rows = score_case(pair.id, pred, truth, spacing_mm, rules, challenge, pair.classes)
     return [row | {"patient": pair.patient} for row in rows]
 
 

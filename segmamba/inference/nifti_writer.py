@@ -13,6 +13,7 @@ import numpy as np
 from segmamba.data import itk_images
 from segmamba.data.case import Case
 from segmamba.data.itk_images import is_itk
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import MODALITIES, from_classes
 from segmamba.data.volumes import DAMAGED, image_class
 from segmamba.errors import UserError
@@ -94,15 +95,20 @@ class Reference:
 
 
 def write_labels(
-    path: Path, classes: np.ndarray, reference: Reference, convention_name: str
+    path: Path,
+    classes: np.ndarray,
+    reference: Reference,
+    convention_name: str,
+    labels: LabelSet,
 ) -> Path:
     """Write a segmentation.
 
     Args:
         path: The .nii.gz to write.
-        classes: Internal classes, uint8 (x, y, z), in canonical orientation.
+        classes: Class numbers, uint8 (x, y, z), in canonical orientation.
         reference: The grid of the source.
         convention_name: The label convention of the values.
+        labels: The label set of `classes`.
 
     Returns:
         The path.
@@ -110,7 +116,8 @@ def write_labels(
     Raises:
         UserError: The file cannot be written, or the convention is unknown.
     """
-    return _write(path, reference.image(from_classes(classes, convention_name)), LABEL_LEVEL)
+    values = from_classes(classes, convention_name, labels)
+    return _write(path, reference.image(values), LABEL_LEVEL)
 
 
 def write_shares(path: Path, shares: np.ndarray, reference: Reference) -> Path:

@@ -121,6 +121,12 @@ def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
         changes = source_changes(options.data, options.labels or "auto", options.names)
     elif options.labels:
         changes = {"data.labels": options.labels}
+    if len({config.model.classes for config in configs}) > 1:
+        raise UserError(
+            "--checkpoint: the runs tell different classes apart "
+            f"({', '.join(dict.fromkeys(config.model.classes for config in configs))}); give runs "
+            "of one study"
+        )
     sources = [seeded(config.changed(changes), config.seed) for config in configs]
     if any(source != sources[0] for source in sources[1:]):
         raise UserError(
@@ -136,6 +142,7 @@ def _description(data: PreparedData, config: Config) -> dict[str, Any]:
         "source": data.source,
         "phantom": not config.data.source,
         "convention": " + ".join(sorted({case.convention for case in data.cases})),
+        "regions": data.label_set.region_names,
         "test": [case.id for case in split.test],
         "notes": [*data.notes, *split.notes],
     }

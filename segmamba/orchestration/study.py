@@ -27,6 +27,7 @@ from segmamba.orchestration.engine.power_plan import planned_power
 from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.engine.study_resources import plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
+from segmamba.studies.comparable import check_regions
 from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec, resolve
 
@@ -203,6 +204,9 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
         cache=on_this_node(options.cache or str(Path(options.output).resolve() / "cache")),
         workers=options.cpus,
     )
+    base = data.resolved(base)
+    configs = {arm: data.resolved(config) for arm, config in configs.items()}
+    check_regions(spec.name, (spec.hypothesis, *spec.secondary), data.label_set)
     return Prepared(spec, base, configs, data, splits_of(data, options, base))
 
 

@@ -212,7 +212,7 @@ def _sets(data: StudyData) -> dict[str, list[str]]:
 def _pairs(study: Study) -> dict[str, Any]:
     """The table of paired differences, and its notes."""
     decides = study.hypothesis.regions[0]
-    regions = decisive_first(decides)
+    regions = decisive_first(study, decides)
     results = compare_arms(study)
     rows = [
         {

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from segmamba.data.labels import REGIONS
+from segmamba.data.label_sets import MEAN
 from segmamba.studies.results import Study
 from segmamba.studies.scores import finished_trials, seed_scores
 from segmamba.studies.standing import not_shown_worse
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
 EXPLORATORY = "Exploratory"
 """What stands before every claim but the first: errors are controlled for the first alone."""
-REGION_COLUMNS = ("mean", *REGIONS)
-"""The order in which tables and figures show the regions."""
 COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
 
 Score: TypeAlias = dict[str, Any]
@@ -46,10 +44,6 @@ class Column(NamedTuple):
     """What the score is multiplied by: 100 makes Dice points of Dice."""
 
 
-DICE_COLUMNS = tuple(
-    Column("mean Dice" if region == "mean" else region, f"dice_{region}", f"dice_{region}", 100)
-    for region in REGION_COLUMNS
-)
 FURTHER_COLUMNS = (
     Column("last checkpoint", "last_dice_mean", "last_dice_mean", 100),
     Column("NSD at 1 mm", "nsd_1mm", "nsd_1mm_mean", 100),
@@ -72,16 +66,25 @@ SPARE_COLUMNS = ("params", "last", "time", "NSD", "HD95")
 """Columns that a narrow terminal does without, in this order."""
 
 
-def decisive_first(region: str) -> list[str]:
+def dice_columns(study: Study) -> tuple[Column, ...]:
+    """The columns of Dice: the mean, then each region of the study's data."""
+    return tuple(
+        Column("mean Dice" if region == MEAN else region, f"dice_{region}", f"dice_{region}", 100)
+        for region in study.data.scores
+    )
+
+
+def decisive_first(study: Study, region: str) -> list[str]:
     """The regions in the order shown, with the one that decides in front.
 
     Args:
+        study: The study.
         region: The region that decides.
 
     Returns:
         All regions and the mean.
     """
-    return [region, *(other for other in REGION_COLUMNS if other != region)]
+    return [region, *(other for other in study.data.scores if other != region)]
 
 
 def result_table(study: Study) -> list[dict[str, Any]]:
@@ -91,17 +94,17 @@ def result_table(study: Study) -> list[dict[str, Any]]:
         study: The study.
 
     Returns:
-        One dict per arm. The scores dice_mean, dice_ET, dice_TC, dice_WT, nsd_1mm (0 to 1), hd95_mm
+        One dict per arm. The scores dice_mean and dice_ET and so on, nsd_1mm (0 to 1), hd95_mm
         (means of the regions) and last_dice_mean (of the last checkpoint, where it was tested too)
         are each {"mean", "sd", "seeds"} over the finished seeds. Beside them are "parameters" and
         "train_s". What was not measured is None.
     """
-    rows = []
+    rows, columns = [], dice_columns(study)
     for arm in study.arms:
         finished = finished_trials(study, arm)
         scores = {
             c.name: _over_seeds(seed_scores(study, arm, c.column).values())
-            for c in (*DICE_COLUMNS, *FURTHER_COLUMNS)
+            for c in (*columns, *FURTHER_COLUMNS)
         }
         rows.append(
             {
@@ -146,7 +149,7 @@ def arm_table(study: Study) -> tuple[list[str], list[list[Cell]]]:
     """
     table = result_table(study)
     further = [c for c in FURTHER_COLUMNS if any(row[c.name]["seeds"] for row in table)]
-    columns = [*DICE_COLUMNS, *further]
+    columns = [*dice_columns(study), *further]
     scores = zip(*(_score_cells(study, table, column) for column in columns), strict=True)
     rows = [
         [_name_cell(row), *cells, *_cost_cells(row)]

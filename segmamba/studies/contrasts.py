@@ -159,7 +159,7 @@ def difference(study: Study, arm: str, versus: str, region: str, score: str = "d
         study: The study.
         arm: The arm that is claimed to be better.
         versus: The arm that is subtracted.
-        region: mean, ET, TC or WT.
+        region: mean, or one of `study.data.regions`.
         score: The score in the per-case table.
 
     Returns:
@@ -176,7 +176,7 @@ def contrast_difference(
     Args:
         study: The study.
         contrast: The arms and their weights.
-        region: mean, ET, TC or WT.
+        region: mean, or one of `study.data.regions`.
         score: The score in the per-case table.
 
     Returns:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from segmamba.data.label_sets import GLIOMA, MEAN
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
 from segmamba.studies.looks import Look, looks_from
@@ -45,6 +46,8 @@ class StudyData(CaseSets):
     """Whether the cases are the embedded phantom's, which is no evidence about patients."""
     convention: str
     """The label conventions of the files, joined with " + "."""
+    regions: tuple[str, ...] = GLIOMA.region_names
+    """The regions that a case is scored on, beside their mean."""
     test_is_validation: bool = False
     """Whether the test set also serves as the validation set, for want of cases."""
     notes: tuple[str, ...] = ()
@@ -53,6 +56,11 @@ class StudyData(CaseSets):
     """The sets of each fold; () is one split."""
     patients: dict[str, str] = field(default_factory=dict)
     """Case to patient, of all sets; {} in studies of before 0.3."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What a case is scored on in the order that tables show: the mean, then each region."""
+        return (MEAN, *self.regions)
 
 
 @dataclass(frozen=True, kw_only=True)

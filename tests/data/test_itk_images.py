@@ -10,6 +10,7 @@ import pytest
 from segmamba.data import itk_images
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.labels import MODALITIES
 from segmamba.data.volumes import read_scan, read_volume
 from segmamba.errors import UserError
@@ -65,7 +66,9 @@ def test_a_case_of_itk_files_is_found_read_and_written_as_nifti(sitk, tmp_path, 
     (case,) = find_cases(tmp_path / "data")
     scan = read_scan(case)
     assert (scan.image == images[:, ::-1, ::-1]).all()  # RAS: x and y run the other way
-    written = write_labels(tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018")
+    written = write_labels(
+        tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018", GLIOMA
+    )
     prediction = nibabel.load(written)
     assert (np.asanyarray(prediction.dataobj) == label).all()
     assert np.allclose(prediction.affine, BRATS_AFFINE)
@@ -145,7 +148,9 @@ def test_a_nifti_pair_is_read_without_simpleitk_and_analyze_is_refused(tmp_path,
         path.unlink()
     (case,) = find_cases(tmp_path / "data")
     scan = read_scan(case)
-    written = write_labels(tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018")
+    written = write_labels(
+        tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018", GLIOMA
+    )
     assert np.allclose(nibabel.load(written).affine, BRATS_AFFINE)
     analyze = nibabel.AnalyzeImage(np.ones((4, 4, 4), np.int16), np.eye(4))
     nibabel.save(analyze, tmp_path / "a.hdr")

@@ -203,6 +203,7 @@ def _data(ready: Prepared, folds: Sequence[int]) -> dict[str, Any]:
         "source": ready.data.source,
         "phantom": not ready.base.data.source,
         "convention": " + ".join(sorted({case.convention for case in ready.data.cases})),
+        "regions": ready.data.label_set.region_names,
         **{
             name: sorted({case.id for split in splits.values() for case in getattr(split, name)})
             for name in SETS
@@ -257,7 +258,10 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
         if resources.gpus
         else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     )
-    progress.say(f"data     {data.source}; labels {data.convention} ({origin})")
+    progress.say(
+        f"data     {data.source}; labels {data.convention} ({origin}), "
+        f"scored on {', '.join(data.regions)}"
+    )
     progress.say(
         f"cases    {len(data.train)} train, {len(data.validation)} validation, "
         f"{len(data.test)} test"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmamba.config import flat_as_stored
 from segmamba.data.splits import SETS
 from segmamba.errors import UserError
 from segmamba.studies.spec import FOUND
@@ -41,7 +42,7 @@ def check_same(stopped: Study, planned: Study) -> None:
     Raises:
         UserError: It names up to three differences.
     """
-    before, now = _stored(stopped.config), _stored(planned.config)
+    before, now = _stored(flat_as_stored(stopped.config)), _stored(planned.config)
     differences = [
         f"{name} was {before.get(name)!r} and is {value!r}"
         for name, value in now.items()
