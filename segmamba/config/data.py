@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from segmamba.config.header import HeaderChoice, HeaderRules
 from segmamba.config.rules import SIDE_MULTIPLE, require, require_each
 
 
@@ -14,6 +15,15 @@ class DataConfig:
     labels: str = "auto"
     """Label convention, as --labels gives it; auto and mixed take it from naming or
     dataset.json."""
+    orientation: str = ""
+    """Directions in which the stored axes run, such as RAS or LPS, of files whose header names
+    none. Empty is off: such a file is an error."""
+    header: HeaderChoice = "agree"
+    """Which grid counts where a header's sform and qform disagree, or its sform and its voxel size:
+    sform or qform. agree is off: such a file is an error."""
+    max_volume_mib: int = 1024
+    """Largest volume that is read, in MiB, counted with at least 4 bytes a voxel, and largest
+    channel of a working grid. A larger one is an error before memory is asked for."""
     spacing_mm: float = 1.0
     """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is
     not resampled."""
@@ -62,7 +72,15 @@ class DataConfig:
     workers: int = 4
     """Processes that read patches; 0 reads them in the training process."""
 
+    @property
+    def header_rules(self) -> HeaderRules:
+        """How the headers of the data set's files are read."""
+        return HeaderRules(
+            orientation=self.orientation, header=self.header, max_volume_mib=self.max_volume_mib
+        )
+
     def __post_init__(self) -> None:
+        _ = self.header_rules  # checks the three
         require(self.spacing_mm > 0, "data.spacing_mm", self.spacing_mm, "must be above 0 mm")
         require(
             all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size),

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.labels import MODALITIES
 
 # An error is what a training run would stop at.
@@ -39,6 +40,8 @@ class Case:
     each modality has a file of its own."""
     findings: tuple[Finding, ...] = ()
     """What the layout has to say."""
+    header: HeaderRules = field(default_factory=HeaderRules)
+    """How the headers of its files are read."""
 
     @property
     def files(self) -> list[Path]:

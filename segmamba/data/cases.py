@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.case import ERROR, Case, Finding
 from segmamba.data.labels import convention
 from segmamba.data.layouts import datalist, dataset_json, names
@@ -24,7 +25,9 @@ class HasConvention(Protocol):
     def convention(self) -> str: ...
 
 
-def find_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
+def find_cases(
+    source: Path | str, labels: str = AUTO, header: HeaderRules | None = None
+) -> list[Case]:
     """Find every case of a data set, all of them whole.
 
     Args:
@@ -32,6 +35,7 @@ def find_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
             (.json).
         labels: A label convention. "auto" takes the one that naming or dataset.json gives, which
             must be the same for all cases; "mixed" lets each case have its own.
+        header: How the headers of the files are read; None takes the defaults.
 
     Returns:
         The cases, sorted by id.
@@ -39,7 +43,7 @@ def find_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
     Raises:
         UserError: No case is found, or one is faulty; the message is that of the first.
     """
-    cases = list_cases(source, labels)
+    cases = list_cases(source, labels, header)
     for case in cases:
         for finding in case.findings:
             if finding.severity == ERROR:
@@ -47,12 +51,15 @@ def find_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
     return cases
 
 
-def list_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
+def list_cases(
+    source: Path | str, labels: str = AUTO, header: HeaderRules | None = None
+) -> list[Case]:
     """Find every case of a data set, the faulty ones among the others.
 
     Args:
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
+        header: As `find_cases` takes it.
 
     Returns:
         The cases, sorted by id, with their errors among their findings.
@@ -81,6 +88,8 @@ def list_cases(source: Path | str, labels: str = AUTO) -> list[Case]:
             "(2018-2021) or CASE/CASE-t1c.nii.gz (2023 and later), or imagesTr beside a "
             "dataset.json"
         )
+    if header is not None:
+        cases = [replace(case, header=header) for case in cases]
     cases = _with_errors(cases, _same_ids(cases))
     return cases if mixed else _with_errors(cases, _other_conventions(cases))
 

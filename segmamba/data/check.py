@@ -6,6 +6,7 @@ parallel.
 """
 
 import csv
+import functools
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING
 import nibabel
 import numpy as np
 
+from segmamba.config import DataConfig
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Finding
 from segmamba.data.cases import list_cases, notes_on_labels
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import Reading, read_case
+from segmamba.data.working_grid import grid_fault
 from segmamba.files import write_text
 from segmamba.screen import print_line
 
@@ -49,6 +52,7 @@ def check(
     source: Path | str,
     labels: str = "auto",
     *,
+    config: DataConfig | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Checked]:
     """Check every case of a data set. Faulty cases never raise.
@@ -56,6 +60,7 @@ def check(
     Args:
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
+        config: How headers are read, and the working grid's spacing; None takes the defaults.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -64,14 +69,18 @@ def check(
     Raises:
         UserError: No case is found.
     """
-    return map_cases(check_case, list_cases(source, labels), lost=_lost, progress=progress)
+    config = config or DataConfig()
+    cases = list_cases(source, labels, config.header_rules)
+    function = functools.partial(check_case, spacing_mm=config.spacing_mm)
+    return map_cases(function, cases, lost=_lost, progress=progress)
 
 
-def check_case(case: Case) -> Checked:
+def check_case(case: Case, spacing_mm: float = DataConfig.spacing_mm) -> Checked:
     """Check one case by reading its files.
 
     Args:
         case: As the layouts find it.
+        spacing_mm: Voxel size of the working grid.
 
     Returns:
         The case with all findings.
@@ -81,6 +90,7 @@ def check_case(case: Case) -> Checked:
         *case.findings,
         *reading.findings,
         *_spacing(case, reading),
+        *_working_grid(case, reading, spacing_mm),
         *_directions(case, reading),
         *_segmentation(case, reading),
     ]
@@ -102,7 +112,7 @@ def _lost(case: Case) -> Checked:
 
 def _spacing(case: Case, reading: Reading) -> Iterator[Finding]:
     """Report voxels that training resamples."""
-    if not reading.axis_codes:
+    if reading.affine is None:  # no image could be read
         return
     spacing = " x ".join(f"{s:g}" for s in reading.spacing_mm)
     if max(reading.spacing_mm) > min(reading.spacing_mm) * (1 + ISOTROPIC_SHARE):
@@ -120,10 +130,17 @@ def _spacing(case: Case, reading: Reading) -> Iterator[Finding]:
         )
 
 
+def _working_grid(case: Case, reading: Reading, spacing_mm: float) -> Iterator[Finding]:
+    """Report a volume that cannot be brought to the working grid."""
+    if reading.affine is None or not reading.channels:
+        return
+    shape = next(iter(reading.channels.values())).shape
+    if fault := grid_fault(shape, reading.spacing_mm, spacing_mm, case.header.max_volume_mib):
+        yield Finding(ERROR, "working grid", f"{case.id}: {fault}")
+
+
 def _directions(case: Case, reading: Reading) -> Iterator[Finding]:
     """Report axes in another order, files that differ in direction, and an oblique grid."""
-    if not reading.axis_codes:
-        return
     for path, codes in reading.axis_codes.items():
         if [OPPOSITE.get(code, code) for code in codes] != ["R", "A", "S"]:
             text = (
@@ -141,6 +158,8 @@ def _directions(case: Case, reading: Reading) -> Iterator[Finding]:
             f"{case.id}: its files are stored in different directions ({stored}); "
             "they are turned alike",
         )
+    if reading.affine is None:
+        return
     degrees = np.rad2deg(nibabel.affines.obliquity(reading.affine)).max()
     if degrees > OBLIQUE_DEGREES:
         yield Finding(

@@ -29,6 +29,9 @@ REGIONS = tuple(REGION_CLASSES)
 REGIONS_AND_MEAN = (*REGIONS, "mean")  # the scores of one case: each region and their mean
 
 
+WHOLE = 1e-3  # a label that is so near to a whole number is that number, inexactly stored
+
+
 @dataclass(frozen=True)
 class Convention:
     """Which value in a segmentation file stands for which internal class.
@@ -143,22 +146,26 @@ def to_classes(values: np.ndarray, convention_name: str, path: Path | str) -> np
         Internal classes, uint8, the shape of `values`.
 
     Raises:
-        UserError: A value lies outside the convention.
+        UserError: A value lies outside the convention, or is no whole number to `WHOLE`.
     """
     table = convention(convention_name).values
     lookup = np.full(256, 255, np.uint8)
     lookup[list(table)] = list(table.values())
+    values = np.asarray(values)
     with np.errstate(invalid="ignore"):
-        small = np.asarray(values).astype(np.uint8)
-    classes = lookup[small]
-    if not (small == values).all() or classes.max(initial=0) == 255:
-        unknown = [v.item() for v in np.unique(values) if v not in table]
+        whole = np.rint(values) if values.dtype.kind == "f" else values
+        small = whole.astype(np.uint8)
+        known = (small == whole) & (lookup[small] != 255)
+        if whole is not values:
+            known &= np.abs(values - whole) <= WHOLE
+    if not known.all():
+        unknown = [str(v).removesuffix(".0") for v in np.unique(values[~known])]
         raise UserError(
-            f"{path}: label value {', '.join(f'{v:g}' for v in unknown[:5])} is not in convention "
+            f"{path}: label value {', '.join(unknown[:5])} is not in convention "
             f"{convention_name} ({', '.join(map(str, table))}); correct the file or state the "
             "right convention with --labels"
         )
-    return classes
+    return lookup[small]
 
 
 def from_classes(classes: np.ndarray, convention_name: str) -> np.ndarray:

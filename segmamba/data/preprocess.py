@@ -96,7 +96,10 @@ def _build(case: Case, cache: Path, config: DataConfig) -> str | None:
         scan = read_scan(case)
     except UserError as error:
         return str(error)
-    image, label, geometry = to_working_grid(scan, spacing_mm)
+    try:
+        image, label, geometry = to_working_grid(scan, spacing_mm)
+    except UserError as error:
+        return f"{case.id}: {error}"
     building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
     try:
         _write(building, case, geometry, image, label)
@@ -160,7 +163,10 @@ def _key(case: Case, config: DataConfig) -> str:
             f"{case.id}: {error.filename}: {error.strerror}; add the file or remove the case"
         ) from error
     values = sorted(convention(case.convention).values.items())
-    text = json.dumps([FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats])
+    parts = [FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats]
+    if (stated := [case.header.orientation.upper(), case.header.header]) != ["", "agree"]:
+        parts.append(stated)
+    text = json.dumps(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -192,7 +192,7 @@ def labelled_cases(
     """
     if not config.data.source:
         return _phantom_cases(config, results, steps)
-    cases = find_cases(config.data.source, config.data.labels)
+    cases = find_cases(config.data.source, config.data.labels, config.data.header_rules)
     labelled = [case for case in cases if case.label]
     if not labelled:
         raise UserError(
@@ -224,7 +224,7 @@ def _phantom_cases(
         progress=steps("making phantom cases"),
     )
     source = f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
-    return find_cases(folder, config.data.labels), source, []
+    return find_cases(folder, config.data.labels, config.data.header_rules), source, []
 
 
 def source_changes(data: Path | str | None, labels: str) -> dict[str, str]:
@@ -254,7 +254,11 @@ def unlabelled_cases(config: Config, learners: Collection[Config] | None = None)
     wanted = learners is None or any(learner.learning.from_images for learner in learners)
     if not (wanted and config.data.source):
         return []
-    return [case for case in find_cases(config.data.source, config.data.labels) if not case.label]
+    return [
+        case
+        for case in find_cases(config.data.source, config.data.labels, config.data.header_rules)
+        if not case.label
+    ]
 
 
 def images_to_learn_from(
@@ -276,7 +280,9 @@ def images_to_learn_from(
         UserError: The cases cannot be divided as the configuration asks.
     """
     unlabelled = unlabelled_cases(config)
-    if unlabelled and len(unlabelled) == len(find_cases(config.data.source, config.data.labels)):
+    if unlabelled and len(unlabelled) == len(
+        find_cases(config.data.source, config.data.labels, config.data.header_rules)
+    ):
         return unlabelled, []
     labelled, source, _ = labelled_cases(config, results, steps)
     split = FoundData(labelled, unlabelled, source, []).split(config.data)

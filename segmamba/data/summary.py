@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.case import ERROR, Case
 from segmamba.data.cases import list_cases, notes_on
 from segmamba.data.labels import MODALITIES, REGIONS, region_masks
@@ -74,13 +75,18 @@ class Fingerprint(TypedDict):
 
 
 def summarise(
-    source: str | Path, labels: str = "auto", *, progress: Progress = no_progress
+    source: str | Path,
+    labels: str = "auto",
+    *,
+    header: HeaderRules | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Fingerprint, list[MeasuredCase]]:
     """Measure all cases of a data set.
 
     Args:
         source: The data set, as `find_cases` takes it.
         labels: The label convention, as `find_cases` takes it.
+        header: How headers are read, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -89,7 +95,7 @@ def summarise(
     Raises:
         UserError: No case can be read.
     """
-    cases = list_cases(source, labels)
+    cases = list_cases(source, labels, header)
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
     unreadable = [case.id for case, result in zip(cases, results, strict=True) if result is None]
     measured = [result for result in results if result]
