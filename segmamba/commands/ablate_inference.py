@@ -13,11 +13,14 @@ from segmamba.commands.shared import (
     RESULTS,
     DeviceOption,
     JsonOption,
+    OrientationOption,
     OutputOption,
+    ReadingSetOption,
     TrainingDataOption,
     TrainingLabelsOption,
     new_app,
     print_json,
+    reading_changes,
     run_app,
 )
 from segmamba.errors import UserError
@@ -47,6 +50,8 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
         ],
         data: TrainingDataOption = None,
         labels: TrainingLabelsOption = None,
+        orientation: OrientationOption = None,
+        reading: ReadingSetOption = None,
         only: Annotated[
             list[str] | None,
             typer.Option(
@@ -89,7 +94,13 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
                 checkpoint,
                 chosen,
                 baseline,
-                InferenceOptions(data=data, labels=labels, output=output, device=device),
+                InferenceOptions(
+                    data=data,
+                    labels=labels,
+                    reading=reading_changes(reading, orientation),
+                    output=output,
+                    device=device,
+                ),
                 progress,
             )
         if as_json:

@@ -10,9 +10,12 @@ from segmamba.commands.shared import (
     DatasetArgument,
     JsonOption,
     LabelsOption,
+    OrientationOption,
+    ReadingSetOption,
     console,
     print_json,
     progress_bar,
+    reading,
 )
 from segmamba.config import preset
 from segmamba.errors import UserError
@@ -24,6 +27,8 @@ app = typer.Typer(help="Check, measure or split a data set.", no_args_is_help=Tr
 def check(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -38,12 +43,14 @@ def check(
 
     Exit code 2 if a training run would fail.
     """
+    config = reading(changes, orientation)
+
     from segmamba.data.cases import notes_on_labels
     from segmamba.data.check import as_rows, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
 
     with progress_bar("reading cases") as progress:
-        checked = check_cases(source, labels, progress=progress)
+        checked = check_cases(source, labels, config=config, progress=progress)
     if output:
         write_csv(output, checked)
     if as_json:
@@ -63,17 +70,21 @@ def check(
 def summary(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     output: Annotated[
         Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
     ] = RESULTS / "data_summary",
     as_json: JsonOption = False,
 ) -> None:
     """Measure and draw grids, intensities and tumour volumes."""
+    header = reading(changes, orientation).header_rules
+
     from segmamba.data.summary import summarise
     from segmamba.data.summary_report import render, write_summary
 
     with progress_bar("measuring cases") as progress:
-        fingerprint, measured = summarise(source, labels, progress=progress)
+        fingerprint, measured = summarise(source, labels, header=header, progress=progress)
     written = write_summary(output, fingerprint, measured)
     if as_json:
         print_json(fingerprint)
@@ -87,6 +98,8 @@ def summary(
 def splits(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
     seed: Annotated[
         int, typer.Option(help="Chooses which patients fall into which fold.", metavar="N")
@@ -100,13 +113,14 @@ def splits(
 
     nnU-Net reads this file, and so does a run with --set data.splits_file=FILE.
     """
+    header = reading(changes, orientation).header_rules
     preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
 
     from segmamba.data.cases import find_cases
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    cases = [case for case in find_cases(source, labels) if case.label]
+    cases = [case for case in find_cases(source, labels, header) if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")
     with progress_bar("reading segmentations") as progress:

@@ -15,6 +15,7 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     ListSettingsOption,
+    OrientationOption,
     OutputOption,
     PresetOption,
     ResumeOption,
@@ -23,6 +24,7 @@ from segmamba.commands.shared import (
     print_json,
     print_settings,
     run_app,
+    with_orientation,
 )
 from segmamba.config import parse_assignments
 from segmamba.errors import UserError
@@ -63,6 +65,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
+        orientation: OrientationOption = None,
         preset: PresetOption = "demo",
         kind: Annotated[
             Literal["seeds", "diverse"],
@@ -113,7 +116,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
             cpus=cpus,
             output=output,
             resume=resume,
-            changes=parse_assignments(changes or []),
+            changes=parse_assignments(with_orientation(changes, orientation)),
         )
         study = members(size, diverse=kind == "diverse")
         raise typer.Exit(_run(study, options, expected_gain, as_json=as_json))

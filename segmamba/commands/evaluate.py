@@ -10,10 +10,13 @@ from segmamba.commands.shared import (
     ChallengeOption,
     JsonOption,
     LabelsOption,
+    OrientationOption,
+    ReadingSetOption,
     RuleOption,
     console,
     print_json,
     progress_bar,
+    reading,
 )
 
 TruthOption = Annotated[
@@ -51,6 +54,8 @@ def evaluate(
     rule: RuleOption = "both",
     challenge: ChallengeOption = "auto",
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     prediction_labels: Annotated[
         str,
         typer.Option(
@@ -84,6 +89,7 @@ def evaluate(
             labels=labels,
             prediction_labels=prediction_labels,
             missing=missing,
+            header=reading(changes, orientation).header_rules,
             progress=progress,
         )
     written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
@@ -109,6 +115,8 @@ def compare(
         ),
     ] = 0.005,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     labels_a: Annotated[
         str,
         typer.Option(help=f"Label convention of A. {PREDICTION_LABELS_HELP}", metavar="NAME"),
@@ -144,6 +152,7 @@ def compare(
             rule=rule,
             challenge=challenge,
             labels=labels,
+            header=reading(changes, orientation).header_rules,
             missing=missing,
             progress=progress,
         )

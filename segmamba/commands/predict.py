@@ -10,20 +10,24 @@ import typer
 
 from segmamba.commands.shared import (
     CONVENTIONS_HELP,
+    READING_SETTINGS,
     RESULTS,
     DeviceOption,
     FlipsOption,
     JsonOption,
+    OrientationOption,
     SetOption,
     console,
     print_json,
     progress_bar,
+    with_orientation,
 )
-from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments
+from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments, preset
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
 if TYPE_CHECKING:
+    from segmamba.config.header import HeaderRules
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import Predictor
 
@@ -70,6 +74,7 @@ def predict(
             help=f"Label convention of the written values: {CONVENTIONS_HELP}", metavar="NAME"
         ),
     ] = "auto",
+    orientation: OrientationOption = None,
     flips: FlipsOption = False,
     overlap: Annotated[
         float | None,
@@ -129,11 +134,16 @@ def predict(
 
     Exit code 2 if a case failed; the others are written all the same.
     """
-    settings = parse_assignments(changes or []) | ({"inference.flips": True} if flips else {})
+    settings = parse_assignments(with_orientation(changes, orientation)) | (
+        {"inference.flips": True} if flips else {}
+    )
     if overlap is not None:
         settings |= {"inference.overlap": overlap, "inference.overlap_voxels": 0}
     if scales is not None:
         settings |= parse_assignments([f"inference.scales={scales}"])
+
+    read = {name: value for name, value in settings.items() if name in READING_SETTINGS}
+    header = preset("paper").changed(read).data.header_rules
 
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import load_predictor
@@ -159,7 +169,9 @@ def predict(
         page=html,
         skip_existing=skip_existing,
     )
-    raise typer.Exit(run_prediction(predictor, input, labels, outputs, names, as_json=as_json))
+    raise typer.Exit(
+        run_prediction(predictor, input, labels, outputs, names, header=header, as_json=as_json)
+    )
 
 
 def run_prediction(
@@ -169,6 +181,7 @@ def run_prediction(
     outputs: Outputs,
     names: Sequence[str],
     *,
+    header: HeaderRules | None = None,
     as_json: bool,
 ) -> int:
     """Predict every case of a data set, and print what became of each.
@@ -179,6 +192,7 @@ def run_prediction(
         labels: Label convention of the written values, or auto.
         outputs: What is written, and where.
         names: What predictions.json calls the predictor's members.
+        header: How the headers of the files are read; None takes the defaults.
         as_json: Print the content of predictions.json instead of the folder.
 
     Returns:
@@ -189,7 +203,7 @@ def run_prediction(
     from segmamba.inference.outputs import FAILED
 
     screen = console(stderr=True)
-    cases = list_cases(source, MIXED if labels == "auto" else labels)
+    cases = list_cases(source, MIXED if labels == "auto" else labels, header)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
     for note in notes_on_labels(cases):
         print_line(screen, f"note: {note}")

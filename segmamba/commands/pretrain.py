@@ -13,6 +13,7 @@ from segmamba.commands.shared import (
     RESULTS,
     DeviceOption,
     JsonOption,
+    OrientationOption,
     OutputOption,
     PresetOption,
     ResumeOption,
@@ -20,6 +21,7 @@ from segmamba.commands.shared import (
     console,
     print_json,
     progress_bar,
+    with_orientation,
 )
 from segmamba.config import Config, load_config, parse_assignments
 from segmamba.config import preset as preset_named
@@ -44,6 +46,7 @@ def pretrain(
             show_default=False,
         ),
     ] = None,
+    orientation: OrientationOption = None,
     preset: PresetOption = "demo",
     epochs: Annotated[
         int | None,
@@ -66,7 +69,8 @@ def pretrain(
     train on. It learns from no patient of that run's validation, test or holdout set.
     """
     config = preset_named(preset).changed(
-        {"data.source": str(data.resolve()) if data else ""} | parse_assignments(changes or [])
+        {"data.source": str(data.resolve()) if data else ""}
+        | parse_assignments(with_orientation(changes, orientation))
     )
     wanted = epochs or config.learning.pretrain_epochs or config.train.epochs
     config = config.changed({"learning.pretrain_epochs": wanted})

@@ -21,6 +21,7 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     ListSettingsOption,
+    OrientationOption,
     OutputOption,
     ResumeOption,
     SetOption,
@@ -29,6 +30,7 @@ from segmamba.commands.shared import (
     print_json,
     print_settings,
     run_app,
+    with_orientation,
 )
 from segmamba.commands.study_file import load_study
 from segmamba.commands.study_result import print_result
@@ -80,6 +82,7 @@ def study_app(study: "Study") -> typer.Typer:
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
+        orientation: OrientationOption = None,
         preset: Annotated[
             str,
             typer.Option(
@@ -187,7 +190,7 @@ def study_app(study: "Study") -> typer.Typer:
             plan=plan,
             ray_address=ray_address,
             cache=cache,
-            changes=parse_assignments(changes or []),
+            changes=parse_assignments(with_orientation(changes, orientation)),
         )
         if plan:
             _plan(study, options, as_json=as_json)

@@ -16,12 +16,14 @@ from segmamba.commands.shared import (
     DataOption,
     DeviceOption,
     JsonOption,
+    OrientationOption,
     OutputOption,
     ResumeOption,
     SetOption,
     console,
     print_json,
     shown_uri,
+    with_orientation,
 )
 from segmamba.config import Config, load_config, parse_assignments
 from segmamba.config import preset as preset_named
@@ -41,6 +43,7 @@ def train(
         str | None,
         typer.Option(help=f"{LABELS_HELP} Default: auto.", metavar="NAME", show_default=False),
     ] = None,
+    orientation: OrientationOption = None,
     preset: Annotated[
         str | None,
         typer.Option(help=f"{PRESET_HELP} Default: demo.", metavar="NAME", show_default=False),
@@ -72,7 +75,10 @@ def train(
     The validation set chooses the checkpoint that is tested. Exit code 130 or 143 if the run was
     stopped; --resume goes on with it.
     """
-    assignments = [*(changes or []), *(["train.deterministic=true"] if deterministic else [])]
+    assignments = [
+        *with_orientation(changes, orientation),
+        *(["train.deterministic=true"] if deterministic else []),
+    ]
     asked = data or labels or preset or config_file or assignments
     config = (
         _config(data, labels, preset, config_file, assignments) if asked or not resume else None

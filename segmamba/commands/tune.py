@@ -12,11 +12,14 @@ from segmamba.commands.shared import (
     DeviceOption,
     FlipsOption,
     JsonOption,
+    OrientationOption,
+    ReadingSetOption,
     TrainingDataOption,
     TrainingLabelsOption,
     console,
     print_json,
     progress_bar,
+    reading_changes,
 )
 from segmamba.errors import UserError
 
@@ -25,6 +28,8 @@ def tune_postprocessing(
     checkpoint: CheckpointsOption,
     data: TrainingDataOption = None,
     labels: TrainingLabelsOption = None,
+    orientation: OrientationOption = None,
+    reading: ReadingSetOption = None,
     rule: Annotated[
         str,
         typer.Option(
@@ -55,6 +60,8 @@ def tune_postprocessing(
 
     Thresholds, smallest components and the smallest ET are stored with the checkpoint.
     """
+    read = reading_changes(reading, orientation)
+
     import dataclasses
 
     from segmamba.data.source import source_changes
@@ -73,7 +80,7 @@ def tune_postprocessing(
     changes = {"data.labels": labels} if labels else {}
     if data:
         changes = source_changes(data, labels or "auto")
-    config = predictor.members[0].config.changed(changes)
+    config = predictor.members[0].config.changed(changes | read)
     with progress_bar("making phantom cases") as progress:
         cases = validation_of(config, results, lambda label: progress)
     with progress_bar("predicting validation") as progress:

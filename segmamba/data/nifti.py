@@ -9,12 +9,12 @@ import logging
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import nibabel
 import numpy as np
 
 from segmamba.config.header import HeaderRules
+from segmamba.data.byte_stream import ByteStream
 from segmamba.data.case import INFORMATION, WARNING, Finding
 from segmamba.data.placement import Placement, place
 from segmamba.data.stored_volume import FileFault, StoredVolume
@@ -33,9 +33,7 @@ DAMAGED = (
     nibabel.wrapstruct.WrapStructError,
     nibabel.orientations.OrientationError,
 )
-GZIP = b"\x1f\x8b"
-GZIP_WINDOW = 16 + zlib.MAX_WBITS  # for zlib: a gzip header and checksum around the stream
-MIB, PIECE_BYTES = 2**20, 2**16
+MIB = 2**20
 SPARE_BYTES, SPARE_SHARE = 4096, 0.01
 """So much behind the voxels, the smaller of the two, is padding; more is a wrong header."""
 BYTES_PER_VOXEL = 4  # of the float32 that a voxel becomes
@@ -82,7 +80,7 @@ def read_header(path: Path, rules: HeaderRules) -> Header:
     """
     try:
         with path.open("rb") as file:
-            return _header(_Bytes(file, path), rules, path)
+            return _header(ByteStream(file), rules, path)
     except DAMAGED as error:
         raise damage(path, error) from error
 
@@ -102,7 +100,7 @@ def load(path: Path, rules: HeaderRules) -> StoredVolume:
     """
     try:
         with path.open("rb") as file:
-            stream = _Bytes(file, path)
+            stream = ByteStream(file)
             header = _header(stream, rules, path)
             stream.read(header.start - stream.position)
             raw = stream.read(header.data_bytes)
@@ -139,79 +137,7 @@ def damage(path: Path, error: BaseException) -> FileFault:
     return FileFault(f"{path}: damaged or not a NIfTI file ({error}); copy or download it again")
 
 
-class _Bytes:
-    """The bytes of a file in order, inflated where they are gzip, a piece at a time.
-
-    Args:
-        file: Open at its start.
-        path: Its path, for messages.
-    """
-
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.position = 0
-        """Bytes that were given out."""
-        start = file.read(2)
-        file.seek(0)
-        self.compressed = start == GZIP
-        self._file = file
-        self._path = path
-        self._inflate = zlib.decompressobj(GZIP_WINDOW)
-
-    def read(self, count: int) -> bytearray:
-        """Give the next bytes, fewer where the file ends.
-
-        Args:
-            count: How many.
-
-        Raises:
-            EOFError: The gzip stream is cut off.
-            zlib.error: It is damaged; a checksum is compared where its stream ends.
-        """
-        given = bytearray()
-        while len(given) < count and (piece := self._piece(count - len(given))):
-            given += piece
-        self.position += len(given)
-        return given
-
-    def _piece(self, most: int) -> bytes:
-        """Give some of the next bytes, none where the file ends."""
-        if not self.compressed:
-            return self._file.read(min(most, MIB))
-        while True:
-            if not (rest := self._compressed_bytes()):
-                return b""
-            try:
-                piece = self._inflate.decompress(rest, most)
-            except zlib.error as error:
-                raise _plain(error) from error
-            if piece:
-                return piece
-
-    def _compressed_bytes(self) -> bytes:
-        """The next input of the inflation; a new one is begun where a member follows another."""
-        if not self._inflate.eof:
-            rest = self._inflate.unconsumed_tail or self._file.read(PIECE_BYTES)
-            if not rest:
-                raise EOFError("its compressed data end before their end-of-stream marker")
-            return rest
-        rest = self._inflate.unused_data.lstrip(b"\0")  # zeros may follow, as on tapes
-        while not rest and (more := self._file.read(PIECE_BYTES)):
-            rest = more.lstrip(b"\0")
-        if rest:
-            self._inflate = zlib.decompressobj(GZIP_WINDOW)
-        return rest
-
-
-def _plain(error: zlib.error) -> zlib.error:
-    """The error in words that name the checksum."""
-    if "incorrect data check" in str(error):
-        return zlib.error("CRC check failed: its voxels are not those that were written")
-    if "incorrect header check" in str(error):
-        return zlib.error("other bytes follow its compressed data")
-    return error
-
-
-def _header(stream: _Bytes, rules: HeaderRules, path: Path) -> Header:
+def _header(stream: ByteStream, rules: HeaderRules, path: Path) -> Header:
     kind, fields = _fields(stream, path)
     shape, remarks = _shape(fields, path)
     dtype = _dtype(fields, path)
@@ -231,7 +157,9 @@ def _header(stream: _Bytes, rules: HeaderRules, path: Path) -> Header:
     return Header(kind, fields, shape, dtype, start, stream.compressed, placement, tuple(remarks))
 
 
-def _fields(stream: _Bytes, path: Path) -> tuple[type[nibabel.Nifti1Image], nibabel.Nifti1Header]:
+def _fields(
+    stream: ByteStream, path: Path
+) -> tuple[type[nibabel.Nifti1Image], nibabel.Nifti1Header]:
     """The fields of a header, and nibabel's class of the file."""
     raw = stream.read(348)
     for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
@@ -313,7 +241,7 @@ def _check_size(
         )
 
 
-def _spare_bytes(stream: _Bytes, header: Header, path: Path) -> list[Finding]:
+def _spare_bytes(stream: ByteStream, header: Header, path: Path) -> list[Finding]:
     """Read to the file's end, where a checksum is; what is to say about bytes behind the voxels.
 
     Raises:

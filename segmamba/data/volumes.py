@@ -79,7 +79,7 @@ class FileGrid:
 
 
 @dataclass(frozen=True)
-class _Volume:
+class Volume:
     """The contents of a file in canonical orientation."""
 
     array: np.ndarray
@@ -88,7 +88,9 @@ class _Volume:
     axis_codes: tuple[str, ...]
     """The directions of the axes as stored."""
     located: bool
+    """As in a StoredVolume."""
     remarks: tuple[Finding, ...]
+    """As in a StoredVolume."""
 
     def grid(self, path: Path) -> FileGrid:
         """Where the voxels of the file lie."""
@@ -110,7 +112,7 @@ def read_volume(
     Raises:
         UserError: The file is missing, damaged or of another kind.
     """
-    volume = _read(Path(path), rules or HeaderRules(), dimensions=3)
+    volume = read_file(Path(path), rules or HeaderRules())
     return volume.array, volume.affine, volume.spacing_mm
 
 
@@ -151,7 +153,7 @@ def read_case(case: Case) -> Reading:
     first: FileGrid | None = None
     for path in dict.fromkeys(case.images[m] for m in MODALITIES if m in case.images):
         try:
-            volume = _read(path, case.header, dimensions=4 if case.channels else 3)
+            volume = read_file(path, case.header, dimensions=4 if case.channels else 3)
         except FileFault as fault:
             reading.findings.append(Finding(ERROR, fault.kind, f"{case.id}: {fault}"))
             continue
@@ -169,7 +171,7 @@ def read_case(case: Case) -> Reading:
     return reading
 
 
-def _take_file(reading: Reading, case: Case, path: Path, volume: _Volume) -> None:
+def _take_file(reading: Reading, case: Case, path: Path, volume: Volume) -> None:
     """Add what the reader of a file has to say."""
     reading.axis_codes[path] = volume.axis_codes
     reading.findings += [replace(r, text=f"{case.id}: {r.text}") for r in volume.remarks]
@@ -213,7 +215,7 @@ def _take_channel(
 def _take_label(reading: Reading, case: Case, path: Path, first: FileGrid | None) -> None:
     """Add the label to the reading where it lies on the grid of the first file."""
     try:
-        volume = _read(path, case.header, dimensions=3)
+        volume = read_file(path, case.header)
     except FileFault as fault:
         reading.findings.append(Finding(ERROR, fault.kind, f"{case.id}: {fault}"))
         return
@@ -228,12 +230,21 @@ def _take_label(reading: Reading, case: Case, path: Path, first: FileGrid | None
     reading.label = None if misplaced else classes
 
 
-def _read(path: Path, rules: HeaderRules, *, dimensions: int) -> _Volume:
-    """Read a file and turn it to canonical orientation.
+def read_file(path: str | Path, rules: HeaderRules, *, dimensions: int = 3) -> Volume:
+    """Read an image file and turn it to canonical orientation.
+
+    Args:
+        path: The file.
+        rules: How its header is read.
+        dimensions: 3, or 4 for a file whose last axis holds channels.
+
+    Returns:
+        The volume, with where it lies.
 
     Raises:
         FileFault: It cannot be read, or has other dimensions.
     """
+    path = Path(path)
     stored = LOADERS.get(path.suffix.lower(), nifti.load)(path, rules)
     array, affine = stored.array, stored.affine
     if array.ndim != dimensions:
@@ -247,7 +258,7 @@ def _read(path: Path, rules: HeaderRules, *, dimensions: int) -> _Volume:
         affine = affine @ nibabel.orientations.inv_ornt_aff(orientation, array.shape[:3])
         array = nibabel.orientations.apply_orientation(array, orientation)
     spacing_mm = tuple(float(s) for s in nibabel.affines.voxel_sizes(affine))
-    return _Volume(array, affine, spacing_mm, codes, stored.located, stored.remarks)
+    return Volume(array, affine, spacing_mm, codes, stored.located, stored.remarks)
 
 
 def grid_finding(case_id: str, grid: FileGrid, first: FileGrid) -> Finding | None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
 from segmamba.data.parallel import map_cases
 from segmamba.errors import UserError
@@ -39,6 +40,7 @@ def evaluate(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    header: HeaderRules | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a folder of predictions.
@@ -51,6 +53,7 @@ def evaluate(
         labels: The truth's label convention, as `match` takes it.
         prediction_labels: That of the predictions, as `match` takes it.
         missing: What becomes of a case without prediction, as `match` takes it.
+        header: How the headers of all files are read, as `match` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -61,7 +64,7 @@ def evaluate(
             that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
-    pairs, notes = match(predictions, truth, labels, prediction_labels, missing)
+    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, header)
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
     scored: list[list[ScoreRow] | str] = map_cases(

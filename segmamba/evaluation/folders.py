@@ -1,14 +1,14 @@
 """Predictions and the truth, matched by case id and read onto one grid."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
 from segmamba.data.labels import convention, to_classes
-from segmamba.data.volumes import FileGrid, grid_finding, read_volume
+from segmamba.data.volumes import grid_finding, read_file
 from segmamba.errors import UserError
 from segmamba.evaluation.segmentations import (
     Truth,
@@ -37,6 +37,8 @@ class Pair:
     """Modality to file, for pictures; empty where the truth's folder holds no images."""
     channels: dict[str, int] = field(default_factory=dict)
     """Modality to its place on the last axis, for files that hold several modalities."""
+    header: HeaderRules = field(default_factory=HeaderRules)
+    """How the headers of its files are read."""
 
     @property
     def files(self) -> list[Path]:
@@ -50,6 +52,7 @@ def match(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    header: HeaderRules | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
 
@@ -61,6 +64,7 @@ def match(
             else the truth's.
         missing: What becomes of a case without prediction: "error", "skip" (it is left out), or
             "empty" (it is scored as an empty prediction).
+        header: How the headers of all files are read; None takes the defaults.
 
     Returns:
         The pairs, sorted by case id, and notes in one line each.
@@ -88,7 +92,13 @@ def match(
     if absent := known.keys() - files.keys():
         notes.append(_note_on_absent(predictions, absent, len(known), missing))
     ids = sorted(known if missing == EMPTY else known.keys() & files.keys())
-    pairs = [_pair(case_id, files.get(case_id), known[case_id], common_labels) for case_id in ids]
+    pairs = [
+        replace(
+            _pair(case_id, files.get(case_id), known[case_id], common_labels),
+            header=header or HeaderRules(),
+        )
+        for case_id in ids
+    ]
     return pairs, notes + _notes_on_labels(pairs)
 
 
@@ -130,16 +140,15 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     Raises:
         UserError: The grids differ, or a value lies outside its label convention.
     """
-    values, affine, spacing_mm = read_volume(pair.truth)
-    truth = to_classes(values, pair.truth_labels, pair.truth)
+    true = read_file(pair.truth, pair.header)
+    truth = to_classes(true.array, pair.truth_labels, pair.truth)
     if pair.pred is None:
-        return np.zeros_like(truth), truth, spacing_mm
-    predicted, pred_affine, _ = read_volume(pair.pred)
-    grid = FileGrid(pair.pred, predicted.shape, pred_affine)
-    if finding := grid_finding(pair.id, grid, FileGrid(pair.truth, values.shape, affine)):
+        return np.zeros_like(truth), truth, true.spacing_mm
+    predicted = read_file(pair.pred, pair.header)
+    if finding := grid_finding(pair.id, predicted.grid(pair.pred), true.grid(pair.truth)):
         raise UserError(finding.text)
     try:
-        return to_classes(predicted, pair.pred_labels, pair.pred), truth, spacing_mm
+        return to_classes(predicted.array, pair.pred_labels, pair.pred), truth, true.spacing_mm
     except UserError as error:
         raise UserError(str(error).replace("--labels", "--prediction-labels")) from error
 
@@ -156,6 +165,6 @@ def read_image(pair: Pair, modality: str) -> np.ndarray | None:
     """
     if modality not in pair.images:
         return None
-    image = nibabel.as_closest_canonical(nibabel.load(pair.images[modality]))
-    volume = np.asanyarray(image.dataobj)
+    dimensions = 4 if pair.channels else 3
+    volume = read_file(pair.images[modality], pair.header, dimensions=dimensions).array
     return np.float32(volume[..., pair.channels[modality]] if pair.channels else volume)

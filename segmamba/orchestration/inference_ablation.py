@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class InferenceOptions:
     """Where the data are; None is where the checkpoints were trained."""
     labels: str | None = None
     """The label convention; None is that of the checkpoints' data."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of how files are read, by dotted name."""
     output: Path = Path("Results")
     device: str = "auto"
 
@@ -112,11 +114,12 @@ def run_inference_ablation(
 def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
     """The Config of the first checkpoint, on the data that the user names."""
     configs = [load_predictor(path, "cpu").members[0].config for path in checkpoints]
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     if options.data:
         changes = source_changes(options.data, options.labels or "auto")
     elif options.labels:
         changes = {"data.labels": options.labels}
+    changes |= options.reading
     sources = [dataclasses.replace(config.changed(changes).data, fold=0) for config in configs]
     if any(source != sources[0] for source in sources[1:]):
         raise UserError(

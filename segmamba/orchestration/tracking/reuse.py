@@ -32,7 +32,7 @@ def trial_digest(config: Config, split: Split) -> str:
         for name in ("train", "validation", "test", "unlabelled")
     }
     parts = {
-        "config": config.to_flat_dict() | {"data.source": ""},
+        "config": config.to_flat_dict() | {"data.source": "", "data.max_volume_mib": 0},
         "data": sets,
         "code": code_digest(),
         "torch": torch.__version__,
