@@ -25,6 +25,7 @@ from segmamba.errors import UserError
 AFFINE_TOLERANCE_VOXELS = 0.1
 CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 """nibabel's orientation of RAS+."""
+SMALLEST_VALUE = float(np.finfo(np.float32).smallest_subnormal)
 LARGEST_VALUE = float(np.finfo(np.float32).max)
 
 Loader = Callable[[Path, HeaderRules], StoredVolume]
@@ -198,12 +199,12 @@ def _take_channel(
             f"{case.id}: {where} has {bad} voxels that are not finite (NaN or inf); repair the file"
         )
         reading.findings.append(Finding(ERROR, "not finite", text))
-    elif not volume.any():
+    elif (largest := max(abs(float(volume.min())), abs(float(volume.max())))) < SMALLEST_VALUE:
         text = (
             f"{case.id}: {where} is empty (every voxel is 0); replace the file or remove the case"
         )
         reading.findings.append(Finding(ERROR, "empty image", text))
-    elif (largest := max(abs(float(volume.min())), abs(float(volume.max())))) > LARGEST_VALUE:
+    elif largest > LARGEST_VALUE:
         text = (
             f"{case.id}: {where} has values up to {largest:g}, above what float32 holds "
             f"({LARGEST_VALUE:.2g}); correct scl_slope and scl_inter of its header, or its voxels"
