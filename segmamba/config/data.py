@@ -21,7 +21,7 @@ class DataConfig:
     header: HeaderChoice = "agree"
     """Which grid counts where a header's sform and qform disagree, or its sform and its voxel size:
     sform or qform. agree is off: such a file is an error."""
-    max_volume_mib: int = 1024
+    max_volume_mib: int = 512
     """Largest volume that is read, in MiB, counted with at least 4 bytes a voxel, and largest
     channel of a working grid. A larger one is an error before memory is asked for."""
     spacing_mm: float = 1.0

@@ -18,7 +18,7 @@ class HeaderRules:
     off."""
     header: HeaderChoice = "agree"
     """Which description of the grid counts where a header's two disagree; "agree" is off."""
-    max_volume_mib: int = 1024
+    max_volume_mib: int = 512
     """Largest volume, in MiB: as stored, with at least 4 bytes a voxel, and on the working grid."""
 
     def __post_init__(self) -> None:

@@ -5,8 +5,10 @@ a cavity. The convention therefore comes from the naming of the files, from a da
 names its labels, or is stated. It is never guessed from the voxels.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -29,6 +31,7 @@ REGIONS = tuple(REGION_CLASSES)
 REGIONS_AND_MEAN = (*REGIONS, "mean")  # the scores of one case: each region and their mean
 
 
+BLOCK_VOXELS = 2**20  # translated at once
 WHOLE = 1e-3  # a label that is so near to a whole number is that number, inexactly stored
 
 
@@ -152,20 +155,42 @@ def to_classes(values: np.ndarray, convention_name: str, path: Path | str) -> np
     lookup = np.full(256, 255, np.uint8)
     lookup[list(table)] = list(table.values())
     values = np.asarray(values)
-    with np.errstate(invalid="ignore"):
-        whole = np.rint(values) if values.dtype.kind == "f" else values
-        small = whole.astype(np.uint8)
-        known = (small == whole) & (lookup[small] != 255)
-        if whole is not values:
-            known &= np.abs(values - whole) <= WHOLE
-    if not known.all():
-        unknown = [str(v).removesuffix(".0") for v in np.unique(values[~known])]
+    classes = np.empty_like(values, np.uint8)
+    unknown: list[np.generic] = []
+    for block in _blocks(values):
+        small, known = _whole_numbers(values[block])
+        classes[block] = lookup[small]
+        known &= classes[block] != 255
+        if not known.all():
+            unknown = [*np.unique([*unknown, *np.unique(values[block][~known])])[:5]]
+    if unknown:
         raise UserError(
-            f"{path}: label value {', '.join(unknown[:5])} is not in convention "
-            f"{convention_name} ({', '.join(map(str, table))}); correct the file or state the "
-            "right convention with --labels"
+            f"{path}: label value {', '.join(str(v).removesuffix('.0') for v in unknown)} is not "
+            f"in convention {convention_name} ({', '.join(map(str, table))}); correct the file or "
+            "state the right convention with --labels"
         )
-    return lookup[small]
+    return classes
+
+
+def _blocks(values: np.ndarray) -> Iterator[tuple[EllipsisType, slice] | tuple[()]]:
+    """Indices that cut an array along its last axis, which bounds what is in memory beside it."""
+    if values.ndim == 0:
+        yield ()
+        return
+    step = max(1, BLOCK_VOXELS * values.shape[-1] // max(1, values.size))
+    for start in range(0, values.shape[-1], step):
+        yield ..., slice(start, start + step)
+
+
+def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest whole numbers as uint8, and a mask of the values that they stand for."""
+    if values.dtype.kind != "f":
+        small = values.astype(np.uint8)
+        return small, np.asarray(small == values)
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(values)
+        small = whole.astype(np.uint8)
+        return small, np.asarray((small == whole) & (np.abs(values - whole) <= WHOLE))
 
 
 def from_classes(classes: np.ndarray, convention_name: str) -> np.ndarray:
