@@ -54,6 +54,8 @@ def draw_plane(
         np.where(cut(image) == 0, low, cut(image)), cmap="gray", origin="lower", vmin=low, vmax=high
     )
     for labels, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
+        if min(cut(labels).shape) < 2:
+            continue  # a line of voxels has no outline
         masks = zip(REGIONS, region_masks(cut(labels)), strict=True)
         for region, mask in reversed(list(masks)):  # inner outlines lie on outer ones
             # What panel.contour draws, in a third of its time.
