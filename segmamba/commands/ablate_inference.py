@@ -13,6 +13,7 @@ from segmamba.commands.shared import (
     RESULTS,
     DeviceOption,
     JsonOption,
+    NamesOption,
     OrientationOption,
     OutputOption,
     ReadingSetOption,
@@ -52,6 +53,7 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
         labels: TrainingLabelsOption = None,
         orientation: OrientationOption = None,
         reading: ReadingSetOption = None,
+        names: NamesOption = None,
         only: Annotated[
             list[str] | None,
             typer.Option(
@@ -98,6 +100,7 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
                     data=data,
                     labels=labels,
                     reading=reading_changes(reading, orientation),
+                    names=tuple(names or ()),
                     output=output,
                     device=device,
                 ),

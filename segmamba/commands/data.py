@@ -10,6 +10,7 @@ from segmamba.commands.shared import (
     DatasetArgument,
     JsonOption,
     LabelsOption,
+    NamesOption,
     OrientationOption,
     ReadingSetOption,
     console,
@@ -19,6 +20,7 @@ from segmamba.commands.shared import (
 )
 from segmamba.config import preset
 from segmamba.errors import UserError
+from segmamba.screen import print_line
 
 app = typer.Typer(help="Check, measure or split a data set.", no_args_is_help=True)
 
@@ -29,6 +31,7 @@ def check(
     labels: LabelsOption = "auto",
     orientation: OrientationOption = None,
     changes: ReadingSetOption = None,
+    names: NamesOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -45,23 +48,28 @@ def check(
     """
     config = reading(changes, orientation)
 
-    from segmamba.data.cases import notes_on_labels
+    from segmamba.data.cases import notes_on_labels, notes_on_unused
     from segmamba.data.check import as_rows, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
+    from segmamba.data.layouts.templates import resolve_names
 
+    templates = resolve_names(names or ())
+    unused = notes_on_unused(source, labels, templates)
     with progress_bar("reading cases") as progress:
-        checked = check_cases(source, labels, config=config, progress=progress)
+        checked = check_cases(source, labels, templates, config=config, progress=progress)
     if output:
         write_csv(output, checked)
     if as_json:
         print_json(
             {
                 "findings": list(as_rows(checked)),
-                "notes": notes_on_labels(checked),
+                "notes": [*notes_on_labels(checked), *unused],
                 "training_would_fail": would_fail(checked),
             }
         )
     else:
+        for note in unused:
+            print_line(console(), f"note     {note}")
         render(checked, console())
     raise typer.Exit(2 if would_fail(checked) else 0)
 
@@ -72,6 +80,7 @@ def summary(
     labels: LabelsOption = "auto",
     orientation: OrientationOption = None,
     changes: ReadingSetOption = None,
+    names: NamesOption = None,
     output: Annotated[
         Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
     ] = RESULTS / "data_summary",
@@ -80,11 +89,14 @@ def summary(
     """Measure and draw grids, intensities and tumour volumes."""
     header = reading(changes, orientation).header_rules
 
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.summary import summarise
     from segmamba.data.summary_report import render, write_summary
 
     with progress_bar("measuring cases") as progress:
-        fingerprint, measured = summarise(source, labels, header=header, progress=progress)
+        fingerprint, measured = summarise(
+            source, labels, resolve_names(names or ()), header=header, progress=progress
+        )
     written = write_summary(output, fingerprint, measured)
     if as_json:
         print_json(fingerprint)
@@ -100,6 +112,7 @@ def splits(
     labels: LabelsOption = "auto",
     orientation: OrientationOption = None,
     changes: ReadingSetOption = None,
+    names: NamesOption = None,
     folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
     seed: Annotated[
         int, typer.Option(help="Chooses which patients fall into which fold.", metavar="N")
@@ -117,10 +130,12 @@ def splits(
     preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
 
     from segmamba.data.cases import find_cases
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    cases = [case for case in find_cases(source, labels, header) if case.label]
+    found = find_cases(source, labels, resolve_names(names or ()), header)
+    cases = [case for case in found if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")
     with progress_bar("reading segmentations") as progress:

@@ -15,6 +15,7 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     ListSettingsOption,
+    NamesOption,
     OrientationOption,
     OutputOption,
     PresetOption,
@@ -66,6 +67,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
         data: DataOption = None,
         labels: LabelsOption = "auto",
         orientation: OrientationOption = None,
+        names: NamesOption = None,
         preset: PresetOption = "demo",
         kind: Annotated[
             Literal["seeds", "diverse"],
@@ -109,6 +111,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
         options = StudyOptions(
             data=data,
             labels=labels,
+            names=tuple(names or ()),
             preset=preset,
             seeds=1,
             fresh=fresh,

@@ -10,6 +10,7 @@ from segmamba.commands.shared import (
     ChallengeOption,
     JsonOption,
     LabelsOption,
+    NamesOption,
     OrientationOption,
     ReadingSetOption,
     RuleOption,
@@ -56,6 +57,7 @@ def evaluate(
     labels: LabelsOption = "auto",
     orientation: OrientationOption = None,
     changes: ReadingSetOption = None,
+    names: NamesOption = None,
     prediction_labels: Annotated[
         str,
         typer.Option(
@@ -76,6 +78,7 @@ def evaluate(
 
     The scores are Dice, HD95, sensitivity, specificity and volume, per case and region.
     """
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.evaluate import evaluate, write_evaluation
     from segmamba.evaluation.pictures import write_pictures
     from segmamba.evaluation.summary import render
@@ -90,6 +93,7 @@ def evaluate(
             prediction_labels=prediction_labels,
             missing=missing,
             header=reading(changes, orientation).header_rules,
+            names=resolve_names(names or ()),
             progress=progress,
         )
     written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
@@ -117,6 +121,7 @@ def compare(
     labels: LabelsOption = "auto",
     orientation: OrientationOption = None,
     changes: ReadingSetOption = None,
+    names: NamesOption = None,
     labels_a: Annotated[
         str,
         typer.Option(help=f"Label convention of A. {PREDICTION_LABELS_HELP}", metavar="NAME"),
@@ -137,6 +142,7 @@ def compare(
 
     The answer says which of the two models is better, with the interval over patients.
     """
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.compare import as_json as as_dict
     from segmamba.evaluation.compare import compare, render, write_comparison
     from segmamba.evaluation.pictures import draw_differences
@@ -154,6 +160,7 @@ def compare(
             labels=labels,
             header=reading(changes, orientation).header_rules,
             missing=missing,
+            names=resolve_names(names or ()),
             progress=progress,
         )
     written = [

@@ -15,6 +15,7 @@ from segmamba.commands.shared import (
     DeviceOption,
     FlipsOption,
     JsonOption,
+    NamesOption,
     OrientationOption,
     SetOption,
     console,
@@ -75,6 +76,7 @@ def predict(
         ),
     ] = "auto",
     orientation: OrientationOption = None,
+    names: NamesOption = None,
     flips: FlipsOption = False,
     overlap: Annotated[
         float | None,
@@ -145,6 +147,7 @@ def predict(
     read = {name: value for name, value in settings.items() if name in READING_SETTINGS}
     header = preset("paper").changed(read).data.header_rules
 
+    from segmamba.data.layouts.templates import resolve_names
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import load_predictor
 
@@ -153,10 +156,10 @@ def predict(
         "postprocessing": _postprocessing(postprocess),
     }
     if checkpoint and not model:
-        names = [str(path) for path in checkpoint]
+        members = [str(path) for path in checkpoint]
         predictor = load_predictor(checkpoint, device, **options)
     elif model and not checkpoint:
-        names = [model]
+        members = [model]
         predictor = _registered(model, results, device, options)
     else:
         raise UserError("give either --checkpoint or --model")
@@ -169,9 +172,17 @@ def predict(
         page=html,
         skip_existing=skip_existing,
     )
-    raise typer.Exit(
-        run_prediction(predictor, input, labels, outputs, names, header=header, as_json=as_json)
+    code = run_prediction(
+        predictor,
+        input,
+        labels,
+        outputs,
+        members,
+        templates=resolve_names(names or ()),
+        header=header,
+        as_json=as_json,
     )
+    raise typer.Exit(code)
 
 
 def run_prediction(
@@ -182,6 +193,7 @@ def run_prediction(
     names: Sequence[str],
     *,
     header: HeaderRules | None = None,
+    templates: Sequence[str] = (),
     as_json: bool,
 ) -> int:
     """Predict every case of a data set, and print what became of each.
@@ -193,19 +205,21 @@ def run_prediction(
         outputs: What is written, and where.
         names: What predictions.json calls the predictor's members.
         header: How the headers of the files are read; None takes the defaults.
+        templates: How the files are named, as `find_cases` takes names.
         as_json: Print the content of predictions.json instead of the folder.
 
     Returns:
         The exit code: 2 if a case failed, else 0.
     """
-    from segmamba.data.cases import MIXED, list_cases, notes_on_labels
+    from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
     from segmamba.inference.folder import predict_cases, write_record
     from segmamba.inference.outputs import FAILED
 
     screen = console(stderr=True)
-    cases = list_cases(source, MIXED if labels == "auto" else labels, header)
+    labels = MIXED if labels == "auto" else labels
+    cases = list_cases(source, labels, templates, header)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
-    for note in notes_on_labels(cases):
+    for note in (*notes_on_convention(cases), *notes_on_unused(source, labels, templates)):
         print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:

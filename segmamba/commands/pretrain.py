@@ -13,6 +13,7 @@ from segmamba.commands.shared import (
     RESULTS,
     DeviceOption,
     JsonOption,
+    NamesOption,
     OrientationOption,
     OutputOption,
     PresetOption,
@@ -47,6 +48,7 @@ def pretrain(
         ),
     ] = None,
     orientation: OrientationOption = None,
+    names: NamesOption = None,
     preset: PresetOption = "demo",
     epochs: Annotated[
         int | None,
@@ -68,8 +70,10 @@ def pretrain(
     from the images of unlabelled cases, and of the cases that a run with the same settings would
     train on. It learns from no patient of that run's validation, test or holdout set.
     """
+    from segmamba.data.source import source_changes
+
     config = preset_named(preset).changed(
-        {"data.source": str(data.resolve()) if data else ""}
+        source_changes(data, "auto", names or ())
         | parse_assignments(with_orientation(changes, orientation))
     )
     wanted = epochs or config.learning.pretrain_epochs or config.train.epochs

@@ -68,6 +68,17 @@ TrainingLabelsOption = Annotated[
         show_default=False,
     ),
 ]
+NamesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--names",
+        help="How the files of a case are named, where no known layout fits: a template for each "
+        "modality and the segmentation, e.g. {case}_T1GD.nii.gz or T1ce={case}/post.nii.gz, or a "
+        ".toml or .json file of templates. May be repeated.",
+        metavar="TEMPLATE",
+        show_default=False,
+    ),
+]
 PresetOption = Annotated[str, typer.Option("--preset", help=PRESET_HELP, metavar="NAME")]
 SetOption = Annotated[
     list[str] | None,

@@ -21,6 +21,7 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     ListSettingsOption,
+    NamesOption,
     OrientationOption,
     OutputOption,
     ResumeOption,
@@ -83,6 +84,7 @@ def study_app(study: "Study") -> typer.Typer:
         data: DataOption = None,
         labels: LabelsOption = "auto",
         orientation: OrientationOption = None,
+        names: NamesOption = None,
         preset: Annotated[
             str,
             typer.Option(
@@ -176,6 +178,7 @@ def study_app(study: "Study") -> typer.Typer:
         options = StudyOptions(
             data=data,
             labels=labels,
+            names=tuple(names or ()),
             preset=preset,
             seeds=seeds,
             folds=folds,

@@ -16,6 +16,7 @@ from segmamba.commands.shared import (
     DataOption,
     DeviceOption,
     JsonOption,
+    NamesOption,
     OrientationOption,
     OutputOption,
     ResumeOption,
@@ -44,6 +45,7 @@ def train(
         typer.Option(help=f"{LABELS_HELP} Default: auto.", metavar="NAME", show_default=False),
     ] = None,
     orientation: OrientationOption = None,
+    names: NamesOption = None,
     preset: Annotated[
         str | None,
         typer.Option(help=f"{PRESET_HELP} Default: demo.", metavar="NAME", show_default=False),
@@ -79,9 +81,11 @@ def train(
         *with_orientation(changes, orientation),
         *(["train.deterministic=true"] if deterministic else []),
     ]
-    asked = data or labels or preset or config_file or assignments
+    asked = data or labels or names or preset or config_file or assignments
     config = (
-        _config(data, labels, preset, config_file, assignments) if asked or not resume else None
+        _config(data, labels, names, preset, config_file, assignments)
+        if asked or not resume
+        else None
     )
 
     from segmamba.orchestration.single import RunOptions, run_single
@@ -130,6 +134,7 @@ def reproduce(
 def _config(
     data: Path | None,
     labels: str | None,
+    names: list[str] | None,
     preset: str | None,
     config_file: Path | None,
     assignments: list[str],
@@ -142,7 +147,9 @@ def _config(
     from segmamba.data.source import source_changes
 
     base = load_config(config_file) if config_file else preset_named(preset or "demo")
-    changes = source_changes(data or base.data.source or None, labels or base.data.labels)
+    changes = source_changes(
+        data or base.data.source or None, labels or base.data.labels, names or base.data.names
+    )
     return base.changed(changes | parse_assignments(assignments))
 
 

@@ -12,6 +12,7 @@ from segmamba.commands.shared import (
     DeviceOption,
     FlipsOption,
     JsonOption,
+    NamesOption,
     OrientationOption,
     ReadingSetOption,
     TrainingDataOption,
@@ -30,6 +31,7 @@ def tune_postprocessing(
     labels: TrainingLabelsOption = None,
     orientation: OrientationOption = None,
     reading: ReadingSetOption = None,
+    names: NamesOption = None,
     rule: Annotated[
         str,
         typer.Option(
@@ -77,9 +79,9 @@ def tune_postprocessing(
     predictor = load_predictor(
         checkpoint, device, changes={"inference.flips": True} if flips else None
     )
-    changes = {"data.labels": labels} if labels else {}
-    if data:
-        changes = source_changes(data, labels or "auto")
+    changes: dict[str, object] = {"data.labels": labels} if labels else {}
+    if data or names:
+        changes = source_changes(data, labels or "auto", names or ())
     config = predictor.members[0].config.changed(changes | read)
     with progress_bar("making phantom cases") as progress:
         cases = validation_of(config, results, lambda label: progress)

@@ -1,5 +1,6 @@
 """What is read, how patients are split and where patches are cut."""
 
+import re
 from dataclasses import dataclass
 
 from segmamba.config.header import HeaderChoice, HeaderRules
@@ -24,6 +25,10 @@ class DataConfig:
     max_volume_mib: int = 512
     """Largest volume that is read, in MiB, counted with at least 4 bytes a voxel, and largest
     channel of a working grid. A larger one is an error before memory is asked for."""
+    names: tuple[str, ...] = ()
+    """How the files of a case are named where no known layout fits: PART=TEMPLATE for T1, T1ce, T2,
+    FLAIR and label, for example T1ce={case}_T1GD.nii.gz, as --names gives them. Empty takes the
+    known layouts."""
     spacing_mm: float = 1.0
     """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is
     not resampled."""
@@ -81,6 +86,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _ = self.header_rules  # checks the three
+        require(
+            all(re.match(r"(T1|T1ce|T2|FLAIR|label)=.*\{(case|patient)\}", n) for n in self.names)
+            and len({name.partition("=")[0] for name in self.names}) == len(self.names),
+            "data.names",
+            self.names,
+            "each must be PART=TEMPLATE with {case} in it, one for each of T1, T1ce, T2, FLAIR and "
+            "label; a file of templates is given with --names",
+        )
         require(self.spacing_mm > 0, "data.spacing_mm", self.spacing_mm, "must be above 0 mm")
         require(
             all(s > 0 and s % SIDE_MULTIPLE == 0 for s in self.patch_size),

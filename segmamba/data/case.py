@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segmamba.config.header import HeaderRules
+from segmamba.data.image_files import companion_of
 from segmamba.data.labels import MODALITIES
 
 # An error is what a training run would stop at.
@@ -42,12 +43,40 @@ class Case:
     """What the layout has to say."""
     header: HeaderRules = field(default_factory=HeaderRules)
     """How the headers of its files are read."""
+    channel_count: int = 0
+    """Channels that the layout names for a 4-D file, those of no modality included; 0 where each
+    modality has a file of its own."""
 
     @property
     def files(self) -> list[Path]:
-        """Every file of the case, once, in the order of MODALITIES with the label last."""
-        images = [self.images[m] for m in MODALITIES if m in self.images]
-        return list(dict.fromkeys([*images, *([self.label] if self.label else [])]))
+        """Every file of the case, once, in the order of MODALITIES with the label last.
+
+        The file with the voxels follows its header where they are two.
+        """
+        named = [self.images[m] for m in MODALITIES if m in self.images]
+        named += [self.label] if self.label else []
+        files = [file for path in named for file in (path, companion_of(path)) if file]
+        return list(dict.fromkeys(files))
+
+
+def surplus_channels(case: Case, path: Path, held: int) -> Finding | None:
+    """Compare the channels of a 4-D file with those that its layout names.
+
+    Args:
+        case: The case.
+        path: Its file.
+        held: Channels of the file.
+
+    Returns:
+        An error where the file holds more, or None. One that is missing has an error of its own.
+    """
+    if not case.channel_count or held <= case.channel_count:
+        return None
+    text = (
+        f"{case.id}: {path} has {held} channels but {case.channel_count} are named; name every "
+        "channel or correct the file"
+    )
+    return Finding(ERROR, "surplus channel", text)
 
 
 def patient_of(case_id: str) -> str:
@@ -66,15 +95,3 @@ def patient_of(case_id: str) -> str:
     if re.fullmatch(r"brats1[789]_\w+_\d", case_id, re.IGNORECASE):
         return case_id.rpartition("_")[0]
     return case_id
-
-
-def stem_of(path: Path | str) -> str:
-    """Take the ending off a NIfTI file's name.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its name without .nii or .nii.gz.
-    """
-    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name)

@@ -51,6 +51,7 @@ class Checked:
 def check(
     source: Path | str,
     labels: str = "auto",
+    names: Sequence[str] = (),
     *,
     config: DataConfig | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -60,6 +61,7 @@ def check(
     Args:
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
+        names: As `find_cases` takes it.
         config: How headers are read, and the working grid's spacing; None takes the defaults.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -70,7 +72,7 @@ def check(
         UserError: No case is found.
     """
     config = config or DataConfig()
-    cases = list_cases(source, labels, config.header_rules)
+    cases = list_cases(source, labels, names, config.header_rules)
     function = functools.partial(check_case, spacing_mm=config.spacing_mm)
     return map_cases(function, cases, lost=_lost, progress=progress)
 

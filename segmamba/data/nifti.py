@@ -1,7 +1,7 @@
 """Reading one NIfTI file: the header first, then as many bytes as it announces and no more.
 
-NIfTI-1 and NIfTI-2 are read, in either byte order, in one file with or without gzip; the bytes say
-which, not the name. A pair of .hdr and .img is refused, as are complex and RGB voxels. nibabel
+NIfTI-1 and NIfTI-2 are read, in either byte order, in one file with or without gzip or in a pair of
+.hdr and .img; the bytes say which, not the name. Complex and RGB voxels are refused. nibabel
 mends faulty headers in silence: here only its tables of fields and its scaling are used.
 """
 
@@ -16,8 +16,9 @@ import numpy as np
 from segmamba.config.header import HeaderRules
 from segmamba.data.byte_stream import ByteStream
 from segmamba.data.case import INFORMATION, WARNING, Finding
+from segmamba.data.image_files import companion_of
 from segmamba.data.placement import Placement, place
-from segmamba.data.stored_volume import FileFault, StoredVolume
+from segmamba.data.stored_volume import FileFault, StoredVolume, check_size, times
 
 # nibabel prints every header field that it mends; our own checks find what matters.
 nibabel.imageglobals.logger.setLevel(logging.CRITICAL)
@@ -33,10 +34,8 @@ DAMAGED = (
     nibabel.wrapstruct.WrapStructError,
     nibabel.orientations.OrientationError,
 )
-MIB = 2**20
 SPARE_BYTES, SPARE_SHARE = 4096, 0.01
 """So much behind the voxels, the smaller of the two, is padding; more is a wrong header."""
-BYTES_PER_VOXEL = 4  # of the float32 that a voxel becomes
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,10 @@ class Header:
     """Voxels along the stored axes; further axes of length 1 are dropped."""
     dtype: np.dtype
     """Of the stored numbers, in the file's byte order."""
+    voxels: Path
+    """The file that holds the voxels: the header's own, or the .img of a pair."""
     start: int
-    """The first voxel's byte."""
+    """The first voxel's byte in `voxels`."""
     compressed: bool
     """Whether the file is gzip, by its bytes."""
     placement: Placement
@@ -98,11 +99,11 @@ def load(path: Path, rules: HeaderRules) -> StoredVolume:
     Raises:
         FileFault: As `read_header`, or the voxels are more or fewer than the header says.
     """
+    header = read_header(path, rules)
     try:
-        with path.open("rb") as file:
+        with header.voxels.open("rb") as file:
             stream = ByteStream(file)
-            header = _header(stream, rules, path)
-            stream.read(header.start - stream.position)
+            stream.read(header.start)
             raw = stream.read(header.data_bytes)
             if len(raw) < header.data_bytes:
                 raise EOFError(
@@ -138,7 +139,7 @@ def damage(path: Path, error: BaseException) -> FileFault:
 
 
 def _header(stream: ByteStream, rules: HeaderRules, path: Path) -> Header:
-    kind, fields = _fields(stream, path)
+    kind, fields = _fields(stream)
     shape, remarks = _shape(fields, path)
     dtype = _dtype(fields, path)
     if int(fields["bitpix"]) != 8 * dtype.itemsize:
@@ -151,15 +152,15 @@ def _header(stream: ByteStream, rules: HeaderRules, path: Path) -> Header:
         what = "compressed" if stream.compressed else "not compressed"
         text = f"{path}: is {what}, other than its name says; it is read all the same"
         remarks.append(Finding(WARNING, "misnamed file", text))
-    start = _start(fields, path)
-    _check_size(shape, dtype, start, rules, path)
+    voxels, start = _voxels_of(fields, path), _start(fields)
+    check_size(path, shape, dtype, rules, other_bytes=start)
     placement = place(fields, shape[:3], rules, path)
-    return Header(kind, fields, shape, dtype, start, stream.compressed, placement, tuple(remarks))
+    return Header(
+        kind, fields, shape, dtype, voxels, start, stream.compressed, placement, tuple(remarks)
+    )
 
 
-def _fields(
-    stream: ByteStream, path: Path
-) -> tuple[type[nibabel.Nifti1Image], nibabel.Nifti1Header]:
+def _fields(stream: ByteStream) -> tuple[type[nibabel.Nifti1Image], nibabel.Nifti1Header]:
     """The fields of a header, and nibabel's class of the file."""
     raw = stream.read(348)
     for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
@@ -170,22 +171,29 @@ def _fields(
                 if len(raw) < size:
                     raise EOFError(f"it ends within its header, after {len(raw)} bytes")
                 fields = kind.header_class(bytes(raw), endianness=endianness, check=False)
-                _check_magic(fields, path)
+                _check_magic(fields)
                 return kind, fields
     if len(raw) < 348:
         raise EOFError(f"it ends within its header, after {len(raw)} bytes")
     raise ValueError("it does not begin with the length of a NIfTI header, 348 or 540")
 
 
-def _check_magic(fields: nibabel.Nifti1Header, path: Path) -> None:
+def _check_magic(fields: nibabel.Nifti1Header) -> None:
     magic = fields["magic"].item()
-    if magic == fields.pair_magic:
-        raise FileFault(
-            f"{path}: is the header of a .hdr/.img pair, which is not read; convert it to one "
-            ".nii.gz"
-        )
-    if magic != fields.single_magic:
+    if magic not in (fields.single_magic, fields.pair_magic):
         raise ValueError(f"its header is marked {magic!r} instead of {fields.single_magic!r}")
+
+
+def _voxels_of(fields: nibabel.Nifti1Header, path: Path) -> Path:
+    """The file that holds the voxels."""
+    if fields["magic"].item() == fields.single_magic:
+        return path
+    if image := companion_of(path):
+        return image
+    raise FileFault(
+        f"{path}: is the header of a .hdr/.img pair and has no .img beside it; add it, or convert "
+        "the pair to one .nii.gz"
+    )
 
 
 def _shape(fields: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, ...], list[Finding]]:
@@ -195,11 +203,11 @@ def _shape(fields: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, ...], l
         raise ValueError(f"its header says {axes} dimensions")
     sides = [int(side) for side in fields["dim"][1 : axes + 1]]
     if min(sides) < 1:
-        raise ValueError(f"its header says {_times(sides)} voxels")
+        raise ValueError(f"its header says {times(sides)} voxels")
     kept = (*sides[:3], *(side for side in sides[3:] if side > 1))
     if len(kept) == len(sides):
         return kept, []
-    text = f"{path}: has shape {_times(sides)}; it is read as {_times(kept)}"
+    text = f"{path}: has shape {times(sides)}; it is read as {times(kept)}"
     return kept, [Finding(INFORMATION, "extra dimensions", text)]
 
 
@@ -216,29 +224,14 @@ def _dtype(fields: nibabel.Nifti1Header, path: Path) -> np.dtype:
     return dtype
 
 
-def _start(fields: nibabel.Nifti1Header, path: Path) -> int:
+def _start(fields: nibabel.Nifti1Header) -> int:
     """The byte of the first voxel."""
     offset = float(fields["vox_offset"])
-    lowest = fields.single_vox_offset
+    single = fields["magic"].item() == fields.single_magic
+    lowest = fields.single_vox_offset if single else 0
     if not (np.isfinite(offset) and offset == int(offset) and offset >= lowest):
         raise ValueError(f"its header puts the first voxel at byte {offset:g}, before {lowest}")
     return int(offset)
-
-
-def _check_size(
-    shape: tuple[int, ...], dtype: np.dtype, start: int, rules: HeaderRules, path: Path
-) -> None:
-    """Refuse a volume above the bound, before anything is inflated or allocated."""
-    voxels = int(np.prod(shape, dtype=object))
-    needed = voxels * max(dtype.itemsize, BYTES_PER_VOXEL) + start
-    if needed > rules.max_volume_mib * MIB:
-        raise FileFault(
-            f"{path}: its header announces {_times(shape)} voxels of {dtype.name}, "
-            f"{needed / MIB:.0f} MiB in memory, above data.max_volume_mib = "
-            f"{rules.max_volume_mib}; correct the header or, with that much memory, --set "
-            f"data.max_volume_mib={-(-needed // MIB)}",
-            "too large",
-        )
 
 
 def _spare_bytes(stream: ByteStream, header: Header, path: Path) -> list[Finding]:
@@ -251,7 +244,7 @@ def _spare_bytes(stream: ByteStream, header: Header, path: Path) -> list[Finding
     spare = len(stream.read(padding + 1))
     if spare > padding:
         raise FileFault(
-            f"{path}: holds more voxels than its header announces ({_times(header.shape)} of "
+            f"{path}: holds more voxels than its header announces ({times(header.shape)} of "
             f"{header.dtype.name}, {header.data_bytes} bytes); correct dim or datatype of the "
             "header, or copy the file again",
             "header and length",
@@ -260,7 +253,3 @@ def _spare_bytes(stream: ByteStream, header: Header, path: Path) -> list[Finding
         return []
     text = f"{path}: {spare} bytes follow its last voxel; they are left out"
     return [Finding(INFORMATION, "trailing bytes", text)]
-
-
-def _times(sides: tuple[int, ...] | list[int]) -> str:
-    return "x".join(map(str, sides))

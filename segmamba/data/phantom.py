@@ -18,8 +18,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from segmamba.data.image_files import PHANTOM_NOTE
 from segmamba.data.labels import MODALITIES, from_classes
-from segmamba.data.layouts.names import PHANTOM_NOTE
 from segmamba.data.parallel import Progress, no_progress
 from segmamba.data.phantom_grid import HEAD_BOX_MM, Grid
 from segmamba.data.phantom_head import load_templates, make_head

@@ -143,13 +143,8 @@ def _chosen(
             "header disagrees",
         )
     _check_grid(sform, path)
-    if (degrees := shear_degrees(sform)) > SHEAR_DEGREES:
-        fix = "take its qform with --set data.header=qform, or " if qform is not None else ""
-        raise FileFault(
-            f"{path}: its grid is sheared, its axes stand {degrees:.2g} degrees off the right "
-            f"angle; {fix}resample it to an orthogonal grid",
-            "sheared grid",
-        )
+    fix = "take its qform with --set data.header=qform, or " if qform is not None else ""
+    _check_angles(sform, path, fix)
     return sform
 
 
@@ -186,6 +181,36 @@ def _difference(
     codes = ["".join(c or "?" for c in nibabel.aff2axcodes(a)) for a in (sform, qform)]
     axes = f" (axes {codes[0]} and {codes[1]})" if codes[0] != codes[1] else ""
     return f"its sform and its qform lie {gap:.3g} mm apart{axes}"
+
+
+def check_affine(affine: np.ndarray, path: Path) -> None:
+    """Refuse a grid of a format that states it once, in mm, where no head can lie on it.
+
+    Args:
+        affine: (4, 4), from stored voxels to mm.
+        path: The file, for the message.
+
+    Raises:
+        FileFault: The affine is no grid in space, is sheared, or has voxels of an implausible size.
+    """
+    _check_grid(affine, path)
+    _check_angles(affine, path)
+    if not _plausible(size_mm := nibabel.affines.voxel_sizes(affine)):
+        raise FileFault(
+            f"{path}: its voxels are {_mm(size_mm)}, which is no head ({SMALLEST_MM:g} to "
+            f"{LARGEST_MM:g} mm is plausible); correct the spacing in its header",
+            "implausible spacing",
+        )
+
+
+def _check_angles(affine: np.ndarray, path: Path, fix: str = "") -> None:
+    """Refuse a sheared grid; `fix` is what to do short of resampling."""
+    if (degrees := shear_degrees(affine)) > SHEAR_DEGREES:
+        raise FileFault(
+            f"{path}: its grid is sheared, its axes stand {degrees:.2g} degrees off the right "
+            f"angle; {fix}resample it to an orthogonal grid",
+            "sheared grid",
+        )
 
 
 def _check_grid(affine: np.ndarray, path: Path) -> None:

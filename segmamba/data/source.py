@@ -3,13 +3,14 @@
 The cases are those of a data set, or the embedded phantom where `data.source` is empty.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from segmamba.config import Config, DataConfig
 from segmamba.data.case import Case
-from segmamba.data.cases import find_cases, notes_on
+from segmamba.data.cases import find_cases, notes_on, notes_on_unused
+from segmamba.data.layouts.templates import resolve_names
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
 from segmamba.data.splits import Split, split_cases
 from segmamba.data.strata import SourceCase
@@ -170,8 +171,24 @@ def find_data(
     """
     labelled, source, left_out = labelled_cases(config, results, steps)
     unlabelled = unlabelled_cases(config, learners)
-    notes = [*([] if unlabelled else left_out), *notes_on(labelled)]
+    unused = notes_on_unused(config.data.source, config.data.labels, config.data.names)
+    notes = [*([] if unlabelled else left_out), *unused, *notes_on(labelled)]
     return FoundData(labelled, unlabelled, source, notes)
+
+
+def cases_of(data: DataConfig) -> list[Case]:
+    """Find every case of the data set that a configuration names.
+
+    Args:
+        data: Its `source`, `labels` and `names` say which cases, the rest how headers are read.
+
+    Returns:
+        The cases, sorted by id.
+
+    Raises:
+        UserError: No case is found, or one is faulty.
+    """
+    return find_cases(data.source, data.labels, data.names, data.header_rules)
 
 
 def labelled_cases(
@@ -192,7 +209,7 @@ def labelled_cases(
     """
     if not config.data.source:
         return _phantom_cases(config, results, steps)
-    cases = find_cases(config.data.source, config.data.labels, config.data.header_rules)
+    cases = cases_of(config.data)
     labelled = [case for case in cases if case.label]
     if not labelled:
         raise UserError(
@@ -224,20 +241,32 @@ def _phantom_cases(
         progress=steps("making phantom cases"),
     )
     source = f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
-    return find_cases(folder, config.data.labels, config.data.header_rules), source, []
+    return find_cases(folder, config.data.labels, header=config.data.header_rules), source, []
 
 
-def source_changes(data: Path | str | None, labels: str) -> dict[str, str]:
-    """Translate a command's --data and --labels into changes of the configuration.
+def source_changes(
+    data: Path | str | None, labels: str, names: Sequence[str] = ()
+) -> dict[str, object]:
+    """Translate a command's --data, --labels and --names into changes of the configuration.
 
     Args:
         data: Path of a data set; None is the phantom.
         labels: A label convention, auto or mixed.
+        names: Templates of the files' names, or a file of them, as `resolve_names` takes them.
 
     Returns:
         The changes by dotted name; the path is made absolute.
+
+    Raises:
+        UserError: A template is wrong.
     """
-    return {"data.source": str(Path(data).resolve()) if data else "", "data.labels": labels}
+    if names and not data:
+        raise UserError("--names: says how the files of --data are named; give --data too")
+    return {
+        "data.source": str(Path(data).resolve()) if data else "",
+        "data.labels": labels,
+        "data.names": resolve_names(names),
+    }
 
 
 def unlabelled_cases(config: Config, learners: Collection[Config] | None = None) -> list[Case]:
@@ -254,11 +283,7 @@ def unlabelled_cases(config: Config, learners: Collection[Config] | None = None)
     wanted = learners is None or any(learner.learning.from_images for learner in learners)
     if not (wanted and config.data.source):
         return []
-    return [
-        case
-        for case in find_cases(config.data.source, config.data.labels, config.data.header_rules)
-        if not case.label
-    ]
+    return [case for case in cases_of(config.data) if not case.label]
 
 
 def images_to_learn_from(
@@ -274,16 +299,15 @@ def images_to_learn_from(
         steps: Shows the progress of the phantom.
 
     Returns:
-        The cases, and the notes of the split.
+        The cases, and notes on files that no case uses and on the split.
 
     Raises:
         UserError: The cases cannot be divided as the configuration asks.
     """
     unlabelled = unlabelled_cases(config)
-    if unlabelled and len(unlabelled) == len(
-        find_cases(config.data.source, config.data.labels, config.data.header_rules)
-    ):
-        return unlabelled, []
+    unused = notes_on_unused(config.data.source, config.data.labels, config.data.names)
+    if unlabelled and len(unlabelled) == len(cases_of(config.data)):
+        return unlabelled, unused
     labelled, source, _ = labelled_cases(config, results, steps)
     split = FoundData(labelled, unlabelled, source, []).split(config.data)
-    return [case.case for case in [*split.train, *split.unlabelled]], list(split.notes)
+    return [case.case for case in [*split.train, *split.unlabelled]], [*unused, *split.notes]

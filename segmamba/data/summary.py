@@ -13,7 +13,7 @@ import numpy as np
 
 from segmamba.config.header import HeaderRules
 from segmamba.data.case import ERROR, Case
-from segmamba.data.cases import list_cases, notes_on
+from segmamba.data.cases import list_cases, notes_on, notes_on_unused
 from segmamba.data.labels import MODALITIES, REGIONS, region_masks
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.volumes import read_case
@@ -77,6 +77,7 @@ class Fingerprint(TypedDict):
 def summarise(
     source: str | Path,
     labels: str = "auto",
+    names: Sequence[str] = (),
     *,
     header: HeaderRules | None = None,
     progress: Progress = no_progress,
@@ -86,6 +87,7 @@ def summarise(
     Args:
         source: The data set, as `find_cases` takes it.
         labels: The label convention, as `find_cases` takes it.
+        names: How the files are named, as `find_cases` takes it.
         header: How headers are read, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -95,7 +97,7 @@ def summarise(
     Raises:
         UserError: No case can be read.
     """
-    cases = list_cases(source, labels, header)
+    cases = list_cases(source, labels, names, header)
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
     unreadable = [case.id for case, result in zip(cases, results, strict=True) if result is None]
     measured = [result for result in results if result]
@@ -104,7 +106,9 @@ def summarise(
             f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` "
             "says why"
         )
-    return _fingerprint(cases, measured, unreadable), measured
+    fingerprint = _fingerprint(cases, measured, unreadable)
+    fingerprint["notes"] += notes_on_unused(source, labels, names)
+    return fingerprint, measured
 
 
 def measure_case(case: Case) -> MeasuredCase | None:

@@ -5,7 +5,6 @@ axis permutation and flips of the file's affine). Oblique affines keep their sma
 affine; voxels are not interpolated here. The formats have modules of their own, such as `nifti`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import nibabel
 import numpy as np
 
 from segmamba.config.header import HeaderRules
-from segmamba.data import nifti
-from segmamba.data.case import ERROR, Case, Finding
+from segmamba.data import itk_images, nifti
+from segmamba.data.case import ERROR, Case, Finding, surplus_channels
+from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.data.placement import corner_gap
-from segmamba.data.stored_volume import FileFault, StoredVolume
+from segmamba.data.stored_volume import FileFault
 from segmamba.errors import UserError
 
 # Scanners' software rounds affines. A tenth of a voxel is far above that and far below a
@@ -27,10 +27,6 @@ CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
 """nibabel's orientation of RAS+."""
 SMALLEST_VALUE = float(np.finfo(np.float32).smallest_subnormal)
 LARGEST_VALUE = float(np.finfo(np.float32).max)
-
-Loader = Callable[[Path, HeaderRules], StoredVolume]
-LOADERS: dict[str, Loader] = {}
-"""Readers by the ending of a file's name, for example ".mha"; all other files are NIfTI."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +161,8 @@ def read_case(case: Case) -> Reading:
         if finding := grid_finding(case.id, grid, first):
             reading.findings.append(finding)
             continue
+        if case.channels and (surplus := surplus_channels(case, path, volume.array.shape[3])):
+            reading.findings.append(surplus)
         for modality in (m for m in MODALITIES if case.images.get(m) == path):
             _take_channel(reading, case, path, modality, volume.array)
     if case.label:
@@ -246,7 +244,7 @@ def read_file(path: str | Path, rules: HeaderRules, *, dimensions: int = 3) -> V
         FileFault: It cannot be read, or has other dimensions.
     """
     path = Path(path)
-    stored = LOADERS.get(path.suffix.lower(), nifti.load)(path, rules)
+    stored = (itk_images if is_itk(path) else nifti).load(path, rules)
     array, affine = stored.array, stored.affine
     if array.ndim != dimensions:
         expected = (

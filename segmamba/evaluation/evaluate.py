@@ -40,6 +40,7 @@ def evaluate(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    names: Sequence[str] = (),
     header: HeaderRules | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -53,6 +54,7 @@ def evaluate(
         labels: The truth's label convention, as `match` takes it.
         prediction_labels: That of the predictions, as `match` takes it.
         missing: What becomes of a case without prediction, as `match` takes it.
+        names: How the truth's files are named, as `find_cases` takes it.
         header: How the headers of all files are read, as `match` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -64,7 +66,7 @@ def evaluate(
             that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
-    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, header)
+    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, names, header)
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
     scored: list[list[ScoreRow] | str] = map_cases(

@@ -1,5 +1,6 @@
 """Predictions and the truth, matched by case id and read onto one grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def match(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    names: Sequence[str] = (),
     header: HeaderRules | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
@@ -64,6 +66,7 @@ def match(
             else the truth's.
         missing: What becomes of a case without prediction: "error", "skip" (it is left out), or
             "empty" (it is scored as an empty prediction).
+        names: How the truth's files are named, as `find_cases` takes it.
         header: How the headers of all files are read; None takes the defaults.
 
     Returns:
@@ -75,7 +78,7 @@ def match(
     if missing not in MISSING:
         raise UserError(f"--missing {missing!r}: choose one of {', '.join(MISSING)}")
     files = predicted_files(predictions)
-    known = true_segmentations(truth, labels)
+    known = true_segmentations(truth, labels, names)
     common_labels = prediction_convention(Path(predictions), prediction_labels)
     if not files.keys() & known.keys():
         raise UserError(

@@ -5,19 +5,25 @@ package, nnU-Net and the challenges write them. The truth is any data set that `
 or a folder of segmentations named like predictions (nnU-Net's labelsTr).
 """
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segmamba.data.case import stem_of
+from segmamba.data.case_ids import id_fault
 from segmamba.data.cases import AUTO, MIXED, list_cases
+from segmamba.data.image_files import is_image, stem_of
 from segmamba.data.labels import convention
 from segmamba.data.layouts.dataset_json import NAME, declared_convention, read_json
-from segmamba.data.layouts.names import LABEL, NAMINGS, convention_name, part_of
+from segmamba.data.layouts.namings import LABEL, convention_name, naming_of_id, part_of
 from segmamba.errors import UserError
 
-FAULTY = ("duplicate case", "duplicate segmentation")
+FAULTY = (
+    "case id",
+    "duplicate case",
+    "duplicate segmentation",
+    "file used twice",
+    "unknown labels",
+)
 """Findings of a data set for which no case can be scored."""
 
 
@@ -52,11 +58,7 @@ def predicted_files(folder: str | Path) -> dict[str, Path]:
             f"{folder}: no such folder; give the one that holds the predictions, <case-id>.nii.gz"
         )
     files: dict[str, Path] = {}
-    for path in sorted(
-        p
-        for p in folder.iterdir()
-        if re.search(r"(?<=.)\.nii(\.gz)?$", p.name) and not p.name.startswith(".")
-    ):
+    for path in sorted(path for path in folder.iterdir() if is_image(path)):
         case_id = _case_id(path)
         if case_id in files:
             raise UserError(
@@ -69,12 +71,15 @@ def predicted_files(folder: str | Path) -> dict[str, Path]:
     return files
 
 
-def true_segmentations(source: str | Path, labels: str = AUTO) -> dict[str, Truth]:
+def true_segmentations(
+    source: str | Path, labels: str = AUTO, names: Sequence[str] = ()
+) -> dict[str, Truth]:
     """Find the true segmentations of a data set, or of a folder of segmentations.
 
     Args:
         source: The data set, or the folder.
         labels: The name of a label convention; "auto" takes each case's own.
+        names: How the files are named, as `find_cases` takes it.
 
     Returns:
         {case id: Truth}.
@@ -86,11 +91,9 @@ def true_segmentations(source: str | Path, labels: str = AUTO) -> dict[str, Trut
     if labels not in (AUTO, MIXED):
         convention(labels)
     try:
-        cases = list_cases(source, labels)
+        cases = list_cases(source, labels, names)
     except UserError:
-        if not source.is_dir() or not any(
-            re.search(r"\.nii(\.gz)?$", path.name) for path in source.iterdir()
-        ):
+        if names or not source.is_dir() or not any(is_image(path) for path in source.iterdir()):
             raise
         return _plain_segmentations(source, labels)
     for finding in (
@@ -141,9 +144,13 @@ def _plain_segmentations(folder: Path, labels: str) -> dict[str, Truth]:
         if labels not in (AUTO, MIXED)
         else _declared(folder, "--labels") or _declared(folder.parent, "--labels")
     )
+    files = predicted_files(folder)
+    for case_id, path in files.items():
+        if fault := id_fault(case_id):
+            raise UserError(f"{folder}: the case id {case_id!a} {fault}; rename {path.name!a}")
     return {
         case_id: Truth(path, common or _convention_of_name(case_id, folder))
-        for case_id, path in predicted_files(folder).items()
+        for case_id, path in files.items()
     }
 
 
@@ -163,9 +170,9 @@ def _declared(folder: Path, option: str) -> str | None:
 
 def _convention_of_name(case_id: str, folder: Path) -> str:
     """Return the convention that a case's name implies, as `find_cases` would say."""
-    for naming, start in zip(NAMINGS, (r"brats\d{2,4}_", r"brats-"), strict=True):
-        if re.match(start, case_id, re.IGNORECASE):
-            return convention_name(case_id, naming)
+    naming = naming_of_id(case_id)
+    if naming and (name := convention_name(case_id, naming)):
+        return name
     raise UserError(
         f"{folder}: neither the name of {case_id} nor a dataset.json tells the label convention; "
         "state it with --labels"

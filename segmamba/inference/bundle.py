@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from segmamba.config import load_config, load_postprocess
-from segmamba.data.case import stem_of
 from segmamba.data.cases import MIXED, find_cases
+from segmamba.data.image_files import stem_of
 from segmamba.data.labels import MODALITIES, from_classes
-from segmamba.data.layouts.names import part_of
+from segmamba.data.layouts.namings import part_of
 from segmamba.errors import UserError
 from segmamba.inference.decide import decide
 from segmamba.inference.postprocess import postprocess_classes

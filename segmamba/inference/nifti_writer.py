@@ -10,8 +10,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from segmamba.data import nifti
+from segmamba.data import itk_images, nifti
 from segmamba.data.case import Case
+from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import MODALITIES, from_classes
 from segmamba.data.volumes import CANONICAL
 from segmamba.errors import UserError
@@ -53,12 +54,11 @@ class Reference:
         path = case.images.get("T1ce") or next(
             case.images[m] for m in MODALITIES if m in case.images
         )
+        if is_itk(path):
+            grid = itk_images.load_grid(path)
+            return cls(nibabel.Nifti1Image, grid.header, grid.affine)
         read = nifti.read_header(path, case.header)
-        try:
-            with gzip.open(path) if read.compressed else path.open("rb") as file:
-                header = read.image_class.from_stream(file).header  # with its extensions
-        except nifti.DAMAGED as error:
-            raise nifti.damage(path, error) from error
+        header = _nibabels_header(path, read)
         placement = read.placement
         if placement.interpreted or case.header.header != "agree":
             code = int(header["sform_code"]) or int(header["qform_code"]) or ALIGNED
@@ -91,6 +91,18 @@ class Reference:
         header.set_slope_inter(None, None)
         header["cal_min"] = header["cal_max"] = 0
         return self.image_class(np.ascontiguousarray(array), self.affine, header)
+
+
+def _nibabels_header(path: Path, read: nifti.Header) -> nibabel.Nifti1Header:
+    """The header of a file with its extensions."""
+    try:
+        if read.voxels != path:
+            two = read.image_class is nibabel.Nifti2Image
+            return (nibabel.Nifti2Pair if two else nibabel.Nifti1Pair).from_filename(path).header
+        with gzip.open(path) if read.compressed else path.open("rb") as file:
+            return read.image_class.from_stream(file).header
+    except nifti.DAMAGED as error:
+        raise nifti.damage(path, error) from error
 
 
 def write_labels(

@@ -44,6 +44,8 @@ class InferenceOptions:
     """The label convention; None is that of the checkpoints' data."""
     reading: Mapping[str, Any] = field(default_factory=dict)
     """Changes of how files are read, by dotted name."""
+    names: tuple[str, ...] = ()
+    """How the files of `data` are named, as --names gives it; empty takes the known layouts."""
     output: Path = Path("Results")
     device: str = "auto"
 
@@ -114,9 +116,9 @@ def run_inference_ablation(
 def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
     """The Config of the first checkpoint, on the data that the user names."""
     configs = [load_predictor(path, "cpu").members[0].config for path in checkpoints]
-    changes: dict[str, Any] = {}
-    if options.data:
-        changes = source_changes(options.data, options.labels or "auto")
+    changes: dict[str, object] = {}
+    if options.data or options.names:
+        changes = source_changes(options.data, options.labels or "auto", options.names)
     elif options.labels:
         changes = {"data.labels": options.labels}
     changes |= options.reading

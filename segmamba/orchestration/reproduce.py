@@ -92,7 +92,7 @@ def reproduce_run(
             f"trial of --output {output}"
         ) from error
     if data:
-        config = config.changed(source_changes(data, config.data.labels))
+        config = config.changed(source_changes(data, config.data.labels, config.data.names))
     record = _environment(store, run_id)
     if record:
         import torch

@@ -182,7 +182,7 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
     """The study's question and its cases, checked and cached."""
     base = preset(options.preset).changed(
         {"train.early_stop_epochs": 0}
-        | source_changes(options.data, options.labels)
+        | source_changes(options.data, options.labels, options.names)
         | options.changes
     )
     spec = resolve(study, base).only(options.arms, options.preset)

@@ -5,7 +5,7 @@ import pytest
 
 from segmamba.data.case import patient_of
 from segmamba.data.cases import find_cases, list_cases, notes_on
-from segmamba.data.layouts.names import PHANTOM_NOTE
+from segmamba.data.image_files import PHANTOM_NOTE
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from tests.conftest import NEW_NAMES, write_case

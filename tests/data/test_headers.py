@@ -158,7 +158,7 @@ REFUSED = {
     "nine dimensions": (patched((DIM, "<h", 9)), "unreadable file", "9 dimensions", "copy"),
     "voxels within the header": (patched((OFFSET, "<f", 100)), "unreadable file", "byte 100", ""),
     "voxels at no place": (patched((OFFSET, "<f", np.nan)), "unreadable file", "byte nan", ""),
-    "half of a pair": (patched((MAGIC, "4s", b"ni1\0")), "unreadable file", ".hdr/.img", ".nii.gz"),
+    "half of a pair": (patched((MAGIC, "4s", b"ni1\0")), "unreadable file", "no .img", ".nii.gz"),
     "Analyze": (patched((MAGIC, "4s", b"\0" * 4)), "unreadable file", "is marked", "copy"),
     "intercept is no number": (
         patched((SLOPE, "<ff", 1, np.nan)),
@@ -418,6 +418,45 @@ def test_each_type_and_byte_order_is_read_and_scaled_as_nibabel_does(tmp_path, k
     read, affine, _ = read_volume(path)
     assert read.dtype == expected.dtype and np.array_equal(read, expected)
     assert np.array_equal(affine, np.diag([1.0, 1, 2, 1]))
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+def test_a_pair_is_read_and_its_voxels_are_counted(tmp_path, kind):
+    array = np.arange(24000, dtype=np.int16).reshape(20, 30, 40)
+    nibabel.save(kind(array, np.diag([1.0, 1, 2, 1])), tmp_path / "a.hdr")
+    read, affine, _ = read_volume(tmp_path / "a.hdr")
+    assert np.array_equal(read, array) and np.array_equal(affine, np.diag([1.0, 1, 2, 1]))
+    voxels = (tmp_path / "a.img").read_bytes()
+    (tmp_path / "a.img").write_bytes(voxels[:-2])
+    with pytest.raises(UserError, match="holds 47998 of the 48000 bytes"):
+        read_volume(tmp_path / "a.hdr")
+    (tmp_path / "a.img").write_bytes(2 * voxels)
+    with pytest.raises(UserError, match="holds more voxels than its header announces"):
+        read_volume(tmp_path / "a.hdr")
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(UserError, match=r"has no \.img beside it"):
+        read_volume(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "shear", "message"),
+    [
+        ((0.001, 0.001, 0.001), 0, r"a\.mha: its voxels are 0\.001 x 0\.001"),
+        ((1, 1, 1), 0.1, r"a\.mha: its grid is sheared"),
+        ((1, 1, 1), 0, r"announces 90x80x70 voxels of float32, 2 MiB"),
+    ],
+)
+def test_itks_formats_are_held_to_the_same_rules(tmp_path, spacing_mm, shear, message):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(np.ones((70, 80, 90), np.int16))
+    image.SetSpacing(spacing_mm)
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(image, str(path))
+    if shear:
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(b"Matrix = 1 0 0 0 1 0", b"Matrix = 1 0 0 0.1 1 0"))
+    with pytest.raises(UserError, match=message):
+        read_volume(path, HeaderRules(max_volume_mib=1 if "announces" in message else 512))
 
 
 def labelled(folder, change):

@@ -168,6 +168,20 @@ def test_a_dataset_json_that_does_not_tell_enough_is_refused(tmp_path, truth, ch
         find_cases(nnunet(tmp_path / "Dataset137", truth, content=NNUNET_JSON | change))
 
 
+def test_a_declared_number_of_cases_that_is_not_found_is_noted(tmp_path, truth):
+    root = nnunet(tmp_path / "Dataset137", truth, content=NNUNET_JSON | {"numTraining": 484})
+    (note,) = notes_on(find_cases(root))
+    assert "declares 484 training cases" in note and note.endswith("holds 1")
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "9" * 5000, "-1"])
+def test_a_channel_number_that_is_none_is_refused(tmp_path, truth, number):
+    names = {number: "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}
+    root = nnunet(tmp_path / "Dataset137", truth, content=NNUNET_JSON | {"channel_names": names})
+    with pytest.raises(UserError, match="needed are T1, T1ce, T2, FLAIR"):
+        find_cases(root)
+
+
 @pytest.mark.parametrize("text", ["{", "[1, 2]"])
 def test_a_damaged_dataset_json_is_named(tmp_path, truth, text):
     root = nnunet(tmp_path / "Dataset137", truth)

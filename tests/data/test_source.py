@@ -165,5 +165,9 @@ def test_unlabelled_cases_need_an_arm_that_learns_from_images(config, data_set):
 
 def test_no_data_is_the_phantom_and_a_path_becomes_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert source_changes(None, "auto") == {"data.source": "", "data.labels": "auto"}
+    assert source_changes(None, "auto") == {
+        "data.source": "",
+        "data.labels": "auto",
+        "data.names": (),
+    }
     assert source_changes("here", "msd")["data.source"] == str(tmp_path / "here")

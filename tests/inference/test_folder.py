@@ -12,6 +12,7 @@ import pytest
 
 from segmamba.commands.predict import run_prediction
 from segmamba.data.cases import list_cases
+from segmamba.data.labels import MODALITIES
 from segmamba.data.volumes import read_scan, read_volume
 from segmamba.inference.folder import predict_cases, write_record
 from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outputs
@@ -261,3 +262,53 @@ def test_the_command_says_what_the_written_labels_merge(predictor, tmp_path, cap
         and "note: labels brats2024: the resection cavity (RC, 4) counts as background"
         in capsys.readouterr().err
     )
+
+
+def test_ids_that_leave_the_output_folder_fail_alone_and_strays_are_named(
+    predictor, data, tmp_path, capsys
+):
+    images = [str(data / "A" / f"A_{part}.nii.gz") for part in ("t1", "t1ce", "t2", "flair")]
+    others = [str(path) for path in sorted((data / "BraTS-GLI-00000-000").iterdir())]
+    path = tmp_path / "list.json"
+    entries = [{"id": "good", "image": images}, {"id": "../../escaped", "image": others}]
+    path.write_text(json.dumps({"testing": entries}))
+    before = {p for p in tmp_path.rglob("*") if "escaped" in p.name}
+    outputs = Outputs(tmp_path / "deep" / "out")
+    code = run_prediction(predictor, path, "auto", outputs, ["run", "run"], as_json=False)
+    said = capsys.readouterr().err
+    assert code != 0 and "'../../escaped'" in said and "rename the case" in said
+    assert {p for p in tmp_path.rglob("*escaped*") if outputs.folder not in p.parents} == before
+    record = json.loads((outputs.folder / "predictions.json").read_text())
+    assert sorted(case["state"] for case in record["cases"]) == [DONE, FAILED]
+    assert (outputs.folder / "good.nii.gz").is_file()
+
+
+def test_the_command_names_images_that_no_case_uses(predictor, data, tmp_path, capsys):
+    (data / "A" / "A_t1.nii.gz").rename(data / "A" / "A_swi.nii.gz")
+    run_prediction(
+        predictor, data, "auto", Outputs(tmp_path / "out"), ["run", "run"], as_json=False
+    )
+    assert "that no case uses: 1 (A/A_swi.nii.gz)" in capsys.readouterr().err
+
+
+def test_other_names_are_predicted_by_templates_without_a_convention_of_their_own(
+    predictor, tmp_path, capsys
+):
+    folder = write_case(tmp_path / "data", "P", shape=(40, 44, 24), label=False)
+    for part in ("t1", "t1ce", "t2", "flair"):
+        (folder / f"P_{part}.nii.gz").rename(folder / f"{part}.nii.gz")
+    names = tuple(
+        f"{modality}={{case}}/{part}.nii.gz"
+        for modality, part in zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True)
+    )
+    code = run_prediction(
+        predictor,
+        tmp_path / "data",
+        "auto",
+        Outputs(tmp_path / "out"),
+        ["run", "run"],
+        templates=names,
+        as_json=False,
+    )
+    assert code == 0 and (tmp_path / "out" / "P.nii.gz").is_file()
+    assert "predictions are written as brats2023" in capsys.readouterr().err

@@ -11,10 +11,15 @@
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from segmamba.data.case import ERROR, Case, Finding, patient_of, stem_of
+from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
+from segmamba.data.image_files import stem_of
 from segmamba.data.labels import MODALITIES
-from segmamba.data.layouts.dataset_json import channel_order, declared_convention, read_json
-from segmamba.data.layouts.names import FilePart, convention_name, part_of
+from segmamba.data.layouts.contradictions import contradictions
+from segmamba.data.layouts.dataset_json import declared_convention, read_json
+from segmamba.data.layouts.declared_names import channel_order, named_channels
+from segmamba.data.layouts.names import part_findings
+from segmamba.data.layouts.namings import LABEL, FilePart, convention_name, part_of
+from segmamba.data.layouts.stated import convention_or_finding
 from segmamba.errors import UserError
 
 SECTIONS = ("training", "validation", "testing", "test")
@@ -114,27 +119,30 @@ def _images(entry: Entry, path: Path) -> list[Path]:
         raise UserError(
             f'{path}: the entry {entry} has no "image", a 4-D file or a list of four files'
         )
+    files = [*images, *([entry["label"]] if isinstance(entry.get("label"), str) else [])]
+    if broken := [file for file in files if "\0" in file]:
+        raise UserError(f"{path}: {broken[0]!a} is no file's name; correct the entry")
     return [path.parent / image for image in images]
 
 
 def _case(entry: Entry, content: dict[str, Any], path: Path, labels: str) -> Case:
     images, name = _images(entry, path), case_id(entry, path)
     parts = [part for part in map(part_of, images) if part]
-    by_brats_name = len(parts) == len(images)
-    named = content.get("channel_names", content.get("modality"))
-    by_modality, channels = _by_modality(images, parts if by_brats_name else [], named, path)
-    findings: tuple[Finding, ...] = ()
+    by_name = parts if len(parts) == len(images) > 1 else []
+    named = named_channels(content, path)
+    if named is None and by_name:
+        by_modality, channels, findings = _by_name(name, images, by_name, path)
+    else:
+        by_modality, channels, findings = _by_order(name, images, named, path)
     if missing := [m for m in MODALITIES if m not in by_modality]:
         text = (
             f"{name}: {path} lists no {', '.join(missing)} for it; add the file or remove the case"
         )
-        findings = (Finding(ERROR, "missing modality", text),)
+        findings.append(Finding(ERROR, "missing modality", text))
     label = path.parent / entry["label"] if entry.get("label") else None
-    note = None
-    if labels == "auto" and "labels" not in content and by_brats_name:
-        convention = convention_name(name, parts[0].naming)
-    else:
-        convention, note = declared_convention(content.get("labels"), labels, path)
+    findings += contradictions(name, {} if channels else by_modality, label, path)
+    first = by_name[0] if by_name else None
+    convention, notes = _convention(name, content, first, labels, label, path)
     return Case(
         name,
         patient_of(name),
@@ -142,21 +150,68 @@ def _case(entry: Entry, content: dict[str, Any], path: Path, labels: str) -> Cas
         label,
         convention,
         channels,
-        (*findings, note) if note else findings,
+        (*findings, *notes),
+        channel_count=len(named) if channels else 0,
     )
 
 
-def _by_modality(
-    images: list[Path], parts: list[FilePart], named: Any, path: Path
-) -> tuple[dict[str, Path], dict[str, int]]:
+def _by_name(
+    case_id: str, images: list[Path], parts: list[FilePart], path: Path
+) -> tuple[dict[str, Path], dict[str, int], list[Finding]]:
+    """Assign files to modalities by the files' names."""
+    files: dict[str, list[Path]] = {}
+    for part, image in zip(parts, images, strict=True):
+        files.setdefault(part.part, []).append(image)
+    findings = [
+        finding for part in files for finding in part_findings(case_id, part, files[part], "")
+    ]
+    if LABEL in files:
+        text = (
+            f"{case_id}: {path} lists {files[LABEL][0]} as an image, but its name says "
+            'segmentation; give it as "label"'
+        )
+        findings.append(Finding(ERROR, "contradicting names", text))
+    return {part: paths[0] for part, paths in files.items() if part != LABEL}, {}, findings
+
+
+def _by_order(
+    case_id: str, images: list[Path], named: Any, path: Path
+) -> tuple[dict[str, Path], dict[str, int], list[Finding]]:
     """Assign files to modalities, and modalities to places on the last axis of a 4-D file.
 
-    `parts` are those that the files' names tell, empty unless all files have BraTS names; `named`
-    are the channels that the datalist names.
+    `named` are the channels that the datalist names.
     """
-    if named is None and len(images) > 1 and parts:
-        return {part.part: image for part, image in zip(parts, images, strict=True)}, {}
     order = channel_order(named, path)
     if len(images) == 1:
-        return dict.fromkeys(MODALITIES, images[0]), order
-    return {m: images[place] for m, place in order.items() if place < len(images)}, {}
+        return dict.fromkeys(MODALITIES, images[0]), order, []
+    findings = []
+    if len(images) > len(named):
+        text = (
+            f"{case_id}: {path} lists {len(images)} images for it but names {len(named)} channels; "
+            "name every channel or remove the images that are too many"
+        )
+        findings.append(Finding(ERROR, "surplus image", text))
+    return {m: images[place] for m, place in order.items() if place < len(images)}, {}, findings
+
+
+def _convention(
+    case_id: str,
+    content: dict[str, Any],
+    named: FilePart | None,
+    labels: str,
+    label: Path | None,
+    path: Path,
+) -> tuple[str, tuple[Finding, ...]]:
+    """The label convention: stated, else declared, else told by the names; and notes on it."""
+    told = convention_name(case_id, named.naming) if named else None
+    if labels == "auto" and "labels" not in content and named:
+        return convention_or_finding(case_id, told, label, f"the naming {named.naming.name}")
+    convention, note = declared_convention(content.get("labels"), labels, path)
+    notes: tuple[Finding, ...] = (note,) if note else ()
+    if labels == "auto" and told and told != convention:
+        text = (
+            f"labels are read as {convention}, as {path.name} declares, although the files are "
+            f"named as those of {told}"
+        )
+        notes += (Finding(INFORMATION, "declared labels", text),)
+    return convention, notes

@@ -11,33 +11,44 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of, stem_of
+import nibabel
+
+from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
+from segmamba.data.image_files import ENDINGS, ending_of, is_image, stem_of
 from segmamba.data.labels import CONVENTIONS, MODALITIES
-from segmamba.data.layouts.declared_names import convention_of, modality_of
+from segmamba.data.layouts.contradictions import contradictions
+from segmamba.data.layouts.declared_names import (
+    channel_order,
+    convention_of,
+    named_channels,
+    numbered_channels,
+)
+from segmamba.data.layouts.names import part_findings
 from segmamba.errors import UserError
 
 NAME = "dataset.json"
+SECTIONS = (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
+FOLDERS = tuple(folder for section in SECTIONS for folder in section)
 
 
-def root_of(folder: Path) -> Path | None:
-    """Find the folder that holds a dataset.json beside imagesTr.
+def roots_of(files: Iterable[Path]) -> list[Path]:
+    """Find the folders that hold a dataset.json beside imagesTr.
 
     Args:
-        folder: Where to look, with its subfolders.
+        files: The image files of the data set.
 
     Returns:
-        `folder` or the only subfolder that is one, or None.
+        The folders above those files that are one, sorted.
     """
-    candidates = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
-    roots = [
-        path for path in candidates if (path / NAME).is_file() and (path / "imagesTr").is_dir()
-    ]
-    return roots[0] if roots[:1] == [folder] or len(roots) == 1 else None
+    candidates = {path.parent.parent for path in files if path.parent.name in FOLDERS}
+    return sorted(
+        root for root in candidates if (root / NAME).is_file() and (root / "imagesTr").is_dir()
+    )
 
 
 def list_cases(root: Path, labels: str) -> list[Case]:
@@ -54,16 +65,27 @@ def list_cases(root: Path, labels: str) -> list[Case]:
         UserError: The dataset.json does not say what its channels and labels are.
     """
     content = read_json(root / NAME)
-    channels = channel_order(content.get("channel_names", content.get("modality")), root / NAME)
+    named = named_channels(content, root / NAME)
+    channels = channel_order(named, root / NAME)
     convention, note = declared_convention(content.get("labels"), labels, root / NAME)
+    ending = _declared_ending(content, root / NAME)
     cases: list[Case] = []
-    for images, label_folder in (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")):
-        volumes, labelled = _volumes(root / images), _volumes(root / label_folder)
-        if volumes and all(_numbered(stem) for stem in volumes):
-            cases += _one_file_a_channel(volumes, channels, labelled, convention)
+    numbered: bool | None = None
+    for images, label_folder in SECTIONS:
+        volumes, labelled = _volumes(root / images, ending), _volumes(root / label_folder, ending)
+        if volumes and numbered is None:
+            numbered = _has_file_a_channel(volumes, labelled, channels)
+        if numbered:
+            known_numbers = set(numbered_channels(named))
+            found = _one_file_a_channel(volumes, channels, labelled, convention, root / NAME)
+            surplus = _surplus(volumes, known_numbers, root / NAME)
+            cases += [
+                replace(case, findings=(*case.findings, *surplus.get(case.id, ())))
+                for case in found
+            ]
         else:
             cases += [
-                _four_d(stem, path, channels, labelled.get(stem), convention)
+                _four_d(stem, path, channels, labelled.get(stem), convention, len(named))
                 for stem, path in volumes.items()
             ]
         if images == "imagesTr":
@@ -73,10 +95,24 @@ def list_cases(root: Path, labels: str) -> list[Case]:
                 for stem, path in labelled.items()
                 if stem not in known
             ]
-    cases.sort(key=lambda case: case.id)
-    if note is None:
-        return cases
-    return [replace(case, findings=(*case.findings, note)) for case in cases]
+    twins = _twins(root, ending)
+    cases = [
+        replace(case, findings=(*case.findings, *twins.get(case.id, ())))
+        for case in sorted(cases, key=lambda case: case.id)
+    ]
+    notes = [note, _other_number(content, cases, root)]
+    said = tuple(finding for finding in notes if finding)
+    return [replace(case, findings=(*case.findings, *said)) for case in cases]
+
+
+def _other_number(content: Mapping[str, Any], cases: Iterable[Case], root: Path) -> Finding | None:
+    """Note a number of training cases that is not the one that the file declares."""
+    declared = content.get("numTraining")
+    found = sum(bool(case.images) and "imagesTr" in case.files[0].parts for case in cases)
+    if not isinstance(declared, int) or declared == found:
+        return None
+    text = f"{root / NAME} declares {declared} training cases, {root / 'imagesTr'} holds {found}"
+    return Finding(INFORMATION, "declared cases", text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,39 +139,6 @@ def read_json(path: Path) -> dict[str, Any]:
             "repair it or copy it again"
         )
     return content
-
-
-def channel_order(named: Any, path: Path) -> dict[str, int]:
-    """Read which channel holds which modality.
-
-    Args:
-        named: The channels' names as the file gives them: {"0": "FLAIR", ...}, a list of names, or
-            None.
-        path: The file, for the message.
-
-    Returns:
-        Modality to channel, in the order of MODALITIES.
-
-    Raises:
-        UserError: The names are not those of the four modalities.
-    """
-    by_number = dict(enumerate(named)) if isinstance(named, list) else named
-    if not isinstance(by_number, dict):
-        raise UserError(
-            f'{path}: names no channels; add "channel_names": '
-            '{"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"} in the files\' order'
-        )
-    order = {
-        modality_of(name): int(number)
-        for number, name in by_number.items()
-        if str(number).isdigit()
-    }
-    if not set(MODALITIES) <= set(order):
-        raise UserError(
-            f"{path}: its channels are {', '.join(map(str, by_number.values()))}; "
-            f"needed are {', '.join(MODALITIES)}, each once"
-        )
-    return {modality: order[modality] for modality in MODALITIES}
 
 
 def declared_convention(named: Any, labels: str, path: Path) -> tuple[str, Finding | None]:
@@ -180,13 +183,42 @@ def _by_name(named: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
-    """Map stem to path for the NIfTI files in a folder that may be absent."""
-    return {
-        stem_of(path): path
-        for path in sorted(folder.glob("*.nii*"))
-        if not path.name.startswith(".") and re.search(r"\.nii(\.gz)?$", path.name)
-    }
+def _declared_ending(content: Mapping[str, Any], path: Path) -> str:
+    """The ending of images and labels that nnU-Net's file_ending gives; empty where it does not."""
+    ending = content.get("file_ending") or ""
+    if ending and ending not in ENDINGS:
+        raise UserError(
+            f"{path}: its file_ending is {ending!r}; read are {', '.join(ENDINGS)}: convert the "
+            "files"
+        )
+    return str(ending)
+
+
+def _volumes(folder: Path, ending: str) -> dict[str, Path]:
+    """Map stem to path for the image files in a folder that may be absent."""
+    return {stem: paths[0] for stem, paths in _files(folder, ending).items()}
+
+
+def _files(folder: Path, ending: str) -> dict[str, list[Path]]:
+    """Map stem to paths, of the declared ending where there are such files."""
+    files = sorted(path for path in folder.glob("*") if is_image(path))
+    declared = [path for path in files if ending_of(path) == ending]
+    by_stem: dict[str, list[Path]] = {}
+    for path in declared or files:
+        by_stem.setdefault(stem_of(path), []).append(path)
+    return by_stem
+
+
+def _twins(root: Path, ending: str) -> dict[str, list[Finding]]:
+    """Map case id to the errors of images that are there twice, as .nii and .nii.gz for example."""
+    twins: dict[str, list[Finding]] = {}
+    for folder in FOLDERS:
+        for stem, paths in _files(root / folder, ending).items():
+            match = _numbered(stem) if folder.startswith("images") else None
+            case_id = match[1] if match else stem
+            part = f"channel {match[2]}" if match else folder
+            twins.setdefault(case_id, []).extend(part_findings(case_id, part, paths, ""))
+    return twins
 
 
 def _numbered(stem: str) -> re.Match[str] | None:
@@ -194,11 +226,45 @@ def _numbered(stem: str) -> re.Match[str] | None:
     return re.fullmatch(r"(.+)_(\d{4})", stem)
 
 
+def _has_file_a_channel(
+    volumes: Mapping[str, Path], labelled: Mapping[str, Path], channels: Mapping[str, int]
+) -> bool:
+    """Tell CASE_0000 ... CASE_0003 from 4-D files, whose ids may end in four digits too.
+
+    The segmentations say which, since they have the cases' ids. Without any, a case with all its
+    channels does, and at last the number of dimensions of the first file.
+    """
+    numbers: dict[str, set[int]] = {}
+    for match in filter(None, map(_numbered, volumes)):
+        numbers.setdefault(match[1], set()).add(int(match[2]))
+    of_channels, of_whole = numbers.keys() & labelled.keys(), volumes.keys() & labelled.keys()
+    if of_channels or of_whole:
+        return len(of_channels) >= len(of_whole)
+    if any(set(channels.values()) <= found for found in numbers.values()):
+        return True
+    every = all(_numbered(stem) for stem in volumes)
+    return every and _dimensions(next(iter(volumes.values()))) != 4
+
+
+def _dimensions(path: Path) -> int | None:
+    """Dimensions of an image, by its header; None where nibabel reads none."""
+    try:
+        return len(getattr(nibabel.load(path), "shape", ()))
+    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError):
+        return None
+
+
 def _four_d(
-    stem: str, path: Path, channels: dict[str, int], label: Path | None, convention: str
+    stem: str,
+    path: Path,
+    channels: dict[str, int],
+    label: Path | None,
+    convention: str,
+    count: int,
 ) -> Case:
     images = dict.fromkeys(MODALITIES, path)
-    return Case(stem, patient_of(stem), images, label, convention, channels)
+    patient = patient_of(stem)
+    return Case(stem, patient, images, label, convention, channels, channel_count=count)
 
 
 def _one_file_a_channel(
@@ -206,6 +272,7 @@ def _one_file_a_channel(
     channels: Mapping[str, int],
     labelled: Mapping[str, Path],
     convention: str,
+    origin: Path,
 ) -> Iterator[Case]:
     """Group numbered files into cases, with an error for each modality that is missing."""
     groups: dict[str, dict[int, Path]] = {}
@@ -228,6 +295,7 @@ def _one_file_a_channel(
             for modality in MODALITIES
             if modality not in images
         )
+        findings = (*contradictions(case_id, images, None, origin), *findings)
         yield Case(
             case_id,
             patient_of(case_id),
@@ -236,6 +304,21 @@ def _one_file_a_channel(
             convention,
             findings=findings,
         )
+
+
+def _surplus(
+    volumes: Mapping[str, Path], named: set[int], origin: Path
+) -> dict[str, list[Finding]]:
+    """Map case id to the errors of images whose channel the dataset.json does not name."""
+    surplus: dict[str, list[Finding]] = {}
+    for stem, path in volumes.items():
+        if (match := _numbered(stem)) and int(match[2]) not in named:
+            text = (
+                f"{match[1]}: {path} is of channel {match[2]}, which {origin} does not name; name "
+                "the channel or remove the file"
+            )
+            surplus.setdefault(match[1], []).append(Finding(ERROR, "surplus channel", text))
+    return surplus
 
 
 def _without_images(stem: str, path: Path, folder: Path, convention: str) -> Case:

@@ -1,8 +1,12 @@
 """What a dataset.json means by the names that it gives to its channels and its labels."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from segmamba.data.labels import CLASSES, CONVENTIONS, Convention
+from segmamba.data.labels import CLASSES, CONVENTIONS, MODALITIES, Convention
+from segmamba.errors import UserError
 
 # Names in dataset.json files, compared in lower case with only their letters and digits.
 MODALITY_NAMES = {
@@ -50,6 +54,78 @@ def modality_of(name: object) -> str | None:
         One of MODALITIES, or None for an unknown name.
     """
     return _look_up(name, MODALITY_NAMES)
+
+
+def named_channels(content: Mapping[str, Any], path: Path) -> Any:
+    """Take the channels' names, which nnU-Net calls channel_names and the Decathlon modality.
+
+    Args:
+        content: The file's content.
+        path: The file, for the message.
+
+    Returns:
+        The names as the file gives them, or None.
+
+    Raises:
+        UserError: It gives both, and they differ.
+    """
+    both = [content[key] for key in ("channel_names", "modality") if key in content]
+    if len(both) == 2 and channel_order(both[0], path) != channel_order(both[1], path):
+        raise UserError(
+            f"{path}: channel_names and modality contradict each other; remove the wrong one"
+        )
+    return both[0] if both else None
+
+
+def channel_order(named: Any, path: Path) -> dict[str, int]:
+    """Read which channel holds which modality.
+
+    Args:
+        named: The channels' names as the file gives them: {"0": "FLAIR", ...}, a list of names, or
+            None.
+        path: The file, for the message.
+
+    Returns:
+        Modality to channel, in the order of MODALITIES.
+
+    Raises:
+        UserError: The names are not those of the four modalities.
+    """
+    if not isinstance(named, (list, dict)):
+        raise UserError(
+            f'{path}: names no channels; add "channel_names": '
+            '{"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"} in the files\' order'
+        )
+    order: dict[str | None, int] = {}
+    by_number = numbered_channels(named)
+    for number, name in by_number.items():
+        modality = modality_of(name)
+        if modality and modality in order:
+            raise UserError(
+                f"{path}: names {modality} twice, as channels {order[modality]} and {number}; "
+                "correct the names of the channels"
+            )
+        order[modality] = number
+    if not set(MODALITIES) <= set(order):
+        raise UserError(
+            f"{path}: its channels are {', '.join(map(str, by_number.values()))}; "
+            f"needed are {', '.join(MODALITIES)}, each once"
+        )
+    return {modality: order[modality] for modality in MODALITIES}
+
+
+def numbered_channels(named: list[Any] | dict[Any, Any]) -> dict[int, Any]:
+    """Number the channels.
+
+    Args:
+        named: The channels' names as a file gives them, a list or {"0": name, ...}.
+
+    Returns:
+        Channel to name, without entries whose key is no number.
+    """
+    if isinstance(named, list):
+        return dict(enumerate(named))
+    return {int(k): name for k, name in named.items() if re.fullmatch(r"[0-9]{1,4}", str(k))}
 
 
 def convention_of(named_values: Mapping[str, int | Sequence[int]]) -> Convention | None:

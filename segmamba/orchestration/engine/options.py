@@ -23,6 +23,8 @@ class StudyOptions:
     """Folder of BraTS cases; None is the embedded phantom."""
     labels: str = "auto"
     """The label convention of the cases; auto infers it from the files' names."""
+    names: tuple[str, ...] = ()
+    """How the cases' files are named, as --names gives it; empty takes the known layouts."""
     preset: str = "demo"
     seeds: int | None = None
     """Training runs per arm and fold; None is the study's own number."""

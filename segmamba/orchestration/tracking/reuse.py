@@ -25,14 +25,15 @@ def trial_digest(config: Config, split: Split) -> str:
     """Return a name for all that a trial's result depends on.
 
     That is its configuration with its seed, the cases of its sets, the code, torch and the device.
-    Where the cases lie does not matter: their own digests are part of it.
+    Where the cases lie and how they are named does not matter: their own digests are part of it.
     """
     sets = {
         name: [case.folder.name for case in getattr(split, name)]
         for name in ("train", "validation", "test", "unlabelled")
     }
     parts = {
-        "config": config.to_flat_dict() | {"data.source": "", "data.max_volume_mib": 0},
+        "config": config.to_flat_dict()
+        | {"data.source": "", "data.names": (), "data.max_volume_mib": 0},
         "data": sets,
         "code": code_digest(),
         "torch": torch.__version__,
