@@ -58,6 +58,8 @@ def draw_plane(
             continue  # a line of voxels has no outline
         masks = zip(REGIONS, region_masks(cut(labels)), strict=True)
         for region, mask in reversed(list(masks)):  # inner outlines lie on outer ones
+            if min(mask.shape) < 2:
+                continue  # a single row of voxels has no outline
             # What panel.contour draws, in a third of its time.
             contours = contour_generator(z=mask.astype(np.float32), line_type="Separate")
             outlines = cast("list[np.ndarray]", contours.lines(0.5))

@@ -7,7 +7,8 @@ import torch
 
 from segmamba.config import load_config
 from segmamba.models import build_model
-from segmamba.models.weights import load_checkpoint, start_from
+from segmamba.models.transfer import start_from
+from segmamba.models.weights import load_checkpoint
 from tests.conftest import write_case
 from tests.test_cli import segmamba
 

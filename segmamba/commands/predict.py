@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import Predictor
 
+SHOWN = 5  # cases that a line names
 PAPER = PostprocessConfig(min_component_voxels=(100, 100, 100))
 
 
@@ -134,7 +135,8 @@ def predict(
 ) -> None:
     """Segment cases, each on its source's own grid.
 
-    Exit code 2 if a case failed; the others are written all the same.
+    A case that fails is named, and the others are written all the same. The exit code is then 2,
+    or 1 where a failure is not explained by the case's files: failures.log has its traceback.
     """
     settings = parse_assignments(with_orientation(changes, orientation)) | (
         {"inference.flips": True} if flips else {}
@@ -209,17 +211,22 @@ def run_prediction(
         as_json: Print the content of predictions.json instead of the folder.
 
     Returns:
-        The exit code: 2 if a case failed, else 0.
+        The exit code: 1 if a case failed for a reason of ours, 2 if by its files, else 0.
     """
     from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
+    from segmamba.data.content import summarised
     from segmamba.inference.folder import predict_cases, write_record
-    from segmamba.inference.outputs import FAILED
+    from segmamba.inference.outputs import FAILED, SKIPPED
 
     screen = console(stderr=True)
     labels = MIXED if labels == "auto" else labels
     cases = list_cases(source, labels, templates, header)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
-    for note in (*notes_on_convention(cases), *notes_on_unused(source, labels, templates)):
+    for note in (
+        *predictor.notes,
+        *notes_on_convention(cases),
+        *notes_on_unused(source, labels, templates),
+    ):
         print_line(screen, f"note: {note}")
     outcomes = []
     with progress_bar("predicting cases") as progress:
@@ -228,11 +235,22 @@ def run_prediction(
             progress(len(outcomes), len(cases))
             if outcome.state == FAILED:
                 print_line(screen, f"error: {outcome.error}")
+    for note in summarised([outcome.findings for outcome in outcomes]):
+        print_line(screen, f"note: {note}")
+    if skipped := [outcome.case for outcome in outcomes if outcome.state == SKIPPED]:
+        shown = ", ".join(skipped[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
+        print_line(
+            screen,
+            f"note: {len(skipped)} of {len(cases)} cases are skipped, their files are all there: "
+            f"{shown}",
+        )
     record = write_record(predictor, outcomes, outputs, names)
     if as_json:
         print_json(record)
     else:
         print(outputs.folder)
+    if any(outcome.traceback for outcome in outcomes):
+        return 1
     return 2 if any(outcome.state == FAILED for outcome in outcomes) else 0
 
 

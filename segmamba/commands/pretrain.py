@@ -79,6 +79,7 @@ def pretrain(
     wanted = epochs or config.learning.pretrain_epochs or config.train.epochs
     config = config.changed({"learning.pretrain_epochs": wanted})
 
+    from segmamba.data.content import summarised
     from segmamba.data.preprocess import check_patch_fits, prepare_cases
     from segmamba.data.source import images_to_learn_from
     from segmamba.device import choose_device
@@ -95,7 +96,7 @@ def pretrain(
         )
     check_patch_fits(prepared, config.data)
     folder = _open_folder(output, config, screen, resume=resume)
-    for note in notes:
+    for note in (*notes, *summarised([case.findings for case in prepared])):
         print_line(screen, f"note     {note}")
     print_line(
         screen,

@@ -1,12 +1,12 @@
 """Configurations read from the files that a run leaves."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from segmamba.config.postprocess import PostprocessConfig
 from segmamba.config.tree import Config
 from segmamba.errors import UserError
+from segmamba.json_files import read_json
 
 # Settings of configurations that were written before 0.2. Their "test" is today's holdout.
 RENAMED = {
@@ -33,7 +33,7 @@ def load_config(path: Path | str) -> Config:
     Raises:
         UserError: The file cannot be read, or names an unknown field or a wrong value.
     """
-    tree = _read_tree(path, "a configuration", "a config.json written by a run")
+    tree = read_json(path, dict[str, Any], fix="give a config.json written by a run")
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -42,7 +42,7 @@ def load_config(path: Path | str) -> Config:
             flat[name] = value
     if WRITTEN_BEFORE_0_2 in flat:
         flat = {RENAMED.get(name, name): value for name, value in flat.items()}
-    return Config().changed(flat)
+    return _changed(path, flat)
 
 
 def load_postprocess(path: Path | str) -> PostprocessConfig:
@@ -57,21 +57,14 @@ def load_postprocess(path: Path | str) -> PostprocessConfig:
     Raises:
         UserError: The file cannot be read, or names an unknown field or a wrong value.
     """
-    tree = _read_tree(path, "post-processing", "a postprocessing.json")
+    tree = read_json(path, dict[str, Any], fix="give a postprocessing.json")
+    return _changed(
+        path, {f"postprocess.{name}": value for name, value in tree.items()}
+    ).postprocess
+
+
+def _changed(path: Path | str, flat: dict[str, Any]) -> Config:
     try:
-        config = Config().changed({f"postprocess.{name}": value for name, value in tree.items()})
+        return Config().changed(flat)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return config.postprocess
-
-
-def _read_tree(path: Path | str, what: str, wanted: str) -> dict[str, Any]:
-    try:
-        tree = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as {what} ({error}); give {wanted}") from error
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"{path}: cannot be read as {what} (it holds a {type(tree).__name__}); give {wanted}"
-        )
-    return tree

@@ -22,7 +22,8 @@ class LearningConfig:
     Above 1 the workers start afresh each epoch, with the losses up to it."""
     initial_weights: str = ""
     """Path of weights to start from: a run's checkpoint or what `segmamba pretrain` wrote. Its
-    heads are taken where they fit; all else must fit. Empty is off."""
+    other input channels and output classes are matched by name, or begin anew, which is printed;
+    all else must fit. Empty is off."""
     pretrain_epochs: int = 0
     """Epochs (of `train.steps_per_epoch`) of masked volume reconstruction before training, on the
     images of training and unlabelled cases; 0 is off. Encoder and decoder are kept, as in Models

@@ -20,9 +20,10 @@ import numpy as np
 from segmamba.config import DataConfig
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Finding
 from segmamba.data.cases import list_cases, notes_on_labels
+from segmamba.data.grid_size import check_working_shape
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import Reading, read_case
-from segmamba.data.working_grid import grid_fault
+from segmamba.errors import UserError
 from segmamba.files import write_text
 from segmamba.screen import print_line
 
@@ -137,8 +138,10 @@ def _working_grid(case: Case, reading: Reading, spacing_mm: float) -> Iterator[F
     if reading.affine is None or not reading.channels:
         return
     shape = next(iter(reading.channels.values())).shape
-    if fault := grid_fault(shape, reading.spacing_mm, spacing_mm, case.header.max_volume_mib):
-        yield Finding(ERROR, "working grid", f"{case.id}: {fault}")
+    try:
+        check_working_shape(shape, reading.spacing_mm, spacing_mm, case.header.max_volume_mib)
+    except UserError as error:
+        yield Finding(ERROR, "size", f"{case.id}: {error}")
 
 
 def _directions(case: Case, reading: Reading) -> Iterator[Finding]:

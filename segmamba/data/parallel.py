@@ -3,6 +3,7 @@
 A process that the system kills costs the result of its case and no more.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -10,6 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+from segmamba.errors import UserError
 
 SERIAL_BYTES = 32 * 2**20  # below this, starting worker processes costs more than it saves
 
@@ -44,7 +47,8 @@ def map_cases(
     """Apply a function to each case.
 
     Args:
-        function: An importable function, or a partial of one. It must not raise on bad data.
+        function: An importable function, or a partial of one. It must not raise on bad data; what
+            it raises otherwise names the case.
         cases: What the function is applied to.
         lost: Gives the result of a case whose process was killed.
         workers: The largest number of processes. 0 is one for each core, 1 is this process alone.
@@ -55,6 +59,7 @@ def map_cases(
     Returns:
         The results in the order of `cases`.
     """
+    function = functools.partial(_named, function)
     workers = workers or os.cpu_count() or 1
     parallel_from = SERIAL_BYTES if serial_bytes is None else serial_bytes
     if workers == 1 or _size_bytes(cases) < parallel_from:
@@ -71,6 +76,17 @@ def map_cases(
             pool.shutdown(cancel_futures=True)
             raise
     return [results[place] for place in range(len(cases))]
+
+
+def _named(function: Callable[[CaseT], ResultT], case: CaseT) -> ResultT:
+    """Apply the function; an exception that it was not to raise says at which case it did."""
+    try:
+        return function(case)
+    except UserError:
+        raise
+    except Exception as error:
+        line = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"{getattr(case, 'id', case)}: {line}") from error
 
 
 def _size_bytes(cases: Sequence[HasFiles]) -> int:

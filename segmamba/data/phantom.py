@@ -7,7 +7,6 @@ A case is a pure function of (seed, index, size). All shapes are drawn in mm: (s
 patient at any size.
 """
 
-import json
 import math
 import os
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from typing_extensions import TypedDict
 
 from segmamba.data.image_files import PHANTOM_NOTE
 from segmamba.data.labels import MODALITIES, from_classes
@@ -27,12 +27,23 @@ from segmamba.data.phantom_scanner import scan_head
 from segmamba.data.phantom_tumour import grow_tumour, plan_tumour
 from segmamba.errors import UserError
 from segmamba.files import write_json
+from segmamba.json_files import read_json
 
 GENERATOR_VERSION = 2  # raise it whenever the voxels of a case change
 SMALLEST_SIZE, LARGEST_SIZE = (48, 48, 48), (240, 240, 155)
 MOST_AT_ONCE = 16  # a case of the largest size takes 0.4 GiB while it is made
 CONVENTION = "brats2018"
+ANOTHER = "choose another folder or delete this one"
 SUFFIXES = dict(zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True))
+
+
+class _Note(TypedDict):
+    """What phantom.json holds."""
+
+    generator: int
+    cases: int
+    size: list[int]
+    seed: int
 
 
 def spacing_mm_for(size: Sequence[int]) -> float:
@@ -140,10 +151,9 @@ def write_phantom(
     parameters = {"generator": GENERATOR_VERSION, "cases": cases, "size": list(size), "seed": seed}
     begun, complete = folder / "phantom_begun.json", folder / PHANTOM_NOTE
     for note in (complete, begun):
-        if note.exists() and (existing := json.loads(note.read_text())) != parameters:
+        if note.exists() and (existing := read_json(note, _Note, fix=ANOTHER)) != parameters:
             raise UserError(
-                f"{folder}: holds a phantom made with {existing}, asked for {parameters}; choose "
-                "another folder or delete this one"
+                f"{folder}: holds a phantom made with {existing}, asked for {parameters}; {ANOTHER}"
             )
     if complete.exists():
         return folder

@@ -6,7 +6,8 @@
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           grids and offset
+                            case.json           grids, offset, and what is to say about the case
+                            sources.json        which files were read, and their digests
 
 The grids are those of `working_grid`. Why plain .npy and not a compressed format:
 benchmarks/README.md.
@@ -14,11 +15,33 @@ benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict
+
+from segmamba.json_files import read_json
+
+Triple = tuple[int, int, int]
+Row = tuple[float, float, float, float]
+
+
+class CaseJson(TypedDict):
+    """What case.json holds: the fields of PreparedCase."""
+
+    id: str
+    patient: str
+    shape: Triple
+    offset: Triple
+    working_shape: Triple
+    source_shape: Triple
+    source_spacing_mm: tuple[float, float, float]
+    source_affine: tuple[Row, Row, Row, Row]
+    classes: list[int]
+
+
+from segmamba.data.case import Finding
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,8 @@ class PreparedCase:
     """Rows of the affine of the source in canonical orientation."""
     classes: tuple[int, ...]
     """The internal classes of tumour that the label holds."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about the files of the case; no errors."""
 
     @classmethod
     def read(cls, folder: Path) -> PreparedCase:
@@ -52,19 +77,27 @@ class PreparedCase:
 
         Returns:
             The case.
+
+        Raises:
+            UserError: case.json is missing or damaged.
         """
-        meta = json.loads((folder / "case.json").read_text())
+        meta = read_json(
+            folder / "case.json",
+            CaseJson,
+            fix=f"remove the folder {folder}, and the case is prepared again",
+        )
         return cls(
             id=meta["id"],
             patient=meta["patient"],
             folder=folder,
-            shape=tuple(meta["shape"]),
-            offset=tuple(meta["offset"]),
-            working_shape=tuple(meta["working_shape"]),
-            source_shape=tuple(meta["source_shape"]),
-            source_spacing_mm=tuple(meta["source_spacing_mm"]),
-            source_affine=tuple(map(tuple, meta["source_affine"])),
+            shape=meta["shape"],
+            offset=meta["offset"],
+            working_shape=meta["working_shape"],
+            source_shape=meta["source_shape"],
+            source_spacing_mm=meta["source_spacing_mm"],
+            source_affine=meta["source_affine"],
             classes=tuple(meta["classes"]),
+            findings=tuple(Finding(**finding) for finding in meta["findings"]),
         )
 
     @property

@@ -3,11 +3,13 @@
 Each case is z-scored, brought to one grid and cut to the brain once, in files that a patch is read
 from without the volume. `prepared_case` says which files these are.
 
-A case's folder is named with a key, a digest of the settings and of each source file's name, size
-and times: nothing stale is ever served. case.json is written first. The folder appears by one
-rename when all is complete.
+A case's folder is named with a key, a digest of the settings and of the contents of its files:
+nothing stale is ever served, and what leaves the contents alone leaves the key. The key is computed
+once for each case and run; behind it the case goes by its folder. case.json is written first. The
+folder appears by one rename when all is complete.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,7 +17,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +28,21 @@ from segmamba.data.case import Case
 from segmamba.data.labels import REGION_CLASSES, convention
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.prepared_case import PreparedCase
-from segmamba.data.volumes import read_scan
+from segmamba.data.source_files import (
+    read_digests,
+    recorded_digests,
+    stamps_of,
+    write_record,
+)
+from segmamba.data.volumes import Scan, read_scan
 from segmamba.data.working_grid import BoxGeometry, must_resample, to_working_grid
 from segmamba.errors import UserError
 
-FORMAT = 2  # raise it when the meaning of a cached file changes
+FORMAT = 3  # raise it when the meaning of a cached file changes
 # Candidate patch centres kept per kind: more than any training run draws from one case.
 CENTRES = 50_000
 BUILDING = ".building-"
+SOURCES = "sources.json"  # beside case.json: which files were read
 # A case takes seconds. What has stood unfinished for so long belongs to a process that was killed.
 ABANDONED_S = 3600
 
@@ -64,70 +74,169 @@ def prepare_cases(
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(cache)
-    missing = [case for case in cases if not _folder(case, cache, config).exists()]
+    known = _folders_by_case(cache)
+    places: list[_Place] = [
+        _find(case, known.get(case.id, []), cache, config) or _Place(None) for case in cases
+    ]
+    missing = [case for case, place in zip(cases, places, strict=True) if not place.folder]
     cached = len(cases) - len(missing)
-    outcomes = map_cases(
+    built = map_cases(
         functools.partial(_build, cache=cache, config=config),
         missing,
-        lost=_lost_message,
+        lost=_lost,
         workers=workers,
         progress=lambda done, _: progress(cached + done, len(cases)),
     )
-    if errors := [error for error in outcomes if error]:
+    if errors := [place.error for place in built if place.error]:
         raise UserError(
             errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
         )
-    return [PreparedCase.read(_folder(case, cache, config)) for case in cases]
+    news = iter(built)
+    folders = [place.folder or next(news).folder for place in places]
+    return [_read(folder, case) for folder, case in zip(folders, cases, strict=True)]
 
 
-def _lost_message(case: Case) -> str | None:
-    return (
+def prepare_again(
+    prepared: Sequence[PreparedCase], cases: Sequence[Case], cache: Path, config: DataConfig
+) -> list[PreparedCase]:
+    """Find prepared cases in another cache, and build there what it lacks.
+
+    Args:
+        prepared: Cases of one cache, whose keys hold for the whole run.
+        cases: The cases that they were made from, in the same order.
+        cache: The other cache, or the same.
+        config: The settings that the cases were prepared with.
+
+    Returns:
+        The same cases in `cache`. Files of a case that is there already are not looked at.
+
+    Raises:
+        UserError: A case is bad, or its files have other contents than when the run began.
+    """
+    missing = [
+        case
+        for case, known in zip(cases, prepared, strict=True)
+        if not (cache / known.folder.name).exists()
+    ]
+    built = {case.id: case for case in prepare_cases(missing, cache, config)} if missing else {}
+    for known in prepared:
+        if known.id in built and built[known.id].folder.name != known.folder.name:
+            raise UserError(
+                f"{known.id}: its files or settings have changed since the run began; bring them "
+                "back, or start a new run"
+            )
+    return [
+        replace(PreparedCase.read(cache / known.folder.name), patient=known.patient)
+        for known in prepared
+    ]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a case lies in the cache, or why it does not."""
+
+    folder: Path | None
+    error: str = ""
+
+
+def _read(folder: Path | None, case: Case) -> PreparedCase:
+    assert folder is not None  # without an error, every case has been built
+    return replace(PreparedCase.read(folder), patient=case.patient)
+
+
+def _lost(case: Case) -> _Place:
+    return _Place(
+        None,
         f"{case.id}: not prepared, the process that built it or a case beside it was killed "
-        "(memory?); free some memory or allow fewer --cpus"
+        "(memory?); free some memory or allow fewer --cpus",
     )
 
 
-def _build(case: Case, cache: Path, config: DataConfig) -> str | None:
-    """Build one case; None, or the error message."""
-    folder, spacing_mm = _folder(case, cache, config), config.spacing_mm
-    if folder.exists():  # another process has built it meanwhile
+def _folders_by_case(cache: Path) -> dict[str, list[Path]]:
+    """{case id: its folders}, whatever their keys; ids hold dashes, keys do not."""
+    folders: dict[str, list[Path]] = {}
+    for entry in os.scandir(cache):
+        if "-" in entry.name and not entry.name.startswith("."):
+            folders.setdefault(entry.name.rpartition("-")[0], []).append(Path(entry.path))
+    return folders
+
+
+def _find(case: Case, folders: Sequence[Path], cache: Path, config: DataConfig) -> _Place | None:
+    """The place of a case that was built before with the same contents and settings."""
+    if not folders:
         return None
+    stamps = stamps_of(case)
+    for folder in folders:
+        if digests := recorded_digests(folder / SOURCES, stamps):
+            found = _folder(case, digests, cache, config)
+            return _Place(found) if found.exists() else None
+    read_ns, digests = time.time_ns(), read_digests(case)
+    found = _folder(case, digests, cache, config)
+    if not found.exists():
+        return None
+    with contextlib.suppress(OSError):  # a cache that cannot be written is read all the same
+        write_record(found / SOURCES, stamps, digests, read_ns)
+    return _Place(found)
+
+
+def _build(case: Case, cache: Path, config: DataConfig) -> _Place:
+    """Build one case."""
     try:
+        stamps, read_ns = stamps_of(case), time.time_ns()
+        digests = read_digests(case)
+        folder = _folder(case, digests, cache, config)
+        if folder.exists():  # another process has built it meanwhile
+            return _Place(folder)
         scan = read_scan(case)
     except UserError as error:
-        return str(error)
+        return _Place(None, str(error))
     try:
-        image, label, geometry = to_working_grid(scan, spacing_mm)
-    except UserError as error:
-        return f"{case.id}: {error}"
-    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
+        image, label, geometry = to_working_grid(scan, config.spacing_mm)
+    except (UserError, MemoryError) as error:
+        return _Place(None, f"{case.id}: {error}")
+    if stamps_of(case) != stamps and read_digests(case) != digests:
+        return _Place(None, f"{case.id}: its files changed while they were read; start again")
+    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
     try:
-        _write(building, case, geometry, image, label)
-        if scan.label is not None and must_resample(scan, spacing_mm):
+        _write(building, case, scan, geometry, image, label)
+        if scan.label is not None and must_resample(scan, config.spacing_mm):
             np.save(building / "source_label.npy", scan.label)
+        write_record(building / SOURCES, stamps, digests, read_ns)
         os.rename(building, folder)
     except OSError as error:
         # A folder that is there means that another process finished the same case first.
         if not folder.exists():
-            return (
-                f"{case.id}: cannot be written to the cache in {folder.parent} ({error}); free "
-                "space or choose another --output"
+            return _Place(
+                None,
+                f"{case.id}: cannot be written to the cache in {cache} ({error}); free "
+                "space or choose another --output",
             )
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return None
+    return _Place(folder)
 
 
 def _write(
-    building: Path, case: Case, geometry: BoxGeometry, image: np.ndarray, label: np.ndarray | None
+    building: Path,
+    case: Case,
+    scan: Scan,
+    geometry: BoxGeometry,
+    image: np.ndarray,
+    label: np.ndarray | None,
 ) -> None:
-    """Write all files of a case but source_label.npy.
+    """Write all files of a case but source_label.npy and the record of its sources.
 
     image: float16 (4, x, y, z). label: uint8 (x, y, z), or None: then all brain is "brain".
     """
     tumour = np.zeros(image.shape[1:], bool) if label is None else label > 0
     classes = [c for c in REGION_CLASSES["WT"] if label is not None and (label == c).any()]
-    meta = {"id": case.id, "patient": case.patient, **geometry, "classes": classes}
+    meta = {
+        "id": case.id,
+        "patient": case.patient,
+        **geometry,
+        "classes": classes,
+        "findings": [asdict(finding) for finding in scan.findings],
+    }
     (building / "case.json").write_text(json.dumps(meta, indent=1))
     np.save(building / "image.npy", image)
     if label is not None:
@@ -145,29 +254,18 @@ def _some(indices: np.ndarray) -> np.ndarray:
     return indices[keep].astype(np.int32)
 
 
-def _folder(case: Case, cache: Path, config: DataConfig) -> Path:
-    return cache / f"{case.id}-{_key(case, config)}"
-
-
-def _key(case: Case, config: DataConfig) -> str:
-    # The time of the last status change tells a file that was replaced by one of the same size and
-    # with its old modification time.
-    try:
-        stats = [
-            (path.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
-            for path in case.files
-            for s in [path.stat()]
-        ]
-    except OSError as error:
-        raise UserError(
-            f"{case.id}: {error.filename}: {error.strerror}; add the file or remove the case"
-        ) from error
+def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataConfig) -> Path:
+    files = {path: place for place, path in enumerate(case.files)}
+    contents = [digests[str(path.absolute())] for path in files]
+    roles = {modality: files[path] for modality, path in case.images.items()}
+    label = files[case.label] if case.label else None
     values = sorted(convention(case.convention).values.items())
-    parts = [FORMAT, config.spacing_mm, values, sorted(case.channels.items()), stats]
+    channels = sorted(case.channels.items())
+    parts = [FORMAT, config.spacing_mm, values, channels, sorted(roles.items()), label, contents]
     if (stated := [case.header.orientation.upper(), case.header.header]) != ["", "agree"]:
         parts.append(stated)
     text = json.dumps(parts)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return cache / f"{case.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _clear_abandoned(cache: Path) -> None:

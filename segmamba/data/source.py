@@ -10,6 +10,7 @@ from pathlib import Path
 from segmamba.config import Config, DataConfig
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases, notes_on, notes_on_unused
+from segmamba.data.content import summarised
 from segmamba.data.layouts.templates import resolve_names
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
 from segmamba.data.splits import Split, split_cases
@@ -88,7 +89,7 @@ class PreparedData:
     @property
     def notes(self) -> list[str]:
         """What a study must say about the cases; the notes of a split are its own."""
-        return self.found.notes
+        return [*self.found.notes, *summarised([case.findings for case in self.prepared])]
 
     def split(self, config: DataConfig | None = None) -> Split[PreparedCase]:
         """Divide the cases into sets.

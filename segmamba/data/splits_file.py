@@ -1,14 +1,25 @@
 """Files that name who belongs to which set: folds as nnU-Net or MONAI store them, lists of ids."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from segmamba.data.layouts.datalist import folds_of
 from segmamba.data.strata import PatientCase
 from segmamba.errors import UserError
 from segmamba.files import write_json
+from segmamba.json_files import read_json, read_text
+
+
+class Fold(TypedDict):
+    """One fold of nnU-Net's splits_final.json: the ids of its cases."""
+
+    train: list[str]
+    val: list[str]
+
+
+SPLITS = 'give nnU-Net\'s splits_final.json, a list of {"train": [ids], "val": [ids]}'
 
 
 def write_splits(
@@ -49,8 +60,7 @@ def read_splits(path: Path | str) -> list[tuple[set[str], set[str]]]:
         UserError: The file cannot be read or has another form.
     """
     path = Path(path)
-    content = _read_json(path)
-    if isinstance(content, dict):
+    if read_text(path, fix=SPLITS).lstrip().startswith("{"):
         fold_of = folds_of(path)
         if not fold_of:
             raise UserError(
@@ -61,18 +71,12 @@ def read_splits(path: Path | str) -> list[tuple[set[str], set[str]]]:
                 {case_id for case_id, fold in fold_of.items() if fold != number},
                 {case_id for case_id, fold in fold_of.items() if fold == number},
             )
-            for number in sorted(set(fold_of.values()))
+            for number in sorted(set(fold_of.values()), key=lambda fold: (str(type(fold)), fold))
         ]
-    if not (
-        isinstance(content, list)
-        and content
-        and all(isinstance(fold, dict) and {"train", "val"} <= fold.keys() for fold in content)
-    ):
-        raise UserError(
-            f"{path}: expected nnU-Net's splits_final.json, "
-            'a list of {"train": [ids], "val": [ids]}'
-        )
-    return [(set(fold["train"]), set(fold["val"])) for fold in content]
+    folds = read_json(path, list[Fold], fix=SPLITS)
+    if not folds:
+        raise UserError(f"{path}: lists no folds; {SPLITS}")
+    return [(set(fold["train"]), set(fold["val"])) for fold in folds]
 
 
 def read_ids(path: Path | str, known: set[str]) -> set[str]:
@@ -90,27 +94,12 @@ def read_ids(path: Path | str, known: set[str]) -> set[str]:
     """
     path = Path(path)
     if path.suffix == ".json":
-        listed = _read_json(path)
-        if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
-            raise UserError(f"{path}: expected a JSON list of patient or case ids")
+        listed = read_json(path, list[str], fix="give a JSON list of patient or case ids")
     else:
-        listed = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+        text = read_text(path, fix="give a file of ids")
+        listed = [line.strip() for line in text.splitlines() if line.strip()]
     absent = set(listed) - known
     if absent or not listed:
         problem = f"{min(absent)} is no patient or case of the data" if absent else "names nobody"
         raise UserError(f"{path}: {problem}; correct the list")
     return set(listed)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); repair it") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a file of ids") from error

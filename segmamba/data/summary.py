@@ -12,12 +12,12 @@ from typing import TypedDict
 import numpy as np
 
 from segmamba.config.header import HeaderRules
+from segmamba.data.background import bounding_box
 from segmamba.data.case import ERROR, Case
 from segmamba.data.cases import list_cases, notes_on, notes_on_unused
 from segmamba.data.labels import MODALITIES, REGIONS, region_masks
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.volumes import read_case
-from segmamba.data.working_grid import bounding_box
 from segmamba.errors import UserError
 
 # The quantiles of nnU-Net's fingerprint (Isensee et al. 2021).

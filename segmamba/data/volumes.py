@@ -14,6 +14,7 @@ import numpy as np
 from segmamba.config.header import HeaderRules
 from segmamba.data import itk_images, nifti
 from segmamba.data.case import ERROR, Case, Finding, surplus_channels
+from segmamba.data.content import examine
 from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.data.placement import corner_gap
@@ -34,13 +35,15 @@ class Scan:
     """One case in memory."""
 
     image: np.ndarray
-    """float32 (4, x, y, z) in MODALITIES order."""
+    """float32 (4, x, y, z) in MODALITIES order, 0 outside the brain."""
     label: np.ndarray | None
     """uint8 (x, y, z), internal classes; None without a segmentation."""
     affine: np.ndarray
     """(4, 4), from voxels to mm."""
     spacing_mm: tuple[float, ...]
     """Voxel size along x, y and z."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about its files; no errors."""
     max_volume_mib: int = HeaderRules.max_volume_mib
     """Largest channel of a working grid, in MiB."""
 
@@ -50,7 +53,7 @@ class Reading:
     """What could be read of a case; the rest is in `findings`."""
 
     channels: dict[str, np.ndarray] = field(default_factory=dict)
-    """Modality to (x, y, z) array as stored, on the grid of the first file."""
+    """Modality to (x, y, z) array on the grid of the first file, 0 outside the brain."""
     label: np.ndarray | None = None
     """uint8 (x, y, z), internal classes."""
     affine: np.ndarray | None = None
@@ -133,7 +136,12 @@ def read_scan(case: Case) -> Scan:
     assert reading.affine is not None  # without an error, all images were read
     image = np.stack([np.asarray(reading.channels[m], np.float32) for m in MODALITIES])
     return Scan(
-        image, reading.label, reading.affine, reading.spacing_mm, case.header.max_volume_mib
+        image,
+        reading.label,
+        reading.affine,
+        reading.spacing_mm,
+        tuple(reading.findings),
+        case.header.max_volume_mib,
     )
 
 
@@ -167,6 +175,8 @@ def read_case(case: Case) -> Reading:
             _take_channel(reading, case, path, modality, volume.array)
     if case.label:
         _take_label(reading, case, case.label, first)
+    reading.channels, findings = examine(case, reading.channels, reading.label)
+    reading.findings += findings
     return reading
 
 

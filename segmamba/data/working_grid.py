@@ -5,13 +5,13 @@ Three grids: that of the source, in canonical orientation; the working grid, the
 is cut away is 0.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 
-from segmamba.config.header import HeaderRules
+from segmamba.data.background import bounding_box
+from segmamba.data.grid_size import check_working_shape
 from segmamba.data.volumes import Scan
 from segmamba.errors import UserError
 
@@ -43,11 +43,9 @@ def to_working_grid(
         without a segmentation. geometry: where the box lies.
 
     Raises:
-        UserError: The working grid is too large or has no voxel along an axis, or nothing is left
-            of the images.
+        UserError: The working grid is too large, or nothing of the brain is left on it.
     """
-    if fault := grid_fault(scan.image.shape[1:], scan.spacing_mm, spacing_mm, scan.max_volume_mib):
-        raise UserError(fault)
+    check_working_shape(scan.image.shape[1:], scan.spacing_mm, spacing_mm, scan.max_volume_mib)
     image, label = zscore(scan.image), scan.label
     if must_resample(scan, spacing_mm):
         zoom = [s / spacing_mm for s in scan.spacing_mm]
@@ -83,37 +81,6 @@ def must_resample(scan: Scan, spacing_mm: float) -> bool:
     return any(abs(s - spacing_mm) > SAME_SPACING_MM for s in scan.spacing_mm)
 
 
-def grid_fault(
-    shape: Sequence[int],
-    source_spacing_mm: Sequence[float],
-    spacing_mm: float,
-    max_volume_mib: int = HeaderRules.max_volume_mib,
-) -> str:
-    """Say why a volume cannot be brought to a working grid, before memory is asked for.
-
-    Args:
-        shape: Voxels of the source along x, y and z.
-        source_spacing_mm: Their sizes.
-        spacing_mm: Isotropic voxel size of the working grid.
-        max_volume_mib: The largest channel, in MiB of float32.
-
-    Returns:
-        The fault with its fix, or nothing.
-    """
-    sides = [round(n * s / spacing_mm) for n, s in zip(shape, source_spacing_mm, strict=True)]
-    grid = f"{'x'.join(map(str, sides))} voxels of data.spacing_mm = {spacing_mm:g} mm"
-    if min(sides) < 1:
-        return f"it would have {grid}; choose a smaller data.spacing_mm or leave the case out"
-    needed_mib = math.prod(sides) * 4 / 2**20
-    if needed_mib > max_volume_mib:
-        return (
-            f"it would have {grid}, {needed_mib:.0f} MiB a channel, above data.max_volume_mib = "
-            f"{max_volume_mib}; choose a larger data.spacing_mm or, with that much memory, --set "
-            f"data.max_volume_mib={math.ceil(needed_mib)}"
-        )
-    return ""
-
-
 def brain_box(image: np.ndarray, label: np.ndarray | None) -> tuple[slice, ...]:
     """The smallest box that holds the brain and the tumour.
 
@@ -123,32 +90,19 @@ def brain_box(image: np.ndarray, label: np.ndarray | None) -> tuple[slice, ...]:
 
     Returns:
         Slices along x, y and z.
+
+    Raises:
+        UserError: There is neither brain nor tumour.
     """
     inside: np.ndarray = np.any(image, axis=0)
     if label is not None:
         inside |= label > 0
-    return bounding_box(inside)
-
-
-def bounding_box(inside: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around all that is true.
-
-    Args:
-        inside: bool (x, y, z).
-
-    Returns:
-        Slices along x, y and z.
-
-    Raises:
-        UserError: Nothing is true.
-    """
-    filled = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if not all(map(len, filled)):
+    if not inside.any():
         raise UserError(
-            "its images hold no brain: every channel has one value alone; replace the files or "
-            "remove the case"
+            "no voxel of the brain is left on the working grid; correct the header's voxel size, "
+            "or choose a smaller data.spacing_mm"
         )
-    return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in filled)
+    return bounding_box(inside)
 
 
 def zscore(image: np.ndarray) -> np.ndarray:

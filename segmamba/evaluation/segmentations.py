@@ -13,9 +13,10 @@ from segmamba.data.case_ids import id_fault
 from segmamba.data.cases import AUTO, MIXED, list_cases
 from segmamba.data.image_files import is_image, stem_of
 from segmamba.data.labels import convention
-from segmamba.data.layouts.dataset_json import NAME, declared_convention, read_json
+from segmamba.data.layouts.dataset_json import NAME, DatasetJson, declared_convention
 from segmamba.data.layouts.namings import LABEL, convention_name, naming_of_id, part_of
 from segmamba.errors import UserError
+from segmamba.json_files import read_json
 
 FAULTY = (
     "case id",
@@ -163,7 +164,7 @@ def _declared(folder: Path, option: str) -> str | None:
     if not path.is_file():
         return None
     try:
-        return declared_convention(read_json(path).get("labels"), AUTO, path)[0]
+        return declared_convention(read_json(path, DatasetJson).get("labels"), AUTO, path)[0]
     except UserError as error:
         raise UserError(str(error).replace("--labels", option)) from error
 

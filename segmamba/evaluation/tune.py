@@ -103,13 +103,19 @@ def votes_on(
 
     Returns:
         A Vote for each case.
+
+    Raises:
+        UserError: A case is bad; a choice on the others alone would be another one.
     """
     votes: list[Vote] = []
     for case in cases:
         scan = read_scan(case)
         assert scan.label is not None, f"{case.id} has no segmentation"
-        prepared = predictor.prepare(scan)
-        probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
+        try:
+            prepared = predictor.prepare(scan)
+            probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
+        except UserError as error:
+            raise UserError(f"{case.id}: {error}") from error
         votes.append(Vote(case.id, prepared, probability, scan.label, scan.spacing_mm))
         progress(len(votes), len(cases))
     return votes

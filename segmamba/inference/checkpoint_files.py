@@ -36,12 +36,17 @@ def find_checkpoint(path: str | Path) -> tuple[Path, Path]:
         raise UserError(
             f"{path}: no such checkpoint; give a run's folder or its checkpoints/{WEIGHTS_FILE}"
         )
-    configs = (folder / "config.json" for folder in (weights.parent, weights.parent.parent))
-    if config := next((file for file in configs if file.is_file()), None):
+    if config := find_beside(weights, "config.json"):
         return weights, config
     raise UserError(
         f"{weights}: no config.json beside it or in the folder above; copy the one of its run there"
     )
+
+
+def find_beside(weights: Path, name: str) -> Path | None:
+    """Find a file that belongs to weights: beside them, or in the folder above."""
+    candidates = (folder / name for folder in (weights.parent, weights.parent.parent))
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def postprocess_file(path: str | Path) -> Path | None:

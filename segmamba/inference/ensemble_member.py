@@ -21,7 +21,8 @@ from segmamba.inference.fold import folded, in_half
 from segmamba.inference.sliding_window import predict_windows
 from segmamba.models import build_model
 from segmamba.models.outputs import output_channels, probabilities
-from segmamba.models.weights import load_checkpoint
+from segmamba.models.state_dicts import load_into
+from segmamba.models.weights import load_network
 
 MIRRORS: tuple[tuple[int, ...], ...] = tuple(
     axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)
@@ -43,6 +44,7 @@ class Member:
         config: The Config that it was trained with.
         device: Where it predicts.
         inference: The test-time options, in place of the Config's own.
+        notes: What was done to its weights when they were read.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Member:
         config: Config,
         device: torch.device,
         inference: InferenceConfig | None = None,
+        *,
+        notes: tuple[str, ...] = (),
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.notes = config, device, notes
         self.inference = inference or config.inference
         self.channels = output_channels(config.model)
         single = folded(model, device.type).to(device)
@@ -167,16 +171,10 @@ def load_member(
     weights, config_file = find_checkpoint(path)
     config = load_config(config_file).changed(changes or {})
     model = build_model(config.model)
-    state = load_checkpoint(weights, device)
-    try:
-        model.load_state_dict(state.get("model", state))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"{weights}: its weights do not fit the network of {config_file} ({reason}); keep a "
-            "run's files together"
-        ) from error
-    return Member(model, config, device, inference)
+    found = load_network(weights, device)
+    source = f"{weights}: its weights do not fit the network of {config_file}"
+    load_into(model, found.tensors, source, "keep a run's files together")
+    return Member(model, config, device, inference, notes=found.notes)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from segmamba.config import PostprocessConfig, load_config, load_postprocess
 from segmamba.config.postprocess import FILE_NAME as POSTPROCESS_FILE
@@ -29,7 +28,7 @@ from segmamba.inference.bundle import BundleNetwork
 from segmamba.inference.bundle_files import inference_config, metadata, readme
 from segmamba.inference.checkpoint_files import find_checkpoint, postprocess_file
 from segmamba.inference.ensemble_member import load_member
-from segmamba.models.weights import load_checkpoint
+from segmamba.models.weights import load_network
 
 LICENCE = Path(__file__).parents[2] / "LICENSE"
 
@@ -66,7 +65,7 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = "
         shutil.copy(config_file, building / "models" / "config.json")
         (building / "models" / POSTPROCESS_FILE).write_text(postprocessing.to_json())
         network = BundleNetwork(config_file)
-        network.network.load_state_dict(_state(weights))
+        network.network.load_state_dict(load_network(weights).tensors)
         torch.save(network.state_dict(), building / "models" / "model.pt")
         _write_json(building / "configs" / "metadata.json", metadata(config, values))
         _write_json(
@@ -79,12 +78,6 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = "
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
-
-
-def _state(weights: Path) -> dict[str, Tensor]:
-    """The network's tensors, from weights alone or from all that a run needs to go on."""
-    state = load_checkpoint(weights)
-    return state.get("model", state)
 
 
 def _postprocessing(checkpoint: str | Path) -> PostprocessConfig:

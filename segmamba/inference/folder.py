@@ -6,6 +6,7 @@
     DIR/overlays/<case-id>.png           three planes with outlines
     DIR/predictions.html                 all cases on one page
     DIR/predictions.json                 who predicted, how, and what became of each case
+    DIR/failures.log                     tracebacks, where a case failed for a reason of ours
 
 Threads suffice: what takes the time (zlib, NumPy, the device) leaves Python's lock. Reading and
 preparing a 240x240x155 case takes one core 1.3 s, compressing its labels 24 ms.
@@ -13,6 +14,7 @@ preparing a 240x240x155 case takes one core 1.3 s, compressing its labels 24 ms.
 
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +23,13 @@ from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from segmamba.data.case import ERROR, Case
 from segmamba.data.labels import REGIONS, region_masks
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
-from segmamba.files import write_json
+from segmamba.files import write_json, write_text
 from segmamba.inference.nifti_writer import Reference, write_labels, write_shares
 from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome, Outputs
 from segmamba.inference.overlay import draw_overlay, thumbnail
@@ -39,6 +42,8 @@ READERS = min(8, os.cpu_count() or 1)
 WRITERS = 2
 """Threads that write."""
 
+LOG = "failures.log"
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -48,7 +53,8 @@ def predict_cases(
 ) -> Iterator[Outcome]:
     """Predict cases and write what is asked for.
 
-    A bad case fails alone: its Outcome names the error.
+    A bad case fails alone, whatever it raises: its Outcome names the error. A traceback is for
+    errors that the files do not explain; it goes to failures.log as well.
 
     Args:
         predictor: Who predicts.
@@ -62,6 +68,19 @@ def predict_cases(
         UserError: The output folder cannot be made.
     """
     _make_folders(outputs, len(predictor))
+    log = outputs.folder / LOG
+    log.unlink(missing_ok=True)
+    tracebacks: list[str] = []
+    for outcome in _outcomes(predictor, cases, outputs):
+        if outcome.traceback:
+            tracebacks.append(f"{outcome.case}\n{outcome.traceback}")
+            with _writing_to(outputs):
+                write_text(log, "\n".join(tracebacks))
+        yield outcome
+
+
+def _outcomes(predictor: Predictor, cases: Iterable[Case], outputs: Outputs) -> Iterator[Outcome]:
+    """The pipeline: what each stage cannot do ends its case, and goes on as an Outcome."""
     with _threads(READERS) as readers, _threads(WRITERS) as writers:
         writing: deque[Future[Outcome]] = deque()
         for case, reading in _ahead(readers, lambda case: _read(predictor, case, outputs), cases):
@@ -73,13 +92,36 @@ def predict_cases(
             yield writing.popleft().result()
 
 
-def _make_folders(outputs: Outputs, members: int) -> None:
+def _alone(case: Case, stage: Callable[[], Result]) -> Result | Outcome:
+    """The result of a stage, or the Outcome that ends the case here."""
     try:
+        return stage()
+    except UserError as error:
+        named = str(error).startswith(f"{case.id}: ")
+        return Outcome(case.id, FAILED, str(error) if named else f"{case.id}: {error}")
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+        text = f"{case.id}: not predicted ({line}); {LOG} beside the predictions has the traceback"
+        outcome = Outcome(case.id, FAILED, text, traceback=traceback.format_exc())
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # only now that the traceback holds no tensor any more
+    return outcome
+
+
+def _make_folders(outputs: Outputs, members: int) -> None:
+    with _writing_to(outputs):
         for path in outputs.files("case", members).values():
             path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writing_to(outputs: Outputs) -> Iterator[None]:
+    """Turn what the output folder cannot take into the user's error."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"--output {outputs.folder}: cannot be made ({error}); choose another folder"
+            f"--output {outputs.folder}: cannot be written ({error}); choose another folder"
         ) from error
 
 
@@ -88,13 +130,14 @@ def _read(predictor: Predictor, case: Case, outputs: Outputs) -> PreparedScan | 
     files = outputs.files(case.id, len(predictor)).values()
     if outputs.skip_existing and all(path.exists() for path in files):
         return Outcome(case.id, SKIPPED)
-    try:
+
+    def prepare() -> PreparedScan:
         errors = [finding.text for finding in case.findings if finding.severity == ERROR]
         if errors:
             raise UserError(errors[0])
         return predictor.prepare(read_scan(replace(case, label=None)))
-    except UserError as error:
-        return Outcome(case.id, FAILED, str(error))
+
+    return _alone(case, prepare)
 
 
 def _predict(
@@ -103,13 +146,15 @@ def _predict(
     """The device's part and its seconds, or the Outcome that ends the case here."""
     if isinstance(prepared, Outcome):
         return prepared
-    started = time.perf_counter()
-    try:
-        analysis = predictor.analyse(
-            prepared, probabilities=outputs.probabilities, uncertainty=outputs.uncertainty
-        )
-    except UserError as error:
-        return Outcome(case.id, FAILED, f"{case.id}: {error}")
+    scan, started = prepared, time.perf_counter()
+    analysis = _alone(
+        case,
+        lambda: predictor.analyse(
+            scan, probabilities=outputs.probabilities, uncertainty=outputs.uncertainty
+        ),
+    )
+    if isinstance(analysis, Outcome):
+        return analysis
     return analysis, time.perf_counter() - started
 
 
@@ -123,12 +168,15 @@ def _finish(
     if isinstance(predicted, Outcome):
         return predicted
     analysis, predict_s = predicted
+    return _alone(case, lambda: _written(predictor, case, analysis, predict_s, outputs))
+
+
+def _written(
+    predictor: Predictor, case: Case, analysis: Analysis, predict_s: float, outputs: Outputs
+) -> Outcome:
     classes = predictor.finish(analysis)
-    try:
-        reference = Reference.of(case)
-        _write(predictor, case, analysis, classes, reference, outputs)
-    except UserError as error:
-        return Outcome(case.id, FAILED, f"{case.id}: {error}")
+    reference = Reference.of(case)
+    _write(predictor, case, analysis, classes, reference, outputs)
     voxel_ml = float(np.prod(reference.spacing_mm)) / 1000
     masks = zip(REGIONS, region_masks(classes), strict=True)
     return Outcome(
@@ -137,6 +185,7 @@ def _finish(
         volumes_ml={region: int(mask.sum()) * voxel_ml for region, mask in masks},
         predict_s=predict_s,
         mean_entropy=_mean_entropy(analysis),
+        findings=analysis.prepared.findings,
         thumbnail=thumbnail(analysis.prepared, classes) if outputs.page else b"",
     )
 
@@ -198,6 +247,9 @@ def write_record(
 
     Returns:
         What predictions.json holds.
+
+    Raises:
+        UserError: The output folder cannot be written.
     """
     kept = ("case", "state", "error", "volumes_ml", "predict_s", "mean_entropy")
     record = {
@@ -206,11 +258,16 @@ def write_record(
         "labels": outputs.labels or "each case's own",
         "inference": [asdict(member.inference) for member in predictor.members],
         "postprocessing": asdict(predictor.postprocessing),
-        "cases": [{name: getattr(outcome, name) for name in kept} for outcome in outcomes],
+        "cases": [
+            {name: getattr(outcome, name) for name in kept}
+            | {"notes": [finding.text for finding in outcome.findings]}
+            for outcome in outcomes
+        ],
     }
-    write_json(outputs.folder / "predictions.json", record)
-    if outputs.page:
-        write_page(outputs.folder / "predictions.html", outcomes, predictor.summary)
+    with _writing_to(outputs):
+        write_json(outputs.folder / "predictions.json", record)
+        if outputs.page:
+            write_page(outputs.folder / "predictions.html", outcomes, predictor.summary)
     return record
 
 

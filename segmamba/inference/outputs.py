@@ -3,6 +3,8 @@
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
+from segmamba.data.case import Finding
+
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """The states of an Outcome."""
 
@@ -63,5 +65,9 @@ class Outcome:
     mean_entropy: float | None = None
     """Over the voxels of the predicted whole tumour; None where it was not asked for or no tumour
     was predicted."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about the files of a case that was read."""
+    traceback: str = ""
+    """Of a case that failed for another reason than its files or the device's memory."""
     thumbnail: bytes = b""
     """A PNG for the page, where there is to be one."""

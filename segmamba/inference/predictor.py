@@ -82,6 +82,11 @@ class Predictor:
         return tuple(dict.fromkeys(member.config.data.spacing_mm for member in self.members))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user on how the weights were read: what was stripped and converted."""
+        return tuple(note for member in self.members for note in member.notes)
+
+    @property
     def summary(self) -> str:
         """One line for the user: how many networks predict, where, and with which options."""
         options = list(dict.fromkeys(member.inference.summary for member in self.members))

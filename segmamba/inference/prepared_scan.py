@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from segmamba.data.preprocess import to_working_grid
+from segmamba.data.case import Finding
 from segmamba.data.volumes import Scan
+from segmamba.data.working_grid import to_working_grid
 from segmamba.inference.grids import Box, Grids, HasGrids, source_box, union
 
 
@@ -22,6 +23,8 @@ class PreparedScan:
     """{spacing in mm: float16 (4, x, y, z)}, z-scored and cut to the brain."""
     grids: Mapping[float, HasGrids]
     """{spacing in mm: Grids, or the PreparedCase that the image comes from}."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about its files."""
     box: Box = field(init=False)
     """Slices of the source's grid that hold all that is predicted; outside is background."""
 
@@ -69,9 +72,12 @@ def prepare_scan(scan: Scan, spacings_mm: Iterable[float]) -> PreparedScan:
 
     Returns:
         The images z-scored, resampled and cut to the brain, once for each spacing.
+
+    Raises:
+        UserError: A working grid is too large, or nothing of the brain is left on it.
     """
     images, grids = {}, {}
     for spacing_mm in spacings_mm:
         images[spacing_mm], _, fields = to_working_grid(scan, spacing_mm)
         grids[spacing_mm] = Grids(**fields)
-    return PreparedScan(images, grids)
+    return PreparedScan(images, grids, scan.findings)

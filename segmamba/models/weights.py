@@ -1,23 +1,26 @@
-"""Weights from files into networks.
+"""Checkpoints from files.
 
 `load_checkpoint` reads what training wrote: plain tensors, numbers and strings, without running
-code. A checkpoint carries a SHA-256 digest in the comment of its zip archive, which is compared.
-`without_heads` keeps what another task can start from, and `start_from` puts tensors into a
-network.
+code, and only after a look at how much memory they take. A checkpoint carries a SHA-256 digest in
+the comment of its zip archive, which is compared. `load_network` finds the weights of a network in
+a checkpoint of this or another program.
 """
 
 import hashlib
 import os
 import pickle
 import struct
-from collections.abc import Mapping
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segmamba.errors import UserError
+from segmamba.models.archive import check_archive, is_safetensors
+from segmamba.models.state_dicts import NetworkState, network_state
 
 DAMAGED = (
     RuntimeError,
@@ -30,6 +33,11 @@ DAMAGED = (
     AssertionError,
     pickle.UnpicklingError,
     struct.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
 )
 """What torch's reader raises on bytes that it did not write."""
 DIGEST_MARK = b"segmamba sha256 "
@@ -37,10 +45,17 @@ DIGEST_MARK = b"segmamba sha256 "
 DIGEST_BYTES = len(DIGEST_MARK) + 64
 ZIP_END, END_BYTES = b"PK\5\6", 22
 """How the last record of a zip archive begins, and its length without the comment."""
+SCALAR: Any = np.float64(0).__reduce__()[0]
+"""The function that makes a scalar of numpy from a pickle."""
+SAFE_NUMBERS: list[Any] = [
+    (SCALAR, "numpy.core.multiarray.scalar"),
+    (SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+]
+"""Numbers of numpy, which nnU-Net keeps beside its weights."""
 BLOCK = 2**22
 """Bytes that are read at once."""
-HEADS = ("head.", "deep_heads.")
-"""How the names of a network's output layers begin."""
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -62,14 +77,51 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
         digest = digest_of(path)
         if digest and digest != _computed_digest(path):
             raise ValueError("its digest is another")
-        return torch.load(path, map_location=device, weights_only=True)
+        if is_safetensors(path):
+            return _read_safetensors(path, device)
+        check_archive(path)
+        with torch.serialization.safe_globals(SAFE_NUMBERS):
+            return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such checkpoint") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a folder, no checkpoint; name the file in it") from error
     except DAMAGED as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{path}: damaged or not a checkpoint of this program ({reason})"
         ) from error
+
+
+def load_network(path: str | Path, device: str | torch.device = "cpu") -> NetworkState:
+    """Read the weights of a network, whatever a program wrapped them in.
+
+    Args:
+        path: As `load_checkpoint` takes it; or safetensors, where that package is installed.
+        device: Where the tensors are put.
+
+    Returns:
+        The tensors, and lines on what was stripped and converted.
+
+    Raises:
+        UserError: As `load_checkpoint` and `network_state` raise it.
+    """
+    return network_state(load_checkpoint(path, device), path)
+
+
+def _read_safetensors(path: str | Path, device: str | torch.device) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(
+            f"{path}: is a safetensors file, and that package is not installed; "
+            "pip install safetensors, or torch.save its tensors"
+        ) from error
+    try:
+        return load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def digest_of(path: str | Path) -> str | None:
@@ -110,50 +162,3 @@ def _computed_digest(path: str | Path) -> str:
             left -= len(block)
     sha256.update(struct.pack("<H", 0))
     return sha256.hexdigest()
-
-
-def without_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What another task can start from: a network's tensors without its output layers.
-
-    Args:
-        state: A network's `state_dict()`.
-
-    Returns:
-        The same tensors under the same names.
-    """
-    return {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}
-
-
-def start_from(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load tensors into a network, in place.
-
-    Output layers are taken where they fit, so that other outputs may be learnt. All else must fit.
-
-    Args:
-        model: The network.
-        state: Tensors by name, of a network with the same settings.
-        source: Where they come from; the message names it.
-
-    Raises:
-        UserError: A tensor that is no output layer is absent or has another shape.
-    """
-    wanted = model.state_dict()
-    fits = {
-        name: tensor
-        for name, tensor in state.items()
-        if name in wanted and wanted[name].shape == tensor.shape
-    }
-    misfits = sorted(
-        name
-        for name in wanted.keys() | state.keys()
-        if name not in fits and not name.startswith(HEADS)
-    )
-    if misfits:
-        name = misfits[0]
-        have, want = (tuple(s[name].shape) if name in s else "absent" for s in (state, wanted))
-        raise UserError(
-            f"{source}: not weights of this network: {name} is {have} there and {want} here, and "
-            f"{len(misfits) - 1} more tensors differ; choose the settings of `model` that they "
-            "were trained with"
-        )
-    model.load_state_dict(fits, strict=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,9 +112,11 @@ def reproduce_run(
 
 
 def _data_rows(record: dict[str, Any] | None, finished: FinishedRun) -> Iterator[Row]:
+    from segmamba.training.record import read_environment
+
     if record is None:
         return
-    again = json.loads(finished.folder.environment.read_text())
+    again = read_environment(finished.folder.environment)
     for key, name in (("data_sha256", "data"), ("split", "split")):
         yield Row(name, 1, None, record[key] == again[key])
 
@@ -151,9 +152,12 @@ def _weight_rows(run: Run, finished: FinishedRun) -> Iterator[Row]:
 def _environment(store: Store, run_id: str) -> dict[str, Any] | None:
     """environment.json of the run, or None where it has none."""
     try:
-        return json.loads(store.artifact_text(run_id, "environment.json"))
+        path = Path(store.client.download_artifacts(run_id, "environment.json"))
     except (MlflowException, OSError):
         return None
+    from segmamba.training.record import read_environment
+
+    return read_environment(path)
 
 
 def render(compared: Compared, console: Console) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import re
 import shlex
 import sys
@@ -15,11 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from segmamba.config import Config, load_config
 from segmamba.data.source import PreparedData, prepare_split
 from segmamba.data.splits import Split
 from segmamba.errors import Stopped, UserError
 from segmamba.files import check_writable, locked, write_json
+from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.log import Log, NoLog
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.run_folder import RunFolder, next_run_folder
@@ -181,7 +183,7 @@ def _unfinished(results: Path, name: str) -> Path | None:
     begun = [
         path.parent
         for path in results.glob(f"{name}_Run*/run.json")
-        if called.fullmatch(path.parent.name) and not json.loads(path.read_text())["finished"]
+        if called.fullmatch(path.parent.name) and not _read_mark(path)["finished"]
     ]
     return max(begun, key=lambda root: int(root.name.rpartition("_Run")[2]), default=None)
 
@@ -190,7 +192,7 @@ def _entered(root: Path, config: Config) -> tuple[RunFolder, str]:
     """The RunFolder, and the key by which MLflow's run is found again."""
     folder, file = RunFolder(root), root / "run.json"
     if file.exists():
-        return folder, json.loads(file.read_text())["key"]
+        return folder, _read_mark(file)["key"]
     folder.write_config(config)
     key = uuid.uuid4().hex
     write_json(file, {"key": key, "finished": False})  # from here on it can be resumed
@@ -199,7 +201,20 @@ def _entered(root: Path, config: Config) -> tuple[RunFolder, str]:
 
 def _mark(folder: RunFolder, *, finished: bool) -> None:
     file = folder.root / "run.json"
-    write_json(file, json.loads(file.read_text()) | {"finished": finished})
+    write_json(file, _read_mark(file) | {"finished": finished})
+
+
+class _Mark(TypedDict):
+    """What run.json holds."""
+
+    key: str
+    finished: bool
+
+
+def _read_mark(file: Path) -> _Mark:
+    return read_json(
+        file, _Mark, fix="remove it; the run's other files stay, but it cannot be gone on with"
+    )
 
 
 def _check_same_data(folder: RunFolder, record: dict[str, Any], data: Split) -> None:

@@ -18,8 +18,17 @@ from segmamba.errors import UserError
 from segmamba.files import replacing
 from segmamba.models.weights import DIGEST_MARK, digest_of, load_checkpoint
 
-NEEDED = {"model", "trained", "epoch", "best", "best_epoch", "random"}
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    "model": dict,
+    "trained": dict,
+    "epoch": int,
+    "best": (int, float),
+    "best_epoch": int,
+    "random": dict,
+}
 """What a checkpoint must hold for a run to go on from it."""
+PRETRAINING_NEEDED: dict[str, type | tuple[type, ...]] = {"model": dict, "epoch": int}
+"""The same for a pretraining."""
 
 
 def save_checkpoint(
@@ -75,12 +84,29 @@ def resume_state(
             continue
         try:
             state = load_checkpoint(path, device)
-            if digest_of(path) is None or not (isinstance(state, dict) and state.keys() >= NEEDED):
-                raise UserError(f"{path}: no checkpoint that this program resumes from")
+            check_resumable(state, path, NEEDED)
             return state, damaged
         except UserError as error:
             damaged.append(str(error))
     return None, damaged
+
+
+def check_resumable(state: Any, path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> None:
+    """Refuse a checkpoint that lacks what a training goes on from.
+
+    Args:
+        state: Its content.
+        path: The file, for the message.
+        needed: The names that it must hold, and the types of their values.
+
+    Raises:
+        UserError: It names what is missing or of another type.
+    """
+    wrong = [name for name in needed if name not in state] if isinstance(state, dict) else ["all"]
+    wrong += [name for name in needed if not wrong and not isinstance(state[name], needed[name])]
+    if digest_of(path) is None or wrong:
+        reason = f"{wrong[0]} is missing or wrong" if wrong else "another program wrote it"
+        raise UserError(f"{path}: no checkpoint that this program resumes from ({reason})")
 
 
 def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:

@@ -1,6 +1,5 @@
 """Pictures of a run while it trains, drawn by a process of their own: no step waits for them."""
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -11,7 +10,7 @@ from typing import Protocol
 
 from segmamba.files import write_bytes
 from segmamba.training.plots import Shown, draw_predictions, draw_training_curves
-from segmamba.training.run_folder import RunFolder
+from segmamba.training.run_folder import EPOCH_METRICS, RunFolder, read_epochs
 
 
 class PictureDrawer(Protocol):
@@ -108,4 +107,4 @@ def _draw(pending: Path, path: Path, history: Path, curves: Path) -> None:
     draw_predictions(pickle.loads(pending.read_bytes()), path)
     pending.unlink(missing_ok=True)
     if history.exists():
-        draw_training_curves(json.loads(history.read_text()), curves)
+        draw_training_curves(read_epochs(history, EPOCH_METRICS), curves)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from typing_extensions import NotRequired, TypedDict
+
+from segmamba.errors import UserError
 from segmamba.files import write_json
+from segmamba.json_files import fault, read_json
 
 if TYPE_CHECKING:
     from segmamba.evaluation.cases import CaseScores
+
+
+AGAIN = "remove it, and --resume tests the run again"
+"""What to do about a damaged file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,17 @@ class FinalMetrics:
         write_json(path, self.as_dict())
 
 
+class FinalMetricsJson(TypedDict):
+    """What final_metrics.json holds beside the metrics under their own names."""
+
+    tested_checkpoint: Literal["best", "last"]
+    tested_epoch: int
+    epochs: int
+    weights_sha256: dict[str, str]
+    cases: list[dict[str, str | int | float | None]]
+    last_cases: NotRequired[list[dict[str, str | int | float | None]] | None]
+
+
 def read_final_metrics(path: Path) -> FinalMetrics | None:
     """Read a final_metrics.json.
 
@@ -69,16 +87,27 @@ def read_final_metrics(path: Path) -> FinalMetrics | None:
 
     Returns:
         What `evaluate_run` returned when it wrote the file, or None where there is no file.
+
+    Raises:
+        UserError: The file is damaged.
     """
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
+    record = read_json(path, FinalMetricsJson, fix=AGAIN)
+    everything = read_json(path, dict[str, Any], fix=AGAIN)
+    metrics = {name: value for name, value in everything.items() if "/" in name}
+    for name, value in metrics.items():
+        if not isinstance(value, (int, float)):
+            raise UserError(f"{path}: {fault(f'$.{name}', 'a number', value)}; {AGAIN}")
+    for number, row in enumerate([*record["cases"], *(record.get("last_cases") or ())]):
+        if not isinstance(row.get("case"), str):
+            raise UserError(f'{path}: row {number} of its cases names no "case"; {AGAIN}')
     return FinalMetrics(
         tested_checkpoint=record["tested_checkpoint"],
         tested_epoch=record["tested_epoch"],
         epochs=record["epochs"],
         weights_sha256=record["weights_sha256"],
-        metrics={name: value for name, value in record.items() if "/" in name},
+        metrics=metrics,
         cases=record["cases"],
         last_cases=record.get("last_cases"),
     )

@@ -6,7 +6,7 @@ Legend: B patches in a batch, C = 4 modalities, (D, H, W) the patch = NIfTI (x, 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ from segmamba.data.splits import Split
 from segmamba.errors import RunStopped
 from segmamba.evaluation.cases import CaseScores, means, validate
 from segmamba.models import build_model
-from segmamba.models.weights import start_from
 from segmamba.training.callback import Callback
 from segmamba.training.ema import WeightAverage, weight_average
 from segmamba.training.hard_cases import CaseSampling, case_sampling
@@ -85,7 +84,7 @@ def fit(
     device: torch.device,
     *,
     resume_from: Checkpoint | None = None,
-    initial_weights: dict[str, torch.Tensor] | None = None,
+    start: Callable[[torch.nn.Module], None] | None = None,
     callback: Callback | None = None,
 ) -> Iterator[Epoch]:
     """Train on data.train and choose the best epoch on data.validation.
@@ -98,7 +97,7 @@ def fit(
         data: A Split of PreparedCases.
         device: Where to train.
         resume_from: The checkpoint of an Epoch, as loaded from a file, to go on from.
-        initial_weights: A network's state to start from, where the run begins.
+        start: Gives the network its first weights, in place; None leaves those it is built with.
         callback: Watches the run.
 
     Yields:
@@ -110,9 +109,8 @@ def fit(
     callback = callback or Callback()
     seed_everything(config.seed, deterministic=config.train.deterministic)
     model = build_model(config.model).to(device)
-    if initial_weights:
-        source = config.learning.initial_weights or "pretrained weights"
-        start_from(model, initial_weights, source)
+    if start:
+        start(model)
     learner, done, best = _begin(model, config, data, device, resume_from)
 
     for epoch in range(done + 1, config.train.epochs + 1):

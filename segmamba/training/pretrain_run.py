@@ -1,6 +1,5 @@
 """Pretraining with a run's folder around it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,11 +8,16 @@ import torch
 from segmamba.config import Config
 from segmamba.data.preprocess import PreparedCase
 from segmamba.files import write_json
-from segmamba.models.weights import load_checkpoint, without_heads
+from segmamba.models.transfer import without_heads
+from segmamba.models.weights import load_checkpoint
 from segmamba.training.callback import Callback
-from segmamba.training.checkpoint import save_checkpoint
+from segmamba.training.checkpoint import (
+    PRETRAINING_NEEDED,
+    check_resumable,
+    save_checkpoint,
+)
 from segmamba.training.pretrain import PretrainingEpoch, pretrain
-from segmamba.training.run_folder import RunFolder
+from segmamba.training.run_folder import PRETRAINING_METRICS, RunFolder, read_epochs
 
 
 def pretrain_run(
@@ -40,7 +44,10 @@ def pretrain_run(
     """
     if folder.pretrained.exists():
         return
-    state = load_checkpoint(folder.pretraining, device) if folder.pretraining.exists() else None
+    state = None
+    if folder.pretraining.exists():
+        state = load_checkpoint(folder.pretraining, device)
+        check_resumable(state, folder.pretraining, PRETRAINING_NEEDED)
     if not state or state["epoch"] < config.learning.pretrain_epochs:
         history = read_pretraining(folder)[: state["epoch"] if state else 0]
         for epoch in pretrain(config, cases, device, resume_from=state, callback=callback):
@@ -56,6 +63,4 @@ def pretrain_run(
 
 def read_pretraining(folder: RunFolder) -> list[dict[str, Any]]:
     """Return the metrics of all pretraining epochs so far, each with "epoch"; [] without any."""
-    if not folder.pretraining_history.exists():
-        return []
-    return json.loads(folder.pretraining_history.read_text())
+    return read_epochs(folder.pretraining_history, PRETRAINING_METRICS)

@@ -5,21 +5,56 @@ changed when the run goes on.
 """
 
 import hashlib
-import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import TypedDict
 
 from segmamba.data.splits import SETS, Split
 from segmamba.environment import all_packages, describe_environment, git_diff
 from segmamba.files import write_json
-from segmamba.training.run_folder import RunFolder
+from segmamba.json_files import read_json
+from segmamba.training.run_folder import GO_ON, RunFolder
 
 BLOCKS = 4
 BLOCK_BYTES = 2**14
 """The data's digest takes BLOCKS blocks of BLOCK_BYTES from each array. Reading every byte of a
 thousand cases would take minutes."""
+
+
+class Resumed(TypedDict):
+    """What has changed where a run went on."""
+
+    after_epoch: int
+    environment: dict[str, str]
+    git_diff: str
+
+
+class EnvironmentJson(TypedDict):
+    """What is read of an environment.json."""
+
+    environment: dict[str, str]
+    resumed: list[Resumed]
+    data_sha256: str
+    split: dict[str, list[str]]
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """Read an environment.json.
+
+    Args:
+        path: `RunFolder.environment`, or a copy of it.
+
+    Returns:
+        Its content, whole.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    read_json(path, EnvironmentJson, fix=GO_ON)
+    return read_json(path, dict[str, Any], fix=GO_ON)
 
 
 def record_environment(
@@ -38,7 +73,7 @@ def record_environment(
     """
     now = describe_environment() | {"device": str(device), "threads": str(torch.get_num_threads())}
     if folder.environment.exists():
-        record = json.loads(folder.environment.read_text())
+        record = read_environment(folder.environment)
         resumed = record["resumed"]
         before = resumed[-1]["environment"] if resumed else record["environment"]
         if now != before:

@@ -13,14 +13,13 @@ from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.errors import RunStopped
 from segmamba.files import write_json
-from segmamba.models.weights import load_checkpoint
 from segmamba.training.advice import memory_advice
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, save_checkpoint
 from segmamba.training.drawing import NoPictures, PictureDrawer
 from segmamba.training.fit import Checkpoint, Epoch, fit
+from segmamba.training.initial_weights import initial_weights
 from segmamba.training.plots import draw_training_curves
-from segmamba.training.pretrain_run import pretrain_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.run_pictures import order_picture
 
@@ -62,15 +61,13 @@ def train_run(
         done = resume_from["epoch"] if resume_from else 0
         history = folder.read_history(done)
         with _tensorboard(folder.logs, purge_step=done + 1) as events:
-            initial = (
-                None if resume_from else initial_weights(config, data, folder, device, callback)
-            )
+            start = None if resume_from else initial_weights(config, data, folder, device, callback)
             for epoch in fit(
                 config,
                 data,
                 device,
                 resume_from=resume_from,
-                initial_weights=initial,
+                start=start,
                 callback=callback,
             ):
                 history.append({"epoch": epoch.number} | epoch.metrics)
@@ -84,40 +81,6 @@ def train_run(
             _show_pictures(events, pictures.close(), len(history))
         if history:
             draw_training_curves(history, folder.plots / "training_curves.png")
-
-
-def initial_weights(
-    config: Config,
-    data: Split,
-    folder: RunFolder,
-    device: torch.device,
-    callback: Callback | None = None,
-) -> dict[str, torch.Tensor]:
-    """Return the state that a run starts from.
-
-    Where `learning.initial_weights` names a file, that is read. Where `learning.pretrain_epochs`
-    says so, the network is pretrained first, on the images of data.train and data.unlabelled; this
-    goes on from what an earlier process left in `folder`.
-
-    Args:
-        config: The configuration of the run.
-        data: A Split of PreparedCases.
-        folder: The folder of the run.
-        device: Where to pretrain.
-        callback: Watches the run.
-
-    Returns:
-        A state as `start_from` takes it; {} for the network's own initial weights.
-    """
-    if config.learning.initial_weights:
-        state = load_checkpoint(config.learning.initial_weights, device)
-        return state.get("model", state)
-    if not config.learning.pretrain_epochs:
-        return {}
-    cases = [*data.train, *data.unlabelled]
-    for _ in pretrain_run(config, cases, folder, device, callback=callback):
-        pass
-    return load_checkpoint(folder.pretrained, device)
 
 
 def _last_checkpoint(

@@ -12,7 +12,8 @@ from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
 from segmamba.evaluation.cases import CaseScores, evaluate, means
 from segmamba.models import build_model
-from segmamba.models.weights import load_checkpoint
+from segmamba.models.state_dicts import load_into
+from segmamba.models.weights import load_network
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, weights_digest
 from segmamba.training.final_metrics import FinalMetrics
@@ -67,7 +68,8 @@ def evaluate_run(
     for candidate in [chosen, last] if test_last else [chosen]:
         weights = candidate.load()
         digests[candidate.checkpoint] = weights_digest(weights)
-        model.load_state_dict(weights)
+        source = f"{folder.root}: its {candidate.checkpoint} weights do not fit its config.json"
+        load_into(model, weights, source, "keep a run's files together")
         rows_of[candidate.epoch] = evaluate(model, _watched(data.test, callback), config, device)
         if candidate is chosen:
             cases, rows = (
@@ -107,7 +109,7 @@ def _candidates(
     """Return the checkpoint that is chosen for the test, and the last one."""
 
     def load_best() -> dict[str, Any]:
-        return load_checkpoint(folder.best, device)
+        return load_network(folder.best, device).tensors
 
     last = _Candidate("last", state["epoch"], lambda: state["model"])
     if data.test_is_validation:

@@ -13,16 +13,26 @@ SegMamba_Run01/
   metrics/pretraining.json            one entry per epoch of pretraining
   metrics/final_metrics.json          the test's figures, with a row per case
   config.json                         repeats the run
+  initial_weights.json                what was taken of `learning.initial_weights`
   environment.json                    code, packages, machine, data and split that it depends on
 """
 
-import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from segmamba.config import Config
+from segmamba.errors import UserError
 from segmamba.files import write_text
+from segmamba.json_files import read_json
+
+EPOCH_METRICS = ("epoch", "train/loss", "train/lr", "time/train_s")
+"""What every entry of history.json has, whichever version wrote it."""
+PRETRAINING_METRICS = ("epoch", "time/pretrain_s")
+"""The same of pretraining.json."""
+GO_ON = "restore it from a copy, or start a new run without --resume"
+"""What to do about a damaged file of a run."""
 
 
 def next_run_folder(results: str | Path, name: str) -> Path:
@@ -72,6 +82,11 @@ class RunFolder:
         self.environment = self.root / "environment.json"
 
     @property
+    def initial_weights(self) -> Path:
+        """What was taken of `learning.initial_weights`."""
+        return self.root / "initial_weights.json"
+
+    @property
     def pretraining(self) -> Path:
         """What an unfinished pretraining goes on from."""
         return self.checkpoints / "pretraining.pth"
@@ -99,6 +114,34 @@ class RunFolder:
         write_text(self.config, config.to_json())
 
     def read_history(self, until_epoch: int) -> list[dict[str, Any]]:
-        """Return the metrics of epochs 1 to `until_epoch`, each with "epoch"."""
-        entries = json.loads(self.history.read_text()) if self.history.exists() else []
+        """Return the metrics of epochs 1 to `until_epoch`, each with "epoch".
+
+        Raises:
+            UserError: history.json is damaged.
+        """
+        entries = read_epochs(self.history, EPOCH_METRICS)
         return [entry for entry in entries if entry["epoch"] <= until_epoch]
+
+
+def read_epochs(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """Read a file with the metrics of each epoch.
+
+    Args:
+        path: history.json or pretraining.json.
+        needed: The names that every entry must have.
+
+    Returns:
+        The entries; [] where there is no file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not path.exists():
+        return []
+    entries = read_json(path, list[dict[str, int | float]], fix=GO_ON)
+    for number, entry in enumerate(entries):
+        if missing := [name for name in needed if name not in entry]:
+            raise UserError(f'{path}: $[{number}]: "{missing[0]}" is missing; {GO_ON}')
+        if not isinstance(entry["epoch"], int):
+            raise UserError(f"{path}: $[{number}].epoch: expected an integer; {GO_ON}")
+    return entries

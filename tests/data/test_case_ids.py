@@ -26,7 +26,6 @@ BAD = {
     "x\0y": "holds '\\\\x00'",
     "x\ny": "holds '\\\\n'",
     "x\u202ey": "holds '\\\\u202e'",
-    "x\ud800y": "holds '\\\\ud800'",
     "C:x": "holds ':'",
     "NUL": "is the name of a device",
     "com1.2": "is the name of a device",

@@ -380,6 +380,19 @@ def test_a_killed_reader_is_an_error_of_its_case_and_not_of_the_program(tmp_path
     assert results[1].findings[0].kind == "not checked" and results[1].id == "second"
 
 
+def _stumble_on_the_second(case):
+    if case.id == "second":
+        raise IndexError("index 0 is out of bounds")
+    return case.id
+
+
+@pytest.mark.parametrize("serial_bytes", [-1, None], ids=["processes", "this process"])
+def test_an_exception_that_nobody_expected_names_its_case(serial_bytes):
+    cases = [Case(name, name, {}, None, "brats2018") for name in ("first", "second")]
+    with pytest.raises(RuntimeError, match=r"^second: IndexError: index 0 is out of bounds"):
+        map_cases(_stumble_on_the_second, cases, lost=checking._lost, serial_bytes=serial_bytes)
+
+
 def test_processes_and_one_process_find_the_same_in_the_same_order(tmp_path, monkeypatch):
     for number in range(3):
         write_case(tmp_path, f"BraTS20_Training_{number:03d}", label=number != 1)

@@ -275,15 +275,18 @@ def test_a_working_grid_above_the_bound_is_refused_by_check_and_cache_alike(tmp_
     write_case(tmp_path / "data", "X", shape=SHAPE, affine=np.diag([-9.0, -9, 9, 1]))
     config = DataConfig(spacing_mm=0.2)
     (checked,) = check(tmp_path / "data", config=config)
-    (error,) = [f.text for f in checked.findings if f.kind == "working grid"]
-    assert "1080x1080x900 voxels of data.spacing_mm = 0.2 mm, 4005 MiB" in error
+    (error,) = [f.text for f in checked.findings if f.kind == "size"]
+    assert "1080 x 1080 x 900 voxels of 0.2 mm, 4005 MiB a channel" in error
     assert "data.max_volume_mib = 512" in error
     (case,) = find_cases(tmp_path / "data")
     with pytest.raises(UserError) as refused:
         prepare_cases([case], tmp_path / "cache", config)
     assert str(refused.value) == error
     coarse = DataConfig(spacing_mm=500)
-    with pytest.raises(UserError, match="X: it would have 0x0x0 voxels"):
+    with pytest.raises(
+        UserError,
+        match="X: 24 x 24 x 20 voxels of 9 x 9 x 9 mm are .* choose a smaller data.spacing_mm",
+    ):
         prepare_cases([case], tmp_path / "cache", coarse)
 
 

@@ -217,7 +217,7 @@ def test_a_datalist_of_four_brats_files_needs_no_channel_names_and_keeps_folds(t
     [
         ({"training": []}, "lists no cases"),
         ({"training": [{"image": "a.nii.gz"}]}, "names no channels"),
-        ({"training": [{"label": "a.nii.gz"}]}, 'has no "image"'),
+        ({"training": [{"label": "a.nii.gz"}]}, '"image" is missing'),
         (
             {"training": [{"image": ["X_t1.nii", "X_t2.nii", "X_flair.nii"]}]},
             "lists no T1ce for it",

@@ -1,20 +1,23 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
 
 from segmamba.config import DataConfig
-from segmamba.data import parallel, preprocess
+from segmamba.data import parallel, preprocess, source_files
 from segmamba.data.cases import find_cases
-from segmamba.data.preprocess import check_patch_fits, prepare_cases
+from segmamba.data.preprocess import check_patch_fits, prepare_again, prepare_cases
+from segmamba.data.source_files import read_digests, stamps_of
 from segmamba.data.volumes import read_scan
 from segmamba.data.working_grid import zscore
 from segmamba.errors import UserError
@@ -148,6 +151,146 @@ def test_a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_not_served
     assert after.folder != before.folder and (after.image() != before.image()).any()
 
 
+def hard_linked(folder, other):
+    """As `cp -al` and `rsync --link-dest` do it."""
+    shutil.copytree(folder, other, copy_function=os.link)
+
+
+TOUCHES = {
+    "chmod": lambda path, other: path.chmod(0o600),
+    "touch": lambda path, other: path.touch(),
+    "an old time": lambda path, other: os.utime(path, (0, 0)),
+    "a hard link": lambda path, other: os.link(path, other),
+    "a copy in its place": lambda path, other: os.replace(shutil.copy(path, other), path),
+}
+
+
+@pytest.mark.parametrize("name", TOUCHES)
+def test_what_leaves_the_contents_of_a_file_alone_leaves_its_case(
+    cases_folder, tmp_path, monkeypatch, name
+):
+    """Between two starts, and in the midst of one: before a case is looked for and after."""
+    cases = find_cases(cases_folder)
+    before = prepare_cases(cases, tmp_path / "cache", DataConfig())
+    others = iter(range(100))
+
+    def disturb():
+        other = tmp_path / f"other{next(others)}"
+        other.mkdir()
+        for case in cases:
+            TOUCHES[name](case.images["T1"], other / case.images["T1"].name)
+
+    disturb()
+    assert prepare_cases(cases, tmp_path / "cache", DataConfig()) == before
+    for step in ("stamps_of", "read_digests"):
+        original = getattr(preprocess, step)
+
+        def then_disturbed(case, original=original):
+            result = original(case)
+            disturb()
+            return result
+
+        monkeypatch.setattr(preprocess, step, then_disturbed)
+        assert prepare_cases(cases, tmp_path / "cache", DataConfig()) == before
+    assert len(list((tmp_path / "cache").iterdir())) == len(cases)
+    anew = prepare_cases(cases, tmp_path / "anew", DataConfig())
+    assert [case.folder.name for case in anew] == [case.folder.name for case in before]
+
+
+def test_a_case_is_named_by_its_voxels_where_these_lie_beside_the_header(tmp_path):
+    folder = write_case(tmp_path / "data", "X")
+    path = folder / "X_t1.nii.gz"
+    stored = nibabel.load(path)
+    pair = nibabel.Nifti1Pair(np.asanyarray(stored.dataobj), stored.affine)
+    nibabel.save(pair, folder / "X_t1.hdr")
+    path.unlink()
+    (before,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    raw = bytearray((folder / "X_t1.img").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "X_t1.img").write_bytes(raw)
+    (after,) = prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    assert after.folder != before.folder
+
+
+def test_a_linked_or_moved_data_set_is_not_prepared_again(cases_folder, tmp_path):
+    before = prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
+    hard_linked(cases_folder, tmp_path / "linked")
+    cases_folder.rename(tmp_path / "moved")
+    for folder in ("linked", "moved"):
+        assert (
+            prepare_cases(find_cases(tmp_path / folder), tmp_path / "cache", DataConfig()) == before
+        )
+
+
+def test_files_that_stay_the_same_are_digested_once(cases_folder, tmp_path, monkeypatch):
+    cases = find_cases(cases_folder)
+    for case in cases:
+        for path in case.files:
+            os.utime(path, (0, 0))
+    monkeypatch.setattr(source_files, "TICK_S", 0)  # else only what is two seconds old counts
+    before = prepare_cases(cases, tmp_path / "cache", DataConfig())
+    read = []
+    monkeypatch.setattr(
+        preprocess, "read_digests", lambda case: read.append(case.id) or read_digests(case)
+    )
+    assert prepare_cases(cases, tmp_path / "cache", DataConfig()) == before and read == []
+    cases[1].images["T2"].chmod(0o600)
+    for expected in ([cases[1].id], [cases[1].id]):
+        assert prepare_cases(cases, tmp_path / "cache", DataConfig()) == before
+        assert read == expected
+
+
+def test_a_file_written_again_within_a_tick_of_the_clock_is_not_served_stale(tmp_path):
+    folder = write_case(tmp_path / "data", "X", ending=".nii", seed=0)
+    cases = find_cases(tmp_path / "data")
+    (before,) = prepare_cases(cases, tmp_path / "cache", DataConfig())
+    record = before.folder / preprocess.SOURCES
+    path = folder / "X_t1.nii"
+    raw = bytearray(path.read_bytes())
+    raw[-1 - 2 * (48 * 48 * 4 + 48 * 20 + 20)] ^= 1
+    path.write_bytes(raw)
+    # The times are those of the first version, as a coarse clock would give them.
+    known = json.loads(record.read_text())
+    known["stamps"] = stamps_of(cases[0])
+    record.write_text(json.dumps(known))
+    (after,) = prepare_cases(cases, tmp_path / "cache", DataConfig())
+    assert after.folder != before.folder
+
+
+def test_files_that_change_while_they_are_read_are_refused(tmp_path, monkeypatch):
+    folder = write_case(tmp_path / "data", "X")
+    other = write_case(tmp_path / "other", "X", seed=1)
+
+    def read_and_replace(case):
+        scan = read_scan(case)
+        os.replace(other / "X_t1.nii.gz", folder / "X_t1.nii.gz")
+        return scan
+
+    monkeypatch.setattr(preprocess, "read_scan", read_and_replace)
+    with pytest.raises(UserError, match="X: its files changed while they were read"):
+        prepare_cases(find_cases(tmp_path / "data"), tmp_path / "cache", DataConfig())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_run_keeps_the_cases_that_it_began_with(cases_folder, tmp_path):
+    cases = find_cases(cases_folder)
+    prepared = prepare_cases(cases, tmp_path / "cache", DataConfig())
+    path = cases[0].images["T1"]
+    path.write_bytes(cases[2].images["T1"].read_bytes())
+    cases[1].images["T1"].unlink()
+    assert prepare_again(prepared, cases, tmp_path / "cache", DataConfig()) == prepared
+    with pytest.raises(UserError, match=r"000: its files or settings have changed since the run"):
+        prepare_again(prepared[:1], cases[:1], tmp_path / "other", DataConfig())
+
+
+def test_the_patient_is_that_of_the_case_and_not_of_the_cache(cases_folder, tmp_path):
+    cases = find_cases(cases_folder)
+    prepare_cases(cases, tmp_path / "cache", DataConfig())
+    grouped = [replace(case, patient="one") for case in cases]
+    prepared = prepare_cases(grouped, tmp_path / "cache", DataConfig())
+    assert {case.patient for case in prepared} == {"one"}
+
+
 def test_bad_cases_are_counted_and_good_ones_kept(cases_folder, tmp_path):
     for number in (0, 2):
         case_id = f"BraTS20_Training_{number:03d}"
@@ -236,7 +379,7 @@ def test_two_builders_at_once_leave_one_good_cache(cases_folder, tmp_path):
 BUILD = """
 import sys
 from segmamba.config import DataConfig
-from segmamba.data import parallel, preprocess
+from segmamba.data import parallel, preprocess, source_files
 from segmamba.data.cases import find_cases
 save = preprocess.np.save
 def slow_save(path, array):

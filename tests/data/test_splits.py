@@ -207,8 +207,8 @@ def test_cases_that_the_file_does_not_name_are_left_out_and_that_is_noted(tmp_pa
             "not P000-1; name all time points",
         ),
         ([{"train": ["P000-0", "P000-1"], "val": []}], "nobody to test"),
-        ([], "expected nnU-Net's splits_final.json"),
-        ([{"train": []}], "expected nnU-Net's splits_final.json"),
+        ([], "lists no folds; give nnU-Net's splits_final.json"),
+        ([{"train": []}], r'\$\[0\]: "val" is missing; give nnU-Net'),
         ({"training": [{"image": "a.nii.gz"}]}, 'no entry has a "fold"'),
     ],
 )

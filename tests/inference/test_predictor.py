@@ -146,7 +146,7 @@ def break_config(run):
         ),
         (
             lambda run: (run / "config.json").write_text("[1]"),
-            "config.json: cannot be read as a configuration",
+            r"config\.json: \$: expected an object, found a list of 1; give a config\.json",
         ),
         (
             lambda run: (run / "checkpoints" / "best_metric_model.pth").write_bytes(b"junk"),

@@ -108,6 +108,15 @@ def test_a_bad_checkpoint_is_named_and_the_one_before_it_is_gone_on_from(tmp_pat
     assert all("last.pth" in line and "\n" not in line for line in damaged)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("epoch", "3"), ("best", None), ("model", [1]), ("random", 0)]
+)
+def test_a_checkpoint_whose_values_are_of_another_type_is_not_gone_on_from(tmp_path, name, value):
+    save_checkpoint(resumable(3) | {name: value}, tmp_path / "last.pth")
+    state, damaged = resume_state([tmp_path / "last.pth"], "cpu")
+    assert state is None and f"({name} is missing or wrong)" in damaged[0]
+
+
 def test_a_full_disk_leaves_both_checkpoints_as_they_were(tmp_path):
     last, previous = tmp_path / "last.pth", tmp_path / "previous.pth"
     for epoch in (1, 2):

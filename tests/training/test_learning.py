@@ -16,7 +16,8 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.models import build_model
-from segmamba.models.weights import load_checkpoint, start_from
+from segmamba.models.transfer import start_from
+from segmamba.models.weights import load_checkpoint
 from segmamba.training import fit as fit_module
 from segmamba.training.ema import weight_average
 from segmamba.training.fit import fit
@@ -390,7 +391,12 @@ def test_a_run_starts_from_the_weights_of_another_and_says_where_they_do_not_fit
                 "train.epochs": 1,
             }
         )
-        *_, epoch = fit(config, data, CPU, initial_weights=load_checkpoint(first.best))
+        *_, epoch = fit(
+            config,
+            data,
+            CPU,
+            start=lambda model: start_from(model, load_checkpoint(first.best), ""),
+        )
         assert torch.allclose(
             epoch.checkpoint["model"]["stem.conv1.weight"],
             load_checkpoint(first.best)["stem.conv1.weight"],
@@ -405,7 +411,7 @@ def test_a_run_starts_from_the_weights_of_another_and_says_where_they_do_not_fit
     wider = build_model(dataclasses.replace(TINY.model, base_channels=4))
     with pytest.raises(
         UserError,
-        match=r"last\.pth: not weights of this network: .* is \(.*\) there and \(.*\) here",
+        match=r"last\.pth: not weights of this network .* is 2x.* there and 4x.* here",
     ):
         start_from(wider, load_checkpoint(first.best), first.last)
     regions = build_model(dataclasses.replace(TINY.model, outputs="regions"))

@@ -9,23 +9,40 @@
 """
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
+
+from typing_extensions import Required, TypedDict
 
 from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
 from segmamba.data.image_files import stem_of
 from segmamba.data.labels import MODALITIES
 from segmamba.data.layouts.contradictions import contradictions
-from segmamba.data.layouts.dataset_json import declared_convention, read_json
+from segmamba.data.layouts.dataset_json import DatasetJson, declared_convention
 from segmamba.data.layouts.declared_names import channel_order, named_channels
 from segmamba.data.layouts.names import part_findings
 from segmamba.data.layouts.namings import LABEL, FilePart, convention_name, part_of
 from segmamba.data.layouts.stated import convention_or_finding
 from segmamba.errors import UserError
+from segmamba.json_files import read_json
 
-SECTIONS = ("training", "validation", "testing", "test")
 
-Entry: TypeAlias = dict[str, Any]
-"""One entry of a section, as JSON gives it: "image" (a file or files), "label", "fold"."""
+class Entry(TypedDict, total=False):
+    """One case of a section."""
+
+    image: Required[str | list[str]]
+    """A 4-D file, or a file for each modality."""
+    label: str | None
+    fold: int | str
+    id: str | int
+
+
+class Datalist(DatasetJson, total=False):
+    """What is read of a datalist."""
+
+    training: list[Entry | str]
+    validation: list[Entry | str]
+    testing: list[Entry | str]
+    test: list[Entry | str]
 
 
 def list_cases(path: Path, labels: str) -> list[Case]:
@@ -41,7 +58,7 @@ def list_cases(path: Path, labels: str) -> list[Case]:
     Raises:
         UserError: The datalist does not say what its images and labels are.
     """
-    content = read_json(path)
+    content = read_json(path, Datalist)
     cases = [_case(entry, content, path, labels) for entry in entries(content, path)]
     return sorted(cases, key=lambda case: case.id)
 
@@ -60,12 +77,12 @@ def folds_of(path: Path) -> dict[str, Any]:
     """
     return {
         case_id(entry, path): entry["fold"]
-        for entry in entries(read_json(path), path)
+        for entry in entries(read_json(path, Datalist), path)
         if "fold" in entry
     }
 
 
-def entries(content: dict[str, Any], path: Path) -> list[Entry]:
+def entries(content: Datalist, path: Path) -> list[Entry]:
     """Collect the entries of all sections.
 
     Args:
@@ -78,10 +95,16 @@ def entries(content: dict[str, Any], path: Path) -> list[Entry]:
     Raises:
         UserError: There are none.
     """
+    sections = (
+        content.get("training", []),
+        content.get("validation", []),
+        content.get("testing", []),
+        content.get("test", []),
+    )
     listed = [
-        entry if isinstance(entry, dict) else {"image": entry}
-        for section in SECTIONS
-        for entry in content.get(section, [])
+        Entry(image=entry) if isinstance(entry, str) else entry
+        for section in sections
+        for entry in section
     ]
     if not listed:
         raise UserError(
@@ -113,19 +136,19 @@ def case_id(entry: Entry, path: Path) -> str:
 
 
 def _images(entry: Entry, path: Path) -> list[Path]:
-    images = entry.get("image")
-    images = [images] if isinstance(images, str) else images
-    if not images or not all(isinstance(image, str) for image in images):
+    images = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
+    if not images or not all(images):
         raise UserError(
             f'{path}: the entry {entry} has no "image", a 4-D file or a list of four files'
         )
-    files = [*images, *([entry["label"]] if isinstance(entry.get("label"), str) else [])]
+    label = entry.get("label")
+    files = [*images, *([label] if label else [])]
     if broken := [file for file in files if "\0" in file]:
         raise UserError(f"{path}: {broken[0]!a} is no file's name; correct the entry")
     return [path.parent / image for image in images]
 
 
-def _case(entry: Entry, content: dict[str, Any], path: Path, labels: str) -> Case:
+def _case(entry: Entry, content: Datalist, path: Path, labels: str) -> Case:
     images, name = _images(entry, path), case_id(entry, path)
     parts = [part for part in map(part_of, images) if part]
     by_name = parts if len(parts) == len(images) > 1 else []
@@ -139,7 +162,8 @@ def _case(entry: Entry, content: dict[str, Any], path: Path, labels: str) -> Cas
             f"{name}: {path} lists no {', '.join(missing)} for it; add the file or remove the case"
         )
         findings.append(Finding(ERROR, "missing modality", text))
-    label = path.parent / entry["label"] if entry.get("label") else None
+    named_label = entry.get("label")
+    label = path.parent / named_label if named_label else None
     findings += contradictions(name, {} if channels else by_modality, label, path)
     first = by_name[0] if by_name else None
     convention, notes = _convention(name, content, first, labels, label, path)
@@ -196,7 +220,7 @@ def _by_order(
 
 def _convention(
     case_id: str,
-    content: dict[str, Any],
+    content: Datalist,
     named: FilePart | None,
     labels: str,
     label: Path | None,

@@ -9,7 +9,6 @@
 {"1": name} or {name: 1 or [1, 2]}. imagesTs has no labels. macOS's `._*` files are skipped.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+from typing_extensions import TypedDict
 
 from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
 from segmamba.data.image_files import ENDINGS, ending_of, is_image, stem_of
@@ -30,10 +30,24 @@ from segmamba.data.layouts.declared_names import (
 )
 from segmamba.data.layouts.names import part_findings
 from segmamba.errors import UserError
+from segmamba.json_files import read_json
 
 NAME = "dataset.json"
 SECTIONS = (("imagesTr", "labelsTr"), ("imagesTs", "labelsTs"))
 FOLDERS = tuple(folder for section in SECTIONS for folder in section)
+
+Channels = dict[str, str] | list[str] | None
+"""The channels' names, by number or in their order."""
+
+
+class DatasetJson(TypedDict, total=False):
+    """What is read of a dataset.json, whoever wrote it."""
+
+    channel_names: Channels
+    modality: Channels
+    labels: dict[str, str | int | list[int]] | None
+    file_ending: str | None
+    numTraining: int | None
 
 
 def roots_of(files: Iterable[Path]) -> list[Path]:
@@ -64,7 +78,7 @@ def list_cases(root: Path, labels: str) -> list[Case]:
     Raises:
         UserError: The dataset.json does not say what its channels and labels are.
     """
-    content = read_json(root / NAME)
+    content = read_json(root / NAME, DatasetJson)
     named = named_channels(content, root / NAME)
     channels = channel_order(named, root / NAME)
     convention, note = declared_convention(content.get("labels"), labels, root / NAME)
@@ -105,7 +119,7 @@ def list_cases(root: Path, labels: str) -> list[Case]:
     return [replace(case, findings=(*case.findings, *said)) for case in cases]
 
 
-def _other_number(content: Mapping[str, Any], cases: Iterable[Case], root: Path) -> Finding | None:
+def _other_number(content: DatasetJson, cases: Iterable[Case], root: Path) -> Finding | None:
     """Note a number of training cases that is not the one that the file declares."""
     declared = content.get("numTraining")
     found = sum(bool(case.images) and "imagesTr" in case.files[0].parts for case in cases)
@@ -113,32 +127,6 @@ def _other_number(content: Mapping[str, Any], cases: Iterable[Case], root: Path)
         return None
     text = f"{root / NAME} declares {declared} training cases, {root / 'imagesTr'} holds {found}"
     return Finding(INFORMATION, "declared cases", text)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        UserError: The file cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as JSON ({error}); repair it or copy it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: holds a {type(content).__name__}, expected an object with named fields; "
-            "repair it or copy it again"
-        )
-    return content
 
 
 def declared_convention(named: Any, labels: str, path: Path) -> tuple[str, Finding | None]:
@@ -178,8 +166,8 @@ def declared_convention(named: Any, labels: str, path: Path) -> tuple[str, Findi
 
 def _by_name(named: dict[str, Any]) -> dict[str, Any]:
     """Map name to value or values, from either direction in which a dataset.json gives labels."""
-    if all(str(key).isdigit() for key in named):
-        return {name: int(value) for value, name in named.items()}
+    if all(re.fullmatch("[0-9]{1,4}", key) for key in named):
+        return {str(name): int(value) for value, name in named.items()}
     return named
 
 

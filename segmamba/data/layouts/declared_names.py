@@ -128,6 +128,18 @@ def numbered_channels(named: list[Any] | dict[Any, Any]) -> dict[int, Any]:
     return {int(k): name for k, name in named.items() if re.fullmatch(r"[0-9]{1,4}", str(k))}
 
 
+def class_of(name: object) -> str | None:
+    """Look up the class or region that a data set calls `name` (edema, SNFH, enhancing ...).
+
+    Args:
+        name: The data set's name of a label.
+
+    Returns:
+        Its short name (ET, ED, NCR, background ...), or None for an unknown name.
+    """
+    return _look_up(name, LABEL_NAMES)
+
+
 def convention_of(named_values: Mapping[str, int | Sequence[int]]) -> Convention | None:
     """Find the convention that a dataset.json declares.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmamba.data.preprocess import prepare_cases
+from segmamba.data.preprocess import prepare_again, prepare_cases
 from segmamba.data.splits import SETS, Split
 from segmamba.errors import UserError
 from segmamba.screen import Progress, no_progress
@@ -120,11 +120,12 @@ def split_on_this_node(
         The same split, whose PreparedCases lie on this node.
     """
     groups = {name: getattr(split, name) for name in READ}
-    wanted = {case.id for group in groups.values() for case in group}
-    prepared = {
-        case.id: case
-        for case in prepare_cases([c for c in cases if c.id in wanted], on_this_node(cache), config)
-    }
+    wanted = {case.id: case for group in groups.values() for case in group}
+    sources = {case.id: case for case in cases if case.id in wanted}
+    here = prepare_again(
+        [wanted[case_id] for case_id in sources], [*sources.values()], on_this_node(cache), config
+    )
+    prepared = {case.id: case for case in here}
     return dataclasses.replace(
         split,
         **{

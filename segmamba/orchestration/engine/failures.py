@@ -10,12 +10,12 @@ no result. After that it is given up.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from segmamba.files import write_json
+from segmamba.json_files import read_json
 
 # Not "OOM killer": Ray names it among the causes that any killed process may have had.
 MEMORY_WORDS = ("OutOfMemoryError", "running low on memory", "killed due to the node")
@@ -78,7 +78,11 @@ def record_failure(folder: Path, epoch: int, message: str) -> bool:
 def read_failures(folder: Path) -> list[Failure]:
     """The failures recorded in a trial's folder since the last `clear_failures`."""
     file = failures_file(folder)
-    return [Failure(**one) for one in json.loads(file.read_text())] if file.exists() else []
+    return (
+        read_json(file, list[Failure], fix="remove it, and the trial starts without its past")
+        if file.exists()
+        else []
+    )
 
 
 def clear_failures(folder: Path) -> None:

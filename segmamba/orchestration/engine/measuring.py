@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmamba.errors import UserError
 from segmamba.files import write_json
+from segmamba.json_files import read_json
 from segmamba.orchestration.engine.measuring_processes import (
     STEPS,
     Killed,
@@ -204,6 +205,6 @@ def _read(file: Path) -> list[Rehearsal] | None:
     from segmamba.training.rehearsal import Rehearsal
 
     try:
-        return [Rehearsal(**entry) for entry in json.loads(file.read_text())]
-    except (OSError, ValueError, TypeError):
+        return read_json(file, list[Rehearsal])
+    except UserError:
         return None

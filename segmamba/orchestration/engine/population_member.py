@@ -11,11 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from segmamba.files import replacing, write_json
+from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.study_run import CHANGES_TAG, COPIED_TAG
 from segmamba.training.checkpoint import resume_state
 
@@ -44,7 +45,11 @@ def join_population(plan: TrialPlan, folder: RunFolder, log: RunLog) -> None:
         {"epoch": stage.epoch, "from": stage.donor, "old": before.changes, "new": stage.changes}
         for before, stage in zip(plan.stages, plan.stages[1:], strict=False)
     ]
-    known = json.loads(record.read_text()) if record.exists() else []
+    known = (
+        read_json(record, list[dict[str, Any]], fix="remove it, and the member copies once more")
+        if record.exists()
+        else []
+    )
     if newest.donor and (len(known) < len(rows) or epochs_done(folder) < newest.epoch):
         for target in (folder.previous, folder.best, folder.last):
             take_file(Path(newest.checkpoint) / target.name, target)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
 from segmamba.files import write_json
+from segmamba.json_files import read_json
 from segmamba.orchestration.engine.search import SEARCH_SEED, search_arm
 from segmamba.studies.spec import Stage, TrialPlan
 
@@ -33,11 +35,17 @@ class Rounds:
         self._file, self.every, self.done = Path(folder) / "population.json", every, 0
         self.members: dict[str, tuple[Stage, ...]] = {}
         if self._file.exists():
-            kept = json.loads(self._file.read_text())
+            fix = "restore it from a copy, or start the study anew"
+            kept = read_json(self._file, _Kept, fix=fix)
             self.done = kept["done"]
             self.members = {
-                arm: tuple(_stage(one) for one in stages) for arm, stages in kept["members"].items()
+                arm: tuple(map(_with_tuples, stages)) for arm, stages in kept["members"].items()
             }
+            donors = {stage.donor for stages in self.members.values() for stage in stages}
+            if empty := [arm for arm, stages in self.members.items() if not stages]:
+                raise UserError(f"{self._file}: member {empty[0]!r} has no stages; {fix}")
+            if unknown := donors - self.members.keys() - {""}:
+                raise UserError(f"{self._file}: {min(unknown)!r} is no member; {fix}")
 
     def begin(
         self, space: Mapping[str, Distribution], baseline: Mapping[str, object], size: int
@@ -110,13 +118,20 @@ class Rounds:
         write_json(self._file, {"done": self.done, "members": members})
 
 
-def _stage(kept: dict[str, Any]) -> Stage:
+class _Kept(TypedDict):
+    """What population.json holds."""
+
+    done: int
+    members: dict[str, list[Stage]]
+
+
+def _with_tuples(kept: Stage) -> Stage:
     """The Stage that was written as JSON, which made lists of tuples."""
     changes = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in kept["changes"].items()
+        for name, value in kept.changes.items()
     }
-    return Stage(**kept | {"changes": changes})
+    return dataclasses.replace(kept, changes=changes)
 
 
 def first_settings(

@@ -14,7 +14,7 @@ from segmamba.errors import UserError
 from segmamba.files import write_text
 from segmamba.inference.checkpoint_files import find_checkpoint
 from segmamba.inference.predictor import Predictor, load_predictor
-from segmamba.models.weights import load_checkpoint
+from segmamba.models.weights import load_network
 from segmamba.training.checkpoint import save_checkpoint
 
 WEIGHTS = "best_metric_model.pth"
@@ -34,8 +34,7 @@ def write_folder(
         weights, config = find_checkpoint(path)
         place = folder / f"{number:02d}"
         place.mkdir(parents=True)
-        state = load_checkpoint(weights, "cpu")
-        save_checkpoint(state.get("model", state), place / WEIGHTS)
+        save_checkpoint(load_network(weights).tensors, place / WEIGHTS)
         shutil.copy(config, place / "config.json")
     write_text(folder / FILE_NAME, postprocessing.to_json())
     return folder

@@ -18,6 +18,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from segmamba.errors import UserError
+from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.database import (
     SQLITE,
     make_whole,
@@ -152,9 +153,19 @@ class Store:
         """Return whether a run has an artifact of this name at its top level."""
         return any(file.path == name for file in self.client.list_artifacts(run_id))
 
-    def artifact_text(self, run_id: str, name: str) -> str:
-        """Return a text artifact of a run."""
-        return Path(self.client.download_artifacts(run_id, name)).read_text()
+    def artifact_json(self, run_id: str, name: str, expected: type[T]) -> T:
+        """Return a JSON artifact of a run.
+
+        Args:
+            run_id: The run.
+            name: The artifact.
+            expected: What it must hold, as `read_json` takes it.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        path = self.client.download_artifacts(run_id, name)
+        return read_json(path, expected, fix=f"restore it in the artifacts of run {run_id}")
 
 
 @functools.cache

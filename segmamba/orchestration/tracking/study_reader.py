@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow.entities import Run
+from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
+from segmamba.json_files import parse_json
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.store import Store
 from segmamba.orchestration.tracking.study_run import (
@@ -17,6 +19,7 @@ from segmamba.orchestration.tracking.study_run import (
     INFEASIBLE_TAG,
     SCHEDULE_FILE,
     STARTS_TAG,
+    STUDY_FILE,
     TRIAL_TAG,
     StudyRun,
 )
@@ -24,6 +27,15 @@ from segmamba.studies.results import Study, Trial, study_from
 from segmamba.studies.spec import FOUND
 
 MAX_STUDIES = 1000
+RESTORE = "restore it in the artifacts of the run"
+T = TypeVar("T")
+
+
+class _Table(TypedDict):
+    """MLflow's form of a table; the columns of a test table have "case" among them."""
+
+    columns: list[str]
+    data: list[list[str | int | float | None]]
 
 
 def read_study(run: StudyRun) -> Study:
@@ -38,20 +50,21 @@ def read_study(run: StudyRun) -> Study:
     store = run.store
     parent = store.client.get_run(run.run_id)
     stored, tags = run.stored(), parent.data.tags
-    if FOUND_TAG in tags:
-        stored["arms"] = stored["arms"] | {FOUND: json.loads(tags[FOUND_TAG])}
+    found = {FOUND: _tag(parent, FOUND_TAG, dict[str, Any])} if FOUND_TAG in tags else {}
     children = run.children()
     by_key = {child.data.tags[TRIAL_TAG]: child for child in children}
     now = {
         "seconds": run.seconds(),
-        "starts": int(tags.get(STARTS_TAG, 1)),
+        "starts": _tag(parent, STARTS_TAG, int) if STARTS_TAG in tags else 1,
         "parent_run_id": run.run_id,
         "mlflow_uri": store.uri,
-        "importance": json.loads(tags.get(IMPORTANCE_TAG, "{}")),
+        "importance": (
+            _tag(parent, IMPORTANCE_TAG, dict[str, float]) if IMPORTANCE_TAG in tags else {}
+        ),
     }
     if FOUND_TAG in tags and stored.get("round_every"):
-        now["schedule"] = json.loads(store.artifact_text(run.run_id, SCHEDULE_FILE))
-    study = study_from(stored, trials=(), **now)
+        now["schedule"] = store.artifact_json(run.run_id, SCHEDULE_FILE, list[dict[str, Any]])
+    study = _restored(stored, found, run, now)
     trials = [
         _trial(store, by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans
     ]
@@ -60,7 +73,7 @@ def read_study(run: StudyRun) -> Study:
         key=lambda child: child.data.tags["arm"],
     )
     searched_trials = [
-        _trial(store, child, child.data.tags["arm"], int(child.data.tags["seed"]), None)
+        _trial(store, child, child.data.tags["arm"], _tag(child, "seed", int), None)
         for child in searched
     ]
     return dataclasses.replace(study, trials=tuple(trials), searched=tuple(searched_trials))
@@ -111,7 +124,7 @@ def _trial(store: Store, run: Run | None, arm: str, seed: int, fold: int | None)
         fold=fold,
         status=_status(run),
         reason=tags.get(REASON_TAG, ""),
-        changes=_changes(tags),
+        changes=_changes(run),
         copied=tags.get(COPIED_TAG, ""),
         folder=tags.get(FOLDER_TAG, ""),
         params=data.params,
@@ -134,8 +147,15 @@ def _test_cases(store: Store, run_id: str) -> list[dict[str, Any]]:
     """One dict a case, none where the trial was not tested."""
     if not store.has_artifact(run_id, TEST_TABLE):
         return []
-    table = json.loads(store.artifact_text(run_id, TEST_TABLE))
-    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    table = store.artifact_json(run_id, TEST_TABLE, _Table)
+    columns = table["columns"]
+    for number, row in enumerate(table["data"]):
+        if len(row) != len(columns) or not isinstance(dict(zip(columns, row)).get("case"), str):  # noqa: B905
+            raise UserError(
+                f"{TEST_TABLE} of run {run_id}: $.data[{number}]: expected {len(columns)} values "
+                'with the name of a "case"; restore it in the artifacts of the run'
+            )
+    return [dict(zip(columns, row, strict=True)) for row in table["data"]]
 
 
 def _status(run: Run) -> str:
@@ -146,11 +166,34 @@ def _status(run: Run) -> str:
     return run.info.status
 
 
-def _changes(tags: dict[str, str]) -> dict[str, Any] | None:
+def _changes(run: Run) -> dict[str, Any] | None:
     """A search's settings; tuples were made lists by JSON."""
-    if CHANGES_TAG not in tags:
+    if CHANGES_TAG not in run.data.tags:
         return None
     return {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in json.loads(tags[CHANGES_TAG]).items()
+        for name, value in _tag(run, CHANGES_TAG, dict[str, Any]).items()
     }
+
+
+def _restored(
+    stored: dict[str, Any], found: dict[str, Any], run: StudyRun, now: dict[str, Any]
+) -> Study:
+    """The Study that `start_study` kept and the arm that was found, all values of their types."""
+    source = f"{STUDY_FILE} of run {run.run_id}"
+    try:
+        study = study_from(stored | {"arms": stored["arms"] | found}, trials=(), **now)
+        kept = json.dumps(dataclasses.asdict(study))
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{source}: cannot be read as a study ({reason}); {RESTORE}") from error
+    parse_json(kept, Study, source=source, fix=RESTORE)
+    return study
+
+
+def _tag(run: Run, name: str, expected: type[T]) -> T:
+    """The JSON in a tag of a run."""
+    source = f"tag {name} of run {run.info.run_id}"
+    return parse_json(
+        run.data.tags.get(name, ""), expected, source=source, fix="set the tag right in MLflow"
+    )

@@ -15,6 +15,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from segmamba.data.splits import Split
+from segmamba.json_files import parse_json
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over
 from segmamba.orchestration.tracking.run_log import (
     FOLDER_TAG,
@@ -52,7 +53,7 @@ class StudyRun:
 
     def stored(self) -> dict[str, Any]:
         """Return what `start_study` kept, as plain JSON."""
-        return json.loads(self.store.artifact_text(self.run_id, STUDY_FILE))
+        return self.store.artifact_json(self.run_id, STUDY_FILE, dict[str, Any])
 
     def begin(self, now: float) -> None:
         """Set the run RUNNING, and count a start and the seconds of the starts before it.
@@ -83,8 +84,8 @@ class StudyRun:
         tags = self.store.client.get_run(self.run_id).data.tags
         ended = [run for run in self.children() if run.info.status in ("FINISHED", "FAILED")]
         last_s = max((run.info.end_time or 0 for run in ended), default=0) / 1000
-        this_start_s = max(0.0, last_s - float(tags.get(BEGAN_TAG) or last_s))
-        return float(tags.get(EARLIER_S_TAG, 0.0)) + this_start_s
+        this_start_s = max(0.0, last_s - (self._number(tags, BEGAN_TAG) or last_s))
+        return self._number(tags, EARLIER_S_TAG) + this_start_s
 
     def children(self) -> list[Run]:
         """Return the runs of all trials that have begun, however many."""
@@ -172,8 +173,14 @@ class StudyRun:
     def seconds(self) -> float:
         """Return the seconds of work of all starts, this one's until now."""
         tags = self.store.client.get_run(self.run_id).data.tags
-        this_start_s = time.time() - float(tags[BEGAN_TAG]) if tags.get(BEGAN_TAG) else 0.0
-        return float(tags.get(EARLIER_S_TAG, 0.0)) + this_start_s
+        began = self._number(tags, BEGAN_TAG)
+        this_start_s = time.time() - began if began else 0.0
+        return self._number(tags, EARLIER_S_TAG) + this_start_s
+
+    def _number(self, tags: Mapping[str, str], name: str) -> float:
+        """The number in a tag of the run; 0 where the tag is absent or empty."""
+        source = f"tag {name} of run {self.run_id}"
+        return parse_json(tags.get(name) or "0", float, source=source, fix="set it right in MLflow")
 
     def log_search_result(
         self, trial: Trial, importance: Mapping[str, float], schedule: Sequence[Stage] = ()

@@ -59,6 +59,8 @@ class TrackedRun:
             sent = len(history)
             self._log_pictures()
             yield epoch
+        if self.folder.initial_weights.exists():
+            self.log.log_files([self.folder.initial_weights], None)
         self.log.log_history(self.folder.read_history(config.train.epochs))
         self._log_pictures()
 
