@@ -229,6 +229,7 @@ READERS = {
             "source_spacing_mm": [1.0, 1, 1],
             "source_affine": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]],
             "classes": [1, 2],
+            "findings": [],
         },
         lambda path: PreparedCase.read(path.parent).margins,
     ),

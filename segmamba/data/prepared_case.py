@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import TypedDict
 
+from segmamba.data.case import Finding
 from segmamba.json_files import read_json
 
 Triple = tuple[int, int, int]
@@ -39,9 +40,7 @@ class CaseJson(TypedDict):
     source_spacing_mm: tuple[float, float, float]
     source_affine: tuple[Row, Row, Row, Row]
     classes: list[int]
-
-
-from segmamba.data.case import Finding
+    findings: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
