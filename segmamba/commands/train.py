@@ -177,6 +177,7 @@ def _print_scores(finished: FinishedRun) -> None:
     from rich.table import Table
 
     from segmamba.data.labels import REGIONS
+    from segmamba.evaluation.patients import counted, row_patient
 
     final, screen = finished.final, console()
     table = Table(box=None, pad_edge=False)
@@ -188,7 +189,7 @@ def _print_scores(finished: FinishedRun) -> None:
     print_line(
         screen,
         f"tested   {final.tested_checkpoint} checkpoint, epoch {final.tested_epoch}, "
-        f"on {len(final.cases)} cases",
+        f"on {counted((c['case'] for c in final.cases), map(row_patient, final.cases))}",
     )
     screen.print(table)
     print_line(screen, f"run      {finished.folder.root}")

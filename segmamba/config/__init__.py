@@ -20,13 +20,14 @@ from segmamba.config.phantom import PhantomConfig
 from segmamba.config.postprocess import PostprocessConfig
 from segmamba.config.presets import PRESETS, preset
 from segmamba.config.rules import LEVELS, SIDE_MULTIPLE
-from segmamba.config.statistics import CONFIDENCE_LEVEL, DICE_MARGIN
+from segmamba.config.statistics import CONFIDENCE_LEVEL, DICE_MARGIN, HD95_MARGIN_MM
 from segmamba.config.train import TrainConfig
 from segmamba.config.tree import Config, from_flat_dict
 
 __all__ = [
     "CONFIDENCE_LEVEL",
     "DICE_MARGIN",
+    "HD95_MARGIN_MM",
     "LEVELS",
     "PRESETS",
     "SIDE_MULTIPLE",

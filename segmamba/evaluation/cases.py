@@ -11,14 +11,16 @@ from segmamba.config import Config, InferenceConfig
 from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import hd95_mm
+from segmamba.evaluation.hausdorff import surface_scores
+from segmamba.evaluation.patients import NAMES, patient_means, row_patient
 from segmamba.inference.decide import decide
 from segmamba.inference.ensemble_member import Member
 from segmamba.inference.predictor import Predictor
 from segmamba.inference.prepared_scan import PreparedScan
 
 CaseScores = dict[str, Any]
-"""One case's scores: {"case": its id, "dice_ET": .., "dice_mean": .., "hd95_mm_ET": ..}."""
+"""One case's scores: {"case": its id, "patient": .., "dice_ET": .., "dice_mean": ..,
+"hd95_mm_ET": ..}."""
 
 RESIDENT_CASES = 32
 """Validation cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at
@@ -40,7 +42,7 @@ def validate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: {"case", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}.
+        A row for each case: {"case", "patient", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}.
     """
     model.eval()
     asked = config.inference
@@ -83,17 +85,15 @@ def evaluate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: Dice as in `validate`, and hd95_mm_ET, hd95_mm_TC, hd95_mm_WT.
+        A row for each case: Dice as in `validate`, hd95_mm_ET, hd95_mm_TC and hd95_mm_WT, and the
+        surface Dice nsd_1mm_ET, nsd_1mm_TC, nsd_1mm_WT and nsd_1mm_mean.
     """
     predictor, rows = _predictor(model, config, device), []
     for case in cases:
         prediction = predictor.predict(prepared_scan(case, config))
         truth = np.array(case.source_label())
-        distances = hd95_mm(prediction, truth, case.source_spacing_mm)
-        rows.append(
-            _row(case, dice(prediction, truth))
-            | {f"hd95_mm_{region}": mm for region, mm in distances.items()}
-        )
+        surfaces = surface_scores(prediction, truth, case.source_spacing_mm)
+        rows.append(_row(case, dice(prediction, truth)) | surfaces)
     return rows
 
 
@@ -125,7 +125,7 @@ def _predictor(model: torch.nn.Module, config: Config, device: torch.device) -> 
 
 
 def means(rows: Sequence[CaseScores], prefix: str) -> dict[str, float]:
-    """Average each score over cases.
+    """Average each score over patients, each patient's cases first.
 
     Args:
         rows: The scores of each case; at least one.
@@ -134,12 +134,16 @@ def means(rows: Sequence[CaseScores], prefix: str) -> dict[str, float]:
     Returns:
         {"<prefix>/dice_mean": .., ...}.
     """
+    patients = [row_patient(row) for row in rows]
     return {
-        f"{prefix}/{name}": float(np.mean([row[name] for row in rows]))
+        f"{prefix}/{name}": float(
+            np.mean(patient_means(np.array([row[name] for row in rows], float), patients)[0])
+        )
         for name in rows[0]
-        if name != "case"
+        if name not in NAMES
     }
 
 
 def _row(case: PreparedCase, scores: dict[str, float]) -> CaseScores:
-    return {"case": case.id} | {f"dice_{name}": scores[name] for name in REGIONS_AND_MEAN}
+    names = {"case": case.id, "patient": case.patient}
+    return names | {f"dice_{name}": scores[name] for name in REGIONS_AND_MEAN}

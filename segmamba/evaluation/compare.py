@@ -7,7 +7,7 @@ runs scatter. docs/explanation/statistics.md has the figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmamba.config import DICE_MARGIN
-from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.errors import UserError
 from segmamba.evaluation.evaluate import as_csv, evaluate
-from segmamba.evaluation.intervals import paired_interval
+from segmamba.evaluation.intervals import FEW_PATIENTS, patient_interval, rank_p
+from segmamba.evaluation.patients import by_patient, counted, row_patient
 from segmamba.evaluation.result import Evaluation
 from segmamba.evaluation.summary import MEAN, case_values
 from segmamba.files import write_json, write_text
@@ -28,9 +28,9 @@ from segmamba.screen import print_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-METRICS = ("dice", "hd95_mm")
+METRICS = ("dice", "nsd_1mm", "hd95_mm")
 """The metrics of `segmamba.evaluation.score` that are compared."""
-COLUMNS = ("case", "region", "rule", "metric", "a", "b", "difference")
+COLUMNS = ("case", "patient", "region", "rule", "metric", "a", "b", "difference")
 CAVEAT = (
     "About the methods behind these two models it is undecided: "
     "with one training run each, nothing shows how much training itself varies."
@@ -39,7 +39,11 @@ CAVEAT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """A minus B of one metric on one region under one rule."""
+    """A minus B of one metric on one region under one rule, over patients.
+
+    Each patient's cases are averaged first, in A, in B and in the difference alike, so that
+    `difference` is `mean_a` minus `mean_b`.
+    """
 
     rule: str
     region: str
@@ -47,13 +51,14 @@ class Paired:
     mean_a: float
     mean_b: float
     difference: float
-    """Mean over patients, each patient's cases averaged first."""
     low: float | None
     high: float | None
     """The t interval over patients at CONFIDENCE_LEVEL; None for fewer than two."""
     higher: int
     lower: int
-    """Cases in which A has the higher, or the lower, value; the others tie."""
+    """Patients in whom A has the higher, or the lower, value; the others tie."""
+    rank_p: float
+    """The p of Wilcoxon's signed-rank test over patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,29 +83,33 @@ class _Values:
     metric: str
     a: dict[str, float]
     b: dict[str, float]
+    patients: dict[str, str]
+    """Case to patient."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield a dict of COLUMNS for each case."""
         for case, a in self.a.items():
             b = self.b[case]
-            cells = (case, self.region, self.rule, self.metric, a, b, a - b)
+            cells = (case, self.patients[case], self.region, self.rule, self.metric, a, b, a - b)
             yield dict(zip(COLUMNS, cells, strict=True))
 
     def paired(self) -> Paired:
         """Return the difference over patients."""
-        differences = np.array([self.a[case] - self.b[case] for case in self.a])
-        mean, low, high = paired_interval(differences, [patient_of(case) for case in self.a])
+        a, b = (by_patient(side, self.patients) for side in (self.a, self.b))
+        differences = np.array([a[patient] - b[patient] for patient in a])
+        mean, low, high = patient_interval(differences, list(a))
         return Paired(
             rule=self.rule,
             region=self.region,
             metric=self.metric,
-            mean_a=float(np.mean(list(self.a.values()))),
-            mean_b=float(np.mean(list(self.b.values()))),
+            mean_a=float(np.mean(list(a.values()))),
+            mean_b=float(np.mean(list(b.values()))),
             difference=mean,
             low=low,
             high=high,
             higher=int((differences > 0).sum()),
             lower=int((differences < 0).sum()),
+            rank_p=rank_p(differences),
         )
 
 
@@ -139,7 +148,14 @@ def compare(
     values = list(_shared_values(side_a, side_b, shared))
     paired = tuple(one.paired() for one in values)
     notes = _notes(side_a, side_b, shared)
-    about = side_a.about | {"a": str(a), "b": str(b), "cases": len(shared), "notes": notes}
+    patients = {row["case"]: row_patient(row) for row in side_a.rows if row["case"] in shared}
+    about = side_a.about | {
+        "a": str(a),
+        "b": str(b),
+        "cases": len(shared),
+        "patients": len(set(patients.values())),
+        "notes": notes,
+    }
     del about["predictions"]
     decisive = {one.rule: one for one in paired if (one.region, one.metric) == (MEAN, "dice")}
     return Comparison(
@@ -151,6 +167,7 @@ def compare(
 
 
 def _shared_values(side_a: Evaluation, side_b: Evaluation, shared: set[str]) -> Iterator[_Values]:
+    patients = {row["case"]: row_patient(row) for row in side_a.rows}
     for rule in side_a.about["rules"]:
         for region in REGIONS_AND_MEAN:
             for metric in METRICS:
@@ -164,6 +181,7 @@ def _shared_values(side_a: Evaluation, side_b: Evaluation, shared: set[str]) -> 
                     metric,
                     {case: all_a[case] for case in cases},
                     {case: all_b[case] for case in cases},
+                    patients,
                 )
 
 
@@ -188,22 +206,38 @@ def _verdict(paired: Paired, about: dict[str, Any], margin: float) -> str:
     """Return the sentence on the mean Dice of these two models."""
     size = f"{100 * abs(paired.difference):.1f}"
     where = "above" if paired.difference >= 0 else "below"
-    estimate = f"A ({about['a']}) scores {size} Dice points {where} B ({about['b']})"
+    estimate = f"A ({about['a']}) scores {size} Dice points {where} B ({about['b']}) on mean Dice"
+    if size == "0.0":
+        estimate = f"no difference of A ({about['a']}) and B ({about['b']}) on mean Dice"
     if paired.low is None or paired.high is None:
         return f"Undecided: {estimate}, but one patient says nothing about others."
     measured = (
-        f"{estimate} on mean Dice (95 % interval {_points(paired.low)} to {_points(paired.high)}, "
-        f"{about['cases']} cases)"
+        f"{estimate} (95 % interval {_points(paired.low)} to {_points(paired.high)} over "
+        f"{_size(about)})"
     )
+    differs = paired.low > 0 or paired.high < 0
     if -margin < paired.low and paired.high < margin:
-        return (
+        small = "; it excludes 0, so a difference exists, too small to matter" if differs else ""
+        answer = (
             f"Equivalent: {measured}; the whole interval lies within "
-            f"\N{PLUS-MINUS SIGN}{100 * margin:.1f} points that matter."
+            f"\N{PLUS-MINUS SIGN}{100 * margin:.1f} points that matter{small}."
         )
-    if paired.low > 0 or paired.high < 0:
+    elif differs:
         better = "A" if paired.low > 0 else "B"
-        return f"{better} is the better model: {measured}; the interval excludes 0."
-    return f"Undecided: {measured}; the interval holds 0 and differences that matter."
+        answer = f"{better} is the better model: {measured}; the interval excludes 0."
+    else:
+        answer = f"Undecided: {measured}; the interval holds 0 and differences that matter."
+    if about["patients"] < FEW_PATIENTS:
+        answer += (
+            f" Fewer than {FEW_PATIENTS} patients: the interval errs where some scores are 0; "
+            f"Wilcoxon's signed-rank test gives p = {paired.rank_p:.3f}."
+        )
+    return answer
+
+
+def _size(about: Mapping[str, Any]) -> str:
+    """The patients, and the cases where these are more, in words."""
+    return counted(range(about["cases"]), range(about["patients"]))
 
 
 def _points(dice: float) -> str:
@@ -243,7 +277,7 @@ def render(comparison: Comparison, console: Console) -> None:
     about = comparison.about
     for rule in about["rules"]:
         _print_table(
-            f"rule: {rule}, {about['cases']} cases",
+            f"rule: {rule}, {_size(about)}",
             [one for one in comparison.paired if one.rule == rule],
             console,
         )
@@ -256,17 +290,27 @@ def _print_table(title: str, paired: list[Paired], console: Console) -> None:
     from rich.table import Table
 
     table = Table(
-        "region", "metric", "A", "B", "A - B", "95 % interval", "A higher", "A lower", box=None
+        "region",
+        "metric",
+        "A",
+        "B",
+        "A - B",
+        "95 % interval",
+        "A higher",
+        "A lower",
+        "rank p",
+        box=None,
     )
     table.title = title
     for one in paired:
-        scale = 100 if one.metric == "dice" else 1  # Dice in points, HD95 in mm
+        scale = 1 if one.metric == "hd95_mm" else 100  # HD95 in mm, the others in points
         interval = (
             "-"
             if one.low is None or one.high is None
             else f"{scale * one.low:.2f} to {scale * one.high:.2f}"
         )
-        name = {"dice": "Dice", "hd95_mm": "HD95 mm"}[one.metric]
+        name = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95 mm"}[one.metric]
         values = (f"{scale * value:.2f}" for value in (one.mean_a, one.mean_b, one.difference))
-        table.add_row(one.region, name, *values, interval, str(one.higher), str(one.lower))
+        counts = (str(one.higher), str(one.lower), f"{one.rank_p:.3f}")
+        table.add_row(one.region, name, *values, interval, *counts)
     console.print(table)

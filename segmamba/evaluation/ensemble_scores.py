@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from segmamba.config import PostprocessConfig
-from segmamba.data.case import patient_of
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import prepared_scan
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import hd95_mm
-from segmamba.evaluation.intervals import paired_interval
+from segmamba.evaluation.hausdorff import surface_scores
+from segmamba.evaluation.intervals import PairedMean, patient_interval
+from segmamba.evaluation.patients import by_patient, row_patient
 from segmamba.inference.predictor import Predictor
 from segmamba.screen import Progress, no_progress
 
@@ -43,11 +43,11 @@ class Group:
     """The place of the member with the best validation Dice."""
     postprocessing: PostprocessConfig
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """{"case", "who": a member's name or ENSEMBLE, "flips", "postprocessed", "dice_ET" ..,
-    "dice_mean", "hd95_mm_ET" ..}. Distances are those of the ensemble and, without flips and
-    post-processing, of members."""
+    """{"case", "patient", "who": a member's name or ENSEMBLE, "flips", "postprocessed",
+    "dice_ET" .., "dice_mean", "hd95_mm_ET" ..}. Distances are those of the ensemble and, without
+    flips and post-processing, of members."""
     subsets: list[dict[str, Any]] = field(default_factory=list)
-    """{"case", "members": places of those that vote, "dice_mean"}, without flips and
+    """{"case", "patient", "members": places of those that vote, "dice_mean"}, without flips and
     post-processing."""
     seconds: dict[str, float] = field(default_factory=dict)
     """{"member", "ensemble", "ensemble with flips", "post-processing": mean seconds a case}."""
@@ -55,7 +55,7 @@ class Group:
     def scores(
         self, who: str, score: str, *, flips: bool = False, postprocessed: bool = False
     ) -> dict[str, float]:
-        """Return {case: value} of one column of the rows.
+        """Return {patient: value} of one column of the rows, a patient's cases averaged.
 
         Args:
             who: A member's name, or ENSEMBLE.
@@ -63,17 +63,17 @@ class Group:
             flips: Whether predictions average over 8 mirror images.
             postprocessed: Whether they are post-processed.
         """
-        rows = (
+        rows = [
             row
             for row in self.rows
             if (row["who"], row["flips"], row["postprocessed"]) == (who, flips, postprocessed)
-        )
-        return {row["case"]: row[score] for row in rows}
+        ]
+        return _by_patient(rows, score)
 
     def member_mean(
         self, score: str, *, flips: bool = False, postprocessed: bool = False
     ) -> dict[str, float]:
-        """Return {case: mean over the members}: what to expect of one of them.
+        """Return {patient: mean over the members}: what to expect of one of them.
 
         The arguments are those of `scores`.
         """
@@ -81,17 +81,29 @@ class Group:
             self.scores(member, score, flips=flips, postprocessed=postprocessed)
             for member in self.members
         ]
-        return {case: float(np.mean([scores[case] for scores in each])) for case in each[0]}
+        return {who: float(np.mean([scores[who] for scores in each])) for who in each[0]}
+
+    def member_table(self, score: str) -> np.ndarray:
+        """Return a column of the rows without test-time options, (members, patients)."""
+        each = [self.scores(member, score) for member in self.members]
+        return np.array([[scores[who] for who in each[0]] for scores in each])
 
     def by_size(self) -> dict[int, list[float]]:
-        """Return {number of members: the mean Dice over the cases of each subset}."""
-        of_subset: dict[tuple[int, ...], list[float]] = {}
+        """Return {number of members: the mean Dice over the patients of each subset}."""
+        of_subset: dict[tuple[int, ...], list[dict[str, Any]]] = {}
         for row in self.subsets:
-            of_subset.setdefault(row["members"], []).append(row["dice_mean"])
+            of_subset.setdefault(row["members"], []).append(row)
         sizes: dict[int, list[float]] = {}
-        for members, values in of_subset.items():
-            sizes.setdefault(len(members), []).append(float(np.mean(values)))
+        for members, rows in of_subset.items():
+            mean = np.mean(list(_by_patient(rows, "dice_mean").values()))
+            sizes.setdefault(len(members), []).append(float(mean))
         return sizes
+
+
+def _by_patient(rows: Sequence[dict[str, Any]], score: str) -> dict[str, float]:
+    """Return {patient: mean of a column over the patient's cases}."""
+    patients = {row["case"]: row_patient(row) for row in rows}
+    return by_patient({row["case"]: row[score] for row in rows}, patients)
 
 
 def score_group(
@@ -142,14 +154,15 @@ def score_group(
                         prepared.whole(prediction), truth, spacing_mm if measured else None
                     )
                     variant = {"flips": flips, "postprocessed": postprocessed}
-                    group.rows.append({"case": case.id, "who": who} | variant | scores)
+                    names = {"case": case.id, "patient": case.patient, "who": who}
+                    group.rows.append(names | variant | scores)
             if not flips:
                 for members in subsets:
                     vote = predictor.vote(each[place] for place in members)
                     few = prepared.whole(deciders[False].decide(vote, prepared))
                     mean = dice(few, truth)["mean"]
-                    row = {"case": case.id, "members": members, "dice_mean": mean}
-                    group.subsets.append(row)
+                    names = {"case": case.id, "patient": case.patient}
+                    group.subsets.append(names | {"members": members, "dice_mean": mean})
         seconds.append(spent)
         progress(done, len(cases))
     ensemble_s, flips_s, postprocess_s = (
@@ -183,33 +196,27 @@ def subsets_of(members: int) -> list[tuple[int, ...]]:
     return subsets
 
 
-def difference(
-    left: dict[str, float], right: dict[str, float]
-) -> tuple[float, float | None, float | None]:
-    """Compute the paired difference of two scores of the same cases.
+def difference(left: dict[str, float], right: dict[str, float]) -> PairedMean:
+    """Compute the paired difference of two scores of the same patients.
 
     Args:
-        left: {case: value}.
-        right: {case: value}.
+        left: {patient: value}, as `Group.scores` gives it.
+        right: {patient: value}.
 
     Returns:
         (mean, low, high) of left minus right, with the interval over patients; low and high are
         None for fewer than two patients.
     """
-    cases = list(left)
-    return paired_interval(
-        np.array([left[case] - right[case] for case in cases]), [patient_of(case) for case in cases]
-    )
+    return patient_interval(np.array([left[who] - right[who] for who in left]), list(left))
 
 
 def _scores(
     pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None
 ) -> dict[str, float]:
-    """Return Dice and, where the spacing is given, HD95 of internal classes (x, y, z)."""
+    """Return Dice and, where the spacing is given, HD95 and NSD of internal classes (x, y, z)."""
     scores = {f"dice_{name}": value for name, value in dice(pred, truth).items()}
     if spacing_mm is not None:
-        distances = hd95_mm(pred, truth, spacing_mm)
-        scores |= {f"hd95_mm_{region}": mm for region, mm in distances.items()}
+        scores |= surface_scores(pred, truth, spacing_mm)
     return scores
 
 

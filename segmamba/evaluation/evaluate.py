@@ -85,6 +85,7 @@ def evaluate(
         "predictions": str(predictions),
         "truth": str(truth),
         "cases": len(pairs),
+        "patients": len({pair.patient for pair in pairs}),
         "rules": {name: RULES[name] for name in rules},
         "challenge": {
             "name": challenge,
@@ -102,7 +103,8 @@ def _score(pair: Pair, rules: Collection[str], challenge: Challenge) -> list[Sco
         pred, truth, spacing_mm = read_pair(pair)
     except UserError as error:
         return str(error) if pair.id in str(error) else f"{pair.id}: {error}"
-    return score_case(pair.id, pred, truth, spacing_mm, rules, challenge)
+    rows = score_case(pair.id, pred, truth, spacing_mm, rules, challenge)
+    return [row | {"patient": pair.patient} for row in rows]
 
 
 def _lost(pair: Pair) -> str:

@@ -34,6 +34,7 @@ class Pair:
     pred_labels: str
     """The name of the prediction's label convention."""
     truth_labels: str
+    patient: str
     images: dict[str, Path] = field(default_factory=dict)
     """Modality to file, for pictures; empty where the truth's folder holds no images."""
     channels: dict[str, int] = field(default_factory=dict)
@@ -107,7 +108,16 @@ def match(
 
 def _pair(case_id: str, file: Path | None, truth: Truth, common_labels: str | None) -> Pair:
     labels = common_labels or truth.labels
-    return Pair(case_id, file, truth.path, labels, truth.labels, truth.images, truth.channels)
+    return Pair(
+        case_id,
+        file,
+        truth.path,
+        labels,
+        truth.labels,
+        truth.patient,
+        truth.images,
+        truth.channels,
+    )
 
 
 def _note_on_absent(predictions: str | Path, absent: set[str], cases: int, missing: str) -> str:

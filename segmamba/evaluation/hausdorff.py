@@ -1,6 +1,11 @@
-"""The 95th percentile of surface distances (HD95), with BraTS's penalties for a missed region."""
+"""Distances between surfaces: HD95 with BraTS's penalties for a missed region, and NSD at 1 mm.
+
+NSD, the normalised surface Dice (Nikolov et al. 2018), is the share of both surfaces that lies
+within a tolerance of the other one: 1 mm, a voxel of BraTS's grid.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +15,41 @@ from segmamba.evaluation.surface import surface_elements
 MISSED_MM = float(np.sqrt(240**2 + 240**2 + 155**2))
 """The challenges' distance where exactly one mask is empty: the diagonal, in mm, of a 240x240x155
 volume at 1 mm."""
+TOLERANCE_MM = 1.0
+
+
+@dataclass(frozen=True)
+class SurfaceScores:
+    """How far two masks' surfaces lie apart."""
+
+    hd95_mm: float
+    nsd_1mm: float
+    """From 0 to 1."""
+
+
+def surface_scores(
+    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]
+) -> dict[str, float]:
+    """Compute HD95 and NSD at 1 mm per region, and the mean NSD.
+
+    Both empty -> 0 mm and 1; exactly one empty -> 373.13 mm and 0 (the BraTS rule).
+
+    Args:
+        pred: Internal classes (D, H, W).
+        truth: Internal classes (D, H, W).
+        spacing_mm: Voxel size along each axis.
+
+    Returns:
+        {"hd95_mm_ET": .., .., "nsd_1mm_ET": .., .., "nsd_1mm_mean": ..}.
+    """
+    pairs = zip(REGIONS, region_masks(pred), region_masks(truth), strict=True)
+    found = {region: mask_surface_scores(p, t, spacing_mm) for region, p, t in pairs}
+    nsd = {f"nsd_1mm_{region}": of.nsd_1mm for region, of in found.items()}
+    return (
+        {f"hd95_mm_{region}": of.hd95_mm for region, of in found.items()}
+        | nsd
+        | {"nsd_1mm_mean": sum(nsd.values()) / len(nsd)}
+    )
 
 
 def hd95_mm(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
@@ -45,16 +85,39 @@ def mask_hd95_mm(
     Returns:
         The distance in mm; 0 where both masks are empty.
     """
+    return mask_surface_scores(pred, truth, spacing_mm, missed_mm=missed_mm).hd95_mm
+
+
+def mask_surface_scores(
+    pred: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: Sequence[float],
+    *,
+    missed_mm: float = MISSED_MM,
+) -> SurfaceScores:
+    """Compute HD95 and NSD at 1 mm of two masks.
+
+    Args:
+        pred: bool (x, y, z).
+        truth: bool (x, y, z).
+        spacing_mm: Voxel size along each axis.
+        missed_mm: The distance where exactly one mask is empty.
+
+    Returns:
+        Both: 0 mm and 1 where both masks are empty, `missed_mm` and 0 where one of them is.
+    """
     if not pred.any() and not truth.any():
-        return 0.0
+        return SurfaceScores(0.0, 1.0)
     if not pred.any() or not truth.any():
-        return missed_mm
+        return SurfaceScores(missed_mm, 0.0)
     box = bounding_box(pred | truth)
     pred_places, pred_mm2 = surface_elements(pred[box], spacing_mm)
     true_places, true_mm2 = surface_elements(truth[box], spacing_mm)
-    forth = _percentile95(_distances_mm(pred_places, true_places, spacing_mm), pred_mm2)
-    back = _percentile95(_distances_mm(true_places, pred_places, spacing_mm), true_mm2)
-    return float(max(forth, back))
+    forth_mm = _distances_mm(pred_places, true_places, spacing_mm)
+    back_mm = _distances_mm(true_places, pred_places, spacing_mm)
+    farthest = max(_percentile95(forth_mm, pred_mm2), _percentile95(back_mm, true_mm2))
+    near_mm2 = pred_mm2[forth_mm <= TOLERANCE_MM].sum() + true_mm2[back_mm <= TOLERANCE_MM].sum()
+    return SurfaceScores(float(farthest), float(near_mm2 / (pred_mm2.sum() + true_mm2.sum())))
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -23,7 +23,7 @@ from segmamba.screen import Progress, no_progress
 
 INFERENCE, POSTPROCESS = "inference.", "postprocess."
 """How the settings begin that can vary after training."""
-ARM_METRICS = ("dice", "hd95_mm", "lesionwise_dice")
+ARM_METRICS = ("dice", "hd95_mm", "nsd_1mm", "lesionwise_dice")
 
 Changes = Mapping[str, Any]
 """Dotted changes of a Config."""
@@ -52,9 +52,9 @@ def score_arms(
         progress: Called with (arm and case done, in all).
 
     Returns:
-        Arm to a row for each case: {"case", "seconds", "dice_ET" .. "dice_mean", "hd95_mm_..",
-        "lesionwise_dice_.."}. The seconds are prediction and post-processing, without reading and
-        scoring.
+        Arm to a row for each case: {"case", "patient", "seconds", "dice_ET" .. "dice_mean",
+        "hd95_mm_..", "lesionwise_dice_.."}. The seconds are prediction and post-processing, without
+        reading and scoring.
 
     Raises:
         UserError: An arm changes a setting that training has fixed.
@@ -80,7 +80,7 @@ def score_arms(
             for name, decider in deciders.items():
                 classes, decided_s = _timed(device, _decide, decider, prepared, probability)
                 rows[name].append(
-                    {"case": case.id, "seconds": voted_s + decided_s}
+                    {"case": case.id, "patient": case.patient, "seconds": voted_s + decided_s}
                     | _scores(case, classes, truth, CHALLENGES[challenge])
                 )
                 progress(done := done + 1, len(arms) * len(cases))
@@ -115,6 +115,7 @@ def _scores(
         if row["rule"] == LEGACY:
             scores[f"dice_{region}"] = row["dice"]
             scores[f"hd95_mm_{region}"] = row["hd95_mm"]
+            scores[f"nsd_1mm_{region}"] = row["nsd_1mm"]
         else:
             scores[f"lesionwise_dice_{region}"] = row["dice"]
     return scores | {

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from segmamba.data.labels import REGIONS, region_masks
-from segmamba.evaluation.hausdorff import bounding_box, mask_hd95_mm
+from segmamba.evaluation.hausdorff import bounding_box, mask_surface_scores
 from segmamba.evaluation.lesionwise import grown_box, lesionwise
 from segmamba.evaluation.rules import LEGACY, LESIONWISE, Challenge
 
-METRICS = ("dice", "hd95_mm", "sensitivity", "specificity")
+METRICS = ("dice", "hd95_mm", "nsd_1mm", "sensitivity", "specificity")
 COLUMNS = (
     "case",
+    "patient",
     "region",
     "rule",
     *METRICS,
@@ -37,7 +38,7 @@ def score_case(
 ) -> list[ScoreRow]:
     """Score one case.
 
-    Sensitivity, specificity and volumes are those of the whole case under every rule.
+    Sensitivity, specificity, NSD and volumes are those of the whole case under every rule.
 
     Args:
         case_id: The name of the case.
@@ -48,7 +49,8 @@ def score_case(
         challenge: The parameters of the lesion-wise rule.
 
     Returns:
-        A row for each region and rule. Counts of lesions are None under a rule without lesions.
+        A row for each region and rule. Counts of lesions are None under a rule without
+        lesions; so is the patient, whom `evaluate` names.
     """
     voxels, voxel_ml = truth.size, float(np.prod(spacing_mm)) / 1000
     tumour = (pred > 0) | (truth > 0)
@@ -61,10 +63,12 @@ def score_case(
     masks = zip(REGIONS, region_masks(pred[box]), region_masks(truth[box]), strict=True)
     for region, p, t in masks:
         both, predicted, true = (int(np.count_nonzero(mask)) for mask in (p & t, p, t))
-        hd95_mm = mask_hd95_mm(p, t, spacing_mm)
+        surfaces = mask_surface_scores(p, t, spacing_mm)
+        hd95_mm = surfaces.hd95_mm
         whole = {
             "case": case_id,
             "region": region,
+            "nsd_1mm": surfaces.nsd_1mm,
             "sensitivity": both / true if true else float(not predicted),
             "specificity": 1 - (predicted - both) / (voxels - true) if voxels > true else 1.0,
             "volume_ml": true * voxel_ml,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segmamba.data.case import patient_of
 from segmamba.data.case_ids import id_fault
 from segmamba.data.cases import AUTO, MIXED, list_cases
 from segmamba.data.image_files import is_image, stem_of
@@ -35,6 +36,7 @@ class Truth:
     path: Path
     labels: str
     """The name of its label convention."""
+    patient: str
     images: dict[str, Path] = field(default_factory=dict)
     """Modality to file; empty where the folder holds no images."""
     channels: dict[str, int] = field(default_factory=dict)
@@ -102,7 +104,7 @@ def true_segmentations(
     ):
         raise UserError(finding.text)
     known = {
-        case.id: Truth(case.label, case.convention, case.images, case.channels)
+        case.id: Truth(case.label, case.convention, case.patient, case.images, case.channels)
         for case in cases
         if case.label
     }
@@ -150,7 +152,7 @@ def _plain_segmentations(folder: Path, labels: str) -> dict[str, Truth]:
         if fault := id_fault(case_id):
             raise UserError(f"{folder}: the case id {case_id!a} {fault}; rename {path.name!a}")
     return {
-        case_id: Truth(path, common or _convention_of_name(case_id, folder))
+        case_id: Truth(path, common or _convention_of_name(case_id, folder), patient_of(case_id))
         for case_id, path in files.items()
     }
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmamba.data.case import patient_of
 from segmamba.data.labels import REGIONS, REGIONS_AND_MEAN
-from segmamba.evaluation.intervals import mean_interval
+from segmamba.evaluation.intervals import score_interval
+from segmamba.evaluation.patients import by_patient, counted, row_patient
 from segmamba.evaluation.score import METRICS, ScoreRow
 from segmamba.screen import points, print_line
 
@@ -22,26 +23,31 @@ MEAN = "mean"
 """The name of the mean over the regions among REGIONS_AND_MEAN."""
 
 Figures = dict[str, float | None]
-"""{"mean", "median", "sd", "low", "high"} of a score over cases."""
+"""{"mean", "median", "sd", "low", "high"} of a score over patients, each patient's cases averaged
+first."""
 
 
 def summarise(rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    """Summarise scores over cases.
+    """Summarise scores over patients.
 
     Args:
         rows: The rows of all cases, as `score_case` gives them.
 
     Returns:
         {"scores": {rule: {region or "mean": {metric: Figures}}}, "empty": {region: counts}}. "mean"
-        is each case's mean over the regions. low and high are the 95 % bootstrap interval of the
-        mean over cases, None for fewer than two patients. "empty" counts the "cases" that lack the
+        is each case's mean over the regions. low and high are the 95 % bootstrap-t interval of the
+        mean over patients, None for fewer than two. "empty" counts the "cases" that lack the
         region, and those of them in which it was "predicted" all the same.
     """
     rules = list(dict.fromkeys(row["rule"] for row in rows))
+    patients = {row["case"]: row_patient(row) for row in rows}
     scores = {
         rule: {
             region: {
-                metric: _figures(case_values(rows, rule, region, metric)) for metric in METRICS
+                metric: _figures(
+                    by_patient(case_values(rows, rule, region, metric), patients), metric
+                )
+                for metric in METRICS
             }
             for region in REGIONS_AND_MEAN
         }
@@ -70,9 +76,17 @@ def case_values(rows: Sequence[ScoreRow], rule: str, region: str, metric: str) -
     return {case: float(np.mean(values)) for case, values in by_case.items()}
 
 
-def _figures(by_case: dict[str, float]) -> Figures:
-    values = np.array(list(by_case.values()))
-    low, high = mean_interval(values, [patient_of(case) for case in by_case])
+def patient_values(
+    rows: Sequence[ScoreRow], rule: str, region: str, metric: str
+) -> dict[str, float]:
+    """Return {patient: value} of one metric: `case_values` with a patient's cases averaged."""
+    patients = {row["case"]: row_patient(row) for row in rows}
+    return by_patient(case_values(rows, rule, region, metric), patients)
+
+
+def _figures(of_patient: dict[str, float], metric: str) -> Figures:
+    values = np.array(list(of_patient.values()))
+    low, high = score_interval(values, (0, math.inf if metric == "hd95_mm" else 1))
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
     return {
         "mean": float(values.mean()),
@@ -90,7 +104,7 @@ def render(evaluation: Evaluation, console: Console) -> None:
         challenge = (
             f", challenge {about['challenge']['name']}" if rule.startswith("lesionwise") else ""
         )
-        title = f"rule: {rule}{challenge}, {about['cases']} cases"
+        title = f"rule: {rule}{challenge}, {_size(evaluation)}"
         _print_table(title, regions, console)
     for rule, words in about["rules"].items():
         print_line(console, f"{rule}: {words}")
@@ -118,6 +132,7 @@ def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Consol
         "HD95 mm",
         "95 %",
         "median",
+        "NSD 1 mm",
         "sensitivity",
         "specificity",
         box=None,
@@ -134,10 +149,17 @@ def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Consol
             f"{hd95_mm['mean']:.2f}",
             _interval(hd95_mm),
             f"{hd95_mm['median']:.2f}",
+            points(metrics["nsd_1mm"]["mean"]),
             f"{metrics['sensitivity']['mean']:.3f}",
             f"{metrics['specificity']['mean']:.5f}",
         )
     console.print(table)
+
+
+def _size(evaluation: Evaluation) -> str:
+    """The cases and patients in words."""
+    rows = evaluation.rows
+    return counted((row["case"] for row in rows), map(row_patient, rows))
 
 
 def _interval(figures: Figures, *, scale: float = 1) -> str:

@@ -20,10 +20,11 @@ import torch
 from segmamba.config import Config, PostprocessConfig
 from segmamba.data.case import Case
 from segmamba.data.labels import REGIONS
-from segmamba.data.source import find_data
+from segmamba.data.source import prepare_split
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
+from segmamba.evaluation.patients import patient_means
 from segmamba.evaluation.rules import AUTO, CHALLENGES, LEGACY, Challenge, challenge_of
 from segmamba.evaluation.score import score_case
 from segmamba.files import write_json, write_text
@@ -48,8 +49,8 @@ def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Cas
 
     Args:
         config: The configuration of the run.
-        results: The folder below which a phantom is made, as `find_data` takes it.
-        steps: Shows progress, as `find_data` takes it.
+        results: The folder below which a phantom is made, as `prepare_split` takes it.
+        steps: Shows progress, as `prepare_split` takes it.
 
     Returns:
         The validation set.
@@ -57,14 +58,15 @@ def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Cas
     Raises:
         UserError: The run was tested on these cases as well.
     """
-    data = find_data(config, results, steps=steps)
-    split = data.split(config.data)
+    data = prepare_split(config, results, steps=steps)
+    split = data.split()
     if split.test_is_validation:
         raise UserError(
             f"{data.source}: too few patients for a validation set of their own; "
             "what is chosen on the test set would flatter the verdict"
         )
-    return [case.case for case in split.validation]
+    found = {case.id: case for case in data.cases}
+    return [found[case.id] for case in split.validation]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Vote:
     """A validation case with the probabilities of its network, before anything is decided."""
 
     case_id: str
+    patient: str
     prepared: PreparedScan
     probability: torch.Tensor
     """float16 (K, x, y, z) on the CPU, on the box of `prepared`."""
@@ -116,7 +119,8 @@ def votes_on(
             probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error
-        votes.append(Vote(case.id, prepared, probability, scan.label, scan.spacing_mm))
+        vote = (prepared, probability, scan.label, scan.spacing_mm)
+        votes.append(Vote(case.id, case.patient, *vote))
         progress(len(votes), len(cases))
     return votes
 
@@ -129,7 +133,7 @@ def tune(
     challenge: str = AUTO,
     progress: Progress = no_progress,
 ) -> tuple[PostprocessConfig, list[Step]]:
-    """Choose the post-processing with the best mean Dice over cases and regions.
+    """Choose the post-processing with the best mean Dice over patients and regions.
 
     Args:
         predictor: The network, or several that vote.
@@ -166,7 +170,9 @@ def mean_dice(
     rule: str,
     challenge: Challenge,
 ) -> float:
-    """Compute the mean Dice over cases and regions under one rule.
+    """Compute the mean Dice over patients and regions under one rule.
+
+    A patient's cases are averaged first.
 
     Args:
         predictor: The network, or several that vote.
@@ -187,8 +193,8 @@ def mean_dice(
             scores.append(dice(pred, vote.truth)["mean"])
         else:
             rows = score_case(vote.case_id, pred, vote.truth, vote.spacing_mm, (rule,), challenge)
-            scores += [row["dice"] for row in rows]
-    return float(np.mean(scores))
+            scores.append(float(np.mean([row["dice"] for row in rows])))
+    return float(np.mean(patient_means(np.array(scores), [vote.patient for vote in votes])[0]))
 
 
 def _candidates() -> Iterator[tuple[str, list[tuple[float, Change]]]]:

@@ -147,7 +147,7 @@ def _choose(
         prepared = prepared_scan(case, config)
         probability = predictor.vote(predictor.member_probabilities(prepared)).half().cpu()
         truth, spacing_mm = case.source_label(), case.source_spacing_mm
-        votes.append(Vote(case.id, prepared, probability, truth, spacing_mm))
+        votes.append(Vote(case.id, case.patient, prepared, probability, truth, spacing_mm))
     chosen = PAPER_POSTPROCESS
     if not split.test_is_validation:
         chosen, _ = tune(predictor, votes, progress=progress)
@@ -219,6 +219,7 @@ def _record(ensemble: Ensemble, rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "group": group.name,
                 "members": [group.members[place] for place in row["members"]],
                 "case": row["case"],
+                "patient": row["patient"],
                 "dice_mean": row["dice_mean"],
             }
             for group in groups

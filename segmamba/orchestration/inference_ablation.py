@@ -12,10 +12,12 @@ from typing import Any
 
 from segmamba.config import Config
 from segmamba.data.source import PreparedData, prepare_split, source_changes
+from segmamba.data.splits import seeded
 from segmamba.device import choose_device
 from segmamba.environment import describe_environment
 from segmamba.errors import UserError
 from segmamba.evaluation.inference_arms import score_arms
+from segmamba.evaluation.patients import NAMES
 from segmamba.files import check_writable, locked
 from segmamba.inference.predictor import load_predictor
 from segmamba.orchestration.engine.progress import ProgressDisplay
@@ -122,11 +124,11 @@ def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
     elif options.labels:
         changes = {"data.labels": options.labels}
     changes |= options.reading
-    sources = [dataclasses.replace(config.changed(changes).data, fold=0) for config in configs]
+    sources = [seeded(config.changed(changes), config.seed) for config in configs]
     if any(source != sources[0] for source in sources[1:]):
         raise UserError(
-            "--checkpoint: the runs were trained on different data or splits; give runs of one "
-            "study"
+            "--checkpoint: the runs were trained on different data, folds or splits, and one has "
+            "trained on what another is tested on; give runs of one study and one fold"
         )
     return configs[0].changed(changes)
 
@@ -177,11 +179,9 @@ def _log_arm(result: InferenceAblation, store: Store, arm: str) -> None:
     tags = {PARENT_TAG: result.run_id, TRIAL_TAG: arm, "kind": "arm", "arm": arm}
     run_id = store.create_run(arm, tags | {"study": result.name})
     store.log_params(run_id, result.arms[arm])
-    columns = [name for name in result.rows[arm][0][0] if name != "case"]
-    metrics = {
-        "time/case_s" if column == "seconds" else f"test/{column}": result.mean(arm, column)
-        for column in columns
-    }
+    columns = [name for name in result.rows[arm][0][0] if name not in (*NAMES, "seconds")]
+    metrics = {f"test/{column}": result.mean(arm, column) for column in columns}
+    metrics["time/case_s"] = result.seconds_a_case(arm)
     store.log_metrics(run_id, metrics)
     rows = [
         {"checkpoint": number} | row

@@ -11,16 +11,19 @@ import numpy as np
 
 from segmamba.reports.style import BAND, INK, MUTED, arm_colours, new_figure, short_name
 from segmamba.reports.tables import REGION_COLUMNS, decisive_first
-from segmamba.studies.contrasts import ContrastResult, Difference, compare_arms, points
+from segmamba.studies.comparisons import ContrastResult, compare_arms
+from segmamba.studies.contrasts import Difference
 from segmamba.studies.hypothesis import MINUS
+from segmamba.studies.metrics import METRICS
 from segmamba.studies.results import Study
 from segmamba.studies.verdict import verdict
+from segmamba.studies.words import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEWEST_CASES = 5  # a picture patient by patient of fewer is better read as a table
+FEWEST_PATIENTS = 5  # a picture patient by patient of fewer is better read as a table
 NEAR = 2.5  # multiple of the largest estimate up to which intervals are shown
 
 
@@ -54,9 +57,11 @@ def draw_differences(study: Study) -> Figure | None:
     panels[0].set_yticks([-y for y in range(len(results))], labels)
     for tick, result in zip(panels[0].get_yticklabels(), results, strict=True):
         tick.set_fontweight("bold" if result.decides else "normal")
+    metric = METRICS[study.hypothesis.metric]
+    what = "improvement" if not metric.higher_is_better else "difference"
     figure.supxlabel(
-        "difference in Dice points; bars: 95 % interval, dots: seeds, "
-        f"band: ±{points(study.hypothesis.margin)} margin",
+        f"{what} in {metric.unit}; bars: the interval that decides, elsewhere 95 %; dots: seeds; "
+        f"band: ±{amount(study.hypothesis.margin, metric)} margin",
         fontsize=8,
     )
     return figure
@@ -70,9 +75,11 @@ def _differences(results: Sequence[ContrastResult]) -> Iterator[Difference]:
 
 def _draw_region(panel: Axes, study: Study, results: Sequence[ContrastResult], region: str) -> None:
     """Every difference on one region, a row each."""
-    margin, colours = study.hypothesis.margin, arm_colours(study)
-    limits = _limits(results, margin)
-    panel.axvspan(-100 * margin, 100 * margin, color=BAND, lw=0, zorder=0)
+    colours = arm_colours(study)
+    scale = METRICS[study.hypothesis.metric].scale
+    margin = scale * study.hypothesis.margin
+    limits = _limits(results, study.hypothesis.margin, scale)
+    panel.axvspan(-margin, margin, color=BAND, lw=0, zorder=0)
     panel.axvline(0, color=MUTED, lw=0.8, zorder=1)
     for y, result in enumerate(results):
         difference = result.regions[region]
@@ -87,8 +94,8 @@ def _draw_region(panel: Axes, study: Study, results: Sequence[ContrastResult], r
     panel.set(xlim=limits, ylim=(0.55 - len(results), 0.5))
 
 
-def _limits(results: Sequence[ContrastResult], margin: float) -> tuple[float, float]:
-    """The ends of the x axis, in points, that show every estimate and every seed.
+def _limits(results: Sequence[ContrastResult], margin: float, scale: float) -> tuple[float, float]:
+    """The ends of the x axis, in the reader's unit, that show every estimate and every seed.
 
     Intervals of two seeds may reach far beyond them and end in an arrow.
     """
@@ -100,7 +107,7 @@ def _limits(results: Sequence[ContrastResult], margin: float) -> tuple[float, fl
     low = min([-1.3 * margin, *(max(v, -near) for v in lows)])
     high = max([1.3 * margin, *(min(v, near) for v in highs)])
     pad = 0.06 * (high - low)
-    return 100 * (low - pad), 100 * (high + pad)
+    return scale * (low - pad), scale * (high + pad)
 
 
 def _draw_interval(
@@ -111,8 +118,9 @@ def _draw_interval(
         middle = float(np.mean(limits))
         panel.text(middle, y, "no pair", color=MUTED, ha="center", va="center", fontsize=7)
         return
+    scale = difference.metric.scale
     panel.plot(
-        [100 * v for v in difference.seed_differences],
+        [scale * v for v in difference.seed_differences],
         [y - 0.2] * len(difference.seed_differences),
         "o",
         color=colour,
@@ -122,7 +130,7 @@ def _draw_interval(
     )
     measured = math.isfinite(difference.low)
     panel.plot(
-        100 * difference.mean,
+        scale * difference.mean,
         y,
         "D",
         color=colour,
@@ -132,7 +140,7 @@ def _draw_interval(
     )
     if not measured:
         return
-    whole = (100 * difference.low, 100 * difference.high)
+    whole = (scale * difference.low, scale * difference.high)
     ends = np.clip(whole, *limits)
     panel.plot(ends, [y, y], color=colour, lw=1.8, solid_capstyle="butt", zorder=3)
     for end, real, arrow in zip(ends, whole, "<>", strict=True):
@@ -150,10 +158,11 @@ def _row_label(difference: Difference) -> str:
     name = textwrap.fill(contrast, 30)
     if not difference.seeds:
         return name
-    estimate = points(difference.mean, signed=True)
+    metric = difference.metric
+    estimate = amount(difference.mean, metric, signed=True)
     if not math.isfinite(difference.low):
         return f"{name}\n{estimate}"
-    low, high = points(difference.low, signed=True), points(difference.high, signed=True)
+    low, high = (amount(v, metric, signed=True) for v in (difference.low, difference.high))
     return f"{name}\n{estimate} [{low}, {high}]"
 
 
@@ -164,15 +173,18 @@ def draw_cases(study: Study) -> Figure | None:
         study: The study.
 
     Returns:
-        The mean over seeds of each test case, sorted; None for a trend and for few cases.
+        The mean over seeds and the patient's cases of each test patient, sorted; None for a trend
+        and for few patients.
     """
     claim, difference = study.hypothesis, verdict(study).difference
-    if len(difference.case_differences) < FEWEST_CASES or not difference.versus:
+    if len(difference.patient_differences) < FEWEST_PATIENTS or not difference.versus:
         return None
-    heights = 100 * np.sort(difference.case_differences)
+    metric = difference.metric
+    scale, margin = metric.scale, metric.scale * claim.margin
+    heights = scale * np.sort(difference.patient_differences)
     figure = new_figure(2.3)
     panel, colours = figure.subplots(), arm_colours(study)
-    panel.axhspan(-100 * claim.margin, 100 * claim.margin, color=BAND, lw=0, zorder=0)
+    panel.axhspan(-margin, margin, color=BAND, lw=0, zorder=0)
     panel.bar(
         np.arange(1, len(heights) + 1),
         heights,
@@ -180,11 +192,11 @@ def draw_cases(study: Study) -> Figure | None:
         color=np.where(heights > 0, colours[difference.arm], colours[difference.versus]),
     )
     panel.axhline(0, color=MUTED, lw=0.8)
-    panel.axhline(100 * difference.mean, color=INK, lw=1, ls="--")
+    panel.axhline(scale * difference.mean, color=INK, lw=1, ls="--")
     panel.set_xlim(0.3, len(heights) + 0.7)
     panel.annotate(
         "mean",
-        (1, 100 * difference.mean),
+        (1, scale * difference.mean),
         (3, 2),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
@@ -193,8 +205,8 @@ def draw_cases(study: Study) -> Figure | None:
     )
     better, arm = int((heights > 0).sum()), short_name(difference.arm)
     panel.set(
-        xlabel=f"test cases, sorted: {better} of {len(heights)} better with {arm}",
-        ylabel=f"{difference.region}, Dice points",
+        xlabel=f"test patients, sorted: {better} of {len(heights)} better with {arm}",
+        ylabel=f"{difference.region}, {metric.unit}",
     )
     panel.set_title(
         f"{arm} {MINUS} {short_name(difference.versus)}, per patient "

@@ -9,6 +9,7 @@ import numpy as np
 
 from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, VARIANTS
+from segmamba.evaluation.patients import counted, row_patient
 from segmamba.files import write_text
 from segmamba.reports.ensemble_figures import draw_ensemble
 from segmamba.reports.ensemble_tables import (
@@ -21,9 +22,10 @@ from segmamba.reports.ensemble_tables import (
 )
 from segmamba.reports.images import save_png, to_svg
 from segmamba.reports.pages import plain, template
+from segmamba.reports.reading import ENSEMBLE as ENSEMBLE_READING
 from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
-from segmamba.studies.contrasts import points
 from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
+from segmamba.studies.words import points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +70,8 @@ def _content(ensemble: Ensemble) -> dict[str, Any]:
         "notes": [note for note in study.data.notes if not note.startswith("one seed")],
         "predict": _predict_command(ensemble),
         "test_is_validation": study.data.test_is_validation,
-        "test_cases": len(study.data.test),
+        "tested": _tested(ensemble),
+        "reading": ENSEMBLE_READING,
         "summary": (
             f"{len(study.trials)} members trained; preset {study.preset}; "
             f"{duration(study.seconds)} of training{starts} and "
@@ -99,6 +102,12 @@ def _content(ensemble: Ensemble) -> dict[str, Any]:
         "config": {name: plain(value) for name, value in study.config.items()},
         "sets": {name: list(cases) for name, cases in study.data.by_name.items()},
     }
+
+
+def _tested(ensemble: Ensemble) -> str:
+    """The tested cases and their patients, in words."""
+    rows = ensemble.groups[0].rows
+    return counted((row["case"] for row in rows), map(row_patient, rows))
 
 
 def _predict_command(ensemble: Ensemble) -> str:

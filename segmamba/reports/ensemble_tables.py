@@ -11,11 +11,13 @@ import numpy as np
 
 from segmamba.data.labels import REGIONS
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group, difference
+from segmamba.evaluation.intervals import PairedMean
 from segmamba.reports.tables import DASH, REGION_COLUMNS, duration
-from segmamba.studies.contrasts import points
-from segmamba.studies.ensemble_verdict import Ensemble, PairedMean, gain
+from segmamba.studies.ensemble_verdict import Ensemble, gain
+from segmamba.studies.group_difference import group_difference
 from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.results import Study
+from segmamba.studies.words import points
 
 Row: TypeAlias = dict[str, Any]
 DICE = tuple(f"dice_{region}" for region in REGION_COLUMNS)
@@ -23,7 +25,7 @@ HD95 = tuple(f"hd95_mm_{region}" for region in REGIONS)
 
 
 def mean_score(group: Group, who: str, score: str, **variant: bool) -> float:
-    """The mean over the test cases of a member or of the vote.
+    """The mean over the test patients of a member or of the vote.
 
     Args:
         group: The group.
@@ -38,7 +40,7 @@ def mean_score(group: Group, who: str, score: str, **variant: bool) -> float:
 
 
 def _members_mean(group: Group, score: str, **variant: bool) -> float:
-    """The mean over the test cases and the members."""
+    """The mean over the test patients and the members."""
     return float(np.mean(list(group.member_mean(score, **variant).values())))
 
 
@@ -112,13 +114,13 @@ def pair_rows(ensemble: Ensemble) -> Iterator[Row]:
     plain, diverse = ensemble.groups
     names = f"{diverse.name} {{}} {MINUS} {plain.name} {{}}"
     votes = [difference(diverse.scores(ENSEMBLE, s), plain.scores(ENSEMBLE, s)) for s in DICE]
-    means = [difference(diverse.member_mean(s), plain.member_mean(s)) for s in DICE]
+    means = [group_difference(diverse.member_table(s), plain.member_table(s)) for s in DICE]
     yield {
-        "contrast": names.format("ensemble", "ensemble"),
+        "contrast": names.format("ensemble", "ensemble") + " (these two ensembles only)",
         "cells": [_cell(paired) for paired in votes],
     }
     yield {
-        "contrast": names.format("members", "members"),
+        "contrast": names.format("members", "members") + " (over runs and patients)",
         "cells": [_cell(paired) for paired in means],
     }
 

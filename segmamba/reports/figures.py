@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from segmamba.reports.difference_figures import draw_cases, draw_differences
+from segmamba.reports.look_figures import draw_looks
 from segmamba.reports.search_figures import draw_search
 from segmamba.reports.style import report_style
 from segmamba.reports.trial_figures import draw_cost, draw_curves, draw_doses
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 FIGURES: dict[str, Callable[[Study], Figure | None]] = {
     "differences": draw_differences,
+    "looks": draw_looks,
     "doses": draw_doses,
     "search": draw_search,
     "curves": draw_curves,

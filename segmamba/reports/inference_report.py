@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from segmamba.data.labels import REGIONS
+from segmamba.evaluation.patients import NAMES, counted
 from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
 from segmamba.reports.images import save_png, to_svg
 from segmamba.reports.pages import plain, template
+from segmamba.reports.reading import INFERENCE
 from segmamba.reports.style import (
     ARM_COLOURS,
     BASELINE_COLOUR,
@@ -20,9 +22,9 @@ from segmamba.reports.style import (
     report_style,
 )
 from segmamba.reports.tables import DASH, PHANTOM_NOTICE, REGION_COLUMNS, duration
-from segmamba.studies.contrasts import count, points
 from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.results import CaseRow, StudyData
+from segmamba.studies.words import count, points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,8 +67,15 @@ class InferenceResults(Protocol):
     def seconds(self) -> float:
         """Wall time."""
 
+    @property
+    def patients(self) -> Sequence[str]:
+        """The patient of each test case."""
+
     def mean(self, arm: str, column: str) -> float:
-        """Mean of a column over checkpoints and cases."""
+        """Mean of a column over checkpoints and patients."""
+
+    def seconds_a_case(self, arm: str) -> float:
+        """Mean time of a case over checkpoints."""
 
     def difference(self, arm: str, column: str) -> tuple[float, float | None, float | None]:
         """(mean, low, high) of an arm minus the baseline."""
@@ -100,11 +109,13 @@ def _content(results: InferenceResults) -> dict[str, Any]:
         "notice": PHANTOM_NOTICE if results.data.phantom else "",
         "summary": (
             f"{count(len(results.checkpoints), 'checkpoint')}, "
-            f"{count(len(results.data.test), 'test case')}, {duration(results.seconds)}"
+            f"{counted(results.data.test, results.patients)} tested, {duration(results.seconds)}"
         ),
-        "interval": "over training runs and cases"
+        "interval": "over training runs and patients"
         if several
         else "over patients, for this one network: another training run may answer otherwise",
+        "reading": INFERENCE,
+        "tested": counted(results.data.test, results.patients),
         "headers": ["mean Dice", *REGIONS, "HD95 (mm)", "lesion-wise Dice", "s a case"],
         "rows": [_row(results, arm) for arm in results.arms],
         "pairs": [_pair(results, arm) for arm in results.arms if arm != results.baseline],
@@ -121,7 +132,7 @@ def _row(results: InferenceResults, arm: str) -> dict[str, Any]:
     cells += [
         f"{results.mean(arm, 'hd95_mm_mean'):.1f}",
         points(results.mean(arm, "lesionwise_dice_mean")),
-        f"{results.mean(arm, 'seconds'):.2f}",
+        f"{results.seconds_a_case(arm):.2f}",
     ]
     return {"name": arm, "cells": cells}
 
@@ -134,7 +145,7 @@ def _pair(results: InferenceResults, arm: str) -> dict[str, Any]:
     cells = [cell(f"dice_{region}", _signed_points) for region in REGION_COLUMNS]
     cells.append(cell("hd95_mm_mean", _signed_mm))
     cells.append(cell("lesionwise_dice_mean", _signed_points))
-    slower = results.mean(arm, "seconds") / max(results.mean(results.baseline, "seconds"), 1e-9)
+    slower = results.seconds_a_case(arm) / max(results.seconds_a_case(results.baseline), 1e-9)
     return {"name": arm, "cells": cells, "time": f"{slower:.1f}x"}
 
 
@@ -187,7 +198,9 @@ def as_dict(results: InferenceResults) -> dict[str, Any]:
     Returns:
         Plain values; Dice is from 0 to 1.
     """
-    columns = [name for name in results.rows[results.baseline][0][0] if name != "case"]
+    columns = [
+        name for name in results.rows[results.baseline][0][0] if name not in (*NAMES, "seconds")
+    ]
     pairs = {
         arm: dict(zip(("mean", "low", "high"), results.difference(arm, "dice_mean"), strict=True))
         for arm in results.arms
@@ -196,7 +209,11 @@ def as_dict(results: InferenceResults) -> dict[str, Any]:
     return {
         "study": results.name,
         "checkpoints": list(results.checkpoints),
-        "arms": {arm: {name: results.mean(arm, name) for name in columns} for arm in results.arms},
+        "arms": {
+            arm: {"seconds": results.seconds_a_case(arm)}
+            | {name: results.mean(arm, name) for name in columns}
+            for arm in results.arms
+        },
         "dice_mean_minus_baseline": pairs,
     }
 

@@ -5,25 +5,35 @@ gives the same report.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from segmamba.config import CONFIDENCE_LEVEL
+from segmamba.data.case import patient_of
+from segmamba.evaluation.patients import counted
 from segmamba.files import write_text
 from segmamba.reports.pages import plain, template
-from segmamba.reports.tables import DASH, PHANTOM_NOTICE, arm_table, decisive_first, duration
-from segmamba.reports.trial_rows import searched_row, settings_as_text, stage_row, trial_row
-from segmamba.studies.contrasts import (
-    Difference,
-    compare_arms,
-    contrast_difference,
-    count,
-    points,
+from segmamba.reports.reading import STUDY, standing_rows
+from segmamba.reports.tables import (
+    EXPLORATORY,
+    PHANTOM_NOTICE,
+    arm_table,
+    decisive_first,
+    duration,
 )
+from segmamba.reports.trial_rows import searched_row, settings_as_text, stage_row, trial_row
+from segmamba.studies.caveats import background
+from segmamba.studies.champion import champion_words
+from segmamba.studies.comparisons import compare_arms, differences_of
+from segmamba.studies.contrasts import Difference, contrast_difference
 from segmamba.studies.hypothesis import Hypothesis
+from segmamba.studies.metrics import METRICS
 from segmamba.studies.results import Study, StudyData
+from segmamba.studies.scores import case_patients
 from segmamba.studies.spec import FOUND, Changes
-from segmamba.studies.verdict import verdict
+from segmamba.studies.verdict import decide, verdict
+from segmamba.studies.words import DASH, amount, count, p_text
 
 
 def write_report(study: Study, folder: Path | str) -> Path:
@@ -61,6 +71,13 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "verdict": verdict(study),
         "notice": PHANTOM_NOTICE if study.data.phantom else "",
         "decided_by": _decided_by(study.hypothesis),
+        "reading": STUDY,
+        "background": _background(study),
+        "champion": champion_words(study),
+        "standing": standing_rows(study),
+        "exploratory": EXPLORATORY,
+        "test_size": _test_size(study),
+        "sizes": {name: _size(study.data, ids) for name, ids in study.data.by_name.items()},
         "last_checkpoint": _last_checkpoint(study),
         "secondary": [
             {
@@ -87,6 +104,27 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
     }
 
 
+def _background(study: Study) -> list[str]:
+    """What the answer to the question rests on."""
+    claim = study.hypothesis
+    if not claim.contrasts:
+        return []
+    return list(background(study, decide(differences_of(study, claim), claim)))
+
+
+def _test_size(study: Study) -> str:
+    """The tested cases and their patients; those that are planned where nothing was tested."""
+    patients = case_patients(study)
+    if patients:
+        return counted(patients, patients.values())
+    return _size(study.data, study.data.test)
+
+
+def _size(data: StudyData, cases: Sequence[str]) -> str:
+    """How many cases a set holds, and of how many patients."""
+    return counted(cases, (data.patients.get(case) or patient_of(case) for case in cases))
+
+
 def _summary(study: Study) -> str:
     finished = sum(trial.status == "FINISHED" for trial in study.trials)
     folds = f" x {count(len(study.folds), 'fold')}" if study.folds else ""
@@ -109,12 +147,13 @@ def _decided_by(claim: Hypothesis) -> str:
         "no better": ", all to lie below the margin",
         "alike": ", all to lie within the margin",
     }[claim.direction]
+    metric = METRICS[claim.metric]
     several = len(claim.contrasts) * len(claim.regions) > 1
-    holm = "; Holm over all" if several and claim.direction == "better" else ""
+    holm = ", adjusted by Holm over all" if several and claim.direction == "better" else ""
     return (
-        f"{' and '.join(claim.regions)} Dice on the test set, {contrasts}{test}; "
-        f"smallest difference that matters: {points(claim.margin)} Dice points; "
-        f"{100 * CONFIDENCE_LEVEL:.0f} % interval{holm}"
+        f"{' and '.join(claim.regions)} {metric.words} on the test set, {contrasts}{test}; "
+        f"smallest difference that matters: {amount(claim.margin, metric)} {metric.unit}; "
+        f"{100 * CONFIDENCE_LEVEL:.0f} % interval over seeds and patients{holm}"
     )
 
 
@@ -180,28 +219,40 @@ def _pairs(study: Study) -> dict[str, Any]:
             "contrast": result.label,
             "decides": result.decides,
             "cells": [_estimate(result.regions[region]) for region in regions],
-            "p": _p(result.regions[decides].p_value),
-            "p_holm": _p(result.p_holm),
+            "p": p_text(result.regions[decides].p_value),
+            "p_holm": p_text(result.p_holm),
+            "p_rank": p_text(result.regions[decides].rank_p),
+            "level": _level(result.regions[decides]),
             "seeds": len(result.regions[decides].seeds),
-            "cases": len(result.regions[decides].cases),
+            "patients": len(result.regions[decides].patients),
         }
         for result in results
     ]
     notes = dict.fromkeys(note for result in results for note in result.regions[decides].notes)
-    return {"pair_regions": regions, "pairs": rows, "pair_notes": list(notes)}
+    metric = METRICS[study.hypothesis.metric]
+    return {
+        "pair_regions": regions,
+        "pairs": rows,
+        "pair_notes": list(notes),
+        "pair_unit": f"{metric.words}, {metric.unit}"
+        + ("" if metric.higher_is_better else ", positive where it falls"),
+    }
 
 
 def _estimate(difference: Difference) -> tuple[str, str]:
     """The estimate and its interval as text; the second is empty where there is none."""
-    estimate = points(difference.mean, signed=True)
+    metric = difference.metric
+    estimate = amount(difference.mean, metric, signed=True)
     if not math.isfinite(difference.low):
         return estimate, ""
-    low, high = points(difference.low, signed=True), points(difference.high, signed=True)
+    low, high = (amount(v, metric, signed=True) for v in (difference.low, difference.high))
     return estimate, f"[{low}, {high}]"
 
 
-def _p(p: float) -> str:
-    return DASH if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _level(difference: Difference) -> str:
+    """The coverage of the interval where it is adjusted; otherwise ""."""
+    adjusted = math.isfinite(difference.low) and difference.level != CONFIDENCE_LEVEL
+    return f"{100 * difference.level:.4g} %" if adjusted else ""
 
 
 def _varied(study: Study) -> dict[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """The result table of a study: plain for JSON, as text for pages, and as the terminal shows it.
 
-With folds, the patients of all folds are pooled (segmamba.studies.scores), so that the table agrees
-with the paired differences.
+Means are over patients, with folds over those of all folds (segmamba.studies.scores), so that the
+table agrees with the paired differences.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from segmamba.data.labels import REGIONS
 from segmamba.studies.results import Study
 from segmamba.studies.scores import finished_trials, seed_scores
+from segmamba.studies.standing import not_shown_worse
 from segmamba.studies.verdict import verdict
+from segmamba.studies.words import DASH
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
-DASH = "\N{EN DASH}"
+EXPLORATORY = "Exploratory"
+"""What stands before every claim but the first: errors are controlled for the first alone."""
 REGION_COLUMNS = ("mean", *REGIONS)
 """The order in which tables and figures show the regions."""
 COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
@@ -28,7 +31,7 @@ COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undec
 Score: TypeAlias = dict[str, Any]
 """The "mean" and "sd" over the "seeds" (their number); None where nothing was measured."""
 Cell: TypeAlias = tuple[str, bool]
-"""Text, and whether it is the best of its column."""
+"""Text, and whether the arm is not shown worse than the best of the column."""
 
 
 class Column(NamedTuple):
@@ -37,18 +40,20 @@ class Column(NamedTuple):
     title: str
     name: str
     """Name of the score in the result table."""
+    column: str
+    """Its column in the per-case tables."""
     scale: float
     """What the score is multiplied by: 100 makes Dice points of Dice."""
-    higher_is_better: bool
 
 
 DICE_COLUMNS = tuple(
-    Column("mean Dice" if region == "mean" else region, f"dice_{region}", 100, True)
+    Column("mean Dice" if region == "mean" else region, f"dice_{region}", f"dice_{region}", 100)
     for region in REGION_COLUMNS
 )
 FURTHER_COLUMNS = (
-    Column("last checkpoint", "last_dice_mean", 100, True),
-    Column("HD95 (mm)", "hd95_mm", 1, False),
+    Column("last checkpoint", "last_dice_mean", "last_dice_mean", 100),
+    Column("NSD at 1 mm", "nsd_1mm", "nsd_1mm_mean", 100),
+    Column("HD95 (mm)", "hd95_mm", "hd95_mm_mean", 1),
 )
 """Columns that are shown where they were measured."""
 SHORT = {
@@ -57,12 +62,13 @@ SHORT = {
     " of ": "/",
     "mean Dice": "mean",
     "HD95 (mm)": "HD95",
+    "NSD at 1 mm": "NSD",
     "parameters": "params",
     "training": "time",
     "last checkpoint": "last",
 }
 """What the terminal writes in place of the page's words."""
-SPARE_COLUMNS = ("params", "last", "time", "HD95")
+SPARE_COLUMNS = ("params", "last", "time", "NSD", "HD95")
 """Columns that a narrow terminal does without, in this order."""
 
 
@@ -85,39 +91,30 @@ def result_table(study: Study) -> list[dict[str, Any]]:
         study: The study.
 
     Returns:
-        One dict per arm. The scores dice_mean, dice_ET, dice_TC, dice_WT (0 to 1), hd95_mm (mean of
-        the regions) and last_dice_mean (of the last checkpoint, where it was tested too) are each
-        {"mean", "sd", "seeds"} over the finished seeds. Beside them are "parameters" and "train_s".
-        What was not measured is None.
+        One dict per arm. The scores dice_mean, dice_ET, dice_TC, dice_WT, nsd_1mm (0 to 1), hd95_mm
+        (means of the regions) and last_dice_mean (of the last checkpoint, where it was tested too)
+        are each {"mean", "sd", "seeds"} over the finished seeds. Beside them are "parameters" and
+        "train_s". What was not measured is None.
     """
     rows = []
     for arm in study.arms:
         finished = finished_trials(study, arm)
-        dice = {c.name: _over_seeds(seed_scores(study, arm, c.name).values()) for c in DICE_COLUMNS}
+        scores = {
+            c.name: _over_seeds(seed_scores(study, arm, c.column).values())
+            for c in (*DICE_COLUMNS, *FURTHER_COLUMNS)
+        }
         rows.append(
             {
                 "arm": arm,
                 "baseline": arm == study.baseline,
                 "seeds_finished": len({trial.seed for trial in finished}),
                 "seeds_planned": len(study.seeds),
-                **dice,
-                "hd95_mm": _over_seeds(_seed_hd95_mm(study, arm).values()),
-                "last_dice_mean": _over_seeds(seed_scores(study, arm, "last_dice_mean").values()),
+                **scores,
                 "parameters": _mean([t.metrics.get("model/parameters") for t in finished]),
                 "train_s": _mean([t.metrics.get("time/train_total_s") for t in finished]),
             }
         )
     return rows
-
-
-def _seed_hd95_mm(study: Study, arm: str) -> dict[int, float]:
-    """The HD95 of every seed in mm, as the mean of the regions."""
-    by_region = [seed_scores(study, arm, f"hd95_mm_{region}") for region in REGIONS]
-    seeds = dict.fromkeys(seed for scores in by_region for seed in scores)
-    return {
-        seed: statistics.fmean(scores[seed] for scores in by_region if seed in scores)
-        for seed in seeds
-    }
 
 
 def _over_seeds(scores: Iterable[float]) -> Score:
@@ -150,7 +147,7 @@ def arm_table(study: Study) -> tuple[list[str], list[list[Cell]]]:
     table = result_table(study)
     further = [c for c in FURTHER_COLUMNS if any(row[c.name]["seeds"] for row in table)]
     columns = [*DICE_COLUMNS, *further]
-    scores = zip(*(_score_cells(table, column) for column in columns), strict=True)
+    scores = zip(*(_score_cells(study, table, column) for column in columns), strict=True)
     rows = [
         [_name_cell(row), *cells, *_cost_cells(row)]
         for row, cells in zip(table, scores, strict=True)
@@ -163,15 +160,10 @@ def _name_cell(row: Mapping[str, Any]) -> Cell:
     return row["arm"] + mark, False
 
 
-def _score_cells(table: Sequence[Mapping[str, Any]], column: Column) -> list[Cell]:
-    """One column; its best mean is marked where there are several."""
-    means = _finite(row[column.name]["mean"] for row in table)
-    best_of = max if column.higher_is_better else min
-    best = best_of(means) if len(means) > 1 else None
-    return [
-        (_plus_minus(score, column.scale), score["mean"] is not None and score["mean"] == best)
-        for score in (row[column.name] for row in table)
-    ]
+def _score_cells(study: Study, table: Sequence[Mapping[str, Any]], column: Column) -> list[Cell]:
+    """One column; the arms that are not shown worse than the best are marked."""
+    marked = not_shown_worse(study, column.column)
+    return [(_plus_minus(row[column.name], column.scale), row["arm"] in marked) for row in table]
 
 
 def _cost_cells(row: Mapping[str, Any]) -> list[Cell]:
@@ -233,9 +225,10 @@ def render_terminal(study: Study, console: Console) -> None:
     console.print()
     console.print(table)
     console.print()
-    for claim in study.claims:
+    for number, claim in enumerate(study.claims):
         result = verdict(study, claim)
-        console.print(Text(result.sentence, style=COLOURS[result.answer]))
+        sentence = f"{EXPLORATORY}: {result.sentence}" if number else result.sentence
+        console.print(Text(sentence, style=COLOURS[result.answer]))
     if study.data.phantom:
         console.print(Text(PHANTOM_NOTICE, style="bold"))
 

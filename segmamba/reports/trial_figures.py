@@ -18,8 +18,9 @@ from segmamba.reports.style import (
     short_name,
 )
 from segmamba.studies.hypothesis import Hypothesis, Trend
+from segmamba.studies.metrics import METRICS
 from segmamba.studies.results import Study, Trial
-from segmamba.studies.scores import finished_trials, seed_scores
+from segmamba.studies.scores import finished_trials, seed_scores, trial_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +126,7 @@ def draw_cost(study: Study) -> Figure | None:
         arm: [
             trial
             for trial in finished_trials(study, arm)
-            if math.isfinite(trial.metrics.get("test/dice_mean", math.nan))
+            if math.isfinite(trial_score(study, trial, "dice_mean"))
         ]
         for arm in study.arms
     }
@@ -145,14 +146,17 @@ def draw_cost(study: Study) -> Figure | None:
         for arm, trials in tested.items():
             pairs = np.array(
                 [
-                    (cost.scale * t.metrics[cost.metric], 100 * t.metrics["test/dice_mean"])
+                    (
+                        cost.scale * t.metrics[cost.metric],
+                        100 * trial_score(study, t, "dice_mean"),
+                    )
                     for t in trials
                     if cost.metric in t.metrics
                 ]
             )
             if len(pairs):
                 panel.plot(*pairs.T, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0)
-                mean = _arm_mean(study, arm, "dice_mean")
+                mean = _arm_mean(study, arm, "dice_mean", 100)
                 panel.plot(pairs[:, 0].mean(), mean, "D", color=colours[arm], ms=7)
         panel.set(xlabel=cost.label)
         panel.margins(0.12)
@@ -162,9 +166,9 @@ def draw_cost(study: Study) -> Figure | None:
     return figure
 
 
-def _arm_mean(study: Study, arm: str, column: str) -> float:
-    """The mean over an arm's seeds of a Dice column, in points; NaN where nothing was measured."""
-    scores = [100 * score for score in seed_scores(study, arm, column).values()]
+def _arm_mean(study: Study, arm: str, column: str, scale: float) -> float:
+    """The mean over an arm's seeds of a column, times `scale`; NaN where nothing was measured."""
+    scores = [scale * score for score in seed_scores(study, arm, column).values()]
     return float(np.mean(scores)) if scores else math.nan
 
 
@@ -202,16 +206,20 @@ def draw_doses(study: Study) -> Figure | None:
 
 
 def _draw_trend(panel: Axes, study: Study, claim: Hypothesis, trend: Trend) -> None:
-    column, colours = f"{claim.score}_{claim.regions[0]}", arm_colours(study)
+    metric, colours = METRICS[claim.metric], arm_colours(study)
+    column = f"{metric.column}_{claim.regions[0]}"
     means: dict[float, float] = {}
     for arm, dose in trend.doses.items():
-        metrics = [trial.metrics for trial in finished_trials(study, arm)]
-        dice = [100 * m[f"test/{column}"] for m in metrics if f"test/{column}" in m]
-        if dice:
-            panel.plot([dose] * len(dice), dice, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0)
-            means[dose] = _arm_mean(study, arm, column)
+        scores = [trial_score(study, trial, column) for trial in finished_trials(study, arm)]
+        found = [metric.scale * score for score in scores if math.isfinite(score)]
+        if found:
+            panel.plot(
+                [dose] * len(found), found, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0
+            )
+            means[dose] = _arm_mean(study, arm, column, metric.scale)
             panel.plot(dose, means[dose], "D", color=colours[arm], ms=7, zorder=3)
     panel.plot(list(means), list(means.values()), color=MUTED, lw=1, zorder=1)
     panel.set_xticks(list(trend.doses.values()), [short_name(arm) for arm in trend.doses])
-    panel.set_ylabel(f"test {claim.regions[0]} Dice (points)")
+    unit = "mm" if metric.unit == "mm" else "points"
+    panel.set_ylabel(f"test {claim.regions[0]} {metric.words} ({unit})")
     panel.grid(axis="y", color=RULE, lw=0.6)

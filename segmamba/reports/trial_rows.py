@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from segmamba.reports.pages import plain
 from segmamba.reports.tables import DASH, duration
-from segmamba.studies.contrasts import points
 from segmamba.studies.results import Trial
+from segmamba.studies.words import points
 
 Row: TypeAlias = dict[str, Any]
 

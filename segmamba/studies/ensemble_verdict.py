@@ -1,14 +1,12 @@
 """The results of an ensemble experiment, and whether the vote gains what is expected of it."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group, difference
-from segmamba.studies.contrasts import count, points
+from segmamba.evaluation.intervals import FEW_PATIENTS, PairedMean
 from segmamba.studies.results import Study
-
-PairedMean: TypeAlias = tuple[float, float | None, float | None]
-"""(mean, low, high) of paired differences; low and high are None with fewer than two patients."""
+from segmamba.studies.words import count, points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +71,22 @@ def verdict_sentence(ensemble: Ensemble) -> str:
     """
     group = ensemble.groups[0]
     mean, low, high = gain(group)
-    cases = count(len(group.scores(ENSEMBLE, "dice_mean")), "test case")
+    patients = count(len(group.scores(ENSEMBLE, "dice_mean")), "test patient")
     where = "above" if mean >= 0 else "below"
     measured = (
         f"{len(group.members)} {group.name} members together score {points(abs(mean))} "
         f"Dice points {where} one of them"
     )
+    if points(abs(mean)) == points(0):
+        measured = (
+            f"{len(group.members)} {group.name} members together show no difference to one of them"
+        )
     if low is None:
-        return f"Undecided: {measured}, on one patient ({cases}), which says nothing about others."
+        return f"Undecided: {measured}, on one test patient, which says nothing about others."
     least, most = (points(value) for value in ensemble.expected_gain)
     measured += (
         f" on mean Dice (95 % interval {points(low, signed=True)} to {points(high, signed=True)} "
-        f"over patients; {cases})"
+        f"over {patients})"
     )
     expected = f"the {least} to {most} points that are expected"
     reason = {
@@ -92,4 +94,9 @@ def verdict_sentence(ensemble: Ensemble) -> str:
         "rejected": f"the whole interval lies below {expected}",
         "undecided": f"the interval neither excludes {expected} nor shows them",
     }[answer(ensemble)]
-    return f"{answer(ensemble).capitalize()}: {measured}; {reason}."
+    few = ""
+    if len(group.scores(ENSEMBLE, "dice_mean")) < FEW_PATIENTS:
+        few = (
+            f" Fewer than {FEW_PATIENTS} test patients: the interval errs where some scores are 0."
+        )
+    return f"{answer(ensemble).capitalize()}: {measured}; {reason}.{few}"

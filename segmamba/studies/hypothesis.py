@@ -5,9 +5,9 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from segmamba.config import DICE_MARGIN
 from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.errors import UserError
+from segmamba.studies.metrics import METRICS
 
 MINUS = "\N{MINUS SIGN}"
 DIRECTIONS = ("better", "no better", "alike")
@@ -85,9 +85,11 @@ class Hypothesis:
     claim: str
     """One sentence, as it was stated before the study ran."""
     region: str | Sequence[str] = "mean"
-    """The region whose test Dice decides: ET, TC, WT or mean; or several of them."""
+    """The region whose test score decides: ET, TC, WT or mean; or several of them."""
+    metric: Literal["dice", "nsd_1mm", "hd95"] = "dice"
+    """The score that decides: Dice, the surface Dice at 1 mm (NSD), or HD95."""
     better: str = ""
-    """The arm that is claimed to score higher than `than`."""
+    """The arm that is claimed to be better than `than`: to score higher, or to have less HD95."""
     than: str = ""
     """The arm that `better` is compared with."""
     contrasts: Sequence[Any] = ()  # Any: pairs may be given, Contrasts are kept
@@ -101,16 +103,21 @@ class Hypothesis:
     better: at least one contrast gains the margin. no better: none of them does. alike: none
     differs by the margin, up or down.
     """
-    margin: float = DICE_MARGIN
-    """Smallest difference in Dice (0 to 1) that matters; 0.005 is half a Dice point."""
-    score: str = "dice"
-    """The score in the per-case table: its column is `score`_`region`."""
+    margin: float = None  # type: ignore[assignment]  # the metric's own after construction
+    """Smallest difference that matters, in Dice or NSD (0 to 1; 0.005 is half a point) or in mm.
+
+    None takes the metric's: 0.005, and 1 mm of HD95.
+    """
     left_out: tuple[str, ...] = field(default=())
     """Labels of the contrasts whose arms are not part of this run."""
 
     def __post_init__(self) -> None:
         given = ((self.better, self.than),) if self.better else self.contrasts
         object.__setattr__(self, "contrasts", tuple(_contrast(value) for value in given))
+        if self.metric not in METRICS:
+            raise UserError(f"hypothesis: metric {self.metric!r} is none of {', '.join(METRICS)}")
+        if self.margin is None:
+            object.__setattr__(self, "margin", METRICS[self.metric].margin)
         for region in self.regions:
             if region not in REGIONS_AND_MEAN:
                 raise UserError(
@@ -122,6 +129,11 @@ class Hypothesis:
             )
         if not self.margin > 0:
             raise UserError(f"hypothesis: margin {self.margin}: must be above 0 (Dice from 0 to 1)")
+
+    @property
+    def score(self) -> str:
+        """How the columns of the metric begin in the per-case tables."""
+        return METRICS[self.metric].column
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -183,9 +195,10 @@ def hypothesis_from(stored: Mapping[str, Any]) -> Hypothesis:
         The Hypothesis, equal to the one that was stored.
     """
     region = stored.get("region", "mean")
+    fields = {name: value for name, value in stored.items() if name != "score"}  # before 0.3
     return Hypothesis(
         **{
-            **stored,
+            **fields,
             "region": region if isinstance(region, str) else tuple(region),
             "contrasts": tuple(stored.get("contrasts", ())),
             "left_out": tuple(stored.get("left_out", ())),

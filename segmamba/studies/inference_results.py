@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from segmamba.data.case import patient_of
-from segmamba.evaluation.intervals import paired_interval
+from segmamba.evaluation.intervals import PairedMean, patient_interval
+from segmamba.evaluation.patients import patient_means, row_patient
 from segmamba.studies.anova import crossed
 from segmamba.studies.results import StudyData
 
@@ -32,25 +32,35 @@ class InferenceAblation:
     seconds: float
 
     def table(self, arm: str, column: str) -> np.ndarray:
-        """Return one column of the rows, float (checkpoints, cases)."""
-        return np.array([[row[column] for row in rows] for rows in self.rows[arm]], float)
+        """Return one column of the rows, float (checkpoints, patients); cases are averaged."""
+        values = np.array([[row[column] for row in rows] for rows in self.rows[arm]], float)
+        return patient_means(values, self.patients)[0]
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each test case; every arm and checkpoint has the same cases."""
+        return [row_patient(row) for row in self.rows[self.baseline][0]]
 
     def mean(self, arm: str, column: str) -> float:
-        """Return the mean of a column over checkpoints and cases."""
+        """Return the mean of a column over checkpoints and patients."""
         return float(self.table(arm, column).mean())
 
-    def difference(self, arm: str, column: str) -> tuple[float, float | None, float | None]:
+    def seconds_a_case(self, arm: str) -> float:
+        """Return the mean time of a case over checkpoints."""
+        return float(np.mean([row["seconds"] for rows in self.rows[arm] for row in rows]))
+
+    def difference(self, arm: str, column: str) -> PairedMean:
         """Return the arm minus the baseline, with its 95 % interval.
 
         The interval of one checkpoint is over patients; that of several over training runs and
-        cases.
+        patients.
 
         Returns:
             Mean, low and high; low and high are None where one patient gives no interval.
         """
         differences = self.table(arm, column) - self.table(self.baseline, column)
         if len(differences) == 1:
-            return paired_interval(differences[0], [patient_of(c) for c in self.data.test])
+            return patient_interval(differences[0], list(dict.fromkeys(self.patients)))
         half = float(crossed(differences).half_width())
         mean = float(differences.mean())
         return mean, mean - half, mean + half

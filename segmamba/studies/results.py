@@ -6,12 +6,14 @@ from typing import Any, TypeAlias
 
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
+from segmamba.studies.looks import Look, looks_from
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
 
 CaseRow: TypeAlias = dict[str, Any]
-"""The scores of one tested case: "case" is its id, dice_mean, hd95_mm_ET, ... are numbers."""
+"""The scores of one tested case: "case" is its id and "patient" whose it is; dice_mean, hd95_mm_ET,
+... are numbers."""
 History: TypeAlias = dict[str, list[tuple[int, float]]]
 """The (step, value) pairs of every metric."""
 
@@ -49,6 +51,8 @@ class StudyData(CaseSets):
     """What was left out, scaled or rounded, and why; one line each."""
     folds: tuple[CaseSets, ...] = ()
     """The sets of each fold; () is one split."""
+    patients: dict[str, str] = field(default_factory=dict)
+    """Case to patient, of all sets; {} in studies of before 0.3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,13 @@ class Study:
     arms: dict[str, Changes]
     """The dotted changes of each arm, in the order of the study's file."""
     seeds: tuple[int, ...]
+    max_seeds: int = 0
+    """The most seeds of a study that adds seeds until its hypothesis is decided.
+
+    0: the number of seeds is fixed.
+    """
+    looks: tuple[Look, ...] = ()
+    """In a study that adds seeds, what each look found, by rising number of seeds."""
     folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
     secondary: tuple[Hypothesis, ...] = ()
@@ -140,6 +151,16 @@ class Study:
     """
 
     @property
+    def test_sets_vary(self) -> bool:
+        """Whether the seeds are tested on different patients.
+
+        They are where the split varies with the seed, unless all folds together test everybody or a
+        file says who is tested.
+        """
+        varies = bool(self.config.get("data.split_by_seed"))
+        return varies and not self.folds and not self.config.get("data.splits_file")
+
+    @property
     def claims(self) -> tuple[Hypothesis, ...]:
         """The hypothesis and the secondary claims."""
         return (self.hypothesis, *self.secondary)
@@ -181,6 +202,7 @@ def study_from(stored: Mapping[str, Any], **now: Any) -> Study:
         "hypothesis": hypothesis_from(fields["hypothesis"]),
         "secondary": tuple(hypothesis_from(claim) for claim in fields.get("secondary", ())),
         "data": study_data_from(fields["data"]),
+        "looks": looks_from(fields.get("looks", ())),
     }
     return Study(**(fields | now))
 
@@ -200,6 +222,8 @@ def study_data_from(stored: Mapping[str, Any]) -> StudyData:
 
 def _tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+        name: tuple(value)
+        if isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+        else value
         for name, value in stored.items()
     }

@@ -1,18 +1,24 @@
-"""What the trials of an arm scored on the test set, case by case.
+"""What the trials of an arm scored on the test set: by case, by patient and by seed.
 
-With folds, the patients of all folds are pooled: the score of a seed is the mean over the test
-cases of all its folds. Differences, tables and figures all use this definition.
+A patient's cases are averaged first, so that patients are the unit of every mean. With folds, the
+patients of all folds are pooled: the score of a seed is the mean over the patients of all its
+folds. Differences, tables and figures all use this definition.
 """
 
 import math
+from collections.abc import Container, Mapping
 from typing import TypeAlias
 
 import numpy as np
 
+from segmamba.data.case import patient_of
+from segmamba.evaluation.patients import by_patient
 from segmamba.studies.results import CaseRow, Study, Trial
 
 CaseScores: TypeAlias = dict[str, float]
 """Case id to score."""
+MEAN = "_mean"
+"""How the columns end that are means over the regions."""
 
 
 def finished_trials(study: Study, arm: str) -> list[Trial]:
@@ -28,13 +34,50 @@ def finished_trials(study: Study, arm: str) -> list[Trial]:
     return [trial for trial in study.trials if trial.arm == arm and trial.status == "FINISHED"]
 
 
+def case_patients(study: Study) -> dict[str, str]:
+    """The patient of every tested case.
+
+    Args:
+        study: The study.
+
+    Returns:
+        Case to the patient that its row names; in tables of before 0.3, that the study names; where
+        neither does, that the case's id tells.
+    """
+    patients: dict[str, str] = {}
+    for trial in study.trials:
+        for row in trial.test_cases:
+            case = row["case"]
+            if case not in patients:
+                known = row.get("patient") or study.data.patients.get(case)
+                patients[case] = known or patient_of(case)
+    return patients
+
+
+def told_by_ids(study: Study) -> bool:
+    """Whether nothing but the ids of some tested cases tells their patients.
+
+    Args:
+        study: The study.
+
+    Returns:
+        Whether neither the tables nor the study name them.
+    """
+    return any(
+        not row.get("patient") and row["case"] not in study.data.patients
+        for trial in study.trials
+        for row in trial.test_cases
+    )
+
+
 def case_scores(study: Study, arm: str, column: str) -> dict[int, CaseScores]:
     """One column of the per-case tables of an arm's finished trials, with the folds pooled.
 
     Args:
         study: The study.
         arm: Name of the arm.
-        column: Name of the column, for example dice_WT.
+        column: Name of the column, for example dice_WT; the mean over the regions of a score
+            whose table has none, for example hd95_mm_mean, is made of theirs.
 
     Returns:
         The scores of every case, by seed. Cases without a finite score are left out, as are seeds
@@ -42,17 +85,55 @@ def case_scores(study: Study, arm: str, column: str) -> dict[int, CaseScores]:
     """
     scores: dict[int, CaseScores] = {}
     for trial in finished_trials(study, arm):
-        of_trial = {
-            row["case"]: float(row[column]) for row in trial.test_cases if _is_scored(row, column)
-        }
+        values = {row["case"]: row_score(row, column) for row in trial.test_cases}
+        of_trial = {case: value for case, value in values.items() if math.isfinite(value)}
         if of_trial:
             pooled = scores.get(trial.seed, {}) if study.folds else {}
             scores[trial.seed] = pooled | of_trial
     return scores
 
 
-def _is_scored(row: CaseRow, column: str) -> bool:
-    return row.get(column) is not None and math.isfinite(row[column])
+def row_score(row: CaseRow, column: str) -> float:
+    """One score of a row.
+
+    Args:
+        row: The row of a per-case table, or a trial's metrics of the test by the same names.
+        column: Name of the column, as `case_scores` takes it.
+
+    Returns:
+        The score; NaN where the row has none.
+    """
+    value = row.get(column)
+    if value is None and column.endswith(MEAN):
+        prefix = column.removesuffix(MEAN) + "_"
+        parts = [score for name, score in row.items() if _is_region(name, prefix)]
+        value = float(np.mean(parts)) if parts and None not in parts else None
+    return math.nan if value is None else float(value)
+
+
+def _is_region(name: str, prefix: str) -> bool:
+    """Whether a column is the score `prefix` of one region: no region's name has an underscore."""
+    return name.startswith(prefix) and "_" not in name.removeprefix(prefix)
+
+
+def shared_cases(study: Study, column: str, seed: int) -> frozenset[str]:
+    """The cases that every arm scored with every seed; with `seed`, where each seed has own splits.
+
+    Args:
+        study: The study.
+        column: Name of the column.
+        seed: The seed that they are for.
+
+    Returns:
+        The ids; empty where the trials share none.
+    """
+    tables = [
+        table
+        for arm in study.arms
+        for of, table in case_scores(study, arm, column).items()
+        if of == seed or not study.test_sets_vary
+    ]
+    return frozenset.intersection(*map(frozenset, tables)) if tables else frozenset()
 
 
 def seed_scores(study: Study, arm: str, column: str) -> dict[int, float]:
@@ -64,18 +145,57 @@ def seed_scores(study: Study, arm: str, column: str) -> dict[int, float]:
         column: Name of the column, for example dice_WT or hd95_mm_ET.
 
     Returns:
-        The means by seed, in the unit of the column: over the test cases of all folds; without
-        folds, the metric test/`column` of the trial, which is its mean over the test cases. Seeds
-        without a finite mean are left out.
+        The means by seed, in the unit of the column, over the patients that every tested seed of
+        every arm scored, or over its own where they share none: a patient that one trial lacks is
+        left out of all means, as it is of the differences. Where no table has the column, they are
+        the metrics test/`column` of the trials. Seeds without a finite mean are left out.
     """
-    if study.folds:
-        return {
-            seed: float(np.mean(list(scores.values())))
-            for seed, scores in case_scores(study, arm, column).items()
-        }
-    metrics = {
-        trial.seed: trial.metrics.get(f"test/{column}") for trial in finished_trials(study, arm)
+    scores = case_scores(study, arm, column)
+    if not scores:
+        return _metric_means(study, arm, column)
+    patients = case_patients(study)
+    shared = {seed: shared_cases(study, column, seed) for seed in scores}
+    return {seed: _mean(table, shared[seed] or table, patients) for seed, table in scores.items()}
+
+
+def trial_score(study: Study, trial: Trial, column: str) -> float:
+    """The mean test score of one trial over its patients.
+
+    Args:
+        study: The study.
+        trial: One of its trials.
+        column: Name of the column.
+
+    Returns:
+        The mean; NaN where it was not tested.
+    """
+    values = {row["case"]: row_score(row, column) for row in trial.test_cases}
+    finite = {case: value for case, value in values.items() if math.isfinite(value)}
+    if finite:
+        return _mean(finite, finite, case_patients(study))
+    return math.nan if trial.test_cases else row_score(_tested(trial), column)
+
+
+def _mean(scores: CaseScores, kept: Container[str], patients: Mapping[str, str]) -> float:
+    """The mean over patients of the cases that are kept."""
+    of_patient = by_patient({c: v for c, v in scores.items() if c in kept}, patients)
+    return float(np.mean(list(of_patient.values())))
+
+
+def _metric_means(study: Study, arm: str, column: str) -> dict[int, float]:
+    """The metric test/`column` of every seed, where the tables lack the column."""
+    means = {
+        trial.seed: row_score(_tested(trial), column)
+        for trial in finished_trials(study, arm)
+        if not any(column in row for row in trial.test_cases)
     }
+    return {seed: value for seed, value in means.items() if math.isfinite(value)}
+
+
+def _tested(trial: Trial) -> dict[str, float]:
+    """The metrics of a trial's test, by the names of the columns."""
     return {
-        seed: value for seed, value in metrics.items() if value is not None and math.isfinite(value)
+        name.removeprefix("test/"): value
+        for name, value in trial.metrics.items()
+        if name.startswith("test/")
     }

@@ -6,22 +6,19 @@ into words.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from segmamba.config import CONFIDENCE_LEVEL
-from segmamba.studies.anova import Crossed, holm
-from segmamba.studies.contrasts import Difference, contrast_difference
+from segmamba.studies.advice import FurtherRuns, advice_for
+from segmamba.studies.caveats import caveats
+from segmamba.studies.comparisons import adjusted_p, at_deciding_levels, differences_of
+from segmamba.studies.contrasts import Difference
 from segmamba.studies.hypothesis import Hypothesis
+from segmamba.studies.look_verdict import exploratory_sentence, verdict_of_looks
 from segmamba.studies.results import Study
 from segmamba.studies.sentences import (
-    MOST_CASES,
-    MOST_SEEDS,
     Answer,
     Decision,
-    FurtherRuns,
-    caveats,
     nothing_asked,
     sentence_of_many,
     sentence_of_one,
@@ -45,21 +42,22 @@ class Verdict:
     adjusted by Bonferroni, lies wholly outside it.
 
     Everything else is undecided. A claim about every interval needs no adjustment, because all of
-    them have to hold.
+    them have to hold. A contrast whose arms failed unequally often decides nothing.
     """
 
     answer: Answer
     sentence: str
-    """The answer in plain words, in Dice points."""
+    """The answer in plain words, in the unit that a reader sees."""
     difference: Difference
-    """The Difference that the sentence leads with."""
+    """The Difference that the sentence leads with, with the interval that decides."""
     further_seeds: int | None = None
-    """Further seeds per arm that would decide it if the estimate and the spreads stay.
+    """Further seeds per arm that would decide it with 80 % power if the estimate and the spreads
+    stay.
 
     None where no number that can be reached would.
     """
-    further_cases: int | None = None
-    """Further test cases that would decide it, likewise."""
+    further_patients: int | None = None
+    """Further test patients that would decide it, likewise."""
 
 
 def verdict(study: Study, claim: Hypothesis | None = None) -> Verdict:
@@ -77,32 +75,52 @@ def verdict(study: Study, claim: Hypothesis | None = None) -> Verdict:
         return Verdict(
             answer="undecided",
             sentence=nothing_asked(claim),
-            difference=Difference(arm="", versus="", region=claim.regions[0]),
+            difference=Difference(arm="", versus="", region=claim.regions[0], score=claim.score),
         )
-    differences = [
-        contrast_difference(study, contrast, region, claim.score)
-        for contrast in claim.contrasts
-        for region in claim.regions
-    ]
-    answer, lead = _decide(differences, claim)
-    further = FurtherRuns() if answer != "undecided" else _what_would_decide(differences, claim)
-    decision = Decision(
-        answer=answer,
-        differences=differences,
-        lead=lead,
-        gained=gains(differences, claim.margin),
-        further=further,
-    )
-    if len(differences) == 1 and claim.direction == "better":
+    if study.max_seeds and claim == study.hypothesis:
+        decision, sentence = verdict_of_looks(study)
+        return Verdict(answer=decision.answer, sentence=sentence, difference=decision.leading)
+    differences = differences_of(study, claim)
+    decision = decide(differences, claim)
+    if study.max_seeds:
+        sentence = exploratory_sentence(decision, claim)
+    elif len(differences) == 1 and claim.direction == "better":
         sentence = sentence_of_one(decision, claim, len(study.seeds))
     else:
         sentence = sentence_of_many(decision, claim)
     return Verdict(
-        answer=answer,
-        sentence=" ".join([sentence, *caveats(study, claim, decision.leading)]),
+        answer=decision.answer,
+        sentence=" ".join([sentence, *caveats(study, claim, decision)]),
         difference=decision.leading,
-        further_seeds=further.seeds,
-        further_cases=further.cases,
+        further_seeds=decision.further.seeds,
+        further_patients=decision.further.patients,
+    )
+
+
+def decide(differences: Sequence[Difference], claim: Hypothesis) -> Decision:
+    """Decide a claim on its differences.
+
+    Args:
+        differences: The difference of every contrast on every region, with 95 % intervals.
+        claim: The claim.
+
+    Returns:
+        The Decision; its differences have the intervals that decide.
+    """
+    answer, lead = _answer(differences, claim)
+    would, fixed = answer, not any(d.max_seeds for d in differences)
+    if answer == "undecided":
+        pretended = [replace(d, failures={}) for d in differences]
+        would, _ = _answer(pretended, claim)
+    return Decision(
+        answer=answer,
+        differences=_shown(differences, claim, answer),
+        lead=lead,
+        gained=gains(differences, claim.margin),
+        further=advice_for(differences, claim)
+        if fixed and answer == "undecided"
+        else FurtherRuns(),
+        failures_forbid=would != answer,
     )
 
 
@@ -111,23 +129,23 @@ def gains(differences: Sequence[Difference], margin: float) -> list[bool]:
 
     Args:
         differences: The differences that are tested together.
-        margin: Smallest Dice (0 to 1) that matters.
+        margin: Smallest difference that matters, in the unit of the tables.
 
     Returns:
         Whether each of them gains.
     """
-    adjusted = holm([d.p_value for d in differences])
+    adjusted = adjusted_p(differences)
     return [
-        p < 1 - CONFIDENCE_LEVEL and d.mean >= margin and len(d.cases) > 1
+        p < 1 - CONFIDENCE_LEVEL and d.mean >= margin and d.can_decide
         for d, p in zip(differences, adjusted, strict=True)
     ]
 
 
-def _decide(differences: Sequence[Difference], claim: Hypothesis) -> tuple[Answer, int]:
+def _answer(differences: Sequence[Difference], claim: Hypothesis) -> tuple[Answer, int]:
     """The answer, and the index of the difference that shows it."""
     margin = claim.margin
     gained = gains(differences, margin)
-    measured = all(d.layout is not None and len(d.cases) > 1 for d in differences)
+    measured = all(d.can_decide for d in differences)
 
     def every(holds: Callable[[Difference], bool]) -> bool:
         return measured and all(holds(d) for d in differences)
@@ -156,81 +174,20 @@ def _size(difference: Difference, claim: Hypothesis) -> float:
 
 def _outside(difference: Difference, margin: float, tests: int) -> bool:
     """Whether the interval lies wholly outside +-margin, at a level that holds for all tests."""
-    if difference.layout is None or len(difference.cases) == 1:
-        return False
-    half = float(difference.layout.half_width(1 - (1 - CONFIDENCE_LEVEL) / tests))
-    return difference.mean - half > margin or difference.mean + half < -margin
+    wider = difference.at_level(difference.coverage(tests))
+    return difference.can_decide and (wider.low > margin or wider.high < -margin)
 
 
-def _what_would_decide(differences: Sequence[Difference], claim: Hypothesis) -> FurtherRuns:
-    """The fewest further seeds, or cases, at which intervals around the same means would decide."""
-    measured = [(d, d.layout) for d in differences if d.layout is not None and len(d.cases) > 1]
-    if len(measured) < len(differences):
-        return FurtherRuns()
-    margin, level = claim.margin, 1 - (1 - CONFIDENCE_LEVEL) / len(differences)
-    alike = claim.direction == "alike"
-    reached = [
-        (layout, abs(d.mean) - margin if alike else d.mean)
-        for d, layout in measured
-        if (abs(d.mean) > margin if alike else d.mean >= margin)
-    ]
-    if reached:  # one contrast is enough, at the adjusted level
-        needs = [what_would_decide(layout, wanted, level=level) for layout, wanted in reached]
-        return FurtherRuns(
-            seeds=min((n.seeds for n in needs if n.seeds is not None), default=None),
-            cases=min((n.cases for n in needs if n.cases is not None), default=None),
-        )
-    needs = []  # all of them have to hold
-    for d, layout in measured:
-        wanted = margin - abs(d.mean) if alike else margin - d.mean
-        narrow = d.high - d.mean < wanted
-        needs.append(FurtherRuns(seeds=0, cases=0) if narrow else what_would_decide(layout, wanted))
-    return FurtherRuns(
-        seeds=_most([need.seeds for need in needs]), cases=_most([need.cases for need in needs])
-    )
+def _shown(
+    differences: Sequence[Difference], claim: Hypothesis, answer: Answer
+) -> list[Difference]:
+    """The differences with the intervals that decide.
 
-
-def _most(numbers: Sequence[int | None]) -> int | None:
-    """The largest number; None where one of them is None."""
-    known = [number for number in numbers if number is not None]
-    return max(known) if len(known) == len(numbers) else None
-
-
-def what_would_decide(
-    layout: Crossed, half_width: float, *, level: float = CONFIDENCE_LEVEL
-) -> FurtherRuns:
-    """The fewest further seeds, or further cases, that are expected to narrow an interval enough.
-
-    Args:
-        layout: The analysis of variance of the present runs.
-        half_width: Half the width that the interval has to stay below, in Dice (0 to 1).
-        level: Coverage of the interval.
-
-    Returns:
-        The number of seeds with the present cases, and of cases with the present seeds.
+    They are adjusted where one contrast of several is enough, and the usual ones where all
+    contrasts have to hold.
     """
-    seeds = range(layout.seeds + 1, layout.seeds + MOST_SEEDS + 1)
-    cases = np.unique(
-        np.geomspace(layout.cases + 1, layout.cases + MOST_CASES, 400).round().astype(int)
-    ).tolist()
-
-    def narrow(seeds: int, cases: int) -> bool:
-        return bool(_foreseen(layout, seeds, cases).half_width(level) < half_width)
-
-    return FurtherRuns(
-        seeds=next((s - layout.seeds for s in seeds if narrow(s, layout.cases)), None),
-        cases=next((c - layout.cases for c in cases if narrow(layout.seeds, c)), None),
-    )
-
-
-def _foreseen(layout: Crossed, seeds: int, cases: int) -> Crossed:
-    """The mean squares to expect of other numbers of seeds and cases if the variances stay."""
-    seed, case, rest = layout.variances
-    return Crossed(
-        seeds=seeds,
-        cases=cases,
-        mean=layout.mean,
-        ms_seed=rest + cases * seed,
-        ms_case=rest + seeds * case,
-        ms_rest=rest,
-    )
+    if claim.direction == "alike":
+        tests = 1 if answer == "supported" else len(differences)
+        return [d.at_level(d.coverage(tests)) for d in differences]
+    gained = answer == ("supported" if claim.direction == "better" else "rejected")
+    return at_deciding_levels(differences) if gained or answer == "undecided" else [*differences]

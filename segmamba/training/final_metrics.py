@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from segmamba.errors import UserError
+from segmamba.evaluation.patients import NAMES
 from segmamba.files import write_json
 from segmamba.json_files import fault, read_json
 
@@ -47,7 +48,7 @@ class FinalMetrics:
             | {
                 f"last_{name}": value
                 for name, value in last_rows.get(row["case"], {}).items()
-                if name != "case"
+                if name not in NAMES
             }
             for row in self.cases
         ]

@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "figures")
+PARTS = {"figures", "sequential_cells", "sequential_studies", "simulated_studies"}
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
 PICTURES = {"augmentations_picture", "phantom_picture"}  # these draw and measure nothing
 
 
@@ -22,7 +23,7 @@ def neighbours() -> Iterator[None]:
     sys.path.insert(0, str(FOLDER))
     yield
     sys.path.remove(str(FOLDER))
-    for name in {"figures", *SCRIPTS} - before:
+    for name in {*PARTS, *SCRIPTS} - before:
         sys.modules.pop(name, None)
 
 

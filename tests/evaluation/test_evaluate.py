@@ -19,7 +19,6 @@ from segmamba.evaluation.dice import dice
 from segmamba.evaluation.evaluate import evaluate
 from segmamba.evaluation.folders import match
 from segmamba.evaluation.hausdorff import MISSED_MM, hd95_mm
-from segmamba.evaluation.intervals import mean_interval
 from segmamba.evaluation.rules import CHALLENGES, challenge_of
 from segmamba.evaluation.score import score_case
 from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
@@ -359,24 +358,11 @@ def test_the_command_writes_tables_that_say_the_rule_and_pictures(
     lines = (tmp_path / "out" / "cases.csv").read_text().splitlines()
     assert (
         len(lines) == 19
-        and lines[0].startswith("case,region,rule,dice,hd95_mm")
+        and lines[0].startswith("case,patient,region,rule,dice,hd95_mm,nsd_1mm")
         and LESIONWISE in lines[2]
     )
     for name in ("distribution.png", "worst_cases.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_bootstrap_covers_the_true_mean_and_draws_whole_patients():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(200):
-        low, high = mean_interval(rng.normal(0.8, 0.1, 40), range(40))
-        inside += low <= 0.8 <= high
-    assert 180 <= inside <= 198
-    twins = np.repeat(rng.normal(0.8, 0.1, 20), 2)
-    alone, together = mean_interval(twins, range(40)), mean_interval(twins, np.repeat(range(20), 2))
-    assert together[1] - together[0] > 1.2 * (alone[1] - alone[0])
-    assert mean_interval([0.5], ["a"]) == (None, None) == mean_interval([0.5, 0.6], ["a", "a"])
 
 
 def test_compare_pairs_cases_and_says_that_two_models_say_nothing_of_methods(folders, tmp_path):
@@ -396,7 +382,7 @@ def test_compare_pairs_cases_and_says_that_two_models_say_nothing_of_methods(fol
     assert (wt.low, wt.high) == pytest.approx((wt.difference - half, wt.difference + half))
     assert (
         comparison.verdicts[LEGACY].startswith("Undecided")
-        and "3 cases" in comparison.verdicts[LEGACY]
+        and "3 patients" in comparison.verdicts[LEGACY]
     )
 
 

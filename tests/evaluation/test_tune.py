@@ -24,7 +24,7 @@ SHAPE = (32, 32, 24)
 COARSE = TINY.changed({"data.spacing_mm": 4.0})
 
 
-def vote(*, confidence=0.9, strays=0, seed=0):
+def vote(*, confidence=0.9, strays=0, seed=0, case_id="X", patient=None):
     """A box of ET that the network sees with this confidence (else NCR), and sure stray voxels."""
     truth = np.zeros(SHAPE, np.uint8)
     truth[8:20, 8:20, 6:16] = NCR
@@ -37,9 +37,8 @@ def vote(*, confidence=0.9, strays=0, seed=0):
     probability[:, enhancing] = torch.tensor([0.0, 1 - confidence, 0.0, confidence])[:, None]
     for at in np.random.default_rng(seed).integers(22, (30, 30, 23), (strays, 3)):
         probability[(slice(None), *at)] = torch.tensor([0.0, 0.0, 0.0, 1.0])
-    return Vote(
-        "X", SimpleNamespace(whole=lambda array: array), probability.half(), truth, (1.0, 1.0, 1.0)
-    )
+    prepared = SimpleNamespace(whole=lambda array: array)
+    return Vote(case_id, patient or case_id, prepared, probability.half(), truth, (1.0, 1.0, 1.0))
 
 
 PREDICTOR = Predictor([SimpleNamespace(device=CPU, channels=CLASSES)])
@@ -112,4 +111,8 @@ def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_take
 
 def test_validation_that_is_also_the_test_is_refused(cases_folder, tmp_path):
     with pytest.raises(UserError, match="too few patients"):
-        validation_of(COARSE.changed({"data.source": str(cases_folder)}), tmp_path, None)
+        validation_of(
+            COARSE.changed({"data.source": str(cases_folder)}),
+            tmp_path,
+            lambda label: lambda done, total: None,
+        )

@@ -67,7 +67,7 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path)
         runs, arms, BASELINE, InferenceOptions(output=results, device="cpu"), SilentProgress()
     )
     html, text = report.read_text(), report.with_suffix(".md").read_text()
-    for words in ("8 mirror images", "small components removed", "over training runs and cases"):
+    for words in ("8 mirror images", "small components removed", "over training runs and patients"):
         assert words in html and words in text
     client = MlflowClient(found.mlflow_uri)
     children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{found.run_id}'")

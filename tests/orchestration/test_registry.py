@@ -20,6 +20,7 @@ from segmamba.orchestration.ensemble_study import NAME, register_ensemble
 from segmamba.orchestration.tracking.model_folder import load_folder
 from segmamba.orchestration.tracking.registry import ALIAS, Networks, fetch_model, register_best
 from segmamba.orchestration.tracking.store import as_default, open_store
+from segmamba.studies.champion import champion_words
 from segmamba.training.run_folder import RunFolder
 from tests import warm
 from tests.studies.synthetic import synthetic_study
@@ -120,6 +121,8 @@ def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_check
         versions[0].run_id == study.trials[1].run_id
         and versions[0].tags["arm"] == study.trials[1].arm
     )
+    described = store[0].client.get_model_version(f"segmamba-{name}", "1").description
+    assert described == champion_words(study) and "best single run" in described
     scan = read_scan(find_cases(cases_folder)[0])
     np.save(tmp_path / "images.npy", scan.image[None])
     arguments = [

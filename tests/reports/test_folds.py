@@ -26,7 +26,7 @@ def folded(study):
             means = {
                 f"test/{name}": float(np.mean([row[name] for row in rows]))
                 for name in rows[0]
-                if name != "case"
+                if name not in ("case", "patient")
             }
             trials.append(
                 dataclasses.replace(
@@ -49,7 +49,13 @@ def study():
         for row in trial.test_cases:
             gain = (trial.arm == "b") * (0.06 if row["case"] in small else 0.01)
             nearer = (trial.arm == "b") * (8.0 if row["case"] in small else 2.0)
-            row.update({name: value + gain for name, value in row.items() if name != "case"})
+            row.update(
+                {
+                    name: value + gain
+                    for name, value in row.items()
+                    if name not in ("case", "patient")
+                }
+            )
             row.update(dict.fromkeys(DISTANCES, 20.0 - nearer))
             row["last_dice_mean"] = row["dice_mean"] - 0.1
     return folded(made)

@@ -169,7 +169,7 @@ def test_a_study_that_has_not_begun_can_be_reported(tmp_path):
 def test_nan_metrics_are_dashes_and_never_best():
     study = synthetic_study({"a": 0.0, "b": 0.02, "c": 0.2}, seeds=2, cases=3)
     broken = [
-        dataclasses.replace(t, metrics={**t.metrics, "test/dice_mean": math.nan})
+        dataclasses.replace(t, test_cases=[row | {"dice_mean": math.nan} for row in t.test_cases])
         if t.arm == "b"
         else t
         for t in study.trials
@@ -212,7 +212,7 @@ def test_hd95_and_the_last_checkpoint_get_a_column_only_where_they_were_measured
 
 def test_terminal_shows_every_arm_the_verdict_and_the_notice(study):
     screen = io.StringIO()
-    render_terminal(study, Console(file=screen, width=300))
+    render_terminal(study, Console(file=screen, width=1000))
     shown = screen.getvalue()
     assert all(arm in shown for arm in study.arms)
     assert verdict(study).sentence in shown and PHANTOM_NOTICE in shown

@@ -16,6 +16,7 @@ def synthetic_study(
     *,
     seeds: int = 5,
     cases: int = 40,
+    timepoints: int = 1,
     seed_sd: float = 0.003,
     case_sd: float = 0.02,
     rest_sd: float = 0.02,
@@ -33,6 +34,7 @@ def synthetic_study(
         effects: What each arm gains; None takes four depths.
         seeds: Seeds of each arm.
         cases: Test cases.
+        timepoints: Cases of each patient; what an arm gains is the same in all of them.
         seed_sd: Standard deviation of one run's Dice.
         case_sd: Standard deviation, from patient to patient, of what an arm gains.
         rest_sd: Standard deviation of what is left.
@@ -48,11 +50,12 @@ def synthetic_study(
         The Study.
     """
     effects = effects or {"depth 0": 0.0, "depth 1": 0.01, "depth 2": 0.02, "depth 4": 0.03}
-    rng, names = np.random.default_rng(draw_seed), [f"BraTS-GLI-{i:05d}-000" for i in range(cases)]
+    rng = np.random.default_rng(draw_seed)
+    names = [f"BraTS-GLI-{i // timepoints:05d}-{i % timepoints:03d}" for i in range(cases)]
     patient = rng.normal(0, 0.04, cases)
     trials = []
     for number, (arm, gain) in enumerate(effects.items()):
-        taste = rng.normal(0, case_sd, cases)
+        taste = rng.normal(0, case_sd, cases)[np.arange(cases) // timepoints]
         for seed in range(seeds):
             dice = {
                 region: level
@@ -152,7 +155,11 @@ def _trial(
         metrics=metrics,
         history=history,
         test_cases=[
-            {"case": name, **{f"dice_{region}": float(v[i]) for region, v in scores.items()}}
+            {
+                "case": name,
+                "patient": name.rpartition("-")[0],
+                **{f"dice_{region}": float(v[i]) for region, v in scores.items()},
+            }
             for i, name in enumerate(names)
         ],
     )

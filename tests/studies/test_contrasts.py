@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from segmamba.studies.advice import what_would_decide
 from segmamba.studies.anova import crossed, holm
-from segmamba.studies.contrasts import compare_arms, difference, points
-from segmamba.studies.verdict import verdict, what_would_decide
+from segmamba.studies.comparisons import compare_arms
+from segmamba.studies.contrasts import difference
+from segmamba.studies.verdict import verdict
+from segmamba.studies.words import points
 
 ALIKE = {"seed_sd": 0.001, "case_sd": 0.002, "rest_sd": 0.002}
 
@@ -105,7 +108,7 @@ def test_difference_finds_the_planted_effect_with_its_pairs(make_study):
     study, first = studies[0], differences[0]
     assert first.seeds == (0, 1, 2, 3, 4) and len(first.cases) == 40
     assert np.mean(first.seed_differences) == pytest.approx(first.mean)
-    assert np.mean(first.case_differences) == pytest.approx(first.mean)
+    assert np.mean(first.patient_differences) == pytest.approx(first.mean)
     reverse = difference(study, "a", "b", "TC")
     assert (reverse.mean, reverse.low, reverse.high) == pytest.approx(
         (-first.mean, -first.high, -first.low)
@@ -191,14 +194,14 @@ def test_undecided_names_further_seeds_that_mostly_decide(make_study):
 
 
 def test_spread_between_patients_asks_for_cases_and_between_seeds_for_seeds():
-    by_case = what_would_decide(
-        crossed(draw(seeds=4, cases=8, seed_sd=0.01, case_sd=3, rest_sd=0.1)), half_width=1.5
+    by_patient = what_would_decide(
+        crossed(draw(seeds=4, cases=8, seed_sd=0.01, case_sd=3, rest_sd=0.1)), 1.5
     )
     by_seed = what_would_decide(
-        crossed(draw(seeds=4, cases=80, seed_sd=3, case_sd=0.1, rest_sd=0.1)), half_width=1.5
+        crossed(draw(seeds=4, cases=80, seed_sd=3, case_sd=0.1, rest_sd=0.1)), 1.5
     )
-    assert by_case.seeds is None and by_case.cases > 0
-    assert by_seed.seeds > 0 and by_seed.cases is None
+    assert by_patient.seeds is None and by_patient.patients > 0
+    assert by_seed.seeds > 0 and by_seed.patients is None
 
 
 def test_one_seed_is_undecided_and_says_why(make_study):
@@ -211,7 +214,7 @@ def test_one_seed_is_undecided_and_says_why(make_study):
 def test_one_test_case_is_undecided_and_says_why(make_study):
     result = verdict(make_study({"a": 0.0, "b": 0.2}, cases=1))
     assert result.answer == "undecided"
-    assert "one test case says nothing about other patients" in result.sentence
+    assert "one test patient says nothing about other patients" in result.sentence
 
 
 def test_an_arm_without_finished_trials_is_undecided_and_named(make_study):

@@ -206,7 +206,7 @@ def test_a_claim_that_means_nothing_is_refused(wrong):
 
 
 def test_holm_over_one_family_is_shown_with_the_claims_contrasts():
-    from segmamba.studies.contrasts import compare_arms
+    from segmamba.studies.comparisons import compare_arms
 
     effects = {"a": 0.0, "b": 0.01, "c": 0.01, "d": 0.02}
     study = synthetic_study(effects, seeds=3)

@@ -23,8 +23,8 @@ from segmamba.errors import UserError
 from segmamba.inference.checkpoint_files import postprocess_file
 from segmamba.orchestration.tracking.model_folder import write_folder
 from segmamba.orchestration.tracking.outbox import is_away
-from segmamba.orchestration.tracking.store import Store, as_default, quiet
-from segmamba.orchestration.tracking.study_run import best_tested
+from segmamba.orchestration.tracking.store import Store, as_default, prose, quiet
+from segmamba.studies.champion import best_tested, champion_words
 from segmamba.studies.results import Study
 
 ALIAS = "champion"
@@ -65,6 +65,7 @@ def register_best(store: Store, study: Study) -> ModelVersion | None:
         description=study.question,
         tags=tags,
     )
+    store.client.update_model_version(name, version.version, prose(champion_words(study)))
     store.client.set_registered_model_alias(name, ALIAS, version.version)
     return version
 

@@ -26,6 +26,7 @@ from segmamba.orchestration.tracking.run_log import (
     dataset_inputs,
 )
 from segmamba.orchestration.tracking.store import Store, prose
+from segmamba.studies.champion import best_tested
 from segmamba.studies.results import Study, Trial
 from segmamba.studies.spec import Stage
 
@@ -289,9 +290,3 @@ def close_abandoned(store: Store, is_abandoned: Callable[[str], bool]) -> list[s
             store.end_run(study.run_id, "KILLED")
             closed.append(run.data.tags["study"])
     return closed
-
-
-def best_tested(study: Study) -> Trial | None:
-    """Return the finished Trial that the validation set, never the test set, likes best."""
-    tested = [t for t in study.trials if t.status == "FINISHED" and "test/dice_mean" in t.metrics]
-    return max(tested, key=lambda t: t.metrics.get("val/best_dice_mean", -1.0), default=None)

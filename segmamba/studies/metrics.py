@@ -1,0 +1,64 @@
+"""What a claim can be about: the metrics of the per-case tables, their units and their margins."""
+
+from dataclasses import dataclass
+
+from segmamba.config import DICE_MARGIN, HD95_MARGIN_MM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A score of the per-case tables that can decide a claim."""
+
+    column: str
+    """How its columns begin: `column`_mean, `column`_WT, ..."""
+    words: str
+    """Its name in a sentence."""
+    unit: str
+    """The unit that a reader sees."""
+    scale: float
+    """The unit that a reader sees, in that of the table: 100 makes Dice points of Dice."""
+    higher_is_better: bool
+    margin: float
+    """The smallest difference that matters where a claim names none, in the table's unit."""
+
+
+METRICS = {
+    "dice": Metric(
+        column="dice",
+        words="Dice",
+        unit="Dice points",
+        scale=100,
+        higher_is_better=True,
+        margin=DICE_MARGIN,
+    ),
+    "nsd_1mm": Metric(
+        column="nsd_1mm",
+        words="NSD at 1 mm",
+        unit="NSD points",
+        scale=100,
+        higher_is_better=True,
+        margin=DICE_MARGIN,
+    ),
+    "hd95": Metric(
+        column="hd95_mm",
+        words="HD95",
+        unit="mm",
+        scale=1,
+        higher_is_better=False,
+        margin=HD95_MARGIN_MM,
+    ),
+}
+"""The metrics by the name that a Hypothesis gives."""
+
+
+def metric_of(score: str) -> Metric:
+    """The metric whose columns begin with `score`.
+
+    Args:
+        score: "dice", "nsd_1mm", "hd95_mm"; or "last_dice" and so on, of the last checkpoint.
+
+    Returns:
+        The metric.
+    """
+    column = score.removeprefix("last_")
+    return next(metric for metric in METRICS.values() if metric.column == column)
