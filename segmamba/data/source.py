@@ -198,7 +198,8 @@ def cases_of(data: DataConfig) -> list[Case]:
     """Find every case of the data set that a configuration names.
 
     Args:
-        data: Its `source`, `labels`, `names` and `patients` say which cases, and whose.
+        data: Its `source`, `labels`, `names` and `patients` say which cases, and whose; the rest
+            how headers are read.
 
     Returns:
         The cases, sorted by id.
@@ -206,7 +207,8 @@ def cases_of(data: DataConfig) -> list[Case]:
     Raises:
         UserError: No case is found, one is faulty, or `patients` does not fit them.
     """
-    return with_patients(find_cases(data.source, data.labels, data.names), data.patients)
+    cases = find_cases(data.source, data.labels, data.names, data.header_rules)
+    return with_patients(cases, data.patients)
 
 
 def labelled_cases(
@@ -263,7 +265,8 @@ def _phantom_cases(
     )
     kind = "" if phantom.kind == "glioma" else f"{phantom.kind}, "
     source = f"phantom ({kind}{phantom.cases} cases of {size} voxels, seed {phantom.seed})"
-    cases = with_patients(find_cases(folder, config.data.labels), config.data.patients)
+    found = find_cases(folder, config.data.labels, header=config.data.header_rules)
+    cases = with_patients(found, config.data.patients)
     return read_as(cases, config.model.classes), source, []
 
 
