@@ -1,6 +1,7 @@
 """Small real NIfTI cases, made anew for each test."""
 
 import os
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -60,14 +61,18 @@ def write_case(
     case_id,
     *,
     shape=(48, 48, 32),
-    seed=0,
+    seed=None,
     names=OLD_NAMES,
     et_value=4,
     ending=".nii.gz",
     affine=BRATS_AFFINE,
     label=True,
 ):
-    """Write one case below `folder`; return the case's folder."""
+    """Write one case below `folder`; return the case's folder.
+
+    The seed of its voxels is taken from its id: no two cases share an image.
+    """
+    seed = zlib.crc32(case_id.encode()) if seed is None else seed
     images, classes = tumour_case(shape, seed, et_value)
     target = Path(folder) / case_id
     target.mkdir(parents=True, exist_ok=True)

@@ -222,6 +222,7 @@ READERS = {
         {
             "id": "a",
             "patient": "a",
+            "image_digests": ["0f"],
             "shape": [4, 4, 4],
             "offset": [0, 0, 0],
             "working_shape": [4, 4, 4],

@@ -1,5 +1,6 @@
 """segmamba data: check, summary, splits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     NamesOption,
+    PatientsOption,
     console,
     print_json,
     progress_bar,
@@ -27,6 +29,7 @@ def check(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
     names: NamesOption = None,
+    patients: PatientsOption = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -41,29 +44,39 @@ def check(
 
     Exit code 2 if a training run would fail.
     """
+    preset("paper").changed({"data.patients": patients})
+
     from segmamba.data.cases import notes_on_labels, notes_on_unused
     from segmamba.data.check import as_rows, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
     from segmamba.data.layouts.templates import resolve_names
+    from segmamba.data.patients import describe_patients
+    from segmamba.data.same_images import find_same_images
 
     templates = resolve_names(names or ())
     unused = notes_on_unused(source, labels, templates)
     with progress_bar("reading cases") as progress:
-        checked = check_cases(source, labels, templates, progress=progress)
+        checked = check_cases(source, labels, templates, patients=patients, progress=progress)
     if output:
         write_csv(output, checked)
     if as_json:
+        same = find_same_images(checked)
         print_json(
             {
                 "findings": list(as_rows(checked)),
-                "notes": [*notes_on_labels(checked), *unused],
+                "notes": [
+                    describe_patients(checked, patients, same),
+                    *same.notes,
+                    *notes_on_labels(checked),
+                    *unused,
+                ],
                 "training_would_fail": would_fail(checked),
             }
         )
     else:
         for note in unused:
             print_line(console(), f"note     {note}")
-        render(checked, console())
+        render(checked, console(), patients)
     raise typer.Exit(2 if would_fail(checked) else 0)
 
 
@@ -72,19 +85,22 @@ def summary(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
     names: NamesOption = None,
+    patients: PatientsOption = "",
     output: Annotated[
         Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
     ] = RESULTS / "data_summary",
     as_json: JsonOption = False,
 ) -> None:
     """Measure and draw grids, intensities and tumour volumes."""
+    preset("paper").changed({"data.patients": patients})
+
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.summary import summarise
     from segmamba.data.summary_report import render, write_summary
 
     with progress_bar("measuring cases") as progress:
         fingerprint, measured = summarise(
-            source, labels, resolve_names(names or ()), progress=progress
+            source, labels, resolve_names(names or ()), patients=patients, progress=progress
         )
     written = write_summary(output, fingerprint, measured)
     if as_json:
@@ -100,6 +116,7 @@ def splits(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
     names: NamesOption = None,
+    patients: PatientsOption = "",
     folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
     seed: Annotated[
         int, typer.Option(help="Chooses which patients fall into which fold.", metavar="N")
@@ -113,17 +130,25 @@ def splits(
 
     nnU-Net reads this file, and so does a run with --set data.splits_file=FILE.
     """
-    preset("paper").changed({"data.folds": folds, "data.split_seed": seed})
+    preset("paper").changed(
+        {"data.folds": folds, "data.split_seed": seed, "data.patients": patients}
+    )
 
     from segmamba.data.cases import find_cases
     from segmamba.data.layouts.templates import resolve_names
+    from segmamba.data.patients import describe_patients, with_patients
+    from segmamba.data.same_images import digest_files, find_same_images
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    found = find_cases(source, labels, resolve_names(names or ()))
+    found = with_patients(find_cases(source, labels, resolve_names(names or ())), patients)
     cases = [case for case in found if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")
+    with progress_bar("comparing images") as progress:
+        same = find_same_images(digest_files(cases, progress=progress))
+    notes = [describe_patients(cases, patients, same), *same.notes]
+    cases = [replace(case, patient=same.patient(case.patient)) for case in cases]
     with progress_bar("reading segmentations") as progress:
         strata = strata_of_files(cases, progress=progress)
     test_sets = stratified_folds(strata, folds, seed)
@@ -138,4 +163,6 @@ def splits(
     for row in rows:
         table.add_row(*map(str, row.values()))
     console().print(table)
+    for note in notes:
+        print_line(console(), f"note     {note}")
     print(output)

@@ -26,6 +26,7 @@ from segmamba.commands.shared import (
     run_app,
 )
 from segmamba.config import parse_assignments
+from segmamba.config import preset as preset_named
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
@@ -103,6 +104,13 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
         if size < 2:
             raise UserError(f"--size {size}: an ensemble has at least 2 members")
 
+        settings = parse_assignments(changes or [])
+        if preset_named(preset).changed(settings).data.split_by_seed:
+            raise UserError(
+                "data.split_by_seed = True: members that vote together need one division into "
+                "sets; leave it out"
+            )
+
         from segmamba.orchestration.engine.options import StudyOptions
 
         options = StudyOptions(
@@ -116,7 +124,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
             cpus=cpus,
             output=output,
             resume=resume,
-            changes=parse_assignments(changes or []),
+            changes=settings,
         )
         study = members(size, diverse=kind == "diverse")
         raise typer.Exit(_run(study, options, expected_gain, as_json=as_json))

@@ -76,7 +76,7 @@ def pretrain(
     config = config.changed({"learning.pretrain_epochs": wanted})
 
     from segmamba.data.content import summarised
-    from segmamba.data.preprocess import check_patch_fits, prepare_cases
+    from segmamba.data.preprocess import check_patch_fits
     from segmamba.data.source import images_to_learn_from
     from segmamba.device import choose_device
     from segmamba.files import check_writable
@@ -86,10 +86,7 @@ def pretrain(
     torch_device = choose_device(device)
     screen = console(stderr=True)
     with _progress_bars() as steps:
-        cases, notes = images_to_learn_from(config, output, steps)
-        prepared = prepare_cases(
-            cases, output / "cache", config.data, progress=steps("preparing cases")
-        )
+        prepared, notes = images_to_learn_from(config, output, steps=steps)
     check_patch_fits(prepared, config.data)
     folder = _open_folder(output, config, screen, resume=resume)
     for note in (*notes, *summarised([case.findings for case in prepared])):

@@ -59,6 +59,16 @@ TrainingDataOption = Annotated[
     ),
 ]
 LabelsOption = Annotated[str, typer.Option("--labels", help=LABELS_HELP, metavar="NAME")]
+PatientsOption = Annotated[
+    str,
+    typer.Option(
+        "--patients",
+        help="Which cases are of one patient, as the setting data.patients says it: a regular "
+        "expression with a group, or a CSV file of case,patient. Default: by the names.",
+        metavar="RULE",
+        show_default=False,
+    ),
+]
 TrainingLabelsOption = Annotated[
     str | None,
     typer.Option(

@@ -60,6 +60,7 @@ def tune_postprocessing(
     import dataclasses
 
     from segmamba.data.source import source_changes
+    from segmamba.data.splits import seeded
     from segmamba.evaluation.rules import RULES
     from segmamba.evaluation.tune import render, tune, validation_of, votes_on, write_choice
     from segmamba.inference.checkpoint_files import find_checkpoint
@@ -75,7 +76,13 @@ def tune_postprocessing(
     changes: dict[str, object] = {"data.labels": labels} if labels else {}
     if data or names:
         changes = source_changes(data, labels or "auto", names or ())
-    config = predictor.members[0].config.changed(changes)
+    configs = [member.config.changed(changes) for member in predictor.members]
+    if any(seeded(other, other.seed) != seeded(configs[0], configs[0].seed) for other in configs):
+        raise UserError(
+            "--checkpoint: the runs were trained on different data, folds or splits, and one has "
+            "trained on what validates another; give runs of one study and one fold"
+        )
+    config = configs[0]
     with progress_bar("making phantom cases") as progress:
         cases = validation_of(config, results, lambda label: progress)
     with progress_bar("predicting validation") as progress:

@@ -3,7 +3,13 @@
 import re
 from dataclasses import dataclass
 
-from segmamba.config.rules import SIDE_MULTIPLE, require, require_each
+from segmamba.config.rules import (
+    SIDE_MULTIPLE,
+    is_csv,
+    require,
+    require_each,
+    require_patient_group,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,11 @@ class DataConfig:
     """How the files of a case are named where no known layout fits: PART=TEMPLATE for T1, T1ce, T2,
     FLAIR and label, for example T1ce={case}_T1GD.nii.gz, as --names gives them. Empty takes the
     known layouts."""
+    patients: str = ""
+    """Which cases are of one patient: a regular expression that is searched for in every case's id
+    and whose one group, or group `patient`, is the patient; or the path of a CSV file (.csv) with
+    the header case,patient. Empty is off: the names tell, by the patterns of the usual data
+    sets."""
     spacing_mm: float = 1.0
     """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is
     not resampled."""
@@ -45,7 +56,11 @@ class DataConfig:
     """At most this many cases are tested; 0 is no cap."""
     split_seed: int = 0
     """Decides which patients fall into which set; the same for every arm and every seed of a
-    study."""
+    study, unless `split_by_seed` is on."""
+    split_by_seed: bool = False
+    """Divide the patients anew for every seed of a study, the same for all arms of a seed, by
+    `split_seed` plus the run's seed. A study then speaks for other divisions too (Bouthillier et
+    al. 2021). False is off: one division."""
     folds: int = 0
     """Folds of a cross-validation, stratified by tumour volume and presence of ET; the test set is
     1 / folds of the patients. 0 is one split."""
@@ -84,6 +99,8 @@ class DataConfig:
             f"every side must be a positive multiple of {SIDE_MULTIPLE}, "
             "because the network halves it four times",
         )
+        if self.patients and not is_csv(self.patients):
+            require_patient_group("data.patients", self.patients)
         self._check_sets()
         self._check_folds()
         require(

@@ -1,11 +1,11 @@
 """A case, as the layouts find it and everything behind them reads it."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segmamba.data.image_files import companion_of
 from segmamba.data.labels import MODALITIES
+from segmamba.data.patient_names import patient_of as patient_of  # beside Case, for the layouts
 
 # An error is what a training run would stop at.
 ERROR, WARNING, INFORMATION = SEVERITIES = ("error", "warning", "information")
@@ -74,21 +74,3 @@ def surplus_channels(case: Case, path: Path, held: int) -> Finding | None:
         "channel or correct the file"
     )
     return Finding(ERROR, "surplus channel", text)
-
-
-def patient_of(case_id: str) -> str:
-    """Derive the patient from the id of a case.
-
-    BraTS-GLI-00005-101 and -100 are one patient, as are Brats18_2013_2_1 and _2.
-
-    Args:
-        case_id: The id of a case.
-
-    Returns:
-        The id without its time point, or the id itself where it has none.
-    """
-    if re.fullmatch(r"BraTS-\w+-\d+-\d{3}", case_id, re.IGNORECASE):
-        return case_id.rpartition("-")[0]
-    if re.fullmatch(r"brats1[789]_\w+_\d", case_id, re.IGNORECASE):
-        return case_id.rpartition("_")[0]
-    return case_id

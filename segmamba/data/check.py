@@ -9,7 +9,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ import numpy as np
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Finding
 from segmamba.data.cases import list_cases, notes_on_labels
 from segmamba.data.parallel import map_cases
+from segmamba.data.patients import describe_patients, with_patients
+from segmamba.data.same_images import find_same_images, image_digests
 from segmamba.data.volumes import Reading, read_case
 from segmamba.files import write_text
 from segmamba.screen import print_line
@@ -43,6 +45,8 @@ class Checked:
     """Name of the label convention."""
     findings: tuple[Finding, ...]
     """Errors first; empty for a case without fault."""
+    image_digests: tuple[str, ...] = ()
+    """What tells its images apart from those of other cases."""
 
 
 def check(
@@ -50,6 +54,7 @@ def check(
     labels: str = "auto",
     names: Sequence[str] = (),
     *,
+    patients: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Checked]:
     """Check every case of a data set. Faulty cases never raise.
@@ -58,15 +63,22 @@ def check(
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
+        patients: The setting `data.patients`.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
         The checked cases, sorted by id.
 
     Raises:
-        UserError: No case is found.
+        UserError: No case is found, or `patients` does not fit them.
     """
-    return map_cases(check_case, list_cases(source, labels, names), lost=_lost, progress=progress)
+    cases = with_patients(list_cases(source, labels, names), patients)
+    checked = map_cases(check_case, cases, lost=_lost, progress=progress)
+    same = find_same_images(checked)
+    return [
+        replace(case, findings=_sorted([*case.findings, *same.findings(case.id)]))
+        for case in checked
+    ]
 
 
 def check_case(case: Case) -> Checked:
@@ -90,8 +102,13 @@ def check_case(case: Case) -> Checked:
         case.id,
         case.patient,
         case.convention,
-        tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+        _sorted(findings),
+        tuple(image_digests(reading.channels.values())),
     )
+
+
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def _lost(case: Case) -> Checked:
@@ -254,12 +271,13 @@ def write_csv(path: Path, checked: Sequence[Checked]) -> Path:
     return write_text(path, text.getvalue())
 
 
-def render(checked: Sequence[Checked], console: "Console") -> None:
+def render(checked: Sequence[Checked], console: "Console", patients: str = "") -> None:
     """Print every error and warning as a line, information as counts, then the sum.
 
     Args:
         checked: The checked cases.
         console: Where to print.
+        patients: The setting `data.patients`.
     """
     rows = list(as_rows(checked))
     for row in rows:
@@ -274,10 +292,12 @@ def render(checked: Sequence[Checked], console: "Console") -> None:
         print_line(console, f"note     {note}")
     sums = f"{count(checked, ERROR)} with errors, {count(checked, WARNING)} with warnings"
     labels = ", ".join(sorted({case.convention for case in checked}))
-    patients = len({case.patient for case in checked})
+    same = find_same_images(checked)
+    people = len({same.patient(case.patient) for case in checked})
+    print_line(console, f"note     {describe_patients(checked, patients, same)}")
     print_line(
         console,
-        f"{len(checked)} cases of {patients} patients, labels {labels}: {sums}. "
+        f"{len(checked)} cases of {people} patients, labels {labels}: {sums}. "
         f"{_verdict(checked, known)}",
     )
 

@@ -6,7 +6,8 @@
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
                             brain_voxels.npy    the same for brain voxels that are no tumour
-                            case.json           grids, offset, and what is to say about the case
+                            case.json           grids, offset, the images' digests, and what is to
+                                                say about the case
                             sources.json        which files were read, and their digests
 
 The grids are those of `working_grid`. Why plain .npy and not a compressed format:
@@ -41,6 +42,7 @@ class CaseJson(TypedDict):
     source_affine: tuple[Row, Row, Row, Row]
     classes: list[int]
     findings: list[dict[str, str]]
+    image_digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class PreparedCase:
     """The internal classes of tumour that the label holds."""
     findings: tuple[Finding, ...] = ()
     """What is to say about the files of the case; no errors."""
+    image_digests: tuple[str, ...] = ()
+    """What tells the images apart from those of other cases, as `same_images` digests them."""
 
     @classmethod
     def read(cls, folder: Path) -> PreparedCase:
@@ -97,6 +101,7 @@ class PreparedCase:
             source_affine=meta["source_affine"],
             classes=tuple(meta["classes"]),
             findings=tuple(Finding(**finding) for finding in meta["findings"]),
+            image_digests=tuple(meta["image_digests"]),
         )
 
     @property

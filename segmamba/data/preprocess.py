@@ -28,6 +28,7 @@ from segmamba.data.case import Case
 from segmamba.data.labels import REGION_CLASSES, convention
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.prepared_case import PreparedCase
+from segmamba.data.same_images import image_digests
 from segmamba.data.source_files import (
     read_digests,
     recorded_digests,
@@ -38,7 +39,7 @@ from segmamba.data.volumes import Scan, read_scan
 from segmamba.data.working_grid import BoxGeometry, must_resample, to_working_grid
 from segmamba.errors import UserError
 
-FORMAT = 3  # raise it when the meaning of a cached file changes
+FORMAT = 4  # raise it when the meaning of a cached file changes
 # Candidate patch centres kept per kind: more than any training run draws from one case.
 CENTRES = 50_000
 BUILDING = ".building-"
@@ -236,6 +237,7 @@ def _write(
         **geometry,
         "classes": classes,
         "findings": [asdict(finding) for finding in scan.findings],
+        "image_digests": image_digests(scan.image),
     }
     (building / "case.json").write_text(json.dumps(meta, indent=1))
     np.save(building / "image.npy", image)

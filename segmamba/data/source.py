@@ -3,8 +3,9 @@
 The cases are those of a data set, or the embedded phantom where `data.source` is empty.
 """
 
+import functools
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segmamba.config import Config, DataConfig
@@ -12,9 +13,11 @@ from segmamba.data.case import Case
 from segmamba.data.cases import find_cases, notes_on, notes_on_unused
 from segmamba.data.content import summarised
 from segmamba.data.layouts.templates import resolve_names
+from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
-from segmamba.data.splits import Split, split_cases
-from segmamba.data.strata import SourceCase
+from segmamba.data.same_images import SameImages, find_same_images
+from segmamba.data.splits import Split, seeded, split_cases
+from segmamba.data.strata import Stratum, strata_of
 from segmamba.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -40,24 +43,6 @@ class FoundData:
         """All cases, the labelled ones first."""
         return [*self.labelled, *self.unlabelled]
 
-    def split(self, config: DataConfig) -> Split[SourceCase]:
-        """Divide the cases without preprocessing them.
-
-        Args:
-            config: How patients are divided.
-
-        Returns:
-            The sets, whose members hold the Case that was found as `.case`.
-
-        Raises:
-            UserError: The cases cannot be divided as `config` asks.
-        """
-        return split_cases(
-            [SourceCase(case) for case in self.labelled],
-            config,
-            [SourceCase(case) for case in self.unlabelled],
-        )
-
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -65,11 +50,13 @@ class PreparedData:
 
     found: FoundData
     labelled: list[PreparedCase]
-    """In the order of `found.labelled`."""
+    """In the order of `found.labelled`, with the patients that `same_images` makes one."""
     unlabelled: list[PreparedCase]
     """In the order of `found.unlabelled`."""
     config: DataConfig
     """How the cases were preprocessed and, unless another is given, how they are divided."""
+    same_images: SameImages
+    """Which of the cases share an image."""
 
     @property
     def cases(self) -> list[Case]:
@@ -89,7 +76,10 @@ class PreparedData:
     @property
     def notes(self) -> list[str]:
         """What a study must say about the cases; the notes of a split are its own."""
-        return [*self.found.notes, *summarised([case.findings for case in self.prepared])]
+        patients = describe_patients(self.cases, self.config.patients, self.same_images)
+        counted = [patients] if self.config.source else []  # a phantom's cases are all different
+        found = [*self.found.notes, *summarised([case.findings for case in self.prepared])]
+        return [*counted, *self.same_images.notes, *found]
 
     def split(self, config: DataConfig | None = None) -> Split[PreparedCase]:
         """Divide the cases into sets.
@@ -104,7 +94,14 @@ class PreparedData:
         Raises:
             UserError: The cases cannot be divided as the configuration asks.
         """
-        return split_cases(self.labelled, config or self.config, self.unlabelled)
+        config = config or self.config
+        strata = self.strata if config.folds or config.splits_file else None
+        return split_cases(self.labelled, config, self.unlabelled, self.same_images.joined, strata)
+
+    @functools.cached_property
+    def strata(self) -> dict[str, Stratum]:
+        """The stratum of each labelled patient; measured once for all folds and seeds."""
+        return strata_of(self.labelled)
 
 
 def prepare_split(
@@ -144,8 +141,12 @@ def prepare_split(
     )
     for learner in learners:
         check_patch_fits(prepared, learner.data)
+    same = find_same_images(prepared)
+    prepared = [replace(case, patient=same.patient(case.patient)) for case in prepared]
     labelled = len(found.labelled)
-    return PreparedData(found, prepared[:labelled], prepared[labelled:], config.data)
+    return PreparedData(
+        found, prepared[:labelled], prepared[labelled:], seeded(config, config.seed), same
+    )
 
 
 def find_data(
@@ -181,15 +182,15 @@ def cases_of(data: DataConfig) -> list[Case]:
     """Find every case of the data set that a configuration names.
 
     Args:
-        data: Its `source`, `labels` and `names` say which cases.
+        data: Its `source`, `labels`, `names` and `patients` say which cases, and whose.
 
     Returns:
         The cases, sorted by id.
 
     Raises:
-        UserError: No case is found, or one is faulty.
+        UserError: No case is found, one is faulty, or `patients` does not fit them.
     """
-    return find_cases(data.source, data.labels, data.names)
+    return with_patients(find_cases(data.source, data.labels, data.names), data.patients)
 
 
 def labelled_cases(
@@ -242,7 +243,8 @@ def _phantom_cases(
         progress=steps("making phantom cases"),
     )
     source = f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
-    return find_cases(folder, config.data.labels), source, []
+    cases = find_cases(folder, config.data.labels)
+    return with_patients(cases, config.data.patients), source, []
 
 
 def source_changes(
@@ -288,27 +290,31 @@ def unlabelled_cases(config: Config, learners: Collection[Config] | None = None)
 
 
 def images_to_learn_from(
-    config: Config, results: Path | str, steps: Steps
-) -> tuple[list[Case], list[str]]:
+    config: Config, results: Path | str, *, steps: Steps
+) -> tuple[list[PreparedCase], list[str]]:
     """Choose the cases whose images a run may learn from: unlabelled ones and those trained on.
 
     A data set without any labels serves whole.
 
     Args:
-        config: Its sections `data` and `phantom` say which cases and how they are divided.
-        results: Folder below which a phantom is made.
-        steps: Shows the progress of the phantom.
+        config: Its sections `data` and `phantom` say which cases and how they are divided, and
+            `learning` that the run learns from images alone.
+        results: Folder below which a phantom is made and the preprocessed cases are kept.
+        steps: Shows the progress of the phantom and of the preprocessing.
 
     Returns:
-        The cases, and notes on files that no case uses and on the split.
+        The preprocessed cases, and what is to be said of them and of the split.
 
     Raises:
-        UserError: The cases cannot be divided as the configuration asks.
+        UserError: A case is faulty, or the cases cannot be divided as the configuration asks.
     """
-    unlabelled = unlabelled_cases(config)
-    unused = notes_on_unused(config.data.source, config.data.labels, config.data.names)
-    if unlabelled and len(unlabelled) == len(cases_of(config.data)):
-        return unlabelled, unused
-    labelled, source, _ = labelled_cases(config, results, steps)
-    split = FoundData(labelled, unlabelled, source, []).split(config.data)
-    return [case.case for case in [*split.train, *split.unlabelled]], [*unused, *split.notes]
+    source = config.data
+    if source.source:
+        cases = cases_of(source)
+        if not any(case.label for case in cases):
+            cache = Path(results).resolve() / "cache"
+            prepared = prepare_cases(cases, cache, source, progress=steps("preparing cases"))
+            return prepared, notes_on_unused(source.source, source.labels, source.names)
+    data = prepare_split(config, results, steps=steps, learners=[config])
+    split = data.split()
+    return [*split.train, *split.unlabelled], [*data.notes, *split.notes]

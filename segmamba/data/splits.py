@@ -6,15 +6,16 @@ holdout, is taken out before all of them and belongs to no study (data.holdout_s
 data.holdout_file).
 """
 
-import hashlib
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Generic
 
-from segmamba.config import DataConfig
-from segmamba.data.splits_file import read_ids, read_splits
+from segmamba.config import Config, DataConfig
+from segmamba.data.same_images import place
+from segmamba.data.splits_file import read_ids, read_splits, refuse_divided
 from segmamba.data.strata import (
     AnyCase,
     LabelledCase,
@@ -49,10 +50,28 @@ class Split(Generic[AnyCase]):
     """Cases to learn from by their images alone; a label that one of them has is not read."""
 
 
+def seeded(config: Config, seed: int) -> DataConfig:
+    """Say how the cases of a run are divided: with its seed where data.split_by_seed is on.
+
+    Args:
+        config: Its section `data` says how.
+        seed: The seed of the run.
+
+    Returns:
+        The section; `split_seed` has grown by the seed where it counts.
+    """
+    data = config.data
+    return replace(data, split_seed=data.split_seed + seed) if data.split_by_seed else data
+
+
 def split_cases(
-    cases: Iterable[AnyCase], config: DataConfig, unlabelled: Collection[AnyCase] = ()
+    cases: Iterable[AnyCase],
+    config: DataConfig,
+    unlabelled: Collection[AnyCase] = (),
+    joined: Mapping[str, str] = MappingProxyType({}),
+    strata: Mapping[str, Stratum] | None = None,
 ) -> Split[AnyCase]:
-    """Divide cases by patient, the same for every arm and seed.
+    """Divide cases by patient, the same for every arm.
 
     Args:
         cases: Labelled cases. Their labels are read to stratify where there are folds, and only
@@ -60,6 +79,9 @@ def split_cases(
         config: How patients are divided.
         unlabelled: Cases without a segmentation. Nothing is learnt from a patient who is in the
             validation, test or holdout set: such cases are left out.
+        joined: Names of patients who are one person with another, to the name that all of their
+            cases have; the holdout file may use any of them.
+        strata: The stratum of each patient; None measures them where they are needed.
 
     Returns:
         The sets.
@@ -67,7 +89,7 @@ def split_cases(
     Raises:
         UserError: There are too few patients, or a file does not fit the cases.
     """
-    cases, holdout, notes = hold_out(sorted(cases, key=lambda case: case.id), config)
+    cases, holdout, notes = hold_out(sorted(cases, key=lambda case: case.id), config, joined)
     patients = _by_patient(cases)
     if len(patients) < 2:
         raise UserError(
@@ -77,7 +99,8 @@ def split_cases(
     test_is_validation = len(patients) < FEWEST_PATIENTS_FOR_THREE_SETS
     held_out = 0 if test_is_validation else max(1, round(config.validation_share * len(patients)))
     if config.splits_file or config.folds:
-        trained, validated, tested = _divide_by_fold(cases, holdout, config, held_out, notes)
+        known = strata_of(cases) if strata is None else {p: strata[p] for p in patients}
+        trained, validated, tested = _divide_by_fold(cases, holdout, config, held_out, known, notes)
     else:
         trained, validated, tested = _divide_once(patients, config, held_out)
     if not trained:
@@ -108,7 +131,9 @@ def split_cases(
 
 
 def hold_out(
-    cases: list[AnyCase], config: DataConfig
+    cases: list[AnyCase],
+    config: DataConfig,
+    joined: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[AnyCase], list[AnyCase], list[str]]:
     """Take out the cases that belong to no study.
 
@@ -118,6 +143,7 @@ def hold_out(
     Args:
         cases: All labelled cases.
         config: Says who is held out, by share or by a file.
+        joined: As `split_cases` takes it.
 
     Returns:
         The cases that studies may use, the holdout cases, and notes.
@@ -127,10 +153,12 @@ def hold_out(
     """
     if config.holdout_file:
         known = {name for case in cases for name in (case.id, case.patient)}
-        named = read_ids(config.holdout_file, known)
+        others = {name: patient for name, patient in joined.items() if patient in known}
+        named = read_ids(config.holdout_file, known | others.keys())
+        named |= {others[name] for name in named & others.keys()}
         patients = {case.patient for case in cases if named & {case.id, case.patient}}
     else:
-        patients = {case.patient for case in cases if _place(case.patient) < config.holdout_share}
+        patients = {case.patient for case in cases if place(case.patient) < config.holdout_share}
     if not patients:
         if config.holdout_share:
             raise UserError(
@@ -165,10 +193,10 @@ def _divide_by_fold(
     holdout: Sequence[LabelledCase],
     config: DataConfig,
     held_out: int,
+    strata: Mapping[str, Stratum],
     notes: list[str],
 ) -> tuple[list[str], list[str], list[str]]:
     """Divide patients by a fold into those to train on, to validate on and to test."""
-    strata = strata_of(cases)
     rest, tested = (
         _fold_of_file(cases, holdout, config, notes)
         if config.splits_file
@@ -210,12 +238,8 @@ def _fold_of_file(
             f"{path}: {len(absent)} of its cases are not in the data, {min(absent)} for one; "
             "give the data it was made for"
         )
+    refuse_divided(path, folds, [*cases, *holdout])
     trained, tested = ({case.patient for case in cases if case.id in ids} for ids in (train, test))
-    if both := trained & tested:
-        raise UserError(
-            f"{path}: fold {config.fold} trains and tests on patient {min(both)}; "
-            "put all time points of a patient on one side"
-        )
     if not (trained and tested):
         raise UserError(
             f"{path}: fold {config.fold} has nobody to {'test' if trained else 'train on'}; "
@@ -259,7 +283,7 @@ def _open_to_learning(
     kept = [
         case
         for case in sorted(unlabelled, key=lambda case: case.id)
-        if case.patient not in closed and _place(case.patient) >= config.holdout_share
+        if case.patient not in closed and place(case.patient) >= config.holdout_share
     ]
     if kept:
         notes.append(f"{len(kept)} cases without a segmentation serve as unlabelled")
@@ -269,11 +293,6 @@ def _open_to_learning(
             "their patients are tested, chosen by or held out"
         )
     return kept
-
-
-def _place(patient: str) -> float:
-    """A number in [0, 1) that depends on the patient's id alone."""
-    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
 
 
 def _by_patient(cases: Iterable[AnyCase]) -> dict[str, list[AnyCase]]:
@@ -291,7 +310,11 @@ def _cases_of(
 
 
 def _capped(cases: list[AnyCase], most: int, name: str, notes: list[str]) -> list[AnyCase]:
-    if most and len(cases) > most:
-        notes.append(f"{name} is capped at {most} of its {len(cases)} cases (data.{name}_cases)")
-        return cases[:most]
-    return cases
+    """Keep at most `most` cases, of as many patients as can be, in their order."""
+    if not most or len(cases) <= most:
+        return cases
+    notes.append(f"{name} is capped at {most} of its {len(cases)} cases (data.{name}_cases)")
+    groups = _by_patient(cases).values()
+    rounds = [(turn, case) for group in groups for turn, case in enumerate(group)]
+    kept = {case.id for _, case in sorted(rounds, key=lambda entry: entry[0])[:most]}
+    return [case for case in cases if case.id in kept]

@@ -79,6 +79,33 @@ def read_splits(path: Path | str) -> list[tuple[set[str], set[str]]]:
     return [(set(fold["train"]), set(fold["val"])) for fold in folds]
 
 
+def refuse_divided(
+    path: Path | str, folds: Sequence[tuple[set[str], set[str]]], cases: Iterable[PatientCase]
+) -> None:
+    """Refuse folds of which one trains and tests on the same patient.
+
+    Args:
+        path: The file, for the message.
+        folds: As `read_splits` returns them.
+        cases: All cases, with their patients.
+
+    Raises:
+        UserError: It names the first such patient with all cases.
+    """
+    by_patient: dict[str, list[str]] = {}
+    for case in cases:
+        by_patient.setdefault(case.patient, []).append(case.id)
+    for number, (train, test) in enumerate(folds):
+        for patient, ids in sorted(by_patient.items()):
+            trained, tested = ([i for i in ids if i in group] for group in (train, test))
+            if trained and tested:
+                raise UserError(
+                    f"{path}: fold {number} trains and tests on patient {patient} (trains on "
+                    f"{', '.join(trained)}; tests on {', '.join(tested)}); put all cases of a "
+                    "patient on one side (`segmamba data check` says by what they are one patient)"
+                )
+
+
 def read_ids(path: Path | str, known: set[str]) -> set[str]:
     """Read a list of patients or cases: a text file with one a line, or a JSON list.
 

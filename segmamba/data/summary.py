@@ -16,6 +16,8 @@ from segmamba.data.case import ERROR, Case
 from segmamba.data.cases import list_cases, notes_on, notes_on_unused
 from segmamba.data.labels import MODALITIES, REGIONS, region_masks
 from segmamba.data.parallel import Progress, map_cases, no_progress
+from segmamba.data.patients import describe_patients, with_patients
+from segmamba.data.same_images import find_same_images, image_digests
 from segmamba.data.volumes import read_case
 from segmamba.errors import UserError
 
@@ -28,6 +30,8 @@ class MeasuredCase:
     """What one case adds to the fingerprint."""
 
     id: str
+    patient: str
+    image_digests: tuple[str, ...]
     shape: tuple[int, ...]
     """Voxels x, y, z in canonical orientation."""
     spacing_mm: tuple[float, ...]
@@ -78,6 +82,7 @@ def summarise(
     labels: str = "auto",
     names: Sequence[str] = (),
     *,
+    patients: str = "",
     progress: Progress = no_progress,
 ) -> tuple[Fingerprint, list[MeasuredCase]]:
     """Measure all cases of a data set.
@@ -86,15 +91,16 @@ def summarise(
         source: The data set, as `find_cases` takes it.
         labels: The label convention, as `find_cases` takes it.
         names: How the files are named, as `find_cases` takes it.
+        patients: The setting `data.patients`.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
         (fingerprint, the measured cases).
 
     Raises:
-        UserError: No case can be read.
+        UserError: No case can be read, or `patients` does not fit the cases.
     """
-    cases = list_cases(source, labels, names)
+    cases = with_patients(list_cases(source, labels, names), patients)
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
     unreadable = [case.id for case, result in zip(cases, results, strict=True) if result is None]
     measured = [result for result in results if result]
@@ -103,8 +109,12 @@ def summarise(
             f"{source}: none of its {len(cases)} cases can be read; `segmamba data check {source}` "
             "says why"
         )
+    same = find_same_images(measured)
+    people = describe_patients(cases, patients, same)
     fingerprint = _fingerprint(cases, measured, unreadable)
-    fingerprint["notes"] += notes_on_unused(source, labels, names)
+    fingerprint["patients"] = len({same.patient(case.patient) for case in cases})
+    notes = fingerprint["notes"] + notes_on_unused(source, labels, names)
+    fingerprint["notes"] = [people, *same.notes, *notes]
     return fingerprint, measured
 
 
@@ -130,6 +140,8 @@ def measure_case(case: Case) -> MeasuredCase | None:
         }
     return MeasuredCase(
         id=case.id,
+        patient=case.patient,
+        image_digests=tuple(image_digests(reading.channels.values())),
         shape=brain.shape,
         spacing_mm=reading.spacing_mm,
         brain_mm=tuple(

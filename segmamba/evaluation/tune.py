@@ -20,7 +20,7 @@ import torch
 from segmamba.config import Config, PostprocessConfig
 from segmamba.data.case import Case
 from segmamba.data.labels import REGIONS
-from segmamba.data.source import find_data
+from segmamba.data.source import prepare_split
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
@@ -49,8 +49,8 @@ def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Cas
 
     Args:
         config: The configuration of the run.
-        results: The folder below which a phantom is made, as `find_data` takes it.
-        steps: Shows progress, as `find_data` takes it.
+        results: The folder below which a phantom is made, as `prepare_split` takes it.
+        steps: Shows progress, as `prepare_split` takes it.
 
     Returns:
         The validation set.
@@ -58,14 +58,15 @@ def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Cas
     Raises:
         UserError: The run was tested on these cases as well.
     """
-    data = find_data(config, results, steps=steps)
-    split = data.split(config.data)
+    data = prepare_split(config, results, steps=steps)
+    split = data.split()
     if split.test_is_validation:
         raise UserError(
             f"{data.source}: too few patients for a validation set of their own; "
             "what is chosen on the test set would flatter the verdict"
         )
-    return [case.case for case in split.validation]
+    found = {case.id: case for case in data.cases}
+    return [found[case.id] for case in split.validation]
 
 
 @dataclass(frozen=True)

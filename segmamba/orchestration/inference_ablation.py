@@ -12,6 +12,7 @@ from typing import Any
 
 from segmamba.config import Config
 from segmamba.data.source import PreparedData, prepare_split, source_changes
+from segmamba.data.splits import seeded
 from segmamba.device import choose_device
 from segmamba.environment import describe_environment
 from segmamba.errors import UserError
@@ -120,11 +121,11 @@ def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
         changes = source_changes(options.data, options.labels or "auto", options.names)
     elif options.labels:
         changes = {"data.labels": options.labels}
-    sources = [dataclasses.replace(config.changed(changes).data, fold=0) for config in configs]
+    sources = [seeded(config.changed(changes), config.seed) for config in configs]
     if any(source != sources[0] for source in sources[1:]):
         raise UserError(
-            "--checkpoint: the runs were trained on different data or splits; give runs of one "
-            "study"
+            "--checkpoint: the runs were trained on different data, folds or splits, and one has "
+            "trained on what another is tested on; give runs of one study and one fold"
         )
     return configs[0].changed(changes)
 

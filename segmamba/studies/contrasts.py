@@ -16,6 +16,7 @@ from segmamba.evaluation.intervals import rank_p
 from segmamba.evaluation.patients import patient_means
 from segmamba.studies.alpha_spending import FIRST_LOOK, level, repeated_p
 from segmamba.studies.anova import Crossed, crossed
+from segmamba.studies.by_seed import SEEDS_DECIDE, paired_by_seed
 from segmamba.studies.hypothesis import MINUS, Contrast, PairwiseContrast
 from segmamba.studies.metrics import Metric, metric_of
 from segmamba.studies.results import Study
@@ -198,6 +199,9 @@ def contrast_difference(
     )
     if not seeds:
         return result
+    if study.test_sets_vary:
+        result = dataclasses.replace(result, seeds=seeds)
+        return _by_seed(result, scores, contrast.weights, case_patients(study))
     tables = [by_seed[seed] for by_seed in scores.values() for seed in seeds]
     cases = tuple(case for case in tables[0] if all(case in table for table in tables))
     dropped = len({case for table in tables for case in table}) - len(cases)
@@ -227,6 +231,33 @@ def contrast_difference(
         notes=notes,
     )
     return _with_interval(result, d)
+
+
+def _by_seed(
+    result: Difference,
+    scores: Mapping[str, Mapping[int, CaseScores]],
+    weights: Mapping[str, float],
+    patients: Mapping[str, str],
+) -> Difference:
+    """The Difference where each seed has its own test set: the seeds alone decide."""
+    sign = 1 if result.metric.higher_is_better else -1
+    signed = {arm: sign * weight for arm, weight in weights.items()}
+    paired = paired_by_seed(scores, signed, result.seeds, patients)
+    if not paired.means:
+        return dataclasses.replace(result, seeds=())
+    means = np.array(list(paired.means.values()))
+    result = dataclasses.replace(
+        result,
+        seeds=tuple(paired.means),
+        cases=paired.cases,
+        patients=tuple(paired.of_patients),
+        mean=float(means.mean()),
+        seed_differences=tuple(means.tolist()),
+        patient_differences=tuple(paired.of_patients.values()),
+        seed_means=paired.arm_means,
+        notes=(*result.notes, SEEDS_DECIDE),
+    )
+    return _with_interval(result, means[:, None])
 
 
 def _patient_tables(

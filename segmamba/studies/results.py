@@ -151,6 +151,16 @@ class Study:
     """
 
     @property
+    def test_sets_vary(self) -> bool:
+        """Whether the seeds are tested on different patients.
+
+        They are where the split varies with the seed, unless all folds together test everybody or a
+        file says who is tested.
+        """
+        varies = bool(self.config.get("data.split_by_seed"))
+        return varies and not self.folds and not self.config.get("data.splits_file")
+
+    @property
     def claims(self) -> tuple[Hypothesis, ...]:
         """The hypothesis and the secondary claims."""
         return (self.hypothesis, *self.secondary)

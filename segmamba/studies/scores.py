@@ -131,7 +131,7 @@ def shared_cases(study: Study, column: str, seed: int) -> frozenset[str]:
         table
         for arm in study.arms
         for of, table in case_scores(study, arm, column).items()
-        if of == seed or not study.config.get("data.split_by_seed")
+        if of == seed or not study.test_sets_vary
     ]
     return frozenset.intersection(*map(frozenset, tables)) if tables else frozenset()
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from segmamba.config import DataConfig
+from segmamba.config import Config, DataConfig
 from segmamba.data.cases import find_cases
-from segmamba.data.splits import hold_out, split_cases
+from segmamba.data.splits import hold_out, seeded, split_cases
 from segmamba.data.splits_file import read_splits, write_splits
 from segmamba.data.strata import (
     SourceCase,
@@ -358,3 +358,33 @@ def test_a_patient_whom_the_holdout_share_takes_is_never_learnt_from():
     assert 20 < len(holdout) < 100 and {c.id for c in kept} == {c.id for c in strangers} - {
         c.id for c in holdout
     }
+
+
+def test_a_cap_keeps_as_many_patients_as_it_can_and_their_order():
+    data = split_cases(people(10, scans=3), DataConfig(test_cases=3, validation_cases=2))
+    assert len({case.patient for case in data.test}) == 2 and len(data.test) == 3
+    assert len({case.patient for case in data.validation}) == 2 == len(data.validation)
+    whole = split_cases(people(10, scans=3), DataConfig()).test
+    assert data.test == [case for case in whole if case in data.test]
+
+
+def test_a_splits_file_is_refused_for_a_divided_patient_in_any_of_its_folds(tmp_path):
+    path = tmp_path / "splits_final.json"
+    sound = {"train": ["P000-0", "P000-1"], "val": ["P001-0", "P001-1"]}
+    divided = {"train": ["P000-0", "P001-0"], "val": ["P000-1", "P001-1"]}
+    path.write_text(json.dumps([sound, divided]))
+    with pytest.raises(
+        UserError, match=r"fold 1 .* patient P000 \(trains on P000-0; tests on P000-1\)"
+    ):
+        split_cases(people(2, scans=2), DataConfig(splits_file=str(path)))
+
+
+def test_the_split_varies_with_the_seed_only_where_that_is_asked_for():
+    fixed, varied = Config(), Config().changed({"data.split_by_seed": True})
+    cases = people(30)
+    assert seeded(fixed, 0) == seeded(fixed, 5) == fixed.data
+    assert split_cases(cases, seeded(varied, 0)) == split_cases(cases, fixed.data)
+    tests = {tuple(c.id for c in split_cases(cases, seeded(varied, s)).test) for s in range(6)}
+    assert len(tests) > 4
+    held = varied.changed({"data.holdout_share": 0.3})
+    assert len({split_cases(cases, seeded(held, s)).holdout for s in range(6)}) == 1

@@ -111,4 +111,8 @@ def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_take
 
 def test_validation_that_is_also_the_test_is_refused(cases_folder, tmp_path):
     with pytest.raises(UserError, match="too few patients"):
-        validation_of(COARSE.changed({"data.source": str(cases_folder)}), tmp_path, None)
+        validation_of(
+            COARSE.changed({"data.source": str(cases_folder)}),
+            tmp_path,
+            lambda label: lambda done, total: None,
+        )

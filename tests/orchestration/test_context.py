@@ -70,3 +70,25 @@ def test_different_arms_never_share_a_folder(arms):
 def test_arms_that_differ_only_in_capitals_are_refused():
     with pytest.raises(UserError, match="'Depth 2' and 'depth 2' differ only in capital letters"):
         StudyContext({"Depth 2": TINY, "depth 2": TINY}, {}, STUDY, None, {}, 1, "auto", "Depth 2")
+
+
+class Divided:
+    """Stands for PreparedData: its split is the configuration that it is asked for."""
+
+    def split(self, config):
+        return config
+
+
+def test_each_seed_divides_the_patients_anew_the_same_for_all_arms():
+    varied = TINY.changed({"data.split_by_seed": True, "data.split_seed": 7})
+    configs = {"a": varied, "b": varied.changed({"optim.lr": 0.5})}
+    context = StudyContext(
+        configs, {None: ({}, "of seed 0")}, STUDY, None, {}, 1, "never", "a", data=Divided()
+    )
+    seeds = {
+        arm: [context.split(TrialPlan(arm=arm, seed=seed)).split_seed for seed in range(3)]
+        for arm in configs
+    }
+    assert seeds["a"] == seeds["b"] == [7 + TINY.seed + seed for seed in range(3)]
+    fixed = StudyContext(configs, {None: ({}, "one")}, STUDY, None, {}, 1, "never", "a")
+    assert {fixed.split(TrialPlan(arm="a", seed=seed)) for seed in range(3)} == {"one"}

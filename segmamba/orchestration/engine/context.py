@@ -16,6 +16,7 @@ from segmamba.studies.spec import FOUND, Stage, TrialPlan
 if TYPE_CHECKING:
     from segmamba.config import Config
     from segmamba.data.case import Case
+    from segmamba.data.source import PreparedData
     from segmamba.data.splits import Split
     from segmamba.orchestration.tracking.study_run import StudyRun
 
@@ -51,6 +52,9 @@ class StudyContext:
     compile: str
     """The value of `train.compile` for every trial: all arms run the same way."""
     baseline: str
+    data: PreparedData | None = None
+    """The cases, where each seed divides them anew (data.split_by_seed); None where the splits of
+    `folds` serve all seeds."""
     cases: tuple[Case, ...] = ()
     """The Cases of all splits where each node has a cache of its own, otherwise ()."""
     cache: str | None = None
@@ -92,12 +96,15 @@ class StudyContext:
 
     def split(self, plan: TrialPlan) -> Split:
         """The Split of a trial, with the PreparedCases of this node."""
+        from segmamba.data.splits import seeded
         from segmamba.orchestration.engine.caching import split_on_this_node
 
-        split = self.folds[plan.fold][1]
+        split, config = self.folds[plan.fold][1], self.config(plan)
+        if self.data is not None:
+            split = self.data.split(seeded(config, config.seed))
         if self.cache is None:
             return split
-        return split_on_this_node(split, list(self.cases), self.cache, self.config(plan).data)
+        return split_on_this_node(split, list(self.cases), self.cache, config.data)
 
     def trial_tags(self, plan: TrialPlan) -> dict[str, str]:
         """The tags by which a trial's run can be found."""

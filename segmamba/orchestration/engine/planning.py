@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmamba.config import Config
-from segmamba.data.splits import SETS, Split, read_splits
+from segmamba.data.splits import SETS, Split, read_splits, seeded
 from segmamba.errors import UserError
 from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from segmamba.orchestration.engine.options import StudyOptions
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.resources import Resources
+
+
+SPLIT_VARIES = (
+    "the split varies with the seed (data.split_by_seed): every seed divides the patients anew, "
+    "the same for all arms; the sets listed are those of all seeds together"
+)
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,12 @@ def splits_of(data: PreparedData, options: StudyOptions, base: Config) -> dict[i
         base: The configuration that the arms change.
 
     Returns:
-        Fold to its split. Without folds the only key is None.
+        Fold to its split, which is that of the first seed where data.split_by_seed is on. Without
+        folds the only key is None.
     """
     folds = folds_of(options, base) or (None,)
-    return {
-        fold: data.split(base.changed(fold_changes(options, base, fold)).data) for fold in folds
-    }
+    configs = {fold: base.changed(fold_changes(options, base, fold)) for fold in folds}
+    return {fold: data.split(seeded(config, config.seed)) for fold, config in configs.items()}
 
 
 def infeasible_arms(configs: Mapping[str, Config]) -> dict[str, str]:
@@ -125,7 +131,11 @@ def planned_study(
     spec, base = ready.spec, ready.base
     seeds = spec.budget.seeds if options.seeds is None else options.seeds
     folds = tuple(fold for fold in ready.splits if fold is not None)
+    # A search has used seed 0.
+    numbers = tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds))
     data = _data(ready, folds) | {"notes": _notes(ready, seeds)}
+    if base.data.split_by_seed:
+        data |= _sets_of_seeds(ready, options, folds, numbers)
     return Study(
         name="",
         question=spec.question,
@@ -134,8 +144,7 @@ def planned_study(
         baseline=spec.baseline,
         arms={arm: dict(changes) for arm, changes in spec.arms.items()},
         space={name: str(d) for name, d in spec.space.items()},
-        # A search has used seed 0.
-        seeds=tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds)),
+        seeds=numbers,
         folds=folds,
         round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
         preset=options.preset,
@@ -155,6 +164,7 @@ def _notes(ready: Prepared, seeds: int) -> list[str]:
     return [
         *ready.data.notes,
         *dict.fromkeys(note for split in ready.splits.values() for note in split.notes),
+        *([SPLIT_VARIES] if ready.base.data.split_by_seed else []),
         *(["one seed: differences between arms cannot be told from luck"] if seeds == 1 else []),
         *ready.spec.notes,
     ]
@@ -182,6 +192,22 @@ def _data(ready: Prepared, folds: Sequence[int]) -> dict[str, Any]:
         "folds": [_ids(splits[fold]) for fold in folds],
     }
     return data if folds else data | _ids(first)
+
+
+def _sets_of_seeds(
+    ready: Prepared, options: StudyOptions, folds: Sequence[int], seeds: Sequence[int]
+) -> dict[str, list[str]]:
+    """The cases that are in each set with any of the seeds."""
+    splits = [
+        ready.data.split(seeded(config, ready.base.seed + seed))
+        for fold in folds or (None,)
+        for config in [ready.base.changed(fold_changes(options, ready.base, fold))]
+        for seed in seeds
+    ]
+    return {
+        name: sorted({case.id for split in splits for case in getattr(split, name)})
+        for name in SETS
+    }
 
 
 def _ids(split: Split) -> dict[str, list[str]]:

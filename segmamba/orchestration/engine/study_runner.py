@@ -210,6 +210,7 @@ def study_context(
         threads=resources.threads,
         compile=resources.compile,
         baseline=study.baseline,
+        data=ready.data if ready.base.data.split_by_seed else None,
         cases=tuple(ready.data.cases) if options.cache else (),
         cache=options.cache,
     )

@@ -26,13 +26,15 @@ def trial_digest(config: Config, split: Split) -> str:
 
     That is its configuration with its seed, the cases of its sets, the code, torch and the device.
     Where the cases lie and how they are named does not matter: their own digests are part of it.
+    Nor does what `data.patients` says: the sets are what it decides.
     """
     sets = {
         name: [case.folder.name for case in getattr(split, name)]
         for name in ("train", "validation", "test", "unlabelled")
     }
     parts = {
-        "config": config.to_flat_dict() | {"data.source": "", "data.names": ()},
+        "config": config.to_flat_dict()
+        | {"data.source": "", "data.names": (), "data.patients": ""},
         "data": sets,
         "code": code_digest(),
         "torch": torch.__version__,
