@@ -13,6 +13,7 @@ from segmamba.commands.shared import (
     LabelsOption,
     NamesOption,
     OrientationOption,
+    PatientsOption,
     ReadingSetOption,
     RuleOption,
     console,
@@ -20,6 +21,7 @@ from segmamba.commands.shared import (
     progress_bar,
     reading,
 )
+from segmamba.config import preset
 
 TruthOption = Annotated[
     Path,
@@ -59,6 +61,7 @@ def evaluate(
     orientation: OrientationOption = None,
     changes: ReadingSetOption = None,
     names: NamesOption = None,
+    patients: PatientsOption = "",
     prediction_labels: Annotated[
         str,
         typer.Option(
@@ -80,6 +83,8 @@ def evaluate(
 
     The scores are Dice, HD95, sensitivity, specificity and volume, per case and region.
     """
+    preset("paper").changed({"data.patients": patients})
+
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.evaluate import evaluate, write_evaluation
     from segmamba.evaluation.pictures import write_pictures
@@ -97,6 +102,7 @@ def evaluate(
             classes=classes,
             header=reading(changes, orientation).header_rules,
             names=resolve_names(names or ()),
+            patients=patients,
             progress=progress,
         )
     written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
@@ -125,6 +131,7 @@ def compare(
     orientation: OrientationOption = None,
     changes: ReadingSetOption = None,
     names: NamesOption = None,
+    patients: PatientsOption = "",
     labels_a: Annotated[
         str,
         typer.Option(help=f"Label convention of A. {PREDICTION_LABELS_HELP}", metavar="NAME"),
@@ -146,6 +153,8 @@ def compare(
 
     The answer says which of the two models is better, with the interval over patients.
     """
+    preset("paper").changed({"data.patients": patients})
+
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.evaluation.compare import as_json as as_dict
     from segmamba.evaluation.compare import compare, render, write_comparison
@@ -166,6 +175,7 @@ def compare(
             missing=missing,
             classes=classes,
             names=resolve_names(names or ()),
+            patients=patients,
             progress=progress,
         )
     written = [

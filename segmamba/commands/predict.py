@@ -217,8 +217,9 @@ def run_prediction(
     """
     from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
     from segmamba.data.content import summarised
-    from segmamba.inference.folder import notes_on_values, predict_cases, write_record
+    from segmamba.inference.folder import notes_on_values, predict_cases
     from segmamba.inference.outputs import FAILED, SKIPPED
+    from segmamba.inference.record import begin_record, write_record
 
     screen = console(stderr=True)
     labels = MIXED if labels == "auto" else labels
@@ -231,6 +232,7 @@ def run_prediction(
         *notes_on_unused(source, labels, templates),
     ):
         print_line(screen, f"note: {note}")
+    begin_record(predictor, cases, outputs, names)
     outcomes = []
     with progress_bar("predicting cases") as progress:
         for outcome in predict_cases(predictor, cases, outputs):

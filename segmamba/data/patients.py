@@ -57,9 +57,28 @@ def with_patients(cases: Sequence[Case], rule: str) -> list[Case]:
     """
     if not rule:
         return list(cases)
-    ids = [case.id for case in cases]
-    patients = _of_file(rule, ids) if is_csv(rule) else _of_expression(rule, ids)
+    patients = patients_by_id([case.id for case in cases], rule)
+    if is_csv(rule):
+        known = {case.id for case in cases}
+        surplus = [name for name in patients if name not in known]
+        _refuse_all(rule, surplus, "names no case of the data:", "drop")
     return [replace(case, patient=patients[case.id]) for case in cases]
+
+
+def patients_by_id(ids: Sequence[str], rule: str) -> dict[str, str]:
+    """Read the patient of each id from what `data.patients` says.
+
+    Args:
+        ids: The ids of cases.
+        rule: The setting `data.patients`, not empty.
+
+    Returns:
+        {id: patient}; a file may name further cases.
+
+    Raises:
+        UserError: The expression names no patient for an id, or the file is faulty or lacks an id.
+    """
+    return _of_file(rule, ids) if is_csv(rule) else _of_expression(rule, ids)
 
 
 def describe_patients(
@@ -151,11 +170,7 @@ def _of_file(path: str, ids: Sequence[str]) -> dict[str, str]:
         if case_id in patients:
             raise UserError(f"{path}: line {number} names {case_id} again; remove one of its rows")
         patients[case_id] = patient
-    known = set(ids)
     _refuse_all(path, [name for name in ids if name not in patients], "lacks the case", "add")
-    _refuse_all(
-        path, [name for name in patients if name not in known], "names no case of the data:", "drop"
-    )
     return patients
 
 

@@ -43,6 +43,7 @@ def evaluate(
     classes: str = AUTO,
     names: Sequence[str] = (),
     header: HeaderRules | None = None,
+    patients: str = "",
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a folder of predictions.
@@ -58,6 +59,7 @@ def evaluate(
         classes: The name of the label set that is scored, as `match` takes it.
         names: How the truth's files are named, as `find_cases` takes it.
         header: How the headers of all files are read, as `match` takes it.
+        patients: Which cases are of one patient, as `match` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -69,7 +71,7 @@ def evaluate(
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
     pairs, notes = match(
-        predictions, truth, labels, prediction_labels, missing, classes, names, header
+        predictions, truth, labels, prediction_labels, missing, classes, names, header, patients
     )
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]

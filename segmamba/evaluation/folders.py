@@ -10,16 +10,17 @@ from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
 from segmamba.data.label_sets import GLIOMA, LabelSet, common_set, label_set, readable_as
 from segmamba.data.labels import convention, to_classes
+from segmamba.data.patients import patients_by_id
 from segmamba.data.volumes import grid_finding, read_file
 from segmamba.errors import UserError
 from segmamba.evaluation.segmentations import (
     Truth,
     predicted_files,
     prediction_convention,
-    recorded_conventions,
     shortened,
     true_segmentations,
 )
+from segmamba.inference.record import recorded_conventions
 
 ERROR_ON, SKIP, EMPTY = MISSING = ("error", "skip", "empty")
 """What becomes of a case without prediction."""
@@ -61,6 +62,7 @@ def match(
     classes: str = AUTO,
     names: Sequence[str] = (),
     header: HeaderRules | None = None,
+    patients: str = "",
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
 
@@ -76,6 +78,7 @@ def match(
             glioma's where the truth has several or the predictions lack its classes.
         names: How the truth's files are named, as `find_cases` takes it.
         header: How the headers of all files are read; None takes the defaults.
+        patients: The setting `data.patients`; empty takes the patients from the names.
 
     Returns:
         The pairs, sorted by case id, and notes in one line each.
@@ -104,12 +107,14 @@ def match(
         notes.append(_note_on_absent(predictions, absent, len(known), missing))
     ids = sorted(known if missing == EMPTY else known.keys() & files.keys())
     recorded = {} if prediction_labels != AUTO else recorded_conventions(Path(predictions))
+    people = patients_by_id(ids, patients) if patients else {}
     pairs = [
         replace(
             _pair(
                 case_id, files.get(case_id), known[case_id], common_labels or recorded.get(case_id)
             ),
             header=header or HeaderRules(),
+            patient=people.get(case_id, known[case_id].patient),
         )
         for case_id in ids
     ]

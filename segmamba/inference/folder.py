@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +30,10 @@ from segmamba.data.label_sets import LabelSet, region_dict, translation
 from segmamba.data.labels import convention, written_values
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
-from segmamba.files import write_json, write_text
+from segmamba.files import write_text
 from segmamba.inference.nifti_writer import Reference, write_labels, write_shares
-from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome, Outputs
+from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome, Outputs, writing_to
 from segmamba.inference.overlay import draw_overlay, thumbnail
-from segmamba.inference.page import write_page
 from segmamba.inference.predictor import Predictor
 from segmamba.inference.prepared_scan import Analysis, PreparedScan
 
@@ -73,9 +72,13 @@ def predict_cases(
     log.unlink(missing_ok=True)
     tracebacks: list[str] = []
     for outcome in _outcomes(predictor, cases, outputs):
+        if outcome.state == FAILED:  # what an earlier prediction left there is not this one's
+            with writing_to(outputs):
+                for path in outputs.files(outcome.case, len(predictor)).values():
+                    path.unlink(missing_ok=True)
         if outcome.traceback:
             tracebacks.append(f"{outcome.case}\n{outcome.traceback}")
-            with _writing_to(outputs):
+            with writing_to(outputs):
                 write_text(log, "\n".join(tracebacks))
         yield outcome
 
@@ -110,20 +113,9 @@ def _alone(case: Case, stage: Callable[[], Result]) -> Result | Outcome:
 
 
 def _make_folders(outputs: Outputs, members: int) -> None:
-    with _writing_to(outputs):
+    with writing_to(outputs):
         for path in outputs.files("case", members).values():
             path.parent.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _writing_to(outputs: Outputs) -> Iterator[None]:
-    """Turn what the output folder cannot take into the user's error."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--output {outputs.folder}: cannot be written ({error}); choose another folder"
-        ) from error
 
 
 def _read(predictor: Predictor, case: Case, outputs: Outputs) -> PreparedScan | Outcome:
@@ -275,45 +267,6 @@ def _sharing(name: str, labels: LabelSet) -> list[str]:
 def _warned(name: str) -> list[str]:
     warning = convention(name).warning
     return [f"labels {name}: {warning}"] if warning else []
-
-
-def write_record(
-    predictor: Predictor, outcomes: Sequence[Outcome], outputs: Outputs, names: Sequence[str]
-) -> dict[str, Any]:
-    """Write predictions.json, and the page where it is asked for.
-
-    Args:
-        predictor: Who predicted.
-        outcomes: What became of each case.
-        outputs: What was written, and where.
-        names: What to call the predictor's networks.
-
-    Returns:
-        What predictions.json holds.
-
-    Raises:
-        UserError: The output folder cannot be written.
-    """
-    kept = ("case", "state", "error", "labels", "volumes_ml", "predict_s", "mean_entropy")
-    record = {
-        "members": names,
-        "classes": predictor.labels.name,
-        "channels": list(predictor.channels),
-        "labels": outputs.labels or "each case's own",
-        "inference": [asdict(member.inference) for member in predictor.members],
-        "postprocessing": asdict(predictor.postprocessing),
-        "cases": [
-            {name: getattr(outcome, name) for name in kept}
-            | {"notes": [finding.text for finding in outcome.findings]}
-            for outcome in outcomes
-        ],
-    }
-    with _writing_to(outputs):
-        write_json(outputs.folder / "predictions.json", record)
-        if outputs.page:
-            page = outputs.folder / "predictions.html"
-            write_page(page, outcomes, predictor.summary, predictor.labels)
-    return record
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """What a prediction of many cases writes, and what became of each case."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from segmamba.data.case import Case, Finding
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import written_values
+from segmamba.errors import UserError
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """The states of an Outcome."""
@@ -92,3 +95,14 @@ class Outcome:
     """A PNG for the page, where there is to be one."""
     labels: str = ""
     """The label convention of the values that are written."""
+
+
+@contextmanager
+def writing_to(outputs: Outputs) -> Iterator[None]:
+    """Turn what the output folder cannot take into the user's error."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--output {outputs.folder}: cannot be written ({error}); choose another folder"
+        ) from error

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from segmamba.errors import UserError
 from segmamba.evaluation.cases import means
 from segmamba.evaluation.compare import compare
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group
@@ -235,3 +236,22 @@ def test_nsd_agrees_with_deepminds_surface_dice():
         found = surface_distance.compute_surface_distances(b, a, spacing)
         expected = surface_distance.compute_surface_dice_at_tolerance(found, 1.0)
         assert mask_surface_scores(a, b, spacing).nsd_1mm == pytest.approx(expected, abs=1e-9)
+
+
+def test_patients_that_no_name_tells_are_stated_to_evaluate_and_compare(tmp_path):
+    (tmp_path / "pred").mkdir()
+    for name in ("x1a", "x1b", "x2a"):
+        label = write_case(tmp_path / "truth", name) / f"{name}_seg.nii.gz"
+        (tmp_path / "pred" / f"{name}.nii.gz").write_bytes(label.read_bytes())
+    folders = (tmp_path / "pred", tmp_path / "truth")
+    assert evaluate(*folders).about["patients"] == 3
+    assert evaluate(*folders, patients=r"(x\d)").about["patients"] == 2
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\nx1a,P\nx1b,P\nx2a,Q\nelsewhere,R\n")
+    comparison = compare(
+        folders[0], *folders, labels_a="auto", labels_b="auto", patients=str(table)
+    )
+    assert comparison.about["patients"] == 2
+    assert {row["patient"] for row in comparison.rows} == {"P", "Q"}
+    with pytest.raises(UserError, match="finds no patient in x1a"):
+        evaluate(*folders, patients=r"(y\d)")

@@ -14,9 +14,10 @@ from segmamba.commands.predict import run_prediction
 from segmamba.data.cases import list_cases
 from segmamba.data.labels import MODALITIES
 from segmamba.data.volumes import read_scan, read_volume
-from segmamba.inference.folder import predict_cases, write_record
+from segmamba.inference.folder import predict_cases
 from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outputs
 from segmamba.inference.predictor import load_predictor
+from segmamba.inference.record import write_record
 from tests.conftest import NEW_NAMES, write_case
 from tests.inference.conftest import write_run
 

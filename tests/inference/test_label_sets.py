@@ -26,7 +26,7 @@ from segmamba.inference.bundle import Labels
 from segmamba.inference.crf import refine
 from segmamba.inference.decide import class_probabilities, decide, region_probabilities
 from segmamba.inference.export import export_bundle
-from segmamba.inference.folder import notes_on_values, predict_cases, write_record
+from segmamba.inference.folder import notes_on_values, predict_cases
 from segmamba.inference.outputs import DONE, Outputs
 from segmamba.inference.postprocess import (
     check_postprocessing,
@@ -34,6 +34,7 @@ from segmamba.inference.postprocess import (
     without_small_components,
 )
 from segmamba.inference.predictor import load_predictor
+from segmamba.inference.record import write_record
 from segmamba.models.outputs import Channels
 from tests.classes import write_pediatric, write_post_treatment
 from tests.conftest import write_case
