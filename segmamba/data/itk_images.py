@@ -14,6 +14,7 @@ import numpy as np
 
 from segmamba.config.header import HeaderRules
 from segmamba.data.image_files import HEADER_BYTES, ITK_ENDINGS, ending_of
+from segmamba.data.itk_length import check_length
 from segmamba.data.placement import check_affine
 from segmamba.data.stored_volume import FileFault, StoredVolume, check_size
 
@@ -44,8 +45,8 @@ def load(path: Path, rules: HeaderRules) -> StoredVolume:
         The volume as it is stored.
 
     Raises:
-        FileFault: SimpleITK is missing, the file is damaged, too large or says no directions, or
-            its grid is implausible.
+        FileFault: SimpleITK is missing, the file is damaged, too large or says no directions,
+            holds other voxels than it announces, or its grid is implausible.
     """
     sitk = _simple_itk(path)
     reader = _reader(sitk, path)
@@ -58,6 +59,7 @@ def load(path: Path, rules: HeaderRules) -> StoredVolume:
     except RuntimeError as error:
         raise _damaged(path, error) from error
     array = sitk.GetArrayFromImage(image)
+    check_length(path, array.nbytes)
     spatial = image.GetDimension()
     # ITK's arrays are (channels of time, z, y, x, components)
     array = array.transpose(*range(spatial)[::-1], *range(spatial, array.ndim))

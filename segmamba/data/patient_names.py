@@ -111,20 +111,22 @@ PATTERNS = (
 
 _LONG = (
     r"(?:ses|sess|session|visit|vis|timepoint|time|tp|week|wk|month|mon|fu|follow[_-]?up)"
-    r"[_-]?\d{1,4}(?:-\d)?[a-z]?"
+    r"[_ -]?\d{1,4}(?:-\d)?[a-z]?"
     r"|(?:pre|post|intra)(?:[_-]?(?:op|operative|surgery|rt|treatment|tx|contrast))?\d?"
     r"|baseline|bl|follow[_-]?up|fu"
 )
-_SHORT = r"[svtmy]-?\d{1,2}|(?:[dw]|scan|exam|study|day|year|yr)[_-]?\d{1,4}"
+_SHORT = r"[svtmy]-?\d{1,2}|(?:[dw]|scan|exam|study|day|year|yr|mri?)[_-]?d?\d{1,4}"
 _DATE = (
     r"(?:19|20)\d\d[._-]?(?:0[1-9]|1[0-2])[._-]?(?:0[1-9]|[12]\d|3[01])"
     r"|(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])-(?:19|20)\d\d"
 )
-_SPEAKS_OF_TIME = re.compile(rf"(.+?)[_./-](?:{_LONG})", re.IGNORECASE)
+_SPEAKS_OF_TIME = re.compile(rf"(.+?)[_./ -](?:{_LONG})", re.IGNORECASE)
 # glioma_s1 and glioma_s2, or GBM_20190102 and GBM_20190103, are no one person: before a letter, a
 # scan or a date, the rest must number the person.
-_SPEAKS_BRIEFLY = re.compile(rf"(.*\d.*?)[_./-](?:{_SHORT}|{_DATE})", re.IGNORECASE)
-_ENDS_IN_NUMBER = re.compile(r"(.*\d.*)[_-]\d{1,2}")
+_SPEAKS_BRIEFLY = re.compile(rf"(.*\d.*?)[_./ -](?:{_SHORT}|{_DATE})", re.IGNORECASE)
+_ENDS_IN_NUMBER = re.compile(
+    r"(.*\d.*?)(?:[_. -][A-Za-z]{0,4}\d{1,2}| ?\(\d{1,2}\)|[_. -]?[A-Za-z])"
+)
 
 
 def pattern_of(case_id: str) -> Pattern | None:
@@ -160,9 +162,9 @@ def patient_of(case_id: str) -> str:
 
 
 def stem_before_number(case_id: str) -> str | None:
-    """Take a number of one or two digits off an id that no pattern and no guess explains.
+    """Take a short number or a letter off an id that no pattern and no guess explains.
 
-    P01_1 and P01_2 may be scans of one person or not: the names do not tell.
+    P01_1 and P01_2, or 7a and 7b, may be scans of one person or not: the names do not tell.
 
     Args:
         case_id: The id of a case.

@@ -157,3 +157,37 @@ def test_a_nifti_pair_is_read_without_simpleitk_and_analyze_is_refused(tmp_path,
     nibabel.save(analyze, tmp_path / "a.hdr")
     with pytest.raises(UserError, match=r"a\.hdr: damaged or not a NIfTI file"):
         read_volume(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("ending", "true", "wrong"),
+    [
+        (".mha", b"DimSize = 40 42 44", b"DimSize = 40 42 22"),
+        (".mha", b"MET_SHORT", b"MET_UCHAR"),
+        (".mhd", b"DimSize = 40 42 44", b"DimSize = 40 42 22"),
+        (".mhd", b"DimSize = 40 42 44", b"DimSize = 40 42 88"),
+        (".nrrd", b"sizes: 40 42 44", b"sizes: 40 42 22"),
+        (".nrrd", b"type: short", b"type: uchar"),
+        (".nhdr", b"sizes: 40 42 44", b"sizes: 40 42 22"),
+    ],
+)
+def test_a_header_of_other_voxels_than_the_file_holds_is_refused(
+    sitk, tmp_path, ending, true, wrong, compressed
+):
+    array = np.random.default_rng(0).integers(1, 100, (44, 42, 40)).astype(np.int16)
+    path = tmp_path / f"x{ending}"
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path), compressed)
+    assert read_volume(path)[0].shape == (40, 42, 44)
+    content = path.read_bytes()
+    assert true in content
+    path.write_bytes(content.replace(true, wrong))
+    with pytest.raises(UserError, match=f"{path}: (holds|damaged)"):
+        read_volume(path)
+
+
+def test_other_encodings_of_nrrd_are_read(sitk, tmp_path):
+    header = b"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 3 2\n"
+    header += b"space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\n"
+    (tmp_path / "x.nrrd").write_bytes(header + b"encoding: ascii\n\n" + b"7 8 9 10 " * 3)
+    assert read_volume(tmp_path / "x.nrrd")[0].sum() == 3 * 34

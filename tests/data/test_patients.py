@@ -39,6 +39,9 @@ TIME_POINTS = [
     "P01_03-02-2019",
     "P01_s1_post",
     "P01_time2",
+    "P01 visit 2",
+    "P01_MR2",
+    "P01_MR_d0129",
 ]
 PATIENTS = [
     "BraTS20_Training_001",
@@ -200,3 +203,14 @@ def test_a_csv_file_that_is_absent_is_named_when_it_is_read(tmp_path):
     DataConfig(patients=rule)
     with pytest.raises(UserError, match=r"gone\.csv: cannot be read"):
         patients(["A"], rule)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [("p1a", "p1b", "p2a"), ("P01.1", "P01.2", "P02.1"), ("P1 (1)", "P1 (2)", "P2 (1)")],
+)
+def test_names_that_may_be_of_one_person_are_asked_about(ids):
+    cases = [Case(name, patient_of(name), {}, None, "brats2018") for name in ids]
+    said = describe_patients(cases, "")
+    assert said.startswith("3 cases of 3 patients")
+    assert f"if {ids[0]} and {ids[1]} are of one person, say so with data.patients" in said

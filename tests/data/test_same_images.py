@@ -194,3 +194,8 @@ def test_data_check_and_splits_name_the_copies(two_years, tmp_path, monkeypatch,
     for fold in json.loads(output.read_text()):
         for twins in TWINS:
             assert len(twins & set(fold["val"])) in (0, 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_image_that_overflows_single_precision_is_digested_without_a_warning(image):
+    image_digests([image * 1e38, np.where(image, np.nan, 0)])
