@@ -26,6 +26,8 @@ LEAST_COMPARED = 100  # voxels; fewer may be alike by chance
 AGREEING_SHARE = 0.5
 """Of the brains of two images, intersection over union: skull-stripped modalities reach 0.95."""
 MOST_EXAMPLES = 3
+BACKGROUND = "background not 0"
+"""The kind of the finding on a background that was subtracted."""
 LARGEST_VALUE = float(np.finfo(np.float32).max) / 2
 
 
@@ -156,7 +158,7 @@ def _backgrounds(case: Case, backgrounds: Mapping[str, Background]) -> Iterator[
         several = any(len(found.values) > 1 or found.tolerance for found in other.values())
         yield Finding(
             WARNING if several else INFORMATION,
-            "background not 0",
+            BACKGROUND,
             f"{case.id}: the background is not 0 ({shown}); it is taken to be outside the brain",
         )
     full = {m: f for m, f in backgrounds.items() if f.border_brain_share > SAME_VALUE_SHARE}

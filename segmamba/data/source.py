@@ -337,7 +337,9 @@ def images_to_learn_from(
         if not any(case.label for case in cases):
             cache = Path(results).resolve() / "cache"
             prepared = prepare_cases(cases, cache, source, progress=steps("preparing cases"))
-            return prepared, notes_on_unused(source.source, source.labels, source.names)
+            unused = notes_on_unused(source.source, source.labels, source.names)
+            found = summarised([case.findings for case in prepared])
+            return prepared, [*unused, *found]
     data = prepare_split(config, results, steps=steps, learners=[config])
     split = data.split()
     return [*split.train, *split.unlabelled], [*data.notes, *split.notes]

@@ -3,6 +3,7 @@
 Cases with errors are left out and counted; `segmamba data check` says what is wrong with them.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ import numpy as np
 
 from segmamba.config.header import HeaderRules
 from segmamba.data.background import bounding_box
-from segmamba.data.case import ERROR, Case
+from segmamba.data.case import ERROR, Case, Finding
 from segmamba.data.cases import list_cases, notes_on, notes_on_unused
+from segmamba.data.content import BACKGROUND, summarised
 from segmamba.data.label_sets import LabelSet, common_set, region_dict
 from segmamba.data.labels import MODALITIES
 from segmamba.data.parallel import Progress, map_cases, no_progress
@@ -25,6 +27,9 @@ from segmamba.errors import UserError
 
 # The quantiles of nnU-Net's fingerprint (Isensee et al. 2021).
 QUANTILES = {"p0.5": 0.005, "median": 0.5, "p99.5": 0.995}
+ABOVE_BACKGROUND = (
+    "where the background is not 0, intensities are measured from the background, not from 0"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class MeasuredCase:
     """{modality: {"mean", "std", "p0.5", "median", "p99.5"}} over the voxels that are not 0."""
     volumes_ml: dict[str, float] | None
     """{region: millilitres}; None without a segmentation."""
+    findings: tuple[Finding, ...] = ()
+    """What is to say about its files."""
 
 
 class Spread(TypedDict):
@@ -116,11 +123,14 @@ def summarise(
             "says why"
         )
     same = find_same_images(measured)
+    found = [case.findings for case in measured]
+    moved = any(finding.kind == BACKGROUND for finding in itertools.chain.from_iterable(found))
     people = describe_patients(cases, patients, same)
     fingerprint = _fingerprint(cases, measured, unreadable, common)
     fingerprint["patients"] = len({same.patient(case.patient) for case in cases})
     notes = fingerprint["notes"] + notes_on_unused(source, labels, names)
-    fingerprint["notes"] = [people, *same.notes, *notes]
+    found_notes = [*summarised(found), *([ABOVE_BACKGROUND] if moved else [])]
+    fingerprint["notes"] = [people, *same.notes, *notes, *found_notes]
     return fingerprint, measured
 
 
@@ -156,6 +166,7 @@ def measure_case(case: Case) -> MeasuredCase | None:
         ),
         intensities={m: _statistics(reading.channels[m]) for m in MODALITIES},
         volumes_ml=volumes_ml,
+        findings=tuple(reading.findings),
     )
 
 

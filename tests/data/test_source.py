@@ -1,3 +1,5 @@
+import nibabel
+import numpy as np
 import pytest
 
 from segmamba.data.cases import find_cases
@@ -133,6 +135,17 @@ def test_a_data_set_without_labels_trains_nothing_and_pretrains_whole(tmp_path):
         find_data(config, tmp_path, steps=no_steps)
     cases, notes = images_to_learn_from(config, tmp_path, steps=no_steps)
     assert ids(cases) == ["X"] and notes == []
+
+
+def test_pretraining_on_unlabelled_images_says_what_it_made_of_their_files(tmp_path):
+    folder = write_case(tmp_path / "data", "X", label=False)
+    for path in folder.iterdir():
+        image = nibabel.load(path)
+        moved = nibabel.Nifti1Image(np.asanyarray(image.dataobj) - 1000, image.affine)
+        nibabel.save(moved, path)
+    config = TINY.changed(source_changes(tmp_path / "data", "auto"))
+    _, notes = images_to_learn_from(config, tmp_path, steps=no_steps)
+    assert [note for note in notes if "the background is not 0 (T1 -1000" in note]
 
 
 def test_images_are_learnt_from_unless_their_patient_is_validated_or_tested(config, tmp_path):

@@ -131,3 +131,16 @@ def test_folds_are_written_for_nnunet_and_for_us(cases_folder, segmamba):
     assert sorted(case.id for test in tested for case in test) == [case.id for case in cases]
     code, shown = segmamba("splits", "data", "--folds", "1", cwd=cases_folder.parent)
     assert code == 2 and "data.folds = 1" in shown.err
+
+
+def test_a_summary_says_what_it_made_of_backgrounds_and_units(tmp_path):
+    folder = write_case(tmp_path / "data", "A")
+    for path in folder.glob("A_[tf]*.nii.gz"):
+        image = nibabel.load(path)
+        moved = nibabel.Nifti1Image(np.asanyarray(image.dataobj) - 1000, image.affine)
+        nibabel.save(moved, path)
+    fingerprint, _ = summarise(tmp_path / "data")
+    notes = " | ".join(fingerprint["notes"])
+    assert "the background is not 0 (T1 -1000" in notes
+    assert "intensities are measured from the background" in notes
+    assert 200 < fingerprint["intensities"]["T1"]["median"]["min"] < 400
