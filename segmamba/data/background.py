@@ -174,7 +174,8 @@ def _shared_within_noise(edge: np.ndarray, few: np.ndarray) -> tuple[float | Non
     tolerance = NEAR_SHARE * float(np.percentile(np.abs(few.astype(np.float64) - middle), 99.5))
     after = np.searchsorted(ordered, ordered + tolerance, side="right")
     counts = after - np.searchsorted(ordered, ordered - tolerance)
-    place = int(counts.argmax())
+    fullest = np.flatnonzero(counts == counts.max())
+    place = int(fullest[fullest.size // 2])  # the middle: noise inside the volume reaches further
     if not tolerance or counts[place] < MAJORITY * ordered.size:
         return None, 0.0
     value = float(ordered[place])

@@ -250,3 +250,13 @@ def test_many_cases_with_one_thing_to_say_are_one_line(tmp_path):
     cases = [read_scan(case) for case in find_cases(tmp_path)]
     (line,) = summarised([scan.findings for scan in cases])
     assert line.startswith("background not 0 in 5 of 5 cases, as X0: the background is not 0")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_around_a_background_is_centred_and_none_of_it_is_brain(seed):
+    rng = np.random.default_rng(seed)
+    volume = 300 + rng.normal(0, 0.05, (48, 48, 32))
+    volume[8:40, 8:40, 8:24] += rng.integers(200, 400, (32, 32, 16))
+    found = find_background(volume.astype(np.float32))
+    assert found.values[0] == pytest.approx(300, abs=0.02)
+    assert found.brain(volume).sum() == 32 * 32 * 16
