@@ -3,6 +3,8 @@
 import csv
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
 from segmamba.data.parallel import map_cases
+from segmamba.data.same_images import DigestedCase, find_same_images, image_digests
 from segmamba.errors import UserError
-from segmamba.evaluation.folders import ERROR_ON, Pair, match, read_pair
+from segmamba.evaluation.folders import ERROR_ON, Pair, match, read_image, read_pair
 from segmamba.evaluation.result import Evaluation
 from segmamba.evaluation.rules import (
     BOTH,
@@ -75,7 +78,7 @@ def evaluate(
     )
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
-    scored: list[list[ScoreRow] | str] = map_cases(
+    scored: list[_Scored | str] = map_cases(
         partial(_score, rules=rules, challenge=parameters),
         pairs,
         lost=_lost,
@@ -86,7 +89,15 @@ def evaluate(
         raise UserError(
             errors[0] + (f" (and {len(errors) - 1} more cases fail)" if len(errors) > 1 else "")
         )
-    rows = [row for case_rows in scored if isinstance(case_rows, list) for row in case_rows]
+    results = [result for result in scored if isinstance(result, _Scored)]
+    same = find_same_images([result.case for result in results])
+    pairs = [replace(pair, patient=same.patient(pair.patient)) for pair in pairs]
+    rows = [
+        row | {"patient": pair.patient}
+        for pair, result in zip(pairs, results, strict=True)
+        for row in result.rows
+    ]
+    notes = [*notes, *same.notes]
     about = {
         "predictions": str(predictions),
         "truth": str(truth),
@@ -104,14 +115,31 @@ def evaluate(
     return Evaluation(pairs, rows, summarise(rows), about)
 
 
-def _score(pair: Pair, rules: Collection[str], challenge: Challenge) -> list[ScoreRow] | str:
-    """Return the rows of a case, or its error in one line."""
+@dataclass(frozen=True)
+class _Scored:
+    """What is found out about a case in a process of its own."""
+
+    rows: list[ScoreRow]
+    case: DigestedCase
+
+
+def _score(pair: Pair, rules: Collection[str], challenge: Challenge) -> _Scored | str:
+    """Return the rows of a case and the digest of one image, or its error in one line."""
     try:
         pred, truth, spacing_mm = read_pair(pair)
     except UserError as error:
         return str(error) if pair.id in str(error) else f"{pair.id}: {error}"
     rows = score_case(pair.id, pred, truth, spacing_mm, rules, challenge, pair.classes)
-    return [row | {"patient": pair.patient} for row in rows]
+    return _Scored(rows, DigestedCase(pair.id, pair.patient, _digests(pair)))
+
+
+def _digests(pair: Pair) -> list[str]:
+    """Digest the first image of a case, where its data set holds one that can be read."""
+    with suppress(UserError):
+        for modality in pair.images:
+            if (image := read_image(pair, modality)) is not None:
+                return image_digests([image])
+    return []
 
 
 def _lost(pair: Pair) -> str:

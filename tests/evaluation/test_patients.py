@@ -255,3 +255,18 @@ def test_patients_that_no_name_tells_are_stated_to_evaluate_and_compare(tmp_path
     assert {row["patient"] for row in comparison.rows} == {"P", "Q"}
     with pytest.raises(UserError, match="finds no patient in x1a"):
         evaluate(*folders, patients=r"(y\d)")
+
+
+def test_cases_that_share_an_image_are_one_patient_in_scores_and_comparisons(tmp_path):
+    (tmp_path / "pred").mkdir()
+    for name, seed in (("BraTS20_Training_001", 1), ("BraTS2021_00001", 1), ("HGG_7", 2)):
+        label = write_case(tmp_path / "truth", name, seed=seed) / f"{name}_seg.nii.gz"
+        (tmp_path / "pred" / f"{name}.nii.gz").write_bytes(label.read_bytes())
+    evaluation = evaluate(tmp_path / "pred", tmp_path / "truth")
+    assert evaluation.about["patients"] == 2
+    assert len({row["patient"] for row in evaluation.rows}) == 2
+    assert [note for note in evaluation.about["notes"] if "share an image" in note]
+    comparison = compare(
+        tmp_path / "pred", tmp_path / "pred", tmp_path / "truth", labels_a="auto", labels_b="auto"
+    )
+    assert comparison.about["patients"] == 2
