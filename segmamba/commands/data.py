@@ -53,7 +53,7 @@ def check(
     preset("paper").changed({"data.patients": patients})
 
     from segmamba.data.cases import notes_on_labels, notes_on_unused
-    from segmamba.data.check import as_rows, render, would_fail, write_csv
+    from segmamba.data.check import as_rows, notes_on_classes, render, would_fail, write_csv
     from segmamba.data.check import check as check_cases
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.patients import describe_patients
@@ -76,6 +76,7 @@ def check(
                     describe_patients(checked, patients, same),
                     *same.notes,
                     *notes_on_labels(checked),
+                    *notes_on_classes(checked),
                     *unused,
                 ],
                 "training_would_fail": would_fail(checked),

@@ -21,7 +21,7 @@ from segmamba.config import DataConfig
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Finding
 from segmamba.data.cases import list_cases, notes_on_labels
 from segmamba.data.grid_size import check_working_shape
-from segmamba.data.label_sets import LabelSet
+from segmamba.data.label_sets import GLIOMA, LabelSet
 from segmamba.data.labels import convention
 from segmamba.data.parallel import map_cases
 from segmamba.data.patients import describe_patients, with_patients
@@ -38,6 +38,7 @@ SAME_SPACING_MM = 1e-3
 ISOTROPIC_SHARE = 0.01  # sides of a voxel that differ by less count as equal
 OBLIQUE_DEGREES = 1.0
 COLUMNS = ("case", "patient", "labels", "severity", "problem", "text")
+UNLABELLED = "no segmentation"
 OPPOSITE = {"L": "R", "P": "A", "I": "S"}
 
 
@@ -203,7 +204,7 @@ def _segmentation(case: Case, reading: Reading) -> Iterator[Finding]:
     if case.label is None:
         yield Finding(
             INFORMATION,
-            "no segmentation",
+            UNLABELLED,
             f"{case.id}: no segmentation; usable for prediction and pretraining",
         )
     elif reading.label is not None and not reading.label.any():
@@ -246,6 +247,28 @@ def count(checked: Sequence[Checked], severity: str) -> int:
         How many cases have one.
     """
     return sum(any(finding.severity == severity for finding in case.findings) for case in checked)
+
+
+def notes_on_classes(checked: Sequence[Checked]) -> list[str]:
+    """Say that segmentations tell different classes apart.
+
+    Args:
+        checked: The checked cases.
+
+    Returns:
+        A line that names the sets with a case of each, or none.
+    """
+    first: dict[str, str] = {}
+    for case in checked:
+        if all(finding.kind != UNLABELLED for finding in case.findings):
+            first.setdefault(case.label_set.name, case.id)
+    if len(first) < 2:
+        return []
+    named = ", ".join(f"{name} as in {case_id}" for name, case_id in first.items())
+    return [
+        f"cases with different classes ({named}): a training run refuses them, or reads all of "
+        f"them as three classes with --set model.classes={GLIOMA.name}"
+    ]
 
 
 def would_fail(checked: Sequence[Checked]) -> bool:
@@ -316,7 +339,7 @@ def render(checked: Sequence[Checked], console: "Console", patients: str = "") -
     for kind, cases in known.items():
         example = next(row["text"] for row in rows if row["problem"] == kind)
         print_line(console, f"note     {kind}, {cases} of {len(checked)} cases: {example}")
-    for note in notes_on_labels(checked):
+    for note in [*notes_on_labels(checked), *notes_on_classes(checked)]:
         print_line(console, f"note     {note}")
     sums = f"{count(checked, ERROR)} with errors, {count(checked, WARNING)} with warnings"
     labels = ", ".join(sorted({case.convention for case in checked}))
@@ -333,6 +356,8 @@ def render(checked: Sequence[Checked], console: "Console", patients: str = "") -
 def _verdict(checked: Sequence[Checked], known: Counter[str]) -> str:
     if would_fail(checked):
         return "A training run would fail."
-    if known["no segmentation"] == len(checked):
+    if known[UNLABELLED] == len(checked):
         return "None has a segmentation: for prediction and pretraining only."
+    if notes_on_classes(checked):
+        return f"A training run reads them with --set model.classes={GLIOMA.name}."
     return "A training run can read them all."

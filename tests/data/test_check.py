@@ -12,11 +12,21 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from rich.console import Console
 
 from segmamba.data import check as checking
 from segmamba.data.case import ERROR, WARNING, Case, patient_of
 from segmamba.data.cases import find_cases, notes_on_labels
-from segmamba.data.check import as_rows, check, check_case, render, would_fail, write_csv
+from segmamba.data.check import (
+    as_rows,
+    check,
+    check_case,
+    notes_on_classes,
+    render,
+    would_fail,
+    write_csv,
+)
+from segmamba.data.common_classes import read_as
 from segmamba.data.labels import CONVENTIONS
 from segmamba.data.parallel import map_cases
 from segmamba.data.summary import summarise
@@ -449,6 +459,19 @@ def test_a_wrong_folder_or_convention_is_one_line_and_code_2(tmp_path, arguments
     result = segmamba("check", *arguments, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error: ")
     assert message in result.stderr
+
+
+def test_cases_with_different_classes_are_not_said_to_train_as_they_are(tmp_path, capsys):
+    write_case(tmp_path, "BraTS20_Training_000")
+    write_case(tmp_path, "BraTS-GLI-00001-100", names=NEW_NAMES, et_value=3)
+    checked = check(tmp_path, "mixed")
+    (note,) = notes_on_classes(checked)
+    assert "post_treatment as in BraTS-GLI-00001-100" in note
+    render(checked, Console(width=1000))
+    said = capsys.readouterr().out
+    assert "can read them all" not in said and "--set model.classes=glioma." in said
+    with pytest.raises(UserError, match=r"--set model\.classes=glioma"):
+        read_as(find_cases(tmp_path, "mixed"), "auto")
 
 
 REAL = os.environ.get("SEGMAMBA_BRATS")
