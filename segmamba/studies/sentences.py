@@ -148,7 +148,7 @@ def failures_in_words(difference: Difference) -> str:
     """
     parts: list[str] = []
     for arm, failed in difference.failures.items():
-        times = f"{failed} of {count(difference.planned, 'run')}" if failed else "none"
+        times = f"{failed} of {count(difference.planned[arm], 'run')}" if failed else "none"
         parts.append(f"{arm} failed in {times}" if not parts else f"{arm} in {times}")
     return " and ".join(parts)
 
