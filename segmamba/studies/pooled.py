@@ -233,7 +233,9 @@ def renamed(claim: Hypothesis, names: Mapping[str, str]) -> Hypothesis:
     pairs = [c for c in claim.contrasts if isinstance(c, PairwiseContrast)]
     if len(pairs) < len(claim.contrasts):
         return claim
-    contrasts = tuple(PairwiseContrast(names[c.arm], names[c.versus]) for c in pairs)
+    contrasts = tuple(
+        PairwiseContrast(names.get(c.arm, c.arm), names.get(c.versus, c.versus)) for c in pairs
+    )
     return dataclasses.replace(claim, better="", than="", contrasts=contrasts)
 
 

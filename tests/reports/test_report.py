@@ -175,9 +175,9 @@ def test_nan_metrics_are_dashes_and_never_best():
         for t in study.trials
     ]
     study = dataclasses.replace(study, trials=tuple(broken))
-    assert result_table(study)[1]["dice_mean"] == dict.fromkeys(
-        ("mean", "sd", "low", "high")
-    ) | {"seeds": 0}
+    assert result_table(study)[1]["dice_mean"] == dict.fromkeys(("mean", "sd", "low", "high")) | {
+        "seeds": 0
+    }
     headers, rows = arm_table(study)
     column = headers.index("mean Dice")
     assert rows[1][column] == ("\N{EN DASH}", False)
