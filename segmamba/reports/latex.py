@@ -62,11 +62,10 @@ def escaped(text: str) -> str:
         LaTeX. Characters that pdfLaTeX does not know are left as they are: XeLaTeX and LuaLaTeX
         print them.
     """
-    # At the start of a row, [ and * would belong to the \\ before.
-    protected = "{}" if text.startswith(("[", "*")) else ""
-    pairs = zip(text, f"{text[1:]} ", strict=True)
-    return protected + "".join(
-        f"{c}{{}}" if c == following and c in LIGATURES else _character(c) for c, following in pairs
+    following = [*text[1:], ""]
+    return "".join(
+        f"{c}{{}}" if c == after and c in LIGATURES else _character(c)
+        for c, after in zip(text, following, strict=False)
     )
 
 
@@ -129,4 +128,6 @@ def booktabs(
 
 
 def _line(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    # At the start of a row, [ and * would belong to the \\ before.
+    protected = "{}" if cells[0].startswith(("[", "*")) else ""
+    return protected + " & ".join(cells) + r" \\"

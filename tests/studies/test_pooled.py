@@ -9,6 +9,7 @@ from segmamba.studies.alpha_spending import level
 from segmamba.studies.comparison import Asked, compare
 from segmamba.studies.comparisons import compare_arms
 from segmamba.studies.contrasts import difference
+from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.pooled import pool
 from segmamba.studies.results import CaseSets
 from segmamba.studies.verdict import verdict
@@ -107,10 +108,9 @@ def test_arms_of_one_name_that_differ_are_kept_apart_with_the_reason(whole, chan
         "plain (second)",
         "deep (second)",
     ]
-    notes = [
-        note for note in pooled.data.notes if note.startswith("deep (first) and deep (second)")
-    ]
-    assert len(notes) == 1 and "are kept apart" in notes[0] and why in notes[0]
+    start = "deep (first) and deep (second) are kept apart: "
+    (note,) = [note for note in pooled.data.notes if note.startswith(start)]
+    assert why in note
 
 
 def test_another_training_set_keeps_arms_apart(whole):
@@ -137,15 +137,15 @@ def test_arms_of_other_names_are_the_same_where_their_setups_are(whole):
     assert any("there also named base" in note for note in pooled.data.notes)
 
 
-def test_a_trial_that_was_reused_shows_that_the_code_is_the_same(whole):
-    """Studies of before 0.3 do not name their code, but a digest covers it."""
-    old = [
-        with_trials(part(whole, name, seeds), made_with={}, digest="d1gest")
-        for name, seeds in (("first", range(3)), ("second", range(4)))
-    ]
-    assert list(pool(old).arms) != ["plain", "deep"], "one digest for all trials is one arm"
-    apart = [with_trials(part(whole, name, range(3)), made_with={}) for name in ("first", "second")]
-    assert len(pool(apart).arms) == 4
+def test_a_shared_digest_shows_the_same_arm_where_trials_do_not_name_their_code(whole):
+    """As in studies of before 0.3, where one reused trials of the other."""
+    old = []
+    for name, seeds in (("first", range(3)), ("second", range(2, 6))):
+        study = part(whole, name, seeds)
+        trials = [dataclasses.replace(t, made_with={}, digest=t.run_id) for t in study.trials]
+        old.append(dataclasses.replace(study, trials=tuple(trials)))
+    assert list(pool(old).arms) == ["plain", "deep"]
+    assert len(pool([with_trials(study, digest="") for study in old]).arms) == 4
 
 
 def sets(whole, **changes):
@@ -196,7 +196,10 @@ def two(whole, **second):
 
 def test_holm_covers_every_contrast_that_is_asked(whole):
     study = compare(two(whole), Asked())
-    assert [c.label for c in study.hypothesis.contrasts] == ["deep − plain", "wide − plain"]
+    assert [c.label for c in study.hypothesis.contrasts] == [
+        f"deep {MINUS} plain",
+        f"wide {MINUS} plain",
+    ]
     p = {r.arm: (r.regions["WT"].p_value, r.p_holm) for r in compare_arms(study)}
     assert p["deep"][1] == pytest.approx(2 * p["deep"][0])
     assert "Exploratory: chosen after the studies had ended." in verdict(study).sentence
@@ -222,7 +225,7 @@ def test_options_take_the_place_of_the_first_studys_hypothesis(whole):
 def test_arms_are_found_by_either_name_whatever_minus_signs_they_have(whole):
     other = with_trials(part(whole, "a-b", range(3)), params={"optim.lr": "0.001"})
     studies = [part(whole, "first", range(3)), other]
-    for text in ("deep (a-b) - plain (first)", "deep (a-b) − plain (first)"):
+    for text in ("deep (a-b) - plain (first)", f"deep (a-b) {MINUS} plain (first)"):
         (contrast,) = compare(studies, Asked(contrasts=[text])).hypothesis.contrasts
         assert (contrast.arm, contrast.versus) == ("deep (a-b)", "plain (first)")
     study = compare(studies, Asked(baseline="deep (a-b)"))
