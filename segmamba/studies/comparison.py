@@ -113,11 +113,12 @@ def _asks(claim: Hypothesis) -> tuple[Any, ...]:
 
 def _contrast(text: str, names: dict[tuple[int, str], str]) -> PairwiseContrast:
     """The contrast that a text names: arms' names may have minus signs of their own."""
-    found = set()
-    for left, right in _halves(text):
-        arm, versus = (_matches(half, names) for half in (left, right))
-        if len(arm) == 1 and len(versus) == 1:
-            found.add(PairwiseContrast(*arm, *versus))
+    found = {
+        PairwiseContrast(arm, versus)
+        for left, right in _halves(text)
+        for arm in _matches(left, names)
+        for versus in _matches(right, names)
+    }
     if len(found) == 1:
         contrast = found.pop()
         if contrast.arm == contrast.versus:

@@ -69,7 +69,7 @@ def pool(studies: Sequence[Study]) -> Study:
         direction="better",
         left_out=(),
     )
-    notes = [*data.notes, *_notes(studies, arms), *_notes_on_repeats(twice)]
+    notes = (*_notes(studies, arms), *_notes_on_repeats(twice))  # the studies' reports have theirs
     return Study(
         name="comparison",
         question=f"How do the arms of {_and(study.name for study in studies)} compare?",
@@ -81,7 +81,7 @@ def pool(studies: Sequence[Study]) -> Study:
         folds=first.folds,
         preset=_and(dict.fromkeys(study.preset for study in studies)),
         config=config,
-        data=dataclasses.replace(data, notes=tuple(dict.fromkeys(notes))),
+        data=dataclasses.replace(data, notes=notes),
         environment=_environment(studies),
         command="",
         mlflow_uri=first.mlflow_uri,
@@ -294,18 +294,19 @@ def _data(studies: Sequence[Study]) -> StudyData:
     """The data of all studies: the first's test sets, and all cases that some arm trained on."""
     every = [study.data for study in studies]
     first = every[0]
-    sets = {
-        name: tuple(dict.fromkeys(case for data in every for case in data.by_name[name]))
-        for name in first.by_name
-    }
+
+    def cases(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(case for data in every for case in data.by_name[name]))
+
     same_folds = all(_sorted_sets(data.folds) == _sorted_sets(first.folds) for data in every)
     return dataclasses.replace(
         first,
-        **sets,
+        train=cases("train"),
+        validation=cases("validation"),
+        test=cases("test"),
         source=_and(dict.fromkeys(data.source for data in every)),
         convention=_and(dict.fromkeys(data.convention for data in every)),
         test_is_validation=any(data.test_is_validation for data in every),
-        notes=tuple(note for data in every for note in data.notes),
         folds=first.folds if same_folds else (),
         patients={case: who for data in every for case, who in data.patients.items()},
     )
