@@ -20,7 +20,7 @@ import torch
 from segmamba.config import AugmentConfig
 from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.labels import MODALITIES, to_classes
-from segmamba.data.phantom import CONVENTION, make_case
+from segmamba.data.phantom import KINDS, make_case
 from segmamba.data.working_grid import zscore
 
 SIZE, PATCH, T1CE = (240, 240, 155), (176, 176, 64), MODALITIES.index("T1ce")
@@ -64,7 +64,7 @@ def patch_of(seed: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
     images, label, _ = make_case(seed, index, SIZE)
     image = zscore(np.stack([images[m] for m in MODALITIES]).astype(np.float32))[:, ::-1, ::-1]
-    label = to_classes(label, CONVENTION, "phantom")[::-1, ::-1]
+    label = to_classes(label, KINDS["glioma"].convention, "phantom")[::-1, ::-1]
     middle = [round(at.mean()) for at in np.nonzero(image.any(0))]
     middle[2] = int(np.count_nonzero(label, axis=(0, 1)).argmax())
     window = tuple(

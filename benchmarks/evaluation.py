@@ -26,7 +26,8 @@ import torch
 from scipy import ndimage
 
 from figures import Figure, at_most, command_line, report
-from segmamba.data.labels import from_classes, region_masks, to_classes
+from segmamba.data.label_sets import GLIOMA, region_masks
+from segmamba.data.labels import from_classes, to_classes
 from segmamba.data.phantom import write_phantom
 from segmamba.data.volumes import read_volume
 from segmamba.evaluation.folders import match, read_pair
@@ -51,7 +52,12 @@ def main() -> None:
         scratch = Path(scratch)
         truth = options.data or write_phantom(scratch / "phantom", cases=2, size=SIZE, seed=0)
         score_case(
-            "warm", *(np.ones((8, 8, 8), np.uint8),) * 2, (1, 1, 1), tuple(RULES), CHALLENGES["GLI"]
+            "warm",
+            *(np.ones((8, 8, 8), np.uint8),) * 2,
+            (1, 1, 1),
+            tuple(RULES),
+            CHALLENGES["GLI"],
+            GLIOMA,
         )  # imports
         for kind, predict in PREDICTIONS.items():
             folder = write_predictions(scratch / kind, truth, predict)
@@ -59,7 +65,7 @@ def main() -> None:
             taken = [
                 seconds(
                     lambda pair=pair: score_case(
-                        pair.id, *read_pair(pair), tuple(RULES), CHALLENGES["GLI"]
+                        pair.id, *read_pair(pair), tuple(RULES), CHALLENGES["GLI"], pair.classes
                     )
                 )
                 for pair in pairs
@@ -110,12 +116,14 @@ def write_predictions(folder: Path, truth: Path, predict: Predict) -> Path:
     rng = np.random.default_rng(0)
     for case_id, known in true_segmentations(truth).items():
         values, affine, _ = read_volume(known.path)
-        et, tc, wt = predict(list(region_masks(to_classes(values, known.labels, known.path))), rng)
+        et, tc, wt = predict(
+            list(region_masks(to_classes(values, known.labels, known.path, GLIOMA), GLIOMA)), rng
+        )
         classes = np.where(et & tc & wt, 3, np.where(tc & wt, 1, np.where(wt, 2, 0))).astype(
             np.uint8
         )
         nibabel.save(
-            nibabel.Nifti1Image(from_classes(classes, known.labels), affine),
+            nibabel.Nifti1Image(from_classes(classes, known.labels, GLIOMA), affine),
             folder / f"{case_id}.nii.gz",
         )
     return folder
@@ -136,7 +144,9 @@ def scorers() -> dict[str, Scorer]:
         ) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
-                for p, t in zip(region_masks(pred), region_masks(truth), strict=True):
+                for p, t in zip(
+                    region_masks(pred, GLIOMA), region_masks(truth, GLIOMA), strict=True
+                ):
                     metrics.compute_robust_hausdorff(
                         metrics.compute_surface_distances(t, p, spacing_mm), 95
                     )
@@ -148,7 +158,9 @@ def scorers() -> dict[str, Scorer]:
         def monai(
             pred: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float]
         ) -> None:
-            masks = (torch.from_numpy(region_masks(classes))[None] for classes in (pred, truth))
+            masks = (
+                torch.from_numpy(region_masks(classes, GLIOMA))[None] for classes in (pred, truth)
+            )
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore", FutureWarning

@@ -18,7 +18,7 @@ import torch
 
 from figures import Figure, at_least, command_line, report
 from segmamba.config import Config, parse_assignments, preset
-from segmamba.data.labels import REGIONS
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.preprocess import PreparedCase, prepare_cases
 from segmamba.data.source import labelled_cases, source_changes
 from segmamba.data.splits import Split
@@ -72,13 +72,13 @@ def overfit(
     dice: dict[str, float] = {}
     print(
         f"{'epoch':>6}{'seconds':>9}{'loss':>8}{'patches/s':>11}"
-        + "".join(f"{region:>8}" for region in REGIONS),
+        + "".join(f"{region:>8}" for region in GLIOMA.regions),
         flush=True,
     )
     for epoch in fit(config, everything, device):
         spent = time.perf_counter() - began
         if epoch.rows:
-            dice = {region: epoch.metrics[f"val/dice_{region}"] for region in REGIONS}
+            dice = {region: epoch.metrics[f"val/dice_{region}"] for region in GLIOMA.regions}
             scores = "".join(f"{score:8.3f}" for score in dice.values())
             loss, rate = (epoch.metrics[name] for name in ("train/loss", "time/patches_per_s"))
             print(f"{epoch.number:6}{spent:9.1f}{loss:8.3f}{rate:11.1f}{scores}", flush=True)

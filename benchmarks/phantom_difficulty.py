@@ -24,7 +24,7 @@ from scipy import ndimage
 from figures import at_least, command_line, report
 from segmamba.config import Config, preset
 from segmamba.data.cases import find_cases
-from segmamba.data.labels import CLASSES
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.phantom import write_phantom
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split, split_cases
@@ -99,7 +99,7 @@ def _predicted(
     predicted = []
     for image, classes in cases:
         brain = image[0] != 0
-        maps = np.zeros((len(CLASSES), *brain.shape), np.float32)
+        maps = np.zeros((len(GLIOMA.classes), *brain.shape), np.float32)
         maps[:, brain] = model.predict_proba(_z_scored(image, brain)).T
         predicted.append((maps, classes))
     return predicted
@@ -113,7 +113,7 @@ def _mean_dice(
         smooth = np.stack([ndimage.gaussian_filter(m, smoothing_voxels) for m in maps])
         smooth[1:] *= favour
         decided = smooth.argmax(axis=0) * maps.any(axis=0)
-        scores.append(dice(decided, classes))
+        scores.append(dice(decided, classes, GLIOMA))
     return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
 
 

@@ -22,7 +22,7 @@ import torch
 from figures import Figure, command_line, report
 from segmamba.config import PostprocessConfig
 from segmamba.data.cases import find_cases
-from segmamba.data.labels import REGIONS
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.phantom import write_phantom
 from segmamba.data.volumes import Scan, read_scan
 from segmamba.evaluation.dice import dice
@@ -55,12 +55,12 @@ def main() -> None:
         predicted = [vote(predictor, read_scan(case)) for case in find_cases(data) if case.label]
     off, _ = scores(predictor, predicted, {})
     before = ", ".join(
-        f"{name} {score:.3f}" for name, score in zip((*REGIONS, "mean"), off.mean(0), strict=True)
+        f"{name} {score:.3f}" for name, score in zip(GLIOMA.scores, off.mean(0), strict=True)
     )
     print(f"{len(off)} cases, mean Dice without post-processing: {before}")
     print(
         f"{'Dice points, 95 % interval':28}"
-        + "".join(f"{name:>22}" for name in (*REGIONS, "mean"))
+        + "".join(f"{name:>22}" for name in GLIOMA.scores)
         + f"{'s a case':>10}"
     )
     figures = {}
@@ -100,7 +100,7 @@ def scores(
         began = time.perf_counter()
         classes = predictor.decide(probability, prepared)
         taken.append(time.perf_counter() - began)
-        rows.append(list(dice(prepared.whole(classes), label).values()))
+        rows.append(list(dice(prepared.whole(classes), label, predictor.labels).values()))
     return np.array(rows), statistics.median(taken)
 
 

@@ -1,7 +1,7 @@
 """The ablation of the network's parts; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_architecture.py
-    python experiments/ablate_architecture.py --data DIR --preset paper --seeds 3
+    python experiments/ablate_architecture.py --data DIR --preset paper
 
 search_spaces/ablate_architecture.py declares the question, the arms and the claim.
 """

@@ -1,7 +1,7 @@
 """The ablation of augmentation; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_augmentation.py
-    python experiments/ablate_augmentation.py --data DIR --preset paper --seeds 3
+    python experiments/ablate_augmentation.py --data DIR --preset paper
 
 search_spaces/ablate_augmentation.py declares the question, the arms and the claim.
 """

@@ -1,7 +1,7 @@
 """The ablation of the Mamba depth; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_depth.py
-    python experiments/ablate_depth.py --data DIR --preset paper --seeds 3 --gpus-per-trial 0.5
+    python experiments/ablate_depth.py --data DIR --preset paper --gpus-per-trial 0.5
 
 search_spaces/ablate_depth.py declares the question, the arms and the claim.
 """

@@ -1,7 +1,7 @@
 """The ablation of the loss weights; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_loss_weights.py
-    python experiments/ablate_loss_weights.py --data DIR --preset paper --seeds 3
+    python experiments/ablate_loss_weights.py --data DIR --preset paper
 
 search_spaces/ablate_loss_weights.py declares the question, the arms and the claim.
 """

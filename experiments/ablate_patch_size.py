@@ -1,7 +1,7 @@
 """The ablation of the patch size; without options, minutes on two CPU cores and phantom data.
 
     python experiments/ablate_patch_size.py
-    python experiments/ablate_patch_size.py --data DIR --preset paper --seeds 3
+    python experiments/ablate_patch_size.py --data DIR --preset paper
 
 search_spaces/ablate_patch_size.py declares the question, the arms and the claim.
 """

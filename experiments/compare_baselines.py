@@ -1,7 +1,7 @@
 """SegMamba against other networks; without options, minutes on two CPU cores and phantom data.
 
     python experiments/compare_baselines.py
-    python experiments/compare_baselines.py --data DIR --preset paper --seeds 3
+    python experiments/compare_baselines.py --data DIR --preset paper
 
 search_spaces/compare_baselines.py declares the question, the arms and the claim.
 """

@@ -1,7 +1,7 @@
 """The search for hyperparameters; without options, minutes on two CPU cores and phantom data.
 
     python experiments/tune_hyperparameters.py
-    python experiments/tune_hyperparameters.py --data DIR --preset paper --seeds 3
+    python experiments/tune_hyperparameters.py --data DIR --preset paper
 
 search_spaces/tune_hyperparameters.py declares the question, the arms and the claim.
 """

@@ -8,7 +8,7 @@ instance norm is the field's. Where the batch is doubled the number of steps sta
 arms see twice as many patches and are compared with each other alone.
 """
 
-from segmamba.studies import Budget, Hypothesis, StudySpec, Times
+from segmamba.studies import Hypothesis, StudySpec, Times
 from segmamba.studies.spec import Changes
 
 CHANGES: dict[str, Changes] = {
@@ -51,5 +51,4 @@ STUDY = StudySpec(
         "bidirectional scan",
         "instance norm",
     ),
-    budget=Budget(seeds=2),
 )

@@ -6,7 +6,7 @@ Second: whether a single transform is worth having, by leaving out each in turn,
 them. Third: whether the further transforms that the field uses add to the default list "all".
 """
 
-from segmamba.studies import Budget, Hypothesis, StudySpec
+from segmamba.studies import Hypothesis, StudySpec
 from segmamba.studies.spec import Changes
 
 OFF: dict[str, Changes] = {
@@ -50,5 +50,4 @@ STUDY = StudySpec(
         "all and the field's": FIELD,
     },
     demo_arms=("none", "all", "without flips", "without 90° turns"),
-    budget=Budget(seeds=2),
 )

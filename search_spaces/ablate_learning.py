@@ -8,11 +8,11 @@ Cost: 7 arms. In the demo 50 s a trial on one CPU core, and twice that for pretr
 teacher. All arms take the same number of optimizer steps on labelled patches; the report shows the
 time that an arm adds to them.
 
-    python experiments/ablate_learning.py --seeds 3 --set data.labelled_share=0.2
+    python experiments/ablate_learning.py --set data.labelled_share=0.2
 """
 
 from segmamba.config import Config
-from segmamba.studies import Budget, Hypothesis, StudySpec
+from segmamba.studies import Hypothesis, StudySpec
 from segmamba.studies.spec import Changes
 
 # 0.999 suits the thousands of steps of quick and paper. In the 120 steps of the demo the warm-up of
@@ -59,5 +59,4 @@ def STUDY(base: Config) -> StudySpec:
         ),
         baseline="plain",
         arms={"plain": {}, **options},
-        budget=Budget(seeds=3),
     )

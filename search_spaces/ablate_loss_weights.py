@@ -7,7 +7,7 @@ Second: "1:1 doubled" has equal weights with the sum 4 and shows whether the sum
 AdamW divides it out, except for its epsilon and the weight decay.
 """
 
-from segmamba.studies import Budget, Hypothesis, StudySpec
+from segmamba.studies import Hypothesis, StudySpec
 
 
 def _weights(dice: float, ce: float, *, total: float = 2.0) -> dict[str, float]:
@@ -49,5 +49,4 @@ STUDY = StudySpec(
         "1:1 doubled": _weights(1, 1, total=4.0),
     },
     demo_arms=("1:1", "1:0", "3:1", "1:3", "0:1", "1:1 doubled"),
-    budget=Budget(seeds=2),
 )

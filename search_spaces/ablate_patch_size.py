@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from math import prod
 
 from segmamba.config import Config
-from segmamba.studies import Budget, Hypothesis, StudySpec, Times
+from segmamba.studies import Hypothesis, StudySpec, Times
 
 FLAT, CUBE, NESTED = (128, 128, 64), (96, 96, 96), (96, 96, 64)
 # By scale: the nearest patch to FLAT's volume (-2 %, +12 %) whose sides are multiples of 16.
@@ -75,7 +75,6 @@ def STUDY(base: Config) -> StudySpec:
             _name(nested): fixed | {"data.patch_size": nested},
         },
         demo_arms=(_name(flat), _name(cube), as_many_voxels),
-        budget=Budget(seeds=2),
         notes=()
         if scale == 1
         else (

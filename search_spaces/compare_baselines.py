@@ -10,7 +10,7 @@ its authors build it. The study does not compare pipelines. An arm whose package
 """
 
 from segmamba.config import Config
-from segmamba.studies import Budget, Hypothesis, StudySpec
+from segmamba.studies import Hypothesis, StudySpec
 
 PEERS = {
     "DynUNet (MONAI)": "dynunet",
@@ -53,7 +53,6 @@ def STUDY(base: Config) -> StudySpec:
             **{peer: patch | {"model.name": name} for peer, name in PEERS.items()},
         },
         demo_arms=("SegMamba", "U-Net", "DynUNet (MONAI)", "SegResNet (MONAI)", "nnU-Net plain"),
-        budget=Budget(seeds=2),
         notes=(
             "demo: patches of 64x64x32 voxels for all arms, since the field's networks need sides "
             "of 32",

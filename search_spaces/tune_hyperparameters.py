@@ -44,5 +44,5 @@ def STUDY(base: Config) -> StudySpec:
             "loss.dice_weight",
             "data.tumour_centre_share",
         ),
-        budget=Budget(seeds=2, trials=12 if base.train.epochs < 10 else 40),
+        budget=Budget(trials=12 if base.train.epochs < 10 else 40),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS, region_masks
+from segmamba.data.label_sets import REGION_COLOURS, LabelSet, region_dict
 from segmamba.files import replacing
 
 if TYPE_CHECKING:
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 Box = tuple[slice, ...]
 """Slices along x, y and z."""
 
-REGION_COLOURS = {"ET": "#d55e00", "TC": "#f0e442", "WT": "#56b4e9"}
-"""Colours that colour-blind readers tell apart (Okabe & Ito 2008)."""
-
 
 def draw_plane(
     panel: Axes,
     image: np.ndarray,
     truth: np.ndarray,
     prediction: np.ndarray,
+    labels: LabelSet,
     axis: int,
     index: int,
     box: Box,
@@ -36,8 +34,9 @@ def draw_plane(
     Args:
         panel: What is drawn on.
         image: Float (x, y, z); 0 is background.
-        truth: Internal classes, uint8 (x, y, z); its outlines are solid.
+        truth: Class numbers, uint8 (x, y, z); its outlines are solid.
         prediction: The same; its outlines are dashed.
+        labels: The label set of both.
         axis: The axis that the plane is perpendicular to.
         index: The plane's place along `axis`.
         box: What of the plane is drawn.
@@ -53,13 +52,15 @@ def draw_plane(
     panel.imshow(
         np.where(cut(image) == 0, low, cut(image)), cmap="gray", origin="lower", vmin=low, vmax=high
     )
-    for labels, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
-        masks = zip(REGIONS, region_masks(cut(labels)), strict=True)
-        for region, mask in reversed(list(masks)):  # inner outlines lie on outer ones
-            if min(mask.shape) < 2:
+    for classes, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
+        if min(cut(classes).shape) < 2:
+            continue  # a line of voxels has no outline
+        masks = region_dict(cut(classes), labels)
+        for region in reversed(labels.outlined):  # inner outlines lie on outer ones
+            if min(masks[region].shape) < 2:
                 continue  # a single row of voxels has no outline
             # What panel.contour draws, in a third of its time.
-            contours = contour_generator(z=mask.astype(np.float32), line_type="Separate")
+            contours = contour_generator(z=masks[region].astype(np.float32), line_type="Separate")
             outlines = cast("list[np.ndarray]", contours.lines(0.5))
             panel.add_collection(
                 LineCollection(
@@ -98,11 +99,11 @@ def busiest_slices(mask: np.ndarray) -> list[int]:
     ]
 
 
-def add_outline_legend(figure: Figure) -> None:
+def add_outline_legend(figure: Figure, labels: LabelSet) -> None:
     """Say which colour is which region, and which line is truth or prediction."""
-    handles = [_line(REGION_COLOURS[region], "-", region) for region in REGIONS]
+    handles = [_line(REGION_COLOURS[region], "-", region) for region in labels.outlined]
     handles += [_line("0.4", "-", "truth"), _line("0.4", "--", "prediction")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 
 def _line(colour: str, style: Literal["-", "--"], label: str) -> Line2D:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from segmamba.commands import studies
 from segmamba.commands.run_progress import RunProgress
-from segmamba.evaluation import compare, summary, tune
+from segmamba.evaluation import compare, summary, tune, tune_report
 from segmamba.evaluation.rules import LEGACY
 from segmamba.orchestration.engine.progress import StudyProgress
 from tests.tiny import CPU, TINY
@@ -71,5 +71,5 @@ def test_in_the_table_of_a_comparison(console, capsys):
 
 
 def test_in_the_table_of_the_post_processing(console, capsys):
-    tune.render([tune.Step("threshold WT", {"0.5": 0.7074, "0.6": 0.7136}, "0.6")], console)
+    tune_report.render([tune.Step("threshold WT", {"0.5": 0.7074, "0.6": 0.7136}, "0.6")], console)
     assert "0.5: 70.74  0.6: 71.36" in capsys.readouterr().out

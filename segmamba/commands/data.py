@@ -12,10 +12,13 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     NamesOption,
+    OrientationOption,
     PatientsOption,
+    ReadingSetOption,
     console,
     print_json,
     progress_bar,
+    reading,
 )
 from segmamba.config import preset
 from segmamba.errors import UserError
@@ -28,6 +31,8 @@ app = typer.Typer(help="Check, measure or split a data set.", no_args_is_help=Tr
 def check(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
     output: Annotated[
@@ -44,6 +49,7 @@ def check(
 
     Exit code 2 if a training run would fail.
     """
+    config = reading(changes, orientation)
     preset("paper").changed({"data.patients": patients})
 
     from segmamba.data.cases import notes_on_labels, notes_on_unused
@@ -56,7 +62,9 @@ def check(
     templates = resolve_names(names or ())
     unused = notes_on_unused(source, labels, templates)
     with progress_bar("reading cases") as progress:
-        checked = check_cases(source, labels, templates, patients=patients, progress=progress)
+        checked = check_cases(
+            source, labels, templates, patients=patients, config=config, progress=progress
+        )
     if output:
         write_csv(output, checked)
     if as_json:
@@ -84,6 +92,8 @@ def check(
 def summary(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
     output: Annotated[
@@ -92,6 +102,7 @@ def summary(
     as_json: JsonOption = False,
 ) -> None:
     """Measure and draw grids, intensities and tumour volumes."""
+    header = reading(changes, orientation).header_rules
     preset("paper").changed({"data.patients": patients})
 
     from segmamba.data.layouts.templates import resolve_names
@@ -100,7 +111,12 @@ def summary(
 
     with progress_bar("measuring cases") as progress:
         fingerprint, measured = summarise(
-            source, labels, resolve_names(names or ()), patients=patients, progress=progress
+            source,
+            labels,
+            resolve_names(names or ()),
+            patients=patients,
+            header=header,
+            progress=progress,
         )
     written = write_summary(output, fingerprint, measured)
     if as_json:
@@ -115,6 +131,8 @@ def summary(
 def splits(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
     folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
@@ -130,6 +148,7 @@ def splits(
 
     nnU-Net reads this file, and so does a run with --set data.splits_file=FILE.
     """
+    header = reading(changes, orientation).header_rules
     preset("paper").changed(
         {"data.folds": folds, "data.split_seed": seed, "data.patients": patients}
     )
@@ -141,7 +160,7 @@ def splits(
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    found = with_patients(find_cases(source, labels, resolve_names(names or ())), patients)
+    found = with_patients(find_cases(source, labels, resolve_names(names or ()), header), patients)
     cases = [case for case in found if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")

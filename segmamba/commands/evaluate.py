@@ -8,13 +8,17 @@ import typer
 from segmamba.commands.shared import (
     RESULTS,
     ChallengeOption,
+    ClassesOption,
     JsonOption,
     LabelsOption,
     NamesOption,
+    OrientationOption,
+    ReadingSetOption,
     RuleOption,
     console,
     print_json,
     progress_bar,
+    reading,
 )
 
 TruthOption = Annotated[
@@ -52,6 +56,8 @@ def evaluate(
     rule: RuleOption = "both",
     challenge: ChallengeOption = "auto",
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     prediction_labels: Annotated[
         str,
@@ -60,6 +66,7 @@ def evaluate(
         ),
     ] = "auto",
     missing: MissingOption = "error",
+    classes: ClassesOption = "auto",
     output: Annotated[
         Path,
         typer.Option(
@@ -87,6 +94,8 @@ def evaluate(
             labels=labels,
             prediction_labels=prediction_labels,
             missing=missing,
+            classes=classes,
+            header=reading(changes, orientation).header_rules,
             names=resolve_names(names or ()),
             progress=progress,
         )
@@ -113,6 +122,8 @@ def compare(
         ),
     ] = 0.005,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     labels_a: Annotated[
         str,
@@ -122,6 +133,7 @@ def compare(
         str, typer.Option(help="Label convention of B, as --labels-a.", metavar="NAME")
     ] = "auto",
     missing: MissingOption = "error",
+    classes: ClassesOption = "auto",
     output: Annotated[
         Path,
         typer.Option(
@@ -150,7 +162,9 @@ def compare(
             rule=rule,
             challenge=challenge,
             labels=labels,
+            header=reading(changes, orientation).header_rules,
             missing=missing,
+            classes=classes,
             names=resolve_names(names or ()),
             progress=progress,
         )

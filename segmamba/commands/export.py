@@ -17,8 +17,12 @@ def export(
     bundle: Annotated[Path, typer.Option(help="New folder for a MONAI bundle.", metavar="DIR")],
     labels: Annotated[
         str,
-        typer.Option(help="Convention of the values that the bundle writes.", metavar="NAME"),
-    ] = "brats2023",
+        typer.Option(
+            help="Convention of the values that the bundle writes. auto: that of the network's "
+            "classes, brats2023, brats2024 or brats2024ped.",
+            metavar="NAME",
+        ),
+    ] = "auto",
 ) -> None:
     """Write a run as a MONAI bundle.
 

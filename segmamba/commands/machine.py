@@ -92,13 +92,17 @@ def phantom(
     seed: Annotated[
         int, typer.Option(help="Chooses the heads and tumours.", metavar="N")
     ] = PhantomConfig.seed,
+    kind: Annotated[
+        str,
+        typer.Option(help="The disease: glioma, post_treatment or pediatric.", metavar="NAME"),
+    ] = PhantomConfig.kind,
 ) -> None:
     """Write BraTS-format cases of the embedded phantom.
 
     The phantom has real anatomy and invented tumours.
     """
     changes = parse_assignments([f"phantom.size={size}"])
-    changes |= {"phantom.cases": cases, "phantom.seed": seed}
+    changes |= {"phantom.cases": cases, "phantom.seed": seed, "phantom.kind": kind}
     settings = preset("paper").changed(changes).phantom
 
     from segmamba.data.phantom import write_phantom
@@ -109,6 +113,7 @@ def phantom(
             cases=settings.cases,
             size=settings.size,
             seed=settings.seed,
+            kind=settings.kind,
             progress=progress,
         )
     print(folder)

@@ -10,21 +10,25 @@ import typer
 
 from segmamba.commands.shared import (
     CONVENTIONS_HELP,
+    READING_SETTINGS,
     RESULTS,
     DeviceOption,
     FlipsOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
     SetOption,
     console,
     print_json,
     progress_bar,
+    with_orientation,
 )
-from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments
+from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments, preset
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
 if TYPE_CHECKING:
+    from segmamba.config.header import HeaderRules
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import Predictor
 
@@ -69,9 +73,12 @@ def predict(
     labels: Annotated[
         str,
         typer.Option(
-            help=f"Label convention of the written values: {CONVENTIONS_HELP}", metavar="NAME"
+            help=f"Label convention of the written values: {CONVENTIONS_HELP} Where a case's own "
+            "would merge classes of the network, the network's is written.",
+            metavar="NAME",
         ),
     ] = "auto",
+    orientation: OrientationOption = None,
     names: NamesOption = None,
     flips: FlipsOption = False,
     overlap: Annotated[
@@ -133,11 +140,16 @@ def predict(
     A case that fails is named, and the others are written all the same. The exit code is then 2,
     or 1 where a failure is not explained by the case's files: failures.log has its traceback.
     """
-    settings = parse_assignments(changes or []) | ({"inference.flips": True} if flips else {})
+    settings = parse_assignments(with_orientation(changes, orientation)) | (
+        {"inference.flips": True} if flips else {}
+    )
     if overlap is not None:
         settings |= {"inference.overlap": overlap, "inference.overlap_voxels": 0}
     if scales is not None:
         settings |= parse_assignments([f"inference.scales={scales}"])
+
+    read = {name: value for name, value in settings.items() if name in READING_SETTINGS}
+    header = preset("paper").changed(read).data.header_rules
 
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.inference.outputs import Outputs
@@ -171,6 +183,7 @@ def predict(
         outputs,
         members,
         templates=resolve_names(names or ()),
+        header=header,
         as_json=as_json,
     )
     raise typer.Exit(code)
@@ -183,6 +196,7 @@ def run_prediction(
     outputs: Outputs,
     names: Sequence[str],
     *,
+    header: HeaderRules | None = None,
     templates: Sequence[str] = (),
     as_json: bool,
 ) -> int:
@@ -194,6 +208,7 @@ def run_prediction(
         labels: Label convention of the written values, or auto.
         outputs: What is written, and where.
         names: What predictions.json calls the predictor's members.
+        header: How the headers of the files are read; None takes the defaults.
         templates: How the files are named, as `find_cases` takes names.
         as_json: Print the content of predictions.json instead of the folder.
 
@@ -202,15 +217,16 @@ def run_prediction(
     """
     from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
     from segmamba.data.content import summarised
-    from segmamba.inference.folder import predict_cases, write_record
+    from segmamba.inference.folder import notes_on_values, predict_cases, write_record
     from segmamba.inference.outputs import FAILED, SKIPPED
 
     screen = console(stderr=True)
     labels = MIXED if labels == "auto" else labels
-    cases = list_cases(source, labels, templates)
+    cases = list_cases(source, labels, templates, header)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
     for note in (
         *predictor.notes,
+        *notes_on_values(cases, predictor.labels, outputs),
         *notes_on_convention(cases),
         *notes_on_unused(source, labels, templates),
     ):

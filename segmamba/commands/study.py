@@ -7,7 +7,7 @@ Imports nothing slow: `--help` answers at once.
 # `study_app`, whose help texts come from the study.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from segmamba.commands.shared import (
     LabelsOption,
     ListSettingsOption,
     NamesOption,
+    OrientationOption,
     OutputOption,
     ResumeOption,
     SetOption,
@@ -30,6 +31,7 @@ from segmamba.commands.shared import (
     print_json,
     print_settings,
     run_app,
+    with_orientation,
 )
 from segmamba.commands.study_file import load_study
 from segmamba.commands.study_result import print_result
@@ -81,6 +83,7 @@ def study_app(study: "Study") -> typer.Typer:
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
+        orientation: OrientationOption = None,
         names: NamesOption = None,
         preset: Annotated[
             str,
@@ -91,10 +94,19 @@ def study_app(study: "Study") -> typer.Typer:
             ),
         ] = "demo",
         seeds: Annotated[
+            Any,
+            typer.Option(
+                parser=_seeds,
+                help="Training runs of each arm. auto adds seeds until the claim is decided. "
+                f"With 1, the verdict is always undecided. Default: {spec.budget.seeds}.",
+                metavar="auto|N",
+                show_default=False,
+            ),
+        ] = None,
+        max_seeds: Annotated[
             int | None,
             typer.Option(
-                help="Training runs of each arm. With one, the verdict is always undecided. "
-                f"Default: {spec.budget.seeds}.",
+                help=f"The most seeds that --seeds auto trains. Default: {spec.budget.max_seeds}.",
                 metavar="N",
                 show_default=False,
             ),
@@ -178,6 +190,7 @@ def study_app(study: "Study") -> typer.Typer:
             names=tuple(names or ()),
             preset=preset,
             seeds=seeds,
+            max_seeds=max_seeds,
             folds=folds,
             trials=trials,
             arms=tuple(arms or ()),
@@ -190,7 +203,7 @@ def study_app(study: "Study") -> typer.Typer:
             plan=plan,
             ray_address=ray_address,
             cache=cache,
-            changes=parse_assignments(changes or []),
+            changes=parse_assignments(with_orientation(changes, orientation)),
         )
         if plan:
             _plan(study, options, as_json=as_json)
@@ -216,6 +229,16 @@ def _scheduler_help(spec: "StudySpec") -> str:
         f"the validation set. {pbt if spec.space else ''}Default: "
         f"{'asha' if spec.space else 'none, so that all arms train alike'}."
     )
+
+
+def _seeds(text: str) -> int | str:
+    """Read --seeds."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} is neither auto nor a number") from None
 
 
 def _gpus(text: str) -> float | None:

@@ -17,12 +17,14 @@ from segmamba.commands.shared import (
     DeviceOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
     OutputOption,
     ResumeOption,
     SetOption,
     console,
     print_json,
     shown_uri,
+    with_orientation,
 )
 from segmamba.config import Config, load_config, parse_assignments
 from segmamba.config import preset as preset_named
@@ -42,6 +44,7 @@ def train(
         str | None,
         typer.Option(help=f"{LABELS_HELP} Default: auto.", metavar="NAME", show_default=False),
     ] = None,
+    orientation: OrientationOption = None,
     names: NamesOption = None,
     preset: Annotated[
         str | None,
@@ -74,7 +77,10 @@ def train(
     The validation set chooses the checkpoint that is tested. Exit code 130 or 143 if the run was
     stopped; --resume goes on with it.
     """
-    assignments = [*(changes or []), *(["train.deterministic=true"] if deterministic else [])]
+    assignments = [
+        *with_orientation(changes, orientation),
+        *(["train.deterministic=true"] if deterministic else []),
+    ]
     asked = data or labels or names or preset or config_file or assignments
     config = (
         _config(data, labels, names, preset, config_file, assignments)
@@ -170,16 +176,18 @@ def _print_scores(finished: FinishedRun) -> None:
     """Print a table of the test's scores, and where the run is."""
     from rich.table import Table
 
-    from segmamba.data.labels import REGIONS
     from segmamba.evaluation.patients import counted, row_patient
 
     final, screen = finished.final, console()
     table = Table(box=None, pad_edge=False)
     for name in ("region", "Dice", "HD95, mm"):
         table.add_column(name, justify="left" if name == "region" else "right")
-    for region in (*REGIONS, "mean"):
-        distance = f"{final.metrics[f'test/hd95_mm_{region}']:.1f}" if region != "mean" else ""
-        table.add_row(region, points(final.metrics[f"test/dice_{region}"]), distance)
+    dice = "test/dice_"
+    for name, value in final.metrics.items():
+        if name.startswith(dice):
+            region = name.removeprefix(dice)
+            hd95_mm = final.metrics.get(f"test/hd95_mm_{region}")
+            table.add_row(region, points(value), "" if hd95_mm is None else f"{hd95_mm:.1f}")
     print_line(
         screen,
         f"tested   {final.tested_checkpoint} checkpoint, epoch {final.tested_epoch}, "

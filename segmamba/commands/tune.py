@@ -13,11 +13,14 @@ from segmamba.commands.shared import (
     FlipsOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
+    ReadingSetOption,
     TrainingDataOption,
     TrainingLabelsOption,
     console,
     print_json,
     progress_bar,
+    reading_changes,
 )
 from segmamba.errors import UserError
 
@@ -26,6 +29,8 @@ def tune_postprocessing(
     checkpoint: CheckpointsOption,
     data: TrainingDataOption = None,
     labels: TrainingLabelsOption = None,
+    orientation: OrientationOption = None,
+    reading: ReadingSetOption = None,
     names: NamesOption = None,
     rule: Annotated[
         str,
@@ -57,12 +62,15 @@ def tune_postprocessing(
 
     Thresholds, smallest components and the smallest ET are stored with the checkpoint.
     """
+    read = reading_changes(reading, orientation)
+
     import dataclasses
 
     from segmamba.data.source import source_changes
     from segmamba.data.splits import seeded
     from segmamba.evaluation.rules import RULES
-    from segmamba.evaluation.tune import render, tune, validation_of, votes_on, write_choice
+    from segmamba.evaluation.tune import tune, validation_of, votes_on
+    from segmamba.evaluation.tune_report import render, write_choice
     from segmamba.inference.checkpoint_files import find_checkpoint
     from segmamba.inference.predictor import load_predictor
 
@@ -76,7 +84,7 @@ def tune_postprocessing(
     changes: dict[str, object] = {"data.labels": labels} if labels else {}
     if data or names:
         changes = source_changes(data, labels or "auto", names or ())
-    configs = [member.config.changed(changes) for member in predictor.members]
+    configs = [member.config.changed(changes | read) for member in predictor.members]
     if any(seeded(other, other.seed) != seeded(configs[0], configs[0].seed) for other in configs):
         raise UserError(
             "--checkpoint: the runs were trained on different data, folds or splits, and one has "

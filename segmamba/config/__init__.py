@@ -10,7 +10,7 @@ from segmamba.config.assignments import parse_assignments
 from segmamba.config.augment import AugmentConfig
 from segmamba.config.data import DataConfig
 from segmamba.config.docs import field_docs
-from segmamba.config.files import load_config, load_postprocess
+from segmamba.config.files import flat_as_stored, load_config, load_postprocess
 from segmamba.config.inference import InferenceConfig
 from segmamba.config.learning import LearningConfig
 from segmamba.config.loss import LossConfig
@@ -43,6 +43,7 @@ __all__ = [
     "PostprocessConfig",
     "TrainConfig",
     "field_docs",
+    "flat_as_stored",
     "from_flat_dict",
     "load_config",
     "load_postprocess",

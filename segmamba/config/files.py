@@ -1,5 +1,6 @@
 """Configurations read from the files that a run leaves."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ RENAMED = {
     "data.test_file": "data.holdout_file",
     "train.judge_last": "train.test_last",
 }
+WRITTEN_WITHOUT_CLASSES = {"model.classes": "glioma"}  # all networks had its three classes
 WRITTEN_BEFORE_0_2 = "data.minival_share"  # every such configuration has it, and no later one
 
 
@@ -42,7 +44,19 @@ def load_config(path: Path | str) -> Config:
             flat[name] = value
     if WRITTEN_BEFORE_0_2 in flat:
         flat = {RENAMED.get(name, name): value for name, value in flat.items()}
-    return _changed(path, flat)
+    return _changed(path, flat_as_stored(flat))
+
+
+def flat_as_stored(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a stored configuration by what its settings were before they had names.
+
+    Args:
+        flat: Values by dotted name, as any version stored them.
+
+    Returns:
+        The same with every setting of this version.
+    """
+    return Config().to_flat_dict() | WRITTEN_WITHOUT_CLASSES | dict(flat)
 
 
 def load_postprocess(path: Path | str) -> PostprocessConfig:

@@ -55,10 +55,17 @@ class ModelConfig:
     interpolate: a 1x1x1 convolution and trilinear interpolation."""
     attention_gates: bool = False
     """Weigh the skips by attention gates (Oktay et al. 2018). False is off."""
+    classes: Literal["auto", "glioma", "post_treatment", "pediatric"] = "auto"
+    """What the labels tell apart, and what the network is scored on. auto: what the data's label
+    convention has; a run's config.json then names it. glioma: NCR, ED and ET, scored on ET, TC and
+    WT; labels with more classes are merged. post_treatment: NETC, SNFH, ET and the resection cavity
+    RC, scored on ET, TC, WT and RC (BraTS 2024 on, GLI and MET). pediatric: ET, NETC, CC and ED,
+    scored on ET, TC, WT, NETC, CC and ED (BraTS-PED 2024 on)."""
     outputs: Literal["classes", "regions"] = "classes"
-    """What the network predicts. classes: background, NCR, ED and ET, which exclude each other
-    (softmax, cross entropy). regions: the evaluated regions ET, TC and WT, which overlap (a sigmoid
-    each, binary cross entropy; Isensee et al. 2020, nnU-Net for brain tumor segmentation)."""
+    """What the network predicts. classes: the background and the classes, which exclude each other
+    (softmax, cross entropy). regions: the evaluated regions, ET, TC, WT and further ones, which
+    overlap (a sigmoid each, binary cross entropy; Isensee et al. 2020, nnU-Net for brain tumor
+    segmentation)."""
     deep_supervision: int = 0
     """Further outputs of the decoder in training, at 1/2, 1/4 and 1/8 of the resolution; up to 3. 0
     is off."""

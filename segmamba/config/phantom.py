@@ -1,6 +1,7 @@
 """The embedded data."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from segmamba.config.rules import require
 
@@ -13,6 +14,10 @@ class PhantomConfig:
     """How many cases are generated."""
     size: tuple[int, int, int] = (240, 240, 155)
     """Voxels along x, y, z; the voxel size follows so that the head fits."""
+    kind: Literal["glioma", "post_treatment", "pediatric"] = "glioma"
+    """What the heads have. glioma: a glioma before surgery, labelled as in BraTS 2018. pediatric: a
+    child's tumour with cysts, labelled as in BraTS-PED 2024. post_treatment: what surgery left of a
+    glioma, beside a resection cavity, labelled as in BraTS 2024."""
     seed: int = 0
     """Decides the shapes of heads and tumours."""
 

@@ -17,7 +17,8 @@ class PostprocessConfig:
     """Post-processing steps, all off by default.
 
     They are applied in this order: CRF, thresholds, small components, small ET. Tuples are in the
-    order ET, TC, WT.
+    order ET, TC, WT and then, where `model.classes` has more regions, those: RC after treatment;
+    NETC, CC and ED in children, of which CC alone is decided by itself.
     """
 
     crf_steps: int = 0
@@ -33,14 +34,14 @@ class PostprocessConfig:
     """Difference in intensity, in standard deviations of the z-scored image, at which two voxels
     stop pulling at each other."""
     thresholds: tuple[float, ...] = ()
-    """Probability above which a voxel belongs to ET, TC and WT; () is off: the likeliest class, or
-    0.5 for a network of regions."""
-    min_component_voxels: tuple[int, int, int] = (0, 0, 0)
-    """Smallest 26-connected component of ET, TC and WT that stays, in voxels of the source; 0 is
-    off. `--postprocess paper` has 100."""
+    """Probability above which a voxel belongs to ET, TC, WT and further regions; what is not given
+    for these is 0.5. () is off: the likeliest class, or 0.5 for a network of regions."""
+    min_component_voxels: tuple[int, ...] = (0, 0, 0)
+    """Smallest 26-connected component of ET, TC, WT and further regions that stays, in voxels of
+    the source; 0 is off, as is what is not given. `--postprocess paper` has 100 for ET, TC, WT."""
     min_et_voxels: int = 0
-    """Smallest ET, in voxels of the source: a case whose whole ET has fewer gets it as NCR (known
-    from BraTS, where an absent ET is all or nothing); 0 is off."""
+    """Smallest ET, in voxels of the source: a case whose whole ET has fewer gets it as the rest of
+    TC, NCR or NETC (known from BraTS, where an absent ET is all or nothing); 0 is off."""
 
     def __post_init__(self) -> None:
         require(
@@ -61,16 +62,22 @@ class PostprocessConfig:
             "must be above 0",
         )
         require(
-            len(self.thresholds) in (0, 3),
+            len(self.thresholds) == 0 or len(self.thresholds) >= 3,
             "postprocess.thresholds",
             self.thresholds,
-            "must be () (off) or three values, for ET, TC and WT",
+            "must be () (off) or at least three values, for ET, TC and WT",
         )
         require(
             all(0 < t < 1 for t in self.thresholds),
             "postprocess.thresholds",
             self.thresholds,
             "must lie in (0, 1)",
+        )
+        require(
+            len(self.min_component_voxels) >= 3,
+            "postprocess.min_component_voxels",
+            self.min_component_voxels,
+            "must be at least three values, for ET, TC and WT",
         )
         require(
             min(self.min_component_voxels) >= 0,

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.image_files import companion_of
-from segmamba.data.labels import MODALITIES
+from segmamba.data.label_sets import AUTO, LabelSet, label_set
+from segmamba.data.labels import MODALITIES, convention
 from segmamba.data.patient_names import patient_of as patient_of  # beside Case, for the layouts
 
 # An error is what a training run would stop at.
@@ -40,9 +42,20 @@ class Case:
     each modality has a file of its own."""
     findings: tuple[Finding, ...] = ()
     """What the layout has to say."""
+    header: HeaderRules = field(default_factory=HeaderRules)
+    """How the headers of its files are read."""
     channel_count: int = 0
     """Channels that the layout names for a 4-D file, those of no modality included; 0 where each
     modality has a file of its own."""
+    classes: str = AUTO
+    """Name of the label set that the segmentation is read as; "auto" is the convention's own."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The label set that the segmentation is read as."""
+        if self.classes == AUTO:
+            return convention(self.convention).labels
+        return label_set(self.classes)
 
     @property
     def files(self) -> list[Path]:

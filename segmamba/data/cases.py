@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.case import ERROR, Case, Finding
 from segmamba.data.case_ids import with_checked_ids
 from segmamba.data.image_files import FolderContent, content_of, shown_files
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import convention
 from segmamba.data.layouts import datalist, dataset_json, templates
 from segmamba.data.layouts import names as file_names
@@ -27,8 +29,16 @@ class HasConvention(Protocol):
     @property
     def convention(self) -> str: ...
 
+    @property
+    def label_set(self) -> LabelSet: ...
 
-def find_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()) -> list[Case]:
+
+def find_cases(
+    source: Path | str,
+    labels: str = AUTO,
+    names: Sequence[str] = (),
+    header: HeaderRules | None = None,
+) -> list[Case]:
     """Find every case of a data set, all of them whole.
 
     Args:
@@ -38,6 +48,7 @@ def find_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()
             must be the same for all cases; "mixed" lets each case have its own.
         names: Templates of the files' names, as the setting `data.names` has them; then these
             alone tell what is a case.
+        header: How the headers of the files are read; None takes the defaults.
 
     Returns:
         The cases, sorted by id.
@@ -45,7 +56,7 @@ def find_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()
     Raises:
         UserError: No case is found, or one is faulty; the message is that of the first.
     """
-    cases = list_cases(source, labels, names)
+    cases = list_cases(source, labels, names, header)
     for case in cases:
         for finding in case.findings:
             if finding.severity == ERROR:
@@ -53,13 +64,19 @@ def find_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()
     return cases
 
 
-def list_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()) -> list[Case]:
+def list_cases(
+    source: Path | str,
+    labels: str = AUTO,
+    names: Sequence[str] = (),
+    header: HeaderRules | None = None,
+) -> list[Case]:
     """Find every case of a data set, the faulty ones among the others.
 
     Args:
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
+        header: As `find_cases` takes it.
 
     Returns:
         The cases, sorted by id, with their errors among their findings.
@@ -82,6 +99,8 @@ def list_cases(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()
             f"{source}: no such folder; give the folder that holds the BraTS cases, "
             "or a datalist (.json)"
         )
+    if header is not None:
+        cases = [replace(case, header=header) for case in cases]
     cases = with_checked_ids(cases, str(source))
     cases = _with_errors(cases, _shared_files(cases))
     return cases if mixed else _with_errors(cases, _other_conventions(cases))
@@ -154,16 +173,16 @@ def notes_on(cases: Sequence[Case]) -> list[str]:
 
 
 def notes_on_convention(cases: Sequence[Case]) -> list[str]:
-    """Collect what a prediction must say about the values that it writes.
+    """Collect what a prediction must say about label conventions that no name tells.
 
     Args:
         cases: The cases that are predicted.
 
     Returns:
-        What the conventions merge, and conventions that no name tells, each line once.
+        Each line once.
     """
     told = [f.text for case in cases for f in case.findings if f.kind == "label convention"]
-    return list(dict.fromkeys(notes_on_labels(cases) + told))
+    return list(dict.fromkeys(told))
 
 
 def notes_on_labels(cases: Iterable[HasConvention]) -> list[str]:
@@ -177,8 +196,11 @@ def notes_on_labels(cases: Iterable[HasConvention]) -> list[str]:
     """
     return [
         note
-        for name in sorted({case.convention for case in cases})
-        for note in convention(name).notes
+        for name, labels in sorted(
+            {(case.convention, case.label_set) for case in cases},
+            key=lambda pair: (pair[0], pair[1].name),
+        )
+        for note in convention(name).notes(labels)
     ]
 
 

@@ -1,7 +1,7 @@
 """Phantom: the embedded data. BraTS-format cases of real anatomy with an invented disease.
 
-A case is a deformed head (`phantom_head`) with a glioma (`phantom_tumour`), as a scanner of its own
-shows it in four contrasts (`phantom_scanner`).
+A case is a deformed head (`phantom_head`) with a glioma (`phantom_tumour`) or another disease
+(`phantom_disease`), as a scanner of its own shows it in four contrasts (`phantom_scanner`).
 
 A case is a pure function of (seed, index, size). All shapes are drawn in mm: (seed, index) is one
 patient at any size.
@@ -12,15 +12,19 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from segmamba.data.image_files import PHANTOM_NOTE
-from segmamba.data.labels import MODALITIES, from_classes
+from segmamba.data.label_sets import label_set
+from segmamba.data.labels import from_classes
+from segmamba.data.layouts.namings import BRATS_2018, BRATS_2023, LABEL, Naming
 from segmamba.data.parallel import Progress, no_progress
+from segmamba.data.phantom_disease import of_a_child, resect
 from segmamba.data.phantom_grid import HEAD_BOX_MM, Grid
 from segmamba.data.phantom_head import load_templates, make_head
 from segmamba.data.phantom_scanner import scan_head
@@ -32,9 +36,25 @@ from segmamba.json_files import read_json
 GENERATOR_VERSION = 2  # raise it whenever the voxels of a case change
 SMALLEST_SIZE, LARGEST_SIZE = (48, 48, 48), (240, 240, 155)
 MOST_AT_ONCE = 16  # a case of the largest size takes 0.4 GiB while it is made
-CONVENTION = "brats2018"
 ANOTHER = "choose another folder or delete this one"
-SUFFIXES = dict(zip(MODALITIES, ("t1", "t1ce", "t2", "flair"), strict=True))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the cases of one disease are named and labelled, as those of its challenge are."""
+
+    convention: str
+    naming: Naming
+    case_id: str
+    """Pattern of a case's id, from which the layouts tell the label convention."""
+
+
+KINDS = {
+    "glioma": Kind("brats2018", BRATS_2018, "Phantom_{:03d}"),
+    "post_treatment": Kind("brats2024", BRATS_2023, "BraTS-GLI-Phantom{:03d}-100"),
+    "pediatric": Kind("brats2024ped", BRATS_2023, "BraTS-PED-Phantom{:03d}-000"),
+}
+"""By `phantom.kind`, which is the name of a label set as well."""
 
 
 class _Note(TypedDict):
@@ -44,6 +64,7 @@ class _Note(TypedDict):
     cases: int
     size: list[int]
     seed: int
+    kind: NotRequired[str]
 
 
 def spacing_mm_for(size: Sequence[int]) -> float:
@@ -71,7 +92,7 @@ def spacing_mm_for(size: Sequence[int]) -> float:
 
 
 def make_case(
-    seed: int, index: int, size: Sequence[int]
+    seed: int, index: int, size: Sequence[int], kind: str = "glioma"
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Make one case.
 
@@ -79,11 +100,13 @@ def make_case(
         seed: The seed of the phantom.
         index: Which patient of the phantom.
         size: Voxels along x, y and z.
+        kind: The disease, one of KINDS.
 
     Returns:
         (images, label, affine). images: modality to int16 array of shape `size`, exactly 0 outside
-        the brain and at least 1 inside. label: uint8 of shape `size`, BraTS 2018-2021 values: 0,
-        1 NCR, 2 ED, 4 ET. affine: (4, 4), diag(-s, -s, s) for a voxel size of s mm, with the offset
+        the brain and at least 1 inside. label: uint8 of shape `size`, in the values of the kind's
+        convention: for a glioma those of BraTS 2018-2021, 0, 1 NCR, 2 ED, 4 ET. affine:
+        (4, 4), diag(-s, -s, s) for a voxel size of s mm, with the offset
         of BraTS files.
 
     Raises:
@@ -94,19 +117,25 @@ def make_case(
         tuple(min(n, int(mm / spacing_mm)) for n, mm in zip(size, HEAD_BOX_MM, strict=True)),
         spacing_mm,
     )
-    head_rng, tumour_rng, scanner_rng = (
-        np.random.default_rng(s) for s in np.random.SeedSequence((seed, index)).spawn(3)
+    head_rng, tumour_rng, scanner_rng, disease_rng = (
+        np.random.default_rng(s) for s in np.random.SeedSequence((seed, index)).spawn(4)
     )
     foci, enhancing = plan_tumour(tumour_rng, spacing_mm)
     head = make_head(head_rng, grid, foci)
     classes = grow_tumour(tumour_rng, grid, head, foci, enhancing=enhancing)
+    if kind == "post_treatment":
+        classes = resect(disease_rng, grid, classes, foci)
+    elif kind == "pediatric":
+        classes = of_a_child(disease_rng, grid, classes, foci)
+    labels = label_set(kind)
     images = {
         modality: _placed(image, size)
-        for modality, image in scan_head(scanner_rng, grid, head, classes).items()
+        for modality, image in scan_head(scanner_rng, grid, head, classes, labels).items()
     }
     affine = np.diag((-spacing_mm, -spacing_mm, spacing_mm, 1.0))
     affine[1, 3] = (size[1] - 1) * spacing_mm
-    return images, _placed(from_classes(classes, CONVENTION), size), affine
+    values = from_classes(classes, KINDS[kind].convention, labels)
+    return images, _placed(values, size), affine
 
 
 def _placed(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -124,9 +153,13 @@ def write_phantom(
     cases: int,
     size: Sequence[int],
     seed: int,
+    kind: str = "glioma",
     progress: Progress = no_progress,
 ) -> Path:
     """Write cases as folder/Phantom_000/Phantom_000_{t1,t1ce,t2,flair,seg}.nii.gz and so on.
+
+    Cases of other kinds are named as their challenge names them, BraTS-PED-Phantom000-000 for one,
+    by which every command reads their labels rightly.
 
     Each case appears in one step and phantom.json last. A call that was killed is therefore
     continued by the next, and a complete folder is returned at once. Cases are made in threads, one
@@ -137,6 +170,7 @@ def write_phantom(
         cases: How many cases.
         size: Voxels along x, y and z.
         seed: Which heads and tumours.
+        kind: The disease, one of KINDS.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -149,6 +183,7 @@ def write_phantom(
     folder, size = Path(folder), tuple(size)
     spacing_mm = spacing_mm_for(size)
     parameters = {"generator": GENERATOR_VERSION, "cases": cases, "size": list(size), "seed": seed}
+    parameters |= {} if kind == "glioma" else {"kind": kind}
     begun, complete = folder / "phantom_begun.json", folder / PHANTOM_NOTE
     for note in (complete, begun):
         if note.exists() and (existing := read_json(note, _Note, fix=ANOTHER)) != parameters:
@@ -162,8 +197,7 @@ def write_phantom(
     load_templates(spacing_mm)
     with ThreadPoolExecutor(min(cases, os.cpu_count() or 1, MOST_AT_ONCE)) as pool:
         jobs = [
-            pool.submit(_complete_case, folder / f"Phantom_{index:03d}", seed, index, size)
-            for index in range(cases)
+            pool.submit(_complete_case, folder, seed, index, size, kind) for index in range(cases)
         ]
         try:
             for done, job in enumerate(as_completed(jobs), 1):
@@ -177,24 +211,30 @@ def write_phantom(
     return folder
 
 
-def _complete_case(case_folder: Path, seed: int, index: int, size: Sequence[int]) -> None:
+def _complete_case(folder: Path, seed: int, index: int, size: Sequence[int], kind: str) -> None:
+    case_folder = folder / KINDS[kind].case_id.format(index)
     if not case_folder.exists():
-        _write_case(case_folder, *make_case(seed, index, size))
+        _write_case(case_folder, KINDS[kind].naming, *make_case(seed, index, size, kind))
 
 
 def _write_case(
-    case_folder: Path, images: dict[str, np.ndarray], label: np.ndarray, affine: np.ndarray
+    case_folder: Path,
+    naming: Naming,
+    images: dict[str, np.ndarray],
+    label: np.ndarray,
+    affine: np.ndarray,
 ) -> None:
     # The scratch folder lies beside `folder`: what a killed call leaves is never taken for a case.
     folder = case_folder.parent
-    arrays = {**{SUFFIXES[m]: image for m, image in images.items()}, "seg": label}
+    parts = images | {LABEL: label}
+    arrays = {naming.suffix_of(part): array for part, array in parts.items()}
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         half_done = Path(scratch) / case_folder.name
         half_done.mkdir()
         for suffix, array in arrays.items():
             nibabel.save(
                 nibabel.Nifti1Image(array, affine),
-                half_done / f"{case_folder.name}_{suffix}.nii.gz",
+                half_done / f"{case_folder.name}{naming.separator}{suffix}.nii.gz",
             )
         try:
             os.replace(half_done, case_folder)

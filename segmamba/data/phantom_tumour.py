@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from segmamba.data.labels import ED, ET, NCR
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.phantom_grid import HEAD_BOX_MM, Grid, smooth_field
 from segmamba.data.phantom_head import is_deep_white_matter
 
+NCR, ED, ET = (GLIOMA.number(name) for name in ("NCR", "ED", "ET"))
 APART_MM = 30  # the least distance between the centres of two foci
 SITE_DRAWS = 5000  # points that are tried for the centre of a focus
 
@@ -98,7 +99,7 @@ def grow_tumour(
         enhancing: Whether the rim enhances.
 
     Returns:
-        Internal classes, uint8 of the grid's shape.
+        Class numbers of GLIOMA, uint8 of the grid's shape.
     """
     lumps = 0.16 * smooth_field(rng, grid, 24)
     bumps = smooth_field(rng, grid, 10)

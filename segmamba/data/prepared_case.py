@@ -1,7 +1,7 @@
 """A case in the preprocessing cache, as everything behind the cache reads it.
 
     <cache>/<case id>-<key>/image.npy           float16 (4, x, y, z), z-scored, 0 outside the brain
-                            label.npy           uint8 (x, y, z), internal classes, grid of the image
+                            label.npy           uint8 (x, y, z), class numbers, grid of the image
                             source_label.npy    uint8, grid of the source; only of resampled cases
                             tumour_voxels.npy   int32, flat indices into label.npy, not all of them
                             class1_voxels.npy   the same for each class of tumour
@@ -23,6 +23,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from segmamba.data.case import Finding
+from segmamba.data.label_sets import GLIOMA, LabelSet, label_set
 from segmamba.json_files import read_json
 
 Triple = tuple[int, int, int]
@@ -41,6 +42,7 @@ class CaseJson(TypedDict):
     source_spacing_mm: tuple[float, float, float]
     source_affine: tuple[Row, Row, Row, Row]
     classes: list[int]
+    label_set: str
     findings: list[dict[str, str]]
     image_digests: list[str]
 
@@ -65,11 +67,13 @@ class PreparedCase:
     source_affine: tuple[tuple[float, ...], ...]
     """Rows of the affine of the source in canonical orientation."""
     classes: tuple[int, ...]
-    """The internal classes of tumour that the label holds."""
+    """The class numbers that the label holds, without the background."""
     findings: tuple[Finding, ...] = ()
     """What is to say about the files of the case; no errors."""
     image_digests: tuple[str, ...] = ()
     """What tells the images apart from those of other cases, as `same_images` digests them."""
+    classes_of: str = GLIOMA.name
+    """Name of the label set that its class numbers are of."""
 
     @classmethod
     def read(cls, folder: Path) -> PreparedCase:
@@ -101,6 +105,7 @@ class PreparedCase:
             source_affine=meta["source_affine"],
             classes=tuple(meta["classes"]),
             findings=tuple(Finding(**finding) for finding in meta["findings"]),
+            classes_of=meta["label_set"],
             image_digests=tuple(meta["image_digests"]),
         )
 
@@ -115,12 +120,17 @@ class PreparedCase:
             for o, w, s in zip(self.offset, self.working_shape, self.shape, strict=True)
         )
 
+    @property
+    def label_set(self) -> LabelSet:
+        """The label set of its class numbers."""
+        return label_set(self.classes_of)
+
     def image(self) -> np.ndarray:
         """float16 (4, x, y, z), z-scored, 0 outside the brain."""
         return np.load(self.folder / "image.npy", mmap_mode="r")
 
     def label(self) -> np.ndarray:
-        """uint8 (x, y, z), internal classes on the grid of `image`."""
+        """uint8 (x, y, z), class numbers on the grid of `image`."""
         return np.load(self.folder / "label.npy", mmap_mode="r")
 
     def whole(self, array: np.ndarray) -> np.ndarray:
@@ -135,7 +145,7 @@ class PreparedCase:
         return np.pad(array, [(0, 0)] * (array.ndim - 3) + [*self.margins])
 
     def source_label(self) -> np.ndarray:
-        """uint8 (x, y, z), internal classes on the source's grid in canonical orientation.
+        """uint8 (x, y, z), class numbers on the source's grid in canonical orientation.
 
         Predictions are measured against it.
         """

@@ -20,12 +20,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from segmamba.config import DataConfig
 from segmamba.data.case import Case
-from segmamba.data.labels import REGION_CLASSES, convention
+from segmamba.data.label_sets import GLIOMA
+from segmamba.data.labels import convention
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.prepared_case import PreparedCase
 from segmamba.data.same_images import image_digests
@@ -230,12 +232,14 @@ def _write(
     image: float16 (4, x, y, z). label: uint8 (x, y, z), or None: then all brain is "brain".
     """
     tumour = np.zeros(image.shape[1:], bool) if label is None else label > 0
-    classes = [c for c in REGION_CLASSES["WT"] if label is not None and (label == c).any()]
+    numbers = range(1, len(case.label_set.classes))
+    classes = [c for c in numbers if label is not None and (label == c).any()]
     meta = {
         "id": case.id,
         "patient": case.patient,
         **geometry,
         "classes": classes,
+        "label_set": case.label_set.name,
         "findings": [asdict(finding) for finding in scan.findings],
         "image_digests": image_digests(scan.image),
     }
@@ -261,11 +265,17 @@ def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataCon
     contents = [digests[str(path.absolute())] for path in files]
     roles = {modality: files[path] for modality, path in case.images.items()}
     label = files[case.label] if case.label else None
-    values = sorted(convention(case.convention).values.items())
+    values = sorted(convention(case.convention).numbers(case.label_set).items())
     channels = sorted(case.channels.items())
-    text = json.dumps(
-        [FORMAT, config.spacing_mm, values, channels, sorted(roles.items()), label, contents]
-    )
+    parts: list[Any] = [
+        *(FORMAT, config.spacing_mm, values, channels, sorted(roles.items()), label, contents)
+    ]
+    # What is as it ever was is left out: glioma's classes, and headers that agree.
+    if case.label_set != GLIOMA:
+        parts.append(case.label_set.name)
+    if (stated := [case.header.orientation.upper(), case.header.header]) != ["", "agree"]:
+        parts.append(stated)
+    text = json.dumps(parts)
     return cache / f"{case.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from segmamba.config import Config, DataConfig
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases, notes_on, notes_on_unused
+from segmamba.data.common_classes import read_as
 from segmamba.data.content import summarised
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.layouts.templates import resolve_names
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
@@ -43,6 +45,11 @@ class FoundData:
         """All cases, the labelled ones first."""
         return [*self.labelled, *self.unlabelled]
 
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes that the segmentations are read as, one set for all."""
+        return self.labelled[0].label_set
+
 
 @dataclass(frozen=True)
 class PreparedData:
@@ -62,6 +69,15 @@ class PreparedData:
     def cases(self) -> list[Case]:
         """The cases as they were found, the labelled ones first."""
         return self.found.cases
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes that the segmentations are read as, one set for all."""
+        return self.found.label_set
+
+    def resolved(self, config: Config) -> Config:
+        """Return a configuration whose network has the classes of these cases."""
+        return config.changed({"model.classes": self.label_set.name})
 
     @property
     def prepared(self) -> list[PreparedCase]:
@@ -182,7 +198,8 @@ def cases_of(data: DataConfig) -> list[Case]:
     """Find every case of the data set that a configuration names.
 
     Args:
-        data: Its `source`, `labels`, `names` and `patients` say which cases, and whose.
+        data: Its `source`, `labels`, `names` and `patients` say which cases, and whose; the rest
+            how headers are read.
 
     Returns:
         The cases, sorted by id.
@@ -190,7 +207,8 @@ def cases_of(data: DataConfig) -> list[Case]:
     Raises:
         UserError: No case is found, one is faulty, or `patients` does not fit them.
     """
-    return with_patients(find_cases(data.source, data.labels, data.names), data.patients)
+    cases = find_cases(data.source, data.labels, data.names, data.header_rules)
+    return with_patients(cases, data.patients)
 
 
 def labelled_cases(
@@ -207,7 +225,8 @@ def labelled_cases(
         The cases, what they are in words, and notes on cases that are left out.
 
     Raises:
-        UserError: No case of the data set has a segmentation.
+        UserError: No case of the data set has a segmentation, or the segmentations cannot be read
+            as `model.classes`.
     """
     if not config.data.source:
         return _phantom_cases(config, results, steps)
@@ -223,7 +242,7 @@ def labelled_cases(
         if len(labelled) < len(cases)
         else []
     )
-    return labelled, config.data.source, left_out
+    return read_as(labelled, config.model.classes), config.data.source, left_out
 
 
 def _phantom_cases(
@@ -233,18 +252,22 @@ def _phantom_cases(
 
     phantom = config.phantom
     size = "x".join(map(str, phantom.size))
-    name = f"v{GENERATOR_VERSION}_{phantom.cases}_cases_{size}_seed{phantom.seed}"
+    kind = "" if phantom.kind == "glioma" else f"{phantom.kind}_"
+    name = f"v{GENERATOR_VERSION}_{kind}{phantom.cases}_cases_{size}_seed{phantom.seed}"
     folder = Path(results).resolve() / "phantom" / name
     write_phantom(
         folder,
         cases=phantom.cases,
         size=phantom.size,
         seed=phantom.seed,
+        kind=phantom.kind,
         progress=steps("making phantom cases"),
     )
-    source = f"phantom ({phantom.cases} cases of {size} voxels, seed {phantom.seed})"
-    cases = find_cases(folder, config.data.labels)
-    return with_patients(cases, config.data.patients), source, []
+    kind = "" if phantom.kind == "glioma" else f"{phantom.kind}, "
+    source = f"phantom ({kind}{phantom.cases} cases of {size} voxels, seed {phantom.seed})"
+    found = find_cases(folder, config.data.labels, header=config.data.header_rules)
+    cases = with_patients(found, config.data.patients)
+    return read_as(cases, config.model.classes), source, []
 
 
 def source_changes(

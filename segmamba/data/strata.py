@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from segmamba.data.case import Case
-from segmamba.data.labels import ET, to_classes
+from segmamba.data.label_sets import LabelSet, region_dict
+from segmamba.data.labels import to_classes
 from segmamba.data.parallel import map_cases
 from segmamba.data.volumes import read_volume
 from segmamba.errors import UserError
@@ -31,8 +32,11 @@ class PatientCase(Protocol):
 class LabelledCase(PatientCase, Protocol):
     """What a case must have to be divided: SourceCase and PreparedCase have it."""
 
+    @property
+    def label_set(self) -> LabelSet: ...
+
     def label(self) -> np.ndarray:
-        """Read the segmentation as internal classes, uint8 (x, y, z)."""
+        """Read the segmentation as class numbers, uint8 (x, y, z)."""
         ...
 
 
@@ -53,12 +57,16 @@ class SourceCase:
     def patient(self) -> str:
         return self.case.patient
 
+    @property
+    def label_set(self) -> LabelSet:
+        return self.case.label_set
+
     def label(self) -> np.ndarray:
-        """Read the segmentation as internal classes, uint8 (x, y, z)."""
+        """Read the segmentation as class numbers, uint8 (x, y, z)."""
         if self.case.label is None:
             raise ValueError(f"{self.id} has no segmentation")
-        values, _, _ = read_volume(self.case.label)
-        return to_classes(values, self.case.convention, self.case.label)
+        values, _, _ = read_volume(self.case.label, self.case.header)
+        return to_classes(values, self.case.convention, self.case.label, self.label_set)
 
 
 def strata_of(cases: Sequence[LabelledCase]) -> dict[str, Stratum]:
@@ -186,8 +194,8 @@ def _strata(cases: Iterable[PatientCase], measures: Iterable[Stratum]) -> dict[s
 
 def _measure(case: LabelledCase) -> Stratum:
     """Tell whether a case has ET, and count its tumour voxels."""
-    label = np.asarray(case.label())
-    return bool((label == ET).any()), int(np.count_nonzero(label))
+    masks = region_dict(np.asarray(case.label()), case.label_set)
+    return bool(masks["ET"].any()), int(np.count_nonzero(masks["WT"]))
 
 
 def _measure_file(case: Case) -> Stratum:

@@ -5,16 +5,18 @@ Cases with errors are left out and counted; `segmamba data check` says what is w
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.background import bounding_box
 from segmamba.data.case import ERROR, Case
 from segmamba.data.cases import list_cases, notes_on, notes_on_unused
-from segmamba.data.labels import MODALITIES, REGIONS, region_masks
+from segmamba.data.label_sets import LabelSet, common_set, region_dict
+from segmamba.data.labels import MODALITIES
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.same_images import find_same_images, image_digests
@@ -83,6 +85,7 @@ def summarise(
     names: Sequence[str] = (),
     *,
     patients: str = "",
+    header: HeaderRules | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Fingerprint, list[MeasuredCase]]:
     """Measure all cases of a data set.
@@ -92,6 +95,7 @@ def summarise(
         labels: The label convention, as `find_cases` takes it.
         names: How the files are named, as `find_cases` takes it.
         patients: The setting `data.patients`.
+        header: How headers are read, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -100,7 +104,9 @@ def summarise(
     Raises:
         UserError: No case can be read, or `patients` does not fit the cases.
     """
-    cases = with_patients(list_cases(source, labels, names), patients)
+    cases = with_patients(list_cases(source, labels, names, header), patients)
+    common = common_set(case.label_set for case in cases)
+    cases = [replace(case, classes=common.name) for case in cases]
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
     unreadable = [case.id for case, result in zip(cases, results, strict=True) if result is None]
     measured = [result for result in results if result]
@@ -111,7 +117,7 @@ def summarise(
         )
     same = find_same_images(measured)
     people = describe_patients(cases, patients, same)
-    fingerprint = _fingerprint(cases, measured, unreadable)
+    fingerprint = _fingerprint(cases, measured, unreadable, common)
     fingerprint["patients"] = len({same.patient(case.patient) for case in cases})
     notes = fingerprint["notes"] + notes_on_unused(source, labels, names)
     fingerprint["notes"] = [people, *same.notes, *notes]
@@ -136,7 +142,7 @@ def measure_case(case: Case) -> MeasuredCase | None:
         voxel_ml = float(np.prod(reading.spacing_mm)) / 1000
         volumes_ml = {
             region: float(np.count_nonzero(mask) * voxel_ml)
-            for region, mask in zip(REGIONS, region_masks(reading.label), strict=True)
+            for region, mask in region_dict(reading.label, case.label_set).items()
         }
     return MeasuredCase(
         id=case.id,
@@ -163,7 +169,10 @@ def _statistics(channel: np.ndarray) -> dict[str, float]:
 
 
 def _fingerprint(
-    cases: Sequence[Case], measured: Sequence[MeasuredCase], unreadable: list[str]
+    cases: Sequence[Case],
+    measured: Sequence[MeasuredCase],
+    unreadable: list[str],
+    labels: LabelSet,
 ) -> Fingerprint:
     labelled = [(case.id, case.volumes_ml) for case in measured if case.volumes_ml is not None]
     return {
@@ -188,11 +197,11 @@ def _fingerprint(
         },
         "volumes_ml": {
             region: _spread([volumes[region] for _, volumes in labelled]) if labelled else None
-            for region in REGIONS
+            for region in labels.regions
         },
         "cases_without": {
             region: [case_id for case_id, volumes in labelled if volumes[region] == 0]
-            for region in REGIONS
+            for region in labels.regions
         },
     }
 

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.data.labels import MODALITIES, REGIONS
+from segmamba.data.label_sets import COLOURS_ON_WHITE
+from segmamba.data.labels import MODALITIES
 from segmamba.data.summary import MeasuredCase
 from segmamba.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# After Okabe & Ito 2008: colour-blind readers can tell them apart.
-REGION_COLOURS = {"ET": "#d55e00", "TC": "#c9a800", "WT": "#56b4e9"}
 
 
 def draw_volumes(path: Path, volumes_ml: Sequence[dict[str, float]]) -> Path:
@@ -37,7 +35,7 @@ def draw_volumes(path: Path, volumes_ml: Sequence[dict[str, float]]) -> Path:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_region_volumes(left, volumes_ml)
     shares = [volumes["ET"] / volumes["TC"] for volumes in volumes_ml if volumes["TC"] > 0]
-    right.hist(shares, bins=np.linspace(0, 1, 21), color=REGION_COLOURS["ET"])
+    right.hist(shares, bins=np.linspace(0, 1, 21), color=COLOURS_ON_WHITE["ET"])
     right.set(xlabel="ET / TC", ylabel="cases", title="enhancing share of the core", xlim=(0, 1))
     right.yaxis.get_major_locator().set_params(integer=True)
     return _save(figure, path)
@@ -48,7 +46,8 @@ def _draw_region_volumes(panel: Axes, volumes_ml: Sequence[dict[str, float]]) ->
 
     count = len(volumes_ml)
     jitter = np.random.default_rng(0).uniform(-0.25, 0.25, count)
-    for place, region in enumerate(REGIONS):
+    regions = tuple(volumes_ml[0])
+    for place, region in enumerate(regions):
         values = np.array([volumes[region] for volumes in volumes_ml])
         some = values > 0
         panel.scatter(
@@ -56,23 +55,23 @@ def _draw_region_volumes(panel: Axes, volumes_ml: Sequence[dict[str, float]]) ->
             values[some],
             s=12,
             alpha=0.6,
-            color=REGION_COLOURS[region],
+            color=COLOURS_ON_WHITE[region],
             linewidths=0,
         )
         if some.any():
             median = np.median(values[some])
             panel.hlines(median, place - 0.35, place + 0.35, color="black", linewidth=1.5)
-    without = {region: sum(volumes[region] == 0 for volumes in volumes_ml) for region in REGIONS}
+    without = {region: sum(volumes[region] == 0 for volumes in volumes_ml) for region in regions}
     panel.set_xticks(
-        range(len(REGIONS)),
-        [f"{region}\n{without[region]} of {count} cases without" for region in REGIONS],
+        range(len(regions)),
+        [f"{region}\n{without[region]} of {count} cases without" for region in regions],
         fontsize=8,
     )
     panel.set(
         yscale="log",
         ylabel="volume (ml)",
         title="regions, a dot for a case; line: median",
-        xlim=(-0.6, len(REGIONS) - 0.4),
+        xlim=(-0.6, len(regions) - 0.4),
     )
     panel.yaxis.set_major_formatter("{x:g}")
     panel.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))

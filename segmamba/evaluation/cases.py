@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from segmamba.config import Config, InferenceConfig
-from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import surface_scores
@@ -42,7 +41,8 @@ def validate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: {"case", "patient", "dice_ET", "dice_TC", "dice_WT", "dice_mean"}.
+        A row for each case: {"case", "patient", "dice_ET", .., "dice_mean"}, by the regions of its
+        label set.
     """
     model.eval()
     asked = config.inference
@@ -54,8 +54,8 @@ def validate(
     rows = []
     for case in cases:
         image, label = load(case, device)
-        classes = decide(member.probabilities(image.float()), member.channels)
-        rows.append(_row(case, dice(classes, label)))
+        classes = decide(member.probabilities(image.float()), member.outputs)
+        rows.append(_row(case, dice(classes, label, member.outputs.labels)))
     return rows
 
 
@@ -85,15 +85,15 @@ def evaluate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: Dice as in `validate`, hd95_mm_ET, hd95_mm_TC and hd95_mm_WT, and the
-        surface Dice nsd_1mm_ET, nsd_1mm_TC, nsd_1mm_WT and nsd_1mm_mean.
+        A row for each case: Dice as in `validate`, hd95_mm_ET and so on, and the surface Dice
+        nsd_1mm_ET, .., nsd_1mm_mean.
     """
     predictor, rows = _predictor(model, config, device), []
     for case in cases:
         prediction = predictor.predict(prepared_scan(case, config))
         truth = np.array(case.source_label())
-        surfaces = surface_scores(prediction, truth, case.source_spacing_mm)
-        rows.append(_row(case, dice(prediction, truth)) | surfaces)
+        surfaces = surface_scores(prediction, truth, case.source_spacing_mm, predictor.labels)
+        rows.append(_row(case, dice(prediction, truth, predictor.labels)) | surfaces)
     return rows
 
 
@@ -109,7 +109,7 @@ def predict_classes(
         device: Where the network predicts.
 
     Returns:
-        Internal classes, uint8 (x, y, z), on the source's grid in canonical orientation.
+        Class numbers, uint8 (x, y, z), on the source's grid in canonical orientation.
     """
     return _predictor(model, config, device).predict(prepared_scan(case, config))
 
@@ -146,4 +146,4 @@ def means(rows: Sequence[CaseScores], prefix: str) -> dict[str, float]:
 
 def _row(case: PreparedCase, scores: dict[str, float]) -> CaseScores:
     names = {"case": case.id, "patient": case.patient}
-    return names | {f"dice_{name}": scores[name] for name in REGIONS_AND_MEAN}
+    return names | {f"dice_{name}": score for name, score in scores.items()}

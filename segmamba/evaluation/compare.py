@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmamba.config import DICE_MARGIN
-from segmamba.data.labels import REGIONS_AND_MEAN
+from segmamba.data.label_sets import GLIOMA, MEAN
 from segmamba.errors import UserError
 from segmamba.evaluation.evaluate import as_csv, evaluate
 from segmamba.evaluation.intervals import FEW_PATIENTS, patient_interval, rank_p
 from segmamba.evaluation.patients import by_patient, counted, row_patient
 from segmamba.evaluation.result import Evaluation
-from segmamba.evaluation.summary import MEAN, case_values
+from segmamba.evaluation.summary import case_values, regions_of
 from segmamba.files import write_json, write_text
 from segmamba.screen import print_line
 
@@ -142,6 +142,10 @@ def compare(
     """
     side_a = evaluate(a, truth, prediction_labels=labels_a, **options)
     side_b = evaluate(b, truth, prediction_labels=labels_b, **options)
+    if side_a.about["classes"] != side_b.about["classes"]:  # one side lacks classes of the other
+        options["classes"] = GLIOMA.name
+        side_a = evaluate(a, truth, prediction_labels=labels_a, **options)
+        side_b = evaluate(b, truth, prediction_labels=labels_b, **options)
     shared = {row["case"] for row in side_a.rows} & {row["case"] for row in side_b.rows}
     if not shared:
         raise UserError(f"{a} and {b} have no case in common; give predictions of the same cases")
@@ -169,7 +173,7 @@ def compare(
 def _shared_values(side_a: Evaluation, side_b: Evaluation, shared: set[str]) -> Iterator[_Values]:
     patients = {row["case"]: row_patient(row) for row in side_a.rows}
     for rule in side_a.about["rules"]:
-        for region in REGIONS_AND_MEAN:
+        for region in (*regions_of(side_a.rows), MEAN):
             for metric in METRICS:
                 all_a, all_b = (
                     case_values(side.rows, rule, region, metric) for side in (side_a, side_b)

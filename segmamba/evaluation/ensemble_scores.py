@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from segmamba.config import PostprocessConfig
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import prepared_scan
 from segmamba.evaluation.dice import dice
@@ -151,7 +152,10 @@ def score_group(
                 for who, prediction in zip((*group.members, ENSEMBLE), classes, strict=True):
                     measured = who == ENSEMBLE or not (flips or postprocessed)
                     scores = _scores(
-                        prepared.whole(prediction), truth, spacing_mm if measured else None
+                        prepared.whole(prediction),
+                        truth,
+                        spacing_mm if measured else None,
+                        plain.labels,
                     )
                     variant = {"flips": flips, "postprocessed": postprocessed}
                     names = {"case": case.id, "patient": case.patient, "who": who}
@@ -160,7 +164,7 @@ def score_group(
                 for members in subsets:
                     vote = predictor.vote(each[place] for place in members)
                     few = prepared.whole(deciders[False].decide(vote, prepared))
-                    mean = dice(few, truth)["mean"]
+                    mean = dice(few, truth, plain.labels)["mean"]
                     names = {"case": case.id, "patient": case.patient}
                     group.subsets.append(names | {"members": members, "dice_mean": mean})
         seconds.append(spent)
@@ -211,12 +215,12 @@ def difference(left: dict[str, float], right: dict[str, float]) -> PairedMean:
 
 
 def _scores(
-    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None
+    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None, labels: LabelSet
 ) -> dict[str, float]:
-    """Return Dice and, where the spacing is given, HD95 and NSD of internal classes (x, y, z)."""
-    scores = {f"dice_{name}": value for name, value in dice(pred, truth).items()}
+    """Return Dice and, where the spacing is given, HD95 and NSD of class numbers (x, y, z)."""
+    scores = {f"dice_{name}": value for name, value in dice(pred, truth, labels).items()}
     if spacing_mm is not None:
-        scores |= surface_scores(pred, truth, spacing_mm)
+        scores |= surface_scores(pred, truth, spacing_mm, labels)
     return scores
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
 from segmamba.data.parallel import map_cases
 from segmamba.errors import UserError
@@ -39,7 +40,9 @@ def evaluate(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    classes: str = AUTO,
     names: Sequence[str] = (),
+    header: HeaderRules | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a folder of predictions.
@@ -52,7 +55,9 @@ def evaluate(
         labels: The truth's label convention, as `match` takes it.
         prediction_labels: That of the predictions, as `match` takes it.
         missing: What becomes of a case without prediction, as `match` takes it.
+        classes: The name of the label set that is scored, as `match` takes it.
         names: How the truth's files are named, as `find_cases` takes it.
+        header: How the headers of all files are read, as `match` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -63,7 +68,9 @@ def evaluate(
             that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
-    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, names)
+    pairs, notes = match(
+        predictions, truth, labels, prediction_labels, missing, classes, names, header
+    )
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
     scored: list[list[ScoreRow] | str] = map_cases(
@@ -82,6 +89,7 @@ def evaluate(
         "predictions": str(predictions),
         "truth": str(truth),
         "cases": len(pairs),
+        "classes": pairs[0].classes.name,
         "patients": len({pair.patient for pair in pairs}),
         "rules": {name: RULES[name] for name in rules},
         "challenge": {
@@ -100,7 +108,7 @@ def _score(pair: Pair, rules: Collection[str], challenge: Challenge) -> list[Sco
         pred, truth, spacing_mm = read_pair(pair)
     except UserError as error:
         return str(error) if pair.id in str(error) else f"{pair.id}: {error}"
-    rows = score_case(pair.id, pred, truth, spacing_mm, rules, challenge)
+    rows = score_case(pair.id, pred, truth, spacing_mm, rules, challenge, pair.classes)
     return [row | {"patient": pair.patient} for row in rows]
 
 

@@ -1,22 +1,22 @@
 """Predictions and the truth, matched by case id and read onto one grid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
-from segmamba.data import itk_images
+from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
-from segmamba.data.itk_images import is_itk
+from segmamba.data.label_sets import GLIOMA, LabelSet, common_set, label_set, readable_as
 from segmamba.data.labels import convention, to_classes
-from segmamba.data.volumes import FileGrid, grid_finding, read_volume
+from segmamba.data.volumes import grid_finding, read_file
 from segmamba.errors import UserError
 from segmamba.evaluation.segmentations import (
     Truth,
     predicted_files,
     prediction_convention,
+    recorded_conventions,
     shortened,
     true_segmentations,
 )
@@ -41,6 +41,10 @@ class Pair:
     """Modality to file, for pictures; empty where the truth's folder holds no images."""
     channels: dict[str, int] = field(default_factory=dict)
     """Modality to its place on the last axis, for files that hold several modalities."""
+    classes: LabelSet = GLIOMA
+    """The label set that both are read as, the same for all pairs of a comparison."""
+    header: HeaderRules = field(default_factory=HeaderRules)
+    """How the headers of its files are read."""
 
     @property
     def files(self) -> list[Path]:
@@ -54,7 +58,9 @@ def match(
     labels: str = AUTO,
     prediction_labels: str = AUTO,
     missing: str = ERROR_ON,
+    classes: str = AUTO,
     names: Sequence[str] = (),
+    header: HeaderRules | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
 
@@ -66,13 +72,16 @@ def match(
             else the truth's.
         missing: What becomes of a case without prediction: "error", "skip" (it is left out), or
             "empty" (it is scored as an empty prediction).
+        classes: The name of the label set that all are read as; "auto" is that of the truth, or
+            glioma's where the truth has several or the predictions lack its classes.
         names: How the truth's files are named, as `find_cases` takes it.
+        header: How the headers of all files are read; None takes the defaults.
 
     Returns:
         The pairs, sorted by case id, and notes in one line each.
 
     Raises:
-        UserError: Nothing matches, or a prediction is missing.
+        UserError: Nothing matches, a prediction is missing, or labels lack the wanted classes.
     """
     if missing not in MISSING:
         raise UserError(f"--missing {missing!r}: choose one of {', '.join(MISSING)}")
@@ -94,12 +103,21 @@ def match(
     if absent := known.keys() - files.keys():
         notes.append(_note_on_absent(predictions, absent, len(known), missing))
     ids = sorted(known if missing == EMPTY else known.keys() & files.keys())
-    pairs = [_pair(case_id, files.get(case_id), known[case_id], common_labels) for case_id in ids]
-    return pairs, notes + _notes_on_labels(pairs)
+    recorded = {} if prediction_labels != AUTO else recorded_conventions(Path(predictions))
+    pairs = [
+        replace(
+            _pair(
+                case_id, files.get(case_id), known[case_id], common_labels or recorded.get(case_id)
+            ),
+            header=header or HeaderRules(),
+        )
+        for case_id in ids
+    ]
+    return _as_one_set(pairs, classes, notes)
 
 
-def _pair(case_id: str, file: Path | None, truth: Truth, common_labels: str | None) -> Pair:
-    labels = common_labels or truth.labels
+def _pair(case_id: str, file: Path | None, truth: Truth, pred_labels: str | None) -> Pair:
+    labels = pred_labels or truth.labels
     return Pair(
         case_id,
         file,
@@ -124,12 +142,21 @@ def _note_on_absent(predictions: str | Path, absent: set[str], cases: int, missi
     return f"{len(absent)} of {cases} cases have no prediction and are {fate}: {shortened(absent)}"
 
 
-def _notes_on_labels(pairs: list[Pair]) -> list[str]:
-    """Return what a table must say about the conventions, and which they are."""
+def _as_one_set(pairs: list[Pair], classes: str, notes: list[str]) -> tuple[list[Pair], list[str]]:
+    """Return the pairs with the label set that all are read as, and what a table must say of it."""
     truth = sorted({pair.truth_labels for pair in pairs})
     predicted = sorted({pair.pred_labels for pair in pairs})
-    notes = [note for name in sorted({*truth, *predicted}) for note in convention(name).notes]
-    return [*notes, f"labels: truth {' + '.join(truth)}, predictions {' + '.join(predicted)}"]
+    known = [convention(name) for name in sorted({*truth, *predicted})]
+    labels = label_set(classes)
+    if classes == AUTO:
+        labels = common_set(convention(name).labels for name in truth)
+        if not all(readable_as(convention(name).labels, labels) for name in predicted):
+            labels = GLIOMA
+    for one in known:
+        one.numbers(labels)  # refused before a file is read
+    notes = [*notes, *(note for one in known for note in one.notes(labels))]
+    notes.append(f"labels: truth {' + '.join(truth)}, predictions {' + '.join(predicted)}")
+    return [replace(pair, classes=labels) for pair in pairs], notes
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
@@ -139,24 +166,24 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
         pair: The case.
 
     Returns:
-        Prediction and truth, internal classes, uint8 (x, y, z) in canonical orientation; and the
+        Prediction and truth, class numbers, uint8 (x, y, z) in canonical orientation; and the
         spacing in mm.
 
     Raises:
         UserError: The grids differ, or a value lies outside its label convention.
     """
-    values, affine, spacing_mm = read_volume(pair.truth)
-    truth = to_classes(values, pair.truth_labels, pair.truth)
+    true = read_file(pair.truth, pair.header)
+    truth = to_classes(true.array, pair.truth_labels, pair.truth, pair.classes)
     if pair.pred is None:
-        return np.zeros_like(truth), truth, spacing_mm
-    predicted, pred_affine, _ = read_volume(pair.pred)
-    grid = FileGrid(pair.pred, predicted.shape, pred_affine)
-    if finding := grid_finding(pair.id, grid, FileGrid(pair.truth, values.shape, affine)):
+        return np.zeros_like(truth), truth, true.spacing_mm
+    predicted = read_file(pair.pred, pair.header)
+    if finding := grid_finding(pair.id, predicted.grid(pair.pred), true.grid(pair.truth)):
         raise UserError(finding.text)
     try:
-        return to_classes(predicted, pair.pred_labels, pair.pred), truth, spacing_mm
+        pred = to_classes(predicted.array, pair.pred_labels, pair.pred, pair.classes)
     except UserError as error:
         raise UserError(str(error).replace("--labels", "--prediction-labels")) from error
+    return pred, truth, true.spacing_mm
 
 
 def read_image(pair: Pair, modality: str) -> np.ndarray | None:
@@ -171,8 +198,6 @@ def read_image(pair: Pair, modality: str) -> np.ndarray | None:
     """
     if modality not in pair.images:
         return None
-    path = pair.images[modality]
-    stored = itk_images.load(path) if is_itk(path) else nibabel.load(path)
-    image = nibabel.as_closest_canonical(stored)
-    volume = np.asanyarray(image.dataobj)
+    dimensions = 4 if pair.channels else 3
+    volume = read_file(pair.images[modality], pair.header, dimensions=dimensions).array
     return np.float32(volume[..., pair.channels[modality]] if pair.channels else volume)

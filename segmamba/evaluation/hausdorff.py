@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS, region_masks
+from segmamba.data.label_sets import LabelSet, region_masks
 from segmamba.evaluation.surface import surface_elements
 
 MISSED_MM = float(np.sqrt(240**2 + 240**2 + 155**2))
@@ -28,21 +28,24 @@ class SurfaceScores:
 
 
 def surface_scores(
-    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]
+    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], labels: LabelSet
 ) -> dict[str, float]:
     """Compute HD95 and NSD at 1 mm per region, and the mean NSD.
 
     Both empty -> 0 mm and 1; exactly one empty -> 373.13 mm and 0 (the BraTS rule).
 
     Args:
-        pred: Internal classes (D, H, W).
-        truth: Internal classes (D, H, W).
+        pred: Class numbers (D, H, W).
+        truth: Class numbers (D, H, W).
         spacing_mm: Voxel size along each axis.
+        labels: The label set of both.
 
     Returns:
         {"hd95_mm_ET": .., .., "nsd_1mm_ET": .., .., "nsd_1mm_mean": ..}.
     """
-    pairs = zip(REGIONS, region_masks(pred), region_masks(truth), strict=True)
+    pairs = zip(
+        labels.regions, region_masks(pred, labels), region_masks(truth, labels), strict=True
+    )
     found = {region: mask_surface_scores(p, t, spacing_mm) for region, p, t in pairs}
     nsd = {f"nsd_1mm_{region}": of.nsd_1mm for region, of in found.items()}
     return (
@@ -52,18 +55,23 @@ def surface_scores(
     )
 
 
-def hd95_mm(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+def hd95_mm(
+    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], labels: LabelSet
+) -> dict[str, float]:
     """Compute HD95 per region. Both empty -> 0; exactly one empty -> 373.13 (the BraTS rule).
 
     Args:
-        pred: Internal classes (D, H, W).
-        truth: Internal classes (D, H, W).
+        pred: Class numbers (D, H, W).
+        truth: Class numbers (D, H, W).
         spacing_mm: Voxel size along each axis.
+        labels: The label set of both.
 
     Returns:
-        {"ET": .., "TC": .., "WT": ..}, in mm.
+        {"ET": .., "TC": .., "WT": ..} by the regions of `labels`, in mm.
     """
-    pairs = zip(REGIONS, region_masks(pred), region_masks(truth), strict=True)
+    pairs = zip(
+        labels.regions, region_masks(pred, labels), region_masks(truth, labels), strict=True
+    )
     return {region: mask_hd95_mm(p, t, spacing_mm) for region, p, t in pairs}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from segmamba.config import Config, PostprocessConfig
-from segmamba.data.labels import REGIONS
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.preprocess import PreparedCase
 from segmamba.errors import UserError
 from segmamba.evaluation.cases import CaseScores, prepared_scan
@@ -81,7 +81,7 @@ def score_arms(
                 classes, decided_s = _timed(device, _decide, decider, prepared, probability)
                 rows[name].append(
                     {"case": case.id, "patient": case.patient, "seconds": voted_s + decided_s}
-                    | _scores(case, classes, truth, CHALLENGES[challenge])
+                    | _scores(case, classes, truth, CHALLENGES[challenge], predictor.labels)
                 )
                 progress(done := done + 1, len(arms) * len(cases))
     return rows
@@ -103,11 +103,15 @@ def _postprocessing(changes: Changes) -> PostprocessConfig:
 
 
 def _scores(
-    case: PreparedCase, classes: np.ndarray, truth: np.ndarray, challenge: Challenge
+    case: PreparedCase,
+    classes: np.ndarray,
+    truth: np.ndarray,
+    challenge: Challenge,
+    labels: LabelSet,
 ) -> dict[str, float]:
     """Return each of ARM_METRICS per region, and its mean over the regions."""
     rows = score_case(
-        case.id, classes, truth, case.source_spacing_mm, (LEGACY, LESIONWISE), challenge
+        case.id, classes, truth, case.source_spacing_mm, (LEGACY, LESIONWISE), challenge, labels
     )
     scores: dict[str, float] = {}
     for row in rows:
@@ -119,7 +123,9 @@ def _scores(
         else:
             scores[f"lesionwise_dice_{region}"] = row["dice"]
     return scores | {
-        f"{metric}_mean": float(np.mean([scores[f"{metric}_{region}"] for region in REGIONS]))
+        f"{metric}_mean": float(
+            np.mean([scores[f"{metric}_{region}"] for region in labels.regions])
+        )
         for metric in ARM_METRICS
     }
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS, REGIONS_AND_MEAN
+from segmamba.data.label_sets import MEAN, REGION_COLOURS
 from segmamba.evaluation.folders import read_image, read_pair
 from segmamba.evaluation.score import ScoreRow
-from segmamba.evaluation.summary import MEAN, case_values
+from segmamba.evaluation.summary import case_values, regions_of
 from segmamba.pictures import (
-    REGION_COLOURS,
     add_outline_legend,
     busiest_slices,
     draw_plane,
@@ -71,7 +70,7 @@ def draw_distribution(rows: Sequence[ScoreRow], path: Path) -> Path:
             panels, ("dice", "hd95_mm"), ("Dice", "HD95 (mm)"), strict=True
         ):
             _draw_spread(panel, rows, rule, metric)
-            panel.set(title=f"{name}, rule {rule}", xlim=(-0.6, len(REGIONS) + 0.6))
+            panel.set(title=f"{name}, rule {rule}", xlim=(-0.6, len(regions_of(rows)) + 0.6))
         panels[0].set_ylim(-0.03, 1.03)
         panels[1].set_yscale("symlog", linthresh=1)
         panels[1].set_ylim(-0.1, 600)
@@ -85,7 +84,8 @@ def draw_distribution(rows: Sequence[ScoreRow], path: Path) -> Path:
 
 def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) -> None:
     rng = np.random.default_rng(0)
-    for place, region in enumerate(REGIONS_AND_MEAN):
+    names = (*regions_of(rows), MEAN)
+    for place, region in enumerate(names):
         values = np.array(list(case_values(rows, rule, region, metric).values()))
         colour = REGION_COLOURS.get(region, GREY)
         box = {"facecolor": colour, "alpha": 0.35, "edgecolor": "none"}
@@ -109,7 +109,7 @@ def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) 
             linewidths=0,
             zorder=3,
         )
-    panel.set_xticks(range(len(REGIONS_AND_MEAN)), REGIONS_AND_MEAN)
+    panel.set_xticks(range(len(names)), names)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(alpha=0.25)
 
@@ -139,9 +139,9 @@ def draw_worst(evaluation: Evaluation, path: Path) -> Path:
         tumour = truth > 0 if truth.any() else pred > 0
         box, centre = surroundings(tumour), busiest_slices(tumour)
         for axis, panel in enumerate(panels):
-            draw_plane(panel, image, truth, pred, axis, centre[axis], box)
+            draw_plane(panel, image, truth, pred, pairs[case].classes, axis, centre[axis], box)
         panels[0].set_title(f"{case}\nmean Dice {scores[case]:.2f}, {rule}", fontsize=9, loc="left")
-    add_outline_legend(figure)
+    add_outline_legend(figure, evaluation.pairs[0].classes)
     save_figure(figure, path)
     return path
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS, region_masks
+from segmamba.data.label_sets import LabelSet, region_masks
 from segmamba.evaluation.hausdorff import bounding_box, mask_surface_scores
 from segmamba.evaluation.lesionwise import grown_box, lesionwise
 from segmamba.evaluation.rules import LEGACY, LESIONWISE, Challenge
@@ -35,6 +35,7 @@ def score_case(
     spacing_mm: Sequence[float],
     rules: Collection[str],
     challenge: Challenge,
+    labels: LabelSet,
 ) -> list[ScoreRow]:
     """Score one case.
 
@@ -42,11 +43,12 @@ def score_case(
 
     Args:
         case_id: The name of the case.
-        pred: Internal classes, uint8 (x, y, z).
-        truth: Internal classes, uint8 (x, y, z), on the same grid.
+        pred: Class numbers, uint8 (x, y, z).
+        truth: Class numbers, uint8 (x, y, z), on the same grid.
         spacing_mm: Voxel size along each axis.
         rules: Names from RULES.
         challenge: The parameters of the lesion-wise rule.
+        labels: The label set of both.
 
     Returns:
         A row for each region and rule. Counts of lesions are None under a rule without
@@ -60,7 +62,12 @@ def score_case(
         else (slice(1),) * 3
     )
     rows = []
-    masks = zip(REGIONS, region_masks(pred[box]), region_masks(truth[box]), strict=True)
+    masks = zip(
+        labels.regions,
+        region_masks(pred[box], labels),
+        region_masks(truth[box], labels),
+        strict=True,
+    )
     for region, p, t in masks:
         both, predicted, true = (int(np.count_nonzero(mask)) for mask in (p & t, p, t))
         surfaces = mask_surface_scores(p, t, spacing_mm)

@@ -9,16 +9,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from typing_extensions import NotRequired, TypedDict
+
 from segmamba.data.case import patient_of
 from segmamba.data.case_ids import id_fault
 from segmamba.data.cases import AUTO, MIXED, list_cases
 from segmamba.data.image_files import is_image, stem_of
-from segmamba.data.labels import convention
+from segmamba.data.labels import CONVENTIONS, convention
 from segmamba.data.layouts.dataset_json import NAME, DatasetJson, declared_convention
 from segmamba.data.layouts.namings import LABEL, convention_name, naming_of_id, part_of
 from segmamba.errors import UserError
 from segmamba.json_files import read_json
 
+RECORD = "predictions.json"
+"""What `segmamba predict` writes beside its segmentations."""
 FAULTY = (
     "case id",
     "duplicate case",
@@ -27,6 +31,17 @@ FAULTY = (
     "unknown labels",
 )
 """Findings of a data set for which no case can be scored."""
+
+
+class _Row(TypedDict):
+    case: str
+    labels: NotRequired[str]
+
+
+class _Record(TypedDict):
+    """What is read of a predictions.json."""
+
+    cases: NotRequired[list[_Row]]
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,13 @@ def prediction_convention(folder: Path, labels: str) -> str | None:
     if labels != AUTO:
         return convention(labels).name
     return _declared(folder, "--prediction-labels")
+
+
+def recorded_conventions(folder: Path) -> dict[str, str]:
+    """Return the label convention of each prediction that predictions.json in a folder names."""
+    path = folder / RECORD
+    rows = read_json(path, _Record).get("cases", []) if path.is_file() else []
+    return {row["case"]: row["labels"] for row in rows if row.get("labels") in CONVENTIONS}
 
 
 def shortened(ids: Iterable[str], most: int = 3) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS, REGIONS_AND_MEAN
+from segmamba.data.label_sets import MEAN
 from segmamba.evaluation.intervals import score_interval
 from segmamba.evaluation.patients import by_patient, counted, row_patient
 from segmamba.evaluation.score import METRICS, ScoreRow
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from segmamba.evaluation.result import Evaluation
-
-MEAN = "mean"
-"""The name of the mean over the regions among REGIONS_AND_MEAN."""
 
 Figures = dict[str, float | None]
 """{"mean", "median", "sd", "low", "high"} of a score over patients, each patient's cases averaged
@@ -40,6 +37,7 @@ def summarise(rows: Sequence[ScoreRow]) -> dict[str, Any]:
         region, and those of them in which it was "predicted" all the same.
     """
     rules = list(dict.fromkeys(row["rule"] for row in rows))
+    regions = regions_of(rows)
     patients = {row["case"]: row_patient(row) for row in rows}
     scores = {
         rule: {
@@ -49,12 +47,12 @@ def summarise(rows: Sequence[ScoreRow]) -> dict[str, Any]:
                 )
                 for metric in METRICS
             }
-            for region in REGIONS_AND_MEAN
+            for region in (*regions, MEAN)
         }
         for rule in rules
     }
     empty = {}
-    for region in REGIONS:
+    for region in regions:
         without = [
             row
             for row in rows
@@ -67,8 +65,13 @@ def summarise(rows: Sequence[ScoreRow]) -> dict[str, Any]:
     return {"scores": scores, "empty": empty}
 
 
+def regions_of(rows: Iterable[ScoreRow]) -> tuple[str, ...]:
+    """Return the regions that rows are about, in their order."""
+    return tuple(dict.fromkeys(row["region"] for row in rows))
+
+
 def case_values(rows: Sequence[ScoreRow], rule: str, region: str, metric: str) -> dict[str, float]:
-    """Return {case: value} of one metric; for the region "mean", the mean of the case's three."""
+    """Return {case: value} of one metric; for the region "mean", the mean of the case's regions."""
     by_case: dict[str, list[float]] = {}
     for row in rows:
         if row["rule"] == rule and region in (row["region"], MEAN):

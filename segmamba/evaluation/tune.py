@@ -1,25 +1,27 @@
 """Thresholds and post-processing of a trained network, chosen on the validation set alone.
 
 The test set must not be seen while they are chosen. One setting is tried after the other, each kept
-at its best before the next: the thresholds of WT, TC and ET, their smallest components, the
-smallest ET. What gains less than LEAST_GAIN stays off: on a few cases the best of many values
-always gains a little.
+at its best before the next: the thresholds of the regions, outer ones first, their smallest
+components, the smallest ET. What gains less than LEAST_GAIN stays off: on a few cases the best of
+many values always gains a little.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from segmamba.config import Config, PostprocessConfig
 from segmamba.data.case import Case
-from segmamba.data.labels import REGIONS
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.source import prepare_split
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
@@ -27,21 +29,20 @@ from segmamba.evaluation.dice import dice
 from segmamba.evaluation.patients import patient_means
 from segmamba.evaluation.rules import AUTO, CHALLENGES, LEGACY, Challenge, challenge_of
 from segmamba.evaluation.score import score_case
-from segmamba.files import write_json, write_text
+from segmamba.inference.decide import HALF
 from segmamba.inference.predictor import Predictor, PreparedScan
-from segmamba.screen import Progress, Steps, no_progress, points
+from segmamba.screen import Progress, Steps, no_progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 LEAST_GAIN = 0.001
 """Mean Dice that a setting must gain to be kept."""
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 COMPONENT_VOXELS = (0, 10, 20, 50, 100, 200, 500)
 ET_VOXELS = (0, 20, 50, 100, 200, 500, 1000)
-TRIALS = len(REGIONS) * (len(THRESHOLDS) + len(COMPONENT_VOXELS)) + len(ET_VOXELS)
 
-Change = Callable[[PostprocessConfig], PostprocessConfig]
+Number = TypeVar("Number", int, float)
 
 
 def validation_of(config: Config, results: str | Path, steps: Steps) -> list[Case]:
@@ -79,7 +80,7 @@ class Vote:
     probability: torch.Tensor
     """float16 (K, x, y, z) on the CPU, on the box of `prepared`."""
     truth: np.ndarray
-    """uint8 (x, y, z), internal classes, the source's grid."""
+    """uint8 (x, y, z), class numbers, the source's grid."""
     spacing_mm: tuple[float, ...]
 
 
@@ -146,21 +147,101 @@ def tune(
         The best settings, and what was tried.
     """
     parameters = CHALLENGES[challenge_of(challenge, [vote.case_id for vote in votes])]
-    tried = 0
-    best = PostprocessConfig()
-    best_score = mean_dice(predictor, votes, best, rule, parameters)
-    steps = []
-    for setting, candidates in _candidates():
-        scores = {}
-        for value, change in candidates:
-            scores[str(value)] = mean_dice(predictor, votes, change(best), rule, parameters)
-            progress(tried := tried + 1, TRIALS)
-        value, change = max(candidates, key=lambda candidate: scores[str(candidate[0])])
-        gains = scores[str(value)] >= best_score + LEAST_GAIN
-        if gains:
-            best, best_score = change(best), scores[str(value)]
-        steps.append(Step(setting, scores, str(value) if gains else "off"))
-    return best, steps
+    labels, tried = predictor.labels, itertools.count(1)
+    regions = [region for region, _ in labels.written]  # outer ones first
+    trials = 1 + len(regions) * (len(THRESHOLDS) + len(COMPONENT_VOXELS)) + len(ET_VOXELS)
+
+    def score(config: PostprocessConfig) -> float:
+        value = mean_dice(predictor, votes, config, rule, parameters)
+        progress(next(tried), trials)
+        return value
+
+    off = PostprocessConfig()
+    best = _Best(off, mean_dice(predictor, votes, off, rule, parameters))
+    best, steps = _tuned_thresholds(best, labels, regions, score)
+    for region in regions:
+        change = functools.partial(_with_component, labels=labels, region=region)
+        setting = f"smallest component of {region}, voxels"
+        best, step = _tried(setting, COMPONENT_VOXELS, change, best, score, off="off")
+        steps.append(step)
+    best, step = _tried("smallest ET, voxels", ET_VOXELS, _with_smallest_et, best, score, off="off")
+    return best.config, [*steps, step]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best settings so far."""
+
+    config: PostprocessConfig
+    score: float
+
+
+def _tried(
+    setting: str,
+    values: Sequence[float],
+    change: Callable[[PostprocessConfig, Any], PostprocessConfig],
+    best: _Best,
+    score: Callable[[PostprocessConfig], float],
+    *,
+    off: str,
+) -> tuple[_Best, Step]:
+    """Try the values of one setting; keep the best of them if it gains LEAST_GAIN, else `off`."""
+    scores = {str(value): score(change(best.config, value)) for value in values}
+    value = max(values, key=lambda value: scores[str(value)])
+    if scores[str(value)] < best.score + LEAST_GAIN:
+        return best, Step(setting, scores, off)
+    return _Best(change(best.config, value), scores[str(value)]), Step(setting, scores, str(value))
+
+
+def _tuned_thresholds(
+    best: _Best,
+    labels: LabelSet,
+    regions: Sequence[str],
+    score: Callable[[PostprocessConfig], float],
+) -> tuple[_Best, list[Step]]:
+    """Choose thresholds; they stay off where all together gain less than LEAST_GAIN.
+
+    To decide classes region by region is a change of its own, which the first step shows. The gain
+    of each threshold is counted from there.
+    """
+    half = dataclasses.replace(best.config, thresholds=(HALF,) * len(labels.regions))
+    chosen = _Best(half, score(half))
+    steps = [Step("region by region", {"off": best.score, str(HALF): chosen.score}, str(HALF))]
+    for region in regions:
+        change = functools.partial(_with_threshold, labels=labels, region=region)
+        setting = f"threshold {region}"
+        chosen, step = _tried(setting, THRESHOLDS, change, chosen, score, off=str(HALF))
+        steps.append(step)
+    if chosen.score < best.score + LEAST_GAIN:
+        return best, [dataclasses.replace(step, chosen="off") for step in steps]
+    return chosen, steps
+
+
+def _with_threshold(
+    config: PostprocessConfig, value: float, *, labels: LabelSet, region: str
+) -> PostprocessConfig:
+    return dataclasses.replace(
+        config, thresholds=_replaced(config.thresholds, HALF, value, labels, region)
+    )
+
+
+def _with_component(
+    config: PostprocessConfig, voxels: int, *, labels: LabelSet, region: str
+) -> PostprocessConfig:
+    values = _replaced(config.min_component_voxels, 0, voxels, labels, region)
+    return dataclasses.replace(config, min_component_voxels=values)
+
+
+def _with_smallest_et(config: PostprocessConfig, voxels: int) -> PostprocessConfig:
+    return dataclasses.replace(config, min_et_voxels=voxels)
+
+
+def _replaced(
+    values: Sequence[Number], off: Number, value: Number, labels: LabelSet, region: str
+) -> tuple[Number, ...]:
+    """Replace the value of one region in a tuple that may lack the last regions."""
+    whole = dict(itertools.zip_longest(labels.regions, values, fillvalue=off)) | {region: value}
+    return tuple(whole.values())
 
 
 def mean_dice(
@@ -190,93 +271,16 @@ def mean_dice(
         probability = vote.probability.to(predictor.device).float()
         pred = vote.prepared.whole(decider.decide(probability, vote.prepared))
         if rule == LEGACY:
-            scores.append(dice(pred, vote.truth)["mean"])
+            scores.append(dice(pred, vote.truth, decider.labels)["mean"])
         else:
-            rows = score_case(vote.case_id, pred, vote.truth, vote.spacing_mm, (rule,), challenge)
+            rows = score_case(
+                vote.case_id,
+                pred,
+                vote.truth,
+                vote.spacing_mm,
+                (rule,),
+                challenge,
+                decider.labels,
+            )
             scores.append(float(np.mean([row["dice"] for row in rows])))
     return float(np.mean(patient_means(np.array(scores), [vote.patient for vote in votes])[0]))
-
-
-def _candidates() -> Iterator[tuple[str, list[tuple[float, Change]]]]:
-    """Yield each setting with its values and what they change, in the order they are tried."""
-    for place, region in reversed(list(enumerate(REGIONS))):
-        yield (
-            f"threshold {region}",
-            [(value, _replacing("thresholds", place, value, (0.5,) * 3)) for value in THRESHOLDS],
-        )
-    for place, region in reversed(list(enumerate(REGIONS))):
-        yield (
-            f"smallest component of {region}, voxels",
-            [(v, _replacing("min_component_voxels", place, v, (0,) * 3)) for v in COMPONENT_VOXELS],
-        )
-    yield "smallest ET, voxels", [(value, _replacing_smallest_et(value)) for value in ET_VOXELS]
-
-
-def _replacing(name: str, place: int, value: float, off: tuple[float, ...]) -> Change:
-    """Return a change of one place of the tuple `name`; `off` is what stands for ()."""
-
-    def change(config: PostprocessConfig) -> PostprocessConfig:
-        values = list(getattr(config, name) or off)
-        values[place] = value
-        changed: dict[str, Any] = {name: tuple(values)}
-        return dataclasses.replace(config, **changed)
-
-    return change
-
-
-def _replacing_smallest_et(voxels: int) -> Change:
-    def change(config: PostprocessConfig) -> PostprocessConfig:
-        return dataclasses.replace(config, min_et_voxels=voxels)
-
-    return change
-
-
-def write_choice(
-    path: str | Path,
-    settings: PostprocessConfig,
-    steps: Sequence[Step],
-    cases: Sequence[Case],
-    rule: str,
-) -> list[Path]:
-    """Write the chosen settings, and beside them how they were chosen.
-
-    Args:
-        path: Where postprocessing.json goes.
-        settings: The chosen settings.
-        steps: What was tried.
-        cases: The validation set.
-        rule: The name of the rule whose Dice counted.
-
-    Returns:
-        Both files.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "rule": rule,
-        "validation": [case.id for case in cases],
-        "least_gain": LEAST_GAIN,
-        "steps": [vars(step) for step in steps],
-    }
-    return [
-        write_text(path, settings.to_json()),
-        write_json(path.with_name(f"{path.stem}_choice.json"), record),
-    ]
-
-
-def render(steps: Sequence[Step], console: Console) -> None:
-    """Print a line for each setting: what was tried, what it scored and what stays."""
-    from rich.table import Table
-
-    table = Table("setting", "mean Dice on the validation set by value", "chosen", box=None)
-    for step in steps:
-        scores = "  ".join(
-            f"{value}: {points(score, decimals=2)}" for value, score in step.scores.items()
-        )
-        table.add_row(step.setting, scores, step.chosen)
-    console.print(table)
-    console.print(
-        "These scores flatter: the settings were chosen on the same cases. "
-        "The test set has not been read.",
-        highlight=False,
-    )

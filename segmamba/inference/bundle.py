@@ -32,7 +32,7 @@ class BundleNetwork(torch.nn.Module):
     def __init__(self, config_file: str | Path) -> None:
         super().__init__()
         config = load_config(config_file)
-        self.network, self.channels = build_model(config.model), output_channels(config.model)
+        self.network, self.outputs = build_model(config.model), output_channels(config.model)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class BundleNetwork(torch.nn.Module):
         Returns:
             Probabilities, float32 (B, K, x, y, z).
         """
-        return probabilities(self.network(x), self.channels)
+        return probabilities(self.network(x), self.outputs)
 
 
 def datalist(source: str | Path) -> list[dict[str, list[str]]]:
@@ -81,7 +81,7 @@ class Labels:
     def __init__(
         self, config_file: str | Path, convention_name: str, postprocess_file: str | Path
     ) -> None:
-        self.channels = output_channels(load_config(config_file).model)
+        self.outputs = output_channels(load_config(config_file).model)
         self.convention_name = convention_name
         self.postprocessing = load_postprocess(postprocess_file)
 
@@ -95,12 +95,10 @@ class Labels:
         Returns:
             uint8 (1, x, y, z). For a MetaTensor, one whose file name is the case's id.
         """
-        classes = decide(
-            torch.as_tensor(probability), self.channels, self.postprocessing.thresholds
-        )
-        values = from_classes(
-            postprocess_classes(classes.cpu().numpy(), self.postprocessing), self.convention_name
-        )
+        classes = decide(torch.as_tensor(probability), self.outputs, self.postprocessing.thresholds)
+        labels_of = self.outputs.labels
+        classes_done = postprocess_classes(classes.cpu().numpy(), self.postprocessing, labels_of)
+        values = from_classes(classes_done, self.convention_name, labels_of)
         labels = torch.from_numpy(values)[None]
         if not hasattr(probability, "meta"):
             return labels

@@ -6,7 +6,8 @@ from typing import Any
 
 from segmamba.config import Config
 from segmamba.config.postprocess import FILE_NAME as POSTPROCESS_FILE
-from segmamba.data.labels import CLASSES, MODALITIES, Convention
+from segmamba.data.label_sets import LabelSet
+from segmamba.data.labels import MODALITIES, Convention, written_values
 from segmamba.models.outputs import output_channels
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -26,6 +27,7 @@ def metadata(config: Config, convention: Convention) -> dict[str, Any]:
     Returns:
         What json.dump takes.
     """
+    channels = output_channels(config.model)
     versions = {
         name: importlib.metadata.version(name) for name in ("segmamba", "torch", "numpy", *NEEDED)
     }
@@ -44,8 +46,8 @@ def metadata(config: Config, convention: Convention) -> dict[str, Any]:
         "authors": "the segmamba package's users",
         "copyright": "of the one who trained the weights",
         "intended_use": "Research only",
-        "network_data_format": _network_data_format(output_channels(config.model)),
-        "labels": {str(value): name for value, name in _values(convention).items()},
+        "network_data_format": _network_data_format(channels.names),
+        "labels": {str(v): name for v, name in _values(convention, channels.labels).items()},
     }
 
 
@@ -201,23 +203,23 @@ def readme(config: Config, convention: Convention) -> str:
     Returns:
         Markdown.
     """
-    values = ", ".join(f"{value} {name}" for value, name in _values(convention).items())
+    channels = output_channels(config.model)
+    values = ", ".join(f"{v} {name}" for v, name in _values(convention, channels.labels).items())
     return (
         (TEMPLATES / "bundle_readme.md")
         .read_text()
         .format(
             modalities=", ".join(MODALITIES),
-            channels=", ".join(output_channels(config.model)),
+            channels=", ".join(channels.names),
             spacing_mm=f"{config.data.spacing_mm:g}",
             window=" x ".join(map(str, config.data.patch_size)),
             values=values,
-            classes=", ".join(CLASSES),
+            classes=", ".join(channels.labels.classes),
         )
     )
 
 
-def _values(convention: Convention) -> dict[int, str]:
-    """The values that are written, with the data set's names; merged ones never are."""
-    return {
-        value: name for value, name in convention.names.items() if value not in convention.merged
-    }
+def _values(convention: Convention, labels: LabelSet) -> dict[int, str]:
+    """The values that are written, with the data set's names; what no class becomes never is."""
+    written = set(written_values(convention.name, labels).tolist())
+    return {value: name for value, name in convention.names.items() if value in written}

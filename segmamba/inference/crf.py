@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from segmamba.config import PostprocessConfig
-from segmamba.data.labels import CLASSES
 from segmamba.inference.decide import class_probabilities, region_probabilities
+from segmamba.models.outputs import Channels
 
 Slices = tuple[slice, ...]
 
@@ -46,7 +46,7 @@ HALF = [o for o in itertools.product(range(-REACH, REACH + 1), repeat=3) if o > 
 
 @torch.inference_mode()
 def refine(
-    probability: Tensor, channels: tuple[str, ...], image: Tensor, config: PostprocessConfig
+    probability: Tensor, channels: Channels, image: Tensor, config: PostprocessConfig
 ) -> Tensor:
     """Move the boundaries of a prediction to edges of the images.
 
@@ -54,7 +54,7 @@ def refine(
 
     Args:
         probability: Float (K, x, y, z).
-        channels: CLASSES or REGIONS, the names of the K channels.
+        channels: The K channels.
         image: Float (C, x, y, z), z-scored, on the same grid and device.
         config: `crf_steps` mean-field steps, and the kernel's parameters.
 
@@ -62,14 +62,15 @@ def refine(
         Probabilities (K, x, y, z) in the same channels; the input itself where nothing may be
         tumour.
     """
-    classes = probability if channels == CLASSES else class_probabilities(probability)
+    labels = channels.labels
+    classes = class_probabilities(probability, labels) if channels.are_regions else probability
     box = _unsure_box(classes[0])
     if box is None:
         return probability
     inner = (slice(None), *box)
     refined = classes.clone()
     refined[inner] = mean_field(classes[inner], image[inner], config)
-    return refined if channels == CLASSES else region_probabilities(refined)
+    return region_probabilities(refined, labels) if channels.are_regions else refined
 
 
 def mean_field(p: Tensor, image: Tensor, config: PostprocessConfig) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmamba.config import Config, InferenceConfig, load_config
+from segmamba.data.label_sets import LabelSet
 from segmamba.device import autocast
 from segmamba.errors import UserError
 from segmamba.inference.checkpoint_files import find_checkpoint
@@ -58,7 +59,7 @@ class Member:
     ) -> None:
         self.config, self.device, self.notes = config, device, notes
         self.inference = inference or config.inference
-        self.channels = output_channels(config.model)
+        self.outputs = output_channels(config.model)
         single = folded(model, device.type).to(device)
         self._networks: dict[torch.dtype | None, nn.Module] = {None: single}
         if half := self._half():
@@ -76,7 +77,7 @@ class Member:
             image: Float (4, x, y, z) on the device, z-scored, in the order of MODALITIES.
 
         Returns:
-            float32 (K, x, y, z) on the device; the channels are `self.channels`.
+            float32 (K, x, y, z) on the device; the channels are `self.outputs`.
 
         Raises:
             UserError: A single window does not fit into the device's memory.
@@ -140,7 +141,7 @@ class Member:
         for axes in mirrors:
             with autocast(self.device, dtype):
                 logits = self._networks[dtype](windows.flip(axes) if axes else windows)
-            probability = probabilities(logits, self.channels)
+            probability = probabilities(logits, self.outputs)
             probability = probability.flip(axes) if axes else probability
             total = probability if total is None else total.add_(probability)
         assert total is not None, "there is always one image"
@@ -170,11 +171,37 @@ def load_member(
     """
     weights, config_file = find_checkpoint(path)
     config = load_config(config_file).changed(changes or {})
+    labels = output_channels(config.model).labels
+    config = config.changed({"model.classes": labels.name})  # whatever data it meets from here on
     model = build_model(config.model)
     found = load_network(weights, device)
     source = f"{weights}: its weights do not fit the network of {config_file}"
     load_into(model, found.tensors, source, "keep a run's files together")
     return Member(model, config, device, inference, notes=found.notes)
+
+
+def common_labels(members: Sequence[Member]) -> LabelSet:
+    """Return the label set of networks that vote together.
+
+    Args:
+        members: The networks; at least one.
+
+    Returns:
+        The set.
+
+    Raises:
+        UserError: They have several.
+    """
+    first = members[0].outputs.labels
+    for number, member in enumerate(members, 1):
+        other = member.outputs.labels
+        if other != first:
+            raise UserError(
+                f"network 1 tells {', '.join(first.classes[1:])} apart ({first.name}) and network "
+                f"{number} {', '.join(other.classes[1:])} ({other.name}); only networks of the "
+                "same classes vote together"
+            )
+    return first
 
 
 @contextlib.contextmanager

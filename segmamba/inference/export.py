@@ -22,6 +22,7 @@ import torch
 
 from segmamba.config import PostprocessConfig, load_config, load_postprocess
 from segmamba.config.postprocess import FILE_NAME as POSTPROCESS_FILE
+from segmamba.data.label_sets import AUTO, label_set
 from segmamba.data.labels import convention
 from segmamba.errors import UserError
 from segmamba.inference.bundle import BundleNetwork
@@ -33,7 +34,7 @@ from segmamba.models.weights import load_network
 LICENCE = Path(__file__).parents[2] / "LICENSE"
 
 
-def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = "brats2023") -> Path:
+def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = AUTO) -> Path:
     """Write the bundle of one checkpoint as a new folder.
 
     The folder appears when it is complete.
@@ -41,7 +42,8 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = "
     Args:
         checkpoint: A run's folder or a weights file, as `load_predictor` takes it.
         folder: The folder to make.
-        labels: The label convention of the values that the bundle writes.
+        labels: The label convention of the values that the bundle writes; "auto" is the usual one
+            of the network's classes: brats2023, brats2024 or brats2024ped.
 
     Returns:
         The folder.
@@ -50,11 +52,14 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = "
         UserError: The folder exists, the checkpoint is missing or does not fit its configuration,
             or its post-processing has a CRF, which a bundle cannot run.
     """
-    folder, values = Path(folder), convention(labels)
+    folder = Path(folder)
+    if labels != AUTO:
+        convention(labels)
     if folder.exists():
         raise UserError(f"--bundle {folder}: exists already; choose another folder or remove it")
     weights, config_file = find_checkpoint(checkpoint)
     config, postprocessing = load_config(config_file), _postprocessing(checkpoint)
+    values = convention(label_set(config.model.classes).convention if labels == AUTO else labels)
     # this refuses weights that do not fit before anything is written
     member = load_member(checkpoint, torch.device("cpu"))
     folder.parent.mkdir(parents=True, exist_ok=True)

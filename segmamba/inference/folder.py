@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from segmamba.data.case import ERROR, Case
-from segmamba.data.labels import REGIONS, region_masks
+from segmamba.data.label_sets import LabelSet, region_dict, translation
+from segmamba.data.labels import convention, written_values
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.files import write_json, write_text
@@ -129,7 +130,7 @@ def _read(predictor: Predictor, case: Case, outputs: Outputs) -> PreparedScan | 
     """The images of a case, or the Outcome that ends it here."""
     files = outputs.files(case.id, len(predictor)).values()
     if outputs.skip_existing and all(path.exists() for path in files):
-        return Outcome(case.id, SKIPPED)
+        return Outcome(case.id, SKIPPED, labels=outputs.convention_for(case, predictor.labels))
 
     def prepare() -> PreparedScan:
         errors = [finding.text for finding in case.findings if finding.severity == ERROR]
@@ -178,15 +179,16 @@ def _written(
     reference = Reference.of(case)
     _write(predictor, case, analysis, classes, reference, outputs)
     voxel_ml = float(np.prod(reference.spacing_mm)) / 1000
-    masks = zip(REGIONS, region_masks(classes), strict=True)
+    masks = region_dict(classes, predictor.labels)
     return Outcome(
         case.id,
         DONE,
-        volumes_ml={region: int(mask.sum()) * voxel_ml for region, mask in masks},
+        labels=outputs.convention_for(case, predictor.labels),
+        volumes_ml={region: int(mask.sum()) * voxel_ml for region, mask in masks.items()},
         predict_s=predict_s,
         mean_entropy=_mean_entropy(analysis),
         findings=analysis.prepared.findings,
-        thumbnail=thumbnail(analysis.prepared, classes) if outputs.page else b"",
+        thumbnail=thumbnail(analysis.prepared, classes, predictor.labels) if outputs.page else b"",
     )
 
 
@@ -208,8 +210,9 @@ def _write(
         if values is not None:
             write_shares(files[kind], prepared.whole(values), reference)
     if "overlay" in files:
-        draw_overlay(files["overlay"], case.id, prepared, classes)
-    write_labels(files["labels"], classes, reference, outputs.labels or case.convention)
+        draw_overlay(files["overlay"], case.id, prepared, classes, predictor.labels)
+    convention_name = outputs.convention_for(case, predictor.labels)
+    write_labels(files["labels"], classes, reference, convention_name, predictor.labels)
 
 
 def _whole_probability(
@@ -234,6 +237,46 @@ def _mean_entropy(analysis: Analysis) -> float | None:
     return float(analysis.entropy[tumour].mean())
 
 
+def notes_on_values(cases: Sequence[Case], labels: LabelSet, outputs: Outputs) -> list[str]:
+    """Say in which values predictions are written, where that is not a matter of course.
+
+    Args:
+        cases: The cases.
+        labels: The label set of the predictions.
+        outputs: What is written.
+
+    Returns:
+        A line for each label convention that lacks classes of the network, or has further ones.
+    """
+    notes = []
+    written = {(case.convention, outputs.convention_for(case, labels)) for case in cases}
+    for own, values in sorted(written):
+        known = convention(values).labels
+        names = [known.classes[number] for number in translation(labels, known)]
+        if never := [name for name in known.classes if name not in names]:
+            notes.append(
+                f"labels {values}: {', '.join(never)} is never written, for the network predicts "
+                f"{', '.join(labels.classes[1:])}"
+            )
+        if values != own and not outputs.labels:
+            shared = ", ".join(_sharing(own, labels))
+            notes.append(f"labels {own} have no value for {shared}: {values} is written")
+        elif shared := ", ".join(_sharing(values, labels)):
+            notes.append(f"labels {values} have no value for {shared}, which is merged")
+    return [*notes, *(line for name in sorted({v for _, v in written}) for line in _warned(name))]
+
+
+def _sharing(name: str, labels: LabelSet) -> list[str]:
+    """The classes that have no value of their own in a convention, but that of one before them."""
+    values = written_values(name, labels).tolist()
+    return [c for place, c in enumerate(labels.classes) if values[place] in values[:place]]
+
+
+def _warned(name: str) -> list[str]:
+    warning = convention(name).warning
+    return [f"labels {name}: {warning}"] if warning else []
+
+
 def write_record(
     predictor: Predictor, outcomes: Sequence[Outcome], outputs: Outputs, names: Sequence[str]
 ) -> dict[str, Any]:
@@ -251,9 +294,10 @@ def write_record(
     Raises:
         UserError: The output folder cannot be written.
     """
-    kept = ("case", "state", "error", "volumes_ml", "predict_s", "mean_entropy")
+    kept = ("case", "state", "error", "labels", "volumes_ml", "predict_s", "mean_entropy")
     record = {
         "members": names,
+        "classes": predictor.labels.name,
         "channels": list(predictor.channels),
         "labels": outputs.labels or "each case's own",
         "inference": [asdict(member.inference) for member in predictor.members],
@@ -267,7 +311,8 @@ def write_record(
     with _writing_to(outputs):
         write_json(outputs.folder / "predictions.json", record)
         if outputs.page:
-            write_page(outputs.folder / "predictions.html", outcomes, predictor.summary)
+            page = outputs.folder / "predictions.html"
+            write_page(page, outcomes, predictor.summary, predictor.labels)
     return record
 
 

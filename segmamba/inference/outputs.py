@@ -3,7 +3,9 @@
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
-from segmamba.data.case import Finding
+from segmamba.data.case import Case, Finding
+from segmamba.data.label_sets import LabelSet
+from segmamba.data.labels import written_values
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """The states of an Outcome."""
@@ -15,7 +17,8 @@ class Outputs:
 
     folder: Path
     labels: str | None = None
-    """The label convention of the values; None for each case's own."""
+    """The label convention of the values; None for each case's own, or the network's where a case's
+    own would merge its classes."""
     _: KW_ONLY
     probabilities: bool = False
     uncertainty: bool = False
@@ -24,6 +27,22 @@ class Outputs:
     page: bool = False
     skip_existing: bool = False
     """Whether a case is left whose files are all there."""
+
+    def convention_for(self, case: Case, classes: LabelSet) -> str:
+        """Name the label convention in which a case is written.
+
+        Args:
+            case: The case.
+            classes: The label set of its prediction.
+
+        Returns:
+            The convention that is asked for, else the case's own, else, where two of the classes
+            have one value in that, the usual one of the label set.
+        """
+        if self.labels:
+            return self.labels
+        values = written_values(case.convention, classes).tolist()
+        return case.convention if len(set(values)) == len(values) else classes.convention
 
     def files(self, case_id: str, members: int) -> dict[str, Path]:
         """Everything that a case gets.
@@ -71,3 +90,5 @@ class Outcome:
     """Of a case that failed for another reason than its files or the device's memory."""
     thumbnail: bytes = b""
     """A PNG for the page, where there is to be one."""
+    labels: str = ""
+    """The label convention of the values that are written."""

@@ -1,4 +1,4 @@
-"""Pictures of a prediction: three planes through the tumour with the outlines of ET, TC and WT."""
+"""Pictures of a prediction: three planes through the tumour with the outlines of the regions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from segmamba.data.labels import MODALITIES, REGIONS
+from segmamba.data.label_sets import REGION_COLOURS, LabelSet
+from segmamba.data.labels import MODALITIES
 from segmamba.inference.grids import to_source
-from segmamba.pictures import REGION_COLOURS, busiest_slices, draw_plane, new_figure, save_figure
+from segmamba.pictures import busiest_slices, draw_plane, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,9 @@ PLANES = ("sagittal", "coronal", "axial")
 THUMBNAIL_DPI = 60
 
 
-def draw_overlay(path: Path, case_id: str, prepared: PreparedScan, classes: np.ndarray) -> None:
+def draw_overlay(
+    path: Path, case_id: str, prepared: PreparedScan, classes: np.ndarray, labels: LabelSet
+) -> None:
     """Draw T1ce and FLAIR of a case with its segmentation, as a PNG.
 
     The view is radiological: the patient's right is on the left.
@@ -33,28 +36,30 @@ def draw_overlay(path: Path, case_id: str, prepared: PreparedScan, classes: np.n
         path: The file to write.
         case_id: The title.
         prepared: The images of the case.
-        classes: Internal classes, uint8 (x, y, z), on the source's grid.
+        classes: Class numbers, uint8 (x, y, z), on the source's grid.
+        labels: The label set of `classes`.
     """
     figure = new_figure(figsize=(9, 6.4), layout="constrained")
     figure.suptitle(case_id if classes.any() else f"{case_id}: no tumour found", fontsize=11)
-    _draw_rows(figure.subplots(2, 3), ("T1ce", "FLAIR"), prepared, classes, titles=True)
-    handles = [_line(region) for region in REGIONS]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    _draw_rows(figure.subplots(2, 3), ("T1ce", "FLAIR"), prepared, classes, labels, titles=True)
+    handles = [_line(region) for region in labels.outlined]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     save_figure(figure, path)
 
 
-def thumbnail(prepared: PreparedScan, classes: np.ndarray) -> bytes:
+def thumbnail(prepared: PreparedScan, classes: np.ndarray, labels: LabelSet) -> bytes:
     """Draw the three planes on T1ce alone.
 
     Args:
         prepared: The images of the case.
-        classes: Internal classes, uint8 (x, y, z), on the source's grid.
+        classes: Class numbers, uint8 (x, y, z), on the source's grid.
+        labels: The label set of `classes`.
 
     Returns:
         A small PNG.
     """
     figure = new_figure(figsize=(9, 3), layout="constrained", facecolor="black")
-    _draw_rows(figure.subplots(1, 3)[None], ("T1ce",), prepared, classes, titles=False)
+    _draw_rows(figure.subplots(1, 3)[None], ("T1ce",), prepared, classes, labels, titles=False)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=THUMBNAIL_DPI, format="png")
     return picture.getvalue()
@@ -65,6 +70,7 @@ def _draw_rows(
     modalities: Sequence[str],
     prepared: PreparedScan,
     classes: np.ndarray,
+    labels: LabelSet,
     *,
     titles: bool,
 ) -> None:
@@ -83,7 +89,7 @@ def _draw_rows(
     for row, modality in zip(panels, modalities, strict=True):
         channel = image[MODALITIES.index(modality)]
         for axis, panel in enumerate(row):
-            draw_plane(panel, channel, inside, nothing, axis, centre[axis], box)
+            draw_plane(panel, channel, inside, nothing, labels, axis, centre[axis], box)
             if titles:
                 panel.set_title(f"{modality}, {PLANES[axis]}", fontsize=9)
 

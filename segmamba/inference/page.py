@@ -4,20 +4,21 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from segmamba.data.label_sets import REGION_COLOURS, LabelSet
 from segmamba.files import write_text
 from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome
-from segmamba.pictures import REGION_COLOURS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_page(path: Path, outcomes: Sequence[Outcome], summary: str) -> Path:
+def write_page(path: Path, outcomes: Sequence[Outcome], summary: str, labels: LabelSet) -> Path:
     """Write the page.
 
     Args:
         path: The file to write.
         outcomes: What became of each case.
         summary: Which networks predicted, and how, in a few words.
+        labels: The label set of the predictions.
 
     Returns:
         The path.
@@ -42,6 +43,6 @@ def write_page(path: Path, outcomes: Sequence[Outcome], summary: str) -> Path:
         skipped=skipped,
         shown=[outcome for outcome in done if outcome.thumbnail],
         summary=summary,
-        colours=REGION_COLOURS,
+        colours={region: REGION_COLOURS[region] for region in labels.outlined},
     )
     return write_text(path, text)

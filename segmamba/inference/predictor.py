@@ -23,17 +23,22 @@ import torch
 from torch import Tensor
 
 from segmamba.config import InferenceConfig, PostprocessConfig, load_postprocess
-from segmamba.data.labels import CLASSES, REGIONS
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.volumes import Scan
 from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.inference.checkpoint_files import WEIGHTS_FILE, postprocess_file
 from segmamba.inference.decide import background, in_channels
-from segmamba.inference.ensemble_member import Member, load_member
+from segmamba.inference.ensemble_member import Member, common_labels, load_member
 from segmamba.inference.grids import coverage, to_source
-from segmamba.inference.postprocess import likeliest, postprocess_classes
+from segmamba.inference.postprocess import (
+    check_postprocessing,
+    likeliest,
+    postprocess_classes,
+)
 from segmamba.inference.prepared_scan import Analysis, PreparedScan, prepare_scan
 from segmamba.inference.uncertainty import vote_with_entropy
+from segmamba.models.outputs import Channels
 
 
 class Predictor:
@@ -44,7 +49,7 @@ class Predictor:
 
         predictor = load_predictor("Results/SegMamba_Run01")
         scan = read_scan(find_cases("/path/to/cases")[0])
-        classes = predictor.predict(scan)  # uint8 (x, y, z): 0, 1 NCR, 2 ED, 3 ET
+        classes = predictor.predict(scan)  # uint8 (x, y, z), by predictor.labels.classes
 
     Args:
         members: At least one; all on one device.
@@ -55,8 +60,11 @@ class Predictor:
         members: The networks, each with its Config.
         postprocessing: What is done to a prediction.
         device: Where the members predict.
-        channels: The names of the K channels of its probabilities: CLASSES ("background", "NCR",
-            "ED", "ET"), or REGIONS ("ET", "TC", "WT") where a member predicts regions.
+        outputs: The K channels of its probabilities: the classes of its label set, or the regions
+            where a member predicts regions.
+
+    Raises:
+        UserError: The networks tell different classes apart, or the post-processing is for others.
     """
 
     def __init__(
@@ -69,12 +77,24 @@ class Predictor:
         self.postprocessing = postprocessing or PostprocessConfig()
         self._postprocessing_from = postprocessing_from
         self.device = self.members[0].device
-        self.channels = (
-            REGIONS if any(member.channels == REGIONS for member in self.members) else CLASSES
+        self.outputs = Channels(
+            common_labels(self.members),
+            any(member.outputs.are_regions for member in self.members),
         )
+        check_postprocessing(self.postprocessing, self.labels)
 
     def __len__(self) -> int:
         return len(self.members)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The classes and regions of its predictions."""
+        return self.outputs.labels
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the K channels of its probabilities, for example ("ET", "TC", "WT")."""
+        return self.outputs.names
 
     @property
     def spacings_mm(self) -> tuple[float, ...]:
@@ -115,9 +135,10 @@ class Predictor:
             scan: A case in memory, as `read_scan` reads it.
 
         Returns:
-            Internal classes, uint8 (x, y, z): 0 background, 1 NCR, 2 ED, 3 ET; post-processed, on
-            the source's grid in canonical orientation (RAS+). `write_labels` brings them into the
-            source's own orientation and a label convention.
+            Class numbers, uint8 (x, y, z), places in `self.labels.classes`: for glioma 0
+            background, 1 NCR, 2 ED, 3 ET. They are post-processed, on the source's grid in
+            canonical orientation (RAS+). `write_labels` brings them into the source's own
+            orientation and a label convention.
 
         Raises:
             UserError: A member's probabilities are not finite, or a window does not fit into the
@@ -142,8 +163,10 @@ class Predictor:
             UserError: As `predict`.
         """
         members = self.member_probabilities(prepared)
-        mean, entropies = vote_with_entropy(members) if uncertainty else (self.vote(members), None)
-        classes = likeliest(mean, self.channels, self.postprocessing, lambda: self._guide(prepared))
+        mean, entropies = (
+            vote_with_entropy(members, self.outputs) if uncertainty else (self.vote(members), None)
+        )
+        classes = likeliest(mean, self.outputs, self.postprocessing, lambda: self._guide(prepared))
         entropy, disagreement = (t.cpu().numpy() for t in entropies) if entropies else (None, None)
         return Analysis(
             prepared,
@@ -162,7 +185,8 @@ class Predictor:
         Returns:
             uint8 (x, y, z) on the source's grid, without small components.
         """
-        return analysis.prepared.whole(postprocess_classes(analysis.classes, self.postprocessing))
+        classes = postprocess_classes(analysis.classes, self.postprocessing, self.labels)
+        return analysis.prepared.whole(classes)
 
     def probabilities(self, scan: Scan | PreparedScan) -> Tensor:
         """Average the members' probabilities, before any post-processing.
@@ -178,7 +202,7 @@ class Predictor:
             UserError: As `predict`.
         """
         prepared = self.prepare(scan)
-        whole = background(self.channels, prepared.source_shape, self.device)
+        whole = background(self.outputs, prepared.source_shape, self.device)
         inner = (slice(None), *prepared.box)
         whole[inner] = self.vote(self.member_probabilities(prepared))
         return whole
@@ -205,14 +229,14 @@ class Predictor:
             spacing_mm = member.config.data.spacing_mm
             boxed = member.probabilities(on_device[spacing_mm])
             probability = to_source(boxed, prepared.grids[spacing_mm], prepared.box)
-            if member.channels == CLASSES:
+            if not member.outputs.are_regions:
                 probability[0] += 1 - covered[spacing_mm]
             if not probability.isfinite().all():
                 raise UserError(
                     "a member's probabilities are not finite: its training has diverged; choose "
                     "another checkpoint"
                 )
-            yield in_channels(probability, member.channels, self.channels)
+            yield in_channels(probability, member.outputs, self.outputs)
 
     @staticmethod
     def vote(probabilities: Iterable[Tensor]) -> Tensor:
@@ -232,12 +256,12 @@ class Predictor:
             prepared: The scan, whose image guides the CRF.
 
         Returns:
-            Internal classes, uint8 (x, y, z), on the box.
+            Class numbers, uint8 (x, y, z), on the box.
         """
         classes = likeliest(
-            probability, self.channels, self.postprocessing, lambda: self._guide(prepared)
+            probability, self.outputs, self.postprocessing, lambda: self._guide(prepared)
         )
-        return postprocess_classes(classes.cpu().numpy(), self.postprocessing)
+        return postprocess_classes(classes.cpu().numpy(), self.postprocessing, self.labels)
 
     def _guide(self, prepared: PreparedScan) -> Tensor:
         """The image from which the CRF's edges are taken, from the finest working grid.
@@ -261,7 +285,7 @@ def load_predictor(
 
         predictor = load_predictor("Results/SegMamba_Run01", changes={"inference.flips": True})
         for case in find_cases("/path/to/cases"):
-            classes = predictor.predict(read_scan(case))  # uint8 (x, y, z): 0, 1 NCR, 2 ED, 3 ET
+            classes = predictor.predict(read_scan(case))  # uint8 (x, y, z)
 
     Args:
         paths: One path, or one a network: a run's folder, a folder that holds

@@ -30,8 +30,8 @@ def build_model(config: ModelConfig) -> nn.Module:
 
     The network maps a batch of z-scored images, float (B, 4, D, H, W) with the modalities in the
     order T1, T1ce, T2, FLAIR, to logits (B, K, D, H, W). The K channels are those that
-    `segmamba.models.outputs.output_channels` names: four classes or three regions, as
-    `model.outputs` says. D, H and W stand for NIfTI x, y and z and must be multiples of
+    `segmamba.models.outputs.output_channels` names: the classes or the regions of `model.classes`,
+    as `model.outputs` says. D, H and W stand for NIfTI x, y and z and must be multiples of
     `side_multiples(config)`; the forward pass raises a UserError for other sides. In training mode,
     `model.deep_supervision` makes it return a list of logits, full resolution first.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segmamba.config import PostprocessConfig, from_flat_dict
+from segmamba.config import PostprocessConfig, flat_as_stored, from_flat_dict
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.source import prepare_split
 from segmamba.data.splits import Split
@@ -117,7 +117,7 @@ def _best_on_validation(trials: list[Trial]) -> int:
 
 def _split(study: Study, options: StudyOptions, progress: ProgressDisplay) -> Split[PreparedCase]:
     """The cases that the members were trained and tested on."""
-    config = from_flat_dict(study.config)
+    config = from_flat_dict(flat_as_stored(study.config))
     data = prepare_split(config, options.output, steps=progress.steps, workers=options.cpus)
     return data.split()
 

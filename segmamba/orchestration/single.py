@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from segmamba.config import Config, load_config
+from segmamba.data.label_sets import AUTO
 from segmamba.data.source import PreparedData, prepare_split
 from segmamba.data.splits import Split
 from segmamba.errors import Stopped, UserError
@@ -84,7 +85,7 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
     results = Path(options.output).resolve()
     root, config = _chosen(options, results, observer)
     data = prepare_split(config, results, steps=observer.steps, learners=[config])
-    split = data.split()
+    config, split = data.resolved(config), data.split()
 
     # Only now the slow imports: everything above answers within seconds.
     from segmamba.device import choose_device
@@ -162,6 +163,8 @@ def _chosen(
         return None, options.config or Config()
     config = load_config(root / "config.json")
     asked = options.config or config
+    if asked.model.classes == AUTO:  # the data's, which the run has found
+        asked = asked.changed({"model.classes": config.model.classes})
     before, now = config.to_flat_dict(), asked.to_flat_dict()
     differing = [
         f"{name} was {before[name]!r} and is {value!r}"

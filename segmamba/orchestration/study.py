@@ -23,9 +23,11 @@ from segmamba.orchestration.engine.planning import (
     show_notes,
     splits_of,
 )
+from segmamba.orchestration.engine.power_plan import planned_power
 from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.engine.study_resources import plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
+from segmamba.studies.comparable import check_regions
 from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec, resolve
 
@@ -58,7 +60,8 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
     planned = planned_study(ready, options, {}, "")
     show_notes(planned, progress)
     with _machine(ready, options, progress) as machine:
-        return plan_resources(planned, ready, options, machine, progress)
+        plan = plan_resources(planned, ready, options, machine, progress)
+    return dataclasses.replace(plan, power=planned_power(ready.spec.name, planned, options))
 
 
 def run_study(
@@ -201,6 +204,9 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
         cache=on_this_node(options.cache or str(Path(options.output).resolve() / "cache")),
         workers=options.cpus,
     )
+    base = data.resolved(base)
+    configs = {arm: data.resolved(config) for arm, config in configs.items()}
+    check_regions(spec.name, (spec.hypothesis, *spec.secondary), data.label_set)
     return Prepared(spec, base, configs, data, splits_of(data, options, base))
 
 
@@ -295,6 +301,6 @@ def _begun(
 def _final_status(study: Study) -> str:
     """MLflow's status: KILLED while trials are missing, FAILED where none ended well."""
     states = {trial.status for trial in (*study.trials, *study.searched)}
-    if states & {"KILLED", "RUNNING", "NOT STARTED"}:
+    if states & {"KILLED", "RUNNING", "NOT STARTED"} or study.awaits_look:
         return "KILLED"
     return "FINISHED" if "FINISHED" in states else "FAILED"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segmamba.reports.style import BAND, INK, MUTED, arm_colours, new_figure, short_name
-from segmamba.reports.tables import REGION_COLUMNS, decisive_first
+from segmamba.reports.tables import decisive_first
 from segmamba.studies.comparisons import ContrastResult, compare_arms
 from segmamba.studies.contrasts import Difference
 from segmamba.studies.hypothesis import MINUS
@@ -40,7 +40,7 @@ def draw_differences(study: Study) -> Figure | None:
     if not any(d.seeds for d in _differences(results)):
         return None
     decides = study.hypothesis.regions[0]
-    regions = decisive_first(decides)
+    regions = decisive_first(study, decides)
     labels = [_row_label(result.regions[decides]) for result in results]
     row_in = max(0.46, *(0.14 * label.count("\n") + 0.28 for label in labels))
     figure = new_figure(0.8 + len(results) * row_in)
@@ -68,9 +68,9 @@ def draw_differences(study: Study) -> Figure | None:
 
 
 def _differences(results: Sequence[ContrastResult]) -> Iterator[Difference]:
-    """Every difference, in the order of the report's columns."""
+    """Every difference."""
     for result in results:
-        yield from (result.regions[region] for region in REGION_COLUMNS)
+        yield from result.regions.values()
 
 
 def _draw_region(panel: Axes, study: Study, results: Sequence[ContrastResult], region: str) -> None:

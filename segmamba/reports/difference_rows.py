@@ -26,7 +26,7 @@ def difference_table(study: Study) -> dict[str, Any]:
         for each contrast; "pair_notes" and "pair_unit".
     """
     decides = study.hypothesis.regions[0]
-    regions, rows = decisive_first(decides), difference_rows(study)
+    regions, rows = decisive_first(study, decides), difference_rows(study)
     notes = dict.fromkeys(note for row in rows for note in row["regions"][decides].notes)
     metric = METRICS[study.hypothesis.metric]
     return {
@@ -58,7 +58,8 @@ def difference_rows(study: Study) -> list[Row]:
             "versus": result.versus,
             "decides": result.decides,
             "cells": [
-                estimate_and_interval(result.regions[region]) for region in decisive_first(decides)
+                estimate_and_interval(result.regions[region])
+                for region in decisive_first(study, decides)
             ],
             "p": p_text(result.regions[decides].p_value),
             "p_holm": p_text(result.p_holm),
@@ -130,7 +131,7 @@ def comparison_as_dict(study: Study) -> dict[str, Any]:
                 "patients": len(d.patients),
             }
             for row in difference_rows(study)
-            for place, region in enumerate(decisive_first(study.hypothesis.regions[0]))
+            for place, region in enumerate(decisive_first(study, study.hypothesis.regions[0]))
             for d in [row["regions"][region]]
         ],
         "notes": list(study.data.notes),

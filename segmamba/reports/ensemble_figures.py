@@ -17,7 +17,6 @@ from segmamba.reports.style import (
     new_figure,
     report_style,
 )
-from segmamba.reports.tables import REGION_COLUMNS
 from segmamba.studies.ensemble_verdict import Ensemble, gain
 from segmamba.studies.hypothesis import MINUS
 
@@ -102,8 +101,9 @@ def draw_gains(ensemble: Ensemble) -> Figure:
     """
     rows = 2 * len(ensemble.groups)
     figure = new_figure(0.9 + 0.42 * rows)
-    panels = figure.subplots(1, len(REGION_COLUMNS), sharey=True)
-    for panel, region in zip(panels, REGION_COLUMNS, strict=True):
+    regions = ensemble.study.data.scores
+    panels = figure.subplots(1, len(regions), sharey=True)
+    for panel, region in zip(panels, regions, strict=True):
         _draw_region(panel, ensemble, region)
         panel.set_ylim(0.5 - rows, 0.5)
     labels = [

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS_AND_MEAN
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, VARIANTS
 from segmamba.evaluation.patients import counted, row_patient
 from segmamba.files import write_text
@@ -83,7 +82,7 @@ def _content(ensemble: Ensemble) -> dict[str, Any]:
             {
                 "group": group.name,
                 "rows": [
-                    variant_row(group, flips=flips, postprocessed=postprocessed)
+                    variant_row(group, study.data, flips=flips, postprocessed=postprocessed)
                     for flips, postprocessed in VARIANTS
                 ],
             }
@@ -134,7 +133,7 @@ def as_dict(ensemble: Ensemble) -> dict[str, Any]:
         mean, low, high = gain(group)
         groups[group.name] = {
             "dice": {
-                who: {s: mean_score(group, who, f"dice_{s}") for s in REGIONS_AND_MEAN}
+                who: {s: mean_score(group, who, f"dice_{s}") for s in ensemble.study.data.scores}
                 for who in (*group.members, ENSEMBLE)
             },
             "gain": {"mean": mean, "low": low, "high": high},

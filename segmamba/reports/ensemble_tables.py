@@ -9,19 +9,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from segmamba.data.labels import REGIONS
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group, difference
 from segmamba.evaluation.intervals import PairedMean
-from segmamba.reports.tables import DASH, REGION_COLUMNS, duration
+from segmamba.reports.tables import DASH, duration
 from segmamba.studies.ensemble_verdict import Ensemble, gain
 from segmamba.studies.group_difference import group_difference
 from segmamba.studies.hypothesis import MINUS
-from segmamba.studies.results import Study
+from segmamba.studies.results import Study, StudyData
 from segmamba.studies.words import points
 
 Row: TypeAlias = dict[str, Any]
-DICE = tuple(f"dice_{region}" for region in REGION_COLUMNS)
-HD95 = tuple(f"hd95_mm_{region}" for region in REGIONS)
 
 
 def mean_score(group: Group, who: str, score: str, **variant: bool) -> float:
@@ -37,6 +34,16 @@ def mean_score(group: Group, who: str, score: str, **variant: bool) -> float:
         The mean, in the unit of the column.
     """
     return float(np.mean(list(group.scores(who, score, **variant).values())))
+
+
+def _dice(data: StudyData) -> list[str]:
+    """The columns of Dice, in the order shown."""
+    return [f"dice_{region}" for region in data.scores]
+
+
+def _hd95(data: StudyData) -> list[str]:
+    """The columns of HD95."""
+    return [f"hd95_mm_{region}" for region in data.regions]
 
 
 def _members_mean(group: Group, score: str, **variant: bool) -> float:
@@ -55,22 +62,25 @@ def member_table(group: Group, study: Study) -> Row:
         The group's name, the headers and the rows.
     """
     validation = {trial.arm: trial.metrics.get("val/best_dice_mean") for trial in study.trials}
-    rows = []
+    rows, data = [], study.data
     for place, member in enumerate(group.members):
         rows.append(
             {
                 "name": f"{member} (best on the validation set)" if place == group.best else member,
                 "validation": points(validation[member]),
-                "cells": _score_cells(group, member),
+                "cells": _score_cells(group, member, data),
                 "strong": False,
             }
         )
-    hd95_mm = np.mean([_members_mean(group, score) for score in HD95])
+    hd95_mm = np.mean([_members_mean(group, score) for score in _hd95(data)])
     rows.append(
         {
             "name": "mean of the members",
             "validation": DASH,
-            "cells": [*(points(_members_mean(group, score)) for score in DICE), f"{hd95_mm:.1f}"],
+            "cells": [
+                *(points(_members_mean(group, score)) for score in _dice(data)),
+                f"{hd95_mm:.1f}",
+            ],
             "strong": False,
         }
     )
@@ -78,17 +88,17 @@ def member_table(group: Group, study: Study) -> Row:
         {
             "name": f"{group.name} ensemble",
             "validation": DASH,
-            "cells": _score_cells(group, ENSEMBLE),
+            "cells": _score_cells(group, ENSEMBLE, data),
             "strong": True,
         }
     )
-    headers = ["mean Dice", *REGIONS, "HD95 (mm)"]
+    headers = ["mean Dice", *data.regions, "HD95 (mm)"]
     return {"group": group.name, "headers": headers, "rows": rows}
 
 
-def _score_cells(group: Group, who: str) -> list[str]:
-    hd95_mm = np.mean([mean_score(group, who, score) for score in HD95])
-    return [*(points(mean_score(group, who, score)) for score in DICE), f"{hd95_mm:.1f}"]
+def _score_cells(group: Group, who: str, data: StudyData) -> list[str]:
+    hd95_mm = np.mean([mean_score(group, who, score) for score in _hd95(data)])
+    return [*(points(mean_score(group, who, score)) for score in _dice(data)), f"{hd95_mm:.1f}"]
 
 
 def pair_rows(ensemble: Ensemble) -> Iterator[Row]:
@@ -100,21 +110,22 @@ def pair_rows(ensemble: Ensemble) -> Iterator[Row]:
     Yields:
         The contrast, and the difference with its interval in each column.
     """
+    columns = _dice(ensemble.study.data)
     for group in ensemble.groups:
         yield {
             "contrast": f"{group.name} ensemble {MINUS} mean of its members",
-            "cells": [_cell(gain(group, score)) for score in DICE],
+            "cells": [_cell(gain(group, score)) for score in columns],
         }
         yield {
             "contrast": f"{group.name} ensemble {MINUS} its best member on the validation set",
-            "cells": [_cell(gain_over_best(group, score)) for score in DICE],
+            "cells": [_cell(gain_over_best(group, score)) for score in columns],
         }
     if len(ensemble.groups) < 2:
         return
     plain, diverse = ensemble.groups
     names = f"{diverse.name} {{}} {MINUS} {plain.name} {{}}"
-    votes = [difference(diverse.scores(ENSEMBLE, s), plain.scores(ENSEMBLE, s)) for s in DICE]
-    means = [group_difference(diverse.member_table(s), plain.member_table(s)) for s in DICE]
+    votes = [difference(diverse.scores(ENSEMBLE, s), plain.scores(ENSEMBLE, s)) for s in columns]
+    means = [group_difference(diverse.member_table(s), plain.member_table(s)) for s in columns]
     yield {
         "contrast": names.format("ensemble", "ensemble") + " (these two ensembles only)",
         "cells": [_cell(paired) for paired in votes],
@@ -138,11 +149,12 @@ def gain_over_best(group: Group, score: str) -> PairedMean:
     return difference(group.scores(ENSEMBLE, score), group.scores(group.members[group.best], score))
 
 
-def variant_row(group: Group, *, flips: bool, postprocessed: bool) -> Row:
+def variant_row(group: Group, data: StudyData, *, flips: bool, postprocessed: bool) -> Row:
     """The vote and its members with test-time options, and what the options add to the vote.
 
     Args:
         group: The group.
+        data: The data that were tested.
         flips: Whether 8 mirror images are averaged.
         postprocessed: Whether the vote is post-processed.
 
@@ -151,14 +163,14 @@ def variant_row(group: Group, *, flips: bool, postprocessed: bool) -> Row:
     """
     options = {"flips": flips, "postprocessed": postprocessed}
     parts = (("8 mirror images", flips), ("post-processing", postprocessed))
-    hd95_mm = np.mean([mean_score(group, ENSEMBLE, score, **options) for score in HD95])
+    hd95_mm = np.mean([mean_score(group, ENSEMBLE, score, **options) for score in _hd95(data)])
     added = difference(
         group.scores(ENSEMBLE, "dice_mean", **options), group.scores(ENSEMBLE, "dice_mean")
     )
     return {
         "name": " + ".join(name for name, on in parts if on) or "as it is",
         "members": points(_members_mean(group, "dice_mean", **options)),
-        "dice": [points(mean_score(group, ENSEMBLE, score, **options)) for score in DICE],
+        "dice": [points(mean_score(group, ENSEMBLE, score, **options)) for score in _dice(data)],
         "hd95": f"{hd95_mm:.1f}",
         "added": _cell(added) if flips or postprocessed else (DASH, ""),
         "over_members": _cell(gain(group, "dice_mean", **options)),

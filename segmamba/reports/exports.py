@@ -16,13 +16,12 @@ from segmamba.files import write_text
 from segmamba.reports.difference_rows import difference_rows
 from segmamba.reports.latex import booktabs, escaped
 from segmamba.reports.tables import (
-    DICE_COLUMNS,
     FURTHER_COLUMNS,
-    REGION_COLUMNS,
     Cell,
     Column,
     arm_table,
     decisive_first,
+    dice_columns,
     result_table,
 )
 from segmamba.studies.metrics import METRICS
@@ -65,7 +64,7 @@ def arms_csv(study: Study, table: Sequence[Row]) -> str:
         The text: a row for each arm, with mean, standard deviation over seeds and interval of every
         score that was measured.
     """
-    columns = _measured(table)
+    columns = _measured(study, table)
     _, cells = arm_table(study, table)
     rows: list[dict[str, Value]] = []
     for row, texts in zip(table, cells, strict=True):
@@ -104,7 +103,7 @@ def differences_csv(study: Study, rows: Sequence[Row]) -> str:
     decides, metric = study.hypothesis.regions[0], METRICS[study.hypothesis.metric]
     unit, lines = metric.unit, []
     for row in rows:
-        for region in decisive_first(decides):
+        for region in decisive_first(study, decides):
             d, deciding = row["regions"][region], region == decides
             numbers = {
                 "difference": d.mean,
@@ -144,7 +143,7 @@ def arms_latex(study: Study, table: Sequence[Row]) -> str:
     Returns:
         The text of a file for \\input.
     """
-    columns = _measured(table)
+    columns = _measured(study, table)
     headers, cells = arm_table(study, table)
     rows = []
     for row, texts in zip(table, cells, strict=True):
@@ -173,7 +172,7 @@ def differences_latex(study: Study, rows: Sequence[Row]) -> str:
         The text of a file for \\input.
     """
     decides, metric = study.hypothesis.regions[0], METRICS[study.hypothesis.metric]
-    regions = decisive_first(decides)
+    regions = decisive_first(study, decides)
     lines = []
     for row in rows:
         name = escaped(row["contrast"])
@@ -205,17 +204,16 @@ def differences_latex(study: Study, rows: Sequence[Row]) -> str:
     return booktabs(headers, lines, comments=_comments(study), notes=note)
 
 
-def _measured(table: Sequence[Row]) -> list[Column]:
+def _measured(study: Study, table: Sequence[Row]) -> list[Column]:
     """The columns of scores that the arms' table shows."""
     further = [c for c in FURTHER_COLUMNS if any(row[c.name]["seeds"] for row in table)]
-    return [*DICE_COLUMNS, *further]
+    return [*dice_columns(study), *further]
 
 
 def _title(column: Column) -> str:
     """A column's name without its unit."""
-    region = column.name.removeprefix("dice_")
-    if region in REGION_COLUMNS:
-        return f"{region} Dice"
+    if column.name.startswith("dice_"):
+        return f"{column.name.removeprefix('dice_')} Dice"
     return "last checkpoint mean Dice" if column.name.startswith("last") else _without_unit(column)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from segmamba.data.labels import REGIONS
 from segmamba.evaluation.patients import NAMES, counted
 from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
@@ -21,7 +20,7 @@ from segmamba.reports.style import (
     new_figure,
     report_style,
 )
-from segmamba.reports.tables import DASH, PHANTOM_NOTICE, REGION_COLUMNS, duration
+from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
 from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.results import CaseRow, StudyData
 from segmamba.studies.words import count, points
@@ -116,7 +115,13 @@ def _content(results: InferenceResults) -> dict[str, Any]:
         else "over patients, for this one network: another training run may answer otherwise",
         "reading": INFERENCE,
         "tested": counted(results.data.test, results.patients),
-        "headers": ["mean Dice", *REGIONS, "HD95 (mm)", "lesion-wise Dice", "s a case"],
+        "headers": [
+            "mean Dice",
+            *results.data.regions,
+            "HD95 (mm)",
+            "lesion-wise Dice",
+            "s a case",
+        ],
         "rows": [_row(results, arm) for arm in results.arms],
         "pairs": [_pair(results, arm) for arm in results.arms if arm != results.baseline],
         "rules": f"Dice and HD95: {LEGACY}; lesion-wise Dice: {LESIONWISE}",
@@ -128,7 +133,7 @@ def _content(results: InferenceResults) -> dict[str, Any]:
 
 
 def _row(results: InferenceResults, arm: str) -> dict[str, Any]:
-    cells = [points(results.mean(arm, f"dice_{region}")) for region in REGION_COLUMNS]
+    cells = [points(results.mean(arm, f"dice_{region}")) for region in results.data.scores]
     cells += [
         f"{results.mean(arm, 'hd95_mm_mean'):.1f}",
         points(results.mean(arm, "lesionwise_dice_mean")),
@@ -142,7 +147,7 @@ def _pair(results: InferenceResults, arm: str) -> dict[str, Any]:
         mean, low, high = results.difference(arm, column)
         return form(mean), f"[{form(low)}, {form(high)}]" if low is not None else ""
 
-    cells = [cell(f"dice_{region}", _signed_points) for region in REGION_COLUMNS]
+    cells = [cell(f"dice_{region}", _signed_points) for region in results.data.scores]
     cells.append(cell("hd95_mm_mean", _signed_mm))
     cells.append(cell("lesionwise_dice_mean", _signed_points))
     slower = results.seconds_a_case(arm) / max(results.seconds_a_case(results.baseline), 1e-9)

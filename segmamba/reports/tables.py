@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from segmamba.data.labels import REGIONS
+from segmamba.data.label_sets import MEAN
 from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.results import Study
 from segmamba.studies.scores import finished_trials, seed_scores
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
 EXPLORATORY = "Exploratory"
 """What stands before every claim but the first: errors are controlled for the first alone."""
-REGION_COLUMNS = ("mean", *REGIONS)
-"""The order in which tables and figures show the regions."""
 COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
 
 Score: TypeAlias = dict[str, Any]
@@ -48,10 +46,6 @@ class Column(NamedTuple):
     """What the score is multiplied by: 100 makes Dice points of Dice."""
 
 
-DICE_COLUMNS = tuple(
-    Column("mean Dice" if region == "mean" else region, f"dice_{region}", f"dice_{region}", 100)
-    for region in REGION_COLUMNS
-)
 FURTHER_COLUMNS = (
     Column("last checkpoint", "last_dice_mean", "last_dice_mean", 100),
     Column("NSD at 1 mm", "nsd_1mm", "nsd_1mm_mean", 100),
@@ -74,16 +68,25 @@ SPARE_COLUMNS = ("params", "last", "time", "NSD", "HD95")
 """Columns that a narrow terminal does without, in this order."""
 
 
-def decisive_first(region: str) -> list[str]:
+def dice_columns(study: Study) -> tuple[Column, ...]:
+    """The columns of Dice: the mean, then each region of the study's data."""
+    return tuple(
+        Column("mean Dice" if region == MEAN else region, f"dice_{region}", f"dice_{region}", 100)
+        for region in study.data.scores
+    )
+
+
+def decisive_first(study: Study, region: str) -> list[str]:
     """The regions in the order shown, with the one that decides in front.
 
     Args:
+        study: The study.
         region: The region that decides.
 
     Returns:
         All regions and the mean.
     """
-    return [region, *(other for other in REGION_COLUMNS if other != region)]
+    return [region, *(other for other in study.data.scores if other != region)]
 
 
 def result_table(study: Study) -> list[dict[str, Any]]:
@@ -93,26 +96,26 @@ def result_table(study: Study) -> list[dict[str, Any]]:
         study: The study.
 
     Returns:
-        One dict per arm. The scores dice_mean, dice_ET, dice_TC, dice_WT, nsd_1mm (0 to 1), hd95_mm
+        One dict per arm. The scores dice_mean and dice_ET and so on, nsd_1mm (0 to 1), hd95_mm
         (means of the regions) and last_dice_mean (of the last checkpoint, where it was tested too)
         are each {"mean", "sd", "seeds", "low", "high"} over the finished seeds; low and high are
         the ends of the mean's 95 % interval over seeds and patients. Beside them are "parameters"
         and "train_s". What was not measured is None.
     """
-    rows = []
+    rows, columns = [], dice_columns(study)
     for arm in study.arms:
         finished = finished_trials(study, arm)
         scores = {
             c.name: _over_seeds(seed_scores(study, arm, c.column).values())
             | dict(zip(("low", "high"), _ends(study, arm, c.column), strict=True))
-            for c in (*DICE_COLUMNS, *FURTHER_COLUMNS)
+            for c in (*columns, *FURTHER_COLUMNS)
         }
         rows.append(
             {
                 "arm": arm,
                 "baseline": arm == study.baseline,
                 "seeds_finished": len({trial.seed for trial in finished}),
-                "seeds_planned": len(study.seeds),
+                "seeds_planned": len(study.arm_seeds.get(arm, study.seeds)),
                 **scores,
                 "parameters": _mean([t.metrics.get("model/parameters") for t in finished]),
                 "train_s": _mean([t.metrics.get("time/train_total_s") for t in finished]),
@@ -157,7 +160,7 @@ def arm_table(
     """
     table = result_table(study) if table is None else table
     further = [c for c in FURTHER_COLUMNS if any(row[c.name]["seeds"] for row in table)]
-    columns = [*DICE_COLUMNS, *further]
+    columns = [*dice_columns(study), *further]
     scores = zip(*(_score_cells(study, table, column) for column in columns), strict=True)
     rows = [
         [_name_cell(row), *cells, *_cost_cells(row)]
@@ -240,6 +243,8 @@ def render_terminal(study: Study, console: Console) -> None:
         result = verdict(study, claim)
         sentence = f"{EXPLORATORY}: {result.sentence}" if number else result.sentence
         console.print(Text(sentence, style=COLOURS[result.answer]))
+    if study.registration and not study.registration.before_trials:
+        console.print(Text(study.registration.sentence, style="yellow"))
     if study.data.phantom:
         console.print(Text(PHANTOM_NOTICE, style="bold"))
 

@@ -1,10 +1,14 @@
 """What a study may spend: seeds, trials, and the rounds of a population."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from segmamba.config import TrainConfig
 from segmamba.errors import UserError
 
+AUTO: Literal["auto"] = "auto"
+"""As many seeds as the claim needs."""
+USUAL_MAX_SEEDS = 10
 ROUNDS = 10  # of population-based training, unless the budget says otherwise
 
 
@@ -12,8 +16,13 @@ ROUNDS = 10  # of population-based training, unless the budget says otherwise
 class Budget:
     """What a study may spend."""
 
-    seeds: int = 2
-    """Training runs of every arm; `--seeds` changes it."""
+    seeds: int | Literal["auto"] = AUTO
+    """Training runs of every arm, or "auto": as many as the claim needs, `max_seeds` at most.
+
+    `--seeds` changes it.
+    """
+    max_seeds: int = USUAL_MAX_SEEDS
+    """The most training runs of every arm where `seeds` is "auto"; `--max-seeds` changes it."""
     trials: int = 20
     """Settings that a search tries, or members of a population; `--trials` changes it."""
     copy_every_epochs: int = 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from segmamba.config import Config
+from segmamba.data.label_sets import LabelSet
 from segmamba.errors import UserError
+from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.search_space import Times
 
 # All arms of a study share these settings ...
-FIXED = ("data.", "phantom.", "seed")
+FIXED = ("data.", "phantom.", "model.classes", "seed")
 # ... except for those that only decide how training uses the cases.
 FREE = (
     "data.patch_size",
@@ -80,6 +82,27 @@ def check_may_vary(study: DeclaredArms) -> None:
             raise UserError(
                 f"study {study.name}: {name} may not vary, since all arms share cases and splits"
             )
+
+
+def check_regions(study: str, claims: Iterable[Hypothesis], labels: LabelSet) -> None:
+    """Refuse a claim about a region that the data do not have.
+
+    Args:
+        study: The study's name.
+        claims: What it claims.
+        labels: The label set of its data.
+
+    Raises:
+        UserError: It names the region and those that there are.
+    """
+    for claim in claims:
+        for region in claim.regions:
+            if region not in labels.scores:
+                raise UserError(
+                    f"study {study}: its hypothesis is about {region}, and the data "
+                    f"({labels.name}) are scored on {', '.join(labels.scores)}; change the "
+                    "region, or the data and model.classes"
+                )
 
 
 def check_different(study: DeclaredArms, configs: Mapping[str, Config]) -> None:

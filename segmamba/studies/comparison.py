@@ -94,9 +94,11 @@ def _claim(default: Hypothesis, contrasts: Sequence[PairwiseContrast], asked: As
 
 
 def _declared(studies: Sequence[Study], claim: Hypothesis) -> tuple[Study, str] | None:
-    """The study that declared a claim before it ran, and its words."""
+    """The study that declared a claim before its trials ended, and its words."""
     names = arm_names(pooled_arms(studies))
     for number, study in enumerate(studies):
+        if study.registration and not study.registration.before_trials:
+            continue
         own = {arm: name for (of, arm), name in names.items() if of == number}
         for declared in study.claims:
             if _asks(renamed(declared, own)) == _asks(claim):

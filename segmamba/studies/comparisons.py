@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from segmamba.data.labels import REGIONS_AND_MEAN
+from segmamba.data.label_sets import MEAN
 from segmamba.studies.alpha_spending import deciding_levels_of_looks, holm_of_looks
 from segmamba.studies.anova import deciding_levels, holm
 from segmamba.studies.contrasts import Difference, contrast_difference
@@ -134,7 +134,8 @@ def _family(
     """The results of contrasts whose p on the region that decides are adjusted together."""
     decides, score = study.hypothesis.regions[0], study.hypothesis.score
     differences = [
-        {r: contrast_difference(study, c, r, score) for r in REGIONS_AND_MEAN} for c in family
+        {r: contrast_difference(study, c, r, score) for r in (*study.data.regions, MEAN)}
+        for c in family
     ]
     decisive = [regions[decides] for regions in differences]
     p_holm = adjusted_p(decisive) if adjusted else [math.nan] * len(family)

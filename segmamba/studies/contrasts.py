@@ -162,7 +162,7 @@ def difference(study: Study, arm: str, versus: str, region: str, score: str = "d
         study: The study.
         arm: The arm that is claimed to be better.
         versus: The arm that is subtracted.
-        region: mean, ET, TC or WT.
+        region: mean, or one of `study.data.regions`.
         score: The score in the per-case table.
 
     Returns:
@@ -179,7 +179,7 @@ def contrast_difference(
     Args:
         study: The study.
         contrast: The arms and their weights.
-        region: mean, ET, TC or WT.
+        region: mean, or one of `study.data.regions`.
         score: The score in the per-case table.
 
     Returns:
@@ -321,11 +321,9 @@ def planned_runs(study: Study, arm: str) -> int:
         arm: Name of the arm.
 
     Returns:
-        The number: that of its seeds and folds, of which a pooled arm may have its own.
+        The number: that of its seeds, of which an arm may have its own, in all folds.
     """
-    if study.pooled_from:
-        return len({(t.seed, t.fold) for t in study.trials if t.arm == arm})
-    return len(study.seeds) * max(len(study.folds), 1)
+    return len(study.arm_seeds.get(arm, study.seeds)) * max(len(study.folds), 1)
 
 
 def _missing_trials(

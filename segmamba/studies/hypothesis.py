@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from segmamba.data.labels import REGIONS_AND_MEAN
+from segmamba.data.label_sets import EVERY_REGION, MEAN
 from segmamba.errors import UserError
 from segmamba.studies.metrics import METRICS
 
@@ -85,7 +85,8 @@ class Hypothesis:
     claim: str
     """One sentence, as it was stated before the study ran."""
     region: str | Sequence[str] = "mean"
-    """The region whose test score decides: ET, TC, WT or mean; or several of them."""
+    """The region whose test score decides, or several: ET, TC, WT, another that the data have, or
+    mean."""
     metric: Literal["dice", "nsd_1mm", "hd95"] = "dice"
     """The score that decides: Dice, the surface Dice at 1 mm (NSD), or HD95."""
     better: str = ""
@@ -121,10 +122,9 @@ class Hypothesis:
         if self.margin is None:
             object.__setattr__(self, "margin", METRICS[self.metric].margin)
         for region in self.regions:
-            if region not in REGIONS_AND_MEAN:
-                raise UserError(
-                    f"hypothesis: region {region!r} is none of {', '.join(REGIONS_AND_MEAN)}"
-                )
+            known = (*EVERY_REGION, MEAN)
+            if region not in known:
+                raise UserError(f"hypothesis: region {region!r} is none of {', '.join(known)}")
         if self.direction not in DIRECTIONS:
             raise UserError(
                 f"hypothesis: direction {self.direction!r} is none of {', '.join(DIRECTIONS)}"

@@ -77,6 +77,9 @@ def pool(studies: Sequence[Study]) -> Study:
         baseline=baseline,
         arms={arm.name: dict(studies[arm.members[0][0]].arms[arm.members[0][1]]) for arm in arms},
         seeds=tuple(sorted({trial.seed for trial in trials})),
+        arm_seeds={
+            arm.name: tuple(sorted({t.seed for t in trials if t.arm == arm.name})) for arm in arms
+        },
         max_seeds=sequential_limit(studies),
         folds=first.folds,
         preset=_and(dict.fromkeys(study.preset for study in studies)),
@@ -136,6 +139,9 @@ def _why_not(one: Study, two: Study) -> str:
         return "one of them was run on phantoms"
     if one.test_sets_vary != two.test_sets_vary:
         return "the test set varies with the seed in one of them (data.split_by_seed)"
+    if one.data.regions != two.data.regions:
+        mine, theirs = (", ".join(data.regions) for data in (one.data, two.data))
+        return f"they score {mine} and {theirs}"
     if len(one.folds) != len(two.folds):
         return f"they have {len(one.folds) or 'no'} and {len(two.folds) or 'no'} folds"
     if one.test_sets_vary:

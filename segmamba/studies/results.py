@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from segmamba.data.label_sets import GLIOMA, MEAN
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
 from segmamba.studies.looks import Look, looks_from
+from segmamba.studies.registration import Registration
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
@@ -45,6 +47,8 @@ class StudyData(CaseSets):
     """Whether the cases are the embedded phantom's, which is no evidence about patients."""
     convention: str
     """The label conventions of the files, joined with " + "."""
+    regions: tuple[str, ...] = GLIOMA.region_names
+    """The regions that a case is scored on, beside their mean."""
     test_is_validation: bool = False
     """Whether the test set also serves as the validation set, for want of cases."""
     notes: tuple[str, ...] = ()
@@ -53,6 +57,11 @@ class StudyData(CaseSets):
     """The sets of each fold; () is one split."""
     patients: dict[str, str] = field(default_factory=dict)
     """Case to patient, of all sets; {} in studies of before 0.3."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What a case is scored on in the order that tables show: the mean, then each region."""
+        return (MEAN, *self.regions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +100,11 @@ class Trial:
     made_with: dict[str, str] = field(default_factory=dict)
     """The code, torch, device and prepared cases; {} in studies of before 0.3."""
 
+    @property
+    def key(self) -> str:
+        """The trial's name within the study, which is that of its TrialPlan."""
+        return TrialPlan(arm=self.arm, seed=self.seed, fold=self.fold).key
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -105,13 +119,17 @@ class Study:
     arms: dict[str, Changes]
     """The dotted changes of each arm, in the order of the study's file."""
     seeds: tuple[int, ...]
+    """The seeds of the trials; in a sequential study those that some arm trains so far."""
     max_seeds: int = 0
-    """The most seeds of a study that adds seeds until its hypothesis is decided.
-
-    0: the number of seeds is fixed.
-    """
+    """The most seeds of a sequential study, which adds seeds until its claim is decided; 0 in a
+    study whose seeds were fixed before."""
+    arm_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """In a sequential study, the seeds that each arm trains so far; an arm without an entry trains
+    all of `seeds`."""
     looks: tuple[Look, ...] = ()
-    """In a study that adds seeds, what each look found, by rising number of seeds."""
+    """The looks that a sequential study has taken."""
+    registration: Registration | None = None
+    """When its claims were written; None in studies of before 0.3."""
     folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
     secondary: tuple[Hypothesis, ...] = ()
@@ -172,12 +190,23 @@ class Study:
         return (self.hypothesis, *self.secondary)
 
     @property
+    def seed_range(self) -> range:
+        """The seeds that may be trained: all of `max_seeds` in a sequential study."""
+        first = min(self.seeds, default=0)
+        return range(first, first + (self.max_seeds or len(self.seeds)))
+
+    @property
+    def awaits_look(self) -> bool:
+        """Whether a sequential study has a look still to take."""
+        return bool(self.max_seeds) and (not self.looks or bool(self.looks[-1].arms))
+
+    @property
     def plans(self) -> list[TrialPlan]:
         """Every planned trial, in the order arm, seed, fold."""
         return [
             TrialPlan(arm=arm, seed=seed, fold=fold)
             for arm in self.arms
-            for seed in self.seeds
+            for seed in self.arm_seeds.get(arm, self.seeds)
             for fold in self.folds or (None,)
         ]
 

@@ -80,6 +80,9 @@ class StudySpec:
     """
     demo_arms: tuple[str, ...] = ()
     """The arms that the demo preset runs unless `--arms` asks for others; () is all."""
+    demo: StudySpec | None = None
+    """What the demo preset runs in its place unless `--arms` asks for arms: a claim that minutes of
+    training can decide. None is the study itself."""
     budget: Budget = field(default_factory=Budget)
     notes: tuple[str, ...] = ()
     """What was left out or scaled, and why; the report shows them."""
@@ -126,6 +129,8 @@ class StudySpec:
         chosen = bool(names)
         if ALL_ARMS in names:
             return self
+        if not names and preset == "demo" and self.demo:
+            return self.demo
         if not names:
             names = list(self.demo_arms if preset == "demo" else ()) or list(self.arms)
         for name in names:

@@ -14,10 +14,11 @@ import torch
 
 from segmamba.config import Config
 from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.label_sets import label_set
 from segmamba.data.loader import Batch, patches_per_epoch
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
-from segmamba.errors import RunStopped
+from segmamba.errors import RunStopped, UserError
 from segmamba.evaluation.cases import CaseScores, means, validate
 from segmamba.models import build_model
 from segmamba.training.callback import Callback
@@ -105,7 +106,9 @@ def fit(
 
     Raises:
         NonFiniteLoss: The loss became NaN or infinite.
+        UserError: The cases have other classes than the network.
     """
+    _check_classes(config, data)
     callback = callback or Callback()
     seed_everything(config.seed, deterministic=config.train.deterministic)
     model = build_model(config.model).to(device)
@@ -142,6 +145,17 @@ def fit(
             torch.cuda.reset_peak_memory_stats(device)
 
         yield Epoch(epoch, metrics, is_best, rows, _checkpoint(learner, epoch, best))
+
+
+def _check_classes(config: Config, data: Split) -> None:
+    """Raise UserError where the labels of a case are not of the network's label set."""
+    wanted = label_set(config.model.classes).name
+    for case in (*data.train, *data.validation):
+        if case.classes_of != wanted:
+            raise UserError(
+                f"{case.id}: its labels are of the classes {case.classes_of}, and the network "
+                f"predicts {wanted}; set model.classes={case.classes_of}"
+            )
 
 
 def _train_epoch(

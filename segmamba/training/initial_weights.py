@@ -1,12 +1,14 @@
 """What a run's network starts from: its own first values, a pretraining, another run's weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from segmamba.config import Config, load_config
+from segmamba.data.label_sets import counterpart
 from segmamba.data.labels import MODALITIES
 from segmamba.data.layouts.dataset_json import NAME, DatasetJson
 from segmamba.data.layouts.declared_names import class_of, modality_of
@@ -67,7 +69,10 @@ def _from_file(
     path: Path, config: Config, folder: RunFolder, device: torch.device, callback: Callback
 ) -> Start:
     found, given = load_network(path, device), channels_beside(path)
-    wanted = Channels(MODALITIES, output_channels(config.model))
+    outputs = output_channels(config.model)
+    wanted = Channels(MODALITIES, outputs.names)
+    known = tuple(counterpart(name, outputs.labels) for name in given.outputs)
+    given = replace(given, outputs=known)
 
     def start(model: nn.Module) -> None:
         transfer = start_from(model, found.tensors, path, given=given, wanted=wanted)
@@ -99,7 +104,7 @@ def channels_beside(path: Path) -> Channels:
         UserError: The file beside it is damaged.
     """
     if file := find_beside(path, "config.json"):
-        return Channels(MODALITIES, output_channels(load_config(file).model))
+        return Channels(MODALITIES, output_channels(load_config(file).model).names)
     if not (file := find_beside(path, NAME)):
         return Channels()
     content = read_json(file, DatasetJson)

@@ -1,7 +1,6 @@
 """Dice + cross entropy, for softmax classes or sigmoid regions.
 
-Legend: B batch, K output channels, V = D*H*W voxels; `channels` is CLASSES or REGIONS, as
-segmamba.models.outputs has them.
+Legend: B batch, K output channels, V = D*H*W voxels; `channels` says what the K channels are.
 
 MONAI's DiceCELoss is not used: with sigmoid=True its cross entropy is still the softmax one, which
 makes nested regions compete (1.54 on a perfect prediction where the binary one is 0.00005).
@@ -13,10 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import LossConfig
-from segmamba.data.labels import REGION_CLASSES, REGIONS
-from segmamba.models.outputs import probabilities
+from segmamba.models.outputs import Channels, probabilities
 
-Channels = tuple[str, ...]
 Outputs = torch.Tensor | Sequence[torch.Tensor]
 """Logits (B, K, D, H, W), or deep supervision's list of them, full resolution first."""
 
@@ -36,7 +33,7 @@ def dice_loss(
     Args:
         logits: (B, K, D, H, W).
         label: Integer classes, (B, D, H, W).
-        channels: The names of the K channels.
+        channels: The K channels.
         smooth: Added to both sides of the fraction, in voxels.
 
     Returns:
@@ -54,12 +51,12 @@ def cross_entropy(logits: torch.Tensor, label: torch.Tensor, channels: Channels)
     Args:
         logits: (B, K, D, H, W).
         label: Integer classes, (B, D, H, W).
-        channels: The names of the K channels.
+        channels: The K channels.
 
     Returns:
         The loss, ().
     """
-    if channels == REGIONS:
+    if channels.are_regions:
         return F.binary_cross_entropy_with_logits(logits.float(), one_hot(label, channels))
     return F.cross_entropy(logits.float(), label.long())
 
@@ -72,7 +69,7 @@ def dice_ce_loss(
     Args:
         logits: (B, K, D, H, W).
         label: Integer classes, (B, D, H, W).
-        channels: The names of the K channels.
+        channels: The K channels.
         config: The weights, and the smoothing of the Dice.
 
     Returns:
@@ -99,7 +96,7 @@ def training_loss(
     Args:
         outputs: Logits, or deep supervision's list of them.
         label: Integer classes, (B, D, H, W).
-        channels: The names of the K channels.
+        channels: The K channels.
         config: The weights of the terms and the decay.
 
     Returns:
@@ -125,7 +122,7 @@ def patch_losses(outputs: Outputs, label: torch.Tensor, channels: Channels) -> t
     Args:
         outputs: Logits, or deep supervision's list of them.
         label: Integer classes, (B, D, H, W).
-        channels: The names of the K channels.
+        channels: The K channels.
 
     Returns:
         The losses, (B,).
@@ -155,13 +152,14 @@ def one_hot(label: torch.Tensor, channels: Channels) -> torch.Tensor:
 
     Args:
         label: Integer classes, (B, D, H, W).
-        channels: CLASSES or REGIONS.
+        channels: The K channels.
 
     Returns:
         float32 (B, K, D, H, W): 1 where a voxel is of the channel's class, or in its region.
     """
-    if channels == REGIONS:
-        counts = [sum(label == c for c in members) for members in REGION_CLASSES.values()]
+    if channels.are_regions:
+        regions = channels.labels.members.values()
+        counts = [sum(label == c for c in members) for members in regions]
         # No region is without classes, whose sum would be the number 0.
         return torch.stack(counts, dim=1).float()  # type: ignore[arg-type]  # see above
     return F.one_hot(label.long(), len(channels)).movedim(-1, 1).float()
@@ -171,7 +169,7 @@ def _foreground(
     logits: torch.Tensor, label: torch.Tensor, channels: Channels
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (probability, truth), float32 (B, K, V), without the background channel."""
-    first = 0 if channels == REGIONS else 1
+    first = 0 if channels.are_regions else 1
     probability = probabilities(logits, channels)[:, first:]
     truth = one_hot(label, channels)[:, first:]
     return probability.flatten(2), truth.flatten(2)

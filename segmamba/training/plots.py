@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from segmamba.data.labels import MODALITIES, REGIONS
+from segmamba.data.label_sets import COLOURS_ON_WHITE, LabelSet
+from segmamba.data.labels import MODALITIES
 from segmamba.evaluation.dice import dice
 from segmamba.pictures import (
-    REGION_COLOURS,
     add_outline_legend,
     busiest_slices,
     draw_plane,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from segmamba.evaluation.cases import CaseScores
 
 SHOWN_MODALITIES = ("T1ce", "FLAIR")
+VAL_DICE = "val/dice_"
 
 
 def draw_training_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
@@ -46,12 +47,12 @@ def draw_training_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     loss.set(title="training loss", xlabel="epoch")
     validated = [e for e in history if "val/dice_mean" in e]
     when = [e["epoch"] for e in validated]
-    for region in REGIONS:
+    for region in _regions(validated):
         val.plot(
             when,
             [100 * e[f"val/dice_{region}"] for e in validated],
             marker=".",
-            color=REGION_COLOURS[region],
+            color=COLOURS_ON_WHITE[region],
             label=region,
         )
     val.plot(
@@ -75,6 +76,12 @@ def draw_training_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
+def _regions(history: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the regions of validated epochs, in their order."""
+    named = [name.removeprefix(VAL_DICE) for name in history[0]] if history else []
+    return [name for name in named if name in COLOURS_ON_WHITE]
+
+
 @dataclass(frozen=True)
 class Shown:
     """A case in a picture. Arrays are cut to the tumour's surroundings."""
@@ -83,9 +90,11 @@ class Shown:
     image: np.ndarray
     """T1ce and FLAIR, float16 (2, x, y, z)."""
     truth: np.ndarray
-    """Internal classes, uint8 (x, y, z)."""
+    """Class numbers, uint8 (x, y, z)."""
     prediction: np.ndarray
-    """Internal classes, uint8 (x, y, z)."""
+    """Class numbers, uint8 (x, y, z)."""
+    labels: LabelSet
+    """The label set of both."""
 
 
 def worst_and_median(rows: Sequence[CaseScores]) -> dict[str, str]:
@@ -104,19 +113,20 @@ def worst_and_median(rows: Sequence[CaseScores]) -> dict[str, str]:
     return named
 
 
-def show(case: PreparedCase, prediction: np.ndarray, name: str) -> Shown:
+def show(case: PreparedCase, prediction: np.ndarray, name: str, labels: LabelSet) -> Shown:
     """Cut a case and its prediction to what a picture shows.
 
     Args:
         case: The case.
-        prediction: Internal classes, uint8 (x, y, z), on the source's grid.
+        prediction: Class numbers, uint8 (x, y, z), on the source's grid.
         name: What the heading calls the case, "worst" for example.
+        labels: The label set of truth and prediction.
 
     Returns:
         The cut-out with its heading.
     """
     truth = np.array(case.source_label())
-    score = dice(prediction, truth)["mean"]
+    score = dice(prediction, truth, labels)["mean"]
     box = surroundings(truth > 0 if truth.any() else prediction > 0)
     image = case.whole(
         np.asarray(case.image()[[MODALITIES.index(m) for m in SHOWN_MODALITIES]], np.float32)
@@ -124,7 +134,7 @@ def show(case: PreparedCase, prediction: np.ndarray, name: str) -> Shown:
     all_channels = (slice(None), *box)
     cut = _on_grid(image, truth.shape)[all_channels].astype(np.float16)
     heading = f"{name} case {case.id}, Dice {score:.2f}"
-    return Shown(heading, cut, truth[box], np.asarray(prediction)[box])
+    return Shown(heading, cut, truth[box], np.asarray(prediction)[box], labels)
 
 
 def draw_predictions(shown: Sequence[Shown], path: Path) -> None:
@@ -149,13 +159,14 @@ def draw_predictions(shown: Sequence[Shown], path: Path) -> None:
                     case.image[row].astype(np.float32),
                     case.truth,
                     case.prediction,
+                    case.labels,
                     axis,
                     centre[axis],
                     (slice(None),) * 3,
                 )
                 heading = f"{case.heading}\n" if row == axis == 0 else ""
                 panel.set_title(f"{heading}{modality}, {plane}", fontsize=9)
-    add_outline_legend(figure)
+    add_outline_legend(figure, shown[0].labels)
     save_figure(figure, path)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from segmamba.data.case import patient_of
 from segmamba.data.cases import find_cases, list_cases, notes_on
+from segmamba.data.common_classes import read_as
 from segmamba.data.image_files import PHANTOM_NOTE
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
@@ -68,11 +69,10 @@ def test_the_collection_and_the_time_point_bring_the_convention(tmp_path, case_i
 
 def test_a_study_says_what_its_labels_merge_and_what_the_naming_leaves_open(tmp_path):
     write_case(tmp_path, "BraTS-PED-00002-000", names=NEW_NAMES, et_value=3)
-    merged, warned = notes_on(find_cases(tmp_path))
-    assert (
-        "cystic component (CC, 3) counts as non-enhancing core" in merged
-        and "--labels brats2023" in warned
-    )
+    (warned,) = notes_on(find_cases(tmp_path))
+    merged, _ = notes_on(read_as(find_cases(tmp_path), "glioma"))
+    assert "CC (3) counts as NCR, like NETC (2), and is written as 2" in merged
+    assert "--labels brats2023" in warned
     assert notes_on(find_cases(tmp_path, "brats2023")) == []
 
 

@@ -7,9 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from segmamba.config.header import HeaderRules
 from segmamba.data import itk_images
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.labels import MODALITIES
 from segmamba.data.volumes import read_scan, read_volume
 from segmamba.errors import UserError
@@ -65,7 +67,9 @@ def test_a_case_of_itk_files_is_found_read_and_written_as_nifti(sitk, tmp_path, 
     (case,) = find_cases(tmp_path / "data")
     scan = read_scan(case)
     assert (scan.image == images[:, ::-1, ::-1]).all()  # RAS: x and y run the other way
-    written = write_labels(tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018")
+    written = write_labels(
+        tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018", GLIOMA
+    )
     prediction = nibabel.load(written)
     assert (np.asanyarray(prediction.dataobj) == label).all()
     assert np.allclose(prediction.affine, BRATS_AFFINE)
@@ -88,9 +92,9 @@ def test_nnunets_file_ending_is_read(sitk, tmp_path):
 
 def test_components_are_channels_and_64_bit_labels_are_read(sitk, image, tmp_path):
     sitk.WriteImage(sitk.Compose([image, image]), str(tmp_path / "two.nrrd"))
-    assert itk_images.load(tmp_path / "two.nrrd").shape == (5, 6, 7, 2)
+    assert itk_images.load(tmp_path / "two.nrrd", HeaderRules()).array.shape == (5, 6, 7, 2)
     sitk.WriteImage(sitk.Cast(image, sitk.sitkInt64), str(tmp_path / "label.nrrd"))
-    assert itk_images.load(tmp_path / "label.nrrd").get_data_dtype() == np.int32
+    assert read_volume(tmp_path / "label.nrrd")[0].dtype == np.int64
 
 
 def test_voxels_beside_their_header_belong_to_the_case(tmp_path):
@@ -145,7 +149,9 @@ def test_a_nifti_pair_is_read_without_simpleitk_and_analyze_is_refused(tmp_path,
         path.unlink()
     (case,) = find_cases(tmp_path / "data")
     scan = read_scan(case)
-    written = write_labels(tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018")
+    written = write_labels(
+        tmp_path / "p.nii.gz", scan.label, Reference.of(case), "brats2018", GLIOMA
+    )
     assert np.allclose(nibabel.load(written).affine, BRATS_AFFINE)
     analyze = nibabel.AnalyzeImage(np.ones((4, 4, 4), np.int16), np.eye(4))
     nibabel.save(analyze, tmp_path / "a.hdr")

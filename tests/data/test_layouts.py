@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segmamba.data.cases import find_cases, list_cases, notes_on
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.labels import MODALITIES, from_classes
 from segmamba.data.layouts.datalist import folds_of
 from segmamba.data.volumes import read_scan
@@ -65,7 +66,7 @@ def decathlon(root, scan, case_id="BRATS_001", content=DECATHLON_JSON):
         root / "imagesTr" / f"{case_id}.nii.gz",
         np.stack([by_name[m] for m in ("FLAIR", "T1", "T1ce", "T2")], axis=-1),
     )
-    save(root / "labelsTr" / f"{case_id}.nii.gz", from_classes(classes, "msd"))
+    save(root / "labelsTr" / f"{case_id}.nii.gz", from_classes(classes, "msd", GLIOMA))
     (root / "dataset.json").write_text(json.dumps(content))
     return root
 
@@ -74,7 +75,7 @@ def nnunet(root, scan, case_id="BRATS_001", content=NNUNET_JSON):
     images, classes = stored(scan)
     for channel, image in enumerate(images):
         save(root / "imagesTr" / f"{case_id}_{channel:04d}.nii.gz", image)
-    save(root / "labelsTr" / f"{case_id}.nii.gz", from_classes(classes, "msd"))
+    save(root / "labelsTr" / f"{case_id}.nii.gz", from_classes(classes, "msd", GLIOMA))
     (root / "dataset.json").write_text(json.dumps(content))
     return root
 

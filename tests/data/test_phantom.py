@@ -153,10 +153,10 @@ def test_a_killed_call_is_continued_without_touching_finished_cases(tmp_path, mo
     class Killed(BaseException):
         pass
 
-    def killed_at_the_second_case(seed, index, size):
+    def killed_at_the_second_case(seed, index, size, kind):
         if index == 1:
             raise Killed
-        return make_case(seed, index, size)
+        return make_case(seed, index, size, kind)
 
     arguments = {"cases": 2, "size": SMALL, "seed": 3}
     monkeypatch.setattr(phantom, "make_case", killed_at_the_second_case)

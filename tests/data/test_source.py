@@ -48,6 +48,7 @@ def ids(cases):
 
 
 def test_the_labelled_cases_are_prepared_and_those_left_out_are_noted(config, results):
+    config = config.changed({"model.classes": "glioma"})
     data = prepare_split(config, results, steps=no_steps)
     assert ids(data.cases) == ids(data.prepared) == ids(data.labelled)
     assert len(data.labelled) == 5 and data.unlabelled == []
@@ -105,8 +106,9 @@ def test_a_patch_that_a_learner_cannot_take_is_refused(config, results):
 def test_a_phantom_is_made_where_no_data_set_is_named(tmp_path, monkeypatch):
     made, labels = [], []
 
-    def write_phantom(folder, *, cases, size, seed, progress):
+    def write_phantom(folder, *, cases, size, seed, kind, progress):
         made.append((folder, cases, size, seed))
+        assert kind == "glioma"
         write_case(folder, "Phantom_0")
 
     def steps(label):

@@ -6,6 +6,7 @@ import pytest
 
 from segmamba.config import Config, DataConfig
 from segmamba.data.cases import find_cases
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.splits import hold_out, seeded, split_cases
 from segmamba.data.splits_file import read_splits, write_splits
 from segmamba.data.strata import (
@@ -24,6 +25,7 @@ class Person:
     patient: str
     tumour_voxels: int = 10
     has_et: bool = True
+    label_set = GLIOMA
 
     def label(self):
         label = np.zeros((10, 10, 10), np.uint8)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from segmamba.data.cases import find_cases
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.preprocess import prepare_cases
 from segmamba.evaluation.cases import evaluate, means, predict_classes, validate
 from segmamba.evaluation.dice import dice
@@ -40,12 +41,12 @@ def test_the_test_scores_on_the_sources_grid_with_its_spacing_and_labels(case):
     )
     assert prediction.shape == truth.shape == (48, 56, 32)
     assert {name: row[f"dice_{name}"] for name in ("ET", "TC", "WT", "mean")} == dice(
-        prediction, truth
+        prediction, truth, GLIOMA
     )
     assert (
         row["hd95_mm_WT"]
-        == hd95_mm(prediction, truth, (1.0, 1.0, 1.5))["WT"]
-        != hd95_mm(prediction, truth, (1.0, 1.0, 1.0))["WT"]
+        == hd95_mm(prediction, truth, (1.0, 1.0, 1.5), GLIOMA)["WT"]
+        != hd95_mm(prediction, truth, (1.0, 1.0, 1.0), GLIOMA)["WT"]
     )
 
 

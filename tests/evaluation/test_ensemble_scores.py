@@ -78,9 +78,9 @@ def test_the_ensemble_is_the_vote_of_all_and_so_is_the_largest_subset(scored):
     group, models, cases = scored
     vote = Predictor([Member(model, CONFIG, CPU) for model in models])
     expected = {
-        case.id: dice(vote.predict(prepared_scan(case, CONFIG)), np.array(case.source_label()))[
-            "mean"
-        ]
+        case.id: dice(
+            vote.predict(prepared_scan(case, CONFIG)), np.array(case.source_label()), vote.labels
+        )["mean"]
         for case in cases
     }
     assert group.scores(ENSEMBLE, "dice_mean") == expected

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segmamba.cli import main
-from segmamba.data.labels import REGIONS, region_masks
+from segmamba.data.label_sets import GLIOMA, region_masks
 from segmamba.errors import UserError
 from segmamba.evaluation.compare import compare
 from segmamba.evaluation.dice import dice
@@ -109,14 +109,14 @@ def test_case_scores_are_those_of_the_test_and_of_other_scorers(seed):
         volume[4:18, 5:15, 4:12] = rng.choice([1, 2, 3], (14, 10, 8), p=[0.2, 0.3, 0.5])
     spacing = (1.0, 0.9, 1.3)
     for row, p, t in zip(
-        score_case("X", pred, truth, spacing, (LEGACY,), CHALLENGES["GLI"]),
-        region_masks(pred),
-        region_masks(truth),
+        score_case("X", pred, truth, spacing, (LEGACY,), CHALLENGES["GLI"], GLIOMA),
+        region_masks(pred, GLIOMA),
+        region_masks(truth, GLIOMA),
         strict=True,
     ):
         assert (
-            row["dice"] == dice(pred, truth)[row["region"]]
-            and row["hd95_mm"] == hd95_mm(pred, truth, spacing)[row["region"]]
+            row["dice"] == dice(pred, truth, GLIOMA)[row["region"]]
+            and row["hd95_mm"] == hd95_mm(pred, truth, spacing, GLIOMA)[row["region"]]
         )
         assert row["hd95_mm"] == pytest.approx(surface_distance_hd95_mm(p, t, spacing), abs=1e-9)
         assert row["sensitivity"] == pytest.approx((p & t).sum() / t.sum()) and row[
@@ -354,7 +354,10 @@ def test_the_command_writes_tables_that_say_the_rule_and_pictures(
         and wt["median"] == pytest.approx(10 / 12)
     )
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert len(written["rows"]) == 3 * len(REGIONS) * 2 and written["scores"] == printed["scores"]
+    assert (
+        len(written["rows"]) == 3 * len(GLIOMA.regions) * 2
+        and written["scores"] == printed["scores"]
+    )
     lines = (tmp_path / "out" / "cases.csv").read_text().splitlines()
     assert (
         len(lines) == 19

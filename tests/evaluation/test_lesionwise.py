@@ -12,7 +12,8 @@ import pytest
 from scipy import ndimage
 
 from segmamba.data.cases import find_cases
-from segmamba.data.labels import region_masks, to_classes
+from segmamba.data.label_sets import GLIOMA, region_masks
+from segmamba.data.labels import to_classes
 from segmamba.data.volumes import read_volume
 from segmamba.evaluation.hausdorff import mask_hd95_mm
 from segmamba.evaluation.lesionwise import lesionwise
@@ -137,7 +138,7 @@ def test_real_cases_agree_with_the_plain_implementation():
     rng = np.random.default_rng(0)
     for case in find_cases(Path(os.environ["SEGMAMBA_BRATS"]) / "brats2018"):
         values, _, spacing_mm = read_volume(case.label)
-        for truth in region_masks(to_classes(values, case.convention, case.label)):
+        for truth in region_masks(to_classes(values, case.convention, case.label, GLIOMA), GLIOMA):
             noisy = ndimage.gaussian_filter(truth + rng.normal(0, 1, truth.shape), 2) > 0.5
             assert_agrees(noisy, truth, spacing_mm, GLI)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from segmamba.data.labels import region_masks
+from segmamba.data.label_sets import GLIOMA, region_masks
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import MISSED_MM, hd95_mm
 from segmamba.evaluation.surface import CORNERS, element_areas, surface_elements
@@ -23,13 +23,13 @@ TUMOUR = volume(oedema=(BOX, 2), core=(CORE, 3))
 
 
 def test_a_perfect_prediction_scores_one_and_zero_mm():
-    assert dice(TUMOUR, TUMOUR) == {"ET": 1, "TC": 1, "WT": 1, "mean": 1}
-    assert hd95_mm(TUMOUR, TUMOUR, (1, 1, 1)) == {"ET": 0, "TC": 0, "WT": 0}
+    assert dice(TUMOUR, TUMOUR, GLIOMA) == {"ET": 1, "TC": 1, "WT": 1, "mean": 1}
+    assert hd95_mm(TUMOUR, TUMOUR, (1, 1, 1), GLIOMA) == {"ET": 0, "TC": 0, "WT": 0}
 
 
 def test_missed_lesion_scores_zero_dice_and_max_hd95():
     missed = volume(oedema=(BOX, 2))
-    scores, distances = dice(missed, TUMOUR), hd95_mm(missed, TUMOUR, (1, 1, 1))
+    scores, distances = dice(missed, TUMOUR, GLIOMA), hd95_mm(missed, TUMOUR, (1, 1, 1), GLIOMA)
     assert scores["ET"] == scores["TC"] == 0 and scores["WT"] == 1
     assert distances["ET"] == distances["TC"] == MISSED_MM == pytest.approx(373.1287, abs=1e-4)
 
@@ -38,20 +38,24 @@ def test_a_false_positive_where_there_is_nothing_costs_all():
     none = volume()
     one_voxel = volume(speck=((0, 0, 0), 3))
     assert (
-        dice(one_voxel, none)["ET"] == 0 and hd95_mm(one_voxel, none, (1, 1, 1))["ET"] == MISSED_MM
+        dice(one_voxel, none, GLIOMA)["ET"] == 0
+        and hd95_mm(one_voxel, none, (1, 1, 1), GLIOMA)["ET"] == MISSED_MM
     )
 
 
 def test_both_empty_is_a_success():
     assert (
-        dice(volume(), volume())["mean"] == 1 and hd95_mm(volume(), volume(), (1, 1, 1))["WT"] == 0
+        dice(volume(), volume(), GLIOMA)["mean"] == 1
+        and hd95_mm(volume(), volume(), (1, 1, 1), GLIOMA)["WT"] == 0
     )
 
 
 def test_dice_of_a_shifted_box_is_its_share_of_overlap():
     shifted = np.roll(TUMOUR, 5, axis=0)
-    assert dice(shifted, TUMOUR)["WT"] == pytest.approx(0.5)
-    assert dice(torch.from_numpy(shifted), torch.from_numpy(TUMOUR)) == dice(shifted, TUMOUR)
+    assert dice(shifted, TUMOUR, GLIOMA)["WT"] == pytest.approx(0.5)
+    assert dice(torch.from_numpy(shifted), torch.from_numpy(TUMOUR), GLIOMA) == dice(
+        shifted, TUMOUR, GLIOMA
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_dice_of_a_shifted_box_is_its_share_of_overlap():
 def test_hd95_of_a_shift_is_the_shift_in_mm(axis, spacing, expected):
     steps = {0: 3, 2: 1}[axis]
     box = volume(box=(BOX, 3))
-    assert hd95_mm(np.roll(box, steps, axis), box, spacing)["ET"] == expected
+    assert hd95_mm(np.roll(box, steps, axis), box, spacing, GLIOMA)["ET"] == expected
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.5, 2.0), (0.9, 0.7, 5.0)])
@@ -71,7 +75,7 @@ def test_hd95_agrees_with_surface_distance(spacing, seed):
     a[rng.random(a.shape) < 0.01] = 3
     b[rng.random(b.shape) < 0.02] = 0
     a[0, :3], b[-1, -1] = 3, 3  # at the border of the volume
-    assert hd95_mm(a, b, spacing)["ET"] == pytest.approx(
+    assert hd95_mm(a, b, spacing, GLIOMA)["ET"] == pytest.approx(
         surface_distance_hd95_mm(a == 3, b == 3, spacing), abs=1e-9
     )
 
@@ -102,8 +106,8 @@ def test_dice_agrees_with_monai(seed):
     rng = np.random.default_rng(seed)
     pred, truth = rng.integers(0, 4, (2, 12, 10, 8)).astype(np.uint8)
     theirs = monai.compute_dice(
-        torch.from_numpy(region_masks(pred))[None],
-        torch.from_numpy(region_masks(truth))[None],
+        torch.from_numpy(region_masks(pred, GLIOMA))[None],
+        torch.from_numpy(region_masks(truth, GLIOMA))[None],
         ignore_empty=False,
     )[0]
-    assert list(dice(pred, truth).values())[:3] == pytest.approx(theirs.tolist(), abs=1e-6)
+    assert list(dice(pred, truth, GLIOMA).values())[:3] == pytest.approx(theirs.tolist(), abs=1e-6)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -9,17 +10,19 @@ import torch
 from segmamba.cli import main
 from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.data.cases import find_cases
-from segmamba.data.labels import CLASSES, ET, NCR
+from segmamba.data.label_sets import GLIOMA, PEDIATRIC, POST_TREATMENT
 from segmamba.data.splits import split_cases
 from segmamba.data.strata import SourceCase
 from segmamba.errors import UserError
 from segmamba.evaluation.tune import Vote, tune, validation_of
 from segmamba.inference.predictor import Predictor
 from segmamba.models import build_model
+from segmamba.models.outputs import Channels
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
 from tests.tiny import CPU, TINY
 
+NCR, ET = GLIOMA.number("NCR"), GLIOMA.number("ET")
 SHAPE = (32, 32, 24)
 COARSE = TINY.changed({"data.spacing_mm": 4.0})
 
@@ -41,7 +44,7 @@ def vote(*, confidence=0.9, strays=0, seed=0, case_id="X", patient=None):
     return Vote(case_id, patient or case_id, prepared, probability.half(), truth, (1.0, 1.0, 1.0))
 
 
-PREDICTOR = Predictor([SimpleNamespace(device=CPU, channels=CLASSES)])
+PREDICTOR = Predictor([SimpleNamespace(device=CPU, outputs=Channels(GLIOMA, are_regions=False))])
 
 
 def test_a_timid_network_gets_a_lower_threshold_and_a_sure_one_keeps_everything_off():
@@ -60,6 +63,44 @@ def test_strays_are_removed_where_the_rule_punishes_them():
     assert chosen.min_component_voxels[2] > 1
     (wt,) = [step for step in steps if step.setting == "smallest component of WT, voxels"]
     assert wt.scores["0"] < 0.51 < wt.scores["10"] == max(wt.scores.values())
+
+
+def test_the_gain_of_deciding_region_by_region_is_not_that_of_the_first_threshold():
+    """NCR and ET share the core so evenly that ED is the likeliest class of it."""
+    one = vote()
+    probability = torch.zeros(4, *SHAPE)
+    probability[0] = 1
+    probability[:, torch.from_numpy(one.truth > 0)] = torch.tensor([0.0, 0.3, 0.4, 0.3])[:, None]
+    split = dataclasses.replace(one, probability=probability.half())
+    chosen, steps = tune(PREDICTOR, [split])
+    by_name = {step.setting: step for step in steps}
+    switched = by_name["region by region"].scores
+    assert switched["0.5"] > switched["off"] + 0.1
+    assert by_name["threshold WT"].chosen == "0.5", "it adds nothing to the switch"
+    assert by_name["threshold WT"].scores["0.5"] == switched["0.5"]
+    assert by_name["threshold ET"].chosen != "off" and chosen.thresholds[2] == 0.5
+
+
+@pytest.mark.parametrize("labels", [POST_TREATMENT, PEDIATRIC], ids=lambda s: s.name)
+def test_every_region_that_decides_something_is_tuned(labels):
+    channels = Channels(labels, are_regions=False)
+    predictor = Predictor([SimpleNamespace(device=CPU, outputs=channels)])
+    region, other = {"post_treatment": ("RC", "background"), "pediatric": ("CC", "NETC")}[
+        labels.name
+    ]
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[8:20, 8:20, 6:16] = labels.number(region)
+    probability = torch.zeros(len(labels.classes), *SHAPE)
+    probability[0] = 1
+    timid = torch.zeros(len(labels.classes))
+    timid[labels.number(other)], timid[labels.number(region)] = 0.58, 0.42
+    probability[:, torch.from_numpy(truth > 0)] = timid[:, None]
+    case = dataclasses.replace(vote(), probability=probability.half(), truth=truth)
+    chosen, steps = tune(predictor, [case])
+    tuned = {step.setting for step in steps}
+    assert {f"threshold {r}" for r, _ in labels.written} <= tuned
+    assert chosen.thresholds[labels.region_names.index(region)] < 0.42
+    assert len(chosen.thresholds) == len(labels.regions)
 
 
 def write_run(folder, config):
@@ -92,7 +133,7 @@ def test_the_command_tunes_on_validation_alone_and_stores_what_predict_then_take
     stored = load_postprocess(run.checkpoints / "postprocessing.json")
     assert list(stored.min_component_voxels) == printed["settings"]["min_component_voxels"]
     choice = json.loads((run.checkpoints / "postprocessing_choice.json").read_text())
-    assert choice["validation"] == printed["validation"] and len(choice["steps"]) == 7
+    assert choice["validation"] == printed["validation"] and len(choice["steps"]) == 8
     argv = [
         "segmamba",
         "predict",

@@ -6,9 +6,12 @@ import numpy as np
 import torch
 
 from segmamba.config import PostprocessConfig
-from segmamba.data.labels import CLASSES, REGIONS
+from segmamba.data.label_sets import GLIOMA
 from segmamba.inference.crf import REACH, mean_field, refine
 from segmamba.inference.decide import region_probabilities
+from segmamba.models.outputs import Channels
+
+CLASSES, REGIONS = (Channels(GLIOMA, are_regions) for are_regions in (False, True))
 
 
 def brute_force_step(p, image, config):
@@ -87,8 +90,10 @@ def test_without_any_tumour_nothing_is_done():
 def test_regions_are_refined_as_the_classes_they_mean():
     p, image = half_and_half()
     config = PostprocessConfig(crf_steps=3)
-    q = refine(region_probabilities(p), REGIONS, image, config)
-    assert torch.allclose(q, region_probabilities(refine(p, CLASSES, image, config)), atol=1e-4)
+    q = refine(region_probabilities(p, GLIOMA), REGIONS, image, config)
+    assert torch.allclose(
+        q, region_probabilities(refine(p, CLASSES, image, config), GLIOMA), atol=1e-4
+    )
     et, tc, wt = q
     assert (et <= tc + 1e-6).all() and (tc <= wt + 1e-6).all()
 

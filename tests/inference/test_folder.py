@@ -245,7 +245,9 @@ def test_real_cases_come_back_on_their_own_grid_with_their_own_values(tmp_path):
             assert truth.shape == written.shape and np.array_equal(truth.affine, written.affine)
 
 
-def test_the_command_says_what_the_written_labels_merge(predictor, tmp_path, capsys):
+def test_the_command_says_which_value_of_the_convention_is_never_written(
+    predictor, tmp_path, capsys
+):
     write_case(
         tmp_path / "post", "BraTS-GLI-00005-100", shape=(40, 44, 24), names=NEW_NAMES, label=False
     )
@@ -259,7 +261,7 @@ def test_the_command_says_what_the_written_labels_merge(predictor, tmp_path, cap
     )
     assert (
         code == 0
-        and "note: labels brats2024: the resection cavity (RC, 4) counts as background"
+        and "note: labels brats2024: RC is never written, for the network predicts NCR, ED, ET"
         in capsys.readouterr().err
     )
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmamba.data.case import Case
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.labels import CONVENTIONS, MODALITIES
 from segmamba.data.volumes import read_volume
 from segmamba.errors import UserError
@@ -61,7 +62,7 @@ def test_what_was_read_in_canonical_orientation_is_written_as_it_was_stored(
     case, stored = source(tmp_path / f"t1ce{ending}", affine)
     canonical, _, _ = read_volume(case.images["T1ce"])
     classes = (canonical.astype(int) % 4).astype(np.uint8)
-    path = write_labels(tmp_path / "out.nii.gz", classes, Reference.of(case), "brats2023")
+    path = write_labels(tmp_path / "out.nii.gz", classes, Reference.of(case), "brats2023", GLIOMA)
     assert np.array_equal(voxels(path), np.asanyarray(stored.dataobj).astype(int) % 4)
 
 
@@ -79,6 +80,7 @@ def test_affine_and_header_are_the_sources_but_for_what_describes_its_values(
             np.zeros(canonical.shape, np.uint8),
             Reference.of(case),
             "brats2018",
+            GLIOMA,
         )
     )
     assert (
@@ -101,14 +103,22 @@ def test_affine_and_header_are_the_sources_but_for_what_describes_its_values(
 def test_values_are_those_of_the_convention(tmp_path, name):
     case, _ = source(tmp_path / "t1ce.nii.gz", np.eye(4), shape=(4, 2, 2))
     classes = np.broadcast_to(np.arange(4, dtype=np.uint8)[:, None, None], (4, 2, 2))
-    written = voxels(write_labels(tmp_path / "out.nii.gz", classes, Reference.of(case), name))
-    assert [CONVENTIONS[name].values[value] for value in written[:, 0, 0]] == [0, 1, 2, 3]
+    written = voxels(
+        write_labels(tmp_path / "out.nii.gz", classes, Reference.of(case), name, GLIOMA)
+    )
+    known = CONVENTIONS[name]
+    names = [
+        known.labels.as_glioma.get(known.values[value], "background") for value in written[:, 0, 0]
+    ]
+    assert tuple(names) == GLIOMA.classes
 
 
 def test_a_channel_of_a_four_d_file_gives_a_three_d_segmentation(tmp_path):
     case, stored = source(tmp_path / "all.nii.gz", AFFINES["oblique and permuted"], channels=(4,))
     reference = Reference.of(case)
-    path = write_labels(tmp_path / "out.nii.gz", reference_canonical(stored), reference, "msd")
+    path = write_labels(
+        tmp_path / "out.nii.gz", reference_canonical(stored), reference, "msd", GLIOMA
+    )
     written = nibabel.load(path)
     assert written.shape == stored.shape[:3] and np.array_equal(written.affine, stored.affine)
 
@@ -143,7 +153,7 @@ def test_the_same_prediction_is_the_same_file_byte_for_byte(tmp_path):
     case, _ = source(tmp_path / "t1ce.nii.gz", np.eye(4))
     classes = np.ones((5, 6, 7), np.uint8)
     first, second = (
-        write_labels(tmp_path / name, classes, Reference.of(case), "msd").read_bytes()
+        write_labels(tmp_path / name, classes, Reference.of(case), "msd", GLIOMA).read_bytes()
         for name in ("a.nii.gz", "b.nii.gz")
     )
     assert first == second
@@ -157,5 +167,6 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path
             np.ones((5, 6, 7), np.uint8),
             Reference.of(case),
             "msd",
+            GLIOMA,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["t1ce.nii.gz"]

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segmamba.config import PostprocessConfig, load_postprocess
-from segmamba.data.labels import CLASSES, ED, ET, NCR, REGIONS, region_masks
+from segmamba.data.label_sets import GLIOMA, region_masks
 from segmamba.errors import UserError
 from segmamba.inference.decide import class_probabilities, decide, region_probabilities
 from segmamba.inference.postprocess import likeliest, postprocess_classes, without_small_components
 from segmamba.inference.uncertainty import entropy, vote_with_entropy
+from segmamba.models.outputs import Channels
+
+CLASSES, REGIONS = (Channels(GLIOMA, are_regions) for are_regions in (False, True))
+NCR, ED, ET = (GLIOMA.number(name) for name in ("NCR", "ED", "ET"))
 
 
 def volume():
@@ -29,8 +33,8 @@ def volume():
 def test_a_lone_speck_goes_and_the_tumour_stays():
     classes = volume()
     classes[0:2, 0:2, 0:2] = ET
-    assert np.array_equal(without_small_components(classes, (9, 9, 9)), volume())
-    assert np.array_equal(without_small_components(classes, (8, 8, 8)), classes), (
+    assert np.array_equal(without_small_components(classes, (9, 9, 9), GLIOMA), volume())
+    assert np.array_equal(without_small_components(classes, (8, 8, 8), GLIOMA), classes), (
         "a component of exactly the limit stays"
     )
 
@@ -38,16 +42,16 @@ def test_a_lone_speck_goes_and_the_tumour_stays():
 def test_diagonal_neighbours_are_one_component():
     classes = np.zeros((8, 8, 8), np.uint8)
     classes[np.arange(4), np.arange(4), np.arange(4)] = ED
-    assert np.array_equal(without_small_components(classes, (0, 0, 4)), classes)
-    assert not without_small_components(classes, (0, 0, 5)).any()
+    assert np.array_equal(without_small_components(classes, (0, 0, 4), GLIOMA), classes)
+    assert not without_small_components(classes, (0, 0, 5), GLIOMA).any()
 
 
 def test_what_leaves_an_inner_region_stays_in_the_outer_one():
     classes = volume()
     classes[5, 5, 5] = ET  # in the oedema, apart from the core
-    assert without_small_components(classes, (2, 0, 0))[5, 5, 5] == NCR
-    assert without_small_components(classes, (0, 2, 0))[5, 5, 5] == ED
-    assert without_small_components(classes, (2, 2, 2))[5, 5, 5] == ED
+    assert without_small_components(classes, (2, 0, 0), GLIOMA)[5, 5, 5] == NCR
+    assert without_small_components(classes, (0, 2, 0), GLIOMA)[5, 5, 5] == ED
+    assert without_small_components(classes, (2, 2, 2), GLIOMA)[5, 5, 5] == ED
 
 
 @settings(deadline=None)
@@ -57,8 +61,8 @@ def test_what_leaves_an_inner_region_stays_in_the_outer_one():
 def test_regions_stay_nested_shrink_and_have_no_small_component_left(classes, smallest):
     from scipy.ndimage import label
 
-    before = region_masks(classes)
-    kept = region_masks(without_small_components(classes, smallest))
+    before = region_masks(classes, GLIOMA)
+    kept = region_masks(without_small_components(classes, smallest, GLIOMA), GLIOMA)
     et, tc, wt = kept
     assert not (et & ~tc).any() and not (tc & ~wt).any() and not (kept & ~before).any()
     for mask, limit in zip(kept, smallest, strict=True):
@@ -68,14 +72,14 @@ def test_regions_stay_nested_shrink_and_have_no_small_component_left(classes, sm
 
 @pytest.mark.parametrize(("limit", "becomes"), [(208, ET), (209, NCR)])
 def test_an_et_below_the_threshold_becomes_ncr_as_a_whole(limit, becomes):
-    after = postprocess_classes(volume(), PostprocessConfig(min_et_voxels=limit))
+    after = postprocess_classes(volume(), PostprocessConfig(min_et_voxels=limit), GLIOMA)
     assert (after[volume() == ET] == becomes).all() and np.array_equal(after > 0, volume() > 0)
 
 
 def test_off_values_change_nothing():
     classes = np.random.default_rng(0).integers(0, 4, (9, 9, 9)).astype(np.uint8)
     assert PostprocessConfig().is_off and np.array_equal(
-        postprocess_classes(classes, PostprocessConfig()), classes
+        postprocess_classes(classes, PostprocessConfig(), GLIOMA), classes
     )
 
 
@@ -111,9 +115,9 @@ def probability(seed, shape=(5, 6, 7)):
 
 def test_classes_and_regions_mean_the_same_probabilities():
     classes = probability(0)
-    regions = region_probabilities(classes)
-    assert torch.allclose(regions[REGIONS.index("WT")], 1 - classes[0], atol=1e-6)
-    assert torch.allclose(class_probabilities(regions), classes, atol=1e-5)
+    regions = region_probabilities(classes, GLIOMA)
+    assert torch.allclose(regions[REGIONS.names.index("WT")], 1 - classes[0], atol=1e-6)
+    assert torch.allclose(class_probabilities(regions, GLIOMA), classes, atol=1e-5)
 
 
 def test_thresholds_move_a_region_and_inner_regions_stay_within_outer_ones():
@@ -135,14 +139,16 @@ def test_thresholds_apply_to_what_the_predictor_decides():
 def test_entropy_is_zero_where_certain_and_one_where_all_is_alike():
     certain, alike = torch.zeros(4, 1, 1, 1), torch.full((4, 1, 1, 1), 0.25)
     certain[2] = 1
-    assert entropy(certain).item() == 0 and entropy(alike).item() == pytest.approx(1)
-    assert entropy(torch.full((3, 1, 1, 1), 0.5)).item() == pytest.approx(1)
+    assert entropy(certain, CLASSES).item() == 0 and entropy(
+        alike, CLASSES
+    ).item() == pytest.approx(1)
+    assert entropy(torch.full((3, 1, 1, 1), 0.5), REGIONS).item() == pytest.approx(1)
 
 
 def test_disagreement_is_zero_among_equals_and_large_between_sure_opposites():
     sure = torch.zeros(4, 1, 1, 1)
     sure[0] = 1
-    mean, (common, apart) = vote_with_entropy([sure, sure.flip(0)])
+    mean, (common, apart) = vote_with_entropy([sure, sure.flip(0)], CLASSES)
     assert mean.flatten().tolist() == [
         0.5,
         0,
@@ -150,7 +156,7 @@ def test_disagreement_is_zero_among_equals_and_large_between_sure_opposites():
         0.5,
     ] and common.item() == apart.item() == pytest.approx(0.5)
     unsure = torch.full((4, 1, 1, 1), 0.25)
-    assert vote_with_entropy([unsure, unsure])[1][1].item() == pytest.approx(0, abs=1e-6)
+    assert vote_with_entropy([unsure, unsure], CLASSES)[1][1].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_every_setting_changes_a_result():
@@ -163,7 +169,9 @@ def test_every_setting_changes_a_result():
     )
 
     def result(config):
-        return postprocess_classes(likeliest(p, CLASSES, config, lambda: image).numpy(), config)
+        return postprocess_classes(
+            likeliest(p, CLASSES, config, lambda: image).numpy(), config, GLIOMA
+        )
 
     others = {
         "crf_steps": 1,

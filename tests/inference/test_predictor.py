@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import InferenceConfig, PostprocessConfig, load_config
-from segmamba.data.labels import CLASSES, REGIONS
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
@@ -40,7 +40,7 @@ def test_probabilities_lie_on_the_sources_grid_and_outside_the_brain_is_certain_
 ):
     predictor = load_predictor(run, CPU)
     probability = predictor.probabilities(read_scan(case))
-    assert probability.shape == (4, 40, 44, 24) and predictor.channels == CLASSES
+    assert probability.shape == (4, 40, 44, 24) and predictor.channels == GLIOMA.classes
     assert torch.allclose(probability.sum(0), torch.ones(40, 44, 24), atol=1e-5)
     assert (probability[0, :2] == 1).all() and (probability[0, 4:-4, 4:-4, 4:-4] < 1).all()
 
@@ -116,7 +116,8 @@ def test_a_checkpoint_is_found_from_its_folder_or_its_file(run, path):
         run / "checkpoints" / "last.pth",
     )
     member = load_predictor(run / path, "cpu").members[0]
-    assert member.config == load_config(run / "config.json")
+    resolved = {"model.classes": "glioma"}  # the file has the default, auto
+    assert member.config == load_config(run / "config.json").changed(resolved)
 
 
 def test_weights_and_config_in_one_folder_are_enough(run, tmp_path):
@@ -200,7 +201,7 @@ def test_a_member_that_predicts_regions_votes_with_them_and_nests_what_it_decide
     alone = load_predictor(regions, CPU)
     probability = alone.probabilities(scan)
     assert (
-        alone.channels == REGIONS
+        alone.channels == GLIOMA.region_names
         and probability.shape == (3, 40, 44, 24)
         and (probability.sum(0) > 1).any()
     ), "regions overlap"

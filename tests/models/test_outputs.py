@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from segmamba.config import ModelConfig
-from segmamba.data.labels import CLASSES, REGIONS
+from segmamba.data.label_sets import GLIOMA, PEDIATRIC, POST_TREATMENT
 from segmamba.models import build_model
 from segmamba.models.describe import describe_network
-from segmamba.models.outputs import output_channels, probabilities
+from segmamba.models.outputs import Channels, output_channels, probabilities
 from segmamba.training.memory import estimate_training_memory
 from tests.tiny import TINY
 
@@ -23,15 +23,17 @@ SMALL = TINY.changed(
 
 
 @pytest.mark.parametrize("name", ["segmamba", "unet", "control"])
-@pytest.mark.parametrize(("outputs", "channels"), [("classes", CLASSES), ("regions", REGIONS)])
+@pytest.mark.parametrize("outputs", ["classes", "regions"])
+@pytest.mark.parametrize("labels", [GLIOMA, POST_TREATMENT, PEDIATRIC], ids=lambda s: s.name)
 def test_a_network_has_one_channel_for_each_class_or_region_at_every_resolution(
-    name, outputs, channels
+    name, outputs, labels
 ):
-    config = dataclasses.replace(SMALL, name=name, outputs=outputs)
+    config = dataclasses.replace(SMALL, name=name, outputs=outputs, classes=labels.name)
     fine, coarse = build_model(config).train()(torch.randn(2, 4, 16, 16, 16))
-    assert output_channels(config) == channels
-    assert fine.shape == (2, len(channels), 16, 16, 16)
-    assert coarse.shape == (2, len(channels), 8, 8, 8)
+    names = output_channels(config).names
+    assert names == (labels.region_names if outputs == "regions" else labels.classes)
+    assert fine.shape == (2, len(names), 16, 16, 16)
+    assert coarse.shape == (2, len(names), 8, 8, 8)
 
 
 @pytest.mark.parametrize("name", ["dynunet", "segresnet"])
@@ -43,7 +45,8 @@ def test_the_fields_networks_predict_regions_too(name):
 
 def test_classes_share_a_voxel_and_regions_do_not():
     logits = torch.randn(2, 4, 3, 3, 3).half()
-    classes, regions = probabilities(logits, CLASSES), probabilities(logits[:, :3], REGIONS)
+    classes = probabilities(logits, Channels(GLIOMA, are_regions=False))
+    regions = probabilities(logits[:, :3], Channels(GLIOMA, are_regions=True))
     assert classes.dtype == regions.dtype == torch.float32
     assert torch.allclose(classes.sum(1), torch.ones(2, 3, 3, 3))
     assert torch.equal(regions, logits[:, :3].float().sigmoid())

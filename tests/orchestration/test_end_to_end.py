@@ -226,3 +226,37 @@ def reproduced():
     with pytest.raises(SystemExit) as ended:
         main()
     return ended.value.code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "regions", "case"),
+    [
+        ("post_treatment", ("ET", "TC", "WT", "RC"), "BraTS-GLI-Phantom000-100"),
+        ("pediatric", ("ET", "TC", "WT", "NETC", "CC", "ED"), "BraTS-PED-Phantom000-000"),
+    ],
+)
+def test_other_diseases_are_studied_and_predicted_with_all_their_classes(
+    tmp_path, kind, regions, case
+):
+    settings = TINY | {"phantom.kind": kind, "phantom.cases": "8"}
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    options += ["--arms", "control 2", "--arms", "depth 2", "--seeds", "1"]
+    command = [sys.executable, ROOT / "experiments" / "ablate_depth.py", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr + done.stdout
+    folder = tmp_path / "Results" / "ablate_depth_Run01"
+    assert f"| mean Dice | {' | '.join(regions)} |" in (folder / "report.md").read_text()
+    trial = folder / "trials" / "depth-2_seed0"
+    assert load_config(trial / "config.json").model.classes == kind
+    final = json.loads((trial / "metrics" / "final_metrics.json").read_text())
+    assert {f"test/dice_{region}" for region in regions} <= final.keys()
+    (phantom,) = (tmp_path / "Results" / "phantom").iterdir()
+    program = [sys.executable, "-c", "from segmamba.cli import main; main()"]
+    command = [*program, "predict", "--input", phantom]
+    command += ["--checkpoint", trial, "--output", tmp_path / "out", "--overlay", "--html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / f"{case}.nii.gz").is_file()
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert tuple(record["cases"][0]["volumes_ml"]) == regions

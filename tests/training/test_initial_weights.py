@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from segmamba.data.labels import CLASSES, MODALITIES
+from segmamba.data.label_sets import GLIOMA, PEDIATRIC, POST_TREATMENT, counterpart
+from segmamba.data.labels import MODALITIES
 from segmamba.errors import UserError
 from segmamba.models import build_model
 from segmamba.models.transfer import without_heads
@@ -62,7 +63,7 @@ def test_a_run_goes_on_from_a_network_of_other_classes_and_says_what_it_took(
     source = load_checkpoint(trained.best)
     for name, tensor in without_heads(source).items():
         assert torch.equal(after[name], tensor), name
-    enhancing = CLASSES.index("ET")
+    enhancing = GLIOMA.classes.index("ET")
     assert torch.equal(after["head.weight"][enhancing], source["head.weight"][0])
     assert torch.equal(after["head.weight"][0], before["head.weight"][0])
     count = len(after)
@@ -109,7 +110,7 @@ def test_channels_and_classes_of_another_program_are_matched_by_its_dataset_json
     assert torch.equal(after[stem][:, 0], before[stem][:, 0])
     rows = [(0, "background"), (1, "NCR"), (2, "ED"), (4, "ET")]
     for row, name in rows:
-        assert torch.equal(after["head.bias"][CLASSES.index(name)], state["head.bias"][row])
+        assert torch.equal(after["head.bias"][GLIOMA.classes.index(name)], state["head.bias"][row])
     assert 'under "network_weights"' in told.notes[0] and "module." in told.notes[1]
     assert "stem.conv1.weight (3 → 4 channels, of which taken: T1ce, T2, FLAIR)" in told.notes[2]
     epochs = list(train_run(config, data, RunFolder(tmp_path / "run"), CPU))
@@ -130,3 +131,18 @@ def test_weights_of_other_settings_are_refused_before_anything_is_trained(data, 
     config = starting_from(trained.best, **{"model.base_channels": 4})
     with pytest.raises(UserError, match="not weights of this network"):
         list(train_run(config, data, RunFolder(tmp_path), CPU))
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("ED", POST_TREATMENT, "SNFH"),
+        ("NCR", PEDIATRIC, "NETC"),
+        ("CC", POST_TREATMENT, "NETC"),
+        ("RC", POST_TREATMENT, "RC"),
+        ("WT", PEDIATRIC, "WT"),
+        ("edema", GLIOMA, "edema"),
+    ],
+)
+def test_a_class_of_another_set_is_matched_by_its_counterpart(name, labels, expected):
+    assert counterpart(name, labels) == expected

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from segmamba.data.cases import find_cases
-from segmamba.data.labels import CLASSES, REGIONS
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.errors import UserError
 from segmamba.models import build_model
+from segmamba.models.outputs import Channels
 from segmamba.models.transfer import start_from
 from segmamba.models.weights import load_checkpoint
 from segmamba.training import fit as fit_module
@@ -33,6 +34,8 @@ from tests.conftest import write_case
 from tests.tiny import CPU, TINY
 from tests.training.conftest import copy_of
 from tests.training.test_fit import same, weights
+
+CLASSES, REGIONS = (Channels(GLIOMA, are_regions) for are_regions in (False, True))
 
 OPTIONS = {
     "deep supervision": {"model.deep_supervision": 2},

@@ -3,8 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import LossConfig
-from segmamba.data.labels import CLASSES, REGIONS
-from segmamba.training.losses import cross_entropy, dice_ce_loss, dice_loss, training_loss
+from segmamba.data.label_sets import GLIOMA, PEDIATRIC, POST_TREATMENT
+from segmamba.models.outputs import Channels
+from segmamba.training.losses import cross_entropy, dice_ce_loss, dice_loss, one_hot, training_loss
+
+CLASSES, REGIONS = (Channels(GLIOMA, are_regions) for are_regions in (False, True))
 
 
 def example():
@@ -101,7 +104,7 @@ def test_region_losses_match_their_formulas_written_out():
     torch.manual_seed(0)
     logits, label = torch.randn(2, 3, 5, 6, 7), torch.randint(0, 4, (2, 5, 6, 7)).to(torch.uint8)
     members, dice, entropy = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}, 0.0, 0.0
-    for c, region in enumerate(REGIONS):
+    for c, region in enumerate(REGIONS.names):
         p, g = torch.sigmoid(logits[:, c]), sum((label == m).float() for m in members[region])
         dice += float((2 * (p * g).sum() + 1e-5) / (p.sum() + g.sum() + 1e-5)) / 3
         entropy -= float((g * p.log() + (1 - g) * (1 - p).log()).mean()) / 3
@@ -116,3 +119,26 @@ def test_nested_regions_do_not_compete():
     assert dice_ce_loss(torch.full((1, 3, 4, 4, 4), 20.0), label, REGIONS, LossConfig()) < 1e-4, (
         "ET lies in TC and WT: all three at once are free"
     )
+
+
+@pytest.mark.parametrize("labels", [GLIOMA, POST_TREATMENT, PEDIATRIC], ids=lambda s: s.name)
+@pytest.mark.parametrize("are_regions", [False, True])
+def test_the_loss_is_one_graph_for_every_label_set(labels, are_regions):
+    channels = Channels(labels, are_regions)
+
+    def loss(logits, label):
+        return training_loss([logits, logits[..., ::2, ::2, ::2]], label, channels, LossConfig())
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    logits = torch.randn(2, len(channels), 4, 4, 4)
+    label = torch.randint(0, len(labels.classes), (2, 4, 4, 4), dtype=torch.uint8)
+    assert compiled(logits, label) == loss(logits, label)
+
+
+def test_a_cavity_is_a_channel_of_its_own_for_classes_and_regions():
+    label = torch.full((1, 2, 2, 2), POST_TREATMENT.number("RC"), dtype=torch.uint8)
+    for are_regions in (False, True):
+        channels = Channels(POST_TREATMENT, are_regions)
+        held = dict(zip(channels.names, one_hot(label, channels)[0].flatten(1).all(1), strict=True))
+        assert [name for name, whole in held.items() if whole] == ["RC"]

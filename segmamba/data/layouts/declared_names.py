@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmamba.data.labels import CLASSES, CONVENTIONS, MODALITIES, Convention
+from segmamba.data.labels import CONVENTIONS, MODALITIES, Convention
 from segmamba.errors import UserError
 
 # Names in dataset.json files, compared in lower case with only their letters and digits.
@@ -170,12 +170,9 @@ def convention_of(named_values: Mapping[str, int | Sequence[int]]) -> Convention
 def _meanings(known: Convention) -> dict[str, set[int]]:
     """Map each name in LABEL_NAMES to its values in the file, for regions and single classes."""
     of_class = {
-        CLASSES[c]: {v for v, internal in known.values.items() if internal == c}
-        for c in range(len(CLASSES))
+        name if name in LABEL_NAMES else known.labels.as_glioma[name]: {value}
+        for value, name in known.values.items()
     }
-    for value in known.merged:
-        of_class[CLASSES[known.values[value]]].discard(value)
-        of_class[known.names[value]] = {value}
     return {**{region: set(values) for region, values in known.regions.items()}, **of_class}
 
 

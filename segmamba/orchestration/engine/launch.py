@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segmamba.orchestration.engine.population_rounds import Rounds
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.search import SpaceSearch
+    from segmamba.orchestration.engine.seed_queue import SeedQueue
     from segmamba.studies.search_space import Distribution
     from segmamba.studies.spec import TrialPlan
 
@@ -62,6 +63,29 @@ class TrialLauncher:
             scheduler=_scheduler(scheduler, base),
             reuse_actors=reuses_processes(self.resources, scheduler),
         )
+
+    def run_seeds(self, queue: SeedQueue) -> None:
+        """Train and test the arms with one seed after another, until their claim is decided.
+
+        Args:
+            queue: Decides which trial runs next.
+
+        Raises:
+            Exception: Whatever a look raised.
+        """
+        from segmamba.orchestration.engine.seed_search import SeedSearch
+
+        search, study = SeedSearch(queue), queue.study
+        self._clear_failures(queue.waiting)
+        self.run(
+            {},
+            scheduler=None,
+            search_alg=search,
+            num_samples=len(study.arms) * study.max_seeds * max(1, len(study.folds)),
+            reuse_actors=reuses_processes(self.resources, None),
+        )
+        if search.failure is not None:
+            raise search.failure
 
     def run_search(self, search: SpaceSearch, trials: int, *, scheduler: str, base: Config) -> None:
         """Try further settings of a search space.

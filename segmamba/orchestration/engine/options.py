@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from segmamba.errors import UserError
 
@@ -26,8 +27,12 @@ class StudyOptions:
     names: tuple[str, ...] = ()
     """How the cases' files are named, as --names gives it; empty takes the known layouts."""
     preset: str = "demo"
-    seeds: int | None = None
-    """Training runs per arm and fold; None is the study's own number."""
+    seeds: int | Literal["auto"] | None = None
+    """Training runs per arm and fold, or "auto": as many as the claim needs. None is the study's
+    own choice."""
+    max_seeds: int | None = None
+    """The most training runs per arm and fold where `seeds` is "auto"; None is the study's own
+    number."""
     folds: int = 0
     """Folds of a cross-validation, all of them run; 0 is one split."""
     trials: int | None = None
@@ -60,8 +65,13 @@ class StudyOptions:
     def __post_init__(self) -> None:
         for name in ("seeds", "trials"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise UserError(f"--{name} {value}: at least 1")
+        if self.max_seeds is not None and isinstance(self.seeds, int):
+            raise UserError(
+                f"--max-seeds {self.max_seeds} --seeds {self.seeds}: --max-seeds limits "
+                "--seeds auto; give one of the two"
+            )
         if self.folds < 0 or self.folds == 1:
             raise UserError(f"--folds {self.folds}: 0 (one split), or at least 2")
         for name, option in (("seed", "seeds"), ("data.fold", "folds")):

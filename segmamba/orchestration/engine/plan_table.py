@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from segmamba.orchestration.engine.resource_plan import ResourcePlan
-from segmamba.screen import clock, print_line
+from segmamba.screen import clock, points, print_line
+from segmamba.studies.alpha_spending import FIRST_LOOK
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from segmamba.studies.power import PowerTable
 
 GIB, MIB = 2**30, 2**20
 
@@ -30,6 +34,11 @@ def render_plan(plan: ResourcePlan, console: Console) -> None:
         console.print()
     for name, text in _totals(plan):
         print_line(console, f"{name:9}{text}")
+    if plan.power:
+        console.print()
+        console.print(_power_table(plan, plan.power))
+        for name, text in _power_notes(plan.power):
+            print_line(console, f"{name:9}{text}")
 
 
 def _arm_table(plan: ResourcePlan) -> Table:
@@ -66,6 +75,43 @@ def _execution_table(plan: ResourcePlan) -> Table:
     return table
 
 
+def _power_table(plan: ResourcePlan, power: PowerTable) -> Table:
+    """What the study would find of each true effect, and what that would cost."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("true effect")
+    for name in ("found", f"of {power.max_seeds} fixed seeds", "seeds", "the study"):
+        table.add_column(name, justify="right")
+    for row in power.rows:
+        table.add_row(
+            f"{points(row.effect)} points",
+            f"{100 * row.sequential:.0f} %",
+            f"{100 * row.fixed:.0f} %",
+            f"{row.expected_seeds:.1f}",
+            clock(plan.study_s * row.expected_seeds / FIRST_LOOK) if plan.study_s else "?",
+        )
+    return table
+
+
+def _power_notes(power: PowerTable) -> Iterator[tuple[str, str]]:
+    """What the table of power rests on, each line as its name and its text."""
+    spreads = power.spreads
+    yield (
+        "power",
+        f"{power.patients} test patients, {power.contrasts} "
+        f"contrast{'s' * (power.contrasts > 1)}, at most {power.max_seeds} seeds; paired "
+        f"differences vary by {points(spreads.seed_sd)} points between seeds and "
+        f"{points(spreads.patient_sd)} between patients ({spreads.source})",
+    )
+    if math.isfinite(power.least_effect):
+        yield (
+            "limit",
+            f"below {points(power.least_effect)} points no number of seeds finds 80 % on so few "
+            "patients",
+        )
+    else:
+        yield "limit", "one test patient: no effect can be found"
+
+
 def _totals(plan: ResourcePlan) -> Iterator[tuple[str, str]]:
     """Each line below the tables, as its name and its text."""
     r = plan.resources
@@ -82,7 +128,8 @@ def _totals(plan: ResourcePlan) -> Iterator[tuple[str, str]]:
         yield "start", "the same command without --plan"
         return
     mean_s = sum(cost.trial_s for cost in plan.arms.values()) / len(plan.arms)
-    yield "trials", f"{shared}; about {clock(mean_s)} a trial, {clock(plan.study_s)} in all"
+    first = f"{FIRST_LOOK} seeds: " if plan.power else ""
+    yield "trials", f"{first}{shared}; about {clock(mean_s)} a trial, {clock(plan.study_s)} in all"
     missing = ": NOT ENOUGH" if plan.disk_bytes > plan.disk_free_bytes else ""
     yield (
         "disk",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from segmamba.config import Config
 from segmamba.data.splits import SETS, Split, read_splits, seeded
 from segmamba.errors import UserError
+from segmamba.studies.alpha_spending import FIRST_LOOK, MAX_SEEDS
+from segmamba.studies.budget import AUTO
 from segmamba.studies.results import Study, study_data_from
 from segmamba.studies.spec import StudySpec
 
@@ -129,13 +131,16 @@ def planned_study(
         uri: The MLflow store.
     """
     spec, base = ready.spec, ready.base
-    seeds = spec.budget.seeds if options.seeds is None else options.seeds
+    wanted = spec.budget.seeds if options.seeds is None else options.seeds
+    max_seeds = _most_seeds(spec, options) if wanted == AUTO else 0
+    seeds = FIRST_LOOK if wanted == AUTO else wanted
     folds = tuple(fold for fold in ready.splits if fold is not None)
     # A search has used seed 0.
     numbers = tuple(range(1, seeds + 1)) if spec.space else tuple(range(seeds))
     data = _data(ready, folds) | {"notes": _notes(ready, seeds)}
     if base.data.split_by_seed:
-        data |= _sets_of_seeds(ready, options, folds, numbers)
+        possible = range(numbers[0], numbers[0] + (max_seeds or seeds))
+        data |= _sets_of_seeds(ready, options, folds, possible)
     return Study(
         name="",
         question=spec.question,
@@ -144,6 +149,7 @@ def planned_study(
         baseline=spec.baseline,
         arms={arm: dict(changes) for arm, changes in spec.arms.items()},
         space={name: str(d) for name, d in spec.space.items()},
+        max_seeds=max_seeds,
         seeds=numbers,
         folds=folds,
         round_every=spec.budget.rounds_every(base.train) if options.scheduler == "pbt" else 0,
@@ -157,6 +163,26 @@ def planned_study(
         seconds=0.0,
         trials=(),
     )
+
+
+def _most_seeds(spec: StudySpec, options: StudyOptions) -> int:
+    """The most seeds of a sequential study.
+
+    Raises:
+        UserError: No boundary is known for so many.
+    """
+    most = spec.budget.max_seeds if options.max_seeds is None else options.max_seeds
+    if most not in MAX_SEEDS:
+        raise UserError(
+            f"--max-seeds {most}: must lie between {MAX_SEEDS[0]} and {MAX_SEEDS[-1]}, where "
+            "the boundaries of the looks are known"
+        )
+    if options.scheduler == "asha":
+        raise UserError(
+            "--seeds auto --scheduler asha: trials that are stopped early cannot decide a claim; "
+            "leave --scheduler out, or give a number of --seeds"
+        )
+    return most
 
 
 def _notes(ready: Prepared, seeds: int) -> list[str]:
@@ -177,6 +203,7 @@ def _data(ready: Prepared, folds: Sequence[int]) -> dict[str, Any]:
         "source": ready.data.source,
         "phantom": not ready.base.data.source,
         "convention": " + ".join(sorted({case.convention for case in ready.data.cases})),
+        "regions": ready.data.label_set.region_names,
         **{
             name: sorted({case.id for split in splits.values() for case in getattr(split, name)})
             for name in SETS
@@ -231,13 +258,17 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
         if resources.gpus
         else f"CPU, {resources.threads} core{'s' * (resources.threads > 1)} a trial"
     )
-    progress.say(f"data     {data.source}; labels {data.convention} ({origin})")
+    progress.say(
+        f"data     {data.source}; labels {data.convention} ({origin}), "
+        f"scored on {', '.join(data.regions)}"
+    )
     progress.say(
         f"cases    {len(data.train)} train, {len(data.validation)} validation, "
         f"{len(data.test)} test"
     )
     show_notes(study, progress)
-    axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}" + (
+    most = f" to {study.max_seeds}" if study.max_seeds else ""
+    axes = f"arms {len(study.arms)} x seeds {len(study.seeds)}{most}" + (
         f" x folds {len(study.folds)}" if study.folds else ""
     )
     progress.say(

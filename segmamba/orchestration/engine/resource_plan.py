@@ -32,6 +32,7 @@ from segmamba.screen import clock
 
 if TYPE_CHECKING:
     from segmamba.config import Config
+    from segmamba.studies.power import PowerTable
     from segmamba.training.rehearsal import Rehearsal
 
 SHORT_STEPS = 500
@@ -86,6 +87,8 @@ class ResourcePlan:
     disk_bytes: int = 0
     """Size of the checkpoints of all trials."""
     disk_free_bytes: int = 0
+    power: PowerTable | None = None
+    """What the seeds and patients of a sequential study can find; None in any other study."""
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as it is stored with a study and printed by `--plan --json`."""
@@ -94,6 +97,8 @@ class ResourcePlan:
             for one in self.executions
         ]
         plan = dataclasses.asdict(self)
+        if self.power is None:
+            del plan["power"]
         return {
             "ways" if name == "executions" else name: ways if name == "executions" else value
             for name, value in plan.items()

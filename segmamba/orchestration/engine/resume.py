@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmamba.config import flat_as_stored
 from segmamba.data.splits import SETS
 from segmamba.errors import UserError
+from segmamba.studies.registration import changes_of_claim
 from segmamba.studies.spec import FOUND
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def check_same(stopped: Study, planned: Study) -> None:
     Raises:
         UserError: It names up to three differences.
     """
-    before, now = _stored(stopped.config), _stored(planned.config)
+    before, now = _stored(flat_as_stored(stopped.config)), _stored(planned.config)
     differences = [
         f"{name} was {before.get(name)!r} and is {value!r}"
         for name, value in now.items()
@@ -49,7 +51,12 @@ def check_same(stopped: Study, planned: Study) -> None:
     ]
     if _arms(stopped) != _arms(planned):
         differences.append("arms differ")
-    for name in ("seeds", "folds", "space", "round_every"):
+    if (before_claims := len(stopped.claims)) != len(planned.claims):
+        differences.append(f"it had {before_claims} claims and has {len(planned.claims)}")
+    for claim, claim_now in zip(stopped.claims, planned.claims):  # noqa: B905  said above
+        differences += changes_of_claim(claim, claim_now)
+    sequential = stopped.max_seeds and planned.max_seeds
+    for name in ("max_seeds" if sequential else "seeds", "folds", "space", "round_every"):
         if _stored(getattr(stopped, name)) != _stored(getattr(planned, name)):
             differences.append(f"{name} differ")
     for name in SETS:

@@ -48,6 +48,9 @@ class StudyRunner:
                 return
             configs = self.context.configs | {FOUND: self.ready.base.changed(best.changes or {})}
             self.context = dataclasses.replace(self.context, configs=configs, schedule=schedule)
+        if self.study.max_seeds:
+            self._run_seeds()
+            return
         ended = {(t.arm, t.seed, t.fold) for t in self.study.trials if t.status in OVER}
         plans = [plan for plan in self.study.plans if (plan.arm, plan.seed, plan.fold) not in ended]
         plans = self._without_reused(self._without_infeasible(plans))
@@ -60,6 +63,40 @@ class StudyRunner:
         self.progress.trials(plans, base.train.epochs, self.resources.at_once)
         launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
         launcher.run_trials(plans, scheduler=self.arms_scheduler, base=base)
+
+    def _run_seeds(self) -> None:
+        """Run the arms with one seed after another, until the claim is decided."""
+        from segmamba.orchestration.engine.launch import TrialLauncher
+        from segmamba.orchestration.engine.seed_queue import SeedQueue
+        from segmamba.orchestration.engine.sequential_looks import SequentialLooks, over
+
+        plans = self._without_infeasible(self.study.plans)
+        looks = SequentialLooks(self.context.run, self.study.hypothesis, self.progress)
+        queue = SeedQueue(
+            self.study,
+            {plan.arm for plan in plans},
+            over(self.study),
+            take_look=looks.take,
+            is_answered=self._is_reused,
+        )
+        first = queue.next()
+        if first is not None:
+            queue.put_back(first)
+            announce(self.study, self.resources, len(queue.waiting), self.progress)
+            base = self.ready.base
+            self.progress.trials(queue.waiting, base.train.epochs, self.resources.at_once)
+            launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
+            launcher.run_seeds(queue)
+        looks.close()
+
+    def _is_reused(self, plan: TrialPlan) -> bool:
+        """Whether a finished run answers a trial; then it is taken from there."""
+        if self.options.fresh:
+            return False
+        reused = self.context.run.reuse_trial(plan.key, self.context.trial_tags(plan))
+        if reused:
+            self.progress.say(f"reused   {plan.key}: trained before, to the letter")
+        return reused
 
     @property
     def arms_scheduler(self) -> str:

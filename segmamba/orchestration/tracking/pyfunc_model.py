@@ -7,8 +7,8 @@ No pickle is involved.
 
 images: float32 (B, 4, x, y, z): T1, T1ce, T2, FLAIR as scanned, 0 outside the brain, with x to the
 right, y to the front and z upwards.
-classes: uint8 (B, x, y, z): 0 background, 1 NCR, 2 ED, 3 ET, after the vote and its
-post-processing.
+classes: uint8 (B, x, y, z), places in the classes that `model.classes` of the networks' config.json
+names, for glioma 0 background, 1 NCR, 2 ED, 3 ET; after the vote and its post-processing.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ class SegmentationModel(PythonModel):
             params: {"spacing_mm": three sides of a voxel}; 1 mm where it is missing.
 
         Returns:
-            uint8 (B, x, y, z), classes 0 to 3.
+            uint8 (B, x, y, z), class numbers.
         """
         spacing_mm = tuple(
             float(side) for side in (params or {}).get("spacing_mm", (1.0, 1.0, 1.0))

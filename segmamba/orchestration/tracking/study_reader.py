@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from mlflow.entities import Run
@@ -9,9 +10,11 @@ from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
 from segmamba.json_files import parse_json
+from segmamba.orchestration.tracking.registration import registration_of
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, MADE_WITH_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.store import Store
+from segmamba.orchestration.tracking.study_looks import stored_looks
 from segmamba.orchestration.tracking.study_run import (
     CHANGES_TAG,
     COPIED_TAG,
@@ -24,8 +27,10 @@ from segmamba.orchestration.tracking.study_run import (
     TRIAL_TAG,
     StudyRun,
 )
+from segmamba.studies.alpha_spending import FIRST_LOOK
+from segmamba.studies.looks import Look
 from segmamba.studies.results import Study, Trial, study_from
-from segmamba.studies.spec import FOUND
+from segmamba.studies.spec import FOUND, TrialPlan
 
 MAX_STUDIES = 1000
 RESTORE = "restore it in the artifacts of the run"
@@ -39,14 +44,16 @@ class _Table(TypedDict):
     data: list[list[str | int | float | None]]
 
 
-def read_study(run: StudyRun) -> Study:
+def read_study(run: StudyRun, *, histories: bool = True) -> Study:
     """Return the Study as MLflow holds it.
 
     Every planned trial is in it, in the order arm, seed, fold; one that never started is
-    NOT STARTED.
+    NOT STARTED. The trials of a sequential study are those of its first look, those that its looks
+    asked for, and those that had begun ahead of a look.
 
     Args:
         run: The study's parent run.
+        histories: Whether to read the course of every metric, which takes most of the time.
     """
     store = run.store
     parent = store.client.get_run(run.run_id)
@@ -66,18 +73,26 @@ def read_study(run: StudyRun) -> Study:
     if FOUND_TAG in tags and stored.get("round_every"):
         now["schedule"] = store.artifact_json(run.run_id, SCHEDULE_FILE, list[dict[str, Any]])
     study = _restored(stored, found, run, now)
-    trials = [
-        _trial(store, by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans
-    ]
+    if study.max_seeds:
+        study = _with_looks(study, stored_looks(run), by_key)
+
+    def trial(run: Run | None, arm: str, seed: int, fold: int | None) -> Trial:
+        return _trial(store, run, arm, seed, fold, histories=histories)
+
+    trials = [trial(by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans]
     searched = sorted(
         (child for child in children if CHANGES_TAG in child.data.tags),
         key=lambda child: child.data.tags["arm"],
     )
     searched_trials = [
-        _trial(store, child, child.data.tags["arm"], _tag(child, "seed", int), None)
-        for child in searched
+        trial(child, child.data.tags["arm"], _tag(child, "seed", int), None) for child in searched
     ]
-    return dataclasses.replace(study, trials=tuple(trials), searched=tuple(searched_trials))
+    return dataclasses.replace(
+        study,
+        trials=tuple(trials),
+        searched=tuple(searched_trials),
+        registration=registration_of(store, parent, study, children),
+    )
 
 
 def unfinished_study(store: Store, name: str) -> Study | None:
@@ -112,7 +127,33 @@ def study_runs(store: Store) -> list[Run]:
     )
 
 
-def _trial(store: Store, run: Run | None, arm: str, seed: int, fold: int | None) -> Trial:
+def _with_looks(study: Study, looks: tuple[Look, ...], begun: Collection[str]) -> Study:
+    """A sequential study with its looks and the seeds that each arm trains so far."""
+    seeds_of = {}
+    for arm in study.arms:
+        after = [look.seeds for look in looks if arm in look.arms]
+        seeds_of[arm] = tuple(
+            seed
+            for place, seed in enumerate(study.seed_range)
+            if place < FIRST_LOOK
+            or place in after
+            or any(
+                TrialPlan(arm=arm, seed=seed, fold=f).key in begun for f in study.folds or [None]
+            )
+        )
+    seeds = tuple(sorted({seed for seeds in seeds_of.values() for seed in seeds}))
+    return dataclasses.replace(study, looks=looks, arm_seeds=seeds_of, seeds=seeds)
+
+
+def _trial(
+    store: Store,
+    run: Run | None,
+    arm: str,
+    seed: int,
+    fold: int | None,
+    *,
+    histories: bool,
+) -> Trial:
     if run is None:
         return Trial(
             run_id="", arm=arm, seed=seed, fold=fold, status="NOT STARTED", reason="never started"
@@ -134,7 +175,9 @@ def _trial(store: Store, run: Run | None, arm: str, seed: int, fold: int | None)
             name: _series(store, run_id, name)
             for name in data.metrics
             if name.startswith(("train/", "val/"))
-        },
+        }
+        if histories
+        else {},
         test_cases=_test_cases(store, run_id),
         digest=tags.get(DIGEST_TAG, ""),
         made_with=_tag(run, MADE_WITH_TAG, dict[str, str]) if MADE_WITH_TAG in tags else {},
