@@ -129,6 +129,14 @@ def _size(data: StudyData, cases: Sequence[str]) -> str:
 
 def _summary(study: Study) -> str:
     finished = sum(trial.status == "FINISHED" for trial in study.trials)
+    if study.pooled_from:
+        seeds = sorted({len(of) for of in study.arm_seeds.values()})
+        each = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+        return (
+            f"pooled from {', '.join(study.pooled_from)}; "
+            f"{finished} of {count(len(study.trials), 'trial')} finished; {each} seeds per arm; "
+            f"preset {study.preset}; {duration(study.seconds)} for all studies"
+        )
     folds = f" x {count(len(study.folds), 'fold')}" if study.folds else ""
     starts = f" over {study.starts} starts" if study.starts > 1 else ""
     return (

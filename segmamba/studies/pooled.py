@@ -69,7 +69,8 @@ def pool(studies: Sequence[Study]) -> Study:
         direction="better",
         left_out=(),
     )
-    notes = (*_notes(studies, arms), *_notes_on_repeats(twice))  # the studies' reports have theirs
+    # What the studies left out or scaled stands in their own reports.
+    notes = (*_notes(studies, arms), *_notes_on_repeats(twice), *_notes_on_level(studies))
     return Study(
         name="comparison",
         question=f"How do the arms of {_and(study.name for study in studies)} compare?",
@@ -293,6 +294,16 @@ def _notes_on_repeats(twice: Mapping[str, Sequence[int]]) -> list[str]:
         f"{arm}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} finished in several "
         f"studies and count{'s' * (len(seeds) == 1)} once"
         for arm, seeds in twice.items()
+    ]
+
+
+def _notes_on_level(studies: Sequence[Study]) -> list[str]:
+    if not (limit := sequential_limit(studies)):
+        return []
+    stopped = _and(study.name for study in studies if study.max_seeds)
+    return [
+        f"{stopped} added seeds until the claim was decided: all p-values and intervals of "
+        f"differences have the level of a study that looks after each of up to {limit} seeds"
     ]
 
 

@@ -11,6 +11,7 @@ from segmamba.studies.comparisons import compare_arms
 from segmamba.studies.contrasts import difference
 from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.pooled import pool
+from segmamba.studies.registration import Registration
 from segmamba.studies.results import CaseSets
 from segmamba.studies.verdict import verdict
 from tests.studies.synthetic import synthetic_study
@@ -266,7 +267,16 @@ def test_a_study_that_could_stop_early_sets_the_level_of_what_is_pooled_with_it(
     fixed = difference(whole, "deep", "plain", "WT")
     assert found.level == 1 - level(10, 6) and found.mean == fixed.mean
     assert found.low < fixed.low and found.p_value > fixed.p_value
-    assert verdict(study).sentence.startswith(("Supported", "Undecided: deep"))
+    assert "further test patients alone would" not in verdict(study).sentence
+    assert any("looks after each of up to 10 seeds" in note for note in study.data.notes)
+
+
+def test_a_claim_that_was_written_after_its_trials_stays_exploratory(whole):
+    for ended_before, exploratory in ((0, False), (1, True)):
+        stamp = Registration(sha256="0" * 64, written_at=0.0, trials=6, ended_before=ended_before)
+        study = part(whole, "first", range(3), registration=stamp)
+        claim = compare([study], Asked(contrasts=["deep - plain"])).hypothesis
+        assert bool(claim.exploratory) == exploratory
 
 
 def test_failures_are_counted_over_the_runs_of_each_arm(whole):
