@@ -1,4 +1,4 @@
-"""Which studies can be compared: those that tested the same cases, so that patients can be paired."""
+"""Which studies can be compared: those that tested the same cases, patient by patient."""
 
 import itertools
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from segmamba.reports.difference_figures import draw_differences
+from segmamba.reports.exports import TABLE_FILES
 from segmamba.reports.figures import draw_all
 from segmamba.reports.report import write_report
 from segmamba.reports.style import BASELINE_COLOUR, arm_colours
@@ -106,7 +107,8 @@ def test_markdown_shows_pictures_that_exist_and_nothing_half_written_is_left(fol
     shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / "report.md").read_text(encoding="utf-8"))
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert len(shown) == 4
-    assert written == {"report.md", "report.html", *shown}
+    tables = {f"tables/{name}" for name in TABLE_FILES}
+    assert written == {"report.md", "report.html", *shown, *tables}
 
 
 def test_drawing_again_gives_the_same_report(study, folder, tmp_path):
