@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from segmamba.errors import UserError
 from segmamba.json_files import parse_json
 from segmamba.orchestration.tracking.registration import registration_of
+from segmamba.orchestration.tracking.reuse import DIGEST_TAG, MADE_WITH_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.store import Store
 from segmamba.orchestration.tracking.study_looks import stored_looks
@@ -178,6 +179,8 @@ def _trial(
         if histories
         else {},
         test_cases=_test_cases(store, run_id),
+        digest=tags.get(DIGEST_TAG, ""),
+        made_with=_tag(run, MADE_WITH_TAG, dict[str, str]) if MADE_WITH_TAG in tags else {},
     )
 
 
