@@ -55,7 +55,7 @@ def test_in_the_table_of_an_evaluation(console, capsys):
     summary.render(evaluation, console)
     row = capsys.readouterr().out.splitlines()[-1].split()
     assert row[:5] == ["WT", "70.74", "60.0-80.0", "71.36", "10.0"]
-    assert row[5:] == ["0.71", "0.6-0.8", "0.71", "0.707", "0.70740"], "the others keep their units"
+    assert row[5:] == ["0.71", "0.6-0.8", "0.71", "70.74", "0.707", "0.70740"], "the others keep their units"
 
 
 def test_in_the_table_of_a_comparison(console, capsys):
@@ -66,7 +66,7 @@ def test_in_the_table_of_a_comparison(console, capsys):
         )
         for metric in compare.METRICS
     )
-    about = {"cases": 3, "rules": {LEGACY: ""}, "notes": []}
+    about = {"cases": 3, "patients": 3, "rules": {LEGACY: ""}, "notes": []}
     compare.render(compare.Comparison(about=about, paired=paired, rows=[], verdicts={}), console)
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "WT Dice 71.36 70.74 0.62 0.10 to 1.00 2 1 0.500" in shown
