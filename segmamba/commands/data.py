@@ -11,6 +11,7 @@ from segmamba.commands.shared import (
     DatasetArgument,
     JsonOption,
     LabelsOption,
+    MissingOption,
     NamesOption,
     PatientsOption,
     console,
@@ -30,6 +31,7 @@ def check(
     labels: LabelsOption = "auto",
     names: NamesOption = None,
     patients: PatientsOption = "",
+    missing: MissingOption = "error",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -54,9 +56,11 @@ def check(
     from segmamba.data.same_images import find_same_images
 
     templates = resolve_names(names or ())
-    unused = notes_on_unused(source, labels, templates)
+    unused = notes_on_unused(source, labels, templates, missing=missing)
     with progress_bar("reading cases") as progress:
-        checked = check_cases(source, labels, templates, patients=patients, progress=progress)
+        checked = check_cases(
+            source, labels, templates, patients=patients, missing=missing, progress=progress
+        )
     if output:
         write_csv(output, checked)
     if as_json:
@@ -86,6 +90,7 @@ def summary(
     labels: LabelsOption = "auto",
     names: NamesOption = None,
     patients: PatientsOption = "",
+    missing: MissingOption = "error",
     output: Annotated[
         Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
     ] = RESULTS / "data_summary",
@@ -100,7 +105,12 @@ def summary(
 
     with progress_bar("measuring cases") as progress:
         fingerprint, measured = summarise(
-            source, labels, resolve_names(names or ()), patients=patients, progress=progress
+            source,
+            labels,
+            resolve_names(names or ()),
+            patients=patients,
+            missing=missing,
+            progress=progress,
         )
     written = write_summary(output, fingerprint, measured)
     if as_json:
@@ -117,6 +127,7 @@ def splits(
     labels: LabelsOption = "auto",
     names: NamesOption = None,
     patients: PatientsOption = "",
+    missing: MissingOption = "error",
     folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
     seed: Annotated[
         int, typer.Option(help="Chooses which patients fall into which fold.", metavar="N")
@@ -141,7 +152,8 @@ def splits(
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    found = with_patients(find_cases(source, labels, resolve_names(names or ())), patients)
+    every = find_cases(source, labels, resolve_names(names or ()), missing=missing)
+    found = with_patients(every, patients)
     cases = [case for case in found if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")

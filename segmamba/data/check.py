@@ -20,6 +20,7 @@ from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Fi
 from segmamba.data.cases import list_cases, notes_on_labels
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import convention
+from segmamba.data.missing import REFUSED
 from segmamba.data.parallel import map_cases
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.same_images import find_same_images, image_digests
@@ -62,6 +63,7 @@ def check(
     names: Sequence[str] = (),
     *,
     patients: str = "",
+    missing: str = REFUSED,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Checked]:
     """Check every case of a data set. Faulty cases never raise.
@@ -71,6 +73,7 @@ def check(
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
         patients: The setting `data.patients`.
+        missing: The setting `data.missing`.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -79,7 +82,7 @@ def check(
     Raises:
         UserError: No case is found, or `patients` does not fit them.
     """
-    cases = with_patients(list_cases(source, labels, names), patients)
+    cases = with_patients(list_cases(source, labels, names, missing=missing), patients)
     checked = map_cases(check_case, cases, lost=_lost, progress=progress)
     same = find_same_images(checked)
     return [

@@ -16,6 +16,7 @@ from segmamba.config import DataConfig
 from segmamba.data.background import Background, find_background, sample
 from segmamba.data.case import ERROR, INFORMATION, WARNING, Case, Finding
 from segmamba.data.grid_size import check_working_shape
+from segmamba.data.missing import IS_MISSING
 from segmamba.errors import UserError
 
 MASK_VALUES = 8
@@ -229,7 +230,9 @@ def summarised(findings: Sequence[Sequence[Finding]]) -> list[str]:
     )
     lines = []
     for key, found in texts.items():
-        if len(found) <= MOST_EXAMPLES:
+        if key[1].endswith(IS_MISSING):
+            lines.append(f"{key[1]} in {counts[key]} of {len(findings)} cases")
+        elif len(found) <= MOST_EXAMPLES:
             lines += found
         else:
             lines.append(f"{key[1]} in {counts[key]} of {len(findings)} cases, as {found[0]}")

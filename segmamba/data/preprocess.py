@@ -27,6 +27,7 @@ from segmamba.config import DataConfig
 from segmamba.data.case import Case
 from segmamba.data.label_sets import GLIOMA
 from segmamba.data.labels import convention
+from segmamba.data.missing import ZEROS
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.prepared_case import PreparedCase
 from segmamba.data.same_images import image_digests
@@ -268,6 +269,8 @@ def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataCon
     channels = sorted(case.channels.items())
     # glioma's cases have the name that they had when there were no other label sets
     others = [] if case.label_set == GLIOMA else [case.label_set.name]
+    # an image of zeros is an error where no modality may be missing
+    others += [ZEROS] if case.may_lack else []
     text = json.dumps(
         [FORMAT, config.spacing_mm, values, channels, sorted(roles.items()), label, contents]
         + others

@@ -92,7 +92,8 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
     """
     figure = _new_figure()
     for panel, modality in zip(figure.subplots(1, len(MODALITIES)), MODALITIES, strict=True):
-        rows = sorted((case.intensities[modality] for case in cases), key=lambda row: row["median"])
+        held = [case.intensities[modality] for case in cases if modality in case.intensities]
+        rows = sorted(held, key=lambda row: row["median"])
         places = np.arange(len(rows))
         panel.hlines(
             places,
