@@ -120,7 +120,9 @@ def unused_files(
     source = Path(source)
     if not source.is_dir():
         return [], []
-    used = {path for case in list_cases(source, labels, names, missing=missing) for path in case.files}
+    used = {
+        path for case in list_cases(source, labels, names, missing=missing) for path in case.files
+    }
     content = content_of(source)
     return [path for path in content.images if path not in used], content.phantoms
 

@@ -123,9 +123,7 @@ def summarise(
     fingerprint["notes"] += [
         f"{m} is missing in {counts[m]} of {len(measured)} cases" for m in MODALITIES if counts[m]
     ]
-    notes = fingerprint["notes"] + notes_on_unused(
-        source, labels, names, missing=missing
-    )
+    notes = fingerprint["notes"] + notes_on_unused(source, labels, names, missing=missing)
     fingerprint["notes"] = [people, *same.notes, *notes]
     return fingerprint, measured
 
@@ -198,8 +196,7 @@ def _fingerprint(
         },
         "intensities": {
             modality: {
-                name: _spread([row[name] for row in rows])
-                for name in ("mean", "std", *QUANTILES)
+                name: _spread([row[name] for row in rows]) for name in ("mean", "std", *QUANTILES)
             }
             for modality in MODALITIES
             if (rows := [c.intensities[modality] for c in measured if modality in c.intensities])

@@ -100,7 +100,7 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
             [row["p0.5"] for row in rows],
             [row["p99.5"] for row in rows],
             color="#9ecae1",
-            linewidth=max(0.5, min(6, 150 / len(rows))),
+            linewidth=max(0.5, min(6, 150 / max(len(rows), 1))),
         )
         panel.plot([row["median"] for row in rows], places, ".", color="black", markersize=4)
         panel.set(

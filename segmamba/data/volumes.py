@@ -132,9 +132,7 @@ def read_scan(case: Case) -> Scan:
             raise UserError(finding.text)
     assert reading.affine is not None  # without an error, all images were read
     nothing = np.zeros(next(iter(reading.channels.values())).shape, np.float32)
-    image = np.stack(
-        [np.asarray(reading.channels.get(m, nothing), np.float32) for m in MODALITIES]
-    )
+    image = np.stack([np.asarray(reading.channels.get(m, nothing), np.float32) for m in MODALITIES])
     return Scan(image, reading.label, reading.affine, reading.spacing_mm, tuple(reading.findings))
 
 
@@ -180,7 +178,9 @@ def _missing(case: Case, reading: Reading) -> list[Finding]:
         return []
     found = [missing_finding(case, m) for m in MODALITIES if m not in case.images]
     if missing_modalities([*reading.findings, *found]) == MODALITIES:
-        text = f"{case.id}: every image is empty (all voxels are 0); replace them or remove the case"
+        text = (
+            f"{case.id}: every image is empty (all voxels are 0); replace them or remove the case"
+        )
         found.append(Finding(ERROR, "empty image", text))
     return found
 

@@ -15,6 +15,7 @@ from segmamba.evaluation.patients import counted
 from segmamba.files import write_text
 from segmamba.reports.pages import plain, template
 from segmamba.reports.reading import STUDY, standing_rows
+from segmamba.reports.subset_figures import subset_table
 from segmamba.reports.tables import (
     EXPLORATORY,
     PHANTOM_NOTICE,
@@ -92,6 +93,7 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "headers": headers,
         "rows": rows,
         **_pairs(study),
+        "subsets": subset_table(study),
         "trials": [trial_row(trial, folder) for trial in study.trials],
         "planned": _planned(study),
         "searched": [searched_row(trial, folder) for trial in study.searched],

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
 from segmamba.data.image_files import ENDINGS, ending_of, is_image, stem_of
-from segmamba.data.labels import CONVENTIONS, MODALITIES
+from segmamba.data.labels import CONVENTIONS
 from segmamba.data.layouts.contradictions import contradictions
 from segmamba.data.layouts.declared_names import (
     channel_order,
