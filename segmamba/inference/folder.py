@@ -328,8 +328,10 @@ def write_record(
     Raises:
         UserError: The output folder cannot be written.
     """
-    kept = ("case", "state", "error", "labels", "missing")
-    kept += ("volumes_ml", "predict_s", "mean_entropy")
+    kept = (
+        *("case", "state", "error", "labels", "missing"),
+        *("volumes_ml", "predict_s", "mean_entropy"),
+    )
     record = {
         "members": names,
         "classes": predictor.labels.name,

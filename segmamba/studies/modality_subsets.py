@@ -67,6 +67,10 @@ def subset_rows(study: Study) -> list[SubsetRow]:
     return [*single, *averaged]
 
 
+def _label(subset: tuple[str, ...]) -> str:
+    return ALL if subset == MODALITIES else ", ".join(subset)
+
+
 def _row(study: Study, label: str, score: str, modalities: tuple[str, ...]) -> SubsetRow:
     return SubsetRow(
         label=label,
