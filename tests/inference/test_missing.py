@@ -1,6 +1,7 @@
 """Prediction from any subset of the modalities, as a user asks for it."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
-from segmamba.inference.overlay import draw_overlay
+from segmamba.inference import overlay
 from segmamba.inference.predictor import load_predictor
 from tests.conftest import write_case
 from tests.inference.conftest import write_run
@@ -32,7 +33,7 @@ def test_a_case_that_lacks_modalities_is_refused_and_the_others_are_predicted(ru
     assert predict() == 2
     error = capsys.readouterr().err
     assert "error: B: modality T1 is missing" in error and "--missing zeros" in error
-    cases = {c["case"]: c for c in json.loads(open("out/predictions.json").read())["cases"]}
+    cases = {c["case"]: c for c in json.loads(Path("out/predictions.json").read_text())["cases"]}
     assert cases["A"]["state"] == "done" and cases["B"]["state"] == "failed"
 
 
@@ -43,7 +44,7 @@ def test_with_zeros_it_is_predicted_said_and_warned_of(run, data, capsys):
     assert (
         "warning: 1 case predicted without T1, T1ce by a network that was trained without" in said
     )
-    record = json.loads(open("out/predictions.json").read())
+    record = json.loads(Path("out/predictions.json").read_text())
     assert [case["missing"] for case in record["cases"]] == [[], ["T1", "T1ce"]]
     assert len(record["warnings"]) == 1
     stored = np.asarray(nibabel.load("out/B.nii.gz").dataobj)
@@ -70,7 +71,7 @@ def test_a_network_that_was_trained_with_zeros_and_dropout_takes_it_without_a_wo
     write_run(tmp_path / "run", **{"data.missing": "zeros"}, **DROPOUT)
     assert predict() == 0
     assert "warning" not in capsys.readouterr().err
-    assert json.loads(open("out/predictions.json").read())["warnings"] == []
+    assert json.loads(Path("out/predictions.json").read_text())["warnings"] == []
 
 
 def test_an_ensemble_allows_it_only_where_every_member_does(tmp_path):
@@ -83,12 +84,10 @@ def test_an_ensemble_allows_it_only_where_every_member_does(tmp_path):
 
 def test_the_picture_shows_a_modality_that_the_case_has(run, data, tmp_path, monkeypatch):
     shown = []
-    from segmamba.inference import overlay
-
     monkeypatch.setattr(overlay, "draw_plane", lambda panel, image, *rest: shown.append(image))
     (case,) = [c for c in find_cases(data, missing="zeros") if c.id == "B"]
     predictor = load_predictor(run, "cpu")
     prepared = predictor.prepare(read_scan(case))
     nothing = np.zeros(prepared.source_shape, np.uint8)
-    draw_overlay(tmp_path / "x.png", "B", prepared, nothing, predictor.labels)
+    overlay.draw_overlay(tmp_path / "x.png", "B", prepared, nothing, predictor.labels)
     assert len(shown) == 6 and all(image.any() for image in shown)
