@@ -91,7 +91,7 @@ def test_an_image_of_zeros_stays_an_error_where_none_may_be_missing(folder, tmp_
         for path in (folder / name).iterdir():
             path.unlink()
     prepare_cases(find_cases(folder, missing="zeros"), tmp_path / "cache", TINY.data)
-    with pytest.raises(UserError, match="C3_t1.nii.gz is empty"):
+    with pytest.raises(UserError, match=r"C3_t1\.nii\.gz is empty"):
         prepare_cases(find_cases(folder), tmp_path / "cache", TINY.data)
 
 
