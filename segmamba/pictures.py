@@ -53,6 +53,8 @@ def draw_plane(
         np.where(cut(image) == 0, low, cut(image)), cmap="gray", origin="lower", vmin=low, vmax=high
     )
     for classes, style, width in ((truth, "-", 1.6), (prediction, (0, (3, 2)), 1.1)):
+        if min(cut(classes).shape) < 2:
+            continue  # a line of voxels has no outline
         masks = region_dict(cut(classes), labels)
         for region in reversed(labels.outlined):  # inner outlines lie on outer ones
             if min(masks[region].shape) < 2:

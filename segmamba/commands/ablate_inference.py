@@ -14,11 +14,14 @@ from segmamba.commands.shared import (
     DeviceOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
     OutputOption,
+    ReadingSetOption,
     TrainingDataOption,
     TrainingLabelsOption,
     new_app,
     print_json,
+    reading_changes,
     run_app,
 )
 from segmamba.errors import UserError
@@ -48,6 +51,8 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
         ],
         data: TrainingDataOption = None,
         labels: TrainingLabelsOption = None,
+        orientation: OrientationOption = None,
+        reading: ReadingSetOption = None,
         names: NamesOption = None,
         only: Annotated[
             list[str] | None,
@@ -94,6 +99,7 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
                 InferenceOptions(
                     data=data,
                     labels=labels,
+                    reading=reading_changes(reading, orientation),
                     names=tuple(names or ()),
                     output=output,
                     device=device,

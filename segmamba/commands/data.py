@@ -13,10 +13,13 @@ from segmamba.commands.shared import (
     LabelsOption,
     MissingOption,
     NamesOption,
+    OrientationOption,
     PatientsOption,
+    ReadingSetOption,
     console,
     print_json,
     progress_bar,
+    reading,
 )
 from segmamba.config import preset
 from segmamba.errors import UserError
@@ -29,6 +32,8 @@ app = typer.Typer(help="Check, measure or split a data set.", no_args_is_help=Tr
 def check(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
     missing: MissingOption = "error",
@@ -46,6 +51,7 @@ def check(
 
     Exit code 2 if a training run would fail.
     """
+    config = reading(changes, orientation)
     preset("paper").changed({"data.patients": patients})
 
     from segmamba.data.cases import notes_on_labels, notes_on_unused
@@ -59,7 +65,13 @@ def check(
     unused = notes_on_unused(source, labels, templates, missing=missing)
     with progress_bar("reading cases") as progress:
         checked = check_cases(
-            source, labels, templates, patients=patients, missing=missing, progress=progress
+            source,
+            labels,
+            templates,
+            patients=patients,
+            missing=missing,
+            config=config,
+            progress=progress,
         )
     if output:
         write_csv(output, checked)
@@ -88,6 +100,8 @@ def check(
 def summary(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
     missing: MissingOption = "error",
@@ -97,6 +111,7 @@ def summary(
     as_json: JsonOption = False,
 ) -> None:
     """Measure and draw grids, intensities and tumour volumes."""
+    header = reading(changes, orientation).header_rules
     preset("paper").changed({"data.patients": patients})
 
     from segmamba.data.layouts.templates import resolve_names
@@ -110,6 +125,7 @@ def summary(
             resolve_names(names or ()),
             patients=patients,
             missing=missing,
+            header=header,
             progress=progress,
         )
     written = write_summary(output, fingerprint, measured)
@@ -125,6 +141,8 @@ def summary(
 def splits(
     source: DatasetArgument,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
     missing: MissingOption = "error",
@@ -141,6 +159,7 @@ def splits(
 
     nnU-Net reads this file, and so does a run with --set data.splits_file=FILE.
     """
+    header = reading(changes, orientation).header_rules
     preset("paper").changed(
         {"data.folds": folds, "data.split_seed": seed, "data.patients": patients}
     )
@@ -152,7 +171,7 @@ def splits(
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    every = find_cases(source, labels, resolve_names(names or ()), missing=missing)
+    every = find_cases(source, labels, resolve_names(names or ()), header, missing=missing)
     found = with_patients(every, patients)
     cases = [case for case in found if case.label]
     if not cases:

@@ -16,6 +16,7 @@ from segmamba.commands.shared import (
     LabelsOption,
     ListSettingsOption,
     NamesOption,
+    OrientationOption,
     OutputOption,
     PresetOption,
     ResumeOption,
@@ -24,6 +25,7 @@ from segmamba.commands.shared import (
     print_json,
     print_settings,
     run_app,
+    with_orientation,
 )
 from segmamba.config import parse_assignments
 from segmamba.config import preset as preset_named
@@ -65,6 +67,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
+        orientation: OrientationOption = None,
         names: NamesOption = None,
         preset: PresetOption = "demo",
         kind: Annotated[
@@ -104,7 +107,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
         if size < 2:
             raise UserError(f"--size {size}: an ensemble has at least 2 members")
 
-        settings = parse_assignments(changes or [])
+        settings = parse_assignments(with_orientation(changes, orientation))
         if preset_named(preset).changed(settings).data.split_by_seed:
             raise UserError(
                 "data.split_by_seed = True: members that vote together need one division into "

@@ -12,10 +12,13 @@ from segmamba.commands.shared import (
     JsonOption,
     LabelsOption,
     NamesOption,
+    OrientationOption,
+    ReadingSetOption,
     RuleOption,
     console,
     print_json,
     progress_bar,
+    reading,
 )
 
 TruthOption = Annotated[
@@ -53,6 +56,8 @@ def evaluate(
     rule: RuleOption = "both",
     challenge: ChallengeOption = "auto",
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     prediction_labels: Annotated[
         str,
@@ -90,6 +95,7 @@ def evaluate(
             prediction_labels=prediction_labels,
             missing=missing,
             classes=classes,
+            header=reading(changes, orientation).header_rules,
             names=resolve_names(names or ()),
             progress=progress,
         )
@@ -116,6 +122,8 @@ def compare(
         ),
     ] = 0.005,
     labels: LabelsOption = "auto",
+    orientation: OrientationOption = None,
+    changes: ReadingSetOption = None,
     names: NamesOption = None,
     labels_a: Annotated[
         str,
@@ -154,6 +162,7 @@ def compare(
             rule=rule,
             challenge=challenge,
             labels=labels,
+            header=reading(changes, orientation).header_rules,
             missing=missing,
             classes=classes,
             names=resolve_names(names or ()),

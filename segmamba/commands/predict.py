@@ -10,21 +10,25 @@ import typer
 
 from segmamba.commands.shared import (
     CONVENTIONS_HELP,
+    READING_SETTINGS,
     RESULTS,
     DeviceOption,
     FlipsOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
     SetOption,
     console,
     print_json,
     progress_bar,
+    with_orientation,
 )
-from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments
+from segmamba.config import PostprocessConfig, load_postprocess, parse_assignments, preset
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
 if TYPE_CHECKING:
+    from segmamba.config.header import HeaderRules
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import Predictor
 
@@ -74,6 +78,7 @@ def predict(
             metavar="NAME",
         ),
     ] = "auto",
+    orientation: OrientationOption = None,
     names: NamesOption = None,
     missing: Annotated[
         str | None,
@@ -144,11 +149,16 @@ def predict(
     A case that fails is named, and the others are written all the same. The exit code is then 2,
     or 1 where a failure is not explained by the case's files: failures.log has its traceback.
     """
-    settings = parse_assignments(changes or []) | ({"inference.flips": True} if flips else {})
+    settings = parse_assignments(with_orientation(changes, orientation)) | (
+        {"inference.flips": True} if flips else {}
+    )
     if overlap is not None:
         settings |= {"inference.overlap": overlap, "inference.overlap_voxels": 0}
     if scales is not None:
         settings |= parse_assignments([f"inference.scales={scales}"])
+
+    read = {name: value for name, value in settings.items() if name in READING_SETTINGS}
+    header = preset("paper").changed(read).data.header_rules
 
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.inference.outputs import Outputs
@@ -183,6 +193,7 @@ def predict(
         members,
         templates=resolve_names(names or ()),
         missing=missing,
+        header=header,
         as_json=as_json,
     )
     raise typer.Exit(code)
@@ -195,6 +206,7 @@ def run_prediction(
     outputs: Outputs,
     names: Sequence[str],
     *,
+    header: HeaderRules | None = None,
     templates: Sequence[str] = (),
     missing: str | None = None,
     as_json: bool,
@@ -207,6 +219,7 @@ def run_prediction(
         labels: Label convention of the written values, or auto.
         outputs: What is written, and where.
         names: What predictions.json calls the predictor's members.
+        header: How the headers of the files are read; None takes the defaults.
         templates: How the files are named, as `find_cases` takes names.
         missing: What is done with a case that lacks modalities, as `find_cases` takes it; None is
             what the predictor's networks say.
@@ -228,7 +241,7 @@ def run_prediction(
     screen = console(stderr=True)
     labels = MIXED if labels == "auto" else labels
     missing = missing or predictor.missing
-    cases = list_cases(source, labels, templates, missing=missing)
+    cases = list_cases(source, labels, templates, header, missing=missing)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
     for note in (
         *predictor.notes,

@@ -14,6 +14,7 @@ from segmamba.commands.shared import (
     DeviceOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
     OutputOption,
     PresetOption,
     ResumeOption,
@@ -21,6 +22,7 @@ from segmamba.commands.shared import (
     console,
     print_json,
     progress_bar,
+    with_orientation,
 )
 from segmamba.config import Config, load_config, parse_assignments
 from segmamba.config import preset as preset_named
@@ -45,6 +47,7 @@ def pretrain(
             show_default=False,
         ),
     ] = None,
+    orientation: OrientationOption = None,
     names: NamesOption = None,
     preset: PresetOption = "demo",
     epochs: Annotated[
@@ -70,7 +73,8 @@ def pretrain(
     from segmamba.data.source import source_changes
 
     config = preset_named(preset).changed(
-        source_changes(data, "auto", names or ()) | parse_assignments(changes or [])
+        source_changes(data, "auto", names or ())
+        | parse_assignments(with_orientation(changes, orientation))
     )
     wanted = epochs or config.learning.pretrain_epochs or config.train.epochs
     config = config.changed({"learning.pretrain_epochs": wanted})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmamba.config import PRESETS, field_docs, preset
+from segmamba.config import PRESETS, DataConfig, field_docs, parse_assignments, preset
 from segmamba.errors import UserError
 from segmamba.screen import Progress
 
@@ -164,6 +164,25 @@ CpusOption = Annotated[
     int, typer.Option("--cpus", help="CPU cores for the whole study; 0 takes all.", metavar="N")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ORIENTATION_HELP = (
+    "Directions in which the stored axes run, e.g. LPS, of files whose header names none; short "
+    "for --set data.orientation=LPS."
+)
+OrientationOption = Annotated[
+    str | None,
+    typer.Option("--orientation", help=ORIENTATION_HELP, metavar="AXES", show_default=False),
+]
+READING_SETTINGS = ("data.header", "data.max_volume_mib", "data.orientation", "data.spacing_mm")
+ReadingSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help=f"Change how files are read: {', '.join(READING_SETTINGS)}; may be repeated. "
+        "`segmamba settings` explains them.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
 ListSettingsOption = Annotated[
     bool,
     typer.Option(
@@ -196,6 +215,39 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     finally:
         # The process ends: to search all that torch and MLflow made for garbage takes a second.
         gc.freeze()
+
+
+def with_orientation(changes: Sequence[str] | None, orientation: str | None) -> list[str]:
+    """The assignments of --set and, as the last of them, that of --orientation."""
+    return [*(changes or []), *([f"data.orientation={orientation}"] if orientation else [])]
+
+
+def reading_changes(changes: Sequence[str] | None, orientation: str | None) -> dict[str, Any]:
+    """Parse --set and --orientation of a command that reads files and trains nothing.
+
+    Args:
+        changes: The assignments of --set.
+        orientation: What --orientation says.
+
+    Returns:
+        Changes by dotted name, all of READING_SETTINGS.
+
+    Raises:
+        UserError: A setting is none of these, or wrong.
+    """
+    parsed = parse_assignments(with_orientation(changes, orientation))
+    for name in parsed:
+        if name not in READING_SETTINGS:
+            raise UserError(
+                f"--set {name}: this command only reads files; it takes "
+                f"{', '.join(READING_SETTINGS)}"
+            )
+    return parsed
+
+
+def reading(changes: Sequence[str] | None, orientation: str | None) -> DataConfig:
+    """How files are read, as --set and --orientation say; the rest has its defaults."""
+    return preset("paper").changed(reading_changes(changes, orientation)).data
 
 
 def print_settings(preset_name: str) -> None:

@@ -22,6 +22,7 @@ from segmamba.commands.shared import (
     LabelsOption,
     ListSettingsOption,
     NamesOption,
+    OrientationOption,
     OutputOption,
     ResumeOption,
     SetOption,
@@ -30,6 +31,7 @@ from segmamba.commands.shared import (
     print_json,
     print_settings,
     run_app,
+    with_orientation,
 )
 from segmamba.commands.study_file import load_study
 from segmamba.commands.study_result import print_result
@@ -81,6 +83,7 @@ def study_app(study: "Study") -> typer.Typer:
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
+        orientation: OrientationOption = None,
         names: NamesOption = None,
         preset: Annotated[
             str,
@@ -200,7 +203,7 @@ def study_app(study: "Study") -> typer.Typer:
             plan=plan,
             ray_address=ray_address,
             cache=cache,
-            changes=parse_assignments(changes or []),
+            changes=parse_assignments(with_orientation(changes, orientation)),
         )
         if plan:
             _plan(study, options, as_json=as_json)

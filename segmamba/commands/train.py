@@ -17,12 +17,14 @@ from segmamba.commands.shared import (
     DeviceOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
     OutputOption,
     ResumeOption,
     SetOption,
     console,
     print_json,
     shown_uri,
+    with_orientation,
 )
 from segmamba.config import Config, load_config, parse_assignments
 from segmamba.config import preset as preset_named
@@ -42,6 +44,7 @@ def train(
         str | None,
         typer.Option(help=f"{LABELS_HELP} Default: auto.", metavar="NAME", show_default=False),
     ] = None,
+    orientation: OrientationOption = None,
     names: NamesOption = None,
     preset: Annotated[
         str | None,
@@ -74,7 +77,10 @@ def train(
     The validation set chooses the checkpoint that is tested. Exit code 130 or 143 if the run was
     stopped; --resume goes on with it.
     """
-    assignments = [*(changes or []), *(["train.deterministic=true"] if deterministic else [])]
+    assignments = [
+        *with_orientation(changes, orientation),
+        *(["train.deterministic=true"] if deterministic else []),
+    ]
     asked = data or labels or names or preset or config_file or assignments
     config = (
         _config(data, labels, names, preset, config_file, assignments)

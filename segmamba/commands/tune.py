@@ -13,11 +13,14 @@ from segmamba.commands.shared import (
     FlipsOption,
     JsonOption,
     NamesOption,
+    OrientationOption,
+    ReadingSetOption,
     TrainingDataOption,
     TrainingLabelsOption,
     console,
     print_json,
     progress_bar,
+    reading_changes,
 )
 from segmamba.errors import UserError
 
@@ -26,6 +29,8 @@ def tune_postprocessing(
     checkpoint: CheckpointsOption,
     data: TrainingDataOption = None,
     labels: TrainingLabelsOption = None,
+    orientation: OrientationOption = None,
+    reading: ReadingSetOption = None,
     names: NamesOption = None,
     rule: Annotated[
         str,
@@ -57,6 +62,8 @@ def tune_postprocessing(
 
     Thresholds, smallest components and the smallest ET are stored with the checkpoint.
     """
+    read = reading_changes(reading, orientation)
+
     import dataclasses
 
     from segmamba.data.source import source_changes
@@ -77,7 +84,7 @@ def tune_postprocessing(
     changes: dict[str, object] = {"data.labels": labels} if labels else {}
     if data or names:
         changes = source_changes(data, labels or "auto", names or ())
-    configs = [member.config.changed(changes) for member in predictor.members]
+    configs = [member.config.changed(changes | read) for member in predictor.members]
     if any(seeded(other, other.seed) != seeded(configs[0], configs[0].seed) for other in configs):
         raise UserError(
             "--checkpoint: the runs were trained on different data, folds or splits, and one has "

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from segmamba.config.header import HeaderChoice, HeaderRules
 from segmamba.config.rules import (
     SIDE_MULTIPLE,
     is_csv,
@@ -22,6 +23,15 @@ class DataConfig:
     labels: str = "auto"
     """Label convention, as --labels gives it; auto and mixed take it from naming or
     dataset.json."""
+    orientation: str = ""
+    """Directions in which the stored axes run, such as RAS or LPS, of files whose header names
+    none. Empty is off: such a file is an error."""
+    header: HeaderChoice = "agree"
+    """Which grid counts where a header's sform and qform disagree, or its sform and its voxel size:
+    sform or qform. agree is off: such a file is an error."""
+    max_volume_mib: int = 512
+    """Largest volume that is read, in MiB, counted with at least 4 bytes a voxel, and largest
+    channel of a working grid. A larger one is an error before memory is asked for."""
     names: tuple[str, ...] = ()
     """How the files of a case are named where no known layout fits: PART=TEMPLATE for T1, T1ce, T2,
     FLAIR and label, for example T1ce={case}_T1GD.nii.gz, as --names gives them. Empty takes the
@@ -87,7 +97,15 @@ class DataConfig:
     workers: int = 4
     """Processes that read patches; 0 reads them in the training process."""
 
+    @property
+    def header_rules(self) -> HeaderRules:
+        """How the headers of the data set's files are read."""
+        return HeaderRules(
+            orientation=self.orientation, header=self.header, max_volume_mib=self.max_volume_mib
+        )
+
     def __post_init__(self) -> None:
+        _ = self.header_rules  # checks the three
         require(
             all(re.match(r"(T1|T1ce|T2|FLAIR|label)=.*\{(case|patient)\}", n) for n in self.names)
             and len({name.partition("=")[0] for name in self.names}) == len(self.names),

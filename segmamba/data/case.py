@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.image_files import companion_of
 from segmamba.data.label_sets import AUTO, LabelSet, label_set
 from segmamba.data.labels import MODALITIES, convention
@@ -42,6 +43,8 @@ class Case:
     each modality has a file of its own."""
     findings: tuple[Finding, ...] = ()
     """What the layout has to say."""
+    header: HeaderRules = field(default_factory=HeaderRules)
+    """How the headers of its files are read."""
     channel_count: int = 0
     """Channels that the layout names for a 4-D file, those of no modality included; 0 where each
     modality has a file of its own."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.case import ERROR, Case, Finding
 from segmamba.data.case_ids import with_checked_ids
 from segmamba.data.image_files import FolderContent, content_of, shown_files
@@ -34,7 +35,12 @@ class HasConvention(Protocol):
 
 
 def find_cases(
-    source: Path | str, labels: str = AUTO, names: Sequence[str] = (), *, missing: str = REFUSED
+    source: Path | str,
+    labels: str = AUTO,
+    names: Sequence[str] = (),
+    header: HeaderRules | None = None,
+    *,
+    missing: str = REFUSED,
 ) -> list[Case]:
     """Find every case of a data set, all of them whole.
 
@@ -45,6 +51,7 @@ def find_cases(
             must be the same for all cases; "mixed" lets each case have its own.
         names: Templates of the files' names, as the setting `data.names` has them; then these
             alone tell what is a case.
+        header: How the headers of the files are read; None takes the defaults.
         missing: What is done with a case that lacks modalities, as the setting `data.missing` says.
 
     Returns:
@@ -53,7 +60,7 @@ def find_cases(
     Raises:
         UserError: No case is found, or one is faulty; the message is that of the first.
     """
-    cases = list_cases(source, labels, names, missing=missing)
+    cases = list_cases(source, labels, names, header, missing=missing)
     for case in cases:
         for finding in case.findings:
             if finding.severity == ERROR:
@@ -62,7 +69,12 @@ def find_cases(
 
 
 def list_cases(
-    source: Path | str, labels: str = AUTO, names: Sequence[str] = (), *, missing: str = REFUSED
+    source: Path | str,
+    labels: str = AUTO,
+    names: Sequence[str] = (),
+    header: HeaderRules | None = None,
+    *,
+    missing: str = REFUSED,
 ) -> list[Case]:
     """Find every case of a data set, the faulty ones among the others.
 
@@ -70,6 +82,7 @@ def list_cases(
         source: As `find_cases` takes it.
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
+        header: As `find_cases` takes it.
         missing: As `find_cases` takes it.
 
     Returns:
@@ -95,6 +108,8 @@ def list_cases(
             "or a datalist (.json)"
         )
     cases = allow_missing(cases) if missing == ZEROS else refuse_missing(cases)
+    if header is not None:
+        cases = [replace(case, header=header) for case in cases]
     cases = with_checked_ids(cases, str(source))
     cases = _with_errors(cases, _shared_files(cases))
     return cases if mixed else _with_errors(cases, _other_conventions(cases))

@@ -6,6 +6,7 @@ parallel.
 """
 
 import csv
+import functools
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING
 import nibabel
 import numpy as np
 
+from segmamba.config import DataConfig
 from segmamba.data.case import ERROR, INFORMATION, SEVERITIES, WARNING, Case, Finding
 from segmamba.data.cases import list_cases, notes_on_labels
+from segmamba.data.grid_size import check_working_shape
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import convention
 from segmamba.data.missing import REFUSED
@@ -25,6 +28,7 @@ from segmamba.data.parallel import map_cases
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.same_images import find_same_images, image_digests
 from segmamba.data.volumes import Reading, read_case
+from segmamba.errors import UserError
 from segmamba.files import write_text
 from segmamba.screen import print_line
 
@@ -64,6 +68,7 @@ def check(
     *,
     patients: str = "",
     missing: str = REFUSED,
+    config: DataConfig | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Checked]:
     """Check every case of a data set. Faulty cases never raise.
@@ -74,6 +79,7 @@ def check(
         names: As `find_cases` takes it.
         patients: The setting `data.patients`.
         missing: The setting `data.missing`.
+        config: How headers are read, and the working grid's spacing; None takes the defaults.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -82,8 +88,10 @@ def check(
     Raises:
         UserError: No case is found, or `patients` does not fit them.
     """
-    cases = with_patients(list_cases(source, labels, names, missing=missing), patients)
-    checked = map_cases(check_case, cases, lost=_lost, progress=progress)
+    config = config or DataConfig()
+    cases = list_cases(source, labels, names, config.header_rules, missing=missing)
+    function = functools.partial(check_case, spacing_mm=config.spacing_mm)
+    checked = map_cases(function, with_patients(cases, patients), lost=_lost, progress=progress)
     same = find_same_images(checked)
     return [
         replace(case, findings=_sorted([*case.findings, *same.findings(case.id)]))
@@ -91,11 +99,12 @@ def check(
     ]
 
 
-def check_case(case: Case) -> Checked:
+def check_case(case: Case, spacing_mm: float = DataConfig.spacing_mm) -> Checked:
     """Check one case by reading its files.
 
     Args:
         case: As the layouts find it.
+        spacing_mm: Voxel size of the working grid.
 
     Returns:
         The case with all findings.
@@ -105,6 +114,7 @@ def check_case(case: Case) -> Checked:
         *case.findings,
         *reading.findings,
         *_spacing(case, reading),
+        *_working_grid(case, reading, spacing_mm),
         *_directions(case, reading),
         *_segmentation(case, reading),
     ]
@@ -131,7 +141,7 @@ def _lost(case: Case) -> Checked:
 
 def _spacing(case: Case, reading: Reading) -> Iterator[Finding]:
     """Report voxels that training resamples."""
-    if not reading.axis_codes:
+    if reading.affine is None:  # no image could be read
         return
     spacing = " x ".join(f"{s:g}" for s in reading.spacing_mm)
     if max(reading.spacing_mm) > min(reading.spacing_mm) * (1 + ISOTROPIC_SHARE):
@@ -149,10 +159,19 @@ def _spacing(case: Case, reading: Reading) -> Iterator[Finding]:
         )
 
 
+def _working_grid(case: Case, reading: Reading, spacing_mm: float) -> Iterator[Finding]:
+    """Report a volume that cannot be brought to the working grid."""
+    if reading.affine is None or not reading.channels:
+        return
+    shape = next(iter(reading.channels.values())).shape
+    try:
+        check_working_shape(shape, reading.spacing_mm, spacing_mm, case.header.max_volume_mib)
+    except UserError as error:
+        yield Finding(ERROR, "size", f"{case.id}: {error}")
+
+
 def _directions(case: Case, reading: Reading) -> Iterator[Finding]:
     """Report axes in another order, files that differ in direction, and an oblique grid."""
-    if not reading.axis_codes:
-        return
     for path, codes in reading.axis_codes.items():
         if [OPPOSITE.get(code, code) for code in codes] != ["R", "A", "S"]:
             text = (
@@ -170,6 +189,8 @@ def _directions(case: Case, reading: Reading) -> Iterator[Finding]:
             f"{case.id}: its files are stored in different directions ({stored}); "
             "they are turned alike",
         )
+    if reading.affine is None:
+        return
     degrees = np.rad2deg(nibabel.affines.obliquity(reading.affine)).max()
     if degrees > OBLIQUE_DEGREES:
         yield Finding(

@@ -12,12 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from segmamba.config import DataConfig
 from segmamba.data.background import Background, find_background, sample
 from segmamba.data.case import ERROR, INFORMATION, WARNING, Case, Finding
-from segmamba.data.grid_size import check_working_shape
 from segmamba.data.missing import IS_MISSING
-from segmamba.errors import UserError
 
 MASK_VALUES = 8
 """An image with no more values beside its background is a mask: a segmentation has up to five."""
@@ -37,7 +34,6 @@ def examine(
     case: Case,
     channels: Mapping[str, np.ndarray],
     label: np.ndarray | None,
-    spacing_mm: Sequence[float],
 ) -> tuple[dict[str, np.ndarray], list[Finding]]:
     """Bring the background of each image to 0, and say what its voxels show.
 
@@ -45,7 +41,6 @@ def examine(
         case: The case.
         channels: Modality to image (x, y, z) as stored.
         label: uint8 (x, y, z), internal classes, on the grid of the images; None without one.
-        spacing_mm: Voxel size of the images.
 
     Returns:
         (channels, findings): the images with 0 outside the brain, and what is to say. Images that
@@ -65,7 +60,6 @@ def examine(
         *_copies(case, {m: v for m, v in images.items() if m not in saturated}),
         *_backgrounds(case, backgrounds),
         *_brains(case, images),
-        *_size(case, images, spacing_mm),
     ]
     return {**channels, **images}, findings
 
@@ -198,17 +192,6 @@ def _brains(case: Case, images: Mapping[str, np.ndarray]) -> Iterator[Finding]:
                 f"have theirs ({100 * share:.0f} % in common); register the images and strip the "
                 "skull of all or none",
             )
-
-
-def _size(
-    case: Case, images: Mapping[str, np.ndarray], spacing_mm: Sequence[float]
-) -> Iterator[Finding]:
-    """Report a volume that is no head at the default working grid."""
-    for volume in itertools.islice(images.values(), 1):
-        try:
-            check_working_shape(volume.shape, spacing_mm, DataConfig().spacing_mm)
-        except UserError as error:
-            yield Finding(ERROR, "size", f"{case.id}: {error}")
 
 
 def summarised(findings: Sequence[Sequence[Finding]]) -> list[str]:

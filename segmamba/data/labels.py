@@ -5,8 +5,10 @@ a cavity. The convention therefore comes from the naming of the files, from a da
 names its labels, or is stated. It is never guessed from the voxels.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 
 import numpy as np
 
@@ -22,6 +24,10 @@ from segmamba.data.label_sets import (
 from segmamba.errors import UserError
 
 MODALITIES = ("T1", "T1ce", "T2", "FLAIR")
+
+
+BLOCK_VOXELS = 2**20  # translated at once
+WHOLE = 1e-3  # a label that is so near to a whole number is that number, inexactly stored
 
 
 @dataclass(frozen=True)
@@ -182,24 +188,50 @@ def to_classes(
         Class numbers, uint8, the shape of `values`.
 
     Raises:
-        UserError: A value lies outside the convention, or the set has classes that the convention
-            does not tell apart.
+        UserError: A value lies outside the convention, or is no whole number to `WHOLE`, or the set
+            has classes that the convention does not tell apart.
     """
     known = convention(convention_name)
     table = known.numbers(labels or known.labels)
     lookup = np.full(256, 255, np.uint8)
     lookup[list(table)] = list(table.values())
-    with np.errstate(invalid="ignore"):
-        small = np.asarray(values).astype(np.uint8)
-    classes = lookup[small]
-    if not (small == values).all() or classes.max(initial=0) == 255:
-        unknown = [v.item() for v in np.unique(values) if v not in table]
+    values = np.asarray(values)
+    classes = np.empty_like(values, np.uint8)
+    unknown: list[np.generic] = []
+    for block in _blocks(values):
+        small, whole = _whole_numbers(values[block])
+        classes[block] = lookup[small]
+        readable = whole & (classes[block] != 255)
+        if not readable.all():
+            unknown = [*np.unique([*unknown, *np.unique(values[block][~readable])])[:5]]
+    if unknown:
         raise UserError(
-            f"{path}: label value {', '.join(f'{v:g}' for v in unknown[:5])} is not in convention "
-            f"{convention_name} ({', '.join(map(str, table))}); correct the file or state the "
-            "right convention with --labels"
+            f"{path}: label value {', '.join(str(v).removesuffix('.0') for v in unknown)} is not "
+            f"in convention {convention_name} ({', '.join(map(str, table))}); correct the file or "
+            "state the right convention with --labels"
         )
     return classes
+
+
+def _blocks(values: np.ndarray) -> Iterator[tuple[EllipsisType, slice] | tuple[()]]:
+    """Indices that cut an array along its last axis, which bounds what is in memory beside it."""
+    if values.ndim == 0:
+        yield ()
+        return
+    step = max(1, BLOCK_VOXELS * values.shape[-1] // max(1, values.size))
+    for start in range(0, values.shape[-1], step):
+        yield ..., slice(start, start + step)
+
+
+def _whole_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest whole numbers as uint8, and a mask of the values that they stand for."""
+    if values.dtype.kind != "f":
+        small = values.astype(np.uint8)
+        return small, np.asarray(small == values)
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(values)
+        small = whole.astype(np.uint8)
+        return small, np.asarray((small == whole) & (np.abs(values - whole) <= WHOLE))
 
 
 def from_classes(classes: np.ndarray, convention_name: str, labels: LabelSet) -> np.ndarray:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -267,14 +268,17 @@ def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataCon
     label = files[case.label] if case.label else None
     values = sorted(convention(case.convention).numbers(case.label_set).items())
     channels = sorted(case.channels.items())
-    # glioma's cases have the name that they had when there were no other label sets
-    others = [] if case.label_set == GLIOMA else [case.label_set.name]
-    # an image of zeros is an error where no modality may be missing
-    others += [ZEROS] if case.may_lack else []
-    text = json.dumps(
-        [FORMAT, config.spacing_mm, values, channels, sorted(roles.items()), label, contents]
-        + others
-    )
+    parts: list[Any] = [
+        *(FORMAT, config.spacing_mm, values, channels, sorted(roles.items()), label, contents)
+    ]
+    # What is as it ever was is left out: glioma's classes, and headers that agree.
+    if case.label_set != GLIOMA:
+        parts.append(case.label_set.name)
+    if (stated := [case.header.orientation.upper(), case.header.header]) != ["", "agree"]:
+        parts.append(stated)
+    if case.may_lack:  # an image of zeros is an error where no modality may be missing
+        parts.append(ZEROS)
+    text = json.dumps(parts)
     return cache / f"{case.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

@@ -198,7 +198,8 @@ def cases_of(data: DataConfig) -> list[Case]:
     """Find every case of the data set that a configuration names.
 
     Args:
-        data: Its `source`, `labels`, `names`, `missing` and `patients` say which cases, and whose.
+        data: Its `source`, `labels`, `names`, `missing` and `patients` say which cases, and whose;
+            the rest how headers are read.
 
     Returns:
         The cases, sorted by id.
@@ -206,7 +207,9 @@ def cases_of(data: DataConfig) -> list[Case]:
     Raises:
         UserError: No case is found, one is faulty, or `patients` does not fit them.
     """
-    cases = find_cases(data.source, data.labels, data.names, missing=data.missing)
+    cases = find_cases(
+        data.source, data.labels, data.names, data.header_rules, missing=data.missing
+    )
     return with_patients(cases, data.patients)
 
 
@@ -276,7 +279,8 @@ def _phantom_cases(
     )
     kind = "" if phantom.kind == "glioma" else f"{phantom.kind}, "
     source = f"phantom ({kind}{phantom.cases} cases of {size} voxels, seed {phantom.seed})"
-    cases = with_patients(find_cases(folder, config.data.labels), config.data.patients)
+    found = find_cases(folder, config.data.labels, header=config.data.header_rules)
+    cases = with_patients(found, config.data.patients)
     return read_as(cases, config.model.classes), source, []
 
 

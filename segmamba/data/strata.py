@@ -65,7 +65,7 @@ class SourceCase:
         """Read the segmentation as class numbers, uint8 (x, y, z)."""
         if self.case.label is None:
             raise ValueError(f"{self.id} has no segmentation")
-        values, _, _ = read_volume(self.case.label)
+        values, _, _ = read_volume(self.case.label, self.case.header)
         return to_classes(values, self.case.convention, self.case.label, self.label_set)
 
 

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.background import bounding_box
 from segmamba.data.case import ERROR, Case
 from segmamba.data.cases import list_cases, notes_on, notes_on_unused
@@ -86,6 +87,7 @@ def summarise(
     *,
     patients: str = "",
     missing: str = REFUSED,
+    header: HeaderRules | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Fingerprint, list[MeasuredCase]]:
     """Measure all cases of a data set.
@@ -96,6 +98,7 @@ def summarise(
         names: How the files are named, as `find_cases` takes it.
         patients: The setting `data.patients`.
         missing: The setting `data.missing`.
+        header: How headers are read, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -104,7 +107,8 @@ def summarise(
     Raises:
         UserError: No case can be read, or `patients` does not fit the cases.
     """
-    cases = with_patients(list_cases(source, labels, names, missing=missing), patients)
+    cases = list_cases(source, labels, names, header, missing=missing)
+    cases = with_patients(cases, patients)
     common = common_set(case.label_set for case in cases)
     cases = [replace(case, classes=common.name) for case in cases]
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)

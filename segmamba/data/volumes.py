@@ -1,45 +1,34 @@
-"""Reading NIfTI files: one canonical orientation, and every fault named with its case and file.
+"""Reading the files of a case: one canonical orientation, and every fault named with its file.
 
 Arrays are (x, y, z) with x to the patient's right side, y anterior, z superior (RAS+, the nearest
 axis permutation and flips of the file's affine). Oblique affines keep their small rotation in the
-affine; voxels are not interpolated here.
+affine; voxels are not interpolated here. The formats have modules of their own, such as `nifti`.
 """
 
-import gzip
-import itertools
-import logging
-import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
-from segmamba.data import itk_images
+from segmamba.config.header import HeaderRules
+from segmamba.data import itk_images, nifti
 from segmamba.data.case import ERROR, Case, Finding, surplus_channels
 from segmamba.data.content import examine
 from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.data.missing import missing_finding, missing_modalities
+from segmamba.data.placement import corner_gap
+from segmamba.data.stored_volume import FileFault
 from segmamba.errors import UserError
 
 # Scanners' software rounds affines. A tenth of a voxel is far above that and far below a
 # misregistration.
 AFFINE_TOLERANCE_VOXELS = 0.1
-# nibabel prints every header field that it mends; our own checks find what matters.
-nibabel.imageglobals.logger.setLevel(logging.CRITICAL)
-DAMAGED = (
-    EOFError,
-    OSError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    zlib.error,
-    nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-    nibabel.wrapstruct.WrapStructError,
-    nibabel.orientations.OrientationError,
-)
+CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
+"""nibabel's orientation of RAS+."""
+SMALLEST_VALUE = float(np.finfo(np.float32).smallest_subnormal)
+LARGEST_VALUE = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -56,6 +45,8 @@ class Scan:
     """Voxel size along x, y and z."""
     findings: tuple[Finding, ...] = ()
     """What is to say about its files; no errors."""
+    max_volume_mib: int = HeaderRules.max_volume_mib
+    """Largest channel of a working grid, in MiB."""
 
 
 @dataclass
@@ -84,10 +75,12 @@ class FileGrid:
     """Voxels along x, y and z in canonical orientation."""
     affine: np.ndarray
     """(4, 4), from voxels to mm."""
+    located: bool = True
+    """Whether the file says where it lies; without, its origin is not compared."""
 
 
 @dataclass(frozen=True)
-class _Volume:
+class Volume:
     """The contents of a file in canonical orientation."""
 
     array: np.ndarray
@@ -95,13 +88,24 @@ class _Volume:
     spacing_mm: tuple[float, ...]
     axis_codes: tuple[str, ...]
     """The directions of the axes as stored."""
+    located: bool
+    """As in a StoredVolume."""
+    remarks: tuple[Finding, ...]
+    """As in a StoredVolume."""
+
+    def grid(self, path: Path) -> FileGrid:
+        """Where the voxels of the file lie."""
+        return FileGrid(path, self.array.shape[:3], self.affine, self.located)
 
 
-def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Read a NIfTI file of three dimensions.
+def read_volume(
+    path: str | Path, rules: HeaderRules | None = None
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Read an image file of three dimensions.
 
     Args:
         path: The file.
+        rules: How its header is read; None takes the defaults.
 
     Returns:
         (array (x, y, z) in canonical orientation, affine (4, 4), spacing in mm).
@@ -109,7 +113,7 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray, tuple[float, 
     Raises:
         UserError: The file is missing, damaged or of another kind.
     """
-    volume = _read(path, dimensions=3)
+    volume = read_file(Path(path), rules or HeaderRules())
     return volume.array, volume.affine, volume.spacing_mm
 
 
@@ -133,7 +137,14 @@ def read_scan(case: Case) -> Scan:
     assert reading.affine is not None  # without an error, all images were read
     nothing = np.zeros(next(iter(reading.channels.values())).shape, np.float32)
     image = np.stack([np.asarray(reading.channels.get(m, nothing), np.float32) for m in MODALITIES])
-    return Scan(image, reading.label, reading.affine, reading.spacing_mm, tuple(reading.findings))
+    return Scan(
+        image,
+        reading.label,
+        reading.affine,
+        reading.spacing_mm,
+        tuple(reading.findings),
+        case.header.max_volume_mib,
+    )
 
 
 def read_case(case: Case) -> Reading:
@@ -149,12 +160,12 @@ def read_case(case: Case) -> Reading:
     first: FileGrid | None = None
     for path in dict.fromkeys(case.images[m] for m in MODALITIES if m in case.images):
         try:
-            volume = _read(path, dimensions=4 if case.channels else 3)
-        except UserError as error:
-            reading.findings.append(Finding(ERROR, "unreadable file", f"{case.id}: {error}"))
+            volume = read_file(path, case.header, dimensions=4 if case.channels else 3)
+        except FileFault as fault:
+            reading.findings.append(Finding(ERROR, fault.kind, f"{case.id}: {fault}"))
             continue
-        reading.axis_codes[path] = volume.axis_codes
-        grid = FileGrid(path, volume.array.shape[:3], volume.affine)
+        _take_file(reading, case, path, volume)
+        grid = volume.grid(path)
         if first is None:
             first, reading.affine, reading.spacing_mm = grid, volume.affine, volume.spacing_mm
         if finding := grid_finding(case.id, grid, first):
@@ -167,7 +178,7 @@ def read_case(case: Case) -> Reading:
     reading.findings += _missing(case, reading)
     if case.label:
         _take_label(reading, case, case.label, first)
-    reading.channels, findings = examine(case, reading.channels, reading.label, reading.spacing_mm)
+    reading.channels, findings = examine(case, reading.channels, reading.label)
     reading.findings += findings
     return reading
 
@@ -183,6 +194,12 @@ def _missing(case: Case, reading: Reading) -> list[Finding]:
         )
         found.append(Finding(ERROR, "empty image", text))
     return found
+
+
+def _take_file(reading: Reading, case: Case, path: Path, volume: Volume) -> None:
+    """Add what the reader of a file has to say."""
+    reading.axis_codes[path] = volume.axis_codes
+    reading.findings += [replace(r, text=f"{case.id}: {r.text}") for r in volume.remarks]
 
 
 def _take_channel(
@@ -209,24 +226,29 @@ def _take_channel(
     elif not volume.any() and case.may_lack:
         reading.findings.append(missing_finding(case, modality))
         return
-    elif not volume.any():
+    elif (largest := max(abs(float(volume.min())), abs(float(volume.max())))) < SMALLEST_VALUE:
         text = (
             f"{case.id}: {where} is empty (every voxel is 0); replace the file or remove the case"
         )
         reading.findings.append(Finding(ERROR, "empty image", text))
+    elif largest > LARGEST_VALUE:
+        text = (
+            f"{case.id}: {where} has values up to {largest:g}, above what float32 holds "
+            f"({LARGEST_VALUE:.2g}); correct scl_slope and scl_inter of its header, or its voxels"
+        )
+        reading.findings.append(Finding(ERROR, "overflow", text))
     reading.channels[modality] = volume
 
 
 def _take_label(reading: Reading, case: Case, path: Path, first: FileGrid | None) -> None:
     """Add the label to the reading where it lies on the grid of the first file."""
     try:
-        volume = _read(path, dimensions=3)
-    except UserError as error:
-        reading.findings.append(Finding(ERROR, "unreadable file", f"{case.id}: {error}"))
+        volume = read_file(path, case.header)
+    except FileFault as fault:
+        reading.findings.append(Finding(ERROR, fault.kind, f"{case.id}: {fault}"))
         return
-    reading.axis_codes[path] = volume.axis_codes
-    grid = FileGrid(path, volume.array.shape, volume.affine)
-    misplaced = grid_finding(case.id, grid, first) if first else None
+    _take_file(reading, case, path, volume)
+    misplaced = grid_finding(case.id, volume.grid(path), first) if first else None
     reading.findings += [misplaced] if misplaced else []
     try:
         classes = to_classes(volume.array, case.convention, path, case.label_set)
@@ -236,67 +258,35 @@ def _take_label(reading: Reading, case: Case, path: Path, first: FileGrid | None
     reading.label = None if misplaced else classes
 
 
-def _read(path: str | Path, *, dimensions: int) -> _Volume:
-    try:
-        stored = _load(Path(path))
-        nifti = nibabel.as_closest_canonical(stored)
-        array = np.asanyarray(nifti.dataobj)
-        codes = nibabel.aff2axcodes(stored.affine)
-        spacing_mm = tuple(float(s) for s in nibabel.affines.voxel_sizes(nifti.affine))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except DAMAGED as error:
-        raise UserError(
-            f"{path}: damaged or not a NIfTI file ({error}); copy or download it again"
-        ) from error
+def read_file(path: str | Path, rules: HeaderRules, *, dimensions: int = 3) -> Volume:
+    """Read an image file and turn it to canonical orientation.
+
+    Args:
+        path: The file.
+        rules: How its header is read.
+        dimensions: 3, or 4 for a file whose last axis holds channels.
+
+    Returns:
+        The volume, with where it lies.
+
+    Raises:
+        FileFault: It cannot be read, or has other dimensions.
+    """
+    path = Path(path)
+    stored = (itk_images if is_itk(path) else nifti).load(path, rules)
+    array, affine = stored.array, stored.affine
     if array.ndim != dimensions:
         expected = (
             "a 3-D volume" if dimensions == 3 else "a 4-D file with a channel for each modality"
         )
-        raise UserError(f"{path}: has {array.ndim} dimensions, expected {expected}")
-    if array.dtype.kind not in "biuf":
-        raise UserError(
-            f"{path}: its voxels are {array.dtype}, expected numbers; export it as a grey-value "
-            "image"
-        )
-    if not (np.isfinite(nifti.affine).all() and min(spacing_mm) > 0):
-        spacing = " x ".join(f"{s:g}" for s in spacing_mm)
-        raise UserError(
-            f"{path}: its affine is no grid in space (spacing {spacing} mm); correct its header"
-        )
-    return _Volume(array, nifti.affine, spacing_mm, codes)
-
-
-def _load(path: Path) -> nibabel.Nifti1Pair:
-    """A file as a nibabel image.
-
-    A .gz is read to its end, where its checksum is: nibabel stops at the last voxel and misses
-    flipped bits.
-    """
-    if is_itk(path):
-        return itk_images.load(path)
-    if path.suffix.lower() == ".hdr":
-        return nibabel.Nifti1Pair.from_filename(path)
-    if path.suffix != ".gz":
-        with path.open("rb") as file:
-            start = file.read(4)
-        return image_class(start).from_filename(path)
-    raw = gzip.decompress(path.read_bytes())
-    return image_class(raw[:4]).from_bytes(raw)
-
-
-def image_class(start: bytes) -> type[nibabel.Nifti1Image]:
-    """NIfTI-1 or NIfTI-2, by the header's size in either byte order.
-
-    Args:
-        start: The first four bytes of the file.
-
-    Returns:
-        nibabel's class of the file. Any start that is neither is taken, and fails, as NIfTI-1.
-    """
-    if 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big")):
-        return nibabel.Nifti2Image
-    return nibabel.Nifti1Image
+        raise FileFault(f"{path}: has {array.ndim} dimensions, expected {expected}")
+    orientation = nibabel.io_orientation(affine)
+    codes = nibabel.aff2axcodes(affine)
+    if not np.array_equal(orientation, CANONICAL):
+        affine = affine @ nibabel.orientations.inv_ornt_aff(orientation, array.shape[:3])
+        array = nibabel.orientations.apply_orientation(array, orientation)
+    spacing_mm = tuple(float(s) for s in nibabel.affines.voxel_sizes(affine))
+    return Volume(array, affine, spacing_mm, codes, stored.located, stored.remarks)
 
 
 def grid_finding(case_id: str, grid: FileGrid, first: FileGrid) -> Finding | None:
@@ -318,10 +308,11 @@ def grid_finding(case_id: str, grid: FileGrid, first: FileGrid) -> Finding | Non
             "(in canonical orientation); all files of a case must share one grid"
         )
         return Finding(ERROR, "shape", text)
-    corners = np.array(
-        [[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in grid.shape))], float
-    )
-    gap_mm = np.abs((corners @ grid.affine.T - corners @ first.affine.T)[:, :3]).max()
+    affine = grid.affine
+    if not (grid.located and first.located):
+        affine = affine.copy()
+        affine[:3, 3] = first.affine[:3, 3]
+    gap_mm = corner_gap(grid.shape, affine, first.affine)
     if gap_mm > AFFINE_TOLERANCE_VOXELS * nibabel.affines.voxel_sizes(first.affine).min():
         text = (
             f"{case_id}: {grid.path} lies {gap_mm:.2f} mm away from {first.path.name} by its "

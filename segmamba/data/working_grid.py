@@ -45,7 +45,7 @@ def to_working_grid(
     Raises:
         UserError: The working grid is too large, or nothing of the brain is left on it.
     """
-    check_working_shape(scan.image.shape[1:], scan.spacing_mm, spacing_mm)
+    check_working_shape(scan.image.shape[1:], scan.spacing_mm, spacing_mm, scan.max_volume_mib)
     image, label = zscore(scan.image), scan.label
     if must_resample(scan, spacing_mm):
         zoom = [s / spacing_mm for s in scan.spacing_mm]

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
 from segmamba.data.parallel import map_cases
 from segmamba.errors import UserError
@@ -41,6 +42,7 @@ def evaluate(
     missing: str = ERROR_ON,
     classes: str = AUTO,
     names: Sequence[str] = (),
+    header: HeaderRules | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score a folder of predictions.
@@ -55,6 +57,7 @@ def evaluate(
         missing: What becomes of a case without prediction, as `match` takes it.
         classes: The name of the label set that is scored, as `match` takes it.
         names: How the truth's files are named, as `find_cases` takes it.
+        header: How the headers of all files are read, as `match` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
     Returns:
@@ -65,7 +68,9 @@ def evaluate(
             that cannot be scored.
     """
     rules, _ = rules_named(rule), challenge_of(challenge, ())  # refused before a file is read
-    pairs, notes = match(predictions, truth, labels, prediction_labels, missing, classes, names)
+    pairs, notes = match(
+        predictions, truth, labels, prediction_labels, missing, classes, names, header
+    )
     challenge = challenge_of(challenge, [pair.id for pair in pairs])
     parameters = CHALLENGES[challenge]
     scored: list[list[ScoreRow] | str] = map_cases(

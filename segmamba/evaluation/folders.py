@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
-from segmamba.data import itk_images
+from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
-from segmamba.data.itk_images import is_itk
 from segmamba.data.label_sets import GLIOMA, LabelSet, common_set, label_set, readable_as
 from segmamba.data.labels import convention, to_classes
-from segmamba.data.volumes import FileGrid, grid_finding, read_volume
+from segmamba.data.volumes import grid_finding, read_file
 from segmamba.errors import UserError
 from segmamba.evaluation.segmentations import (
     Truth,
@@ -45,6 +43,8 @@ class Pair:
     """Modality to its place on the last axis, for files that hold several modalities."""
     classes: LabelSet = GLIOMA
     """The label set that both are read as, the same for all pairs of a comparison."""
+    header: HeaderRules = field(default_factory=HeaderRules)
+    """How the headers of its files are read."""
 
     @property
     def files(self) -> list[Path]:
@@ -60,6 +60,7 @@ def match(
     missing: str = ERROR_ON,
     classes: str = AUTO,
     names: Sequence[str] = (),
+    header: HeaderRules | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """Match the predictions of a folder with the truth.
 
@@ -74,6 +75,7 @@ def match(
         classes: The name of the label set that all are read as; "auto" is that of the truth, or
             glioma's where the truth has several or the predictions lack its classes.
         names: How the truth's files are named, as `find_cases` takes it.
+        header: How the headers of all files are read; None takes the defaults.
 
     Returns:
         The pairs, sorted by case id, and notes in one line each.
@@ -103,7 +105,12 @@ def match(
     ids = sorted(known if missing == EMPTY else known.keys() & files.keys())
     recorded = {} if prediction_labels != AUTO else recorded_conventions(Path(predictions))
     pairs = [
-        _pair(case_id, files.get(case_id), known[case_id], common_labels or recorded.get(case_id))
+        replace(
+            _pair(
+                case_id, files.get(case_id), known[case_id], common_labels or recorded.get(case_id)
+            ),
+            header=header or HeaderRules(),
+        )
         for case_id in ids
     ]
     return _as_one_set(pairs, classes, notes)
@@ -165,19 +172,18 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     Raises:
         UserError: The grids differ, or a value lies outside its label convention.
     """
-    values, affine, spacing_mm = read_volume(pair.truth)
-    truth = to_classes(values, pair.truth_labels, pair.truth, pair.classes)
+    true = read_file(pair.truth, pair.header)
+    truth = to_classes(true.array, pair.truth_labels, pair.truth, pair.classes)
     if pair.pred is None:
-        return np.zeros_like(truth), truth, spacing_mm
-    predicted, pred_affine, _ = read_volume(pair.pred)
-    grid = FileGrid(pair.pred, predicted.shape, pred_affine)
-    if finding := grid_finding(pair.id, grid, FileGrid(pair.truth, values.shape, affine)):
+        return np.zeros_like(truth), truth, true.spacing_mm
+    predicted = read_file(pair.pred, pair.header)
+    if finding := grid_finding(pair.id, predicted.grid(pair.pred), true.grid(pair.truth)):
         raise UserError(finding.text)
     try:
-        pred = to_classes(predicted, pair.pred_labels, pair.pred, pair.classes)
+        pred = to_classes(predicted.array, pair.pred_labels, pair.pred, pair.classes)
     except UserError as error:
         raise UserError(str(error).replace("--labels", "--prediction-labels")) from error
-    return pred, truth, spacing_mm
+    return pred, truth, true.spacing_mm
 
 
 def read_image(pair: Pair, modality: str) -> np.ndarray | None:
@@ -192,8 +198,6 @@ def read_image(pair: Pair, modality: str) -> np.ndarray | None:
     """
     if modality not in pair.images:
         return None
-    path = pair.images[modality]
-    stored = itk_images.load(path) if is_itk(path) else nibabel.load(path)
-    image = nibabel.as_closest_canonical(stored)
-    volume = np.asanyarray(image.dataobj)
+    dimensions = 4 if pair.channels else 3
+    volume = read_file(pair.images[modality], pair.header, dimensions=dimensions).array
     return np.float32(volume[..., pair.channels[modality]] if pair.channels else volume)

@@ -10,20 +10,20 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from segmamba.data import itk_images
+from segmamba.data import itk_images, nifti
 from segmamba.data.case import Case
 from segmamba.data.itk_images import is_itk
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import MODALITIES, from_classes
-from segmamba.data.volumes import DAMAGED, image_class
+from segmamba.data.volumes import CANONICAL
 from segmamba.errors import UserError
 from segmamba.files import write_bytes
 
-CANONICAL = np.array([[0, 1], [1, 1], [2, 1]])
-"""nibabel's orientation of RAS+."""
 LABEL_LEVEL, MAP_LEVEL = 6, 1
 """Levels of gzip: a label map takes 24 ms and 30 kB (22 ms and 69 kB at level 1), a map of
 probabilities seconds."""
+ALIGNED, MILLIMETRES = 2, 2
+"""Codes of NIfTI: a grid aligned to another's, and the unit mm."""
 FULL_SCALE = 65535
 """A share in [0, 1] is stored as uint16 of this scale: NIfTI has no half precision, and bytes are
 too coarse for probabilities."""
@@ -46,6 +46,9 @@ class Reference:
         Args:
             case: The case whose files are read.
 
+        A grid that the header does not state plainly is written as it was read: in mm, and both
+        its descriptions alike.
+
         Raises:
             UserError: The file is damaged or no NIfTI.
         """
@@ -55,18 +58,15 @@ class Reference:
         if is_itk(path):
             grid = itk_images.load_grid(path)
             return cls(nibabel.Nifti1Image, grid.header, grid.affine)
-        try:
-            if path.suffix.lower() == ".hdr":
-                pair = nibabel.Nifti1Pair.from_filename(path)
-                return cls(nibabel.Nifti1Image, pair.header, pair.affine)
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                kind = image_class(file.read(4))
-            stored = kind.from_filename(path)
-            return cls(kind, stored.header, stored.affine)
-        except DAMAGED as error:
-            raise UserError(
-                f"{path}: damaged or not a NIfTI file ({error}); copy or download it again"
-            ) from error
+        read = nifti.read_header(path, case.header)
+        header = _nibabels_header(path, read)
+        placement = read.placement
+        if placement.interpreted or case.header.header != "agree":
+            code = int(header["sform_code"]) or int(header["qform_code"]) or ALIGNED
+            header["xyzt_units"] = (int(header["xyzt_units"]) & ~7) | MILLIMETRES
+            header.set_sform(placement.affine, code)
+            header.set_qform(placement.affine, code)
+        return cls(read.image_class, header, placement.affine)
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -92,6 +92,18 @@ class Reference:
         header.set_slope_inter(None, None)
         header["cal_min"] = header["cal_max"] = 0
         return self.image_class(np.ascontiguousarray(array), self.affine, header)
+
+
+def _nibabels_header(path: Path, read: nifti.Header) -> nibabel.Nifti1Header:
+    """The header of a file with its extensions."""
+    try:
+        if read.voxels != path:
+            two = read.image_class is nibabel.Nifti2Image
+            return (nibabel.Nifti2Pair if two else nibabel.Nifti1Pair).from_filename(path).header
+        with gzip.open(path) if read.compressed else path.open("rb") as file:
+            return read.image_class.from_stream(file).header
+    except nifti.DAMAGED as error:
+        raise nifti.damage(path, error) from error
 
 
 def write_labels(

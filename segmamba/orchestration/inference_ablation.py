@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class InferenceOptions:
     """Where the data are; None is where the checkpoints were trained."""
     labels: str | None = None
     """The label convention; None is that of the checkpoints' data."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of how files are read, by dotted name."""
     names: tuple[str, ...] = ()
     """How the files of `data` are named, as --names gives it; empty takes the known layouts."""
     output: Path = Path("Results")
@@ -127,6 +129,7 @@ def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
             f"({', '.join(dict.fromkeys(config.model.classes for config in configs))}); give runs "
             "of one study"
         )
+    changes |= options.reading
     sources = [seeded(config.changed(changes), config.seed) for config in configs]
     if any(source != sources[0] for source in sources[1:]):
         raise UserError(

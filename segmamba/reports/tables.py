@@ -232,6 +232,8 @@ def render_terminal(study: Study, console: Console) -> None:
         result = verdict(study, claim)
         sentence = f"{EXPLORATORY}: {result.sentence}" if number else result.sentence
         console.print(Text(sentence, style=COLOURS[result.answer]))
+    if study.registration and not study.registration.before_trials:
+        console.print(Text(study.registration.sentence, style="yellow"))
     if study.data.phantom:
         console.print(Text(PHANTOM_NOTICE, style="bold"))
 

@@ -8,6 +8,7 @@ from segmamba.data.label_sets import GLIOMA, MEAN
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
 from segmamba.studies.looks import Look, looks_from
+from segmamba.studies.registration import Registration
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
@@ -123,6 +124,8 @@ class Study:
     all of `seeds`."""
     looks: tuple[Look, ...] = ()
     """The looks that a sequential study has taken."""
+    registration: Registration | None = None
+    """When its claims were written; None in studies of before 0.3."""
     folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
     secondary: tuple[Hypothesis, ...] = ()

@@ -19,6 +19,7 @@ from segmamba.data.cases import find_cases, notes_on_labels
 from segmamba.data.check import as_rows, check, check_case, render, would_fail, write_csv
 from segmamba.data.labels import CONVENTIONS
 from segmamba.data.parallel import map_cases
+from segmamba.data.summary import summarise
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from tests import warm
@@ -258,6 +259,99 @@ def test_no_damage_to_a_header_gets_past_as_an_exception(tmp_path, seed):
     check_case(find_cases(tmp_path)[0])
 
 
+def only_the_label(folder):
+    for part in ALL[:4]:
+        (folder / f"X_{part}.nii.gz").unlink()
+
+
+def a_folder_for_a_label(folder):
+    (folder / "X_seg.nii.gz").unlink()
+    (folder / "X_seg.nii.gz").mkdir()
+
+
+def a_link_to_nothing(folder):
+    (folder / "X_t1.nii.gz").unlink()
+    (folder / "X_t1.nii.gz").symlink_to("absent.nii.gz")
+
+
+PARTIAL = {
+    "a label without images": (only_the_label, {"missing modality"}),
+    "four truncated images": (
+        lambda folder: [cut(part, 0.3)(folder) for part in ALL[:4]],
+        {"unreadable file"},
+    ),
+    "all truncated": (
+        lambda folder: [cut(part, 0.3)(folder) for part in ALL],
+        {"unreadable file"},
+    ),
+    "four 4-D images": (
+        lambda folder: [edit(part, lambda a: np.stack([a, a], -1))(folder) for part in ALL[:4]],
+        {"unreadable file"},
+    ),
+    "one image left, of another shape": (
+        lambda folder: [
+            *(cut(part, 0.3)(folder) for part in ALL[:3]),
+            edit("flair", lambda a: a[:, :, :-1])(folder),
+        ],
+        {"unreadable file", "shape"},
+    ),
+    "a label of another kind": (
+        lambda folder: [only_the_label(folder), edit("seg", with_value(3))(folder)],
+        {"missing modality", "unknown label"},
+    ),
+    "a link to nothing": (a_link_to_nothing, {"unreadable file"}),
+}
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_a_case_that_is_read_in_part_is_findings_and_left_out_of_the_summary(tmp_path, name):
+    spoil, kinds = PARTIAL[name]
+    spoil(write_case(tmp_path, "X", shape=SHAPE))
+    write_case(tmp_path, "Y", shape=SHAPE)
+    checked, good = check(tmp_path)
+    assert {f.kind for f in checked.findings if f.severity == ERROR} == kinds
+    assert good.findings == ()
+    fingerprint, measured = summarise(tmp_path)
+    assert fingerprint["unreadable"] == ["X"] and [case.id for case in measured] == ["Y"]
+
+
+def test_a_folder_in_place_of_a_file_is_no_traceback(tmp_path):
+    a_folder_for_a_label(write_case(tmp_path, "X", shape=SHAPE))
+    assert not would_fail(check(tmp_path))
+
+
+def nnunet_folder(folder, names, image):
+    """An nnU-Net raw folder with these files in imagesTr, and a label for P."""
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    for name in names:
+        save(folder / "imagesTr" / f"{name}.nii.gz", image)
+    save(folder / "labelsTr" / "P.nii.gz", np.zeros(SHAPE, np.uint8))
+    channels = {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}
+    labels = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+    text = {"channel_names": channels, "labels": labels, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(text))
+
+
+@pytest.mark.parametrize(
+    ("names", "image"),
+    [
+        ([*(f"P_{n:04d}" for n in range(4)), "stray"], np.ones(SHAPE, np.int16)),
+        ([*(f"P_{n:04d}" for n in range(4)), "stray_0007"], np.ones(SHAPE, np.int16)),
+        (["P_0001"], np.ones((*SHAPE, 4), np.int16)),
+        (["P"], np.ones((*SHAPE, 2), np.int16)),
+        (["P"], np.ones(SHAPE, np.int16)),
+    ],
+    ids=["a stray file", "a stray channel", "4-D with a channel's name", "two channels", "3-D"],
+)
+def test_files_that_fit_no_layout_are_findings(tmp_path, names, image):
+    nnunet_folder(tmp_path, names, image)
+    checked = check(tmp_path)
+    assert would_fail(checked) and len({case.id for case in checked}) == len(checked)
+    for case in checked:
+        assert all("\n" not in finding.text for finding in case.findings)
+
+
 def test_the_csv_has_a_row_for_each_finding_and_each_good_case(tmp_path):
     FAULTS["unknown label"][0](write_case(tmp_path / "data", "X"))
     write_case(tmp_path / "data", "Y")
@@ -363,7 +457,7 @@ REAL = os.environ.get("SEGMAMBA_BRATS")
 @pytest.mark.skipif(not REAL, reason="SEGMAMBA_BRATS names no folder of real cases")
 def test_the_real_cases_pass_with_what_is_known_of_them_and_nothing_else():
     texts = {}
-    for folder in ("brats2018", "brats2023", "unlabelled"):
+    for folder in ("brats2018", "brats2021", "brats2023", "unlabelled"):
         checked = check(Path(REAL) / folder)
         assert not would_fail(checked)
         texts |= {
@@ -377,7 +471,9 @@ def test_the_real_cases_pass_with_what_is_known_of_them_and_nothing_else():
     assert texts == {
         "Brats18_2013_21_1": [f"{outside} ({each}: T1 in 20, T1ce in 21, T2 in 20, FLAIR in 14)"],
         "Brats18_2013_2_1": [],
+        "Brats18_TCIA02_607_1": [],
         "Brats18_TCIA05_396_1": [],
+        **{f"BraTS2021_{n:05d}": [] for n in (6, 495, *range(1657, 1662))},
         "BraTS-GLI-00000-000": [],
         "BraTS-GLI-00001-000": [
             "BraTS-GLI-00001-000: no segmentation; usable for prediction and pretraining"

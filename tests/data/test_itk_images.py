@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from segmamba.config.header import HeaderRules
 from segmamba.data import itk_images
 from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
@@ -91,9 +92,9 @@ def test_nnunets_file_ending_is_read(sitk, tmp_path):
 
 def test_components_are_channels_and_64_bit_labels_are_read(sitk, image, tmp_path):
     sitk.WriteImage(sitk.Compose([image, image]), str(tmp_path / "two.nrrd"))
-    assert itk_images.load(tmp_path / "two.nrrd").shape == (5, 6, 7, 2)
+    assert itk_images.load(tmp_path / "two.nrrd", HeaderRules()).array.shape == (5, 6, 7, 2)
     sitk.WriteImage(sitk.Cast(image, sitk.sitkInt64), str(tmp_path / "label.nrrd"))
-    assert itk_images.load(tmp_path / "label.nrrd").get_data_dtype() == np.int32
+    assert read_volume(tmp_path / "label.nrrd")[0].dtype == np.int64
 
 
 def test_voxels_beside_their_header_belong_to_the_case(tmp_path):

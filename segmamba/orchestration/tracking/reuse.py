@@ -34,7 +34,7 @@ def trial_digest(config: Config, split: Split) -> str:
     }
     parts = {
         "config": config.to_flat_dict()
-        | {"data.source": "", "data.names": (), "data.patients": ""},
+        | {"data.source": "", "data.names": (), "data.patients": "", "data.max_volume_mib": 0},
         "data": sets,
         "code": code_digest(),
         "torch": torch.__version__,

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
 from segmamba.json_files import parse_json
+from segmamba.orchestration.tracking.registration import registration_of
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.store import Store
 from segmamba.orchestration.tracking.study_looks import stored_looks
@@ -85,7 +86,12 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
     searched_trials = [
         trial(child, child.data.tags["arm"], _tag(child, "seed", int), None) for child in searched
     ]
-    return dataclasses.replace(study, trials=tuple(trials), searched=tuple(searched_trials))
+    return dataclasses.replace(
+        study,
+        trials=tuple(trials),
+        searched=tuple(searched_trials),
+        registration=registration_of(store, parent, study, children),
+    )
 
 
 def unfinished_study(store: Store, name: str) -> Study | None:

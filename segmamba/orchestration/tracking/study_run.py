@@ -16,6 +16,7 @@ from mlflow.entities import Run
 
 from segmamba.data.splits import Split
 from segmamba.json_files import parse_json
+from segmamba.orchestration.tracking.registration import registration_tags
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over
 from segmamba.orchestration.tracking.run_log import (
     FOLDER_TAG,
@@ -252,6 +253,7 @@ def start_study(
         "mlflow.source.name": study.command,
         "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
         FOLDER_TAG: str(folder),
+        **registration_tags(study.claims),
     }
     run = StudyRun(store, store.create_run(study.name, tags))
     params = {
@@ -264,7 +266,15 @@ def start_study(
     inputs = dataset_inputs(study.data.source, next(iter(splits.values())))
     store.client.log_inputs(run.run_id, inputs)
     record = asdict(study)
-    for name in ("trials", "searched", "importance", "schedule", "looks", "arm_seeds"):
+    for name in (
+        "trials",
+        "searched",
+        "importance",
+        "schedule",
+        "looks",
+        "arm_seeds",
+        "registration",
+    ):
         del record[name]
     store.client.log_dict(run.run_id, record, STUDY_FILE)
     return run
