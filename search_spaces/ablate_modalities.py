@@ -5,8 +5,8 @@ that lack one of the four, and costs those that have all of them nothing that ma
 Decides on: mean Dice over the four subsets that lack one modality, with dropout against without;
 margin 0.5 Dice points. Second: the same arms' mean Dice on all four modalities. The report shows
 Dice for each of the 15 subsets.
-Cost: 2 arms. Each trial is tested with 15 subsets in place of one, which adds a minute to a demo
-trial's minute of training on one CPU core.
+Cost: 2 arms. Each network is tested with 15 subsets in place of one, which makes a demo trial about
+a quarter longer.
 """
 
 from segmamba.studies import Budget, Hypothesis, StudySpec
