@@ -112,6 +112,8 @@ class Hypothesis:
     """
     left_out: tuple[str, ...] = field(default=())
     """Labels of the contrasts whose arms are not part of this run."""
+    exploratory: str = ""
+    """Why its errors are not controlled; empty where it was declared before the study ran."""
 
     def __post_init__(self) -> None:
         given = ((self.better, self.than),) if self.better else self.contrasts

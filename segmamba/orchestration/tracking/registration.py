@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mlflow.entities import Run
 
 from segmamba.orchestration.tracking.reuse import REUSED_TAG
-from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
+from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.registration import Registration, changes_of_claim, claims_digest
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ def registration_tags(claims: Sequence[Hypothesis]) -> dict[str, str]:
 
 
 def registration_of(
-    store: Store, parent: Run, study: Study, children: Sequence[Run]
+    store: Store,
+    parent: Run,
+    study: Study,
+    children: Sequence[Run],
+    *,
+    claim_of: Callable[[Run], Hypothesis],
 ) -> Registration | None:
     """Return when the claims of a study were written beside when its trials ended.
 
@@ -39,6 +44,7 @@ def registration_of(
         parent: Its run.
         study: The study.
         children: The runs of its trials.
+        claim_of: Reads the first claim of a study's run.
 
     Returns:
         The registration; None of a study that a version before 0.3 started.
@@ -57,7 +63,7 @@ def registration_of(
         written_at=written_at,
         trials=len(ended),
         ended_before=len(earlier),
-        changed=tuple(filter(None, (_changes(store, name, study) for name in others))),
+        changed=tuple(filter(None, (_changes(store, name, study, claim_of) for name in others))),
     )
 
 
@@ -67,14 +73,10 @@ def _trained(store: Store, run: Run) -> Run:
     return store.client.get_run(source) if source else run
 
 
-def _changes(store: Store, name: str, study: Study) -> str:
-    """How the claims of an earlier study differ; empty where they do not."""
-    from segmamba.orchestration.tracking.study_run import StudyRun
-
+def _changes(store: Store, name: str, study: Study, claim_of: Callable[[Run], Hypothesis]) -> str:
+    """How the claim of an earlier study differs; empty where it does not."""
     runs = store.search(f"tags.kind = 'study' and tags.study = '{name}'")
     if not runs:
         return ""
-    stored = StudyRun(store, runs[0].info.run_id).stored()
-    before = hypothesis_from(stored["hypothesis"])
-    changes = list(changes_of_claim(before, study.hypothesis))
+    changes = list(changes_of_claim(claim_of(runs[0]), study.hypothesis))
     return f"In {name}, {'; '.join(changes)}." if changes else ""

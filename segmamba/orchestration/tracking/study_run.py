@@ -211,15 +211,16 @@ class StudyRun:
 
         Args:
             study: As it stands; the best trial is the one that the validation set chooses.
-            report: Path of report.html, with report.md and plots/ beside it.
+            report: Path of report.html, with report.md, plots/ and tables/ beside it.
         """
         from segmamba.studies.verdict import verdict
 
         client, answer = self.store.client, verdict(study)
         for path in (report.with_suffix(".md"), report):
             client.log_artifact(self.run_id, str(path))
-        if (report.parent / "plots").is_dir():
-            client.log_artifacts(self.run_id, str(report.parent / "plots"), "plots")
+        for folder in ("plots", "tables"):
+            if (report.parent / folder).is_dir():
+                client.log_artifacts(self.run_id, str(report.parent / folder), folder)
         tags = {"answer": answer.answer, "verdict": prose(answer.sentence)}
         best = best_tested(study)
         if best:
