@@ -55,7 +55,9 @@ def test_in_the_table_of_an_evaluation(console, capsys):
     summary.render(evaluation, console)
     row = capsys.readouterr().out.splitlines()[-1].split()
     assert row[:5] == ["WT", "70.74", "60.0-80.0", "71.36", "10.0"]
-    assert row[5:] == ["0.71", "0.6-0.8", "0.71", "70.7", "0.707", "0.70740"], "the others keep their units"
+    assert row[5:] == ["0.71", "0.6-0.8", "0.71", "70.7", "0.707", "0.70740"], (
+        "the others keep their units"
+    )
 
 
 def test_in_the_table_of_a_comparison(console, capsys):

@@ -16,6 +16,7 @@ from segmamba.reports.difference_rows import difference_table, estimate_and_inte
 from segmamba.reports.exports import TABLE_FILES, write_tables
 from segmamba.reports.pages import plain, template
 from segmamba.reports.reading import POOLED, STUDY, standing_rows
+from segmamba.reports.subset_figures import subset_table
 from segmamba.reports.tables import (
     EXPLORATORY,
     PHANTOM_NOTICE,
@@ -92,6 +93,7 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "tested": "last" if study.data.test_is_validation else "best on the validation set",
         "headers": headers,
         "rows": rows,
+        "subsets": subset_table(study),
         **difference_table(study),
         "tables": list(TABLE_FILES),
         "trials": [trial_row(trial, folder) for trial in study.trials],
