@@ -6,14 +6,15 @@ prediction was stopped knows in which values its files are.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import NotRequired, TypedDict
 
 from segmamba.data.case import Case
-from segmamba.data.labels import CONVENTIONS
+from segmamba.data.labels import CONVENTIONS, MODALITIES
+from segmamba.data.missing import ZEROS
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.inference.outputs import FAILED, SKIPPED, Outcome, Outputs, writing_to
@@ -27,7 +28,10 @@ RECORD = "predictions.json"
 UNFINISHED = "unfinished"
 """The state of a case that has not been predicted yet."""
 OWN = "each case's own"
-KEPT = ("case", "state", "error", "labels", "volumes_ml", "predict_s", "mean_entropy")
+KEPT = (
+    *("case", "state", "error", "labels", "missing"),
+    *("volumes_ml", "predict_s", "mean_entropy"),
+)
 SAME = {
     "members": "networks",
     "classes": "classes",
@@ -42,6 +46,12 @@ class _Row(TypedDict):
     case: str
     state: NotRequired[str]
     labels: NotRequired[str]
+    error: NotRequired[str]
+    missing: NotRequired[list[str]]
+    volumes_ml: NotRequired[dict[str, float]]
+    predict_s: NotRequired[float]
+    mean_entropy: NotRequired[float | None]
+    notes: NotRequired[list[str]]
 
 
 class _Record(TypedDict):
@@ -67,15 +77,26 @@ def recorded_conventions(folder: Path) -> dict[str, str]:
     Raises:
         UserError: The file is damaged.
     """
-    path = folder / RECORD
+    return {
+        case: row["labels"]
+        for case, row in _rows(folder / RECORD).items()
+        if row.get("labels") in CONVENTIONS
+    }
+
+
+def _rows(path: Path) -> dict[str, _Row]:
+    """{case: what a predictions.json says of it}; empty without the file."""
     rows = read_json(path, _Record).get("cases", []) if path.is_file() else []
-    return {row["case"]: row["labels"] for row in rows if row.get("labels") in CONVENTIONS}
+    return {row["case"]: row for row in rows}
 
 
 def begin_record(
     predictor: "Predictor", cases: Sequence[Case], outputs: Outputs, names: Sequence[str]
 ) -> None:
     """Write predictions.json before the first case, with the values that each will be written in.
+
+    Files that the cases have from an earlier prediction are removed, unless they are to be skipped:
+    where this one is stopped they would pass for its own.
 
     Args:
         predictor: Who predicts.
@@ -92,15 +113,19 @@ def begin_record(
     how = _how(predictor, outputs, names)
     known = _refuse_others(outputs, how) if outputs.skip_existing else {}
     rows = [
-        {
+        known.get(case.id)
+        or {
             "case": case.id,
             "state": UNFINISHED,
-            "labels": known.get(case.id) or outputs.convention_for(case, predictor.labels),
+            "labels": outputs.convention_for(case, predictor.labels),
         }
         for case in cases
     ]
     with writing_to(outputs):
         outputs.folder.mkdir(parents=True, exist_ok=True)
+        for case in () if outputs.skip_existing else cases:
+            for path in outputs.files(case.id, len(predictor)).values():
+                path.unlink(missing_ok=True)
         write_json(outputs.folder / RECORD, how | {"cases": rows})
 
 
@@ -121,17 +146,11 @@ def write_record(
     Raises:
         UserError: The output folder cannot be written.
     """
-    known = recorded_conventions(outputs.folder)
-    outcomes = [
-        replace(outcome, labels=known.get(outcome.case, outcome.labels))
-        if outcome.state == SKIPPED
-        else outcome
-        for outcome in outcomes
-    ]
+    known = _rows(outputs.folder / RECORD)
     record = _how(predictor, outputs, names) | {
+        "warnings": warnings_on_missing(predictor, outcomes),
         "cases": [
-            {name: getattr(outcome, name) for name in KEPT}
-            | {"notes": [finding.text for finding in outcome.findings]}
+            _row(outcome) | (_of_earlier(known, outcome) if outcome.state == SKIPPED else {})
             for outcome in outcomes
         ],
     }
@@ -141,6 +160,49 @@ def write_record(
             page = outputs.folder / "predictions.html"
             write_page(page, outcomes, predictor.summary, predictor.labels)
     return record
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    notes = [finding.text for finding in outcome.findings]
+    return {name: getattr(outcome, name) for name in KEPT} | {"notes": notes}
+
+
+def _of_earlier(known: Mapping[str, _Row], outcome: Outcome) -> dict[str, Any]:
+    """What the prediction that wrote the files of a skipped case said of it."""
+    return {k: v for k, v in known.get(outcome.case, {}).items() if k != "state"}
+
+
+def warnings_on_missing(predictor: "Predictor", outcomes: Sequence[Outcome]) -> list[str]:
+    """Warn of cases that lack what a network never learnt to do without.
+
+    Args:
+        predictor: Who predicted.
+        outcomes: What became of each case.
+
+    Returns:
+        A line, or none where every network was trained with dropout of all that was missing.
+    """
+    configs = [member.config for member in predictor.members]
+    unlearnt = {
+        modality
+        for place, modality in enumerate(MODALITIES)
+        if any(config.augment.modality_dropout[place] == 0 for config in configs)
+    }
+    found = [outcome for outcome in outcomes if unlearnt & set(outcome.missing)]
+    if not found:
+        return []
+    lacked = [m for m in MODALITIES if m in unlearnt and any(m in o.missing for o in found)]
+    cases = f"{len(found)} case{'s' * (len(found) != 1)}"
+    lacks = f"{cases} predicted without {', '.join(lacked)} by a network that was trained without "
+    if all(config.data.missing == ZEROS for config in configs):
+        return [
+            f"{lacks}modality dropout: it knows such cases only if the cases that it was trained "
+            "on lacked the same"
+        ]
+    return [
+        f"{lacks}modality dropout and without cases that lack a modality: expect worse "
+        "segmentations, or train with augment.modality_dropout"
+    ]
 
 
 def _how(predictor: "Predictor", outputs: Outputs, names: Sequence[str]) -> dict[str, Any]:
@@ -165,8 +227,8 @@ def _refuse_sources(case: Case, files: Iterable[Path]) -> None:
             )
 
 
-def _refuse_others(outputs: Outputs, how: Mapping[str, Any]) -> dict[str, str]:
-    """Refuse to mix predictions that were made otherwise; else {case: its label convention}."""
+def _refuse_others(outputs: Outputs, how: Mapping[str, Any]) -> dict[str, _Row]:
+    """Refuse to mix predictions that were made otherwise; else what is known of the cases."""
     path = outputs.folder / RECORD
     if not path.is_file():
         return {}
@@ -181,9 +243,9 @@ def _refuse_others(outputs: Outputs, how: Mapping[str, Any]) -> dict[str, str]:
                 "or leave out --skip-existing to predict all of them anew"
             )
     return {
-        row["case"]: row["labels"]
-        for row in earlier.get("cases", [])
-        if row.get("state") != FAILED and row.get("labels") in CONVENTIONS
+        case: row
+        for case, row in _rows(path).items()
+        if row.get("state") not in (FAILED, UNFINISHED)
     }
 
 

@@ -148,7 +148,7 @@ def failures_in_words(difference: Difference) -> str:
     """
     parts: list[str] = []
     for arm, failed in difference.failures.items():
-        times = f"{failed} of {count(difference.planned, 'run')}" if failed else "none"
+        times = f"{failed} of {count(difference.planned[arm], 'run')}" if failed else "none"
         parts.append(f"{arm} failed in {times}" if not parts else f"{arm} in {times}")
     return " and ".join(parts)
 
@@ -234,6 +234,8 @@ def _undecided(decision: Decision) -> str:
             f"{'; '.join(dict.fromkeys(failures_in_words(d) for d in uneven))}: what the failed "
             "runs would have scored may turn the answer"
         )
+    if any(d.max_seeds for d in decision.differences):
+        return "what would decide it is for the plan of a study of its own to say"
     return _advice(decision.further)
 
 

@@ -47,6 +47,7 @@ def test_a_case_that_fails_leaves_no_earlier_prediction_to_be_scored(predictor, 
 def test_skipped_files_are_never_said_to_have_other_values(predictor, two, tmp_path):
     out = tmp_path / "out"
     predict(predictor, two, out, labels="brats2018")
+    known = json.loads((out / "predictions.json").read_text())["cases"][0]
     (out / "B.nii.gz").unlink()
     with pytest.raises(UserError, match=r"with other --labels \(brats2018; now msd\)"):
         predict(predictor, two, out, labels="msd", skip_existing=True)
@@ -57,6 +58,7 @@ def test_skipped_files_are_never_said_to_have_other_values(predictor, two, tmp_p
         ("skipped", "brats2018"),
         ("done", "brats2018"),
     ]
+    assert rows[0] == known | {"state": "skipped"}, "what is known of the files is kept"
 
 
 def test_predictions_of_other_networks_are_not_completed(predictor, two, tmp_path):
@@ -65,21 +67,30 @@ def test_predictions_of_other_networks_are_not_completed(predictor, two, tmp_pat
         predict(predictor, two, tmp_path / "out", names=("another",), skip_existing=True)
 
 
-def test_a_stopped_prediction_says_in_which_values_its_files_are(
+def test_a_stopped_prediction_leaves_files_of_its_own_alone_and_says_their_values(
     predictor, two, tmp_path, monkeypatch
 ):
-    out = tmp_path / "out"
+    out, analyse = tmp_path / "out", predictor.analyse
     predict(predictor, two, out, labels="brats2018")
+    seen = []
 
-    def stopped(*args, **options):
-        raise KeyboardInterrupt
+    def stopped(scan, **options):
+        seen.append(scan)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+        return analyse(scan, **options)
 
-    monkeypatch.setattr(predictor, "analyse", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        predict(predictor, two, out, labels="msd")
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor, "analyse", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            predict(predictor, two, out, labels="msd")
     rows = json.loads((out / "predictions.json").read_text())["cases"]
     assert [(row["state"], row["labels"]) for row in rows] == 2 * [(UNFINISHED, "msd")]
-    assert {pair.pred_labels for pair in match(out, two)[0]} == {"msd"}
+    assert [path.name for path in out.glob("*.nii.gz")] == ["A.nii.gz"]
+    assert [pair.pred_labels for pair in match(out, two, missing="skip")[0]] == ["msd"]
+    assert predict(predictor, two, out, labels="msd", skip_existing=True) == 0
+    rows = json.loads((out / "predictions.json").read_text())["cases"]
+    assert [(row["state"], row["labels"]) for row in rows] == [("skipped", "msd"), ("done", "msd")]
 
 
 def test_a_prediction_never_overwrites_the_files_it_is_made_from(predictor, tmp_path):
