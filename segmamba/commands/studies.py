@@ -115,7 +115,7 @@ def compare_studies(
     output: OutputOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the arms of several studies that tested the same cases.
+    """Compare the arms of studies of the same cases.
 
     Seeds of the same arm are pooled: same settings, split and code. Other arms of the same name
     are shown as "ARM (STUDY)". The report is written to a new folder comparison_RunNN.
