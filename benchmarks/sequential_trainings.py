@@ -4,7 +4,7 @@
 
 verdicts.py simulates the scores of its studies. Here every score comes from a network that the
 product's loop trained on phantoms and tested on their test patients. The network is tiny and its
-training lasts 60 steps, so that hundreds of them fit; it is far from a good one, and runs that
+training lasts 40 steps, so that hundreds of them fit; it is far from a good one, and runs that
 differ in their seed alone lie several Dice points apart. What follows is the product's own code
 without Ray and MLflow: SeedQueue says which trial comes next, `take_look` looks at the rows of the
 tested patients after 3 seeds and every further one, `verdict` ends the study.
@@ -40,6 +40,7 @@ import numpy as np
 
 from figures import Figure, at_least, at_most, command_line, report
 from segmamba.config import Config, preset
+from segmamba.studies.contrasts import contrast_difference
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.looks import Look
 from segmamba.studies.power import Spreads, power, spreads_of
@@ -66,7 +67,7 @@ TRAINING: dict[str, object] = {
     "optim.lr": 1e-2,
     "train.batch_size": 2,
     "train.epochs": 2,
-    "train.steps_per_epoch": 30,
+    "train.steps_per_epoch": 20,
     "train.validate_every_epochs": 1,
     "train.test_last": False,
 }
@@ -122,7 +123,8 @@ def _prepared(folder: Path, base: Config) -> Any:
 def train_and_test(config: Config, split: Any) -> list[dict[str, Any]]:
     """Train a network, and score the checkpoint that the validation set chose on the test set.
 
-    It is `train_run` and `evaluate_run` without their files and pictures.
+    It is `train_run` and `evaluate_run` without their files and pictures: the last checkpoint is
+    scored where the test set serves as validation set.
 
     Returns:
         The scores of every test case.
@@ -135,7 +137,7 @@ def train_and_test(config: Config, split: Any) -> list[dict[str, Any]]:
 
     cpu, best = torch.device("cpu"), {}
     for epoch in fit(config, split, cpu):
-        if epoch.is_best:
+        if epoch.is_best or split.test_is_validation:
             best = {name: value.clone() for name, value in epoch.checkpoint["model"].items()}
     model = build_model(config.model)
     model.load_state_dict(best)
@@ -214,20 +216,20 @@ def seeds_with_known_effect(studies: Sequence[Study]) -> int | None:
 def print_study(title: str, study: Study) -> None:
     """Print a line about a study that has ended."""
     last = study.looks[-1].contrasts[0]
-    seed_sd = getattr(spreads_of(study), "seed_sd", float("nan"))
+    by_seed = contrast_difference(study, study.hypothesis.contrasts[0], REGION).seed_differences
     print(
         f"{title:12} {study.looks[-1].seeds:5} {len(study.trials):9} {100 * last.mean:+11.1f} "
-        f"{100 * last.low:+8.1f} to {100 * last.high:+6.1f} {100 * seed_sd:8.1f}  "
+        f"{100 * last.low:+8.1f} to {100 * last.high:+6.1f} {100 * np.std(by_seed, ddof=1):8.1f}  "
         f"{verdict(study).answer} ({last.state})",
         flush=True,
     )
 
 
 @contextlib.contextmanager
-def workers() -> Iterator[ProcessPoolExecutor]:
-    """A process for each core."""
+def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that train side by side."""
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
         yield pool
 
 
@@ -248,7 +250,7 @@ def run_studies(plans: dict[str, Plan], root: Path, pool: ProcessPoolExecutor) -
     for future in made:
         future.result()
     print(
-        f"{'study':12} seeds trainings  difference   repeated interval  seed sd  answer",
+        f"{'study':12} seeds trainings  difference   repeated interval   row sd  answer",
         flush=True,
     )
     running = {
@@ -283,6 +285,15 @@ def figures_of(equal: Sequence[Study], planted: Sequence[Study]) -> dict[str, Fi
 
 def main() -> None:
     parser = command_line(__doc__)
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=os.cpu_count(),
+        help="studies at a time (each core has one)",
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="keep the phantoms there, for the next time (a temporary one)"
+    )
     options = parser.parse_args()
     started = time.perf_counter()
     bases = [preset("demo").changed(TRAINING | {"phantom.seed": seed}) for seed in range(DATA_SETS)]
@@ -292,8 +303,8 @@ def main() -> None:
         f"{kind} {number}": Plan(number, two, bases[number % DATA_SETS])
         for number, (kind, two) in enumerate(zip(kinds, arms, strict=True))
     }
-    with tempfile.TemporaryDirectory() as scratch, workers() as pool:
-        studies = run_studies(plans, Path(scratch), pool)
+    with tempfile.TemporaryDirectory() as scratch, workers(options.processes) as pool:
+        studies = run_studies(plans, options.folder or Path(scratch), pool)
     equal, planted = (
         [study for title, study in studies.items() if title.startswith(kind)]
         for kind in ("equal", "planted")

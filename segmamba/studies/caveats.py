@@ -85,10 +85,11 @@ def _failures(decision: Decision) -> Iterator[str]:
         for arm, failed in difference.failures.items():
             if arm not in told:
                 told.add(arm)
-                bound = failure_bound(failed, difference.planned)
+                runs = difference.planned[arm]
+                bound = failure_bound(failed, runs)
                 what = f"in {failed} of" if failed else "in none of"
                 yield (
-                    f"{arm} failed {what} {count(difference.planned, 'run')}: a failure rate of "
+                    f"{arm} failed {what} {count(runs, 'run')}: a failure rate of "
                     f"up to {100 * bound:.0f} % stays possible ({100 * CONFIDENCE_LEVEL:.0f} % "
                     "bound)."
                 )

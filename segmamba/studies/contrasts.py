@@ -56,7 +56,7 @@ class Difference:
     """The mean score of each arm over these patients, for each of `seeds`."""
     failures: Mapping[str, int] = field(default_factory=dict)
     """How many planned runs of each arm failed; their scores are missing here."""
-    planned: int = 0
+    planned: Mapping[str, int] = field(default_factory=dict)
     """How many runs each arm was to have."""
     mean: float = math.nan
     low: float = math.nan
@@ -194,7 +194,9 @@ def contrast_difference(
         score=score,
         notes=notes,
         failures={arm: failed_runs(study, arm) for arm in contrast.weights},
-        planned=len(study.seeds) * max(len(study.folds), 1),
+        planned={
+            arm: len(study.seeds_of(arm)) * max(len(study.folds), 1) for arm in contrast.weights
+        },
         max_seeds=study.max_seeds,
     )
     if not seeds:
@@ -319,7 +321,7 @@ def _missing_trials(
         (t.arm, t.seed, t.fold) for t in study.trials if t.status == "FINISHED" and t.test_cases
     }
     for arm, by_seed in scores.items():
-        missing = [seed for seed in study.seeds if seed not in by_seed]
+        missing = [seed for seed in study.seeds_of(arm) if seed not in by_seed]
         if missing:
             notes += (
                 f"{arm} has no tested trial of seed{'s' * (len(missing) != 1)} "
@@ -327,7 +329,7 @@ def _missing_trials(
             )
         folds = [
             f"{seed}/{fold}"
-            for seed in study.seeds
+            for seed in study.seeds_of(arm)
             if seed not in missing
             for fold in study.folds
             if (arm, seed, fold) not in tested

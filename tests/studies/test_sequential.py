@@ -148,7 +148,7 @@ def test_futility_is_asked_from_the_fourth_look_and_named_in_the_verdict():
         result = verdict(study)
         assert result.answer == "undecided"
         assert f"stopped after {last.seeds} of at most 8 seeds" in result.sentence
-        assert "would hardly be decided by the last seed (probability" in result.sentence
+        assert "would hardly be decided before the seeds run out (probability" in result.sentence
 
 
 def test_a_study_that_spends_its_last_seed_says_so():
