@@ -4,7 +4,7 @@
 
 verdicts.py simulates the scores of its studies. Here every score comes from a network that the
 product's loop trained on phantoms and tested on their test patients. The network is tiny and its
-training lasts 40 steps, so that hundreds of them fit; it is far from a good one, and runs that
+training lasts 60 steps, so that hundreds of them fit; it is far from a good one, and runs that
 differ in their seed alone lie several Dice points apart. What follows is the product's own code
 without Ray and MLflow: SeedQueue says which trial comes next, `take_look` looks at the rows of the
 tested patients after 3 seeds and every further one, `verdict` ends the study.
@@ -59,6 +59,7 @@ TRAINING: dict[str, object] = {
     "phantom.size": (48, 48, 48),
     "data.spacing_mm": 6.0,  # a head is about 24x28x23 voxels
     "data.patch_size": (16, 16, 16),
+    "data.tumour_centre_share": 0.9,
     "data.validation_cases": 2,
     "data.validation_share": 0.1,
     "data.test_share": 0.5,
@@ -67,7 +68,7 @@ TRAINING: dict[str, object] = {
     "optim.lr": 1e-2,
     "train.batch_size": 2,
     "train.epochs": 2,
-    "train.steps_per_epoch": 20,
+    "train.steps_per_epoch": 30,
     "train.validate_every_epochs": 1,
     "train.test_last": False,
 }
@@ -297,8 +298,8 @@ def main() -> None:
     options = parser.parse_args()
     started = time.perf_counter()
     bases = [preset("demo").changed(TRAINING | {"phantom.seed": seed}) for seed in range(DATA_SETS)]
-    arms = [EQUAL_ARMS] * EQUAL_STUDIES + [PLANTED_ARMS] * PLANTED_STUDIES
-    kinds = ["equal"] * EQUAL_STUDIES + ["planted"] * PLANTED_STUDIES
+    arms = [PLANTED_ARMS] * PLANTED_STUDIES + [EQUAL_ARMS] * EQUAL_STUDIES
+    kinds = ["planted"] * PLANTED_STUDIES + ["equal"] * EQUAL_STUDIES
     plans = {
         f"{kind} {number}": Plan(number, two, bases[number % DATA_SETS])
         for number, (kind, two) in enumerate(zip(kinds, arms, strict=True))

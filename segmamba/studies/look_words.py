@@ -60,7 +60,7 @@ def _clause(names: Sequence[str], look: ContrastLook, hopeless: str, claim: Hypo
     metric = metric_of(claim.score)
     unit = "mm" if metric.unit == "mm" else "points"
     matter = f"{amount(claim.margin, metric)} {unit} that matter"
-    lies = f"the interval of {name} lies" if one else f"the intervals of {name} lie"
+    lies = f"the repeated interval{'s' * (not one)} of {name} lie{'s' * one}"
     chance = _chance_words(look) if one else ""
     return {
         "gained": f"{name} reach{'es' * one} the {matter}",
