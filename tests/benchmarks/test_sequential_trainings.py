@@ -69,14 +69,14 @@ def test_a_training_scores_what_a_run_in_a_folder_scores(benchmark, folder):
 
 
 def test_no_two_trainings_of_the_script_share_a_seed(benchmark):
-    plans = [benchmark.Plan(number, benchmark.EQUAL_ARMS, TINY) for number in range(30)]
+    plans = [benchmark.Plan(number, benchmark.EQUAL_ARMS, TINY) for number in (0, 1, 29)]
     seeds = [
         plan.config(benchmark.TrialPlan(arm=arm, seed=seed, fold=None)).seed
         for plan in plans
         for arm in plan.arms
         for seed in range(plan.max_seeds)
     ]
-    assert len(set(seeds)) == 30 * 2 * 10
+    assert len(set(seeds)) == 3 * 2 * 10
 
 
 def test_a_planted_difference_is_found_early_and_equal_arms_are_given_up(

@@ -10,9 +10,12 @@ from segmamba.reports import figures
 from segmamba.reports.reading import STUDY, reading_of
 from segmamba.reports.report import write_report
 from segmamba.reports.tables import arm_table, dropped_rows, render_terminal
+from segmamba.studies.caveats import background
+from segmamba.studies.comparisons import differences_of
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.results import Study
 from segmamba.studies.sequential import first_seeds, take_look
+from segmamba.studies.verdict import decide
 from tests.studies.synthetic import synthetic_study
 
 REASON = "the repeated interval of c \N{MINUS SIGN} a lies below the 0.5 points that matter"
@@ -77,3 +80,10 @@ def test_a_study_of_fixed_seeds_says_nothing_of_looks(study):
     assert reading_of(fixed) == STUDY and dropped_rows(fixed) == []
     assert len(reading_of(study)) == len(STUDY) == 5
     assert "up to 6" in reading_of(study)[1]
+
+
+def test_an_arm_keeps_the_hyphen_in_its_name():
+    study = synthetic_study({"nnU-Net": 0.0, "b-c": 0.01}, seeds=4, seed_sd=0.02, epochs=1)
+    decision = decide(differences_of(study, study.hypothesis), study.hypothesis)
+    pairing = list(background(study, decision))[-1]
+    assert "the means of b-c and nnU-Net correlate by" in pairing

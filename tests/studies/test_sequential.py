@@ -129,8 +129,8 @@ def test_hopeless_and_decided_arms_get_no_more_seeds_and_say_why():
     assert look.arms == ("a", "b")
     assert look.dropped["d"] == "no contrast of the claim needs it"
     assert look.dropped["c"] == (
-        "the repeated interval of c \N{MINUS SIGN} a lies below the 0.5 points that matter, after 3 "
-        "seeds"
+        "the repeated interval of c \N{MINUS SIGN} a lies below the 0.5 points that matter, "
+        "after 3 seeds"
     )
     later = take_look(study, claim, 4, [look])
     assert later.contrasts[1] == look.contrasts[1], "it stays as it was when it stopped"
