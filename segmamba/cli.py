@@ -37,6 +37,7 @@ for command in (
     tune.tune_postprocessing,
     studies.studies,
     studies.report,
+    studies.compare_studies,
 ):
     app.command()(command)
 app.command(context_settings=study.PASS_ON)(study.study)

@@ -46,28 +46,33 @@ def test_in_the_list_of_studies(monkeypatch, capsys):
 
 def test_in_the_table_of_an_evaluation(console, capsys):
     scores = {"mean": 0.7074, "median": 0.71364, "sd": 0.1, "low": 0.6, "high": 0.8}
-    metrics = dict.fromkeys(("dice", "hd95_mm", "sensitivity", "specificity"), scores)
+    metrics = dict.fromkeys(("dice", "hd95_mm", "nsd_1mm", "sensitivity", "specificity"), scores)
     evaluation = SimpleNamespace(
         about={"cases": 3, "rules": {}, "notes": []},
         summary={"scores": {LEGACY: {"WT": metrics}}, "empty": {}},
+        rows=[],
     )
     summary.render(evaluation, console)
     row = capsys.readouterr().out.splitlines()[-1].split()
     assert row[:5] == ["WT", "70.74", "60.0-80.0", "71.36", "10.0"]
-    assert row[5:] == ["0.71", "0.6-0.8", "0.71", "0.707", "0.70740"], "the others keep their units"
+    assert row[5:] == ["0.71", "0.6-0.8", "0.71", "70.7", "0.707", "0.70740"], (
+        "the others keep their units"
+    )
 
 
 def test_in_the_table_of_a_comparison(console, capsys):
     figures = {"mean_a": 0.7136, "mean_b": 0.7074, "difference": 0.0062, "low": 0.001, "high": 0.01}
     paired = tuple(
-        compare.Paired(rule=LEGACY, region="WT", metric=metric, **figures, higher=2, lower=1)
+        compare.Paired(
+            rule=LEGACY, region="WT", metric=metric, **figures, higher=2, lower=1, rank_p=0.5
+        )
         for metric in compare.METRICS
     )
-    about = {"cases": 3, "rules": {LEGACY: ""}, "notes": []}
+    about = {"cases": 3, "patients": 3, "rules": {LEGACY: ""}, "notes": []}
     compare.render(compare.Comparison(about=about, paired=paired, rows=[], verdicts={}), console)
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "WT Dice 71.36 70.74 0.62 0.10 to 1.00 2 1" in shown
-    assert "WT HD95 mm 0.71 0.71 0.01 0.00 to 0.01 2 1" in shown
+    assert "WT Dice 71.36 70.74 0.62 0.10 to 1.00 2 1 0.500" in shown
+    assert "WT HD95 mm 0.71 0.71 0.01 0.00 to 0.01 2 1 0.500" in shown
 
 
 def test_in_the_table_of_the_post_processing(console, capsys):

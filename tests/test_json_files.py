@@ -231,6 +231,7 @@ READERS = {
             "source_affine": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]],
             "classes": [1, 2],
             "findings": [],
+            "label_set": "glioma",
         },
         lambda path: PreparedCase.read(path.parent).margins,
     ),

@@ -11,6 +11,7 @@ from segmamba.commands.shared import (
     DatasetArgument,
     JsonOption,
     LabelsOption,
+    MissingOption,
     NamesOption,
     OrientationOption,
     PatientsOption,
@@ -35,6 +36,7 @@ def check(
     changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
+    missing: MissingOption = "error",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -60,10 +62,16 @@ def check(
     from segmamba.data.same_images import find_same_images
 
     templates = resolve_names(names or ())
-    unused = notes_on_unused(source, labels, templates)
+    unused = notes_on_unused(source, labels, templates, missing=missing)
     with progress_bar("reading cases") as progress:
         checked = check_cases(
-            source, labels, templates, patients=patients, config=config, progress=progress
+            source,
+            labels,
+            templates,
+            patients=patients,
+            missing=missing,
+            config=config,
+            progress=progress,
         )
     if output:
         write_csv(output, checked)
@@ -96,6 +104,7 @@ def summary(
     changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
+    missing: MissingOption = "error",
     output: Annotated[
         Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
     ] = RESULTS / "data_summary",
@@ -115,6 +124,7 @@ def summary(
             labels,
             resolve_names(names or ()),
             patients=patients,
+            missing=missing,
             header=header,
             progress=progress,
         )
@@ -135,6 +145,7 @@ def splits(
     changes: ReadingSetOption = None,
     names: NamesOption = None,
     patients: PatientsOption = "",
+    missing: MissingOption = "error",
     folds: Annotated[int, typer.Option(help="How many folds.", metavar="N")] = 5,
     seed: Annotated[
         int, typer.Option(help="Chooses which patients fall into which fold.", metavar="N")
@@ -160,7 +171,8 @@ def splits(
     from segmamba.data.splits_file import write_splits
     from segmamba.data.strata import describe_folds, strata_of_files, stratified_folds
 
-    found = with_patients(find_cases(source, labels, resolve_names(names or ()), header), patients)
+    every = find_cases(source, labels, resolve_names(names or ()), header, missing=missing)
+    found = with_patients(every, patients)
     cases = [case for case in found if case.label]
     if not cases:
         raise UserError(f"{source}: no case has a segmentation; folds are for labelled cases")

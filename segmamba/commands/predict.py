@@ -80,6 +80,15 @@ def predict(
     ] = "auto",
     orientation: OrientationOption = None,
     names: NamesOption = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            help="A case that lacks one to three modalities: error refuses it, zeros predicts it "
+            "with zeros in their place. Default: as the network was trained (data.missing).",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     flips: FlipsOption = False,
     overlap: Annotated[
         float | None,
@@ -183,6 +192,7 @@ def predict(
         outputs,
         members,
         templates=resolve_names(names or ()),
+        missing=missing,
         header=header,
         as_json=as_json,
     )
@@ -198,6 +208,7 @@ def run_prediction(
     *,
     header: HeaderRules | None = None,
     templates: Sequence[str] = (),
+    missing: str | None = None,
     as_json: bool,
 ) -> int:
     """Predict every case of a data set, and print what became of each.
@@ -210,6 +221,8 @@ def run_prediction(
         names: What predictions.json calls the predictor's members.
         header: How the headers of the files are read; None takes the defaults.
         templates: How the files are named, as `find_cases` takes names.
+        missing: What is done with a case that lacks modalities, as `find_cases` takes it; None is
+            what the predictor's networks say.
         as_json: Print the content of predictions.json instead of the folder.
 
     Returns:
@@ -217,18 +230,24 @@ def run_prediction(
     """
     from segmamba.data.cases import MIXED, list_cases, notes_on_convention, notes_on_unused
     from segmamba.data.content import summarised
-    from segmamba.inference.folder import notes_on_values, predict_cases, write_record
+    from segmamba.inference.folder import (
+        notes_on_values,
+        predict_cases,
+        warnings_on_missing,
+        write_record,
+    )
     from segmamba.inference.outputs import FAILED, SKIPPED
 
     screen = console(stderr=True)
     labels = MIXED if labels == "auto" else labels
-    cases = list_cases(source, labels, templates, header)
+    missing = missing or predictor.missing
+    cases = list_cases(source, labels, templates, header, missing=missing)
     print_line(screen, f"{predictor.summary}; {len(cases)} cases")
     for note in (
         *predictor.notes,
         *notes_on_values(cases, predictor.labels, outputs),
         *notes_on_convention(cases),
-        *notes_on_unused(source, labels, templates),
+        *notes_on_unused(source, labels, templates, missing=missing),
     ):
         print_line(screen, f"note: {note}")
     outcomes = []
@@ -247,6 +266,8 @@ def run_prediction(
             f"note: {len(skipped)} of {len(cases)} cases are skipped, their files are all there: "
             f"{shown}",
         )
+    for warning in warnings_on_missing(predictor, outcomes):
+        print_line(screen, f"warning: {warning}")
     record = write_record(predictor, outcomes, outputs, names)
     if as_json:
         print_json(record)

@@ -73,6 +73,15 @@ PatientsOption = Annotated[
         show_default=False,
     ),
 ]
+MissingOption = Annotated[
+    str,
+    typer.Option(
+        "--missing",
+        help="A case that lacks modalities, as the setting data.missing says: error refuses it, "
+        "zeros reads what it lacks as zeros.",
+        metavar="NAME",
+    ),
+]
 TrainingLabelsOption = Annotated[
     str | None,
     typer.Option(

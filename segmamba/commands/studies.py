@@ -50,6 +50,106 @@ def report(
     print_result(result, folder, screen, say, as_json=as_json)
 
 
+def compare_studies(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="The studies: names, with or without _RunNN (then the newest), or run ids.",
+            metavar="STUDY...",
+        ),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            help="The arm that every other is compared with. Default: the first study's.",
+            metavar="ARM",
+            show_default=False,
+        ),
+    ] = None,
+    contrasts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--contrast",
+            help='Two arms, as "ARM - ARM"; may be repeated. Holm\'s adjustment is over all.',
+            metavar="CONTRAST",
+            show_default=False,
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            help="Smallest difference that matters, in Dice or NSD points or in mm of HD95. "
+            "Default: the first study's.",
+            metavar="X",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            help="dice, nsd_1mm or hd95. Default: the first study's.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            help="mean, ET, TC or WT. Default: the first study's.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    direction: Annotated[
+        str,
+        typer.Option(
+            "--direction",
+            help="What is asked of the contrasts: better, 'no better' or alike.",
+            metavar="WORDS",
+        ),
+    ] = "better",
+    output: OutputOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the arms of several studies that tested the same cases.
+
+    Seeds of the same arm are pooled: same settings, split and code. Other arms of the same name
+    are shown as "ARM (STUDY)". The report is written to a new folder comparison_RunNN.
+    """
+    import shlex
+
+    from rich.console import Console
+
+    from segmamba.orchestration.listing import compare_studies as compared
+    from segmamba.reports.difference_rows import comparison_as_dict
+    from segmamba.studies.comparison import Asked
+
+    asked = Asked(
+        baseline=baseline,
+        contrasts=tuple(contrasts or ()),
+        margin=margin,
+        metric=metric,
+        region=region,
+        direction=direction,
+    )
+    command = shlex.join(["segmamba", *sys.argv[1:]])
+    study, folder = compared(output, names, asked, command)
+    if as_json:
+        print_json(comparison_as_dict(study))
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if as_json else sys.stdout)
+
+    screen = Console(stderr=as_json, soft_wrap=False)
+    for note in study.data.notes:
+        say(f"note     {note}")
+    print_result(study, folder, screen, say, as_json=False)
+
+
 def _print_studies(rows: list[dict[str, Any]]) -> None:
     """Print the rows of `list_studies` as a table."""
     from rich.table import Table

@@ -51,6 +51,10 @@ class AugmentConfig:
     """Chance of a gamma correction, for each channel on its own; 0 is off. nnU-Net: 0.3 a patch."""
     gamma_range: tuple[float, float] = (0.7, 1.5)
     """Exponent on the channel's own range, log-uniform; mean and standard deviation are kept."""
+    modality_dropout: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Chance that a patch is shown without T1, T1ce, T2 and FLAIR, each on its own: the channel is
+    0, as where the modality is missing. Never all four: where the draws would take them all, the
+    one stays whose draw came nearest to keeping it. 0 is off."""
 
     def __post_init__(self) -> None:
         names = [field.name for field in dataclasses.fields(self)]
@@ -60,6 +64,12 @@ class AugmentConfig:
             [name for name in names if name.endswith("_probability")],
             lambda chance: 0 <= chance <= 1,
             "must lie in [0, 1]",
+        )
+        require(
+            all(0 <= chance <= 1 for chance in self.modality_dropout),
+            "augment.modality_dropout",
+            self.modality_dropout,
+            "each chance must lie in [0, 1]",
         )
         require_each(
             self,

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from segmamba.config.header import HeaderChoice, HeaderRules
 from segmamba.config.rules import (
@@ -40,6 +41,10 @@ class DataConfig:
     and whose one group, or group `patient`, is the patient; or the path of a CSV file (.csv) with
     the header case,patient. Empty is off: the names tell, by the patterns of the usual data
     sets."""
+    missing: Literal["error", "zeros"] = "error"
+    """A case that lacks one to three of the four modalities. error: it is refused. zeros: it is
+    used, and the channel of what it lacks is 0 after z-scoring, as outside the brain. An image of
+    zeros alone counts as missing. A case without any image is refused always."""
     spacing_mm: float = 1.0
     """Isotropic voxel size, in mm, of the grid the network works in. A case that already has it is
     not resampled."""

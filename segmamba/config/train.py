@@ -35,6 +35,9 @@ class TrainConfig:
     test_last: bool = True
     """Test the last epoch's weights too, as test/last_..., beside those that the validation set
     chose. Doubles the test's time; False is off."""
+    test_subsets: bool = False
+    """Test the chosen weights with every subset of the four modalities too, the others being 0:
+    the test takes up to 15 times as long. False is off."""
     deterministic: bool = False
     """Ask torch for deterministic kernels; False is off. The CPU path is deterministic either
     way."""

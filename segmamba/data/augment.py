@@ -20,7 +20,8 @@ from segmamba.data.augment_intensity import (
 )
 from segmamba.data.augment_spatial import flip_and_turn, must_interpolate, warp
 from segmamba.data.augmentation_draws import AugmentationDraws
-from segmamba.data.sampling import AUGMENTATION, generator
+from segmamba.data.feed import to_device
+from segmamba.data.sampling import AUGMENTATION, DROPOUT, generator
 
 
 def draw_augmentation(
@@ -78,7 +79,26 @@ def draw_augmentation(
         blur_sigma=blur_sigma,
         zoom=zoom,
         gamma=np.exp(log_gamma),
+        dropped=draw_dropout(config.modality_dropout, generator(seed, epoch, index, DROPOUT)),
     )
+
+
+def draw_dropout(chances: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """Draw which modalities a patch is shown without; never all of them.
+
+    Args:
+        chances: (C,), the chance of each modality.
+        rng: Gives one number for each.
+
+    Returns:
+        bool (C,). Where all would be dropped, the modality whose number lies nearest to its chance,
+        as a share of it, is kept.
+    """
+    drawn, limits = rng.random(len(chances)), np.array(chances)
+    dropped = drawn < limits
+    if dropped.all():
+        dropped[np.argmax(drawn / limits)] = False
+    return dropped
 
 
 def _for_some_channels(
@@ -120,7 +140,21 @@ def augment(
             flip_and_turn(i, l, drawn) for i, l, drawn in zip(image, label, draws, strict=True)
         ]
         image, label = (torch.stack(tensors) for tensors in zip(*moved, strict=True))
-    return _augment_intensities(image, draws), label
+    return _without_dropped(_augment_intensities(image, draws), draws), label
+
+
+def _without_dropped(image: torch.Tensor, draws: Sequence[AugmentationDraws]) -> torch.Tensor:
+    """Set the channels to 0 that are dropped, unless the case has no other.
+
+    A case that lacks modalities itself might lose all that it has.
+    """
+    dropped = np.stack([drawn.dropped for drawn in draws])  # (B, C)
+    if not dropped.any():
+        return image
+    kept = to_device(~dropped, image.device)
+    held = (image != 0).flatten(2).any(2)  # (B, C)
+    kept = kept | ~(held & kept).any(1, keepdim=True)
+    return torch.where(kept[..., None, None, None], image, 0)
 
 
 def _augment_intensities(image: torch.Tensor, draws: Sequence[AugmentationDraws]) -> torch.Tensor:

@@ -41,3 +41,5 @@ class AugmentationDraws:
     """Share of the sides that low resolution keeps; 1 is none."""
     gamma: np.ndarray
     """Exponent; 1 is none."""
+    dropped: np.ndarray
+    """bool, whether the modality is shown as missing."""

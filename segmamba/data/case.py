@@ -32,7 +32,8 @@ class Case:
     id: str
     patient: str
     images: dict[str, Path]
-    """Modality to file, for all of MODALITIES unless an error is among the findings."""
+    """Modality to file, for all of MODALITIES unless the case `may_lack` some or an error is among
+    the findings."""
     label: Path | None
     """The segmentation; None without one."""
     convention: str
@@ -49,6 +50,8 @@ class Case:
     modality has a file of its own."""
     classes: str = AUTO
     """Name of the label set that the segmentation is read as; "auto" is the convention's own."""
+    may_lack: bool = False
+    """Whether up to three modalities may be missing; their channels are zeros then."""
 
     @property
     def label_set(self) -> LabelSet:

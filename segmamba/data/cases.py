@@ -18,6 +18,7 @@ from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import convention
 from segmamba.data.layouts import datalist, dataset_json, templates
 from segmamba.data.layouts import names as file_names
+from segmamba.data.missing import REFUSED, ZEROS, allow_missing, check_choice, refuse_missing
 from segmamba.errors import UserError
 
 AUTO, MIXED = "auto", "mixed"
@@ -38,6 +39,8 @@ def find_cases(
     labels: str = AUTO,
     names: Sequence[str] = (),
     header: HeaderRules | None = None,
+    *,
+    missing: str = REFUSED,
 ) -> list[Case]:
     """Find every case of a data set, all of them whole.
 
@@ -49,6 +52,7 @@ def find_cases(
         names: Templates of the files' names, as the setting `data.names` has them; then these
             alone tell what is a case.
         header: How the headers of the files are read; None takes the defaults.
+        missing: What is done with a case that lacks modalities, as the setting `data.missing` says.
 
     Returns:
         The cases, sorted by id.
@@ -56,7 +60,7 @@ def find_cases(
     Raises:
         UserError: No case is found, or one is faulty; the message is that of the first.
     """
-    cases = list_cases(source, labels, names, header)
+    cases = list_cases(source, labels, names, header, missing=missing)
     for case in cases:
         for finding in case.findings:
             if finding.severity == ERROR:
@@ -69,6 +73,8 @@ def list_cases(
     labels: str = AUTO,
     names: Sequence[str] = (),
     header: HeaderRules | None = None,
+    *,
+    missing: str = REFUSED,
 ) -> list[Case]:
     """Find every case of a data set, the faulty ones among the others.
 
@@ -77,6 +83,7 @@ def list_cases(
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
         header: As `find_cases` takes it.
+        missing: As `find_cases` takes it.
 
     Returns:
         The cases, sorted by id, with their errors among their findings.
@@ -85,20 +92,22 @@ def list_cases(
         UserError: No case is found.
     """
     source = Path(source)
+    check_choice(missing)
     if labels not in (AUTO, MIXED):
         convention(labels)
     mixed, labels = labels == MIXED, AUTO if labels == MIXED else labels
     if source.is_file() and source.suffix == ".json":
         if names:
             raise UserError(f"{source}: a datalist names its files; leave out --names")
-        cases = datalist.list_cases(source, labels)
+        cases = datalist.list_cases(source, labels, missing=missing)
     elif source.is_dir():
-        cases = _cases_of_folder(source, labels, names)
+        cases = _cases_of_folder(source, labels, names, missing)
     else:
         raise UserError(
             f"{source}: no such folder; give the folder that holds the BraTS cases, "
             "or a datalist (.json)"
         )
+    cases = allow_missing(cases) if missing == ZEROS else refuse_missing(cases)
     if header is not None:
         cases = [replace(case, header=header) for case in cases]
     cases = with_checked_ids(cases, str(source))
@@ -107,7 +116,7 @@ def list_cases(
 
 
 def unused_files(
-    source: Path | str, labels: str = AUTO, names: Sequence[str] = ()
+    source: Path | str, labels: str = AUTO, names: Sequence[str] = (), *, missing: str = REFUSED
 ) -> tuple[list[Path], list[Path]]:
     """Find the image files of a data set that no case uses.
 
@@ -115,6 +124,7 @@ def unused_files(
         source: As `find_cases` takes it; a datalist leaves nothing out.
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
+        missing: As `find_cases` takes it.
 
     Returns:
         The files, sorted, and the folders of embedded phantoms, which are left out whole.
@@ -125,18 +135,23 @@ def unused_files(
     source = Path(source)
     if not source.is_dir():
         return [], []
-    used = {path for case in list_cases(source, labels, names) for path in case.files}
+    used = {
+        path for case in list_cases(source, labels, names, missing=missing) for path in case.files
+    }
     content = content_of(source)
     return [path for path in content.images if path not in used], content.phantoms
 
 
-def notes_on_unused(source: Path | str, labels: str = AUTO, names: Sequence[str] = ()) -> list[str]:
+def notes_on_unused(
+    source: Path | str, labels: str = AUTO, names: Sequence[str] = (), *, missing: str = REFUSED
+) -> list[str]:
     """Say which image files of a data set no case uses.
 
     Args:
         source: As `find_cases` takes it; empty is the embedded phantom, which leaves nothing out.
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
+        missing: As `find_cases` takes it.
 
     Returns:
         A line for the files and one for the folders of phantoms, where there are any.
@@ -144,7 +159,7 @@ def notes_on_unused(source: Path | str, labels: str = AUTO, names: Sequence[str]
     if not str(source):
         return []
     folder = Path(source)
-    files, phantoms = unused_files(folder, labels, names)
+    files, phantoms = unused_files(folder, labels, names, missing=missing)
     notes = []
     if files:
         notes.append(
@@ -204,7 +219,7 @@ def notes_on_labels(cases: Iterable[HasConvention]) -> list[str]:
     ]
 
 
-def _cases_of_folder(folder: Path, labels: str, names: Sequence[str]) -> list[Case]:
+def _cases_of_folder(folder: Path, labels: str, names: Sequence[str], missing: str) -> list[Case]:
     """List the cases of every layout that the folder holds; raise UserError where it holds none."""
     content = content_of(folder)
     if names:
@@ -215,16 +230,19 @@ def _cases_of_folder(folder: Path, labels: str, names: Sequence[str]) -> list[Ca
         others = [path for path in content.images if path.parent not in declared]
         cases = file_names.list_cases(others, labels)
         for root in roots:
-            cases += _cases_of_root(root, folder, labels, alone=len(roots) == 1 and not cases)
+            alone = len(roots) == 1 and not cases
+            cases += _cases_of_root(root, folder, labels, missing, alone=alone)
     if not cases:
         raise UserError(_no_cases(folder, content, names))
     return sorted(cases, key=lambda case: case.id)
 
 
-def _cases_of_root(root: Path, folder: Path, labels: str, *, alone: bool) -> list[Case]:
+def _cases_of_root(
+    root: Path, folder: Path, labels: str, missing: str, *, alone: bool
+) -> list[Case]:
     """List the cases of a folder with a dataset.json, which may lie beside other cases."""
     try:
-        return dataset_json.list_cases(root, labels)
+        return dataset_json.list_cases(root, labels, missing=missing)
     except UserError as error:
         if alone:
             raise

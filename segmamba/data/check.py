@@ -23,6 +23,7 @@ from segmamba.data.cases import list_cases, notes_on_labels
 from segmamba.data.grid_size import check_working_shape
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import convention
+from segmamba.data.missing import REFUSED
 from segmamba.data.parallel import map_cases
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.same_images import find_same_images, image_digests
@@ -66,6 +67,7 @@ def check(
     names: Sequence[str] = (),
     *,
     patients: str = "",
+    missing: str = REFUSED,
     config: DataConfig | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Checked]:
@@ -76,6 +78,7 @@ def check(
         labels: As `find_cases` takes it.
         names: As `find_cases` takes it.
         patients: The setting `data.patients`.
+        missing: The setting `data.missing`.
         config: How headers are read, and the working grid's spacing; None takes the defaults.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -86,9 +89,9 @@ def check(
         UserError: No case is found, or `patients` does not fit them.
     """
     config = config or DataConfig()
-    cases = with_patients(list_cases(source, labels, names, config.header_rules), patients)
+    cases = list_cases(source, labels, names, config.header_rules, missing=missing)
     function = functools.partial(check_case, spacing_mm=config.spacing_mm)
-    checked = map_cases(function, cases, lost=_lost, progress=progress)
+    checked = map_cases(function, with_patients(cases, patients), lost=_lost, progress=progress)
     same = find_same_images(checked)
     return [
         replace(case, findings=_sorted([*case.findings, *same.findings(case.id)]))

@@ -14,6 +14,7 @@ import numpy as np
 
 from segmamba.data.background import Background, find_background, sample
 from segmamba.data.case import ERROR, INFORMATION, WARNING, Case, Finding
+from segmamba.data.missing import IS_MISSING
 
 MASK_VALUES = 8
 """An image with no more values beside its background is a mask: a segmentation has up to five."""
@@ -212,7 +213,9 @@ def summarised(findings: Sequence[Sequence[Finding]]) -> list[str]:
     )
     lines = []
     for key, found in texts.items():
-        if len(found) <= MOST_EXAMPLES:
+        if key[1].endswith(IS_MISSING):
+            lines.append(f"{key[1]} in {counts[key]} of {len(findings)} cases")
+        elif len(found) <= MOST_EXAMPLES:
             lines += found
         else:
             lines.append(f"{key[1]} in {counts[key]} of {len(findings)} cases, as {found[0]}")

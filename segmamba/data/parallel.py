@@ -65,8 +65,13 @@ def map_cases(
     if workers == 1 or _size_bytes(cases) < parallel_from:
         return _map_here(function, cases, progress)
     results: dict[int, ResultT] = {}
-    with ProcessPoolExecutor(min(len(cases), workers), mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    # A process that dies while another one is being started would leave the pool waiting for ever:
+    # none begins before all are there.
+    all_there = context.Event()
+    with ProcessPoolExecutor(min(len(cases), workers), context, initializer=all_there.wait) as pool:
         jobs = {pool.submit(function, case): place for place, case in enumerate(cases)}
+        all_there.set()
         try:
             for done, job in enumerate(as_completed(jobs), 1):
                 place = jobs[job]

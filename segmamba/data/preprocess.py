@@ -28,6 +28,7 @@ from segmamba.config import DataConfig
 from segmamba.data.case import Case
 from segmamba.data.label_sets import GLIOMA
 from segmamba.data.labels import convention
+from segmamba.data.missing import ZEROS
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.prepared_case import PreparedCase
 from segmamba.data.same_images import image_digests
@@ -275,6 +276,8 @@ def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataCon
         parts.append(case.label_set.name)
     if (stated := [case.header.orientation.upper(), case.header.header]) != ["", "agree"]:
         parts.append(stated)
+    if case.may_lack:  # an image of zeros is an error where no modality may be missing
+        parts.append(ZEROS)
     text = json.dumps(parts)
     return cache / f"{case.id}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

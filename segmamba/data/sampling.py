@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 # Streams of random numbers. No two of them meet, whatever (seed, epoch, index) is.
-CASE_ORDER, CENTRE, AUGMENTATION, CASE, PLACE, MASK, STUDENT, TEACHER = range(8)
+CASE_ORDER, CENTRE, AUGMENTATION, CASE, PLACE, MASK, STUDENT, TEACHER, DROPOUT = range(9)
 
 
 class SampledCase(Protocol):

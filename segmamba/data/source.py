@@ -189,7 +189,7 @@ def find_data(
     """
     labelled, source, left_out = labelled_cases(config, results, steps)
     unlabelled = unlabelled_cases(config, learners)
-    unused = notes_on_unused(config.data.source, config.data.labels, config.data.names)
+    unused = unused_of(config.data)
     notes = [*([] if unlabelled else left_out), *unused, *notes_on(labelled)]
     return FoundData(labelled, unlabelled, source, notes)
 
@@ -198,8 +198,8 @@ def cases_of(data: DataConfig) -> list[Case]:
     """Find every case of the data set that a configuration names.
 
     Args:
-        data: Its `source`, `labels`, `names` and `patients` say which cases, and whose; the rest
-            how headers are read.
+        data: Its `source`, `labels`, `names`, `missing` and `patients` say which cases, and whose;
+            the rest how headers are read.
 
     Returns:
         The cases, sorted by id.
@@ -207,8 +207,22 @@ def cases_of(data: DataConfig) -> list[Case]:
     Raises:
         UserError: No case is found, one is faulty, or `patients` does not fit them.
     """
-    cases = find_cases(data.source, data.labels, data.names, data.header_rules)
+    cases = find_cases(
+        data.source, data.labels, data.names, data.header_rules, missing=data.missing
+    )
     return with_patients(cases, data.patients)
+
+
+def unused_of(data: DataConfig) -> list[str]:
+    """Say which image files of the data set that a configuration names no case uses.
+
+    Args:
+        data: Its `source`, `labels`, `names` and `missing` say which cases.
+
+    Returns:
+        A line for each thing to say.
+    """
+    return notes_on_unused(data.source, data.labels, data.names, missing=data.missing)
 
 
 def labelled_cases(
@@ -337,7 +351,7 @@ def images_to_learn_from(
         if not any(case.label for case in cases):
             cache = Path(results).resolve() / "cache"
             prepared = prepare_cases(cases, cache, source, progress=steps("preparing cases"))
-            return prepared, notes_on_unused(source.source, source.labels, source.names)
+            return prepared, unused_of(source)
     data = prepare_split(config, results, steps=steps, learners=[config])
     split = data.split()
     return [*split.train, *split.unlabelled], [*data.notes, *split.notes]

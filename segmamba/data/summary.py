@@ -17,6 +17,7 @@ from segmamba.data.case import ERROR, Case
 from segmamba.data.cases import list_cases, notes_on, notes_on_unused
 from segmamba.data.label_sets import LabelSet, common_set, region_dict
 from segmamba.data.labels import MODALITIES
+from segmamba.data.missing import REFUSED
 from segmamba.data.parallel import Progress, map_cases, no_progress
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.same_images import find_same_images, image_digests
@@ -72,7 +73,7 @@ class Fingerprint(TypedDict):
     brain_mm: dict[str, Spread]
     """{axis: side of the box around the brain}."""
     intensities: dict[str, dict[str, Spread]]
-    """{modality: {statistic within the brain: its spread}}."""
+    """{modality: {statistic within the brain: its spread}}, over the cases that have it."""
     volumes_ml: dict[str, Spread | None]
     """{region: volume}; None without labelled cases."""
     cases_without: dict[str, list[str]]
@@ -85,6 +86,7 @@ def summarise(
     names: Sequence[str] = (),
     *,
     patients: str = "",
+    missing: str = REFUSED,
     header: HeaderRules | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Fingerprint, list[MeasuredCase]]:
@@ -95,6 +97,7 @@ def summarise(
         labels: The label convention, as `find_cases` takes it.
         names: How the files are named, as `find_cases` takes it.
         patients: The setting `data.patients`.
+        missing: The setting `data.missing`.
         header: How headers are read, as `find_cases` takes it.
         progress: Called with (cases done, cases in all) after each case.
 
@@ -104,7 +107,8 @@ def summarise(
     Raises:
         UserError: No case can be read, or `patients` does not fit the cases.
     """
-    cases = with_patients(list_cases(source, labels, names, header), patients)
+    cases = list_cases(source, labels, names, header, missing=missing)
+    cases = with_patients(cases, patients)
     common = common_set(case.label_set for case in cases)
     cases = [replace(case, classes=common.name) for case in cases]
     results = map_cases(measure_case, cases, lost=lambda case: None, progress=progress)
@@ -119,7 +123,11 @@ def summarise(
     people = describe_patients(cases, patients, same)
     fingerprint = _fingerprint(cases, measured, unreadable, common)
     fingerprint["patients"] = len({same.patient(case.patient) for case in cases})
-    notes = fingerprint["notes"] + notes_on_unused(source, labels, names)
+    counts = Counter(m for case in measured for m in MODALITIES if m not in case.intensities)
+    fingerprint["notes"] += [
+        f"{m} is missing in {counts[m]} of {len(measured)} cases" for m in MODALITIES if counts[m]
+    ]
+    notes = fingerprint["notes"] + notes_on_unused(source, labels, names, missing=missing)
     fingerprint["notes"] = [people, *same.notes, *notes]
     return fingerprint, measured
 
@@ -154,7 +162,9 @@ def measure_case(case: Case) -> MeasuredCase | None:
             (side.stop - side.start) * mm
             for side, mm in zip(bounding_box(brain), reading.spacing_mm, strict=True)
         ),
-        intensities={m: _statistics(reading.channels[m]) for m in MODALITIES},
+        intensities={
+            m: _statistics(reading.channels[m]) for m in MODALITIES if m in reading.channels
+        },
         volumes_ml=volumes_ml,
     )
 
@@ -190,10 +200,10 @@ def _fingerprint(
         },
         "intensities": {
             modality: {
-                name: _spread([case.intensities[modality][name] for case in measured])
-                for name in ("mean", "std", *QUANTILES)
+                name: _spread([row[name] for row in rows]) for name in ("mean", "std", *QUANTILES)
             }
             for modality in MODALITIES
+            if (rows := [c.intensities[modality] for c in measured if modality in c.intensities])
         },
         "volumes_ml": {
             region: _spread([volumes[region] for _, volumes in labelled]) if labelled else None

@@ -92,14 +92,15 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
     """
     figure = _new_figure()
     for panel, modality in zip(figure.subplots(1, len(MODALITIES)), MODALITIES, strict=True):
-        rows = sorted((case.intensities[modality] for case in cases), key=lambda row: row["median"])
+        held = [case.intensities[modality] for case in cases if modality in case.intensities]
+        rows = sorted(held, key=lambda row: row["median"])
         places = np.arange(len(rows))
         panel.hlines(
             places,
             [row["p0.5"] for row in rows],
             [row["p99.5"] for row in rows],
             color="#9ecae1",
-            linewidth=max(0.5, min(6, 150 / len(rows))),
+            linewidth=max(0.5, min(6, 150 / max(len(rows), 1))),
         )
         panel.plot([row["median"] for row in rows], places, ".", color="black", markersize=4)
         panel.set(

@@ -17,6 +17,7 @@ from segmamba.data.case import ERROR, Case, Finding, surplus_channels
 from segmamba.data.content import examine
 from segmamba.data.itk_images import is_itk
 from segmamba.data.labels import MODALITIES, to_classes
+from segmamba.data.missing import missing_finding, missing_modalities
 from segmamba.data.placement import corner_gap
 from segmamba.data.stored_volume import FileFault
 from segmamba.errors import UserError
@@ -134,7 +135,8 @@ def read_scan(case: Case) -> Scan:
         if finding.severity == ERROR:
             raise UserError(finding.text)
     assert reading.affine is not None  # without an error, all images were read
-    image = np.stack([np.asarray(reading.channels[m], np.float32) for m in MODALITIES])
+    nothing = np.zeros(next(iter(reading.channels.values())).shape, np.float32)
+    image = np.stack([np.asarray(reading.channels.get(m, nothing), np.float32) for m in MODALITIES])
     return Scan(
         image,
         reading.label,
@@ -173,11 +175,25 @@ def read_case(case: Case) -> Reading:
             reading.findings.append(surplus)
         for modality in (m for m in MODALITIES if case.images.get(m) == path):
             _take_channel(reading, case, path, modality, volume.array)
+    reading.findings += _missing(case, reading)
     if case.label:
         _take_label(reading, case, case.label, first)
     reading.channels, findings = examine(case, reading.channels, reading.label)
     reading.findings += findings
     return reading
+
+
+def _missing(case: Case, reading: Reading) -> list[Finding]:
+    """Say what a case lacks that may lack it; an error where that is every image."""
+    if not case.may_lack:
+        return []
+    found = [missing_finding(case, m) for m in MODALITIES if m not in case.images]
+    if missing_modalities([*reading.findings, *found]) == MODALITIES:
+        text = (
+            f"{case.id}: every image is empty (all voxels are 0); replace them or remove the case"
+        )
+        found.append(Finding(ERROR, "empty image", text))
+    return found
 
 
 def _take_file(reading: Reading, case: Case, path: Path, volume: Volume) -> None:
@@ -207,6 +223,9 @@ def _take_channel(
             f"{case.id}: {where} has {bad} voxels that are not finite (NaN or inf); repair the file"
         )
         reading.findings.append(Finding(ERROR, "not finite", text))
+    elif not volume.any() and case.may_lack:
+        reading.findings.append(missing_finding(case, modality))
+        return
     elif (largest := max(abs(float(volume.min())), abs(float(volume.max())))) < SMALLEST_VALUE:
         text = (
             f"{case.id}: {where} is empty (every voxel is 0); replace the file or remove the case"

@@ -117,6 +117,8 @@ def zscore(image: np.ndarray) -> np.ndarray:
     out = np.zeros_like(image, np.float32)
     for source, target in zip(image, out, strict=True):
         brain = source != 0
+        if not brain.any():  # a missing modality
+            continue
         values = source[brain].astype(np.float64)
         target[brain] = (values - values.mean()) / max(values.std(), 1e-8)
     return out

@@ -88,7 +88,7 @@ def evaluate(
         A row for each case: Dice as in `validate`, hd95_mm_ET and so on, and the surface Dice
         nsd_1mm_ET, .., nsd_1mm_mean.
     """
-    predictor, rows = _predictor(model, config, device), []
+    predictor, rows = make_predictor(model, config, device), []
     for case in cases:
         prediction = predictor.predict(prepared_scan(case, config))
         truth = np.array(case.source_label())
@@ -111,7 +111,7 @@ def predict_classes(
     Returns:
         Class numbers, uint8 (x, y, z), on the source's grid in canonical orientation.
     """
-    return _predictor(model, config, device).predict(prepared_scan(case, config))
+    return make_predictor(model, config, device).predict(prepared_scan(case, config))
 
 
 def prepared_scan(case: PreparedCase, config: Config) -> PreparedScan:
@@ -119,7 +119,17 @@ def prepared_scan(case: PreparedCase, config: Config) -> PreparedScan:
     return PreparedScan({config.data.spacing_mm: case.image()}, {config.data.spacing_mm: case})
 
 
-def _predictor(model: torch.nn.Module, config: Config, device: torch.device) -> Predictor:
+def make_predictor(model: torch.nn.Module, config: Config, device: torch.device) -> Predictor:
+    """Make of a network what the test predicts with.
+
+    Args:
+        model: The network, on `device`; it is put into eval mode.
+        config: Its test-time options and post-processing are used.
+        device: Where the network predicts.
+
+    Returns:
+        The predictor.
+    """
     model.eval()
     return Predictor([Member(model, config, device)], config.postprocess)
 

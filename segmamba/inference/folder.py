@@ -27,7 +27,8 @@ import torch
 
 from segmamba.data.case import ERROR, Case
 from segmamba.data.label_sets import LabelSet, region_dict, translation
-from segmamba.data.labels import convention, written_values
+from segmamba.data.labels import MODALITIES, convention, written_values
+from segmamba.data.missing import ZEROS
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.files import write_json, write_text
@@ -266,6 +267,39 @@ def notes_on_values(cases: Sequence[Case], labels: LabelSet, outputs: Outputs) -
     return [*notes, *(line for name in sorted({v for _, v in written}) for line in _warned(name))]
 
 
+def warnings_on_missing(predictor: Predictor, outcomes: Sequence[Outcome]) -> list[str]:
+    """Warn of cases that lack what a network never learnt to do without.
+
+    Args:
+        predictor: Who predicted.
+        outcomes: What became of each case.
+
+    Returns:
+        A line, or none where every network was trained with dropout of all that was missing.
+    """
+    configs = [member.config for member in predictor.members]
+    unlearnt = {
+        modality
+        for place, modality in enumerate(MODALITIES)
+        if any(config.augment.modality_dropout[place] == 0 for config in configs)
+    }
+    found = [outcome for outcome in outcomes if unlearnt & set(outcome.missing)]
+    if not found:
+        return []
+    lacked = [m for m in MODALITIES if m in unlearnt and any(m in o.missing for o in found)]
+    cases = f"{len(found)} case{'s' * (len(found) != 1)}"
+    lacks = f"{cases} predicted without {', '.join(lacked)} by a network that was trained without "
+    if all(config.data.missing == ZEROS for config in configs):
+        return [
+            f"{lacks}modality dropout: it knows such cases only if the cases that it was trained "
+            "on lacked the same"
+        ]
+    return [
+        f"{lacks}modality dropout and without cases that lack a modality: expect worse "
+        "segmentations, or train with augment.modality_dropout"
+    ]
+
+
 def _sharing(name: str, labels: LabelSet) -> list[str]:
     """The classes that have no value of their own in a convention, but that of one before them."""
     values = written_values(name, labels).tolist()
@@ -294,7 +328,10 @@ def write_record(
     Raises:
         UserError: The output folder cannot be written.
     """
-    kept = ("case", "state", "error", "labels", "volumes_ml", "predict_s", "mean_entropy")
+    kept = (
+        *("case", "state", "error", "labels", "missing"),
+        *("volumes_ml", "predict_s", "mean_entropy"),
+    )
     record = {
         "members": names,
         "classes": predictor.labels.name,
@@ -302,6 +339,7 @@ def write_record(
         "labels": outputs.labels or "each case's own",
         "inference": [asdict(member.inference) for member in predictor.members],
         "postprocessing": asdict(predictor.postprocessing),
+        "warnings": warnings_on_missing(predictor, outcomes),
         "cases": [
             {name: getattr(outcome, name) for name in kept}
             | {"notes": [finding.text for finding in outcome.findings]}

@@ -6,6 +6,7 @@ from pathlib import Path
 from segmamba.data.case import Case, Finding
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import written_values
+from segmamba.data.missing import missing_modalities
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """The states of an Outcome."""
@@ -92,3 +93,8 @@ class Outcome:
     """A PNG for the page, where there is to be one."""
     labels: str = ""
     """The label convention of the values that are written."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The modalities that the case lacked; the network saw zeros in their place."""
+        return missing_modalities(self.findings)

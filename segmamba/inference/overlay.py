@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from segmamba.inference.prepared_scan import PreparedScan
 
+SHOWN = ("T1ce", "FLAIR", "T2", "T1")
+"""The modalities in the order in which they are preferred."""
 PLANES = ("sagittal", "coronal", "axial")
 THUMBNAIL_DPI = 60
 
@@ -28,7 +30,7 @@ THUMBNAIL_DPI = 60
 def draw_overlay(
     path: Path, case_id: str, prepared: PreparedScan, classes: np.ndarray, labels: LabelSet
 ) -> None:
-    """Draw T1ce and FLAIR of a case with its segmentation, as a PNG.
+    """Draw T1ce and FLAIR of a case with its segmentation, as a PNG; others where it lacks them.
 
     The view is radiological: the patient's right is on the left.
 
@@ -41,7 +43,7 @@ def draw_overlay(
     """
     figure = new_figure(figsize=(9, 6.4), layout="constrained")
     figure.suptitle(case_id if classes.any() else f"{case_id}: no tumour found", fontsize=11)
-    _draw_rows(figure.subplots(2, 3), ("T1ce", "FLAIR"), prepared, classes, labels, titles=True)
+    _draw_rows(figure.subplots(2, 3), prepared, classes, labels, titles=True)
     handles = [_line(region) for region in labels.outlined]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     save_figure(figure, path)
@@ -59,7 +61,7 @@ def thumbnail(prepared: PreparedScan, classes: np.ndarray, labels: LabelSet) -> 
         A small PNG.
     """
     figure = new_figure(figsize=(9, 3), layout="constrained", facecolor="black")
-    _draw_rows(figure.subplots(1, 3)[None], ("T1ce",), prepared, classes, labels, titles=False)
+    _draw_rows(figure.subplots(1, 3)[None], prepared, classes, labels, titles=False)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=THUMBNAIL_DPI, format="png")
     return picture.getvalue()
@@ -67,7 +69,6 @@ def thumbnail(prepared: PreparedScan, classes: np.ndarray, labels: LabelSet) -> 
 
 def _draw_rows(
     panels: Iterable[Iterable[Axes]],
-    modalities: Sequence[str],
     prepared: PreparedScan,
     classes: np.ndarray,
     labels: LabelSet,
@@ -83,15 +84,21 @@ def _draw_rows(
     ).numpy()
     inside = classes[prepared.box]
     # without a tumour: through the middle of the brain
-    shown = inside > 0 if inside.any() else image[0] != 0
+    shown = inside > 0 if inside.any() else _brain(image)
     centre, box = busiest_slices(shown), (slice(None),) * 3
     nothing = np.zeros_like(inside)
-    for row, modality in zip(panels, modalities, strict=True):
+    held = sorted(SHOWN, key=lambda modality: not image[MODALITIES.index(modality)].any())
+    for row, modality in zip(panels, held, strict=False):
         channel = image[MODALITIES.index(modality)]
         for axis, panel in enumerate(row):
             draw_plane(panel, channel, inside, nothing, labels, axis, centre[axis], box)
             if titles:
                 panel.set_title(f"{modality}, {PLANES[axis]}", fontsize=9)
+
+
+def _brain(image: np.ndarray) -> np.ndarray:
+    """bool (x, y, z): where the first modality that the case has is not 0."""
+    return next((channel != 0 for channel in image if channel.any()), image[0] != 0)
 
 
 def _line(region: str) -> Line2D:

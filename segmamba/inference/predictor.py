@@ -17,6 +17,7 @@ part of it that holds the brain.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -100,6 +101,15 @@ class Predictor:
     def spacings_mm(self) -> tuple[float, ...]:
         """The voxel sides of the members' working grids, each once."""
         return tuple(dict.fromkeys(member.config.data.spacing_mm for member in self.members))
+
+    @property
+    def missing(self) -> Literal["error", "zeros"]:
+        """What is done with a case that lacks modalities; zeros only where every network says so.
+
+        It is the setting `data.missing` of the networks, as find_cases takes it.
+        """
+        settings = {member.config.data.missing for member in self.members}
+        return "zeros" if settings == {"zeros"} else "error"
 
     @property
     def notes(self) -> tuple[str, ...]:

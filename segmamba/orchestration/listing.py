@@ -1,6 +1,8 @@
 """What has run: studies with their answers, and a report drawn again."""
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from segmamba.orchestration.tracking.store import Store, open_store, store_uri
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, study_runs
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.reports.report import write_report
+from segmamba.studies.comparison import Asked, compare
 from segmamba.studies.results import Study
+from segmamba.training.run_folder import next_run_folder
 
 
 def list_studies(output: Path) -> list[dict[str, Any]]:
@@ -48,6 +52,34 @@ def redraw(output: Path, name: str) -> tuple[Study, Path]:
     study, recorded = read_study(run), run.folder
     there = recorded and Path(recorded).is_dir()
     folder = Path(recorded) if there else Path(output).resolve() / study.name
+    write_report(study, folder)
+    return study, folder
+
+
+def compare_studies(
+    output: Path, names: Sequence[str], asked: Asked, command: str
+) -> tuple[Study, Path]:
+    """Pool studies, ask for contrasts of their arms, and write the report into a new folder.
+
+    Args:
+        output: The folder of results.
+        names: Of the studies, with or without _RunNN, or their run ids.
+        asked: The contrasts and what decides them.
+        command: The command line, for the report.
+
+    Returns:
+        The pooled Study and the report's folder, `output`/comparison_RunNN.
+
+    Raises:
+        UserError: There is no such study, or they cannot be compared as asked.
+    """
+    store = _existing(output)
+    if store is None:
+        raise UserError(f"--output {output}: no study has run there")
+    runs = [find_study(store, name) for name in names]
+    pooled = compare([read_study(run) for run in runs], asked)
+    folder = next_run_folder(Path(output).resolve(), pooled.name)
+    study = dataclasses.replace(pooled, name=folder.name, command=command)
     write_report(study, folder)
     return study, folder
 

@@ -9,6 +9,7 @@ from segmamba.reports.difference_figures import draw_cases, draw_differences
 from segmamba.reports.look_figures import draw_looks
 from segmamba.reports.search_figures import draw_search
 from segmamba.reports.style import report_style
+from segmamba.reports.subset_figures import draw_subsets
 from segmamba.reports.trial_figures import draw_cost, draw_curves, draw_doses
 from segmamba.studies.results import Study
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FIGURES: dict[str, Callable[[Study], Figure | None]] = {
     "differences": draw_differences,
+    "subsets": draw_subsets,
     "looks": draw_looks,
     "doses": draw_doses,
     "search": draw_search,

@@ -17,6 +17,13 @@ STUDY = (
     "alone may be luck.",
 )
 """Of a study's report."""
+POOLED = (
+    "The first paragraph answers what was asked of several studies together; where it says "
+    '"exploratory", the question was chosen after they had ended, so a study of its own has to '
+    "confirm it.",
+    *STUDY[1:],
+)
+"""Of the report on a comparison of studies."""
 ENSEMBLE = (
     "The first paragraph says whether a vote of networks beats one of them on average.",
     "Its interval holds for other test patients and these networks: other networks would make "
@@ -46,8 +53,10 @@ def reading_of(study: Study) -> tuple[str, ...]:
         study: The study.
 
     Returns:
-        STUDY, or with the looks in it where the study adds seeds.
+        STUDY; POOLED of several studies; with the looks in it where the study adds seeds.
     """
+    if study.pooled_from:
+        return POOLED
     if not study.max_seeds:
         return STUDY
     looks = (

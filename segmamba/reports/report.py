@@ -4,7 +4,6 @@ Everything is computed from a Study, that is from what MLflow holds; so drawing 
 gives the same report.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.data.case import patient_of
 from segmamba.evaluation.patients import counted
 from segmamba.files import write_text
+from segmamba.reports.difference_rows import difference_table, estimate_and_interval
+from segmamba.reports.exports import TABLE_FILES, write_tables
 from segmamba.reports.pages import plain, template
 from segmamba.reports.reading import reading_of, standing_rows
+from segmamba.reports.subset_figures import subset_table
 from segmamba.reports.tables import (
     EXPLORATORY,
     PHANTOM_NOTICE,
     arm_table,
-    decisive_first,
     dropped_rows,
     duration,
 )
@@ -27,19 +28,19 @@ from segmamba.reports.trial_rows import searched_row, settings_as_text, stage_ro
 from segmamba.studies.alpha_spending import FIRST_LOOK
 from segmamba.studies.caveats import background
 from segmamba.studies.champion import champion_words
-from segmamba.studies.comparisons import compare_arms, differences_of
-from segmamba.studies.contrasts import Difference, contrast_difference
+from segmamba.studies.comparisons import differences_of
+from segmamba.studies.contrasts import contrast_difference
 from segmamba.studies.hypothesis import Hypothesis
 from segmamba.studies.metrics import METRICS
 from segmamba.studies.results import Study, StudyData
 from segmamba.studies.scores import case_patients
 from segmamba.studies.spec import FOUND, Changes
 from segmamba.studies.verdict import decide, verdict
-from segmamba.studies.words import DASH, amount, count, p_text
+from segmamba.studies.words import DASH, amount, count
 
 
 def write_report(study: Study, folder: Path | str) -> Path:
-    """Write a study's report.html, report.md and plots/*.png, each whole or not at all.
+    """Write a study's report.html, report.md, plots/*.png and tables/*, each whole or not at all.
 
     Args:
         study: The study, finished or not.
@@ -59,6 +60,7 @@ def write_report(study: Study, folder: Path | str) -> Path:
     content = _content(study, folder) | {
         "figures": {name: to_svg(figure, name) for name, figure in figures.items()}
     }
+    write_tables(study, folder / "tables")
     write_text(folder / "report.md", template("report.md.j2", autoescape=False).render(content))
     return write_text(
         folder / "report.html", template("report.html.j2", autoescape=True).render(content)
@@ -94,7 +96,9 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "headers": headers,
         "dropped": dropped_rows(study),
         "rows": rows,
-        **_pairs(study),
+        "subsets": subset_table(study),
+        **difference_table(study),
+        "tables": list(TABLE_FILES),
         "trials": [trial_row(trial, folder) for trial in study.trials],
         "planned": _planned(study),
         "searched": [searched_row(trial, folder) for trial in study.searched],
@@ -130,6 +134,14 @@ def _size(data: StudyData, cases: Sequence[str]) -> str:
 
 def _summary(study: Study) -> str:
     finished = sum(trial.status == "FINISHED" for trial in study.trials)
+    if study.pooled_from:
+        seeds = sorted({len(of) for of in study.arm_seeds.values()})
+        each = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+        return (
+            f"pooled from {', '.join(study.pooled_from)}; "
+            f"{finished} of {count(len(study.trials), 'trial')} finished; {each} seeds per arm; "
+            f"preset {study.preset}; {duration(study.seconds)} for all studies"
+        )
     folds = f" x {count(len(study.folds), 'fold')}" if study.folds else ""
     starts = f" over {study.starts} starts" if study.starts > 1 else ""
     return (
@@ -211,7 +223,7 @@ def _last_checkpoint(study: Study) -> list[dict[str, Any]]:
         contrast_difference(study, contrast, claim.regions[0], f"last_{claim.score}")
         for contrast in claim.contrasts
     ]
-    return [{"contrast": d.label, "cell": _estimate(d)} for d in differences if d.cases]
+    return [{"contrast": d.label, "cell": estimate_and_interval(d)} for d in differences if d.cases]
 
 
 def _sets(data: StudyData) -> dict[str, list[str]]:
@@ -223,52 +235,6 @@ def _sets(data: StudyData) -> dict[str, list[str]]:
             for name, cases in sets.by_name.items()
         }
     return {name: list(cases) for name, cases in data.by_name.items()}
-
-
-def _pairs(study: Study) -> dict[str, Any]:
-    """The table of paired differences, and its notes."""
-    decides = study.hypothesis.regions[0]
-    regions = decisive_first(study, decides)
-    results = compare_arms(study)
-    rows = [
-        {
-            "contrast": result.label,
-            "decides": result.decides,
-            "cells": [_estimate(result.regions[region]) for region in regions],
-            "p": p_text(result.regions[decides].p_value),
-            "p_holm": p_text(result.p_holm),
-            "p_rank": p_text(result.regions[decides].rank_p),
-            "level": _level(result.regions[decides]),
-            "seeds": len(result.regions[decides].seeds),
-            "patients": len(result.regions[decides].patients),
-        }
-        for result in results
-    ]
-    notes = dict.fromkeys(note for result in results for note in result.regions[decides].notes)
-    metric = METRICS[study.hypothesis.metric]
-    return {
-        "pair_regions": regions,
-        "pairs": rows,
-        "pair_notes": list(notes),
-        "pair_unit": f"{metric.words}, {metric.unit}"
-        + ("" if metric.higher_is_better else ", positive where it falls"),
-    }
-
-
-def _estimate(difference: Difference) -> tuple[str, str]:
-    """The estimate and its interval as text; the second is empty where there is none."""
-    metric = difference.metric
-    estimate = amount(difference.mean, metric, signed=True)
-    if not math.isfinite(difference.low):
-        return estimate, ""
-    low, high = (amount(v, metric, signed=True) for v in (difference.low, difference.high))
-    return estimate, f"[{low}, {high}]"
-
-
-def _level(difference: Difference) -> str:
-    """The coverage of the interval where it is adjusted; otherwise ""."""
-    adjusted = math.isfinite(difference.low) and difference.level != CONFIDENCE_LEVEL
-    return f"{100 * difference.level:.4g} %" if adjusted else ""
 
 
 def _varied(study: Study) -> dict[str, dict[str, str]]:

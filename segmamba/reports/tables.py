@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from segmamba.data.label_sets import MEAN
+from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.results import Study
 from segmamba.studies.scores import finished_trials, seed_scores
 from segmamba.studies.standing import not_shown_worse
@@ -27,7 +28,8 @@ EXPLORATORY = "Exploratory"
 COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
 
 Score: TypeAlias = dict[str, Any]
-"""The "mean" and "sd" over the "seeds" (their number); None where nothing was measured."""
+"""The "mean" and "sd" over the "seeds" (their number), and the ends "low" and "high" of the mean's
+interval; None where nothing was measured."""
 Cell: TypeAlias = tuple[str, bool]
 """Text, and whether the arm is not shown worse than the best of the column."""
 
@@ -96,14 +98,16 @@ def result_table(study: Study) -> list[dict[str, Any]]:
     Returns:
         One dict per arm. The scores dice_mean and dice_ET and so on, nsd_1mm (0 to 1), hd95_mm
         (means of the regions) and last_dice_mean (of the last checkpoint, where it was tested too)
-        are each {"mean", "sd", "seeds"} over the finished seeds. Beside them are "parameters" and
-        "train_s". What was not measured is None.
+        are each {"mean", "sd", "seeds", "low", "high"} over the finished seeds; low and high are
+        the ends of the mean's 95 % interval over seeds and patients. Beside them are "parameters"
+        and "train_s". What was not measured is None.
     """
     rows, columns = [], dice_columns(study)
     for arm in study.arms:
         finished = finished_trials(study, arm)
         scores = {
             c.name: _over_seeds(seed_scores(study, arm, c.column).values())
+            | dict(zip(("low", "high"), _ends(study, arm, c.column), strict=True))
             for c in (*columns, *FURTHER_COLUMNS)
         }
         rows.append(
@@ -129,6 +133,10 @@ def _over_seeds(scores: Iterable[float]) -> Score:
     }
 
 
+def _ends(study: Study, arm: str, column: str) -> tuple[float | None, float | None]:
+    return mean_interval(study, arm, column) or (None, None)
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     finite = _finite(values)
     return statistics.fmean(finite) if finite else None
@@ -138,16 +146,19 @@ def _finite(values: Iterable[float | None]) -> list[float]:
     return [v for v in values if v is not None and math.isfinite(v)]
 
 
-def arm_table(study: Study) -> tuple[list[str], list[list[Cell]]]:
+def arm_table(
+    study: Study, table: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[list[str], list[list[Cell]]]:
     """The result table as text.
 
     Args:
         study: The study.
+        table: Its `result_table`; None makes it.
 
     Returns:
         The headers and the rows.
     """
-    table = result_table(study)
+    table = result_table(study) if table is None else table
     further = [c for c in FURTHER_COLUMNS if any(row[c.name]["seeds"] for row in table)]
     columns = [*dice_columns(study), *further]
     scores = zip(*(_score_cells(study, table, column) for column in columns), strict=True)
@@ -250,6 +261,8 @@ def render_terminal(study: Study, console: Console) -> None:
         result = verdict(study, claim)
         sentence = f"{EXPLORATORY}: {result.sentence}" if number else result.sentence
         console.print(Text(sentence, style=COLOURS[result.answer]))
+    if study.registration and not study.registration.before_trials:
+        console.print(Text(study.registration.sentence, style="yellow"))
     if study.data.phantom:
         console.print(Text(PHANTOM_NOTICE, style="bold"))
 

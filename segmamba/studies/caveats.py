@@ -26,13 +26,16 @@ def caveats(study: Study, claim: Hypothesis, decision: Decision) -> Iterator[str
     Yields:
         A sentence for each thing that changes how the answer is to be read.
     """
+    if claim.exploratory:
+        yield f"Exploratory: {claim.exploratory}."
     several = len(claim.contrasts) > 1
     leading = decision.leading
     for difference in {d.label: d for d in decision.differences}.values():
         named = f" for {difference.label}" if several else ""
         if difference.seeds and len(difference.seeds) < len(study.seeds):
             paired, planned = len(difference.seeds), len(study.seeds)
-            yield f"Only {paired} of {planned} planned seeds could be paired{named}."
+            which = "" if study.pooled_from else "planned "
+            yield f"Only {paired} of {planned} {which}seeds could be paired{named}."
         if not difference.evenly_failed and not decision.failures_forbid and difference.seeds:
             yield f"{failures_in_words(difference)}: the failed runs are missing{named}."
     if any(decision.gained) and len(leading.seeds) <= FEW_SEEDS:
@@ -85,11 +88,11 @@ def _failures(decision: Decision) -> Iterator[str]:
         for arm, failed in difference.failures.items():
             if arm not in told:
                 told.add(arm)
-                runs = difference.planned[arm]
-                bound = failure_bound(failed, runs)
+                planned = difference.planned[arm]
+                bound = failure_bound(failed, planned)
                 what = f"in {failed} of" if failed else "in none of"
                 yield (
-                    f"{arm} failed {what} {count(runs, 'run')}: a failure rate of "
+                    f"{arm} failed {what} {count(planned, 'run')}: a failure rate of "
                     f"up to {100 * bound:.0f} % stays possible ({100 * CONFIDENCE_LEVEL:.0f} % "
                     "bound)."
                 )

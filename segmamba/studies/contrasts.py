@@ -121,8 +121,11 @@ class Difference:
 
     @property
     def evenly_failed(self) -> bool:
-        """Whether every arm failed equally often."""
-        return len(set(self.failures.values())) <= 1
+        """Whether every arm failed equally often, as a share of its planned runs."""
+        shares = {
+            failed / max(self.planned.get(arm, 1), 1) for arm, failed in self.failures.items()
+        }
+        return len(shares) <= 1
 
     @property
     def rank_p(self) -> float:
@@ -194,9 +197,7 @@ def contrast_difference(
         score=score,
         notes=notes,
         failures={arm: failed_runs(study, arm) for arm in contrast.weights},
-        planned={
-            arm: len(study.seeds_of(arm)) * max(len(study.folds), 1) for arm in contrast.weights
-        },
+        planned={arm: planned_runs(study, arm) for arm in contrast.weights},
         max_seeds=study.max_seeds,
     )
     if not seeds:
@@ -310,6 +311,19 @@ def failed_runs(study: Study, arm: str) -> int:
     """
     last = {(t.seed, t.fold): t.status for t in study.trials if t.arm == arm}
     return sum(status == "FAILED" for status in last.values())
+
+
+def planned_runs(study: Study, arm: str) -> int:
+    """How many runs an arm was to have.
+
+    Args:
+        study: The study.
+        arm: Name of the arm.
+
+    Returns:
+        The number: that of its seeds, of which an arm may have its own, in all folds.
+    """
+    return len(study.seeds_of(arm)) * max(len(study.folds), 1)
 
 
 def _missing_trials(

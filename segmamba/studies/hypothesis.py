@@ -87,8 +87,9 @@ class Hypothesis:
     region: str | Sequence[str] = "mean"
     """The region whose test score decides, or several: ET, TC, WT, another that the data have, or
     mean."""
-    metric: Literal["dice", "nsd_1mm", "hd95"] = "dice"
-    """The score that decides: Dice, the surface Dice at 1 mm (NSD), or HD95."""
+    metric: Literal["dice", "nsd_1mm", "hd95", "dice_one_missing"] = "dice"
+    """The score that decides: Dice, the surface Dice at 1 mm (NSD), HD95, or the mean Dice over the
+    subsets that lack one modality, where `train.test_subsets` is on."""
     better: str = ""
     """The arm that is claimed to be better than `than`: to score higher, or to have less HD95."""
     than: str = ""
@@ -111,6 +112,8 @@ class Hypothesis:
     """
     left_out: tuple[str, ...] = field(default=())
     """Labels of the contrasts whose arms are not part of this run."""
+    exploratory: str = ""
+    """Why its errors are not controlled; empty where it was declared before the study ran."""
 
     def __post_init__(self) -> None:
         given = ((self.better, self.than),) if self.better else self.contrasts

@@ -47,6 +47,14 @@ METRICS = {
         higher_is_better=False,
         margin=HD95_MARGIN_MM,
     ),
+    "dice_one_missing": Metric(
+        column="one_missing_dice",
+        words="Dice with one modality missing",
+        unit="Dice points",
+        scale=100,
+        higher_is_better=True,
+        margin=DICE_MARGIN,
+    ),
 }
 """The metrics by the name that a Hypothesis gives."""
 
@@ -55,10 +63,11 @@ def metric_of(score: str) -> Metric:
     """The metric whose columns begin with `score`.
 
     Args:
-        score: "dice", "nsd_1mm", "hd95_mm"; or "last_dice" and so on, of the last checkpoint.
+        score: "dice", "nsd_1mm", "hd95_mm"; or with something before it, as in "last_dice" of the
+            last checkpoint and "only_T1-T2_dice" of a subset of the modalities.
 
     Returns:
         The metric.
     """
-    column = score.removeprefix("last_")
-    return next(metric for metric in METRICS.values() if metric.column == column)
+    fitting = [metric for metric in METRICS.values() if f"_{score}".endswith(f"_{metric.column}")]
+    return max(fitting, key=lambda metric: len(metric.column))

@@ -8,6 +8,7 @@ from segmamba.data.label_sets import GLIOMA, MEAN
 from segmamba.errors import UserError
 from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
 from segmamba.studies.looks import Look, looks_from
+from segmamba.studies.registration import Registration
 from segmamba.studies.trial_plan import Changes, TrialPlan
 
 __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_from", "study_from"]
@@ -94,6 +95,10 @@ class Trial:
     """The course of train/loss, val/dice_mean, val/dice_ET, ..."""
     test_cases: list[CaseRow] = field(default_factory=list)
     """One row for each tested case."""
+    digest: str = ""
+    """The name of all that its result depends on, its seed included; empty where it has none."""
+    made_with: dict[str, str] = field(default_factory=dict)
+    """The code, torch, device and prepared cases; {} in studies of before 0.3."""
 
     @property
     def key(self) -> str:
@@ -123,6 +128,8 @@ class Study:
     all of `seeds`."""
     looks: tuple[Look, ...] = ()
     """The looks that a sequential study has taken."""
+    registration: Registration | None = None
+    """When its claims were written; None in studies of before 0.3."""
     folds: tuple[int, ...] = ()
     """Numbers of the folds; () is one split."""
     secondary: tuple[Hypothesis, ...] = ()
@@ -141,6 +148,8 @@ class Study:
     """The command line that ran it."""
     mlflow_uri: str
     parent_run_id: str
+    pooled_from: tuple[str, ...] = ()
+    """The names of the studies that this one puts together; () in a study that was run."""
     seconds: float
     """Wall time from the end of planning, summed over all starts of the study.
 

@@ -234,6 +234,8 @@ def _undecided(decision: Decision) -> str:
             f"{'; '.join(dict.fromkeys(failures_in_words(d) for d in uneven))}: what the failed "
             "runs would have scored may turn the answer"
         )
+    if any(d.max_seeds for d in decision.differences):
+        return "what would decide it is for the plan of a study of its own to say"
     return _advice(decision.further)
 
 

@@ -77,12 +77,13 @@ def verdict(study: Study, claim: Hypothesis | None = None) -> Verdict:
             sentence=nothing_asked(claim),
             difference=Difference(arm="", versus="", region=claim.regions[0], score=claim.score),
         )
-    if study.max_seeds and claim == study.hypothesis:
+    adds_seeds = study.max_seeds and not study.pooled_from
+    if adds_seeds and claim == study.hypothesis:
         decision, sentence = verdict_of_looks(study)
         return Verdict(answer=decision.answer, sentence=sentence, difference=decision.leading)
     differences = differences_of(study, claim)
     decision = decide(differences, claim)
-    if study.max_seeds:
+    if adds_seeds:
         sentence = exploratory_sentence(decision, claim)
     elif len(differences) == 1 and claim.direction == "better":
         sentence = sentence_of_one(decision, claim, len(study.seeds))

@@ -58,6 +58,8 @@ class Reconstruction(torch.nn.Module):
     def forward(self, image: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Return the mean squared error over the hidden voxels of the brain.
 
+        A modality that is missing or dropped is 0 everywhere, and nothing is asked of it.
+
         Args:
             image: z-scored, (B, C, D, H, W); 0 outside the brain.
             hidden: bool, (B, 1, D, H, W).
@@ -66,9 +68,11 @@ class Reconstruction(torch.nn.Module):
             The loss, () in fp32.
         """
         reconstruction = self.model(image.masked_fill(hidden, 0)).float()
-        counted = hidden & (image != 0).any(1, keepdim=True)
+        brain = image != 0
+        held = brain.flatten(2).any(2)[..., None, None, None]  # (B, C, 1, 1, 1)
+        counted = hidden & brain.any(1, keepdim=True) & held
         squared_error = (reconstruction - image) ** 2 * counted
-        return squared_error.sum() / (counted.sum() * image.shape[1]).clamp_min(1)
+        return squared_error.sum() / counted.sum().clamp_min(1)
 
 
 def pretrain(

@@ -11,6 +11,7 @@ from segmamba.config import Config
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
 from segmamba.evaluation.cases import CaseScores, evaluate, means
+from segmamba.evaluation.modality_subsets import evaluate_subsets
 from segmamba.models import build_model
 from segmamba.models.state_dicts import load_into
 from segmamba.models.weights import load_network
@@ -44,7 +45,8 @@ def evaluate_run(
 
     The tested checkpoint is the best on the validation set, or the last where the test set had to
     serve as validation set too. With `train.test_last` the last one is tested as well, as
-    test/last_...; where both are of the same epoch it is tested once.
+    test/last_...; where both are of the same epoch it is tested once. With `train.test_subsets` the
+    tested one is scored with every subset of the modalities too.
 
     Args:
         config: The configuration of the run.
@@ -71,6 +73,10 @@ def evaluate_run(
         source = f"{folder.root}: its {candidate.checkpoint} weights do not fit its config.json"
         load_into(model, weights, source, "keep a run's files together")
         rows_of[candidate.epoch] = evaluate(model, _watched(data.test, callback), config, device)
+        if candidate is chosen and config.train.test_subsets:
+            further = evaluate_subsets(model, _watched(data.test, callback), config, device)
+            for row, scores in zip(rows_of[chosen.epoch], further, strict=True):
+                row |= scores
         if candidate is chosen:
             cases, rows = (
                 (data.test, rows_of[chosen.epoch])

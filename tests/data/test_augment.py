@@ -52,6 +52,7 @@ def still(**changes):
         "blur_sigma": np.zeros(4),
         "zoom": np.ones(4),
         "gamma": np.ones(4),
+        "dropped": np.zeros(4, bool),
     }
     return AugmentationDraws(**{**nothing, **changes})
 

@@ -54,6 +54,7 @@ COVERED = {
     "segmamba compare": "tests/evaluation/test_evaluate.py",
     "segmamba export": "tests/inference/test_export.py",
     "segmamba doctor": "tests/test_doctor.py",
+    "segmamba compare-studies": "tests/orchestration/test_compare_studies.py",
     "segmamba data check": "tests/docs/test_commands.py",  # below
 }
 

@@ -75,10 +75,10 @@ def one_slice_in_all(folder, case_id):
 
 
 BAD = {
-    "metres": (with_spacing(0.001), "voxel size"),
-    "microns": (with_spacing(1000.0), "voxel size"),
-    "spacing_001": (with_spacing(0.01), "voxel size"),
-    "spacing_500": (with_spacing(500.0), "voxel size"),
+    "metres": (with_spacing(0.001), "its voxels are"),
+    "microns": (with_spacing(1000.0), "its voxels are"),
+    "spacing_001": (with_spacing(0.01), "its voxels are"),
+    "spacing_500": (with_spacing(500.0), "its voxels are"),
     "constant": (with_images(lambda image: np.full_like(image, 7)), "is constant"),
     "one_constant": (with_images(lambda image: np.full_like(image, 7), ["t2"]), "is constant"),
     "single_voxel": (with_images(single_voxel), "nearly constant"),

@@ -62,7 +62,12 @@ def without_training(patch):
 
 def open_here(home, resume=False):
     options = StudyOptions(
-        data=f"{home}/data", output=f"{home}/Results", cpus=1, resume=resume, changes=CHANGES
+        data=f"{home}/data",
+        output=f"{home}/Results",
+        cpus=1,
+        seeds=1,
+        resume=resume,
+        changes=CHANGES,
     )
     return study.open_study(members(2), options, SilentProgress())
 

@@ -122,3 +122,27 @@ def test_another_limit_of_seeds_is_another_study(calm):
     output, _ = refused.communicate(timeout=100)
     client.set_terminated(study.info.run_id, "FINISHED")
     assert refused.returncode == 2 and "max_seeds differ" in output
+
+
+def test_a_claim_that_is_edited_after_its_trials_is_not_taken_for_pre_registered(calm):
+    folder, output = calm
+    report = (folder / "Results" / "mine_Run01" / "report.md").read_text()
+    assert "Pre-registered: claim, region" in report and "pre-registered" not in output
+    edited = FILE.replace('than="low"', 'than="low", margin=0.02')
+    (folder / "mine.py").write_text(edited)
+    output = " ".join(finish(begin(folder)).split())
+    late = (folder / "Results" / "mine_Run02" / "report.md").read_text()
+    for text in (output, late):
+        assert "Not pre-registered: " in text
+        assert "In mine_Run01, the margin was 0.5 Dice points and is 2.0 Dice points." in text
+    (folder / "mine.py").write_text(FILE)
+    client = MlflowClient(f"sqlite:///{folder}/Results/mlflow.db")
+    runs = client.search_runs(
+        [client.get_experiment_by_name("segmamba").experiment_id],
+        "tags.study = 'mine_Run02' and tags.kind = 'study'",
+    )
+    client.set_terminated(runs[0].info.run_id, "KILLED")
+    refused = begin(folder, "--resume")
+    output, _ = refused.communicate(timeout=100)
+    assert refused.returncode == 2
+    assert "the margin was 2.0 Dice points and is 0.5 Dice points" in " ".join(output.split())

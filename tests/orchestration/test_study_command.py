@@ -41,15 +41,15 @@ def assert_refused(result, *message, cwd):
         (["--set", "optim.lr"], ["name=value"]),
         (
             ["--set", "model.mamba_depths=1,1,1"],
-            ["varies this setting itself (arm 'depth 0' has", "leave --set model.mamba_depths out"],
+            ["varies this setting itself (arm 'depth 2' has", "leave --set model.mamba_depths out"],
         ),
         (["--arms", "depth 9"], ["no such arm", "'depth 4'"]),
         (["--arms", "depth 0"], ["the baseline 'depth 2' must be among them"]),
         (["--seeds", "0"], ["--seeds 0"]),
         (["--set", "seed=7"], ["--set seed", "--seeds"]),
         (
-            ["--set", "model.name=segresnet"],
-            ["varies this setting itself (arm 'control 2' has 'control')"],
+            ["--arms", "all", "--set", "model.name=segresnet"],
+            ["varies this setting itself (arm 'control 1' has 'control')"],
         ),
         (["--set", "optim.lr={[]:1}"], ["optim.lr = '{[]:1}'", "must be a float"]),
         (

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from segmamba.reports.difference_figures import draw_differences
+from segmamba.reports.exports import TABLE_FILES
 from segmamba.reports.figures import draw_all
 from segmamba.reports.report import write_report
 from segmamba.reports.style import BASELINE_COLOUR, arm_colours
@@ -106,7 +107,8 @@ def test_markdown_shows_pictures_that_exist_and_nothing_half_written_is_left(fol
     shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / "report.md").read_text(encoding="utf-8"))
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert len(shown) == 4
-    assert written == {"report.md", "report.html", *shown}
+    tables = {f"tables/{name}" for name in TABLE_FILES}
+    assert written == {"report.md", "report.html", *shown, *tables}
 
 
 def test_drawing_again_gives_the_same_report(study, folder, tmp_path):
@@ -175,7 +177,9 @@ def test_nan_metrics_are_dashes_and_never_best():
         for t in study.trials
     ]
     study = dataclasses.replace(study, trials=tuple(broken))
-    assert result_table(study)[1]["dice_mean"] == {"mean": None, "sd": None, "seeds": 0}
+    assert result_table(study)[1]["dice_mean"] == dict.fromkeys(("mean", "sd", "low", "high")) | {
+        "seeds": 0
+    }
     headers, rows = arm_table(study)
     column = headers.index("mean Dice")
     assert rows[1][column] == ("\N{EN DASH}", False)

@@ -40,7 +40,7 @@ def planted(mean, half, *, arm="b", versus="a", seeds=6, patients=40, **fields):
         patients=ids,
         patient_differences=tuple((d + mean).mean(0)),
         failures={arm: 0, versus: 0} | fields.pop("failures", {}),
-        planned=dict.fromkeys((arm, versus), seeds),
+        planned={arm: seeds, versus: seeds},
         mean=mean,
         p_value=float(layout.p_value()),
         layout=layout,

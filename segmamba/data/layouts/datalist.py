@@ -22,6 +22,7 @@ from segmamba.data.layouts.declared_names import channel_order, named_channels
 from segmamba.data.layouts.names import part_findings
 from segmamba.data.layouts.namings import LABEL, FilePart, convention_name, part_of
 from segmamba.data.layouts.stated import convention_or_finding
+from segmamba.data.missing import REFUSED
 from segmamba.errors import UserError
 from segmamba.json_files import read_json
 
@@ -45,12 +46,13 @@ class Datalist(DatasetJson, total=False):
     test: list[Entry | str]
 
 
-def list_cases(path: Path, labels: str) -> list[Case]:
+def list_cases(path: Path, labels: str, *, missing: str = REFUSED) -> list[Case]:
     """List the cases of all sections.
 
     Args:
         path: The datalist.
         labels: A label convention, or "auto".
+        missing: The setting `data.missing`; with zeros, not all modalities need be named.
 
     Returns:
         The cases, sorted by id, whole or with their errors among their findings.
@@ -59,7 +61,7 @@ def list_cases(path: Path, labels: str) -> list[Case]:
         UserError: The datalist does not say what its images and labels are.
     """
     content = read_json(path, Datalist)
-    cases = [_case(entry, content, path, labels) for entry in entries(content, path)]
+    cases = [_case(entry, content, path, labels, missing) for entry in entries(content, path)]
     return sorted(cases, key=lambda case: case.id)
 
 
@@ -148,7 +150,7 @@ def _images(entry: Entry, path: Path) -> list[Path]:
     return [path.parent / image for image in images]
 
 
-def _case(entry: Entry, content: Datalist, path: Path, labels: str) -> Case:
+def _case(entry: Entry, content: Datalist, path: Path, labels: str, missing: str) -> Case:
     images, name = _images(entry, path), case_id(entry, path)
     parts = [part for part in map(part_of, images) if part]
     by_name = parts if len(parts) == len(images) > 1 else []
@@ -156,10 +158,10 @@ def _case(entry: Entry, content: Datalist, path: Path, labels: str) -> Case:
     if named is None and by_name:
         by_modality, channels, findings = _by_name(name, images, by_name, path)
     else:
-        by_modality, channels, findings = _by_order(name, images, named, path)
-    if missing := [m for m in MODALITIES if m not in by_modality]:
+        by_modality, channels, findings = _by_order(name, images, named, path, missing)
+    if absent := [m for m in MODALITIES if m not in by_modality]:
         text = (
-            f"{name}: {path} lists no {', '.join(missing)} for it; add the file or remove the case"
+            f"{name}: {path} lists no {', '.join(absent)} for it; add the file or remove the case"
         )
         findings.append(Finding(ERROR, "missing modality", text))
     named_label = entry.get("label")
@@ -199,15 +201,15 @@ def _by_name(
 
 
 def _by_order(
-    case_id: str, images: list[Path], named: Any, path: Path
+    case_id: str, images: list[Path], named: Any, path: Path, missing: str
 ) -> tuple[dict[str, Path], dict[str, int], list[Finding]]:
     """Assign files to modalities, and modalities to places on the last axis of a 4-D file.
 
     `named` are the channels that the datalist names.
     """
-    order = channel_order(named, path)
+    order = channel_order(named, path, missing=missing)
     if len(images) == 1:
-        return dict.fromkeys(MODALITIES, images[0]), order, []
+        return dict.fromkeys(order, images[0]), order, []
     findings = []
     if len(images) > len(named):
         text = (

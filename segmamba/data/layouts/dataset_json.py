@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from segmamba.data.case import ERROR, INFORMATION, Case, Finding, patient_of
 from segmamba.data.image_files import ENDINGS, ending_of, is_image, stem_of
-from segmamba.data.labels import CONVENTIONS, MODALITIES
+from segmamba.data.labels import CONVENTIONS
 from segmamba.data.layouts.contradictions import contradictions
 from segmamba.data.layouts.declared_names import (
     channel_order,
@@ -29,6 +29,7 @@ from segmamba.data.layouts.declared_names import (
     numbered_channels,
 )
 from segmamba.data.layouts.names import part_findings
+from segmamba.data.missing import REFUSED
 from segmamba.errors import UserError
 from segmamba.json_files import read_json
 
@@ -65,12 +66,13 @@ def roots_of(files: Iterable[Path]) -> list[Path]:
     )
 
 
-def list_cases(root: Path, labels: str) -> list[Case]:
+def list_cases(root: Path, labels: str, *, missing: str = REFUSED) -> list[Case]:
     """List the cases of imagesTr and imagesTs.
 
     Args:
         root: The folder that holds the dataset.json.
         labels: A label convention, or "auto".
+        missing: The setting `data.missing`; with zeros, not all modalities need be named.
 
     Returns:
         The cases, sorted by id, whole or with their errors among their findings.
@@ -80,7 +82,7 @@ def list_cases(root: Path, labels: str) -> list[Case]:
     """
     content = read_json(root / NAME, DatasetJson)
     named = named_channels(content, root / NAME)
-    channels = channel_order(named, root / NAME)
+    channels = channel_order(named, root / NAME, missing=missing)
     convention, note = declared_convention(content.get("labels"), labels, root / NAME)
     ending = _declared_ending(content, root / NAME)
     cases: list[Case] = []
@@ -250,7 +252,7 @@ def _four_d(
     convention: str,
     count: int,
 ) -> Case:
-    images = dict.fromkeys(MODALITIES, path)
+    images = dict.fromkeys(channels, path)
     patient = patient_of(stem)
     return Case(stem, patient, images, label, convention, channels, channel_count=count)
 
@@ -280,7 +282,7 @@ def _one_file_a_channel(
                 f"{folder / f'{case_id}_{channels[modality]:04d}.nii.gz'}; "
                 "add the file or remove the case",
             )
-            for modality in MODALITIES
+            for modality in channels
             if modality not in images
         )
         findings = (*contradictions(case_id, images, None, origin), *findings)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segmamba.data.labels import CONVENTIONS, MODALITIES, Convention
+from segmamba.data.missing import REFUSED, ZEROS
 from segmamba.errors import UserError
 
 # Names in dataset.json files, compared in lower case with only their letters and digits.
@@ -70,26 +71,30 @@ def named_channels(content: Mapping[str, Any], path: Path) -> Any:
         UserError: It gives both, and they differ.
     """
     both = [content[key] for key in ("channel_names", "modality") if key in content]
-    if len(both) == 2 and channel_order(both[0], path) != channel_order(both[1], path):
+    if len(both) == 2 and channel_order(both[0], path, missing=ZEROS) != channel_order(
+        both[1], path, missing=ZEROS
+    ):
         raise UserError(
             f"{path}: channel_names and modality contradict each other; remove the wrong one"
         )
     return both[0] if both else None
 
 
-def channel_order(named: Any, path: Path) -> dict[str, int]:
+def channel_order(named: Any, path: Path, *, missing: str = REFUSED) -> dict[str, int]:
     """Read which channel holds which modality.
 
     Args:
         named: The channels' names as the file gives them: {"0": "FLAIR", ...}, a list of names, or
             None.
         path: The file, for the message.
+        missing: The setting `data.missing`; with zeros, up to three modalities need no name.
 
     Returns:
         Modality to channel, in the order of MODALITIES.
 
     Raises:
-        UserError: The names are not those of the four modalities.
+        UserError: The names are not those of the four modalities; or some are missing that may be,
+            but a name is unknown, which may be one of them.
     """
     if not isinstance(named, (list, dict)):
         raise UserError(
@@ -106,12 +111,13 @@ def channel_order(named: Any, path: Path) -> dict[str, int]:
                 "correct the names of the channels"
             )
         order[modality] = number
-    if not set(MODALITIES) <= set(order):
+    known = {modality: order[modality] for modality in MODALITIES if modality in order}
+    if len(known) < len(MODALITIES) and (missing != ZEROS or None in order or not known):
         raise UserError(
             f"{path}: its channels are {', '.join(map(str, by_number.values()))}; "
             f"needed are {', '.join(MODALITIES)}, each once"
         )
-    return {modality: order[modality] for modality in MODALITIES}
+    return known
 
 
 def numbered_channels(named: list[Any] | dict[Any, Any]) -> dict[int, Any]:

@@ -108,14 +108,21 @@ class StudyContext:
 
     def trial_tags(self, plan: TrialPlan) -> dict[str, str]:
         """The tags by which a trial's run can be found."""
-        from segmamba.orchestration.tracking.reuse import DIGEST_TAG, trial_digest
+        from segmamba.orchestration.tracking.reuse import (
+            DIGEST_TAG,
+            MADE_WITH_TAG,
+            made_with,
+            trial_digest,
+        )
         from segmamba.orchestration.tracking.study_run import CHANGES_TAG
 
         config = self.config(plan)
         tags = self.tags | {"arm": plan.arm, "seed": str(config.seed)}
-        # The trials of a search are not tested, and a schedule is more than its configuration.
-        if plan.changes is None and not self.stages(plan):
-            tags[DIGEST_TAG] = trial_digest(config, self.split(plan))
+        if plan.changes is None:  # the trials of a search are not tested
+            split = self.split(plan)
+            tags[MADE_WITH_TAG] = json.dumps(made_with(split))
+            if not self.stages(plan):  # a schedule is more than its configuration
+                tags[DIGEST_TAG] = trial_digest(config, split)
         if plan.fold is not None:
             tags["fold"] = str(plan.fold)
         if plan.changes is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segmamba.config import flat_as_stored
 from segmamba.data.splits import SETS
 from segmamba.errors import UserError
+from segmamba.studies.registration import changes_of_claim
 from segmamba.studies.spec import FOUND
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def check_same(stopped: Study, planned: Study) -> None:
     ]
     if _arms(stopped) != _arms(planned):
         differences.append("arms differ")
+    if (before_claims := len(stopped.claims)) != len(planned.claims):
+        differences.append(f"it had {before_claims} claims and has {len(planned.claims)}")
+    for claim, claim_now in zip(stopped.claims, planned.claims):  # noqa: B905  said above
+        differences += changes_of_claim(claim, claim_now)
     sequential = stopped.max_seeds and planned.max_seeds
     for name in ("max_seeds" if sequential else "seeds", "folds", "space", "round_every"):
         if _stored(getattr(stopped, name)) != _stored(getattr(planned, name)):

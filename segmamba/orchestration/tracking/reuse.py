@@ -16,7 +16,7 @@ from segmamba.orchestration.tracking.log import WEIGHTS_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG
 from segmamba.orchestration.tracking.store import Store
 
-DIGEST_TAG, REUSED_TAG = "trial_digest", "reused_from"
+DIGEST_TAG, REUSED_TAG, MADE_WITH_TAG = "trial_digest", "reused_from", "made_with"
 ROOMS = ("config", "data", "models", "inference", "evaluation", "training", "device.py")
 """The code that decides what a trial's result is."""
 
@@ -41,6 +41,22 @@ def trial_digest(config: Config, split: Split) -> str:
         "device": _device(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def made_with(split: Split) -> dict[str, str]:
+    """Return what a trial's result depends on beside its configuration and the ids of its cases.
+
+    Studies are pooled where it is the same: the code, torch, the device, and the prepared cases,
+    whatever set each is in.
+    """
+    sets = (split.train, split.validation, split.test, split.unlabelled)
+    cases = sorted(case.folder.name for of in sets for case in of)
+    return {
+        "code": code_digest()[:32],
+        "torch": torch.__version__,
+        "device": _device(),
+        "cases": hashlib.sha256("\0".join(cases).encode()).hexdigest()[:32],
+    }
 
 
 @functools.cache

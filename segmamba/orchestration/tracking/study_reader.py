@@ -1,6 +1,7 @@
 """A study read back from MLflow: for its report, to go on with it, and to list what has run."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Collection
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
 from segmamba.json_files import parse_json
+from segmamba.orchestration.tracking.registration import registration_of
+from segmamba.orchestration.tracking.reuse import DIGEST_TAG, MADE_WITH_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
 from segmamba.orchestration.tracking.store import Store
 from segmamba.orchestration.tracking.study_looks import stored_looks
@@ -26,6 +29,7 @@ from segmamba.orchestration.tracking.study_run import (
     StudyRun,
 )
 from segmamba.studies.alpha_spending import FIRST_LOOK
+from segmamba.studies.hypothesis import Hypothesis, hypothesis_from
 from segmamba.studies.looks import Look
 from segmamba.studies.results import Study, Trial, study_from
 from segmamba.studies.spec import FOUND, TrialPlan
@@ -85,7 +89,14 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
     searched_trials = [
         trial(child, child.data.tags["arm"], _tag(child, "seed", int), None) for child in searched
     ]
-    return dataclasses.replace(study, trials=tuple(trials), searched=tuple(searched_trials))
+    return dataclasses.replace(
+        study,
+        trials=tuple(trials),
+        searched=tuple(searched_trials),
+        registration=registration_of(
+            store, parent, study, children, claim_of=functools.partial(_claim_of, store)
+        ),
+    )
 
 
 def unfinished_study(store: Store, name: str) -> Study | None:
@@ -118,6 +129,11 @@ def study_runs(store: Store) -> list[Run]:
     return store.search(
         "tags.kind = 'study'", order_by="attributes.start_time DESC", limit=MAX_STUDIES
     )
+
+
+def _claim_of(store: Store, run: Run) -> Hypothesis:
+    """The first claim of a study, as it was written when the study was first started."""
+    return hypothesis_from(StudyRun(store, run.info.run_id).stored()["hypothesis"])
 
 
 def _with_looks(study: Study, looks: tuple[Look, ...], begun: Collection[str]) -> Study:
@@ -172,6 +188,8 @@ def _trial(
         if histories
         else {},
         test_cases=_test_cases(store, run_id),
+        digest=tags.get(DIGEST_TAG, ""),
+        made_with=_tag(run, MADE_WITH_TAG, dict[str, str]) if MADE_WITH_TAG in tags else {},
     )
 
 

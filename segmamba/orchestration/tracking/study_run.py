@@ -16,6 +16,7 @@ from mlflow.entities import Run
 
 from segmamba.data.splits import Split
 from segmamba.json_files import parse_json
+from segmamba.orchestration.tracking.registration import registration_tags
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over
 from segmamba.orchestration.tracking.run_log import (
     FOLDER_TAG,
@@ -210,15 +211,16 @@ class StudyRun:
 
         Args:
             study: As it stands; the best trial is the one that the validation set chooses.
-            report: Path of report.html, with report.md and plots/ beside it.
+            report: Path of report.html, with report.md, plots/ and tables/ beside it.
         """
         from segmamba.studies.verdict import verdict
 
         client, answer = self.store.client, verdict(study)
         for path in (report.with_suffix(".md"), report):
             client.log_artifact(self.run_id, str(path))
-        if (report.parent / "plots").is_dir():
-            client.log_artifacts(self.run_id, str(report.parent / "plots"), "plots")
+        for folder in ("plots", "tables"):
+            if (report.parent / folder).is_dir():
+                client.log_artifacts(self.run_id, str(report.parent / folder), folder)
         tags = {"answer": answer.answer, "verdict": prose(answer.sentence)}
         best = best_tested(study)
         if best:
@@ -252,6 +254,7 @@ def start_study(
         "mlflow.source.name": study.command,
         "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
         FOLDER_TAG: str(folder),
+        **registration_tags(study.claims),
     }
     run = StudyRun(store, store.create_run(study.name, tags))
     params = {
@@ -264,7 +267,15 @@ def start_study(
     inputs = dataset_inputs(study.data.source, next(iter(splits.values())))
     store.client.log_inputs(run.run_id, inputs)
     record = asdict(study)
-    for name in ("trials", "searched", "importance", "schedule", "looks", "arm_seeds"):
+    for name in (
+        "trials",
+        "searched",
+        "importance",
+        "schedule",
+        "looks",
+        "arm_seeds",
+        "registration",
+    ):
         del record[name]
     store.client.log_dict(run.run_id, record, STUDY_FILE)
     return run
