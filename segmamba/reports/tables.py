@@ -254,8 +254,8 @@ def render_terminal(study: Study, console: Console) -> None:
         table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
     console.print()
     console.print(table)
-    for row in dropped_rows(study):
-        console.print(Text(f"{row['arm']} got no further seed: {row['reason']}."))
+    for dropped in dropped_rows(study):
+        console.print(Text(f"{dropped['arm']} got no further seed: {dropped['reason']}."))
     console.print()
     for number, claim in enumerate(study.claims):
         result = verdict(study, claim)
