@@ -207,12 +207,30 @@ def study_of(d: np.ndarray, max_seeds: int) -> Study:
         for arm, values in scores.items()
         for seed in range(seeds)
     )
+    return bare_study(claim, tuple(scores), trials, seeds=seeds, max_seeds=max_seeds)
+
+
+def bare_study(
+    claim: Hypothesis, arms: Sequence[str], trials: Sequence[Trial], *, seeds: int, max_seeds: int
+) -> Study:
+    """A study of seeds 0, 1, ... that consists of little but its claim and its trials.
+
+    Args:
+        claim: The claim.
+        arms: Names of the arms, the baseline first.
+        trials: The trials that have ended.
+        seeds: How many seeds it has begun.
+        max_seeds: The most seeds.
+
+    Returns:
+        The Study.
+    """
     return Study(
-        name="simulated",
+        name="benchmark",
         question="",
         hypothesis=claim,
-        baseline=BASELINE,
-        arms={arm: {} for arm in scores},
+        baseline=arms[0],
+        arms={arm: {} for arm in arms},
         seeds=tuple(range(seeds)),
         max_seeds=max_seeds,
         preset="",
@@ -223,7 +241,7 @@ def study_of(d: np.ndarray, max_seeds: int) -> Study:
         mlflow_uri="",
         parent_run_id="",
         seconds=0.0,
-        trials=trials,
+        trials=tuple(trials),
     )
 
 

@@ -81,7 +81,7 @@ def draw_looks(study: Study) -> Figure | None:
 def _boundary_words(claim: Hypothesis) -> str:
     if claim.direction == "alike":
         return "black: estimates beyond lie outside the margin"
-    return "black: the estimate that gains"
+    return "black: the estimate it takes to gain"
 
 
 def _course(study: Study, key: tuple[str, str, str]) -> list[ContrastLook]:

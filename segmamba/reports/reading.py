@@ -1,5 +1,6 @@
 """How to read a report, in five sentences, and how sure the order of its arms is."""
 
+from segmamba.studies.alpha_spending import FIRST_LOOK
 from segmamba.studies.results import Study
 from segmamba.studies.standing import Outperforming, outperforms, ranks
 from segmamba.studies.words import DASH
@@ -43,6 +44,28 @@ INFERENCE = (
     "What is chosen here needs a test on other patients before it is claimed.",
 )
 """Of an inference ablation's report."""
+
+
+def reading_of(study: Study) -> tuple[str, ...]:
+    """The five sentences of a study's report.
+
+    Args:
+        study: The study.
+
+    Returns:
+        STUDY; POOLED of several studies; with the looks in it where the study adds seeds.
+    """
+    if study.pooled_from:
+        return POOLED
+    if not study.max_seeds:
+        return STUDY
+    looks = (
+        f"The study looked at its results after {FIRST_LOOK} seeds and after each further one, up "
+        f"to {study.max_seeds}, and stopped when they had answered or would hardly do so: its "
+        "repeated intervals allow for that, for other seeds and for other test patients, and where "
+        "one excludes 0 the arms differ."
+    )
+    return (STUDY[0], looks, *STUDY[2:])
 
 
 def standing_rows(study: Study) -> list[dict[str, str]]:

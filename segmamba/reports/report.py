@@ -15,15 +15,17 @@ from segmamba.files import write_text
 from segmamba.reports.difference_rows import difference_table, estimate_and_interval
 from segmamba.reports.exports import TABLE_FILES, write_tables
 from segmamba.reports.pages import plain, template
-from segmamba.reports.reading import POOLED, STUDY, standing_rows
+from segmamba.reports.reading import reading_of, standing_rows
 from segmamba.reports.subset_figures import subset_table
 from segmamba.reports.tables import (
     EXPLORATORY,
     PHANTOM_NOTICE,
     arm_table,
+    dropped_rows,
     duration,
 )
 from segmamba.reports.trial_rows import searched_row, settings_as_text, stage_row, trial_row
+from segmamba.studies.alpha_spending import FIRST_LOOK
 from segmamba.studies.caveats import background
 from segmamba.studies.champion import champion_words
 from segmamba.studies.comparisons import differences_of
@@ -72,8 +74,8 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "study": study,
         "verdict": verdict(study),
         "notice": PHANTOM_NOTICE if study.data.phantom else "",
-        "decided_by": _decided_by(study.hypothesis),
-        "reading": POOLED if study.pooled_from else STUDY,
+        "decided_by": _decided_by(study.hypothesis, study.max_seeds),
+        "reading": reading_of(study),
         "background": _background(study),
         "champion": champion_words(study),
         "standing": standing_rows(study),
@@ -84,7 +86,7 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "secondary": [
             {
                 "claim": claim.claim,
-                "decided_by": _decided_by(claim),
+                "decided_by": _decided_by(claim, study.max_seeds),
                 "verdict": verdict(study, claim),
             }
             for claim in study.secondary
@@ -92,6 +94,7 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "summary": _summary(study),
         "tested": "last" if study.data.test_is_validation else "best on the validation set",
         "headers": headers,
+        "dropped": dropped_rows(study),
         "rows": rows,
         "subsets": subset_table(study),
         **difference_table(study),
@@ -143,13 +146,21 @@ def _summary(study: Study) -> str:
     starts = f" over {study.starts} starts" if study.starts > 1 else ""
     return (
         f"{finished} of {count(len(study.trials), 'trial')} finished; "
-        f"{count(len(study.seeds), 'seed')}{folds} per arm; preset {study.preset}; "
+        f"{_seeds(study)}{folds} per arm; preset {study.preset}; "
         f"{duration(study.seconds)} from plan to report{starts}"
     )
 
 
-def _decided_by(claim: Hypothesis) -> str:
-    """The estimand in words."""
+def _seeds(study: Study) -> str:
+    """How many seeds the arms have, and the limit of a sequential study."""
+    numbers = sorted({len(study.seeds_of(arm)) for arm in study.arms})
+    fewest = f"{numbers[0]} to " if len(numbers) > 1 else ""
+    limit = f" (of at most {study.max_seeds})" if study.max_seeds else ""
+    return f"{fewest}{count(numbers[-1], 'seed')}{limit}"
+
+
+def _decided_by(claim: Hypothesis, max_seeds: int) -> str:
+    """The estimand in words; max_seeds: the limit of a sequential study, else 0."""
     contrasts = (
         "; ".join(f"{c.arm} minus {c.versus}" if c.versus else c.label for c in claim.contrasts)
         or "nothing in this run"
@@ -162,10 +173,15 @@ def _decided_by(claim: Hypothesis) -> str:
     metric = METRICS[claim.metric]
     several = len(claim.contrasts) * len(claim.regions) > 1
     holm = ", adjusted by Holm over all" if several and claim.direction == "better" else ""
+    looks = (
+        f", repeated after {FIRST_LOOK} seeds and each further one, up to {max_seeds}"
+        if max_seeds
+        else ""
+    )
     return (
         f"{' and '.join(claim.regions)} {metric.words} on the test set, {contrasts}{test}; "
         f"smallest difference that matters: {amount(claim.margin, metric)} {metric.unit}; "
-        f"{100 * CONFIDENCE_LEVEL:.0f} % interval over seeds and patients{holm}"
+        f"{100 * CONFIDENCE_LEVEL:.0f} % interval over seeds and patients{holm}{looks}"
     )
 
 

@@ -115,7 +115,7 @@ def result_table(study: Study) -> list[dict[str, Any]]:
                 "arm": arm,
                 "baseline": arm == study.baseline,
                 "seeds_finished": len({trial.seed for trial in finished}),
-                "seeds_planned": len(study.arm_seeds.get(arm, study.seeds)),
+                "seeds_planned": len(study.seeds_of(arm)),
                 **scores,
                 "parameters": _mean([t.metrics.get("model/parameters") for t in finished]),
                 "train_s": _mean([t.metrics.get("time/train_total_s") for t in finished]),
@@ -189,6 +189,22 @@ def _cost_cells(row: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
+def dropped_rows(study: Study) -> list[dict[str, str]]:
+    """The arms that a sequential study dropped before it stopped, with the reason.
+
+    Args:
+        study: The study.
+
+    Returns:
+        "arm" and "reason" of each, in the order in which they were dropped.
+    """
+    return [
+        {"arm": arm, "reason": reason}
+        for look in study.looks
+        for arm, reason in look.dropped.items()
+    ]
+
+
 def _plus_minus(score: Score, scale: float) -> str:
     if score["mean"] is None:
         return DASH
@@ -238,6 +254,8 @@ def render_terminal(study: Study, console: Console) -> None:
         table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
     console.print()
     console.print(table)
+    for dropped in dropped_rows(study):
+        console.print(Text(f"{dropped['arm']} got no further seed: {dropped['reason']}."))
     console.print()
     for number, claim in enumerate(study.claims):
         result = verdict(study, claim)

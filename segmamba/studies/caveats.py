@@ -129,9 +129,9 @@ def _split(study: Study) -> Iterator[str]:
 def _pairing(leading: Difference) -> Iterator[str]:
     """How much the two arms' seeds have in common."""
     if math.isfinite(leading.seed_correlation):
+        correlation = f"{leading.seed_correlation:+.2f}".replace("-", "\N{MINUS SIGN}")
         yield (
             f"Seed by seed, the means of {leading.arm} and {leading.versus} correlate by "
-            f"{leading.seed_correlation:+.2f}".replace("-", "\N{MINUS SIGN}")
-            + f" over {count(len(leading.seeds), 'seed')}; seeds are paired whatever it is, "
-            "because choosing the test by the data would raise its false alarms."
+            f"{correlation} over {count(len(leading.seeds), 'seed')}; seeds are paired whatever "
+            "it is, because choosing the test by the data would raise its false alarms."
         )

@@ -323,7 +323,7 @@ def planned_runs(study: Study, arm: str) -> int:
     Returns:
         The number: that of its seeds, of which an arm may have its own, in all folds.
     """
-    return len(study.arm_seeds.get(arm, study.seeds)) * max(len(study.folds), 1)
+    return len(study.seeds_of(arm)) * max(len(study.folds), 1)
 
 
 def _missing_trials(
@@ -335,7 +335,7 @@ def _missing_trials(
         (t.arm, t.seed, t.fold) for t in study.trials if t.status == "FINISHED" and t.test_cases
     }
     for arm, by_seed in scores.items():
-        missing = [seed for seed in study.seeds if seed not in by_seed]
+        missing = [seed for seed in study.seeds_of(arm) if seed not in by_seed]
         if missing:
             notes += (
                 f"{arm} has no tested trial of seed{'s' * (len(missing) != 1)} "
@@ -343,7 +343,7 @@ def _missing_trials(
             )
         folds = [
             f"{seed}/{fold}"
-            for seed in study.seeds
+            for seed in study.seeds_of(arm)
             if seed not in missing
             for fold in study.folds
             if (arm, seed, fold) not in tested

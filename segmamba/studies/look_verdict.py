@@ -139,11 +139,13 @@ def _decided(
         by = "Holm leaves" if lead.state == "gained" else "Bonferroni leaves"
         among = f" at the level that {by} it among {tests} contrasts" if tests > 1 else ""
         ends = _interval(difference, lead.mean - lead.boundary, lead.mean + lead.boundary)
-        measured = f"{estimate_words(difference)} (repeated 95 % interval {ends}{among}; "
+        kind = "repeated interval" if tests > 1 else "repeated 95 % interval"
+        measured = f"{estimate_words(difference)} ({kind} {ends}{among}; "
         measured += f"{sample_words(difference)})"
     if lead.state == "gained":
         also = [c for c in study.looks[-1].contrasts if c.state == "gained" and c.key != lead.key]
-        others = f"; so do {', '.join(contrast_name(c, claim) for c in also)}" if also else ""
+        names = ", ".join(contrast_name(c, claim) for c in also)
+        others = f"; so {'do' if len(also) > 1 else 'does'} {names}" if also else ""
         curse = ""
         if FEW_SEEDS < look.seeds < study.max_seeds:
             curse = " An estimate that ends a study early is on average too large."

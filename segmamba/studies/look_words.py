@@ -59,14 +59,15 @@ def _clause(names: Sequence[str], look: ContrastLook, hopeless: str, claim: Hypo
     name, one = ", ".join(names), len(names) == 1
     metric = metric_of(claim.score)
     unit = "mm" if metric.unit == "mm" else "points"
-    lies, matter = "lies" if one else "lie", f"{amount(claim.margin, metric)} {unit} that matter"
+    matter = f"{amount(claim.margin, metric)} {unit} that matter"
+    lies = f"the repeated interval{'s' * (not one)} of {name} lie{'s' * one}"
     chance = _chance_words(look) if one else ""
     return {
         "gained": f"{name} reach{'es' * one} the {matter}",
-        "below": f"{name} {lies} below the {matter}",
-        "within": f"{name} {lies} within ±{matter}",
-        "outside": f"{name} {lies} outside ±{matter}",
-        "futile": f"{name} would hardly be decided by the last seed{chance}",
+        "below": f"{lies} below the {matter}",
+        "within": f"{lies} within ±{matter}",
+        "outside": f"{lies} outside ±{matter}",
+        "futile": f"{name} would hardly be decided before the seeds run out{chance}",
         "continues": f"{name} {'is' if one else 'are'} open",
         "missing": f"{name} cannot be measured{f' ({hopeless})' if hopeless else ' yet'}",
     }[look.state]

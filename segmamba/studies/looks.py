@@ -16,7 +16,8 @@ State: TypeAlias = Literal["gained", "below", "within", "outside", "futile", "co
 
 gained: better by the margin. below: its interval lies below the margin. within: its interval lies
 within +-margin. outside: of a claim of likeness, its interval lies outside +-margin. futile: it
-would hardly be decided by the last seed. continues: none of these. missing: it cannot be measured.
+would hardly be decided before the seeds run out. continues: none of these. missing: it cannot be
+measured.
 """
 STATES: tuple[State, ...] = get_args(State)
 STOPPED: tuple[State, ...] = ("gained", "below", "within", "outside", "futile")

@@ -195,6 +195,18 @@ class Study:
         first = min(self.seeds, default=0)
         return range(first, first + (self.max_seeds or len(self.seeds)))
 
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """Those of `seeds` that an arm trains.
+
+        Args:
+            arm: Name of the arm.
+
+        Returns:
+            All of them, but of an arm that a sequential study dropped.
+        """
+        own = self.arm_seeds.get(arm, self.seeds)
+        return tuple(seed for seed in self.seeds if seed in own)
+
     @property
     def awaits_look(self) -> bool:
         """Whether a sequential study has a look still to take."""
@@ -206,7 +218,7 @@ class Study:
         return [
             TrialPlan(arm=arm, seed=seed, fold=fold)
             for arm in self.arms
-            for seed in self.arm_seeds.get(arm, self.seeds)
+            for seed in self.seeds_of(arm)
             for fold in self.folds or (None,)
         ]
 

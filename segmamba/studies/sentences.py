@@ -103,7 +103,7 @@ def sentence_of_many(decision: Decision, claim: Hypothesis) -> str:
     if (answer == "supported") == (claim.direction == "better"):  # something gained
         measured_ones = zip(decision.differences, decision.gained, strict=True)
         others = [d.label for d, gain in measured_ones if gain and d is not first]
-        also = f"; so do {', '.join(others)}" if others else ""
+        also = f"; so {'do' if len(others) > 1 else 'does'} {', '.join(others)}" if others else ""
         why = f" ({GAIN})" if answer == "rejected" else ""
         return f"{answer.capitalize()}{why}: {_measured(first)}; {_gained(first, claim)}{also}."
     if answer == "rejected" and all(d.high < 0 for d in decision.differences):

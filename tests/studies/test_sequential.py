@@ -129,7 +129,8 @@ def test_hopeless_and_decided_arms_get_no_more_seeds_and_say_why():
     assert look.arms == ("a", "b")
     assert look.dropped["d"] == "no contrast of the claim needs it"
     assert look.dropped["c"] == (
-        "c \N{MINUS SIGN} a lies below the 0.5 points that matter, after 3 seeds"
+        "the repeated interval of c \N{MINUS SIGN} a lies below the 0.5 points that matter, "
+        "after 3 seeds"
     )
     later = take_look(study, claim, 4, [look])
     assert later.contrasts[1] == look.contrasts[1], "it stays as it was when it stopped"
@@ -148,7 +149,7 @@ def test_futility_is_asked_from_the_fourth_look_and_named_in_the_verdict():
         result = verdict(study)
         assert result.answer == "undecided"
         assert f"stopped after {last.seeds} of at most 8 seeds" in result.sentence
-        assert "would hardly be decided by the last seed (probability" in result.sentence
+        assert "would hardly be decided before the seeds run out (probability" in result.sentence
 
 
 def test_a_study_that_spends_its_last_seed_says_so():
