@@ -26,9 +26,9 @@ FILE = '''"""Is one learning rate better than another?"""
 from segmamba.studies import Budget, Hypothesis, StudySpec
 
 STUDY = StudySpec(
-    name="mine", question="Which learning rate?", baseline="low", budget=Budget(max_seeds=5),
+    name="mine", question="Which learning rate?", baseline="low", budget=Budget(max_seeds=4),
     hypothesis=Hypothesis(claim="The high one is better.", better="high", than="low"),
-    arms={"low": {}, "high": {"optim.lr": 1e-2}, "too coarse": {"model.name": "swinunetr"}},
+    arms={"low": {}, "high": {"optim.lr": 1e-2}},
 )
 '''
 
@@ -81,7 +81,7 @@ def test_looks_are_taken_stored_and_shown_until_the_study_stops(calm):
     folder, output = calm
     looks, study, trials = stored(folder)
     seeds = [int(Path(file).stem.split("_")[1]) for file in looks]
-    assert seeds == list(range(3, seeds[-1] + 1)) and 4 <= seeds[-1] <= 5
+    assert seeds == [3, 4], "the last look follows the last trial that there can be"
     for n in seeds:
         assert f"look     after {n} seeds: " in output
     table = looks[f"looks/after_{seeds[-1]:02d}_seeds.json"]

@@ -76,12 +76,13 @@ class TrialLauncher:
         from segmamba.orchestration.engine.seed_search import SeedSearch
 
         search, study = SeedSearch(queue), queue.study
+        most = len(study.arms) * study.max_seeds * max(1, len(study.folds))
         self._clear_failures(queue.waiting)
         self.run(
             {},
             scheduler=None,
             search_alg=search,
-            num_samples=len(study.arms) * study.max_seeds * max(1, len(study.folds)),
+            num_samples=most + 1,  # Ray asks no more after the last: there would be no last look
             reuse_actors=reuses_processes(self.resources, None),
         )
         if search.failure is not None:
