@@ -18,7 +18,7 @@ from tests.inference.conftest import write_run
 
 SHAPE = (24, 20, 16)
 IMAGES = ("t1", "t1ce", "t2", "flair")
-FILES, LONGEST_S = 330, 10
+FILES, LONGEST_S = 550, 10
 MOST_BYTES = 2 * 2**30
 
 
