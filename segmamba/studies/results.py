@@ -244,7 +244,7 @@ def study_from(stored: Mapping[str, Any], **now: Any) -> Study:
         )
     if "budget" in fields:
         fields["resource_plan"] = fields.pop("budget")
-    fields |= {name: tuple(fields.get(name, ())) for name in ("seeds", "folds")}
+    fields |= {name: tuple(fields.get(name, ())) for name in ("seeds", "folds", "pooled_from")}
     fields |= {
         "hypothesis": hypothesis_from(fields["hypothesis"]),
         "secondary": tuple(hypothesis_from(claim) for claim in fields.get("secondary", ())),

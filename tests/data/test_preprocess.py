@@ -309,7 +309,7 @@ def test_no_more_processes_build_than_were_allowed(cases_folder, tmp_path, monke
     pools = []
 
     class Pool(ThreadPoolExecutor):
-        def __init__(self, processes, mp_context):
+        def __init__(self, processes, mp_context, **options):
             pools.append(processes)
             super().__init__(processes)
 

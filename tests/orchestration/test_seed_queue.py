@@ -93,7 +93,7 @@ def test_a_resumed_study_goes_on_after_its_last_look_with_what_had_begun():
     looks = (Look(seeds=3, contrasts=(), arms=("base", "good"), reason=""),)
     study = sequential(looks=looks)
     seeds = {"base": (0, 1, 2, 3), "good": (0, 1, 2, 3), "bad": (0, 1, 2)}
-    study = dataclasses.replace(study, arm_seeds=seeds)
+    study = dataclasses.replace(study, seeds=(0, 1, 2, 3), arm_seeds=seeds)
     ended = {plan.key for plan in study.plans if plan.seed < 3}
     run = Run({}, study, ended=ended).to_the_end(slots=1)
     assert run.began == [("base", 3), ("good", 3)]
