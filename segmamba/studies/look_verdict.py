@@ -84,10 +84,7 @@ def exploratory_sentence(decision: Decision, claim: Hypothesis) -> str:
         Two sentences.
     """
     difference, answer = decision.leading, decision.answer
-    note = (
-        "Exploratory: the first claim chose the number of seeds, and the level is not shared "
-        "between claims."
-    )
+    note = "The first claim chose the number of seeds, and the level is not shared between claims."
     if not difference.can_decide:
         return f"{missing_words(difference)} {note}"
     tests = len(decision.differences)

@@ -12,10 +12,12 @@ import numpy as np
 from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.evaluation.patients import patient_means
 from segmamba.studies.anova import holm
+from segmamba.studies.comparisons import differences_of
 from segmamba.studies.contrasts import difference
 from segmamba.studies.metrics import metric_of
 from segmamba.studies.results import Study
 from segmamba.studies.scores import case_patients, case_scores, seed_scores
+from segmamba.studies.verdict import decide
 
 SAMPLES = 2000
 """Bootstrap samples of seeds and patients; always the same draws."""
@@ -43,7 +45,8 @@ def not_shown_worse(study: Study, column: str) -> set[str]:
 
     Returns:
         Names of arms: an arm is missing where the paired difference to the best excludes 0 after
-        Holm's adjustment over all arms. Empty with fewer than two measured arms.
+        Holm's adjustment over all arms, or where the first claim, on this column, shows another
+        arm to be better. Empty with fewer than two measured arms.
     """
     score, region = split_column(column)
     sign = 1 if metric_of(score).higher_is_better else -1
@@ -60,7 +63,21 @@ def not_shown_worse(study: Study, column: str) -> set[str]:
         for arm, gap, p in zip(rivals, gaps, p_values, strict=True)
         if p < 1 - CONFIDENCE_LEVEL and gap.mean > 0
     }
-    return means.keys() - shown
+    return means.keys() - shown - _beaten(study, score, region)
+
+
+def _beaten(study: Study, score: str, region: str) -> set[str]:
+    """The arms that the first claim shows another arm to be better than."""
+    claim = study.hypothesis
+    if claim.score != score or not claim.contrasts:
+        return set()
+    if study.looks and not study.pooled_from:
+        gained = [(c.versus, c.region) for c in study.looks[-1].contrasts if c.state == "gained"]
+    else:
+        decision = decide(differences_of(study, claim), claim)
+        pairs = zip(decision.differences, decision.gained, strict=True)
+        gained = [(difference.versus, difference.region) for difference, gain in pairs if gain]
+    return {versus for versus, of_region in gained if versus and of_region == region}
 
 
 @dataclass(frozen=True, kw_only=True)

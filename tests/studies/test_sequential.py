@@ -13,6 +13,7 @@ from segmamba.studies.comparisons import compare_arms
 from segmamba.studies.contrasts import difference
 from segmamba.studies.hypothesis import Hypothesis, Trend
 from segmamba.studies.look_rules import gain
+from segmamba.studies.looks import ContrastLook, Look
 from segmamba.studies.results import study_from
 from segmamba.studies.sequential import (
     FIRST_LOOK,
@@ -303,7 +304,7 @@ def test_a_further_claim_is_exploratory_and_at_a_level_that_holds_whenever_it_st
     second = Hypothesis(claim="s", region="ET", better="b", than="a")
     study = run(sequential({"a": 0.0, "b": 0.03}, secondary=(second,), **CLEAR))
     result = verdict(study, second)
-    assert result.answer == "supported" and "Exploratory: the first claim chose" in result.sentence
+    assert result.answer == "supported" and "The first claim chose" in result.sentence
     first = verdict(study)
     assert "Exploratory" not in first.sentence
 
@@ -336,3 +337,19 @@ def test_false_alarms_stay_below_three_percent_when_looked_at_after_every_seed(l
     summary = races.tables(d)
     outcome = races.race(summary, summary.rows, max_seeds=8)
     assert outcome.supported.mean() <= 0.03
+
+
+def test_an_arm_that_the_claim_shows_to_be_worse_is_not_bold_beside_its_verdict():
+    from segmamba.studies.standing import not_shown_worse
+
+    # c is best by its mean and, in the few runs, too uncertain to show b to be worse than it
+    study = synthetic_study(
+        {"a": 0.05, "b": 0.0, "c": 0.06}, seeds=3, cases=40, better="a", than="b"
+    )
+    bold = not_shown_worse(study, "dice_mean")
+    gained = ContrastLook(arm="a", versus="b", region="mean", seeds=3, state="gained")
+    look = Look(seeds=3, contrasts=(gained,), arms=(), reason="")
+    looked = dataclasses.replace(study, max_seeds=5, looks=(look,))
+    assert "b" not in not_shown_worse(looked, "dice_mean")
+    assert not_shown_worse(looked, "dice_mean") <= bold
+    assert {"a", "c"} <= not_shown_worse(looked, "dice_mean")
