@@ -32,9 +32,11 @@ def caveats(study: Study, claim: Hypothesis, decision: Decision) -> Iterator[str
     leading = decision.leading
     for difference in {d.label: d for d in decision.differences}.values():
         named = f" for {difference.label}" if several else ""
-        # What one arm has begun ahead of a look was not planned for a pair.
-        seeds_of = [study.seeds_of(arm) for arm in difference.failures if arm in study.arms]
-        planned = min(map(len, seeds_of), default=len(study.seeds))
+        planned = len(study.seeds)
+        if study.max_seeds and not study.pooled_from:
+            # What one arm has begun ahead of a look was not planned for a pair.
+            seeds_of = [study.seeds_of(arm) for arm in difference.failures if arm in study.arms]
+            planned = min(map(len, seeds_of), default=planned)
         if difference.seeds and len(difference.seeds) < planned:
             paired = len(difference.seeds)
             which = "" if study.pooled_from else "planned "
