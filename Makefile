@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
 
 # Every study in the demo preset, one after another; trials that an earlier one has trained are
-# reused. Three or four seeds for all: two hours' work.
+# reused. Three or four seeds for all, which takes longer than the hour of two seeds each.
 studies: $(INSTALLED)
 	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation \
 	  ablate_architecture ablate_modalities compare_baselines tune_hyperparameters; do \

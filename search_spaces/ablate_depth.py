@@ -46,7 +46,6 @@ DEMO = StudySpec(
         "the demo decides a positive control, since minutes of training cannot decide depth; "
         "--arms all compares the 13 arms of the study",
     ),
-    registers_best=True,
 )
 
 STUDY = StudySpec(

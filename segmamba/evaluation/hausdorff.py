@@ -55,26 +55,6 @@ def surface_scores(
     )
 
 
-def hd95_mm(
-    pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], labels: LabelSet
-) -> dict[str, float]:
-    """Compute HD95 per region. Both empty -> 0; exactly one empty -> 373.13 (the BraTS rule).
-
-    Args:
-        pred: Class numbers (D, H, W).
-        truth: Class numbers (D, H, W).
-        spacing_mm: Voxel size along each axis.
-        labels: The label set of both.
-
-    Returns:
-        {"ET": .., "TC": .., "WT": ..} by the regions of `labels`, in mm.
-    """
-    pairs = zip(
-        labels.regions, region_masks(pred, labels), region_masks(truth, labels), strict=True
-    )
-    return {region: mask_hd95_mm(p, t, spacing_mm) for region, p, t in pairs}
-
-
 def mask_hd95_mm(
     pred: np.ndarray,
     truth: np.ndarray,

@@ -16,6 +16,8 @@ __all__ = ["CaseSets", "Hypothesis", "Study", "StudyData", "Trial", "study_data_
 CaseRow: TypeAlias = dict[str, Any]
 """The scores of one tested case: "case" is its id and "patient" whose it is; dice_mean, hd95_mm_ET,
 ... are numbers."""
+ENDED = ("FINISHED", "STOPPED", "FAILED", "INFEASIBLE")
+"""The statuses of trials that have ended, well or not."""
 History: TypeAlias = dict[str, list[tuple[int, float]]]
 """The (step, value) pairs of every metric."""
 

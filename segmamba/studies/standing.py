@@ -69,7 +69,7 @@ def not_shown_worse(study: Study, column: str) -> set[str]:
 def _beaten(study: Study, score: str, region: str) -> set[str]:
     """The arms that the first claim shows another arm to be better than."""
     claim = study.hypothesis
-    if claim.score != score or not claim.contrasts:
+    if claim.score != score or region not in claim.regions or not claim.contrasts:
         return set()
     if study.looks and not study.pooled_from:
         gained = [(c.versus, c.region) for c in study.looks[-1].contrasts if c.state == "gained"]

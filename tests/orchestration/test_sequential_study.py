@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,17 +10,8 @@ from mlflow import MlflowClient
 
 from tests import warm
 from tests.conftest import write_case
+from tests.orchestration.test_study_paths import COMMAND, TINY
 
-COMMAND = [sys.executable, "-c", "from segmamba.cli import main; main()"]
-SETTINGS = {
-    "train.epochs": "2",
-    "train.steps_per_epoch": "1",
-    "train.validate_every_epochs": "1",
-    "optim.warmup_epochs": "0",
-    "data.spacing_mm": "2",
-    "data.patch_size": "32,32,16",
-    "model.base_channels": "4",
-}
 FILE = '''"""Is one learning rate better than another?"""
 from segmamba.studies import Budget, Hypothesis, StudySpec
 
@@ -35,7 +25,7 @@ STUDY = StudySpec(
 
 def begin(folder, *options):
     """A study on one core, so that no trial begins ahead of a look."""
-    settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+    settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     command = [*COMMAND, "study", "mine.py", "--data", "data", "--cpus", "1", *settings, *options]
     return warm.Process(command, cwd=folder, stderr=subprocess.STDOUT, session=True)
 

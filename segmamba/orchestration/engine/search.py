@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
+from segmamba.studies.results import ENDED
 from segmamba.studies.spec import TrialPlan
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 METRIC = "val/best_dice_mean"
 SEARCH_SEED = 0
 """The seed of every trial of a search; what it finds is tested with other seeds."""
-ENDED = ("FINISHED", "STOPPED", "FAILED", "INFEASIBLE")
 FIRST_RANDOM = 8
 """Settings drawn at random, the baseline among them, before the estimator takes over."""
 

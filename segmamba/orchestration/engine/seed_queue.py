@@ -49,7 +49,7 @@ class SeedQueue:
         """Key of each running trial to the trial and the share of it that is done."""
         self.looks: list[Look] = list(study.looks)
         known = [plan for plan in study.plans if plan.arm in self._arms]
-        self._waiting = deque(sorted(known, key=self._order))
+        self._waiting = deque(filter(self._must_run, sorted(known, key=self._order)))
 
     def next(self) -> TrialPlan | None:
         """Hand out the next trial.
@@ -58,10 +58,8 @@ class SeedQueue:
             The trial, or None while the running ones must be waited for, and when all is over.
         """
         while True:
-            while self._waiting:
-                plan = self._waiting.popleft()
-                if self._must_run(plan):
-                    return self._start(plan)
+            if self._waiting:
+                return self._start(self._waiting.popleft())
             if self._shares_for_look():
                 return self._ahead()
             if not self.goes_on:
@@ -71,12 +69,12 @@ class SeedQueue:
                 return None
             self.looks.append(look)
             if look.arms:
-                self._waiting.extend(self._plans_of(look.seeds, look.arms))
+                self._waiting.extend(filter(self._must_run, self._plans_of(look.seeds, look.arms)))
 
     @property
     def waiting(self) -> list[TrialPlan]:
         """The trials that are known to run and have not begun."""
-        return [plan for plan in self._waiting if plan.key not in self._ended]
+        return list(self._waiting)
 
     @property
     def goes_on(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from segmamba.orchestration.tracking.study_looks import log_look
 from segmamba.orchestration.tracking.study_reader import read_study
 from segmamba.studies.looks import Look
+from segmamba.studies.results import ENDED
 from segmamba.studies.sequential import take_look
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from segmamba.orchestration.tracking.study_run import StudyRun
     from segmamba.studies.hypothesis import Hypothesis
     from segmamba.studies.results import Study
-
-OVER = ("FINISHED", "FAILED", "INFEASIBLE", "STOPPED")
 
 
 class SequentialLooks:
@@ -43,7 +42,7 @@ class SequentialLooks:
         """
         study = self.run.store.retry(self._read, self.progress.say)
         looked_at = study.seed_range[:seeds]
-        if any(t.status not in OVER for t in study.trials if t.seed in looked_at):
+        if any(t.status not in ENDED for t in study.trials if t.seed in looked_at):
             return None
         look = take_look(study, self.claim, seeds, tuple(earlier))
         self.run.store.retry(lambda: log_look(self.run, [*earlier, look]), self.progress.say)
@@ -68,20 +67,3 @@ class SequentialLooks:
 
     def _read(self) -> Study:
         return read_study(self.run, histories=False)
-
-
-def over(study: Study) -> set[str]:
-    """The keys of the trials that no start of a sequential study runs again.
-
-    A trial that failed is run again, unless a look has counted it as failed.
-
-    Args:
-        study: As an earlier start left it.
-    """
-    looked_at = study.seed_range[: study.looks[-1].seeds] if study.looks else range(0)
-    return {
-        trial.key
-        for trial in study.trials
-        if trial.status in ("FINISHED", "INFEASIBLE")
-        or (trial.seed in looked_at and trial.status in OVER)
-    }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segmamba.orchestration.engine.context import StudyContext, TrialFunction
 from segmamba.orchestration.engine.planning import announce, fold_changes, infeasible_arms
+from segmamba.studies.results import ENDED
 from segmamba.studies.spec import FOUND, Stage, TrialPlan
 
 if TYPE_CHECKING:
@@ -68,14 +69,14 @@ class StudyRunner:
         """Run the arms with one seed after another, until the claim is decided."""
         from segmamba.orchestration.engine.launch import TrialLauncher
         from segmamba.orchestration.engine.seed_queue import SeedQueue
-        from segmamba.orchestration.engine.sequential_looks import SequentialLooks, over
+        from segmamba.orchestration.engine.sequential_looks import SequentialLooks
 
         plans = self._without_infeasible(self.study.plans)
         looks = SequentialLooks(self.context.run, self.study.hypothesis, self.progress)
         queue = SeedQueue(
             self.study,
             {plan.arm for plan in plans},
-            over(self.study),
+            self._over(),
             take_look=looks.take,
             is_answered=self._is_reused,
         )
@@ -88,6 +89,19 @@ class StudyRunner:
             launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
             launcher.run_seeds(queue)
         looks.close()
+
+    def _over(self) -> set[str]:
+        """The keys of the trials that no start of a sequential study runs again.
+
+        A trial that failed is run again, unless a look has counted it as failed.
+        """
+        looks = self.study.looks
+        looked_at = self.study.seed_range[: looks[-1].seeds] if looks else ()
+        return {
+            trial.key
+            for trial in self.study.trials
+            if trial.status in OVER or (trial.seed in looked_at and trial.status in ENDED)
+        }
 
     def _is_reused(self, plan: TrialPlan) -> bool:
         """Whether a finished run answers a trial; then it is taken from there."""
@@ -110,7 +124,7 @@ class StudyRunner:
         (None, ()) where the search was stopped or chose nothing.
         """
         from segmamba.orchestration.engine.launch import COPIES
-        from segmamba.orchestration.engine.search import ENDED, best_trial, importance
+        from segmamba.orchestration.engine.search import best_trial, importance
         from segmamba.orchestration.tracking.study_reader import read_study
 
         spec, base = self.ready.spec, self.ready.base
