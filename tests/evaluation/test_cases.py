@@ -9,8 +9,8 @@ from segmamba.data.label_sets import GLIOMA
 from segmamba.data.preprocess import prepare_cases
 from segmamba.evaluation.cases import evaluate, means, predict_classes, validate
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import hd95_mm
 from tests.conftest import write_case
+from tests.evaluation.scorers import hd95_mm
 from tests.tiny import CPU, TINY
 
 COARSE = TINY.changed({"data.spacing_mm": 2.0})

@@ -18,11 +18,11 @@ from segmamba.evaluation.compare import compare
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.evaluate import evaluate
 from segmamba.evaluation.folders import match
-from segmamba.evaluation.hausdorff import MISSED_MM, surface_scores
+from segmamba.evaluation.hausdorff import MISSED_MM
 from segmamba.evaluation.rules import CHALLENGES, challenge_of
 from segmamba.evaluation.score import score_case
 from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
-from tests.evaluation.scorers import surface_distance_hd95_mm
+from tests.evaluation.scorers import hd95_mm, surface_distance_hd95_mm
 
 LEGACY, LESIONWISE = "brats-legacy", "lesionwise-2023"
 
@@ -116,8 +116,7 @@ def test_case_scores_are_those_of_the_test_and_of_other_scorers(seed):
     ):
         assert (
             row["dice"] == dice(pred, truth, GLIOMA)[row["region"]]
-            and row["hd95_mm"]
-            == surface_scores(pred, truth, spacing, GLIOMA)[f"hd95_mm_{row['region']}"]
+            and row["hd95_mm"] == hd95_mm(pred, truth, spacing, GLIOMA)[row["region"]]
         )
         assert row["hd95_mm"] == pytest.approx(surface_distance_hd95_mm(p, t, spacing), abs=1e-9)
         assert row["sensitivity"] == pytest.approx((p & t).sum() / t.sum()) and row[

@@ -4,9 +4,9 @@ import torch
 
 from segmamba.data.label_sets import GLIOMA, region_masks
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import MISSED_MM, hd95_mm
+from segmamba.evaluation.hausdorff import MISSED_MM
 from segmamba.evaluation.surface import CORNERS, element_areas, surface_elements
-from tests.evaluation.scorers import surface_distance_hd95_mm
+from tests.evaluation.scorers import hd95_mm, surface_distance_hd95_mm
 
 
 def volume(**boxes):
