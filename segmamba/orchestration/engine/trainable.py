@@ -25,9 +25,9 @@ from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_T
 from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.studies.spec import Stage, TrialPlan
+from segmamba.training.compiling import compile_decision
 from segmamba.training.record import record_environment
 from segmamba.training.run_folder import RunFolder
-from segmamba.training.step import compile_decision
 
 LESS_MEMORY_TAG = "activation_checkpointing"
 

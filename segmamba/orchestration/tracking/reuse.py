@@ -12,6 +12,7 @@ import segmamba
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
+from segmamba.environment import digest_of_code
 from segmamba.orchestration.tracking.log import WEIGHTS_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG
 from segmamba.orchestration.tracking.store import Store
@@ -62,18 +63,7 @@ def made_with(split: Split) -> dict[str, str]:
 @functools.cache
 def code_digest() -> str:
     """Return a digest of the code that trains and tests, as it is now, committed or not."""
-    return digest_of_code(Path(segmamba.__file__).parent)
-
-
-def digest_of_code(root: Path) -> str:
-    """Return a digest of every file of ROOMS below `root`, kernels and templates included."""
-    digest = hashlib.sha256()
-    for room in ROOMS:
-        paths = sorted((root / room).rglob("*")) if (root / room).is_dir() else [root / room]
-        for path in paths:
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return digest_of_code(Path(segmamba.__file__).parent, ROOMS)
 
 
 def _device() -> str:
