@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,6 @@ from segmamba.environment import digest_of_code
 from segmamba.files import write_json
 
 if TYPE_CHECKING:
-    import torch
-
     from segmamba.config import Config
 
 USERS_FOLDER = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
@@ -81,30 +80,27 @@ class CompilerCache:
         os.environ["TRITON_CACHE_DIR"] = str(self.folder / "triton")
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, threads))
 
-    def holds(self, graph: str, device: torch.device) -> bool:
-        """Whether the compiler will find a graph, as `graph_of` names it, for a device."""
-        return self._file(graph, device).exists()
+    def holds(self, graph: str, kind: str) -> bool:
+        """Whether the compiler will find a graph, as `graph_of` names it.
 
-    def add(self, graph: str, device: torch.device) -> None:
-        """Note that the compiler has made a graph for a device."""
-        file = self._file(graph, device)
+        Args:
+            graph: The graph.
+            kind: The kind of device that it runs on, as `device_kind` names it.
+        """
+        return self._file(graph, kind).exists()
+
+    def add(self, graph: str, kind: str) -> None:
+        """Note that the compiler has made a graph for a kind of device."""
+        file = self._file(graph, kind)
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, json.loads(graph))
 
-    def _file(self, graph: str, device: torch.device) -> Path:
-        known = "\0".join([graph, _code(), *_compiler(device)])
+    def _file(self, graph: str, kind: str) -> Path:
+        known = "\0".join([graph, _code(), version("torch"), kind])
         return self.folder / "graphs" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.json"
 
 
 @functools.cache
 def _code() -> str:
     return digest_of_code(Path(segmamba.__file__).parent, COMPILED_CODE)
-
-
-def _compiler(device: torch.device) -> tuple[str, str]:
-    """Version of torch, and the kind of the device."""
-    import torch
-
-    gpu = device.type == "cuda" and torch.cuda.is_available()
-    return torch.__version__, torch.cuda.get_device_name(device) if gpu else device.type

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from segmamba.config import Config
+from segmamba.device import device_kind
 from segmamba.models.peers import NOT_ONE_GRAPH
 from segmamba.training.compiler_cache import CompilerCache, graph_of
 
@@ -75,7 +76,7 @@ def compile_decision(config: Config, device: torch.device) -> tuple[bool, str]:
     if config.train.compile == "always":
         return True, "train.compile = always"
     cache = CompilerCache.of_this_process()
-    if cache and cache.holds(graph_of(config), device):
+    if cache and cache.holds(graph_of(config), device_kind(device)):
         return True, "compiled: the compiler's cache has the network"
     passes = forward_passes(config)
     if passes < PASSES_THAT_PAY:
@@ -186,4 +187,4 @@ def _keep(key: tuple[str, str], compiled: _Compiled) -> None:
     cache = CompilerCache.of_this_process()
     if cache and compiled.called:
         graph, device = key
-        cache.add(graph, torch.device(device))
+        cache.add(graph, device_kind(torch.device(device)))

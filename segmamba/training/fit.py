@@ -190,7 +190,7 @@ def _train_epoch(
         batches = [next(stream) for _ in range(train.accumulation)]
         mean_loss = torch.zeros((), device=device)
         for batch in batches:
-            image, label = _augmented(batch, config)  # (B, C, D, H, W), (B, D, H, W)
+            image, label = augmented(batch, config)  # (B, C, D, H, W), (B, D, H, W)
             with learner.optimizer.autocast():
                 loss, patch_losses = learner.forward_loss(image, label)  # (), (B,)
             loss = loss / train.accumulation
@@ -251,8 +251,16 @@ class _EpochTotals:
         return losses
 
 
-def _augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment each patch by its own plan: image (B, C, D, H, W), label (B, D, H, W)."""
+def augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augment each patch by its own plan.
+
+    Args:
+        batch: On the device.
+        config: The configuration of the run.
+
+    Returns:
+        image (B, C, D, H, W) and label (B, D, H, W).
+    """
     plans = [
         draw_augmentation(config.augment, config.seed, int(e), int(i), batch.image.shape[1])
         for e, i in zip(batch.epoch, batch.index, strict=True)

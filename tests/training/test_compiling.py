@@ -12,6 +12,7 @@ from segmamba.data.splits import Split
 from segmamba.models import build_model
 from segmamba.models.peers import NOT_ONE_GRAPH
 from segmamba.training import compiling
+from segmamba.training.compile_ahead import compile_ahead
 from segmamba.training.compiler_cache import CompilerCache, graph_of
 from segmamba.training.compiling import compile_decision, computing
 from segmamba.training.fit import fit
@@ -61,6 +62,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def triton(monkeypatch):
+    """A machine with triton and a GPU, as far as decisions ask for them."""
+    monkeypatch.setattr(compiling, "device_kind", {GPU: "H100", CPU: "cpu"}.get)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
 
 
@@ -94,26 +97,26 @@ def test_a_long_run_on_a_gpu_with_triton_is_compiled(monkeypatch, triton):
 def test_a_short_run_is_compiled_where_the_compiler_has_its_graph_already(cache, triton):
     short = preset("demo")
     assert not compile_decision(short, GPU)[0]
-    cache.add(graph_of(short), GPU)
+    cache.add(graph_of(short), "H100")
     assert compile_decision(short.changed({"seed": 7, "optim.lr": 1.0}), GPU) == (
         True,
         "compiled: the compiler's cache has the network",
     )
     for other in ({"model.base_channels": 4}, {"train.batch_size": 3}, {"loss.ce_weight": 0.5}):
         assert not compile_decision(short.changed(other), GPU)[0]
-    assert not cache.holds(graph_of(short, "pretraining"), GPU)
-    assert not cache.holds(graph_of(short), CPU)
+    assert not cache.holds(graph_of(short, "pretraining"), "H100")
+    assert not cache.holds(graph_of(short), "cpu")
 
 
 def test_the_list_of_graphs_says_which_they_are(cache):
-    cache.add(graph_of(TINY), CPU)
+    cache.add(graph_of(TINY), "cpu")
     (file,) = (cache.folder / "graphs").iterdir()
     assert json.loads(file.read_text())["model.base_channels"] == 2
 
 
 def test_the_next_run_of_a_process_takes_the_compiled_network_over(data, compilations, cache):
     first = [losses(COMPILED.changed({"seed": seed}), data) for seed in (0, 1)]
-    assert len(compilations) == 1 and cache.holds(graph_of(COMPILED), CPU)
+    assert len(compilations) == 1 and cache.holds(graph_of(COMPILED), "cpu")
     compiling.forget_compiled()
     fresh = [losses(COMPILED.changed({"seed": seed}), data) for seed in (1, 0)]
     assert len(compilations) == 2 and fresh == [first[1], first[0]], "to the last bit"
@@ -168,7 +171,7 @@ def test_two_runs_at_once_share_no_network(data, compilations):
 def test_a_network_that_was_only_built_is_not_taken_for_compiled(compilations, cache):
     with computing(ForwardLoss(build_model(TINY.model), TINY), COMPILED, CPU):
         pass
-    assert len(compilations) == 1 and not cache.holds(graph_of(COMPILED), CPU)
+    assert len(compilations) == 1 and not cache.holds(graph_of(COMPILED), "cpu")
 
 
 def test_pretraining_and_training_are_graphs_of_their_own(compilations, cache):
@@ -198,3 +201,13 @@ def test_the_networks_that_branch_on_their_tensors_are_known(compilations):
                 function(image, label)
         else:
             function(image, label)
+
+
+def test_what_is_compiled_ahead_is_the_graph_that_a_run_needs(data, compilations, cache):
+    compile_ahead(COMPILED, CPU)
+    assert cache.holds(graph_of(COMPILED), "cpu")
+    counted = torch._dynamo.utils.counters["stats"]
+    before = counted["unique_graphs"]
+    losses(COMPILED, data)
+    traced = counted["unique_graphs"] - before
+    assert len(compilations) == 1 and traced == 0, "the loop's batches are like the noise"

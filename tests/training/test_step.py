@@ -6,9 +6,9 @@ from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.models import build_model
+from segmamba.training.compiling import computing
 from segmamba.training.fit import fit
 from segmamba.training.optim import Optimizer
-from segmamba.training.compiling import computing
 from segmamba.training.step import ForwardLoss
 
 GPU = torch.device("cuda")
