@@ -25,9 +25,10 @@ from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_T
 from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.studies.spec import Stage, TrialPlan
+from segmamba.training.compiling import compile_decision
 from segmamba.training.record import record_environment
 from segmamba.training.run_folder import RunFolder
-from segmamba.training.step import compile_decision
+from segmamba.training.saving import AtOnce, saver_for
 
 LESS_MEMORY_TAG = "activation_checkpointing"
 
@@ -129,7 +130,9 @@ def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any
     for part, until in parts(config, trial.stages, folder):
         if plan.round_every:
             report_again(folder, trial.stages[-1].epoch, plan.round_every, config)
-        for epoch in run.train(part):
+        # The other members of a population copy the checkpoint of a round as soon as it is there.
+        saver = AtOnce() if plan.round_every else saver_for(trial.device)
+        for epoch in run.train(part, saver=saver):
             report = {"epoch": epoch.number, "epochs": epochs} | epoch.metrics
             report_epoch(report, folder, plan.round_every)
             if epoch.number == until < epochs:
