@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -42,6 +43,26 @@ def behind(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def drawing(device: torch.device) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Draw pictures while a GPU goes on, one after the other in a thread; on a CPU, at once.
+
+    Args:
+        device: What goes on.
+
+    Yields:
+        A function that takes what draws a picture. All are drawn when the block ends.
+    """
+    if device.type == "cpu":
+        yield lambda draw: draw()
+        return
+    drawn: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as thread:
+        yield lambda draw: drawn.append(thread.submit(draw))
+    for each in drawn:
+        each.result()
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:

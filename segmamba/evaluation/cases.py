@@ -144,23 +144,6 @@ def evaluate(
     return list(behind(device, scored, analyses()))
 
 
-def predict_classes(
-    model: torch.nn.Module, case: PreparedCase, config: Config, device: torch.device
-) -> np.ndarray:
-    """Segment one case as the test does.
-
-    Args:
-        model: The network, on `device`.
-        case: The case.
-        config: The configuration of the run.
-        device: Where the network predicts.
-
-    Returns:
-        Class numbers, uint8 (x, y, z), on the source's grid in canonical orientation.
-    """
-    return make_predictor(model, config, device).predict(prepared_scan(case, config))
-
-
 def prepared_scan(case: PreparedCase, config: Config) -> PreparedScan:
     """Return a case of the cache that was made with `config`, as a Predictor takes it."""
     return PreparedScan({config.data.spacing_mm: case.image()}, {config.data.spacing_mm: case})

@@ -107,8 +107,8 @@ class _Copy:
         if isinstance(value, dict):
             copied = type(value)()
             copied.update({key: self.of(item, (*path, key)) for key, item in value.items()})
-            if isinstance(value, OrderedDict) and hasattr(value, "_metadata"):
-                copied._metadata = value._metadata  # of a module's state dict: its version
+            if isinstance(value, OrderedDict):
+                vars(copied).update(vars(value))  # a module's state dict has its version there
             return copied
         if isinstance(value, (list, tuple)):
             return type(value)(self.of(item, (*path, n)) for n, item in enumerate(value))

@@ -246,10 +246,10 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
 def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_drawn_once(
     data, tmp_path, monkeypatch
 ):
-    scores, predicted, predict = (
+    scores, predicted, prepare = (
         iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]),
         [],
-        pictures_module.predict_classes,
+        pictures_module.prepared_scan,
     )
     cases, folder = [*data.train, *data.validation, *data.test][:3], RunFolder(tmp_path / "run")
     split = dataclasses.replace(data, validation=cases, test_is_validation=False)
@@ -260,8 +260,8 @@ def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_d
     )
     monkeypatch.setattr(
         pictures_module,
-        "predict_classes",
-        lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest),
+        "prepared_scan",
+        lambda case, config: predicted.append(case.id) or prepare(case, config),
     )
     next(train_run(TINY, split, folder, CPU))
     list(
