@@ -16,6 +16,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.evaluation import cases as cases_module
 from segmamba.evaluation.cases import Validator, evaluate
 from segmamba.evaluation.dice import dice
+from segmamba.inference import captured
 from segmamba.inference.ensemble_member import Member
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
@@ -186,6 +187,23 @@ def test_a_network_that_waits_for_the_gpu_predicts_eagerly_and_others_are_captur
     assert recordings(member)
 
 
+def test_a_capture_that_is_broken_off_harms_neither_later_ones_nor_random_numbers_nor_memory():
+    x, before = torch.ones(2**20, device=CUDA), torch.cuda.current_stream()
+    torch.manual_seed(0)
+    expected = torch.rand(4, device=CUDA)
+    assert captured._record(lambda x: x * x.sum().item(), x, CUDA) is None
+    assert torch.cuda.current_stream() == before
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(4, device=CUDA), expected)
+    recording = captured._record(lambda x: x * x.sum(), x, CUDA)
+    assert recording and torch.equal(recording.replay(2 * x), 2 * x * (2 * x).sum())
+    large = torch.empty(2**28, dtype=torch.uint8, device=CUDA)
+    reserved = torch.cuda.memory_reserved()
+    del large
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= reserved - 2**28
+
+
 def test_the_memory_of_captured_passes_is_shared_by_members_and_goes_with_the_last(tmp_path):
     _, config = write_run(
         tmp_path / "run", **{"model.base_channels": 32, "data.patch_size": (64, 64, 64)}
@@ -217,11 +235,13 @@ def test_passes_are_captured_while_another_thread_uses_the_gpu(tmp_path):
     model, stop, failed = trained(config), threading.Event(), []
 
     def load():
-        stream = torch.cuda.Stream()
+        stream, copied = torch.cuda.Stream(), torch.cuda.Event()
         try:
             while not stop.is_set():
                 with torch.cuda.stream(stream):
-                    torch.randn(4, 2**16).pin_memory().to(CUDA, non_blocking=True).sum().item()
+                    torch.randn(4, 2**16).pin_memory().to(CUDA, non_blocking=True).sum()
+                    copied.record()
+                copied.synchronize()
         except RuntimeError as error:
             failed.append(error)
 
