@@ -1,6 +1,7 @@
 """Whether the trials of a study are compiled, and the processes that compile their graphs."""
 
 import dataclasses
+import json
 import os
 import time
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_graphs_are_compiled_in_another_process_and_waited_for(cache, monkeypatc
     with graphs(cache) as study:
         assert study.settled(progress) and study.settled(progress)
     (file,) = (cache.folder / "graphs").iterdir()
-    assert int(file.read_text()) != os.getpid()
+    assert int(json.loads(file.read_text())) != os.getpid()
     waiting, done = progress.lines
     assert waiting.startswith("compile  1 network new to the compiler: ")
     assert done.startswith("compile  done, after ")
