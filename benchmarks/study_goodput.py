@@ -41,7 +41,7 @@ GOALS = {"cold": 60.0, "filled": 70.0}
 GOAL_OF_SEVERAL = 55.0
 BUSY, PAUSE_S = 0.85, 8.0
 SHARE_OF_LINEAR = 3.7 / 4
-SHOWN = ("trials", "runs", "compile", "failed")
+SHOWN = ("trials", "compute", "compile", "failed")
 """First words of the study's lines that are repeated."""
 
 
@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=8, help="of both arms together")
     parser.add_argument("--epochs", type=int, default=30, help="of a trial, 100 steps each")
     parser.add_argument("--starts", nargs="+", choices=GOALS, default=list(GOALS))
+    parser.add_argument("--cases", type=int, default=40, help="phantoms")
     parser.add_argument("--data", metavar="DIR")
     parser.add_argument("--labels", default="mixed")
     parser.add_argument("--folder", type=Path, help="of results and caches; kept")
@@ -200,7 +201,7 @@ def gpu_names() -> list[str]:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, object]:
-    settings: dict[str, object] = {"train.epochs": options.epochs}
+    settings: dict[str, object] = {"train.epochs": options.epochs, "phantom.cases": options.cases}
     if options.tiny:
         settings |= TINY | {"train.steps_per_epoch": 4, "train.compile": "always"}
     return settings
@@ -237,6 +238,7 @@ def _prepare(options: argparse.Namespace, folder: Path) -> None:
     """Prepare the cases of the study."""
     from segmamba.config import parse_assignments, preset
     from segmamba.data.source import prepare_split, source_changes
+    from segmamba.orchestration.engine.progress import SilentProgress
 
     changes = parse_assignments([f"{name}={value}" for name, value in _settings(options).items()])
     source = source_changes(Path(options.data), options.labels, ()) if options.data else {}
@@ -244,6 +246,7 @@ def _prepare(options: argparse.Namespace, folder: Path) -> None:
     prepare_split(
         preset("quick").changed(source | changes),
         folder / "Results",
+        steps=SilentProgress().steps,
         cache=folder.resolve() / "Results" / "cache",
     )
     print(f"cases prepared in {time.monotonic() - began:.0f} s", flush=True)

@@ -311,8 +311,6 @@ def _begun(
     if options.resume:
         progress.say(f"resume   no unfinished {name} found: starting one")
     resource_plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
-    if machine.gpus:
-        progress.say(f"runs     {resource_plan.why}")
     folder = next_run_folder(results, name)
     study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
     run = start_study(store, study, ready.splits, folder)

@@ -100,8 +100,9 @@ def test_a_search_that_changes_the_network_leaves_the_choice_to_each_trial(cache
 
 
 def test_without_a_gpu_nothing_is_compiled_unless_it_is_asked_for(cache):
-    assert choose(cache, seeds=99, machine=CPUS).compile == "auto"
-    assert choose(cache, machine=CPUS, **{"train.compile": "always"}).missing
+    for wanted in ("auto", "always", "never"):
+        choice = choose(cache, seeds=99, machine=CPUS, **{"train.compile": wanted})
+        assert choice.compile == wanted and not choice.missing, "each trial compiles its own"
 
 
 class Said(SilentProgress):
@@ -114,7 +115,7 @@ class Said(SilentProgress):
 
 def graphs(cache, config=TINY):
     choice = CompileChoice(compile="always", reason="", missing=(config,))
-    return StudyGraphs(choice, CPUS, cache)
+    return StudyGraphs(choice, H100, cache)
 
 
 def _compiles(config, folder, threads):

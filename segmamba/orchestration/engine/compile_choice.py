@@ -59,13 +59,14 @@ def compile_choice(
     from segmamba.training.compiling import why_not
     from segmamba.training.passes import PASSES_THAT_PAY, forward_passes
 
-    device = torch.device("cuda" if machine.gpus else "cpu")
     wanted = next(iter(configs.values())).train.compile
+    if not machine.gpus:  # there the graph depends on the trial's threads: each compiles its own
+        return CompileChoice(compile=wanted, reason="on a CPU each trial decides for itself")
+    device = torch.device("cuda")
     reasons = {arm: why_not(config, device) for arm, config in configs.items()}
     able = {arm: config for arm, config in configs.items() if not reasons[arm]}
     if not able:
-        kept = wanted if device.type == "cpu" else "never"
-        return CompileChoice(compile=kept, reason=next(iter(reasons.values())))
+        return CompileChoice(compile="never", reason=next(iter(reasons.values())))
     if any(name.startswith(SETTINGS) for name in space):
         return CompileChoice(
             compile=wanted, reason="each trial decides for itself: the search changes the network"
@@ -78,7 +79,7 @@ def compile_choice(
     missing = {
         graph: config.changed({"train.compile": "always"})
         for graph, config in first.items()
-        if passes[graph] and not cache.holds(graph, machine.gpu or "cpu")
+        if passes[graph] and not cache.holds(graph, machine.gpu)
     }
     total, new = sum(passes.values()), len(missing)
     networks = f"{len(passes)} network{'s' * (len(passes) > 1)}"
@@ -87,8 +88,7 @@ def compile_choice(
     elif not missing:
         reason = f"compiled: the compiler's cache has {networks} of {len(trials)} trials"
     else:
-        at_once = max(1, machine.gpus)
-        pay = PASSES_THAT_PAY * at_once * math.ceil(new / at_once)
+        pay = PASSES_THAT_PAY * machine.gpus * math.ceil(new / machine.gpus)
         if total < pay:
             return CompileChoice(
                 compile="never",

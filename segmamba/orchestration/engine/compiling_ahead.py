@@ -69,6 +69,7 @@ class StudyGraphs:
                 "two minutes, and is kept for later studies"
             )
         errors = [error for job in jobs if (error := job.exception())]
+        self._open.close()  # the processes hold memory of the GPUs
         if not errors:
             progress.say(f"compile  done, after {clock(time.monotonic() - began)} of waiting")
             return True
@@ -78,7 +79,7 @@ class StudyGraphs:
         return False
 
     def _here(self, folder: str) -> None:
-        cores, gpus = self._machine.cores, max(1, self._machine.gpus)
+        cores, gpus = self._machine.cores, self._machine.gpus
         configs = self.choice.missing
         at_once = min(len(configs), max(gpus, cores // CORES_TO_COMPILE))
         pools = [process_on_gpu(slot % gpus) for slot in range(at_once)]
@@ -91,8 +92,7 @@ class StudyGraphs:
     def _on_nodes(self, folder: str) -> None:
         import ray
 
-        gpus = 1 if self._machine.gpus else 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=1, max_retries=0)(compile_here)
+        remote = ray.remote(num_cpus=1, num_gpus=1, max_calls=1, max_retries=0)(compile_here)
         for config in self.choice.missing:
             task = remote.remote(config, folder, CORES_TO_COMPILE)
             self._open.callback(ray.cancel, task)
@@ -122,3 +122,4 @@ def _stop(pool: ProcessPoolExecutor) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes.values():
         process.terminate()
+    pool.shutdown(wait=True)

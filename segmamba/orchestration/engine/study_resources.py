@@ -108,14 +108,12 @@ def choose_compilation(
         options: Of which `trials` and `output` count.
         machine: Where it runs.
     """
-    from segmamba.orchestration.engine.compile_choice import CompileChoice, compile_choice
+    from segmamba.orchestration.engine.compile_choice import compile_choice
     from segmamba.training.compiler_cache import CompilerCache
 
     configs, spec = ready.configs, ready.spec
-    wanted = ready.base.train.compile
-    if not machine.gpus and wanted != "always":  # answered without a look at the networks
-        return CompileChoice(compile=wanted, reason="eager: compiling is for GPUs")
-    infeasible = infeasible_arms(configs)
+    # Without a GPU the networks do not matter, and to build others' takes seconds.
+    infeasible = infeasible_arms(configs) if machine.gpus else {}
     feasible = {arm: config for arm, config in configs.items() if arm not in infeasible}
     trials = planned_trials(planned, ready, options)
     cache = CompilerCache.below(options.output)
