@@ -18,10 +18,7 @@ from segmamba.config import Config
 from segmamba.device import device_kind
 from segmamba.models.peers import NOT_ONE_GRAPH
 from segmamba.training.compiler_cache import CompilerCache, graph_of
-
-PASSES_THAT_PAY = 4000
-"""Forward passes from which compiling pays. Measured on one H100 with the paper's network:
-compiling takes 60 to 95 s, and a forward and backward pass then takes 24 ms instead of about 50."""
+from segmamba.training.passes import PASSES_THAT_PAY, forward_passes
 
 COMPILE_OPTIONS: dict[str, str | int | bool | Callable] = {
     "triton.cudagraphs": True,
@@ -106,12 +103,6 @@ def why_not(config: Config, device: torch.device) -> str:
     if importlib.util.find_spec("triton") is None:
         return "eager: triton is not installed"
     return ""
-
-
-def forward_passes(config: Config) -> int:
-    """The forward passes of a whole training."""
-    train = config.train
-    return train.epochs * train.steps_per_epoch * train.accumulation
 
 
 @contextlib.contextmanager
