@@ -169,6 +169,8 @@ def _record(function: Function, x: Tensor, device: torch.device) -> _Recording |
     pool = sharing[0].graph.pool() if sharing else torch.cuda.graph_pool_handle()
     source, graph, ended = x.clone(), torch.cuda.CUDAGraph(), False
     torch.cuda.synchronize(device)
+    # cuBLAS would write to a workspace of other graphs, which goes with them.
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()  # a graph takes its memory from the driver
     try:
         with torch.cuda.device(device), torch.cuda.stream(_capturing_stream(device)):
@@ -182,6 +184,8 @@ def _record(function: Function, x: Tensor, device: torch.device) -> _Recording |
         if not ended:
             _break_off(graph, pool, device)
         return None
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
     recording = _Recording(graph, source, result)
     alive.add(recording)
     return recording

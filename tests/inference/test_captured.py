@@ -158,6 +158,7 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was_and_keeps_the_unfinish
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
     for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
         monkeypatch.setattr(torch._C, name, lambda *of: ended.append(of), raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
     device = torch.device("cuda", 0)
     assert captured._record(doubled, torch.ones(1), device) is None
     assert not entered, "torch.cuda.graph would leave its own stream current"
