@@ -41,7 +41,7 @@ GOALS = {"cold": 60.0, "filled": 70.0}
 GOAL_OF_SEVERAL = 55.0
 BUSY, PAUSE_S = 0.85, 8.0
 SHARE_OF_LINEAR = 3.7 / 4
-SHOWN = ("trials", "compute", "compile", "failed")
+SHOWN = ("data", "trials", "compute", "compile", "failed", "report")
 """First words of the study's lines that are repeated."""
 
 
@@ -62,6 +62,7 @@ def main() -> int:
     parser = command_line(__doc__)
     parser.add_argument("--trials", type=int, default=8, help="of both arms together")
     parser.add_argument("--epochs", type=int, default=30, help="of a trial, 100 steps each")
+    parser.add_argument("--gpus-per-trial", default="1", metavar="N")
     parser.add_argument("--starts", nargs="+", choices=GOALS, default=list(GOALS))
     parser.add_argument("--cases", type=int, default=40, help="phantoms")
     parser.add_argument("--data", metavar="DIR")
@@ -218,19 +219,21 @@ def _run(options: argparse.Namespace, folder: Path) -> None:
     command += ["--preset", "quick", "--seeds", str(options.trials // len(ARMS)), "--fresh"]
     command += [part for arm in ARMS for part in ("--arms", arm)]
     command += ["--data", options.data, "--labels", options.labels] if options.data else []
-    command += [] if options.tiny else ["--gpus-per-trial", "1"]
+    command += ["--gpus-per-trial", options.gpus_per_trial] if not options.tiny else []
     command += [part for name in settings for part in ("--set", f"{name}={settings[name]}")]
-    log = folder / f"study_{time.time_ns()}.log"
-    with log.open("w") as output:
-        done = subprocess.run(
-            [*command, "--output", str(folder / "Results")],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-    lines = log.read_text().splitlines()
-    print("\n".join(line for line in lines if line[:9].strip() in SHOWN), flush=True)
-    if done.returncode:
+    began, lines = time.monotonic(), []
+    with subprocess.Popen(
+        [*command, "--output", str(folder / "Results")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    ) as process:
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            if line[:9].strip() in SHOWN or line.startswith("["):
+                print(f"{time.monotonic() - began:6.1f} s  {lines[-1]}", flush=True)
+    if process.returncode:
         raise SystemExit("\n".join(lines[-40:]))
 
 
