@@ -80,6 +80,11 @@ def test_both_trials_run_in_one_process_and_a_second_study_finds_the_graph(calm,
     assert "new to the compiler" not in output
 
 
+def test_arms_with_graphs_of_their_own_take_turns_in_one_process(compiler, tmp_path):
+    output = finish(begun(tmp_path, compiler, "--arms", "depth 0"))
+    assert statuses(tmp_path) == ["FINISHED"] * 4 and len(processes(tmp_path)) == 1, output[-3000:]
+
+
 def test_fresh_processes_give_the_same_numbers(calm, compiler, tmp_path):
     """A scheduler gives each trial a process of its own; here it stops none."""
     finish(begun(tmp_path, compiler, "--scheduler", "asha", optim__warmup_epochs="2"))

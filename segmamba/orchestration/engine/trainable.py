@@ -1,6 +1,7 @@
 """One trial, as Ray runs it in a worker process: train, test, and report to MLflow and Ray."""
 
 import dataclasses
+import functools
 import gc
 import os
 import traceback
@@ -16,6 +17,7 @@ from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.failures import ALL_LEVELS, assess, read_failures
+from segmamba.orchestration.engine.one_thread import OneThread
 from segmamba.orchestration.engine.population_member import (
     join_population,
     parts,
@@ -50,8 +52,13 @@ class _Trial:
     log: RunLog
 
 
+_THREAD = OneThread()
+
+
 def run_trial(assignment: dict[str, TrialPlan], context: StudyContext) -> None:
     """Run a trial: Ray's function trainable.
+
+    All trials of a process run in one thread.
 
     An exception is a result: it is written down and the trial ends as failed. A UserError says
     that the trial cannot run here at all. A process that dies is an accident: Ray starts the trial
@@ -61,7 +68,11 @@ def run_trial(assignment: dict[str, TrialPlan], context: StudyContext) -> None:
         assignment: {"trial": TrialPlan}.
         context: What all trials of the study share.
     """
-    plan, log = assignment["trial"], None
+    _THREAD.run(functools.partial(_run, assignment["trial"], context))
+
+
+def _run(plan: TrialPlan, context: StudyContext) -> None:
+    log = None
     torch.set_num_threads(context.threads)
     root = trial_folder(context.folder, plan)
     try:
