@@ -32,16 +32,17 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Affine instance norm, as a batch norm of every sample.
+    """Instance norm, as a batch norm of every sample.
 
     torch's own leaves the channels-last format, which costs a copy in and one out.
 
     Args:
         channels: C.
+        affine: Whether each channel has a learned scale and offset.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=True)
+    def __init__(self, channels: int, *, affine: bool = True) -> None:
+        super().__init__(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, D, H, W)."""
