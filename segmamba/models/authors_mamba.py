@@ -7,7 +7,7 @@ L = D * H * W tokens, E = expand * C inner channels, N = d_state states.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -34,7 +34,7 @@ class AuthorsMamba(nn.Module):
     """
 
     def __init__(
-        self, channels: int, scans: dict[str, Sequence[ScanDirection]], config: ModelConfig
+        self, channels: int, scans: Mapping[str, Sequence[ScanDirection]], config: ModelConfig
     ) -> None:
         super().__init__()
         inner, states = config.expand * channels, config.d_state
@@ -71,7 +71,9 @@ class AuthorsMamba(nn.Module):
         for suffix, directions in self.scans.items():
             # sequences of one scan's parameters are scanned as one batch
             sequences = [direction.sequence(x, sides) for direction in directions]
-            scanned = self._scan(torch.cat(sequences) if len(sequences) > 1 else sequences[0], suffix)
+            scanned = self._scan(
+                torch.cat(sequences) if len(sequences) > 1 else sequences[0], suffix
+            )
             for direction, y in zip(directions, scanned.chunk(len(sequences)), strict=True):
                 y = direction.undo(y, sides)
                 total = y if total is None else total + y
@@ -100,7 +102,7 @@ class MambaLayer(nn.Module):
     """
 
     def __init__(
-        self, channels: int, scans: dict[str, Sequence[ScanDirection]], config: ModelConfig
+        self, channels: int, scans: Mapping[str, Sequence[ScanDirection]], config: ModelConfig
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)

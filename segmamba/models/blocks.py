@@ -66,13 +66,10 @@ class Conv(nn.Conv3d):
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
-        single_on_cpu = (
-            x.shape[0] == 1
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-        )
-        if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return super().forward(x)
+        single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32
+        if not single_on_cpu or not torch.backends.mkldnn.is_available():
             return super().forward(x)
         return torch.mkldnn_convolution(
             x,

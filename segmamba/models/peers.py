@@ -112,7 +112,9 @@ def nnunet_plain(config: ModelConfig) -> Peer:
 
 def nnunet_resenc(config: ModelConfig) -> Peer:
     """nnU-Net's residual-encoder U-Net, preset M."""
-    build = optional_class("dynamic_network_architectures.architectures.unet", "ResidualEncoderUNet")
+    build = optional_class(
+        "dynamic_network_architectures.architectures.unet", "ResidualEncoderUNet"
+    )
     network = build(
         n_blocks_per_stage=[1, 3, 4, 6, 6, 6],
         n_conv_per_stage_decoder=[1] * (len(STRIDES) - 1),

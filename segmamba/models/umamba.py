@@ -45,7 +45,7 @@ SLOPE = 1e-2
 """Of the leaky ReLU, also in He's initialisation."""
 FORWARD = {"": [ScanDirection(MEMORY_ORDER)]}
 """U-Mamba scans once, in memory order."""
-Stride = tuple[int, ...]
+Stride = tuple[int, int, int]
 
 
 def planned_strides(patch: Sequence[int]) -> list[Stride]:
@@ -60,13 +60,14 @@ def planned_strides(patch: Sequence[int]) -> list[Stride]:
     Raises:
         UserError: The patch leaves one stage alone.
     """
-    sides, strides = list(patch), [(1,) * len(patch)]
+    sides, strides = list(patch), [(1, 1, 1)]
     while True:
         halved = [axis for axis, side in enumerate(sides) if side >= 2 * SMALLEST_SIDE]
         # a single axis goes on only while it is clearly longer
         if not halved or (len(halved) == 1 and sides[halved[0]] < 3 * SMALLEST_SIDE):
             break
-        strides.append(tuple(2 if axis in halved else 1 for axis in range(len(sides))))
+        x, y, z = (2 if axis in halved else 1 for axis in range(3))
+        strides.append((x, y, z))
         sides = [math.ceil(n / stride) for n, stride in zip(sides, strides[-1], strict=True)]
     if len(strides) == 1:
         raise UserError(
@@ -88,11 +89,11 @@ class _UMamba(AuthorsNetwork):
         plan = _Plan(patch, config.base_channels)
         super().__init__(config, plan.total_stride)
         self.further_outputs = config.deep_supervision
-        self._build_encoder(plan, config)
+        self.encoder = self._build_encoder(plan, config)
         self.decoder = _Decoder(self.encoder, plan, len(output_channels(config)))
         self.apply(_he_initialised)
 
-    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> None:
+    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> "_Encoder":
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -114,9 +115,9 @@ class UMambaBot(_UMamba):
         config: The settings.
     """
 
-    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> None:
-        self.encoder = _Encoder(plan)
+    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> "_Encoder":
         self.mamba_layer = FullPrecisionMamba(plan.widths[-1], config)
+        return _Encoder(plan)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """The features of every stage, full resolution first."""
@@ -133,8 +134,8 @@ class UMambaEnc(_UMamba):
         config: The settings.
     """
 
-    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> None:
-        self.encoder = _MambaEncoder(plan, config)
+    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> "_Encoder":
+        return _MambaEncoder(plan, config)
 
 
 class FullPrecisionMamba(MambaLayer):
@@ -207,9 +208,7 @@ class _MambaEncoder(_Encoder):
     def __init__(self, plan: _Plan, config: ModelConfig) -> None:
         super().__init__(plan)
         self.mamba_layers = nn.ModuleList(
-            ChannelTokens(voxels, config)
-            if voxels <= width
-            else FullPrecisionMamba(width, config)
+            ChannelTokens(voxels, config) if voxels <= width else FullPrecisionMamba(width, config)
             for voxels, width in zip(plan.voxels, plan.widths, strict=True)
         )
 

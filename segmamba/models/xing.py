@@ -23,7 +23,6 @@ Legend: B batch, C channels, D, H, W the axes of a volume.
 from itertools import pairwise
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -240,9 +239,7 @@ class _ConvNormRelu(nn.Module):
         convolution = (
             PointwiseConv(channels, channels)
             if kernel == 1
-            else Conv(
-                channels, channels, kernel, padding=kernel // 2 * dilation, dilation=dilation
-            )
+            else Conv(channels, channels, kernel, padding=kernel // 2 * dilation, dilation=dilation)
         )
         self.block = nn.Sequential(
             convolution, InstanceNorm(channels, affine=False), nn.ReLU(inplace=True)
