@@ -289,7 +289,7 @@ def test_without_monai_the_message_says_what_to_install(name, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_network_compiles_as_one_graph(name):
     model, x = seeded(name, patch=(32, 16, 32)), volume(32, 16, 32)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(x), model(x), atol=1e-4)
 
 
@@ -348,7 +348,7 @@ def losses_of(name, dtype, steps, device="cpu", **changes):
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_learns_in_every_precision(name, dtype):
-    losses = losses_of(name, dtype, steps=5)
+    losses = losses_of(name, dtype, steps=3)
     assert losses.isfinite().all() and losses[-1] < losses[0]
 
 
