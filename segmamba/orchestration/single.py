@@ -262,7 +262,7 @@ def _tags(
     folder: RunFolder,
     device: torch.device,
 ) -> dict[str, str]:
-    from segmamba.training.step import compile_decision
+    from segmamba.training.compiling import compile_decision
 
     return {
         "dataset": data.source,
