@@ -37,7 +37,7 @@ from figures import Figure, at_most, command_line, report
 from segmamba.config import ModelConfig
 from segmamba.errors import UserError
 from segmamba.models import build_model
-from segmamba.models.umamba import planned_strides
+from segmamba.models.nnunet_plan import planned_strides
 
 SIDES = {
     "segmamba_xing": (128, 16, 16),

@@ -20,8 +20,8 @@ from segmamba.data.label_sets import GLIOMA, LABEL_SETS, LabelSet, counterpart
 from segmamba.data.labels import MODALITIES
 from segmamba.data.layouts.declared_names import class_of, modality_of, numbered_channels
 from segmamba.errors import UserError
+from segmamba.models.nnunet_plan import planned_strides
 from segmamba.models.transfer import HEADS, INPUTS, Channels
-from segmamba.models.umamba import planned_strides
 
 XING_CHANNELS = Channels(("T2", "FLAIR", "T1", "T1ce"), GLIOMA.classes)
 """The inputs of 2_preprocessing_mri.py (t2w, t2f, t1n, t1c), and the labels of BraTS 2023."""

@@ -14,10 +14,7 @@ this code. The rest of the network trains in mixed precision.
 Legend: B batch, C channels, D, H, W the axes of a volume, s a stage, 0 at full resolution.
 """
 
-import contextlib
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -29,52 +26,15 @@ from segmamba.models.authors_mamba import MambaLayer
 from segmamba.models.authors_network import AuthorsNetwork, turned_axes
 from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv
 from segmamba.models.mamba import MEMORY_ORDER, ScanDirection
+from segmamba.models.nnunet_plan import PATCH, Plan, Stride
 from segmamba.models.outputs import output_channels
+from segmamba.models.scan import without_autocast
 from segmamba.models.segmamba import IN_CHANNELS
 
-MAX_CHANNELS = 320
-"""nnU-Net's cap for 3-D networks."""
-SMALLEST_SIDE = 4
-"""Voxels of the deepest level's sides: nnU-Net halves an axis while as many remain."""
-BLOCKS = 2
-"""Residual blocks of a stage that nnU-Net plans, in encoder and decoder; in the deeper half of the
-stages U-Mamba has one."""
-PATCH = (128, 128, 64)
-"""The patch that a network is planned for where no configuration of a run names one."""
 SLOPE = 1e-2
 """Of the leaky ReLU, also in He's initialisation."""
 FORWARD = {"": [ScanDirection(MEMORY_ORDER)]}
 """U-Mamba scans once, in memory order."""
-Stride = tuple[int, int, int]
-
-
-def planned_strides(patch: Sequence[int]) -> list[Stride]:
-    """Plan the strides of the stages as nnU-Net does for voxels of equal sides.
-
-    Args:
-        patch: Voxels along the axes.
-
-    Returns:
-        The stride of each stage along each axis; the first is 1.
-
-    Raises:
-        UserError: The patch leaves one stage alone.
-    """
-    sides, strides = list(patch), [(1, 1, 1)]
-    while True:
-        halved = [axis for axis, side in enumerate(sides) if side >= 2 * SMALLEST_SIDE]
-        # a single axis goes on only while it is clearly longer
-        if not halved or (len(halved) == 1 and sides[halved[0]] < 3 * SMALLEST_SIDE):
-            break
-        x, y, z = (2 if axis in halved else 1 for axis in range(3))
-        strides.append((x, y, z))
-        sides = [math.ceil(n / stride) for n, stride in zip(sides, strides[-1], strict=True)]
-    if len(strides) == 1:
-        raise UserError(
-            f"model.planned_for = {tuple(patch)}: nnU-Net plans no stage below the first; take a "
-            f"patch with two sides of {2 * SMALLEST_SIDE} voxels or more"
-        )
-    return strides
 
 
 class _UMamba(AuthorsNetwork):
@@ -86,14 +46,14 @@ class _UMamba(AuthorsNetwork):
 
     def __init__(self, config: ModelConfig) -> None:
         patch = [(config.planned_for or PATCH)[axis] for axis in turned_axes(config)]
-        plan = _Plan(patch, config.base_channels)
+        plan = Plan(patch, config.base_channels)
         super().__init__(config, plan.total_stride)
         self.further_outputs = config.deep_supervision
         self.encoder = self._build_encoder(plan, config)
         self.decoder = _Decoder(self.encoder, plan, len(output_channels(config)))
         self.apply(_he_initialised)
 
-    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> "_Encoder":
+    def _build_encoder(self, plan: Plan, config: ModelConfig) -> "_Encoder":
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -115,7 +75,7 @@ class UMambaBot(_UMamba):
         config: The settings.
     """
 
-    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> "_Encoder":
+    def _build_encoder(self, plan: Plan, config: ModelConfig) -> "_Encoder":
         self.mamba_layer = FullPrecisionMamba(plan.widths[-1], config)
         return _Encoder(plan)
 
@@ -134,7 +94,7 @@ class UMambaEnc(_UMamba):
         config: The settings.
     """
 
-    def _build_encoder(self, plan: "_Plan", config: ModelConfig) -> "_Encoder":
+    def _build_encoder(self, plan: Plan, config: ModelConfig) -> "_Encoder":
         return _MambaEncoder(plan, config)
 
 
@@ -146,7 +106,7 @@ class FullPrecisionMamba(MambaLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the voxels of (B, C, D, H, W)."""
-        with _full_precision(x):
+        with without_autocast(x):
             return super().forward(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
@@ -165,30 +125,13 @@ class ChannelTokens(FullPrecisionMamba):
                 f"umamba_enc: {voxels} voxels reach a layer that was planned for {features}; give "
                 "patches of the size in model.planned_for"
             )
-        with _full_precision(x):
+        with without_autocast(x):
             tokens = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(2)
             return self.mamba(self.norm(tokens), (x.shape[1], 1, 1)).reshape(x.shape)
 
 
-class _Plan:
-    """What nnU-Net plans for a patch: strides, channels and blocks of the stages."""
-
-    def __init__(self, patch: Sequence[int], base_channels: int) -> None:
-        self.strides = planned_strides(patch)
-        stages = len(self.strides)
-        self.widths = [min(base_channels * 2**s, MAX_CHANNELS) for s in range(stages)]
-        self.blocks = [BLOCKS if s < math.ceil(stages / 2) else 1 for s in range(stages)]
-        whole = math.ceil((stages - 1) / 2 + 0.5)
-        self.decoder_blocks = [BLOCKS if s < whole else 1 for s in range(stages - 1)]
-        self.total_stride = [math.prod(along) for along in zip(*self.strides, strict=True)]
-        self.voxels, sides = [], list(patch)
-        for stride in self.strides:
-            sides = [side // step for side, step in zip(sides, stride, strict=True)]
-            self.voxels.append(math.prod(sides))
-
-
 class _Encoder(nn.Module):
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
         first = plan.widths[0]
         self.stem = _stage(IN_CHANNELS, first, 1, plan.blocks[0])
@@ -205,7 +148,7 @@ class _Encoder(nn.Module):
 
 
 class _MambaEncoder(_Encoder):
-    def __init__(self, plan: _Plan, config: ModelConfig) -> None:
+    def __init__(self, plan: Plan, config: ModelConfig) -> None:
         super().__init__(plan)
         self.mamba_layers = nn.ModuleList(
             ChannelTokens(voxels, config) if voxels <= width else FullPrecisionMamba(width, config)
@@ -223,7 +166,7 @@ class _MambaEncoder(_Encoder):
 class _Decoder(nn.Module):
     """nnU-Net's decoder, with nearest neighbours in place of transposed convolutions."""
 
-    def __init__(self, encoder: nn.Module, plan: _Plan, channels: int) -> None:
+    def __init__(self, encoder: nn.Module, plan: Plan, channels: int) -> None:
         super().__init__()
         self.encoder = encoder  # the authors' files have its weights here once more
         deeper = list(zip(plan.widths[:-1], plan.widths[1:], plan.strides[1:], strict=True))[::-1]
@@ -308,13 +251,6 @@ class _ConvNorm(nn.Module):
 
 def _leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE)
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[None]:
-    """Switch autocast off; a meta tensor's device has none."""
-    if not torch.amp.is_autocast_available(x.device.type):
-        return contextlib.nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def _he_initialised(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from segmamba.models import build_model, decay_groups, side_multiples
 from segmamba.models.authors_mamba import AuthorsMamba
 from segmamba.models.describe import describe_network
 from segmamba.models.mamba import ScanDirection, scan_directions
-from segmamba.models.umamba import planned_strides
+from segmamba.models.nnunet_plan import planned_strides
 from segmamba.models.xing import SUFFIXES, V2_AXES
 
 NAMES = json.loads(Path(__file__).with_name("authors_parameters.json").read_text())

@@ -8,6 +8,7 @@ from segmamba.data.phantom import write_phantom
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.data.volumes import read_scan
+from segmamba.inference.export import export_bundle
 from segmamba.inference.predictor import load_predictor
 from segmamba.training.advice import advice
 from segmamba.training.memory import estimate_training_memory
@@ -55,6 +56,7 @@ def test_a_network_trains_and_predicts_a_phantom(name, phantom, tmp_path):
     assert predictor.members[0].config.model.planned_for == config.model.planned_for
     assert not predictor.notes
     assert predictor.predict(read_scan(cases[0])).shape == (48, 48, 48)
+    assert (export_bundle(tmp_path, tmp_path / "bundle") / "models" / "model.pt").is_file()
 
 
 def test_memory_is_estimated_and_a_smaller_patch_is_advised():
