@@ -1,6 +1,8 @@
 """Which runs are compiled, what a process keeps of them, and what the compiler's cache knows."""
 
+import gc
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split
 from segmamba.models import build_model
 from segmamba.models.peers import NOT_ONE_GRAPH
-from segmamba.training import compiling
+from segmamba.orchestration.engine.gpu_processes import process_on_gpu
+from segmamba.training import compiler_cache, compiling
 from segmamba.training.compile_ahead import compile_ahead
 from segmamba.training.compiler_cache import CompilerCache, graph_of
 from segmamba.training.compiling import compile_decision, computing
@@ -106,6 +109,12 @@ def test_a_short_run_is_compiled_where_the_compiler_has_its_graph_already(cache,
         assert not compile_decision(short.changed(other), GPU)[0]
     assert not cache.holds(graph_of(short, "pretraining"), "H100")
     assert not cache.holds(graph_of(short), "cpu")
+
+
+def test_the_cache_lies_with_the_results_unless_the_user_has_chosen_a_folder(tmp_path, monkeypatch):
+    assert CompilerCache.below(tmp_path).folder == tmp_path / "cache" / "compiler"
+    monkeypatch.setattr(compiler_cache, "USERS_FOLDER", "/there")
+    assert CompilerCache.below(tmp_path).folder == Path("/there")
 
 
 def test_the_list_of_graphs_says_which_they_are(cache):
@@ -211,3 +220,30 @@ def test_what_is_compiled_ahead_is_the_graph_that_a_run_needs(data, compilations
     losses(COMPILED, data)
     traced = counted["unique_graphs"] - before
     assert len(compilations) == 1 and traced == 0, "the loop's batches are like the noise"
+
+
+def _gpu_losses(folder, seeds):
+    """Train one run after the other in this process: the losses of the last, and the memory."""
+    CompilerCache(Path(folder) / "compiler").use(threads=4)
+    cases = prepare_cases(find_cases(folder), Path(folder) / "cache", TINY.data, workers=1)
+    data, memory = Split(cases[:1], cases[1:2], cases[2:], False, ()), []
+    config = COMPILED.changed({"model.base_channels": 16, "data.patch_size": (32, 32, 32)})
+    for seed in seeds:
+        epochs = fit(config.changed({"seed": seed}), data, GPU)
+        found = [epoch.metrics["train/loss"] for epoch in epochs]
+        del epochs
+        gc.collect()
+        memory.append(torch.cuda.memory_allocated())
+    return found, memory
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_reused_process_trains_as_a_fresh_one_and_frees_what_a_run_held(tmp_path):
+    for number in range(3):
+        write_case(tmp_path, f"BraTS20_Training_{number:03d}", shape=(40, 40, 40), seed=number)
+    with process_on_gpu(0) as reused, process_on_gpu(0) as fresh:
+        (third, memory) = reused.submit(_gpu_losses, str(tmp_path), [0, 1, 2]).result()
+        alone, _ = fresh.submit(_gpu_losses, str(tmp_path), [2]).result()
+    assert third == pytest.approx(alone, rel=0.01)
+    assert memory[2] <= memory[1] + 2**20 and memory[1] <= memory[0] + 2**20, memory
