@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8, help="model.base_channels")
     parser.add_argument("--sides", type=int, nargs=3, help="voxels of the input")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    parser.add_argument("--forward", action="store_true", help="compare no gradients")
+    parser.add_argument(
+        "--forward", action="store_true", help="compare no gradients, as in float32"
+    )
     parser.add_argument("--names", type=Path, metavar="FILE", help="write names and shapes")
     options = parser.parse_args()
     put_oracle_in_place(options.segmamba)
@@ -72,7 +74,9 @@ def main() -> None:
     for name, make in makers.items():
         sides = tuple(options.sides or SIDES[name])
         dtype = getattr(torch, options.dtype)
-        figures |= compare(name, make, options.width, sides, dtype, gradients=not options.forward)
+        # a bias in front of a norm has the gradient 0: in float32, rounding beside rounding
+        gradients = not options.forward and dtype is torch.float64
+        figures |= compare(name, make, options.width, sides, dtype, gradients=gradients)
     report(figures, options.json)
 
 
