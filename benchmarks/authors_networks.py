@@ -58,9 +58,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8, help="model.base_channels")
     parser.add_argument("--sides", type=int, nargs=3, help="voxels of the input")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    parser.add_argument(
-        "--forward", action="store_true", help="compare no gradients, as in float32"
-    )
+    parser.add_argument("--forward", action="store_true", help="no gradients, as in float32")
     parser.add_argument("--names", type=Path, metavar="FILE", help="write names and shapes")
     options = parser.parse_args()
     put_oracle_in_place(options.segmamba)
