@@ -172,7 +172,7 @@ def released_network(content: Any, tensors: Mapping[str, Tensor], source: str | 
     ordered = {name: _ordered(name, tensor, given, wanted) for name, tensor in tensors.items()}
     side = " x ".join(map(str, config.data.patch_size))
     note = (
-        f"{file}: {_described(kind, channels)}; windows of {side} voxels of "
+        f"{file}: {_described(kind, channels)}; meant for windows of {side} voxels of "
         f"{config.data.spacing_mm:g} mm, arrays (z, y, x)"
     )
     if kind.name.startswith("segmamba"):
