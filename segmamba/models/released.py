@@ -166,7 +166,12 @@ def released_network(content: Any, tensors: Mapping[str, Tensor], source: str | 
         )
     labels = _label_set(channels, file)
     _check_counts(kind, tensors, channels, file)
-    config = Config().changed({**changes, "model.classes": labels.name})
+    try:
+        config = Config().changed({**changes, "model.classes": labels.name})
+    except UserError as error:
+        raise UserError(
+            f"{file}: meant for settings that this program refuses ({error})"
+        ) from error
     wanted = Channels(MODALITIES, labels.classes)
     given = Channels(channels.inputs, tuple(counterpart(c, labels) for c in channels.outputs))
     ordered = {name: _ordered(name, tensor, given, wanted) for name, tensor in tensors.items()}

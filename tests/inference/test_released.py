@@ -120,6 +120,7 @@ def test_a_case_is_predicted_by_released_weights(tmp_path, case):
         ({"spacing": [3.0, 1.0, 1.0]}, "voxels of unequal sides"),
         ({"patch_size": [512, 512]}, "no patch_size of three numbers.*3d_fullres"),
         ({"pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2]]}, "other strides than nnU-Net plans"),
+        ({"patch_size": [40, 16, 32]}, r"checkpoint_final.*data\.patch_size.*40"),
         ({"normalization_schemes": ["CTNormalization"] * 4}, "not z-scored"),
     ],
 )
