@@ -28,7 +28,7 @@ from figures import Figure, command_line, report
 from segmamba.config import ModelConfig, preset
 from segmamba.device import autocast
 from segmamba.inference.fold import folded, in_half
-from segmamba.models import build_model
+from segmamba.models import AUTHORS, build_model
 from segmamba.models.describe import describe_arms
 from segmamba.models.peers import PEERS
 from segmamba.training.compiling import COMPILE_OPTIONS
@@ -68,7 +68,7 @@ NETWORKS = {
     "segmamba, triton": network(scan="triton"),
     "segmamba, portable": network(scan="portable"),
     "segmamba, no mamba": network(mamba_depths=(0, 0, 0)),
-    **{name: network(name=name) for name in PEERS},
+    **{name: network(name=name) for name in (*PEERS, *AUTHORS)},
 }
 
 

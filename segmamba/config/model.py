@@ -6,7 +6,11 @@ from typing import Literal
 from segmamba.config.rules import LEVELS, require, require_each
 
 OURS = ("segmamba", "unet", "control")
-"""The networks that this package builds itself; the others are built by their authors' code."""
+"""The networks of this package's own design."""
+UMAMBAS = ("umamba_bot", "umamba_enc")
+"""U-Mamba, whose strides nnU-Net plans for a patch."""
+AUTHORS = ("segmamba_xing", "segmamba_v2", *UMAMBAS)
+"""The field's Mamba networks, which this package builds as their authors do, on its own scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +26,21 @@ class ModelConfig:
         "swinunetr",
         "nnunet_plain",
         "nnunet_resenc",
+        "segmamba_xing",
+        "segmamba_v2",
+        "umamba_bot",
+        "umamba_enc",
     ] = "segmamba"
     """The network. unet: conv blocks at every level, as many in stage 4 and the bottleneck as in
     stage 3. control: no Mamba blocks, and wider convolution in their stages for the parameters that
-    `mamba_depths` would have cost. The others are MONAI's and nnU-Net's networks, to which of the
-    settings below only `base_channels` applies."""
+    `mamba_depths` would have cost. dynunet to nnunet_resenc are MONAI's and nnU-Net's networks, to
+    which of the settings below only `base_channels` applies. segmamba_xing (Xing et al. 2024),
+    segmamba_v2 (its successor), umamba_bot and umamba_enc (Ma et al. 2024, U-Mamba) are the field's
+    Mamba networks as their authors build them; they take `base_channels`, `d_state`, `d_conv`,
+    `expand`, `scan_axes` and `scan`, and U-Mamba `deep_supervision` and `planned_for`."""
     base_channels: int = 32
-    """Channels of the stem and of stage 1; doubled at every level below."""
+    """Channels of the stem and of stage 1; doubled at every level below. segmamba_xing,
+    segmamba_v2 and swinunetr begin with one and a half times as many."""
     conv_depths: tuple[int, int, int] = (2, 2, 2)
     """Residual conv blocks in stages 1, 2 and 3 (each two 3x3x3 convolutions)."""
     mamba_depths: tuple[int, int, int] = (2, 2, 2)
@@ -46,7 +58,8 @@ class ModelConfig:
     projections in and out."""
     scan_axes: Literal["dhw", "dwh", "hdw", "hwd", "wdh", "whd"] = "dhw"
     """Order of the axes in a scan, slowest first; d, h, w are NIfTI x, y, z. dhw is the order in
-    memory."""
+    memory. segmamba_xing, segmamba_v2 and U-Mamba turn the whole volume into this order: whd is
+    that of arrays from SimpleITK (z, y, x), on which their authors train."""
     norm: Literal["batch", "instance"] = "batch"
     """Normalisation of the conv blocks. The paper preset takes batch; nnU-Net and most of the field
     take instance."""
@@ -72,6 +85,11 @@ class ModelConfig:
     checkpoint_stages: tuple[int, ...] = ()
     """Levels, 1 (full resolution, most memory) to 5 (bottleneck), whose activations the backward
     pass computes again. () is off."""
+    planned_for: tuple[int, ...] = ()
+    """The patch, in voxels along x, y and z, for which nnU-Net plans the strides of umamba_bot and
+    umamba_enc: an axis is halved while 4 voxels remain. In umamba_enc, stages of fewer voxels than
+    channels take the channels for tokens, so that its weights fit no other patch. (): the
+    `data.patch_size` of the training, which config.json then names."""
     scan: Literal["auto", "sequential", "portable", "mamba_ssm", "triton"] = "auto"
     """What computes the selective scan; the weights fit all. auto: the fastest that runs here.
     sequential is for tests: slow, exact."""
@@ -121,15 +139,13 @@ class ModelConfig:
             self.base_channels,
             "segresnet normalises in 8 groups of channels; choose a multiple of 8: 8, 16, 24, ...",
         )
-        if self.name in OURS:
-            return
-        for name in (
-            "norm",
-            "upsample",
-            "attention_gates",
-            "deep_supervision",
-            "checkpoint_stages",
-        ):
+        require(
+            len(self.planned_for) in (0, 3) and all(side >= 1 for side in self.planned_for),
+            "model.planned_for",
+            self.planned_for,
+            "must be three numbers of voxels, or none for data.patch_size",
+        )
+        for name in _ignored(self.name):
             value, default = getattr(self, name), getattr(ModelConfig, name)
             require(
                 value == default,
@@ -138,3 +154,13 @@ class ModelConfig:
                 f"has no effect on {self.name}, which is built as its authors build it; "
                 f"leave it at {default!r}",
             )
+
+
+def _ignored(name: str) -> tuple[str, ...]:
+    """Settings of our networks that another's does not read, and that no preset changes."""
+    if name in OURS:
+        return ()
+    ignored: tuple[str, ...] = ("norm", "upsample", "attention_gates", "checkpoint_stages")
+    if name not in UMAMBAS:
+        ignored = (*ignored, "deep_supervision")
+    return (*ignored, "scan_order") if name in AUTHORS else ignored

@@ -16,7 +16,7 @@ from segmamba.config.data import DataConfig
 from segmamba.config.inference import InferenceConfig
 from segmamba.config.learning import LearningConfig
 from segmamba.config.loss import LossConfig
-from segmamba.config.model import OURS, ModelConfig
+from segmamba.config.model import OURS, UMAMBAS, ModelConfig
 from segmamba.config.optim import OptimConfig
 from segmamba.config.phantom import PhantomConfig
 from segmamba.config.postprocess import PostprocessConfig
@@ -57,6 +57,21 @@ class Config:
             f"only {', '.join(OURS)} can be pretrained; model.name is {self.model.name}",
         )
         self.inference.overlaps(self.data.patch_size)
+        self._plan_for_patch()
+
+    def _plan_for_patch(self) -> None:
+        """Fix the patch for which nnU-Net plans U-Mamba's network, where it is left open."""
+        patch, name = self.data.patch_size, self.model.name
+        if name in UMAMBAS and not self.model.planned_for:
+            planned = dataclasses.replace(self.model, planned_for=patch)
+            object.__setattr__(self, "model", planned)  # frozen for everyone else
+        require(
+            name != "umamba_enc" or self.model.planned_for == patch,
+            "model.planned_for",
+            self.model.planned_for,
+            f"the weights of umamba_enc fit the patch that it is planned for alone, and "
+            f"data.patch_size is {patch}; set both alike",
+        )
 
     def changed(self, changes: Mapping[str, object]) -> "Config":
         """Apply changes together and check the result.

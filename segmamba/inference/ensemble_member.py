@@ -18,13 +18,19 @@ from segmamba.data.label_sets import LabelSet
 from segmamba.device import autocast
 from segmamba.errors import UserError
 from segmamba.inference.captured import EAGER_PASSES, forward_passes
-from segmamba.inference.checkpoint_files import find_checkpoint
+from segmamba.inference.checkpoint_files import (
+    CONFIG_FILE,
+    find_beside,
+    find_checkpoint,
+    find_weights,
+)
 from segmamba.inference.fold import folded, in_half
 from segmamba.inference.sliding_window import predict_volumes
 from segmamba.models import build_model
 from segmamba.models.outputs import output_channels, probabilities
-from segmamba.models.state_dicts import load_into
-from segmamba.models.weights import load_network
+from segmamba.models.released import kind_of, released_network
+from segmamba.models.state_dicts import load_into, network_state
+from segmamba.models.weights import load_checkpoint
 
 MIRRORS: tuple[tuple[int, ...], ...] = tuple(
     axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)
@@ -233,7 +239,8 @@ def load_member(
     """Load one trained network.
 
     Args:
-        path: A checkpoint, as `find_checkpoint` takes it.
+        path: A checkpoint, as `find_checkpoint` takes it; or weights that the authors of one of the
+            field's Mamba networks released, which need no config.json.
         device: Where it predicts.
         inference: Test-time options in place of those of its configuration.
         changes: Dotted changes to its configuration.
@@ -245,15 +252,25 @@ def load_member(
         UserError: A file is missing or damaged, the weights do not fit their configuration, or a
             change is not a setting.
     """
-    weights, config_file = find_checkpoint(path)
-    config = load_config(config_file).changed(changes or {})
+    weights = find_weights(path)
+    content = load_checkpoint(weights, device)
+    found = network_state(content, weights)
+    config_file = find_beside(weights, CONFIG_FILE)
+    if config_file is None and kind_of(found.tensors):
+        released = released_network(content, found.tensors, weights)
+        config, tensors = released.config, released.tensors
+        notes, fitting = (*found.notes, released.note), f"the network {config.model.name}"
+    else:
+        config_file = config_file or find_checkpoint(weights)[1]
+        config, tensors = load_config(config_file), found.tensors
+        notes, fitting = found.notes, f"the network of {config_file}"
+    config = config.changed(changes or {})
     labels = output_channels(config.model).labels
     config = config.changed({"model.classes": labels.name})  # whatever data it meets from here on
     model = build_model(config.model)
-    found = load_network(weights, device)
-    source = f"{weights}: its weights do not fit the network of {config_file}"
-    load_into(model, found.tensors, source, "keep a run's files together")
-    return Member(model, config, device, inference, notes=found.notes)
+    source = f"{weights}: its weights do not fit {fitting}"
+    load_into(model, tensors, source, "keep a run's files together")
+    return Member(model, config, device, inference, notes=notes)
 
 
 def common_labels(members: Sequence[Member]) -> LabelSet:

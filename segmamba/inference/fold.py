@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segmamba.models.blocks import ConvBlock, Downsample, Shift
+from segmamba.models.umamba import FullPrecisionMamba
 
 MULTIPLYING = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
 
@@ -46,7 +47,7 @@ def in_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     It is meant for passes under autocast to `dtype`: every pass would cast the weights again, and a
     compiled one lose their channels-last order on the way. Biases stay: the scan adds its own in
-    fp32.
+    fp32. So do the layers that compute in fp32 whatever autocast says.
 
     Args:
         model: The network; it stays as it is.
@@ -56,8 +57,14 @@ def in_half(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         The copy.
     """
     model = copy.deepcopy(model)
+    exact = {
+        part
+        for layer in model.modules()
+        if isinstance(layer, FullPrecisionMamba)
+        for part in layer.modules()
+    }
     for module in model.modules():
-        if isinstance(module, MULTIPLYING):
+        if isinstance(module, MULTIPLYING) and module not in exact:
             module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
     return model
 

@@ -1,5 +1,6 @@
 """The networks, by configuration. Imports torch, and nothing that needs a GPU."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,8 @@ from segmamba.config import ModelConfig
 from segmamba.models.baselines import control_plan, unet_plan
 from segmamba.models.peers import PEERS
 from segmamba.models.segmamba import SegMamba, StagePlan, segmamba_plan
+from segmamba.models.umamba import UMambaBot, UMambaEnc
+from segmamba.models.xing import SegMambaV2, XingSegMamba
 
 __all__ = ["build_model", "decay_groups", "side_multiples"]
 
@@ -17,6 +20,15 @@ PLANS: dict[str, Callable[[ModelConfig], StagePlan]] = {
     "unet": unet_plan,
     "control": control_plan,
 }
+AUTHORS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "segmamba_xing": XingSegMamba,
+    "segmamba_v2": SegMambaV2,
+    "umamba_bot": UMambaBot,
+    "umamba_enc": UMambaEnc,
+}
+"""The field's Mamba networks, on our scan."""
+UNDECAYED = re.compile(r"(A(_[bs])?_log|D(_[bs])?|.*bias.*)")
+"""The names of parameters that weight decay would pull off their scale, and of biases."""
 NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -52,7 +64,11 @@ def build_model(config: ModelConfig) -> nn.Module:
     """
     if config.name in PEERS:
         return PEERS[config.name](config)
-    model = SegMamba(config, PLANS[config.name](config))
+    model = (
+        AUTHORS[config.name](config)
+        if config.name in AUTHORS
+        else SegMamba(config, PLANS[config.name](config))
+    )
     return model.to(  # type: ignore[call-overload]  # torch's stubs have no memory format alone
         memory_format=torch.channels_last_3d
     )
@@ -61,7 +77,7 @@ def build_model(config: ModelConfig) -> nn.Module:
 def side_multiples(config: ModelConfig) -> tuple[int, int, int]:
     """The numbers of voxels of which the sides D, H and W of a network's input must be multiples.
 
-    A network of this package is not built for that; another's is.
+    A network of this package is not built for that; another's is, without memory where it can be.
 
     Args:
         config: The `model` section of a Config.
@@ -75,6 +91,9 @@ def side_multiples(config: ModelConfig) -> tuple[int, int, int]:
     """
     if config.name in PEERS:
         return PEERS[config.name](config).side_multiples
+    if config.name in AUTHORS:
+        with torch.device("meta"):
+            return AUTHORS[config.name](config).side_multiples  # type: ignore[return-value]  # each has them
     PLANS[config.name](config)
     return SegMamba.side_multiples
 
@@ -94,6 +113,6 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     undecayed: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            free = name in ("A_log", "D") or "bias" in name or isinstance(module, NORMS)
+            free = UNDECAYED.fullmatch(name) or isinstance(module, NORMS)
             (undecayed if free else decayed).append(parameter)
     return decayed, undecayed

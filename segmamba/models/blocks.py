@@ -32,16 +32,17 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Affine instance norm, as a batch norm of every sample.
+    """Instance norm, as a batch norm of every sample.
 
     torch's own leaves the channels-last format, which costs a copy in and one out.
 
     Args:
         channels: C.
+        affine: Whether each channel has a learned scale and offset.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=True)
+    def __init__(self, channels: int, *, affine: bool = True) -> None:
+        super().__init__(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, D, H, W)."""
@@ -65,13 +66,10 @@ class Conv(nn.Conv3d):
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
-        single_on_cpu = (
-            x.shape[0] == 1
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-        )
-        if not single_on_cpu or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return super().forward(x)
+        single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32
+        if not single_on_cpu or not torch.backends.mkldnn.is_available():
             return super().forward(x)
         return torch.mkldnn_convolution(
             x,

@@ -99,24 +99,14 @@ class SelectiveScan(nn.Module):
         self, channels: int, inner: int, *, d_state: int, d_conv: int, implementation: str
     ) -> None:
         super().__init__()
-        self.dt_rank, self.d_state = math.ceil(channels / 16), d_state
+        dt_rank = math.ceil(channels / 16)
         self.implementation = implementation
         self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1)
-        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, inner)
+        self.x_proj = nn.Linear(inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self._init_step_size()
-
-    def _init_step_size(self) -> None:
-        """Make softplus(dt_proj.bias) log-uniform in [STEP_LOW, STEP_HIGH]."""
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        uniform = torch.rand_like(self.dt_proj.bias)
-        step = torch.exp(uniform * math.log(STEP_HIGH / STEP_LOW) + math.log(STEP_LOW))
-        step = step.clamp_min(STEP_FLOOR)
-        inverse_softplus = step + torch.log(-torch.expm1(-step))
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(inverse_softplus)
+        init_step_size(self.dt_proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan a sequence.
@@ -127,18 +117,68 @@ class SelectiveScan(nn.Module):
         Returns:
             (B, L, E), in the dtype of x.
         """
-        x = causal_conv_silu(
+        return scan_tokens(
             x,
-            self.conv1d.weight,
-            self.conv1d.bias,  # type: ignore[arg-type]  # it is built with a bias
+            self.conv1d,
+            self.x_proj,
+            self.dt_proj,
+            self.A_log,
+            self.D,
             implementation=self.implementation,
         )
-        delta, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(delta, self.dt_proj.weight)  # the scan adds the bias, in fp32
-        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        return selective_scan(
-            x, delta, A, B, C, self.D, self.dt_proj.bias, implementation=self.implementation
-        )
+
+
+def init_step_size(dt_proj: nn.Linear) -> None:
+    """Make softplus(dt_proj.bias) log-uniform in [STEP_LOW, STEP_HIGH], in place.
+
+    Args:
+        dt_proj: The projection of the step sizes, (E, rank).
+    """
+    bound = dt_proj.in_features**-0.5
+    nn.init.uniform_(dt_proj.weight, -bound, bound)
+    uniform = torch.rand_like(dt_proj.bias)
+    step = torch.exp(uniform * math.log(STEP_HIGH / STEP_LOW) + math.log(STEP_LOW))
+    step = step.clamp_min(STEP_FLOOR)
+    inverse_softplus = step + torch.log(-torch.expm1(-step))
+    with torch.no_grad():
+        dt_proj.bias.copy_(inverse_softplus)
+
+
+def scan_tokens(
+    x: Tensor,
+    conv1d: nn.Conv1d,
+    x_proj: nn.Linear,
+    dt_proj: nn.Linear,
+    A_log: Tensor,
+    D: Tensor,
+    *,
+    implementation: str,
+) -> Tensor:
+    """Causal convolution, SiLU and selective scan of a sequence, by mamba-ssm's parameters.
+
+    Args:
+        x: (B, L, E).
+        conv1d: Depthwise, (E, 1, width), with a bias.
+        x_proj: E to the rank of the step size and twice N.
+        dt_proj: The rank of the step size to E.
+        A_log: (E, N).
+        D: (E).
+        implementation: `model.scan`.
+
+    Returns:
+        (B, L, E), in the dtype of x.
+    """
+    x = causal_conv_silu(
+        x,
+        conv1d.weight,
+        conv1d.bias,  # type: ignore[arg-type]  # it is built with a bias
+        implementation=implementation,
+    )
+    states = A_log.shape[1]
+    delta, B, C = x_proj(x).split([dt_proj.in_features, states, states], dim=-1)
+    delta = F.linear(delta, dt_proj.weight)  # the scan adds the bias, in fp32
+    A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+    return selective_scan(x, delta, A, B, C, D, dt_proj.bias, implementation=implementation)
 
 
 class Mamba(nn.Module):

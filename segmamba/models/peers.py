@@ -54,7 +54,7 @@ class Peer(nn.Module):
 def dynunet(config: ModelConfig) -> Peer:
     """MONAI's nnU-Net-like network, with residual blocks off."""
     strides = [(s,) * 3 if isinstance(s, int) else s for s in STRIDES]
-    network = _class("monai.networks.nets", "DynUNet")(
+    network = optional_class("monai.networks.nets", "DynUNet")(
         spatial_dims=3,
         in_channels=IN_CHANNELS,
         out_channels=len(output_channels(config)),
@@ -72,7 +72,7 @@ def segresnet(config: ModelConfig) -> Peer:
 
     The network won BraTS 2018 (Myronenko 2018).
     """
-    network = _class("monai.networks.nets", "SegResNet")(
+    network = optional_class("monai.networks.nets", "SegResNet")(
         spatial_dims=3,
         in_channels=IN_CHANNELS,
         out_channels=len(output_channels(config)),
@@ -88,8 +88,8 @@ def swinunetr(config: ModelConfig) -> Peer:
 
     The feature size is 48 at 32 base channels, and always a multiple of 12.
     """
-    _class("einops", "rearrange")
-    network = _class("monai.networks.nets", "SwinUNETR")(
+    optional_class("einops", "rearrange")
+    network = optional_class("monai.networks.nets", "SwinUNETR")(
         in_channels=IN_CHANNELS,
         out_channels=len(output_channels(config)),
         use_checkpoint=False,
@@ -100,7 +100,7 @@ def swinunetr(config: ModelConfig) -> Peer:
 
 def nnunet_plain(config: ModelConfig) -> Peer:
     """nnU-Net's U-Net: two convolutions a stage."""
-    build = _class("dynamic_network_architectures.architectures.unet", "PlainConvUNet")
+    build = optional_class("dynamic_network_architectures.architectures.unet", "PlainConvUNet")
     stages = len(STRIDES)
     network = build(
         n_conv_per_stage=[2] * stages,
@@ -112,7 +112,9 @@ def nnunet_plain(config: ModelConfig) -> Peer:
 
 def nnunet_resenc(config: ModelConfig) -> Peer:
     """nnU-Net's residual-encoder U-Net, preset M."""
-    build = _class("dynamic_network_architectures.architectures.unet", "ResidualEncoderUNet")
+    build = optional_class(
+        "dynamic_network_architectures.architectures.unet", "ResidualEncoderUNet"
+    )
     network = build(
         n_blocks_per_stage=[1, 3, 4, 6, 6, 6],
         n_conv_per_stage_decoder=[1] * (len(STRIDES) - 1),
@@ -156,8 +158,19 @@ def _widths(config: ModelConfig) -> list[int]:
     return [min(config.base_channels * 2**stage, MAX_CHANNELS) for stage in range(len(STRIDES))]
 
 
-def _class(module: str, name: str) -> Any:
-    """A class of an optional package; a UserError says what to install where it is missing."""
+def optional_class(module: str, name: str) -> Any:
+    """Import a class or a function of an optional package.
+
+    Args:
+        module: The module's dotted name.
+        name: The name in it.
+
+    Returns:
+        The class or the function.
+
+    Raises:
+        UserError: The package is missing; the message says what to install.
+    """
     try:
         return getattr(importlib.import_module(module), name)
     except ImportError as error:

@@ -157,7 +157,7 @@ def scan_operator(name: str) -> Scan:
         x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
         inputs = (t.contiguous() for t in (x, delta, A, B, C, D, bias))
-        with _without_autocast(x):
+        with without_autocast(x):
             y, states = scan_kernels(name).scan_forward(*inputs)
         return y.contiguous(), states
 
@@ -174,7 +174,7 @@ def scan_operator(name: str) -> Scan:
         states: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         inputs = (t.contiguous() for t in (dy, x, delta, A, B, C, D, bias, states))
-        with _without_autocast(x):
+        with without_autocast(x):
             gradients = scan_kernels(name).scan_backward(*inputs)
         dx, ddelta, dA, dB, dC, dD, dbias = (t.contiguous() for t in gradients)
         return dx, ddelta, dA, dB, dC, dD, dbias
@@ -201,10 +201,16 @@ def scan_operator(name: str) -> Scan:
     return output_alone
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
-    """Keep autocast from turning the scan's fp32 products into half precision.
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Keep autocast from turning fp32 products into half precision.
 
     A meta tensor's device has no autocast to turn off.
+
+    Args:
+        x: A tensor on the device.
+
+    Returns:
+        The context.
     """
     if not torch.amp.is_autocast_available(x.device.type):
         return contextlib.nullcontext()

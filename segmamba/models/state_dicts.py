@@ -16,7 +16,16 @@ from segmamba.errors import UserError
 
 OURS = "model"
 """Where our own checkpoints, from which a run goes on, hold the network."""
-WRAPPERS = (OURS, "state_dict", "model_state_dict", "network_weights", "network", "net", "weights")
+WRAPPERS = (
+    OURS,
+    "state_dict",
+    "model_state_dict",
+    "network_weights",
+    "network",
+    "net",
+    "weights",
+    "module",
+)
 PREFIX = "module."
 """What data-parallel wrappers put in front of every name."""
 COMPILED = "_orig_mod."

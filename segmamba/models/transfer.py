@@ -16,10 +16,19 @@ from torch import Tensor, nn
 from segmamba.errors import UserError
 from segmamba.models.state_dicts import misfits, some
 
-HEADS = ("head.", "deep_heads.")
-"""How the names of a network's output layers begin; a file may lack them."""
-INPUTS = ("stem.conv1.weight", "stem.shortcut.weight")
-"""The weights that read the image, in our own networks."""
+HEADS = ("head.", "deep_heads.", "out.conv.conv.", "decoder.seg_layers.")
+"""How the names of a network's output layers begin, in ours and in those of the field that we
+build; a file may lack them."""
+INPUTS = (
+    "stem.conv1.weight",
+    "stem.shortcut.weight",
+    "vit.downsample_layers.0.0.weight",
+    "encoder1.layer.conv1.conv.weight",
+    "encoder1.layer.conv3.conv.weight",
+    "encoder.stem.0.conv1.weight",
+    "encoder.stem.0.conv3.weight",
+)
+"""How the names of the weights that may read the image end, in the same networks."""
 OUTPUT_AXIS, INPUT_AXIS = 0, 1
 """The axes of a convolution's weight."""
 
@@ -148,14 +157,15 @@ def _check(
 def _renamed(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], given: Channels, wanted: Channels
 ) -> dict[str, int]:
-    """The layers of our networks whose channels are as many, but others or in another order."""
+    """The layers whose channels are as many, but others or in another order."""
     found: dict[str, int] = {}
     for name in own.keys() & state.keys():
         if own[name].shape != state[name].shape:
             continue
         if name.startswith(HEADS) and _differ(given.outputs, wanted.outputs):
             found[name] = OUTPUT_AXIS
-        if name in INPUTS and _differ(given.inputs, wanted.inputs):
+        reads_image = name.endswith(INPUTS) and own[name].shape[INPUT_AXIS] == len(wanted.inputs)
+        if reads_image and _differ(given.inputs, wanted.inputs):
             found[name] = INPUT_AXIS
     return {name: found[name] for name in own if name in found}
 

@@ -6,7 +6,11 @@ from typing import Any
 import torch
 
 from segmamba.config import LEVELS, Config
+from segmamba.config.model import OURS
 from segmamba.device import mixed_dtype
+from segmamba.errors import UserError
+from segmamba.models import side_multiples
+from segmamba.models.segmamba import check_sides
 from segmamba.training.memory import estimate_training_memory
 
 GIB = 2**30
@@ -50,9 +54,8 @@ def advice(
     for changes in _smaller(config):
         kind = tuple(changes)
         if kind not in fitting:  # the mildest of each kind is enough
-            changed = config.changed(changes)
-            estimate = estimate_training_memory(changed, device_type="cuda", dtype=dtype).total
-            if estimate <= available_bytes:
+            estimate = _estimate(config, changes, dtype)
+            if estimate is not None and estimate <= available_bytes:
                 fitting[kind] = f"{_as_options(changes)} ({estimate / GIB:.1f} GiB)"
     alternatives = "; ".join(fitting.values())
     return (
@@ -66,6 +69,16 @@ def advice(
     )
 
 
+def _estimate(config: Config, changes: Changes, dtype: torch.dtype | None) -> int | None:
+    """Estimate a step with changes; None where the network does not take them."""
+    try:
+        changed = config.changed(changes)
+        check_sides(changed.data.patch_size, side_multiples(changed.model))
+        return estimate_training_memory(changed, device_type="cuda", dtype=dtype).total
+    except (UserError, ValueError):  # torch's, of a norm that is left with one voxel
+        return None
+
+
 def _smaller(config: Config) -> Iterator[Changes]:
     """Yield changes, the mildest first: batch, activation checkpointing, both, patch."""
     train = config.train
@@ -76,10 +89,7 @@ def _smaller(config: Config) -> Iterator[Changes]:
             batches.append({"train.batch_size": size, "train.accumulation": accumulation})
     all_stages = tuple(range(1, LEVELS + 1))
     stages: Changes = {"model.checkpoint_stages": all_stages}
-    can_checkpoint = (
-        config.model.name in ("segmamba", "control", "unet")
-        and config.model.checkpoint_stages != all_stages
-    )
+    can_checkpoint = config.model.name in OURS and config.model.checkpoint_stages != all_stages
     yield from batches
     if can_checkpoint:
         yield stages
@@ -87,7 +97,9 @@ def _smaller(config: Config) -> Iterator[Changes]:
     for side in SIDES:
         patch = tuple(min(n, side) for n in config.data.patch_size)
         if patch != config.data.patch_size:
-            yield {"data.patch_size": patch}
+            # U-Mamba is planned for its patch
+            planned = {"model.planned_for": patch} if config.model.planned_for else {}
+            yield {"data.patch_size": patch, **planned}
 
 
 def _as_options(changes: Changes) -> str:

@@ -17,8 +17,10 @@ from segmamba.files import write_json
 from segmamba.inference.checkpoint_files import find_beside
 from segmamba.json_files import read_json
 from segmamba.models.outputs import output_channels
+from segmamba.models.released import released_channels
+from segmamba.models.state_dicts import network_state
 from segmamba.models.transfer import Channels, start_from
-from segmamba.models.weights import load_checkpoint, load_network
+from segmamba.models.weights import load_checkpoint
 from segmamba.training.callback import Callback
 from segmamba.training.pretrain_run import pretrain_run
 from segmamba.training.run_folder import RunFolder
@@ -68,7 +70,12 @@ def initial_weights(
 def _from_file(
     path: Path, config: Config, folder: RunFolder, device: torch.device, callback: Callback
 ) -> Start:
-    found, given = load_network(path, device), channels_beside(path)
+    content = load_checkpoint(path, device)
+    found, given = network_state(content, path), channels_beside(path)
+    notes = found.notes
+    if given == Channels() and (released := released_channels(content, found.tensors, path)):
+        given, note = released
+        notes = (*notes, note)
     outputs = output_channels(config.model)
     wanted = Channels(MODALITIES, outputs.names)
     known = tuple(counterpart(name, outputs.labels) for name in given.outputs)
@@ -81,10 +88,10 @@ def _from_file(
             "taken": transfer.taken,
             "tensors": transfer.tensors,
             "begun_anew": list(transfer.begun),
-            "notes": list(found.notes),
+            "notes": list(notes),
         }
         write_json(folder.initial_weights, record)
-        for note in (*found.notes, f"{path}: {transfer.summary}"):
+        for note in (*notes, f"{path}: {transfer.summary}"):
             callback.on_note(note)
 
     return start

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from segmamba.config import Config
 from segmamba.device import autocast, mixed_dtype
 from segmamba.errors import UserError
-from segmamba.models import build_model, decay_groups
+from segmamba.models import build_model, decay_groups, side_multiples
 from segmamba.models.describe import fake_autocast, fake_network
 from segmamba.models.outputs import output_channels
 from segmamba.models.segmamba import IN_CHANNELS
@@ -128,8 +128,10 @@ def measure_training_memory(config: Config, device: torch.device) -> int:
 def _resident_growth(config: Config, threads: int) -> int:
     """Return the bytes by which training makes this process grow."""
     torch.set_num_threads(threads)
-    small = config.changed({"data.patch_size": (16, 16, 16), "train.batch_size": 2})
-    _train(small, torch.device("cpu"))  # loads what torch loads late
+    # this loads what torch loads late; twice the least sides leave more than a voxel to every norm
+    sides = tuple(2 * multiple for multiple in side_multiples(config.model))
+    small = {"data.patch_size": sides, "model.planned_for": (), "train.batch_size": 2}
+    _train(config.changed(small), torch.device("cpu"))
     before = _proc_bytes("VmRSS")
     _train(config, torch.device("cpu"))
     return _proc_bytes("VmHWM") - before
