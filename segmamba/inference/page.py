@@ -4,9 +4,10 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from segmamba.data.label_sets import REGION_COLOURS, LabelSet
+from segmamba.data.label_sets import LabelSet
 from segmamba.files import write_text
 from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome
+from segmamba.pictures.palette import REGION_COLOURS
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -15,11 +15,11 @@ from segmamba.evaluation.modality_subsets import evaluate_subsets
 from segmamba.models import build_model
 from segmamba.models.state_dicts import load_into
 from segmamba.models.weights import load_network
+from segmamba.pictures.overlay import draw_cases
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, weights_digest
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.fit import Checkpoint
-from segmamba.training.plots import draw_predictions
 from segmamba.training.pretrain_run import read_pretraining
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.run_pictures import worst_and_median_shown
@@ -87,7 +87,7 @@ def evaluate_run(
             # There are no rows in a checkpoint of an earlier version, and no need for the picture
             # where it was drawn while the run trained.
             if rows and not path.exists():
-                draw_predictions(worst_and_median_shown(model, cases, rows, config, device), path)
+                draw_cases(path, worst_and_median_shown(model, cases, rows, config, device))
     last_rows = rows_of.get(last.epoch)
     metrics = means(rows_of[chosen.epoch], "test")
     if last_rows is not None:

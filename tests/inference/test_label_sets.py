@@ -14,7 +14,6 @@ from segmamba.data.label_sets import (
     LABEL_SETS,
     PEDIATRIC,
     POST_TREATMENT,
-    REGION_COLOURS,
     region_dict,
     region_masks,
 )
@@ -36,6 +35,7 @@ from segmamba.inference.postprocess import (
 from segmamba.inference.predictor import load_predictor
 from segmamba.inference.record import write_record
 from segmamba.models.outputs import Channels
+from segmamba.pictures.palette import REGION_COLOURS
 from tests.classes import write_pediatric, write_post_treatment
 from tests.conftest import write_case
 from tests.inference.conftest import write_run

@@ -1,4 +1,4 @@
-"""The pictures of a data set's fingerprint."""
+"""The fingerprint of a data set as files: what was counted, and its pictures."""
 
 from __future__ import annotations
 
@@ -8,14 +8,41 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.data.label_sets import COLOURS_ON_WHITE
 from segmamba.data.labels import MODALITIES
-from segmamba.data.summary import MeasuredCase
-from segmamba.files import replacing
+from segmamba.data.summary import Fingerprint, MeasuredCase
+from segmamba.files import replacing, write_json
+from segmamba.pictures.palette import COLOURS_ON_WHITE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+def write_summary(
+    folder: str | Path, fingerprint: Fingerprint, measured: Sequence[MeasuredCase]
+) -> list[Path]:
+    """Write the fingerprint and its pictures.
+
+    Args:
+        folder: Where the files go; made if need be.
+        fingerprint: As `summarise` gives it.
+        measured: The measured cases.
+
+    Returns:
+        The paths of summary.json, intensities.png, grids.png and, where there is a tumour,
+        volumes.png.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [
+        write_json(folder / "summary.json", fingerprint),
+        draw_intensities(folder / "intensities.png", measured),
+        draw_grids(folder / "grids.png", measured),
+    ]
+    volumes_ml = [case.volumes_ml for case in measured if case.volumes_ml is not None]
+    if any(volumes["WT"] for volumes in volumes_ml):
+        written.append(draw_volumes(folder / "volumes.png", volumes_ml))
+    return written
 
 
 def draw_volumes(path: Path, volumes_ml: Sequence[dict[str, float]]) -> Path:
