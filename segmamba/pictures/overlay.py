@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Column = tuple[str | None, str]
+"""A modality, and what is drawn on it."""
 PLAIN, TRUTH, PREDICTION, ERRORS = "", "truth", "prediction", "errors"
 """What is drawn on the image of a panel."""
 COLUMN_IN, GAP_IN, TITLE_IN, HEADING_IN, LEGEND_IN = 2.7, 0.06, 0.22, 0.32, 0.36
@@ -35,7 +37,12 @@ ROWS = (2, 1, 0)
 """The axes that the rows cut: axial, coronal, sagittal."""
 
 
-def draw_cases(path: Path, views: Sequence[CaseView], theme: Theme = DARK) -> Path:
+def draw_cases(
+    path: Path,
+    views: Sequence[CaseView],
+    theme: Theme = DARK,
+    columns: Sequence[Column] | None = None,
+) -> Path:
     """Draw cases below each other, as a PNG.
 
     A row is a plane. Its panels are the image; truth, prediction and errors where there are both;
@@ -45,23 +52,26 @@ def draw_cases(path: Path, views: Sequence[CaseView], theme: Theme = DARK) -> Pa
         path: The file to write.
         views: The cases; at least one, all of one label set.
         theme: What surrounds the panels.
+        columns: What is shown instead.
 
     Returns:
         `path`.
     """
-    save_figure(picture(views, theme), path)
+    save_figure(picture(views, theme, columns), path)
     return path
 
 
-def picture(views: Sequence[CaseView], theme: Theme = DARK) -> Figure:
+def picture(
+    views: Sequence[CaseView], theme: Theme = DARK, columns: Sequence[Column] | None = None
+) -> Figure:
     """Make the figure of `draw_cases`."""
-    columns = [_columns(view) for view in views]
+    cells = [columns or _columns(view) for view in views]
     heights = [[COLUMN_IN * _aspect(view, axis) for axis in ROWS] for view in views]
-    width = max(map(len, columns)) * (COLUMN_IN + GAP_IN) + GAP_IN
+    width = max(map(len, cells)) * (COLUMN_IN + GAP_IN) + GAP_IN
     height = LEGEND_IN + sum(HEADING_IN + sum(h + TITLE_IN for h in rows) for rows in heights)
     figure = new_figure(figsize=(width, height), facecolor=theme.page)
     top = height
-    for view, cells, rows in zip(views, columns, heights, strict=True):
+    for view, row_cells, rows in zip(views, cells, heights, strict=True):
         figure.text(
             GAP_IN / width,
             1 - (height - top + 0.06) / height,
@@ -75,7 +85,7 @@ def picture(views: Sequence[CaseView], theme: Theme = DARK) -> Figure:
         centre = view.centre()
         for axis, row_in in zip(ROWS, rows, strict=True):
             top -= TITLE_IN + row_in
-            for place, (modality, layer) in enumerate(cells):
+            for place, (modality, layer) in enumerate(row_cells):
                 left = GAP_IN + place * (COLUMN_IN + GAP_IN)
                 panel = figure.add_axes(
                     (left / width, top / height, COLUMN_IN / width, row_in / height)
@@ -84,7 +94,7 @@ def picture(views: Sequence[CaseView], theme: Theme = DARK) -> Figure:
                 panel.set_title(
                     title_of(modality, axis, layer), fontsize=8.5, color=theme.ink, pad=3
                 )
-    _add_legend(figure, views, theme)
+    add_legend(figure, views, theme)
     return figure
 
 
@@ -112,8 +122,7 @@ def thumbnail(view: CaseView) -> bytes:
     return drawn.getvalue()
 
 
-def _columns(view: CaseView) -> list[tuple[str | None, str]]:
-    """(modality, what is drawn on it) of each panel of a row."""
+def _columns(view: CaseView) -> list[Column]:
     shown: list[str | None] = [*view.shown] or [None]
     first, second = shown[0], shown[min(1, len(shown) - 1)]
     images = [(modality, PLAIN) for modality in dict.fromkeys((first, second)) if modality]
@@ -142,7 +151,7 @@ def _aspect(view: CaseView, axis: int) -> float:
     return min(max(height / width, ROW_ASPECT[0]), ROW_ASPECT[1])
 
 
-def _add_legend(figure: Figure, views: Sequence[CaseView], theme: Theme) -> None:
+def add_legend(figure: Figure, views: Sequence[CaseView], theme: Theme) -> None:
     """Say which colour is which region, and which is which error."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
