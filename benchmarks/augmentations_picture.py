@@ -26,7 +26,7 @@ from segmamba.data.working_grid import zscore
 from segmamba.pictures.figures import new_figure, save_figure
 from segmamba.pictures.overlay import add_legend
 from segmamba.pictures.palette import DARK
-from segmamba.pictures.panel import draw_image, draw_outlines
+from segmamba.pictures.panel import draw_image, draw_outlines, draw_scale
 from segmamba.pictures.view import CaseView
 
 SIZE, PATCH, T1CE = (240, 240, 155), (176, 176, 64), MODALITIES.index("T1ce")
@@ -95,6 +95,7 @@ def draw(image: torch.Tensor, label: torch.Tensor, path: Path) -> None:
             name, {"T1ce": out[0, T1CE].numpy()}, np.eye(4), GLIOMA, truth=out_label[0].numpy()
         )
         draw_image(panel, view, "T1ce", 2, axial)
+        draw_scale(panel)
         draw_outlines(panel, view, out_label[0].numpy(), 2, axial)
         panel.set_title(name, color=DARK.ink, fontsize=10)
     add_legend(figure, [view], DARK)

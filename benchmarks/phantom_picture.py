@@ -1,6 +1,6 @@
 """Draw one phantom case at 240x240x155, cut through its tumour.
 
-    python benchmarks/phantom_picture.py [--index 4] [--theme light] [--output docs/images/phantom.png]
+    python benchmarks/phantom_picture.py [--index 4] [--theme light] [--output FILE]
 
 Columns: T1, T1ce, T2, FLAIR, and FLAIR with the label's outlines; rows: axial, coronal, sagittal.
 The patient's right is on the left.

@@ -17,6 +17,7 @@ from segmamba.pictures.panel import (
     outline_widths,
     title_of,
     write,
+    write_place,
 )
 from segmamba.pictures.view import CaseView
 
@@ -136,6 +137,7 @@ def _draw(
     panel: Axes, view: CaseView, modality: str | None, layer: str, axis: int, index: int
 ) -> None:
     draw_image(panel, view, modality, axis, index)
+    write_place(panel, view, axis, index)
     if layer == ERRORS:
         draw_errors(panel, view, axis, index)
     classes = {TRUTH: view.truth, PREDICTION: view.prediction}.get(layer)

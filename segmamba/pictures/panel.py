@@ -24,7 +24,7 @@ BAR_SHARE = 0.35
 
 
 def draw_image(panel: Axes, view: CaseView, modality: str | None, axis: int, index: int) -> None:
-    """Draw one plane of an image, with what tells where it lies; axes are in mm.
+    """Draw one plane of an image on black; axes are in mm.
 
     Args:
         panel: What is drawn on.
@@ -53,9 +53,22 @@ def draw_image(panel: Axes, view: CaseView, modality: str | None, axis: int, ind
     _fit(panel, width_mm, height_mm)
     for spine in panel.spines.values():
         spine.set_visible(False)
-    _write_sides(panel, axis)
-    write(panel, 0, 0, slice_label(view, axis, index))
-    _draw_scale(panel)
+
+
+def write_place(panel: Axes, view: CaseView, axis: int, index: int) -> None:
+    """Write where a plane lies: its sides, its place in mm and a scale.
+
+    Args:
+        panel: What `draw_image` drew on.
+        view: The case.
+        axis: The axis that the plane is perpendicular to.
+        index: The plane's place along `axis`.
+    """
+    right, left, below, above = SIDES[axis]
+    for x, y, letter in ((0, 0.5, left), (1, 0.5, right), (0.5, 0, below), (0.5, 1, above)):
+        write(panel, x, y, letter, weight="bold")
+    write(panel, 0, 0, f"{'xyz'[axis]} = {view.position_mm(axis, index):+.1f} mm")
+    draw_scale(panel)
 
 
 def draw_outlines(panel: Axes, view: CaseView, classes: np.ndarray, axis: int, index: int) -> None:
@@ -197,13 +210,7 @@ def write(panel: Axes, x: float, y: float, text: str, **options: Any) -> None:
     )
 
 
-def _write_sides(panel: Axes, axis: int) -> None:
-    right, left, below, above = SIDES[axis]
-    for x, y, letter in ((0, 0.5, left), (1, 0.5, right), (0.5, 0, below), (0.5, 1, above)):
-        write(panel, x, y, letter, weight="bold")
-
-
-def _draw_scale(panel: Axes) -> None:
+def draw_scale(panel: Axes) -> None:
     """Draw a bar of 1, 2 or 5 times a power of ten mm at the lower right, its length above it."""
     from matplotlib.patheffects import withStroke
 
@@ -225,8 +232,3 @@ def _draw_scale(panel: Axes) -> None:
         label="scale",
     )
     write(panel, 1, 0, f"{length_mm:g} mm\n")
-
-
-def slice_label(view: CaseView, axis: int, index: int) -> str:
-    """Where a slice lies, in the coordinates of the case's files."""
-    return f"{'xyz'[axis]} = {view.position_mm(axis, index):+.1f} mm"
