@@ -29,7 +29,8 @@ from segmamba.screen import print_line
 
 if TYPE_CHECKING:
     from segmamba.config.header import HeaderRules
-    from segmamba.inference.outputs import Outputs
+    from segmamba.data.case import Case
+    from segmamba.inference.outputs import Outcome, Outputs
     from segmamba.inference.predictor import Predictor
 
 SHOWN = 5  # cases that a line names
@@ -266,6 +267,8 @@ def run_prediction(
     for warning in warnings_on_missing(predictor, outcomes):
         print_line(screen, f"warning: {warning}")
     record = write_record(predictor, outcomes, outputs, names)
+    if outputs.page:
+        _write_page(predictor, cases, outcomes, outputs)
     if as_json:
         print_json(record)
     else:
@@ -273,6 +276,28 @@ def run_prediction(
     if any(outcome.traceback for outcome in outcomes):
         return 1
     return 2 if any(outcome.state == FAILED for outcome in outcomes) else 0
+
+
+def _write_page(
+    predictor: Predictor, cases: Sequence[Case], outcomes: Sequence[Outcome], outputs: Outputs
+) -> None:
+    """Write predictions.html, and say so where the viewer is left out."""
+    from segmamba.evaluation.prediction_page import write_prediction_page
+    from segmamba.pictures.niivue import INSTALL, niivue_is_installed
+
+    write_prediction_page(
+        outputs,
+        cases,
+        outcomes,
+        predictor.summary,
+        predictor.labels,
+        phantoms_only=all(not member.config.data.source for member in predictor.members),
+    )
+    if not niivue_is_installed():
+        print_line(
+            console(stderr=True),
+            f"note: predictions.html has no viewer of all slices, which needs NiiVue: {INSTALL}",
+        )
 
 
 def _registered(address: str, results: Path, device: str, options: dict[str, Any]) -> Predictor:

@@ -6,7 +6,8 @@ import numpy as np
 
 from segmamba.data.case import Case
 from segmamba.data.label_sets import LabelSet, readable_as, translation
-from segmamba.data.volumes import read_case
+from segmamba.data.labels import to_classes
+from segmamba.data.volumes import read_case, read_file
 from segmamba.errors import UserError
 from segmamba.pictures.view import CaseView
 
@@ -30,14 +31,38 @@ def native_view(case: Case, classes: np.ndarray, labels: LabelSet) -> CaseView:
     reading = read_case(case)
     if reading.affine is None:
         raise UserError(f"{case.id}: its images changed while it was predicted; predict it again")
-    truth = reading.label
-    if truth is not None and not readable_as(case.label_set, labels):
-        truth = None
-    elif truth is not None:
-        truth = np.array(translation(case.label_set, labels), np.uint8)[truth]
     images = {
         modality: channel
         for modality, channel in reading.channels.items()
         if channel.shape == classes.shape and channel.any()
     }
+    truth = _as_set(reading.label, case, labels)
     return CaseView(case.id, images, reading.affine, labels, truth, classes)
+
+
+def true_classes(case: Case, labels: LabelSet) -> np.ndarray | None:
+    """Read the true segmentation of a case alone.
+
+    Args:
+        case: The case.
+        labels: The label set that it is read as.
+
+    Returns:
+        Class numbers, uint8 (x, y, z); None where there is none, it is damaged, or it lacks classes
+        of the set.
+    """
+    if case.label is None:
+        return None
+    try:
+        values = read_file(case.label, case.header).array
+        return _as_set(
+            to_classes(values, case.convention, case.label, case.label_set), case, labels
+        )
+    except UserError:
+        return None  # `segmamba data check` tells; a prediction needs no truth
+
+
+def _as_set(classes: np.ndarray | None, case: Case, labels: LabelSet) -> np.ndarray | None:
+    if classes is None or not readable_as(case.label_set, labels):
+        return None
+    return np.array(translation(case.label_set, labels), np.uint8)[classes]

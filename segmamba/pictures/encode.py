@@ -1,8 +1,8 @@
 """A case as the viewer's page holds it: cut to the brain, a byte a voxel, compressed.
 
-A case of 240x240x155 voxels in four modalities comes to 2 MB: T1ce and FLAIR stay on the grid of the
-files, and where the case would be larger, the other two are halved and all have fewer grey levels.
-Segmentations are never changed.
+A case of 240x240x155 voxels in four modalities comes to 2 MB: T1ce and FLAIR stay on the grid of
+the files, and where the case would be larger, the other two are halved and all have fewer grey
+levels. Segmentations are never changed.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _plan(view: CaseView) -> tuple[int, int]:
 
 
 def _grey(image: np.ndarray, levels: int, step: int) -> tuple[np.ndarray, float, float]:
-    """uint8 (x, y, z), 0 outside the brain and 1 to `levels` - 1 inside, and what these two mean."""
+    """uint8 (x, y, z), 0 outside the brain and 1 to `levels` - 1 inside; what these two mean."""
     image = np.asarray(image, np.float32)
     low, high = window(image)
     if step > 1:

@@ -21,6 +21,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.compare import compare
 from segmamba.evaluation.evaluate import evaluate
+from segmamba.evaluation.prediction_page import write_prediction_page
 from segmamba.inference.bundle import Labels
 from segmamba.inference.crf import refine
 from segmamba.inference.decide import class_probabilities, decide, region_probabilities
@@ -144,6 +145,10 @@ def predicted(run, data, output, **options):
     outputs = Outputs(output, **options)
     outcomes = list(predict_cases(predictor, cases, outputs))
     record = write_record(predictor, outcomes, outputs, [str(run)])
+    if outputs.page:
+        write_prediction_page(
+            outputs, cases, outcomes, predictor.summary, predictor.labels, phantoms_only=False
+        )
     return predictor, outcomes, record, notes_on_values(cases, predictor.labels, outputs)
 
 
