@@ -19,6 +19,7 @@ from segmamba.commands.shared import (
     OrientationOption,
     SetOption,
     console,
+    note_on_viewer,
     print_json,
     progress_bar,
     with_orientation,
@@ -283,9 +284,8 @@ def _write_page(
 ) -> None:
     """Write predictions.html, and say so where the viewer is left out."""
     from segmamba.evaluation.prediction_page import write_prediction_page
-    from segmamba.pictures.niivue import INSTALL, niivue_is_installed
 
-    write_prediction_page(
+    page = write_prediction_page(
         outputs,
         cases,
         outcomes,
@@ -293,11 +293,7 @@ def _write_page(
         predictor.labels,
         phantoms_only=all(not member.config.data.source for member in predictor.members),
     )
-    if not niivue_is_installed():
-        print_line(
-            console(stderr=True),
-            f"note: predictions.html has no viewer of all slices, which needs NiiVue: {INSTALL}",
-        )
+    note_on_viewer(page)
 
 
 def _registered(address: str, results: Path, device: str, options: dict[str, Any]) -> Predictor:
