@@ -13,6 +13,7 @@ from segmamba.evaluation.patients import counted, row_patient
 from segmamba.evaluation.pictures import draw_distribution
 from segmamba.evaluation.prediction_page import TEMPLATES
 from segmamba.evaluation.result import Evaluation
+from segmamba.evaluation.score import ScoreRow
 from segmamba.evaluation.summary import case_values, regions_of
 from segmamba.files import write_text
 from segmamba.pictures.case_rows import CaseRow, Cell, cell
@@ -74,7 +75,7 @@ def _viewer_cases(evaluation: Evaluation, dice: Mapping[str, float]) -> Iterator
 
 def _cells(evaluation: Evaluation, rule: str, case: str) -> dict[str, Cell]:
     """The scores of a case under a rule."""
-    of_case: Sequence[Mapping[str, Any]] = [
+    of_case: Sequence[ScoreRow] = [
         row for row in evaluation.rows if (row["case"], row["rule"]) == (case, rule)
     ]
     regions = regions_of(of_case)
