@@ -28,13 +28,13 @@ class Example:
     case: str
     trials: dict[str, Trial] = field(default_factory=dict)
     """Arm to the trial whose prediction is shown, the baseline's first."""
-    named: list[str] = field(default_factory=list)
-    """What it is an example of: "worst of depth 2", for one."""
+    named: dict[str, list[str]] = field(default_factory=dict)
+    """"worst", "best" or "median" to the arms whose it is."""
 
     @property
     def group(self) -> str:
-        """What it is an example of, in words."""
-        return ", ".join(self.named)
+        """What it is an example of, in words: "worst of depth 1, depth 2"."""
+        return "; ".join(f"{name} of {', '.join(arms)}" for name, arms in self.named.items())
 
 
 def examples(study: Study) -> list[Example]:
@@ -59,7 +59,7 @@ def examples(study: Study) -> list[Example]:
             example = chosen.setdefault((case, baseline.key), Example(case))
             example.trials.setdefault(study.baseline, baseline)
             example.trials[arm] = trial
-            example.named.append(f"{name} of {arm}")
+            example.named.setdefault(name, []).append(arm)
     return list(chosen.values())
 
 

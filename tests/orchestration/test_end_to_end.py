@@ -283,7 +283,7 @@ def test_the_examples_of_a_study_are_predicted_again_for_its_viewer(study, capsy
     final = json.loads(
         (folder / "trials" / "depth-2_seed0" / "metrics" / "final_metrics.json").read_text()
     )
-    scores = {row["case"]: row["dice_mean"] for row in final["test_cases"]}
+    scores = {row["case"]: row["dice_mean"] for row in final["cases"]}
     assert {about["id"] for about in held} <= scores.keys() and held
     for about in held:
         named = {one["name"]: one["dice"] for one in about["predictions"]}

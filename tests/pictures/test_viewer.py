@@ -136,9 +136,18 @@ def test_errors_of_one_region_are_its_own(page, opened):
     assert changed(every, shown.press("a")) > 0.005
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_viewer_stays_inside_narrow_and_wide_windows(page, opened, scheme):
-    for width in (420, 1000, 1400):
-        shown = opened(page, width, scheme).wait()
-        assert shown.widest() <= 0, width
-        shown.page.close()
+def test_only_one_layer_fills_so_that_colours_are_those_of_the_legend(page, opened):
+    shown = opened(page).wait()
+    for key, layer in (("e", "errors"), ("u", "uncertainty"), ("p", "prediction")):
+        shown.press(key)
+        on = shown.page.locator("[data-layer]:checked")
+        assert [box.get_attribute("data-layer") for box in on.all()] == ["truth", layer]
+
+
+def test_the_viewer_stays_inside_narrow_and_wide_windows(page, opened):
+    shown = opened(page).wait()
+    for scheme in ("light", "dark"):
+        shown.page.emulate_media(color_scheme=scheme)
+        for width in (420, 1000, 1400):
+            shown.page.set_viewport_size({"width": width, "height": 800})
+            assert shown.widest() <= 0, (scheme, width)

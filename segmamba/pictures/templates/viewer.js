@@ -361,8 +361,8 @@ function layerControl(layer) {
 function drawHeader(pane) {
   const { predictions, group, id } = state.current;
   const named = (one) => one.name + (one.dice === null ? "" : `, Dice ${(100 * one.dice).toFixed(1)}`);
-  const title = [group, id].filter(Boolean).join(" ");
   if (predictions.length < 2) {
+    const title = [group, id].filter(Boolean).join(" ");
     pane.header.replaceChildren([title, ...predictions.map(named)].join(" \u00b7 "));
     return;
   }
@@ -374,11 +374,14 @@ function drawHeader(pane) {
     refresh("prediction");
     refresh("errors");
   };
-  pane.header.replaceChildren(title + " \u00b7 ", choice);
+  pane.header.replaceChildren(id + " \u00b7 ", choice);
 }
 
+// Two layers that fill would mix their colours, and none would be that of the legend.
 function setLayer(layer, on) {
   layer.on = on;
+  if (on && layer.key !== "truth")
+    for (const other of LAYERS) if (other !== layer && other.key !== "truth") other.on = false;
   shownPanes().forEach(applyOpacity);
   drawControls();
 }
