@@ -203,7 +203,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from segmamba.device import choose_device
-    from segmamba.training.step import compile_decision
+    from segmamba.training.compiling import compile_decision
 
     began, device = time.perf_counter(), choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:

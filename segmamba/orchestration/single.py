@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
 import shlex
 import sys
@@ -90,9 +91,11 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
     # Only now the slow imports: everything above answers within seconds.
     from segmamba.device import choose_device
     from segmamba.orchestration.tracking.tracked_run import TrackedRun
+    from segmamba.training.compiler_cache import CompilerCache
     from segmamba.training.drawing import Pictures
     from segmamba.training.record import record_environment
 
+    CompilerCache.below(results).use(threads=os.cpu_count() or 1)
     device, store = choose_device(options.device), _store(results)
     root = root or next_run_folder(results, options.name)
     with locked(root):
@@ -262,7 +265,7 @@ def _tags(
     folder: RunFolder,
     device: torch.device,
 ) -> dict[str, str]:
-    from segmamba.training.step import compile_decision
+    from segmamba.training.compiling import compile_decision
 
     return {
         "dataset": data.source,

@@ -326,12 +326,12 @@ def test_pretraining_learns_to_fill_in_what_is_hidden(data, tmp_path):
 def test_a_run_starts_from_what_it_has_pretrained_but_for_its_heads(data, tmp_path, monkeypatch):
     config = TINY.changed({"learning.pretrain_epochs": 2, "train.epochs": 1, "optim.lr": 1e-3})
     started = []
-    build = fit_module.forward_loss
+    begin = fit_module._begin
     monkeypatch.setattr(
         fit_module,
-        "forward_loss",
+        "_begin",
         lambda model, *rest: (
-            started.append(copy.deepcopy(model.state_dict())) or build(model, *rest)
+            started.append(copy.deepcopy(model.state_dict())) or begin(model, *rest)
         ),
     )
     folder = RunFolder(tmp_path / "run")
