@@ -15,7 +15,7 @@ import numpy as np
 from segmamba.data.case import Case
 from segmamba.data.label_sets import MEAN, LabelSet, readable_as
 from segmamba.data.labels import convention, to_classes
-from segmamba.data.volumes import read_file
+from segmamba.data.volumes import FileGrid, read_file
 from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
 from segmamba.files import write_text
@@ -107,12 +107,17 @@ def _shown(done: Sequence[Outcome]) -> tuple[list[Outcome], int]:
     return shown, size
 
 
-def _predicted(outputs: Outputs, case: Case, outcome: Outcome, labels: LabelSet) -> np.ndarray:
-    """Class numbers, uint8 (x, y, z), of a case's file; of the file's own set where it lacks some
-    of the network's classes."""
+def _predicted(
+    outputs: Outputs, case: Case, outcome: Outcome, labels: LabelSet
+) -> tuple[np.ndarray, FileGrid]:
+    """Class numbers, uint8 (x, y, z), of a case's file, and where they lie.
+
+    They are of the file's own set where it lacks some of the network's classes.
+    """
     path = outputs.files(case.id, 1)["labels"]
-    values = read_file(path, case.header).array
-    return to_classes(values, outcome.labels, path, _set_of(outcome, labels))
+    volume = read_file(path, case.header)
+    classes = to_classes(volume.array, outcome.labels, path, _set_of(outcome, labels))
+    return classes, volume.grid(path)
 
 
 def _set_of(outcome: Outcome, labels: LabelSet) -> LabelSet:
@@ -129,12 +134,13 @@ def _scores(
     """{case: Dice by region} of the cases that have a sound segmentation on the images' grid."""
     scores = {}
     for name, outcome in outcomes.items():
+        if cases[name].label is None:
+            continue
         read_as = _set_of(outcome, labels)
-        truth = true_classes(cases[name], read_as)
+        predicted, grid = _predicted(outputs, cases[name], outcome, labels)
+        truth = true_classes(cases[name], read_as, grid)
         if truth is not None:
-            predicted = _predicted(outputs, cases[name], outcome, labels)
-            if truth.shape == predicted.shape:
-                scores[name] = dice(predicted, truth, read_as)
+            scores[name] = dice(predicted, truth, read_as)
     return scores
 
 
@@ -148,7 +154,7 @@ def _viewer_cases(
 ) -> Iterator[ViewerCase]:
     for name in order:
         case, outcome = cases[name], outcomes[name]
-        predicted = _predicted(outputs, case, outcome, labels)
+        predicted, _ = _predicted(outputs, case, outcome, labels)
         try:
             view = native_view(case, predicted, _set_of(outcome, labels))
         except UserError:

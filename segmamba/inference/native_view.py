@@ -7,7 +7,7 @@ import numpy as np
 from segmamba.data.case import Case
 from segmamba.data.label_sets import LabelSet, readable_as, translation
 from segmamba.data.labels import to_classes
-from segmamba.data.volumes import read_case, read_file
+from segmamba.data.volumes import FileGrid, grid_finding, read_case, read_file
 from segmamba.errors import UserError
 from segmamba.pictures.view import CaseView
 
@@ -40,24 +40,26 @@ def native_view(case: Case, classes: np.ndarray, labels: LabelSet) -> CaseView:
     return CaseView(case.id, images, reading.affine, labels, truth, classes)
 
 
-def true_classes(case: Case, labels: LabelSet) -> np.ndarray | None:
+def true_classes(case: Case, labels: LabelSet, grid: FileGrid) -> np.ndarray | None:
     """Read the true segmentation of a case alone.
 
     Args:
         case: The case.
         labels: The label set that it is read as.
+        grid: Where the voxels of its prediction lie.
 
     Returns:
-        Class numbers, uint8 (x, y, z); None where there is none, it is damaged, or it lacks classes
-        of the set.
+        Class numbers, uint8 (x, y, z); None where there is none, it is damaged, lies on another
+        grid, or lacks classes of the set.
     """
     if case.label is None:
         return None
     try:
-        values = read_file(case.label, case.header).array
-        return _as_set(
-            to_classes(values, case.convention, case.label, case.label_set), case, labels
-        )
+        volume = read_file(case.label, case.header)
+        if grid_finding(case.id, volume.grid(case.label), grid):
+            return None
+        classes = to_classes(volume.array, case.convention, case.label, case.label_set)
+        return _as_set(classes, case, labels)
     except UserError:
         return None  # `segmamba data check` tells; a prediction needs no truth
 

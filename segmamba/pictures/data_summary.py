@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,11 @@ from segmamba.pictures.palette import COLOURS_ON_WHITE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+FAR = 5
+"""How many times the usual intensity is far from it: other units, or no skull-stripping."""
+MOST_NAMED = 10
 
 
 def write_summary(
@@ -107,7 +112,8 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
     """Draw the range of intensities of each case.
 
     A panel for each modality and a line for each case, from its 0.5th to its 99.5th percentile with
-    a dot at the median.
+    a dot at the median. Cases far from the others are named, and where one would squash the rest,
+    the axis is logarithmic above the usual values.
 
     Args:
         path: The picture to write (PNG).
@@ -118,8 +124,11 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
     """
     figure = _new_figure()
     for panel, modality in zip(figure.subplots(1, len(MODALITIES)), MODALITIES, strict=True):
-        held = [case.intensities[modality] for case in cases if modality in case.intensities]
-        rows = sorted(held, key=lambda row: row["median"])
+        held = sorted(
+            (case for case in cases if modality in case.intensities),
+            key=lambda case: case.intensities[modality]["median"],
+        )
+        rows = [case.intensities[modality] for case in held]
         places = np.arange(len(rows))
         panel.hlines(
             places,
@@ -132,8 +141,36 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
         panel.set(
             title=modality, xlabel="intensity in the brain", yticks=[], ylim=(-0.8, len(rows) - 0.2)
         )
+        _show_far_ones(panel, [case.id for case in held], rows)
     figure.axes[0].set_ylabel(f"{len(cases)} cases, 0.5 % - median - 99.5 %", fontsize=9)
     return _save(figure, path)
+
+
+def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:
+    """Name the cases whose median is FAR times that of the others, or a share of it."""
+    if not rows:
+        return
+    middle = float(np.median([row["median"] for row in rows]))
+    far = [
+        place
+        for place, row in enumerate(rows)
+        if middle > 0 and not middle / FAR <= row["median"] <= middle * FAR
+    ]
+    for place in far[-MOST_NAMED:]:
+        panel.annotate(
+            ids[place],
+            (0.98, place),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="top",
+            xytext=(0, -3),
+            textcoords="offset points",
+            fontsize=7,
+            parse_math=False,
+        )
+    ends = [row["p99.5"] for row in rows]
+    if middle > 0 and max(ends) > FAR * float(np.median(ends)):
+        panel.set_xscale("symlog", linthresh=middle)
 
 
 def draw_grids(path: Path, cases: Sequence[MeasuredCase]) -> Path:

@@ -152,6 +152,15 @@ def predicted(run, data, output, **options):
     return predictor, outcomes, record, notes_on_values(cases, predictor.labels, outputs)
 
 
+@pytest.mark.parametrize("labels", ["brats2018", "brats2023", "brats2024", "brats2024ped"])
+def test_the_page_is_written_in_whatever_values_the_predictions_are(post_run, tmp_path, labels):
+    write_post_treatment(tmp_path / "data", ["BraTS-GLI-00000-100"])
+    outcomes = predicted(post_run, tmp_path / "data", tmp_path / "out", page=True, labels=labels)[1]
+    assert {outcome.state for outcome in outcomes} == {DONE}
+    page = (tmp_path / "out" / "predictions.html").read_text()
+    assert page.count("data:image/png;base64,") == len(outcomes)
+
+
 def values_in(path):
     return set(np.unique(np.asanyarray(nibabel.load(path).dataobj)).tolist())
 

@@ -129,7 +129,7 @@ def test_dice_stands_in_the_table_where_the_folder_holds_the_truth(predictions_p
     assert "&lt;script&gt;" in page and "<script></" not in page and "a|b [bold]x" in page
 
 
-def test_a_truth_that_is_damaged_or_absent_is_left_out_and_nothing_fails(folders, tmp_path):
+def test_a_truth_that_is_damaged_absent_or_elsewhere_is_left_out(folders, tmp_path):
     out, data = folders
     cases = list_cases(data, "brats2018")
     outputs = Outputs(tmp_path)
@@ -137,9 +137,15 @@ def test_a_truth_that_is_damaged_or_absent_is_left_out_and_nothing_fails(folders
         (tmp_path / f"{case.id}.nii.gz").write_bytes((out / f"{case.id}.nii.gz").read_bytes())
     damaged = tmp_path / "damaged.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.full((24, 28, 16), 77, np.uint8), BRATS_AFFINE), damaged)
+    moved = tmp_path / "moved.nii.gz"
+    elsewhere = BRATS_AFFINE.copy()
+    elsewhere[0, 3] += 5
+    nibabel.save(nibabel.Nifti1Image(np.zeros((24, 28, 16), np.uint8), elsewhere), moved)
     cases = [replace(cases[0], label=damaged), replace(cases[1], label=None), cases[2]]
+    cases.append(replace(cases[0], id="D", label=moved))
+    (tmp_path / "D.nii.gz").write_bytes((tmp_path / "A.nii.gz").read_bytes())
     outcomes = [Outcome(case.id, DONE, labels="brats2018") for case in cases]
     page = write_prediction_page(
         outputs, cases, outcomes, "one network", cases[2].label_set, phantoms_only=False
     ).read_text(encoding="utf-8")
-    assert page.count('data-name="Dice" data-value=""') == 2 and "embedded phantoms" not in page
+    assert page.count('data-name="Dice" data-value=""') == 3 and "embedded phantoms" not in page
