@@ -2,7 +2,7 @@
 
 A case of 240x240x155 voxels in four modalities comes to 2 MB: T1ce and FLAIR stay on the grid of
 the files, and where the case would be larger, the other two are halved and all have fewer grey
-levels. Segmentations are never changed.
+levels; larger volumes are coarser still. Segmentations are never changed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from segmamba.pictures.view import CaseView, surroundings, window
 
 CASE_BYTES = 2_000_000
 """What the images of a case may take, compressed."""
-PLANS = ((256, 1), (64, 1), (64, 2), (32, 2), (16, 2))
-"""(grey levels, halving of all but the first FULL modalities), the first that fits is taken."""
-FULL = 2
+PLANS = ((256, 1, 1), (64, 1, 1), (64, 1, 2), (32, 1, 2), (32, 2, 4), (32, 4, 4), (32, 8, 8))
+"""(grey levels, sides of the blocks that are averaged in the first FIRST modalities, and in the
+others); the first that fits is taken."""
+FIRST = 2
 SAMPLED = 8
 """A size is estimated from every eighth slice."""
 LEVEL = 6
@@ -85,18 +86,17 @@ def encode_case(
         data.append(_packed(volume))
         return len(data) - 1
 
-    levels, halving = _plan(part)
+    levels, *steps = _plan(part)
     images = []
     for place, modality in enumerate(part.shown):
-        step = halving if place >= FULL else 1
+        step = steps[place >= FIRST]
         grey, low, high = _grey(part.images[modality], levels, step)
         images.append(
             {
                 "name": modality,
                 "levels": levels,
-                "halved": step > 1,
+                "step": step,
                 "shape": grey.shape,
-                "affine": _halved(part.affine, step).tolist(),
                 "low": low,
                 "high": high,
                 "blob": add(grey),
@@ -126,18 +126,18 @@ def encode_case(
     return ViewerCase(view.heading, group, scores.get(first), about, tuple(data))
 
 
-def _plan(view: CaseView) -> tuple[int, int]:
+def _plan(view: CaseView) -> tuple[int, int, int]:
     """The first of PLANS with which the images of a case take CASE_BYTES at most, or the last."""
     samples = [np.asarray(view.images[name])[..., ::SAMPLED] for name in view.shown]
-    for levels, halving in PLANS:
+    for plan in PLANS:
         estimate = 0
         for place, sample in enumerate(samples):
-            step = halving if place >= FULL else 1
-            grey, _, _ = _grey(sample[::step, ::step], levels, 1)
+            step = plan[2 if place >= FIRST else 1]
+            grey, _, _ = _grey(sample[::step, ::step], plan[0], 1)
             estimate += len(_compressed(grey)) * SAMPLED // step
         if estimate <= CASE_BYTES:
             break
-    return levels, halving
+    return plan
 
 
 def _grey(image: np.ndarray, levels: int, step: int) -> tuple[np.ndarray, float, float]:
@@ -158,13 +158,6 @@ def _mean_of_blocks(image: np.ndarray, step: int) -> np.ndarray:
     blocks = padded.reshape(x, step, y, step, z, step)
     count = np.count_nonzero(blocks, axis=(1, 3, 5))
     return blocks.sum((1, 3, 5)) / np.maximum(count, 1)
-
-
-def _halved(affine: np.ndarray, step: int) -> np.ndarray:
-    """The affine of a grid of blocks, whose first centre lies between the block's voxels."""
-    scaled = np.diag([step, step, step, 1.0])
-    scaled[:3, 3] = (step - 1) / 2
-    return np.asarray(affine @ scaled)
 
 
 def _shares(uncertainty: np.ndarray) -> np.ndarray:

@@ -73,19 +73,25 @@ def test_a_large_case_is_made_smaller_but_not_its_segmentations(monkeypatch):
     case = encode_case(view)
     held = {image["name"]: image for image in case.about["images"]}
     assert list(held) == ["T1ce", "FLAIR", "T2", "T1"]
-    assert [image["halved"] for image in held.values()] == [False, False, True, True]
+    assert [image["step"] for image in held.values()] == [1, 1, 2, 2]
     assert held["T1"]["shape"] == (20, 20, 20) and held["T1"]["levels"] < 256
     assert sum(len(gzip.decompress(base64.b64decode(case.data[i["blob"]]))) for i in held.values())
     taken = sum(len(case.data[image["blob"]]) * 3 // 4 for image in held.values())
     assert taken < 1.15 * 120_000
     assert (unpacked(case, case.about["truth"], (40, 40, 40)) == truth).all()
-    # The middle of a block lies between the voxels that it is made of.
-    first = np.array(held["T1"]["affine"]) @ [0, 0, 0, 1]
-    assert np.allclose(first, view.affine @ [0.5, 0.5, 0.5, 1])
     block = images["T1"][:2, :2, :2].mean()
     grey = unpacked(case, held["T1"]["blob"], (20, 20, 20))[0, 0, 0]
     step = (held["T1"]["high"] - held["T1"]["low"]) / (held["T1"]["levels"] - 2)
     assert abs(held["T1"]["low"] + (grey - 1) * step - block) <= step
+
+
+def test_a_huge_case_is_made_as_coarse_as_the_page_needs(monkeypatch):
+    rng = np.random.default_rng(0)
+    image = rng.uniform(1, 255, (64, 64, 64)).astype(np.float32)
+    monkeypatch.setattr(encode, "CASE_BYTES", 1_000)
+    view = made_view(images={"T1ce": image}, truth=None, prediction=None)
+    case = encode_case(view)
+    assert case.about["images"][0]["step"] == 8 and case.size < 3_000
 
 
 @pytest.mark.parametrize("labels", LABEL_SETS.values(), ids=LABEL_SETS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from segmamba.pictures import encode
 from segmamba.pictures.encode import encode_case
 from segmamba.pictures.niivue import niivue_is_installed
 from segmamba.pictures.viewer import viewer_section
@@ -109,6 +110,23 @@ def test_the_patients_right_is_on_the_left_and_the_front_is_up(tmp_path, opened)
             assert columns.mean() < drawn.shape[1] / 2 - 10
         else:
             assert rows.mean() < drawn.shape[0] / 2 - 10
+
+
+def test_an_image_that_was_averaged_lies_where_it_was(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(encode, "PLANS", ((256, 2, 2),))
+    image = np.full(SHAPE, 10, np.float32)
+    image[12:16, 4:8, 4:6] = 100
+    view = made_view(images={"T1ce": image}, truth=(image > 50).astype(np.uint8), prediction=None)
+    path = tmp_path / "coarse.html"
+    path.write_text(f"<!DOCTYPE html><meta charset=utf-8>{viewer_section([encode_case(view)], 1)}")
+    shown = opened(path).wait()
+    assert "T1ce averaged over 2 voxels a side" in shown.page.text_content(".viewer-note")
+    for key in ("ArrowLeft",) * 3 + ("ArrowLeft",):  # from voxel 12 to 16
+        said = dict(part.rsplit(" ", 1) for part in shown.values().split(" \u00b7 ")[1:3])
+        assert (float(said["T1ce"]) > 50, said["truth"]) == (True, "NCR")
+        shown.press(key)
+    said = dict(part.rsplit(" ", 1) for part in shown.values().split(" \u00b7 ")[1:3])
+    assert (float(said["T1ce"]) > 50, said["truth"]) == (False, "background")
 
 
 def test_two_predictions_stand_side_by_side_on_the_same_slice(page, opened):

@@ -112,12 +112,27 @@ function errorsOf(truth, prediction, members) {
   return out;
 }
 
+// An image whose blocks of voxels were averaged, on the grid of its case again.
+function whole(bytes, { step, shape: [mx, my] }, [nx, ny, nz]) {
+  if (step === 1) return bytes;
+  const out = new Uint8Array(nx * ny * nz);
+  const block = (i) => Math.floor(i / step);
+  for (let k = 0, n = 0; k < nz; k++)
+    for (let j = 0; j < ny; j++) {
+      const row = mx * (block(j) + my * block(k));
+      for (let i = 0; i < nx; i++, n++) out[n] = bytes[row + block(i)];
+    }
+  return out;
+}
+
 async function decoded(place) {
   const { about, data } = JSON.parse(held[place].textContent);
   const open = (blob) => (blob === null ? null : inflate(data[blob]));
   const opened = {
     ...about,
-    images: await Promise.all(about.images.map(async (i) => ({ ...i, bytes: await open(i.blob) }))),
+    images: await Promise.all(
+      about.images.map(async (i) => ({ ...i, bytes: whole(await open(i.blob), i, about.shape) })),
+    ),
     truth: await open(about.truth),
     uncertainty: await open(about.uncertainty),
     predictions: await Promise.all(
@@ -126,8 +141,7 @@ async function decoded(place) {
   };
   if (!opened.images.length)
     opened.images = [
-      { name: "no image", shape: about.shape, affine: about.affine, levels: 256, low: 0, high: 255,
-        bytes: new Uint8Array(about.shape[0] * about.shape[1] * about.shape[2]) },
+      { name: "no image", step: 1, levels: 256, low: 0, high: 255, bytes: new Uint8Array(about.shape[0] * about.shape[1] * about.shape[2]) },
     ];
   return opened;
 }
@@ -217,7 +231,7 @@ async function fill(pane) {
   const slope = (image.high - image.low) / Math.max(1, image.levels - 2);
   await nv.addVolumeFromUrl({
     url: "image.nii", name: "image.nii", colormap: "gray",
-    buffer: nifti(image.shape, image.affine, image.bytes, slope, image.low - slope, image.low,
+    buffer: nifti(current.shape, current.affine, image.bytes, slope, image.low - slope, image.low,
       image.high),
   });
   const classes = labelled(current.colours, [...current.classes]);
@@ -274,14 +288,13 @@ function showValues(pane, mm) {
   const { current } = state;
   if (!current || !mm) return;
   const words = [["x", "y", "z"].map((name, i) => `${name} ${mm[i].toFixed(1)}`).join(", ") + " mm"];
+  const n = voxelAt(current, mm);
   for (const image of current.images) {
-    const n = voxelAt(image, mm);
     const grey = n < 0 ? 0 : image.bytes[n];
     const slope = (image.high - image.low) / Math.max(1, image.levels - 2);
     const value = image.low + (grey - 1) * slope;
     words.push(`${image.name} ${grey ? Number(value.toPrecision(3)) : "outside"}`);
   }
-  const n = voxelAt(current, mm);
   const truth = n < 0 || !current.truth ? 0 : current.truth[n];
   if (current.truth) words.push(`truth ${current.classes[truth]}`);
   for (const one of current.predictions) {
@@ -318,10 +331,10 @@ function drawControls() {
     ...current.classes.slice(1).map((name, n) => swatch(current.colours[n + 1], name)),
     ...(isThere("errors") ? ERRORS.slice(1).map((name) => swatch(config.errors[name], name)) : []),
   );
-  const coarse = current.images.filter((image) => image.halved).map((image) => image.name);
+  const coarse = current.images.filter((image) => image.step > 1);
   part("note").textContent =
     `Images in ${current.images[0].levels} grey levels` +
-    (coarse.length ? `, ${coarse.join(" and ")} at half the resolution` : "") +
+    coarse.map((image) => `, ${image.name} averaged over ${image.step} voxels a side`).join("") +
     "; segmentations as they are. The patient\u2019s right is on the left.";
   for (const pane of shownPanes()) drawHeader(pane);
 }
