@@ -11,6 +11,7 @@ import numpy as np
 from segmamba.data.labels import MODALITIES
 from segmamba.data.summary import Fingerprint, MeasuredCase
 from segmamba.files import replacing, write_json
+from segmamba.pictures.figures import legible
 from segmamba.pictures.palette import COLOURS_ON_WHITE
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, 
     ]
     for place in far[-MOST_NAMED:]:
         panel.annotate(
-            ids[place],
+            legible(ids[place]),
             (0.98, place),
             xycoords=("axes fraction", "data"),
             ha="right",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmamba.data.label_sets import LabelSet
-from segmamba.pictures.figures import new_figure, save_figure
+from segmamba.pictures.figures import legible, new_figure, save_figure
 from segmamba.pictures.palette import DARK, ERROR_COLOURS, REGION_COLOURS, Theme
 from segmamba.pictures.panel import (
     draw_errors,
@@ -76,7 +76,7 @@ def picture(
         figure.text(
             GAP_IN / width,
             1 - (height - top + 0.06) / height,
-            view.heading,
+            legible(view.heading),
             color=theme.ink,
             fontsize=11,
             va="top",

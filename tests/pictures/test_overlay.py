@@ -161,6 +161,14 @@ def test_headings_are_shown_as_they_are_written(view, tmp_path):
     assert draw_cases(tmp_path / "x.png", [view, view]).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_name_that_the_font_lacks_is_drawn_without_a_warning(view, tmp_path):
+    named = replace(view, heading="M\u00fcller \N{BRAIN} \u60a3\u8005")
+    (heading,) = picture([named]).texts
+    assert heading.get_text().startswith("M\u00fcller \ufffd ")
+    draw_cases(tmp_path / "x.png", [named])
+
+
 def test_a_light_picture_differs_from_a_dark_one_around_the_images_only(view):
     dark, light = (picture([view], theme) for theme in (DARK, LIGHT))
     assert (pixels(dark)[0, 0] == 0).all() and (pixels(light)[0, 0] == 255).all()

@@ -129,6 +129,17 @@ def test_an_image_that_was_averaged_lies_where_it_was(tmp_path, opened, monkeypa
     assert (float(said["T1ce"]) > 50, said["truth"]) == (False, "background")
 
 
+def test_segmentations_without_any_image_are_shown_too(tmp_path, opened):
+    path = tmp_path / "bare.html"
+    case = encode_case(made_view(images={}))
+    path.write_text(f"<!DOCTYPE html><meta charset=utf-8>{viewer_section([case], 1)}")
+    shown = opened(path).wait()
+    start = shown.press("a")
+    assert start.std() > 5 and changed(start, shown.press("p")) > 0.005
+    assert "truth ED" in shown.values() and "no image outside" in shown.values()
+    shown.assert_silent_and_alone()
+
+
 def test_two_predictions_stand_side_by_side_on_the_same_slice(page, opened):
     shown = opened(page, width=1400).wait()
     shown.page.click('[data-case="2"]')
