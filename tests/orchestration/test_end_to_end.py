@@ -268,7 +268,9 @@ def test_the_examples_of_a_study_are_predicted_again_for_its_viewer(study, capsy
     output = study[0] / "Results"
     words = ["segmamba", "report", "ablate_depth_Run01", "--viewer", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*words, "--output", str(output)])
-    main()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
     folder = output / "ablate_depth_Run01"
     page = (folder / "viewer.html").read_text(encoding="utf-8")
     assert f"viewer   {folder / 'viewer.html'}" in capsys.readouterr().out
