@@ -104,6 +104,8 @@ def test_the_page_of_an_evaluation_works_in_a_browser(evaluation_page, opened):
     assert NAMES[0] in shown.page.text_content(".viewer-pane header")
     assert before.std() > 10 and (before != shown.pixels()).any()
     assert_inside_everywhere(shown)
+    assert shown.page.locator(".viewer-print").is_visible(), "in print, as it is now"
+    assert not shown.page.locator(".viewer").is_visible()
     shown.assert_silent_and_alone()
 
 

@@ -39,6 +39,7 @@ def test_an_arm_without_the_baselines_seed_is_shown_by_the_next_one_or_not_at_al
 
 def test_the_page_says_what_is_missing_and_the_report_links_to_it(tmp_path):
     study = synthetic_study(phantom=True)
+    (tmp_path / "report.html").touch()
     named = replace(study, baseline="<b>0</b>")
     cases = [encode_case(made_view(), group="worst of depth 1")]
     page = write_viewer(tmp_path, named, cases, 9, ["depth 4, seed 0: its weights <x> are gone"])
