@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=8, help="of both arms together")
     parser.add_argument("--epochs", type=int, default=30, help="of a trial, 100 steps each")
     parser.add_argument("--gpus-per-trial", default="1", metavar="N")
+    parser.add_argument("--cpus", default="0", metavar="N", help="of the study; 0 is all")
     parser.add_argument("--starts", nargs="+", choices=GOALS, default=list(GOALS))
     parser.add_argument("--cases", type=int, default=40, help="phantoms")
     parser.add_argument("--data", metavar="DIR")
@@ -164,9 +165,9 @@ class Busy:
     def __init__(self) -> None:
         self._samples: list[float] = []
         query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "500"]
-        program = shutil.which("nvidia-smi")
+        program = nvidia_smi()
         self._process = (
-            subprocess.Popen([program, *query], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen([*program, *query], stdout=subprocess.PIPE, text=True)
             if program
             else None
         )
@@ -190,15 +191,18 @@ class Busy:
 
 def gpu_names() -> list[str]:
     """The GPUs of this machine, without importing torch."""
-    program = shutil.which("nvidia-smi")
+    program = nvidia_smi()
     if not program:
         return []
-    return subprocess.run(
-        [program, "--query-gpu=name", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")[:-1]
+    query = ["--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run([*program, *query], capture_output=True, text=True, check=True)
+    return done.stdout.split("\n")[:-1]
+
+
+def nvidia_smi() -> list[str]:
+    """The command that asks for the GPUs that a study sees; [] where there is none."""
+    program, seen = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [program, *(["-i", seen] if seen else [])] if program else []
 
 
 def _settings(options: argparse.Namespace) -> dict[str, object]:
@@ -216,7 +220,15 @@ def _run(options: argparse.Namespace, folder: Path) -> None:
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-u", str(ROOT / "experiments" / "ablate_depth.py")]
-    command += ["--preset", "quick", "--seeds", str(options.trials // len(ARMS)), "--fresh"]
+    command += [
+        "--cpus",
+        options.cpus,
+        "--preset",
+        "quick",
+        "--seeds",
+        str(options.trials // len(ARMS)),
+        "--fresh",
+    ]
     command += [part for arm in ARMS for part in ("--arms", arm)]
     command += ["--data", options.data, "--labels", options.labels] if options.data else []
     command += ["--gpus-per-trial", options.gpus_per_trial] if not options.tiny else []

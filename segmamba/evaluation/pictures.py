@@ -128,7 +128,8 @@ def draw_worst(evaluation: Evaluation, path: Path) -> Path:
     for case in worst:
         view = pair_view(pairs[case], f"{case}: mean Dice {scores[case]:.2f}, {rule}", SHOWN)
         views.append(view.cut(surroundings(view.tumour())))
-    return draw_cases(path, views)
+    draw_cases(path, views)
+    return path
 
 
 def draw_differences(comparison: Comparison, path: Path) -> Path:

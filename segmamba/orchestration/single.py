@@ -94,6 +94,7 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
     from segmamba.training.compiler_cache import CompilerCache
     from segmamba.training.drawing import Pictures
     from segmamba.training.record import record_environment
+    from segmamba.training.saving import saver_for
 
     CompilerCache.below(results).use(threads=os.cpu_count() or 1)
     device, store = choose_device(options.device), _store(results)
@@ -114,7 +115,7 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
             log.log_config(config.to_flat_dict())
             run.begin()
             with observer.stop_explains_errors():
-                for epoch in run.train(config, Pictures(folder)):
+                for epoch in run.train(config, Pictures(folder), saver_for(device)):
                     observer.on_epoch(epoch)
                 final = run.test(config)
         _mark(folder, finished=ending.sent)

@@ -43,7 +43,7 @@ def draw_cases(
     views: Sequence[CaseView],
     theme: Theme = DARK,
     columns: Sequence[Column] | None = None,
-) -> Path:
+) -> None:
     """Draw cases below each other, as a PNG.
 
     A row is a plane. Its panels are the image; truth, prediction and errors where there are both;
@@ -54,12 +54,8 @@ def draw_cases(
         views: The cases; at least one, all of one label set.
         theme: What surrounds the panels.
         columns: What is shown instead.
-
-    Returns:
-        `path`.
     """
     save_figure(picture(views, theme, columns), path)
-    return path
 
 
 def picture(

@@ -16,10 +16,9 @@ from segmamba.config import Config
 from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.label_sets import label_set
 from segmamba.data.loader import Batch, patches_per_epoch
-from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
 from segmamba.errors import RunStopped, UserError
-from segmamba.evaluation.cases import CaseScores, means, validate
+from segmamba.evaluation.cases import CaseScores, Validator, means
 from segmamba.models import build_model
 from segmamba.training.callback import Callback
 from segmamba.training.compiling import computing
@@ -132,6 +131,7 @@ def _epochs(
     callback: Callback,
 ) -> Iterator[Epoch]:
     """Yield the epochs after the first `done`."""
+    validator = Validator(config, device)
     for epoch in range(done + 1, config.train.epochs + 1):
         early_stop = config.train.early_stop_epochs
         if early_stop and epoch - 1 - best.epoch >= early_stop:
@@ -147,8 +147,9 @@ def _epochs(
         rows: list[CaseScores] = []
         is_best = False
         if epoch % config.train.validate_every_epochs == 0 or epoch == config.train.epochs:
-            cases = _watched(data.validation, epoch, callback)
-            rows = validate(learner.average.model, cases, config, device)
+            for row in validator.scores(learner.average.model, data.validation):
+                rows.append(row)
+                callback.on_validation_case(epoch, len(rows))
             metrics |= means(rows, "val")
             metrics["time/validate_s"] = time.perf_counter() - trained
             is_best = metrics["val/dice_mean"] > best.dice
@@ -266,12 +267,6 @@ def augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]
         for e, i in zip(batch.epoch, batch.index, strict=True)
     ]
     return augment(batch.image, batch.label, plans)
-
-
-def _watched(cases: list[PreparedCase], epoch: int, callback: Callback) -> Iterator[PreparedCase]:
-    for done, case in enumerate(cases):
-        yield case
-        callback.on_validation_case(epoch, done + 1)
 
 
 def _begin(

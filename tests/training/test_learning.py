@@ -123,12 +123,12 @@ def test_the_average_is_what_the_recurrence_gives_and_what_is_validated_and_kept
         {"learning.ema_decay": 0.3, "train.epochs": 2, "train.steps_per_epoch": 3}
     )
     seen = []
-    original = fit_module.validate
+    original = fit_module.Validator.scores
     monkeypatch.setattr(
-        fit_module,
-        "validate",
-        lambda model, *rest: (
-            seen.append(copy.deepcopy(model.state_dict())) or original(model, *rest)
+        fit_module.Validator,
+        "scores",
+        lambda self, model, *rest: (
+            seen.append(copy.deepcopy(model.state_dict())) or original(self, model, *rest)
         ),
     )
     trajectory = []

@@ -30,6 +30,7 @@ from segmamba.training.compiler_cache import CompilerCache
 from segmamba.training.compiling import compile_decision
 from segmamba.training.record import record_environment
 from segmamba.training.run_folder import RunFolder
+from segmamba.training.saving import AtOnce, saver_for
 
 LESS_MEMORY_TAG = "activation_checkpointing"
 
@@ -155,7 +156,9 @@ def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any
     for part, until in parts(config, trial.stages, folder):
         if plan.round_every:
             report_again(folder, trial.stages[-1].epoch, plan.round_every, config)
-        for epoch in run.train(part):
+        # The other members of a population copy the checkpoint of a round as soon as it is there.
+        saver = AtOnce() if plan.round_every else saver_for(trial.device)
+        for epoch in run.train(part, saver=saver):
             report = {"epoch": epoch.number, "epochs": epochs} | epoch.metrics
             report_epoch(report, folder, plan.round_every)
             if epoch.number == until < epochs:
