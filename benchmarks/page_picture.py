@@ -3,12 +3,12 @@
     python benchmarks/page_picture.py predictions/predictions.html [--keys e] [--output FILE]
 
 It needs playwright and a Chromium (`apt install chromium`). The documentation's picture is of the
-demo preset's network and of phantoms:
+demo preset's network and of Phantom_002, Phantom_005 and Phantom_009, copied to the folder `three`:
 
     segmamba train --preset demo
     segmamba predict --checkpoint Results/SegMamba_Run01 \\
-        --input Results/phantom/* --output out --html
-    python benchmarks/page_picture.py out/predictions.html
+        --input three --labels brats2018 --output out --html --uncertainty
+    python benchmarks/page_picture.py out/predictions.html --height 980
 """
 
 from __future__ import annotations
