@@ -192,11 +192,14 @@ def _record(function: Function, x: Tensor, device: torch.device) -> _Recording |
 
 
 def _break_off(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> None:
-    """End for torch's allocator a capture that CUDA has ended.
+    """End for torch's allocator and its random numbers a capture that CUDA has ended.
 
-    Else it would give no cached memory back to the driver any more.
+    Else the one would give no cached memory back to the driver any more, and the other would refuse
+    to count outside of the capture.
     """
     _UNFINISHED.append(graph)
+    generator = torch.cuda.default_generators[device.index]
+    generator.graphsafe_set_state(generator.clone_state())
     with contextlib.suppress(RuntimeError):  # it has ended it, or never begun
         torch._C._cuda_endAllocateToPool(device.index, pool)
         torch._C._cuda_releasePool(device.index, pool)
