@@ -19,16 +19,17 @@ import torch
 
 from segmamba.config import AugmentConfig
 from segmamba.data.augment import augment, draw_augmentation
+from segmamba.data.label_sets import GLIOMA
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.data.phantom import KINDS, make_case
 from segmamba.data.working_grid import zscore
+from segmamba.pictures.figures import new_figure, save_figure
+from segmamba.pictures.overlay import add_legend
+from segmamba.pictures.palette import DARK
+from segmamba.pictures.panel import draw_image, draw_outlines, draw_scale
+from segmamba.pictures.view import CaseView
 
 SIZE, PATCH, T1CE = (240, 240, 155), (176, 176, 64), MODALITIES.index("T1ce")
-OUTLINES = {
-    2: ("tab:green", "ED"),
-    3: ("yellow", "ET"),
-    1: ("tab:red", "NCR"),
-}  # drawn in this order
 RANGES = AugmentConfig()
 
 
@@ -77,11 +78,6 @@ def patch_of(seed: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def draw(image: torch.Tensor, label: torch.Tensor, path: Path) -> None:
     """Draw every entry of SHOWN on one image (1, 4, D, H, W) with its label (1, D, H, W)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     off = AugmentConfig(
         flip_probability=0,
         rotate90_probability=0,
@@ -91,32 +87,19 @@ def draw(image: torch.Tensor, label: torch.Tensor, path: Path) -> None:
     )
     nothing = draw_augmentation(off, 0, 1, 0, len(MODALITIES))
     axial = int(label[0].count_nonzero((0, 1)).argmax())
-    low, high = np.percentile(image[0, T1CE][image[0, T1CE] != 0], (0.5, 99.7))
-    figure, axes = pyplot.subplots(3, 4, figsize=(10, 8), facecolor="black", layout="constrained")
-    for ax, (name, changes) in zip(axes.flat, SHOWN.items(), strict=True):
+    figure = new_figure(figsize=(10, 8.2), facecolor=DARK.page)
+    figure.subplots_adjust(0.01, 0.05, 0.99, 0.96, 0.03, 0.14)
+    for panel, (name, changes) in zip(figure.subplots(3, 4).flat, SHOWN.items(), strict=True):
         out, out_label = augment(image, label, [replace(nothing, **changes)])
-        picture, classes = (
-            out[0, T1CE, :, :, axial].numpy().T[::-1, ::-1],
-            out_label[0, :, :, axial].numpy().T[::-1, ::-1],
+        view = CaseView(
+            name, {"T1ce": out[0, T1CE].numpy()}, np.eye(4), GLIOMA, truth=out_label[0].numpy()
         )
-        ax.imshow(np.where(picture == 0, low, picture), cmap="gray", vmin=low, vmax=high)
-        for value, (colour, _) in OUTLINES.items():
-            if (classes == value).any():
-                ax.contour(classes == value, [0.5], colors=[colour], linewidths=0.7)
-        ax.set_title(name, color="white", fontsize=10)
-        ax.axis("off")
-    handles = [
-        pyplot.Line2D([], [], color=colour, label=name) for colour, name in OUTLINES.values()
-    ]
-    axes[2, 3].legend(
-        handles=handles,
-        loc="lower right",
-        fontsize=7,
-        facecolor="black",
-        labelcolor="white",
-        framealpha=0.6,
-    )
-    figure.savefig(path, dpi=100)
+        draw_image(panel, view, "T1ce", 2, axial)
+        draw_scale(panel)
+        draw_outlines(panel, view, out_label[0].numpy(), 2, axial)
+        panel.set_title(name, color=DARK.ink, fontsize=10)
+    add_legend(figure, [view], DARK)
+    save_figure(figure, path)
 
 
 def main() -> None:

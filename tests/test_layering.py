@@ -15,6 +15,7 @@ PACKAGE = Path(segmamba.__file__).parent
 FLOW = (
     "config",
     "data",
+    "pictures",
     "models",
     "inference",
     "evaluation",

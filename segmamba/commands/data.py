@@ -117,7 +117,8 @@ def summary(
 
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.data.summary import summarise
-    from segmamba.data.summary_report import render, write_summary
+    from segmamba.data.summary_report import render
+    from segmamba.pictures.data_summary import write_summary
 
     with progress_bar("measuring cases") as progress:
         fingerprint, measured = summarise(

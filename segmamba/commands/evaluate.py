@@ -17,6 +17,7 @@ from segmamba.commands.shared import (
     ReadingSetOption,
     RuleOption,
     console,
+    note_on_viewer,
     print_json,
     progress_bar,
     reading,
@@ -77,6 +78,12 @@ def evaluate(
             metavar="DIR",
         ),
     ] = RESULTS / "evaluation",
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html", help="Also write evaluation.html: tables to sort, and cases to look at."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a folder of predictions under named rules.
@@ -106,6 +113,11 @@ def evaluate(
             progress=progress,
         )
     written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
+    if html:
+        from segmamba.evaluation.page import write_page
+
+        written.append(write_page(output, evaluation))
+        note_on_viewer(written[-1])
     if as_json:
         print_json(evaluation.about | evaluation.summary)
         return

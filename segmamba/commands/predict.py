@@ -19,6 +19,7 @@ from segmamba.commands.shared import (
     OrientationOption,
     SetOption,
     console,
+    note_on_viewer,
     print_json,
     progress_bar,
     with_orientation,
@@ -29,7 +30,8 @@ from segmamba.screen import print_line
 
 if TYPE_CHECKING:
     from segmamba.config.header import HeaderRules
-    from segmamba.inference.outputs import Outputs
+    from segmamba.data.case import Case
+    from segmamba.inference.outputs import Outcome, Outputs
     from segmamba.inference.predictor import Predictor
 
 SHOWN = 5  # cases that a line names
@@ -266,6 +268,8 @@ def run_prediction(
     for warning in warnings_on_missing(predictor, outcomes):
         print_line(screen, f"warning: {warning}")
     record = write_record(predictor, outcomes, outputs, names)
+    if outputs.page:
+        _write_page(predictor, cases, outcomes, outputs)
     if as_json:
         print_json(record)
     else:
@@ -273,6 +277,23 @@ def run_prediction(
     if any(outcome.traceback for outcome in outcomes):
         return 1
     return 2 if any(outcome.state == FAILED for outcome in outcomes) else 0
+
+
+def _write_page(
+    predictor: Predictor, cases: Sequence[Case], outcomes: Sequence[Outcome], outputs: Outputs
+) -> None:
+    """Write predictions.html, and say so where the viewer is left out."""
+    from segmamba.evaluation.prediction_page import write_prediction_page
+
+    page = write_prediction_page(
+        outputs,
+        cases,
+        outcomes,
+        predictor.summary,
+        predictor.labels,
+        phantoms_only=all(not member.config.data.source for member in predictor.members),
+    )
+    note_on_viewer(page)
 
 
 def _registered(address: str, results: Path, device: str, options: dict[str, Any]) -> Predictor:

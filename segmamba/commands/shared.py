@@ -17,7 +17,7 @@ import typer
 
 from segmamba.config import PRESETS, DataConfig, field_docs, parse_assignments, preset
 from segmamba.errors import UserError
-from segmamba.screen import Progress
+from segmamba.screen import Progress, print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -286,6 +286,17 @@ def console(**options: Any) -> "Console":
     made = Console(**options)
     made.width = min(made.width, COLUMNS) if made.is_terminal else COLUMNS
     return made
+
+
+def note_on_viewer(page: Path) -> None:
+    """Say on stderr how a page gets its viewer, where NiiVue is not installed."""
+    from segmamba.pictures.niivue import INSTALL, niivue_is_installed
+
+    if not niivue_is_installed():
+        print_line(
+            console(stderr=True),
+            f"note: {page.name} has no viewer of all slices, which needs NiiVue: {INSTALL}",
+        )
 
 
 def print_json(value: object) -> None:

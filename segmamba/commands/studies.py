@@ -1,11 +1,20 @@
 """segmamba studies, segmamba report: what has run, and a report drawn again."""
 
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from segmamba.commands.shared import RESULTS, JsonOption, OutputOption, console, print_json
+from segmamba.commands.shared import (
+    RESULTS,
+    DeviceOption,
+    JsonOption,
+    OutputOption,
+    console,
+    note_on_viewer,
+    print_json,
+)
 from segmamba.commands.study_result import print_result
 from segmamba.screen import points, print_line
 
@@ -31,21 +40,38 @@ def report(
             metavar="STUDY",
         ),
     ],
+    viewer: Annotated[
+        bool,
+        typer.Option(
+            "--viewer",
+            help="Also write viewer.html: of each arm the worst, median and best case beside the "
+            "baseline's, predicted again by the tested checkpoints.",
+        ),
+    ] = False,
+    device: DeviceOption = "auto",
     output: OutputOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a study's report again.
 
-    Everything in the report comes from MLflow.
+    Everything in the report comes from MLflow; the viewer needs checkpoints and data as well.
     """
     from rich.console import Console
 
-    from segmamba.orchestration.listing import redraw
+    from segmamba.orchestration.listing import redraw, redraw_with_viewer
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if as_json else sys.stdout)
 
-    result, folder = redraw(output, study)
+    if viewer:
+        from segmamba.screen import progress_lines
+
+        steps = partial(progress_lines, console(stderr=True))
+        result, folder, page = redraw_with_viewer(output, study, device, steps)
+        say(f"viewer   {page}")
+        note_on_viewer(page)
+    else:
+        result, folder = redraw(output, study)
     screen = Console(stderr=as_json, soft_wrap=False)
     print_result(result, folder, screen, say, as_json=as_json)
 

@@ -157,19 +157,6 @@ LABEL_SETS = {s.name: s for s in (GLIOMA, POST_TREATMENT, PEDIATRIC)}
 EVERY_REGION = tuple(dict.fromkeys(r for s in LABEL_SETS.values() for r in s.regions))
 """The regions of all label sets, each once."""
 
-REGION_COLOURS = {
-    "ET": "#d55e00",
-    "TC": "#f0e442",
-    "WT": "#56b4e9",
-    "RC": "#cc79a7",
-    "NETC": "#009e73",
-    "CC": "#0072b2",
-    "ED": "#e69f00",
-}
-"""Colours of the regions, which colour-blind readers tell apart (Okabe & Ito 2008)."""
-COLOURS_ON_WHITE = REGION_COLOURS | {"TC": "#c9a800"}
-"""The same for dots and lines on white, where that yellow is hardly seen."""
-
 
 def label_set(name: str) -> LabelSet:
     """Look up a label set.

@@ -1,13 +1,10 @@
-"""The fingerprint of a data set as files and on the screen."""
+"""The fingerprint of a data set on the screen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmamba.data.summary import QUANTILES, Fingerprint, MeasuredCase
-from segmamba.files import write_json
+from segmamba.data.summary import QUANTILES, Fingerprint
 from segmamba.screen import print_line
 
 if TYPE_CHECKING:
@@ -15,35 +12,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_SHOWN = 4  # shapes or spacings that are listed one by one
-
-
-def write_summary(
-    folder: str | Path, fingerprint: Fingerprint, measured: Sequence[MeasuredCase]
-) -> list[Path]:
-    """Write the fingerprint and its pictures.
-
-    Args:
-        folder: Where the files go; made if need be.
-        fingerprint: As `summarise` gives it.
-        measured: The measured cases.
-
-    Returns:
-        The paths of summary.json, intensities.png, grids.png and, where there is a tumour,
-        volumes.png.
-    """
-    from segmamba.data.summary_pictures import draw_grids, draw_intensities, draw_volumes
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [
-        write_json(folder / "summary.json", fingerprint),
-        draw_intensities(folder / "intensities.png", measured),
-        draw_grids(folder / "grids.png", measured),
-    ]
-    volumes_ml = [case.volumes_ml for case in measured if case.volumes_ml is not None]
-    if any(volumes["WT"] for volumes in volumes_ml):
-        written.append(draw_volumes(folder / "volumes.png", volumes_ml))
-    return written
 
 
 def render(fingerprint: Fingerprint, console: Console) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from segmamba.config.header import HeaderRules
 from segmamba.data.cases import AUTO
 from segmamba.data.label_sets import GLIOMA, LabelSet, common_set, label_set, readable_as
-from segmamba.data.labels import convention, to_classes
+from segmamba.data.labels import MODALITIES, convention, to_classes
 from segmamba.data.patients import patients_by_id
-from segmamba.data.volumes import grid_finding, read_file
+from segmamba.data.volumes import Volume, grid_finding, read_file
 from segmamba.errors import UserError
 from segmamba.evaluation.segmentations import (
     Truth,
@@ -21,6 +21,7 @@ from segmamba.evaluation.segmentations import (
     true_segmentations,
 )
 from segmamba.inference.record import recorded_conventions
+from segmamba.pictures.view import CaseView
 
 ERROR_ON, SKIP, EMPTY = MISSING = ("error", "skip", "empty")
 """What becomes of a case without prediction."""
@@ -177,10 +178,16 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     Raises:
         UserError: The grids differ, or a value lies outside its label convention.
     """
+    pred, truth, volume = _read_both(pair)
+    return pred, truth, volume.spacing_mm
+
+
+def _read_both(pair: Pair) -> tuple[np.ndarray, np.ndarray, Volume]:
+    """Prediction, truth, and the truth's file, which says where they lie."""
     true = read_file(pair.truth, pair.header)
     truth = to_classes(true.array, pair.truth_labels, pair.truth, pair.classes)
     if pair.pred is None:
-        return np.zeros_like(truth), truth, true.spacing_mm
+        return np.zeros_like(truth), truth, true
     predicted = read_file(pair.pred, pair.header)
     if finding := grid_finding(pair.id, predicted.grid(pair.pred), true.grid(pair.truth)):
         raise UserError(finding.text)
@@ -188,7 +195,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
         pred = to_classes(predicted.array, pair.pred_labels, pair.pred, pair.classes)
     except UserError as error:
         raise UserError(str(error).replace("--labels", "--prediction-labels")) from error
-    return pred, truth, true.spacing_mm
+    return pred, truth, true
 
 
 def read_image(pair: Pair, modality: str) -> np.ndarray | None:
@@ -206,3 +213,23 @@ def read_image(pair: Pair, modality: str) -> np.ndarray | None:
     dimensions = 4 if pair.channels else 3
     volume = read_file(pair.images[modality], pair.header, dimensions=dimensions).array
     return np.float32(volume[..., pair.channels[modality]] if pair.channels else volume)
+
+
+def pair_view(pair: Pair, heading: str, modalities: Sequence[str] = MODALITIES) -> CaseView:
+    """Read a case as a picture shows it.
+
+    Args:
+        pair: The case.
+        heading: What the picture calls it.
+        modalities: The images that are read, of those that there are on the truth's grid.
+
+    Returns:
+        Images, truth and prediction on the grid of the truth's file.
+
+    Raises:
+        UserError: As `read_pair`, or an image is damaged.
+    """
+    pred, truth, volume = _read_both(pair)
+    images = {modality: read_image(pair, modality) for modality in modalities}
+    on_grid = {m: i for m, i in images.items() if i is not None and i.shape == truth.shape}
+    return CaseView(heading, on_grid, volume.affine, pair.classes, truth, pred)

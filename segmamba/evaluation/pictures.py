@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.data.label_sets import MEAN, REGION_COLOURS
-from segmamba.evaluation.folders import read_image, read_pair
+from segmamba.data.label_sets import MEAN
+from segmamba.evaluation.folders import pair_view
 from segmamba.evaluation.score import ScoreRow
 from segmamba.evaluation.summary import case_values, regions_of
-from segmamba.pictures import (
-    add_outline_legend,
-    busiest_slices,
-    draw_plane,
-    new_figure,
-    save_figure,
-    surroundings,
-)
+from segmamba.pictures.figures import new_figure, save_figure
+from segmamba.pictures.overlay import draw_cases
+from segmamba.pictures.palette import COLOURS_ON_WHITE
+from segmamba.pictures.view import surroundings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +26,8 @@ if TYPE_CHECKING:
 WORST = 4
 """How many of the worst cases are shown."""
 GREY = "#7f7f7f"
-MODALITY = "T1ce"
-"""The image behind the outlines."""
+SHOWN = ("T1ce", "FLAIR")
+"""The images of the worst cases."""
 
 
 def write_pictures(folder: str | Path, evaluation: Evaluation) -> list[Path]:
@@ -87,7 +83,7 @@ def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) 
     names = (*regions_of(rows), MEAN)
     for place, region in enumerate(names):
         values = np.array(list(case_values(rows, rule, region, metric).values()))
-        colour = REGION_COLOURS.get(region, GREY)
+        colour = COLOURS_ON_WHITE.get(region, GREY)
         box = {"facecolor": colour, "alpha": 0.35, "edgecolor": "none"}
         panel.boxplot(
             values,
@@ -115,9 +111,7 @@ def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) 
 
 
 def draw_worst(evaluation: Evaluation, path: Path) -> Path:
-    """Draw three planes through the tumour for the WORST cases by mean Dice under the first rule.
-
-    Truth is solid and prediction dashed.
+    """Draw truth, prediction and errors of the WORST cases by mean Dice under the first rule.
 
     Args:
         evaluation: The result of `evaluate`.
@@ -129,20 +123,12 @@ def draw_worst(evaluation: Evaluation, path: Path) -> Path:
     rule = next(iter(evaluation.summary["scores"]))
     scores = case_values(evaluation.rows, rule, MEAN, "dice")
     worst = sorted(scores, key=lambda case: scores[case])[:WORST]
-    figure = new_figure(figsize=(9, 3.1 * len(worst) + 0.5), layout="constrained")
-    grid = figure.subplots(len(worst), 3, squeeze=False)
     pairs = {pair.id: pair for pair in evaluation.pairs}
-    for panels, case in zip(grid, worst, strict=True):
-        pred, truth, _ = read_pair(pairs[case])
-        image = read_image(pairs[case], MODALITY)
-        image = (truth > 0).astype(np.float32) if image is None else image
-        tumour = truth > 0 if truth.any() else pred > 0
-        box, centre = surroundings(tumour), busiest_slices(tumour)
-        for axis, panel in enumerate(panels):
-            draw_plane(panel, image, truth, pred, pairs[case].classes, axis, centre[axis], box)
-        panels[0].set_title(f"{case}\nmean Dice {scores[case]:.2f}, {rule}", fontsize=9, loc="left")
-    add_outline_legend(figure, evaluation.pairs[0].classes)
-    save_figure(figure, path)
+    views = []
+    for case in worst:
+        view = pair_view(pairs[case], f"{case}: mean Dice {scores[case]:.2f}, {rule}", SHOWN)
+        views.append(view.cut(surroundings(view.tumour())))
+    draw_cases(path, views)
     return path
 
 
@@ -191,7 +177,7 @@ def _draw_difference(
         place + rng.uniform(-0.2, 0.1, len(points)),
         points,
         s=12,
-        color=REGION_COLOURS.get(paired.region, GREY),
+        color=COLOURS_ON_WHITE.get(paired.region, GREY),
         alpha=0.7,
         edgecolors="0.3",
         linewidths=0.3,

@@ -31,11 +31,13 @@ from segmamba.data.labels import convention, written_values
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.files import write_text
+from segmamba.inference.native_view import native_view
 from segmamba.inference.nifti_writer import Reference, write_labels, write_shares
 from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome, Outputs, writing_to
-from segmamba.inference.overlay import draw_overlay, thumbnail
 from segmamba.inference.predictor import Predictor
 from segmamba.inference.prepared_scan import Analysis, PreparedScan
+from segmamba.pictures.overlay import draw_cases, thumbnail
+from segmamba.pictures.view import surroundings
 
 READERS = min(8, os.cpu_count() or 1)
 """Threads that read; each holds one case: 200 MiB at 240x240x155."""
@@ -43,6 +45,8 @@ WRITERS = 2
 """Threads that write."""
 
 LOG = "failures.log"
+MARGIN = 1 / 50
+"""By how much pictures show more than the brain, in sides of the volume."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -169,6 +173,7 @@ def _written(
 ) -> Outcome:
     classes = predictor.finish(analysis)
     reference = Reference.of(case)
+    picture = _draw(case, classes, predictor.labels, outputs)
     _write(predictor, case, analysis, classes, reference, outputs)
     voxel_ml = float(np.prod(reference.spacing_mm)) / 1000
     masks = region_dict(classes, predictor.labels)
@@ -180,7 +185,7 @@ def _written(
         predict_s=predict_s,
         mean_entropy=_mean_entropy(analysis),
         findings=analysis.prepared.findings,
-        thumbnail=thumbnail(analysis.prepared, classes, predictor.labels) if outputs.page else b"",
+        thumbnail=picture,
     )
 
 
@@ -201,10 +206,21 @@ def _write(
     for kind, values in maps.items():
         if values is not None:
             write_shares(files[kind], prepared.whole(values), reference)
-    if "overlay" in files:
-        draw_overlay(files["overlay"], case.id, prepared, classes, predictor.labels)
     convention_name = outputs.convention_for(case, predictor.labels)
     write_labels(files["labels"], classes, reference, convention_name, predictor.labels)
+
+
+def _draw(case: Case, classes: np.ndarray, labels: LabelSet, outputs: Outputs) -> bytes:
+    """Draw what is asked for; returns the picture for the page, where there is to be one."""
+    if not (outputs.overlay or outputs.page):
+        return b""
+    view = native_view(case, classes, labels)
+    view = view.cut(surroundings(view.brain() | (classes > 0), MARGIN))
+    if outputs.overlay:
+        heading = case.id if classes.any() else f"{case.id}: no tumour found"
+        path = outputs.files(case.id, 1)["overlay"]
+        draw_cases(path, [replace(view, heading=heading)])
+    return thumbnail(view) if outputs.page else b""
 
 
 def _whole_probability(

@@ -18,7 +18,6 @@ from segmamba.data.missing import ZEROS
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.inference.outputs import FAILED, SKIPPED, Outcome, Outputs, writing_to
-from segmamba.inference.page import write_page
 from segmamba.json_files import read_json
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def begin_record(
 def write_record(
     predictor: "Predictor", outcomes: Sequence[Outcome], outputs: Outputs, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Write predictions.json, and the page where it is asked for.
+    """Write predictions.json.
 
     Args:
         predictor: Who predicted.
@@ -156,9 +155,6 @@ def write_record(
     }
     with writing_to(outputs):
         write_json(outputs.folder / RECORD, record)
-        if outputs.page:
-            page = outputs.folder / "predictions.html"
-            write_page(page, outcomes, predictor.summary, predictor.labels)
     return record
 
 

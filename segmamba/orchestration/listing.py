@@ -14,6 +14,7 @@ from segmamba.orchestration.tracking.store import Store, open_store, store_uri
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, study_runs
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.reports.report import write_report
+from segmamba.screen import Steps
 from segmamba.studies.comparison import Asked, compare
 from segmamba.studies.results import Study
 from segmamba.training.run_folder import next_run_folder
@@ -54,6 +55,32 @@ def redraw(output: Path, name: str) -> tuple[Study, Path]:
     folder = Path(recorded) if there else Path(output).resolve() / study.name
     write_report(study, folder)
     return study, folder
+
+
+def redraw_with_viewer(
+    output: Path, name: str, device: str, steps: Steps
+) -> tuple[Study, Path, Path]:
+    """Write viewer.html of a study, and its report, which then links there.
+
+    Args:
+        output: The folder of results.
+        name: Of the study, as `redraw` takes it.
+        device: Where the networks predict: "auto", "cpu", "cuda" or "cuda:1".
+        steps: Shows the progress.
+
+    Returns:
+        The study, its folder, and the viewer's page.
+
+    Raises:
+        UserError: There is no such study, or its weights or its data are gone; the report is
+            written all the same.
+    """
+    from segmamba.orchestration.study_viewer import draw_viewer
+
+    study, folder = redraw(output, name)
+    page = draw_viewer(study, folder, output, device, steps)
+    write_report(study, folder)
+    return study, folder, page
 
 
 def compare_studies(

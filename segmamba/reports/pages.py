@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
+VIEWER = "viewer.html"
+"""The page of a study's cases, beside its report."""
+
+
 def plain(value: Any) -> str:
     """A setting's value as a reader would write it.
 

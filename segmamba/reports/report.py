@@ -14,7 +14,7 @@ from segmamba.evaluation.patients import counted
 from segmamba.files import write_text
 from segmamba.reports.difference_rows import difference_table, estimate_and_interval
 from segmamba.reports.exports import TABLE_FILES, write_tables
-from segmamba.reports.pages import plain, template
+from segmamba.reports.pages import VIEWER, plain, template
 from segmamba.reports.reading import reading_of, standing_rows
 from segmamba.reports.subset_figures import subset_table
 from segmamba.reports.tables import (
@@ -108,6 +108,7 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "varied": _varied(study),
         "config": {name: plain(value) for name, value in study.config.items()},
         "sets": _sets(study.data),
+        "viewer": VIEWER if (folder / VIEWER).exists() else "",
     }
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from segmamba.files import write_bytes
-from segmamba.training.plots import Shown, draw_predictions, draw_training_curves
+from segmamba.pictures.overlay import draw_cases
+from segmamba.pictures.view import CaseView
+from segmamba.training.plots import draw_training_curves
 from segmamba.training.run_folder import EPOCH_METRICS, RunFolder, read_epochs
 
 
@@ -19,7 +21,7 @@ class PictureDrawer(Protocol):
     draws: bool
     """Whether `order` draws."""
 
-    def order(self, shown: list[Shown], path: Path) -> None:
+    def order(self, shown: list[CaseView], path: Path) -> None:
         """Have some cases drawn to `path`, and the run's curves."""
 
     def finished(self) -> list[Path]:
@@ -34,7 +36,7 @@ class NoPictures:
 
     draws = False
 
-    def order(self, shown: list[Shown], path: Path) -> None:
+    def order(self, shown: list[CaseView], path: Path) -> None:
         """Do nothing."""
 
     def finished(self) -> list[Path]:
@@ -57,7 +59,7 @@ class Pictures:
         self._waiting: list[tuple[Path, Path]] = []  # (file of the cases to show, picture)
         self._drawing: tuple[BaseProcess, Path] | None = None
 
-    def order(self, shown: list[Shown], path: Path) -> None:
+    def order(self, shown: list[CaseView], path: Path) -> None:
         """Have some cases drawn to `path`, once the pictures before it are done."""
         pending = path.with_suffix(".pending")
         write_bytes(pending, pickle.dumps(shown))
@@ -104,7 +106,7 @@ def _draw(pending: Path, path: Path, history: Path, curves: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(10)
-    draw_predictions(pickle.loads(pending.read_bytes()), path)
+    draw_cases(path, pickle.loads(pending.read_bytes()))
     pending.unlink(missing_ok=True)
     if history.exists():
         draw_training_curves(read_epochs(history, EPOCH_METRICS), curves)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from segmamba.data.label_sets import COLOURS_ON_WHITE, LabelSet
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import MODALITIES
 from segmamba.evaluation.dice import dice
-from segmamba.pictures import (
-    add_outline_legend,
-    busiest_slices,
-    draw_plane,
-    new_figure,
-    save_figure,
-    surroundings,
-)
+from segmamba.pictures.figures import new_figure, save_figure
+from segmamba.pictures.palette import COLOURS_ON_WHITE
+from segmamba.pictures.view import CaseView, surroundings
 
 if TYPE_CHECKING:
     from segmamba.data.preprocess import PreparedCase
@@ -82,21 +76,6 @@ def _regions(history: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in named if name in COLOURS_ON_WHITE]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A case in a picture. Arrays are cut to the tumour's surroundings."""
-
-    heading: str
-    image: np.ndarray
-    """T1ce and FLAIR, float16 (2, x, y, z)."""
-    truth: np.ndarray
-    """Class numbers, uint8 (x, y, z)."""
-    prediction: np.ndarray
-    """Class numbers, uint8 (x, y, z)."""
-    labels: LabelSet
-    """The label set of both."""
-
-
 def worst_and_median(rows: Sequence[CaseScores]) -> dict[str, str]:
     """Name the worst and the median case by mean Dice.
 
@@ -113,8 +92,11 @@ def worst_and_median(rows: Sequence[CaseScores]) -> dict[str, str]:
     return named
 
 
-def show(case: PreparedCase, prediction: np.ndarray, name: str, labels: LabelSet) -> Shown:
+def show(case: PreparedCase, prediction: np.ndarray, name: str, labels: LabelSet) -> CaseView:
     """Cut a case and its prediction to what a picture shows.
+
+    Truth and prediction lie on the grid of the case's files; images of another working grid are
+    interpolated to it.
 
     Args:
         case: The case.
@@ -123,51 +105,29 @@ def show(case: PreparedCase, prediction: np.ndarray, name: str, labels: LabelSet
         labels: The label set of truth and prediction.
 
     Returns:
-        The cut-out with its heading.
+        The surroundings of the tumour, with a heading.
     """
     truth = np.array(case.source_label())
     score = dice(prediction, truth, labels)["mean"]
-    box = surroundings(truth > 0 if truth.any() else prediction > 0)
     image = case.whole(
         np.asarray(case.image()[[MODALITIES.index(m) for m in SHOWN_MODALITIES]], np.float32)
     )
-    all_channels = (slice(None), *box)
-    cut = _on_grid(image, truth.shape)[all_channels].astype(np.float16)
     heading = f"{name} case {case.id}, Dice {score:.2f}"
-    return Shown(heading, cut, truth[box], np.asarray(prediction)[box], labels)
-
-
-def draw_predictions(shown: Sequence[Shown], path: Path) -> None:
-    """Draw three planes through the tumour on T1ce and FLAIR for each case.
-
-    Truth is solid and prediction dashed. The view is radiological: the patient's right is on the
-    left.
-
-    Args:
-        shown: The cases.
-        path: The picture's file.
-    """
-    figure = new_figure(figsize=(9, 6 * len(shown)), layout="constrained")
-    grid = figure.subplots(2 * len(shown), 3, squeeze=False)
-    for place, case in enumerate(shown):
-        centre = busiest_slices(case.truth > 0 if case.truth.any() else case.prediction > 0)
-        for row, modality in enumerate(SHOWN_MODALITIES):
-            for axis, plane in enumerate(("sagittal", "coronal", "axial")):
-                panel = grid[2 * place + row, axis]
-                draw_plane(
-                    panel,
-                    case.image[row].astype(np.float32),
-                    case.truth,
-                    case.prediction,
-                    case.labels,
-                    axis,
-                    centre[axis],
-                    (slice(None),) * 3,
-                )
-                heading = f"{case.heading}\n" if row == axis == 0 else ""
-                panel.set_title(f"{heading}{modality}, {plane}", fontsize=9)
-    add_outline_legend(figure, shown[0].labels)
-    save_figure(figure, path)
+    if image.shape[1:] != truth.shape:
+        working_mm = case.source_spacing_mm[0] * truth.shape[0] / image.shape[1]
+        heading += f"; images interpolated from {working_mm:.2g} mm"
+    images = dict(
+        zip(SHOWN_MODALITIES, _on_grid(image, truth.shape).astype(np.float16), strict=True)
+    )
+    view = CaseView(
+        heading,
+        {modality: channel for modality, channel in images.items() if channel.any()},
+        np.array(case.source_affine),
+        labels,
+        truth,
+        np.asarray(prediction),
+    )
+    return view.cut(surroundings(view.tumour()))
 
 
 def _on_grid(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

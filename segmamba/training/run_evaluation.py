@@ -17,11 +17,11 @@ from segmamba.evaluation.modality_subsets import evaluate_subsets
 from segmamba.models import build_model
 from segmamba.models.state_dicts import load_into
 from segmamba.models.weights import load_network
+from segmamba.pictures.overlay import draw_cases
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, weights_digest
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.fit import Checkpoint
-from segmamba.training.plots import draw_predictions
 from segmamba.training.pretrain_run import read_pretraining
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.run_pictures import worst_and_median_shown
@@ -121,7 +121,7 @@ def _draw_chosen(
     path, device = folder.val_predictions(epoch), next(model.parameters()).device
     if rows and not path.exists():
         shown = worst_and_median_shown(model, cases, rows, config, device)
-        draw(partial(draw_predictions, shown, path))
+        draw(partial(draw_cases, path, shown))
 
 
 def _candidates(

@@ -8,9 +8,10 @@ from segmamba.config import Config
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import CaseScores, make_predictor, prepared_scan
 from segmamba.models import build_model
+from segmamba.pictures.view import CaseView
 from segmamba.training.drawing import PictureDrawer
 from segmamba.training.fit import Epoch
-from segmamba.training.plots import Shown, show, worst_and_median
+from segmamba.training.plots import show, worst_and_median
 from segmamba.training.run_folder import RunFolder
 
 
@@ -52,7 +53,7 @@ def worst_and_median_shown(
     rows: Sequence[CaseScores],
     config: Config,
     device: torch.device,
-) -> list[Shown]:
+) -> list[CaseView]:
     """Predict the worst and the median case as the test would, for a picture.
 
     Args:

@@ -7,13 +7,13 @@ from segmamba.data.label_sets import (
     LABEL_SETS,
     PEDIATRIC,
     POST_TREATMENT,
-    REGION_COLOURS,
     classes_from_regions,
     region_masks,
 )
 from segmamba.data.labels import CONVENTIONS, from_classes, to_classes
 from segmamba.data.layouts.declared_names import convention_of, modality_of
 from segmamba.errors import UserError
+from segmamba.pictures.palette import REGION_COLOURS
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)

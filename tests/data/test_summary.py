@@ -13,8 +13,8 @@ from segmamba.data.cases import find_cases
 from segmamba.data.splits import split_cases
 from segmamba.data.strata import SourceCase
 from segmamba.data.summary import summarise
-from segmamba.data.summary_report import write_summary
 from segmamba.errors import UserError
+from segmamba.pictures.data_summary import write_summary
 from tests.conftest import tumour_case, write_case
 
 

@@ -14,6 +14,7 @@ from segmamba.commands.predict import run_prediction
 from segmamba.data.cases import list_cases
 from segmamba.data.labels import MODALITIES
 from segmamba.data.volumes import read_scan, read_volume
+from segmamba.evaluation.prediction_page import write_prediction_page
 from segmamba.inference.folder import predict_cases
 from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outputs
 from segmamba.inference.predictor import load_predictor
@@ -157,15 +158,18 @@ def test_maps_are_those_of_the_predictor(predictor, data, tmp_path):
 def test_the_page_shows_every_case_in_one_file_and_names_the_bad_one(predictor, data, tmp_path):
     remove_modality(data)
     outputs = Outputs(tmp_path / "out", overlay=True, page=True, uncertainty=True)
-    outcomes = list(predict_cases(predictor, list_cases(data, "mixed"), outputs))
+    cases = list_cases(data, "mixed")
+    outcomes = list(predict_cases(predictor, cases, outputs))
     record = write_record(predictor, outcomes, outputs, ["run0", "run1"])
-    page = (tmp_path / "out" / "predictions.html").read_text()
+    page = write_prediction_page(
+        outputs, cases, outcomes, predictor.summary, predictor.labels, phantoms_only=True
+    ).read_text()
     assert (
         page.count("data:image/png;base64,") == 2
         and "1 failed" in page
         and "modality FLAIR is missing" in page
     )
-    assert 'src="http' not in page and "href=" not in page
+    assert 'src="http' not in page and "href=" not in page and "embedded phantoms only" in page
     assert json.loads(json.dumps(record)) == json.loads(
         (tmp_path / "out" / "predictions.json").read_text()
     )

@@ -14,7 +14,6 @@ from segmamba.data.label_sets import (
     LABEL_SETS,
     PEDIATRIC,
     POST_TREATMENT,
-    REGION_COLOURS,
     region_dict,
     region_masks,
 )
@@ -22,6 +21,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.evaluation.compare import compare
 from segmamba.evaluation.evaluate import evaluate
+from segmamba.evaluation.prediction_page import write_prediction_page
 from segmamba.inference.bundle import Labels
 from segmamba.inference.crf import refine
 from segmamba.inference.decide import class_probabilities, decide, region_probabilities
@@ -36,6 +36,7 @@ from segmamba.inference.postprocess import (
 from segmamba.inference.predictor import load_predictor
 from segmamba.inference.record import write_record
 from segmamba.models.outputs import Channels
+from segmamba.pictures.palette import REGION_COLOURS
 from tests.classes import write_pediatric, write_post_treatment
 from tests.conftest import write_case
 from tests.inference.conftest import write_run
@@ -144,7 +145,20 @@ def predicted(run, data, output, **options):
     outputs = Outputs(output, **options)
     outcomes = list(predict_cases(predictor, cases, outputs))
     record = write_record(predictor, outcomes, outputs, [str(run)])
+    if outputs.page:
+        write_prediction_page(
+            outputs, cases, outcomes, predictor.summary, predictor.labels, phantoms_only=False
+        )
     return predictor, outcomes, record, notes_on_values(cases, predictor.labels, outputs)
+
+
+@pytest.mark.parametrize("labels", ["brats2018", "brats2023", "brats2024", "brats2024ped"])
+def test_the_page_is_written_in_whatever_values_the_predictions_are(post_run, tmp_path, labels):
+    write_post_treatment(tmp_path / "data", ["BraTS-GLI-00000-100"])
+    outcomes = predicted(post_run, tmp_path / "data", tmp_path / "out", page=True, labels=labels)[1]
+    assert {outcome.state for outcome in outcomes} == {DONE}
+    page = (tmp_path / "out" / "predictions.html").read_text()
+    assert page.count("data:image/png;base64,") == len(outcomes)
 
 
 def values_in(path):

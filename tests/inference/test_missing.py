@@ -9,8 +9,9 @@ import pytest
 
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
-from segmamba.inference import overlay
+from segmamba.inference.native_view import native_view
 from segmamba.inference.predictor import load_predictor
+from segmamba.pictures.overlay import picture
 from tests.conftest import write_case
 from tests.inference.conftest import write_run
 from tests.inference.test_predict_command import predict
@@ -82,12 +83,11 @@ def test_an_ensemble_allows_it_only_where_every_member_does(tmp_path):
     assert load_predictor(two, "cpu", changes={"data.missing": "zeros"}).missing == "zeros"
 
 
-def test_the_picture_shows_a_modality_that_the_case_has(run, data, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(overlay, "draw_plane", lambda panel, image, *rest: shown.append(image))
+def test_the_picture_shows_a_modality_that_the_case_has(run, data):
     (case,) = [c for c in find_cases(data, missing="zeros") if c.id == "B"]
     predictor = load_predictor(run, "cpu")
-    prepared = predictor.prepare(read_scan(case))
-    nothing = np.zeros(prepared.source_shape, np.uint8)
-    overlay.draw_overlay(tmp_path / "x.png", "B", prepared, nothing, predictor.labels)
-    assert len(shown) == 6 and all(image.any() for image in shown)
+    scan = read_scan(case)
+    view = native_view(case, np.zeros(scan.image.shape[1:], np.uint8), predictor.labels)
+    assert view.shown == ("FLAIR", "T2") and all(image.any() for image in view.images.values())
+    titles = {panel.get_title() for panel in picture([view]).axes}
+    assert {"axial FLAIR", "coronal T2: prediction"} <= titles and "axial T1ce" not in titles

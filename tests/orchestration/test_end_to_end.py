@@ -1,6 +1,7 @@
 """The depth ablation itself, tiny, as a user runs it; then its MLflow store is read back."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from mlflow import MlflowClient
 from segmamba.cli import main
 from segmamba.config import load_config, preset
 from segmamba.models import build_model
+from segmamba.pictures.niivue import niivue_is_installed
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -260,3 +262,32 @@ def test_other_diseases_are_studied_and_predicted_with_all_their_classes(
     assert (tmp_path / "out" / f"{case}.nii.gz").is_file()
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert tuple(record["cases"][0]["volumes_ml"]) == regions
+
+
+def test_the_examples_of_a_study_are_predicted_again_for_its_viewer(study, capsys, monkeypatch):
+    output = study[0] / "Results"
+    words = ["segmamba", "report", "ablate_depth_Run01", "--viewer", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [*words, "--output", str(output)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    folder = output / "ablate_depth_Run01"
+    page = (folder / "viewer.html").read_text(encoding="utf-8")
+    assert f"viewer   {folder / 'viewer.html'}" in capsys.readouterr().out
+    assert '<a href="viewer.html">' in (folder / "report.html").read_text(encoding="utf-8")
+    if not niivue_is_installed():
+        assert "segmamba[viewer]" in page
+        return
+    held = [
+        json.loads(text)["about"]
+        for text in re.findall(r'class="viewer-case"[^>]*>(.*?)</script>', page, re.DOTALL)
+    ]
+    final = json.loads(
+        (folder / "trials" / "depth-2_seed0" / "metrics" / "final_metrics.json").read_text()
+    )
+    scores = {row["case"]: row["dice_mean"] for row in final["cases"]}
+    assert {about["id"] for about in held} <= scores.keys() and held
+    for about in held:
+        named = {one["name"]: one["dice"] for one in about["predictions"]}
+        if "depth 2" in named:
+            assert named["depth 2"] == pytest.approx(scores[about["id"]], abs=1e-6)

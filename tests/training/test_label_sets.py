@@ -11,8 +11,9 @@ from segmamba.errors import UserError
 from segmamba.evaluation.cases import evaluate
 from segmamba.models import build_model
 from segmamba.models.transfer import start_from
+from segmamba.pictures.overlay import draw_cases
 from segmamba.training.fit import fit
-from segmamba.training.plots import draw_predictions, draw_training_curves
+from segmamba.training.plots import draw_training_curves
 from segmamba.training.run_pictures import worst_and_median_shown
 from tests.classes import write_pediatric, write_post_treatment
 from tests.tiny import CPU, TINY
@@ -57,7 +58,7 @@ def test_every_region_is_learnt_validated_and_tested(prepared, outputs, tmp_path
     mean = sum(rows[0][f"dice_{region}"] for region in labels.regions) / len(labels.regions)
     assert rows[0]["dice_mean"] == pytest.approx(mean)
     shown = worst_and_median_shown(model, split.test, rows, config, CPU)
-    draw_predictions(shown, tmp_path / "shown.png")
+    draw_cases(tmp_path / "shown.png", shown)
     draw_training_curves([{"epoch": 1} | epoch.metrics], tmp_path / "curves.png")
     assert (
         (tmp_path / "shown.png").stat().st_size > 10_000 < (tmp_path / "curves.png").stat().st_size

@@ -1,21 +1,54 @@
-"""The pictures of a data set's fingerprint."""
+"""The fingerprint of a data set as files: what was counted, and its pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.data.label_sets import COLOURS_ON_WHITE
 from segmamba.data.labels import MODALITIES
-from segmamba.data.summary import MeasuredCase
-from segmamba.files import replacing
+from segmamba.data.summary import Fingerprint, MeasuredCase
+from segmamba.files import replacing, write_json
+from segmamba.pictures.figures import legible
+from segmamba.pictures.palette import COLOURS_ON_WHITE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+FAR = 5
+"""How many times the usual intensity is far from it: other units, or no skull-stripping."""
+MOST_NAMED = 10
+
+
+def write_summary(
+    folder: str | Path, fingerprint: Fingerprint, measured: Sequence[MeasuredCase]
+) -> list[Path]:
+    """Write the fingerprint and its pictures.
+
+    Args:
+        folder: Where the files go; made if need be.
+        fingerprint: As `summarise` gives it.
+        measured: The measured cases.
+
+    Returns:
+        The paths of summary.json, intensities.png, grids.png and, where there is a tumour,
+        volumes.png.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [
+        write_json(folder / "summary.json", fingerprint),
+        draw_intensities(folder / "intensities.png", measured),
+        draw_grids(folder / "grids.png", measured),
+    ]
+    volumes_ml = [case.volumes_ml for case in measured if case.volumes_ml is not None]
+    if any(volumes["WT"] for volumes in volumes_ml):
+        written.append(draw_volumes(folder / "volumes.png", volumes_ml))
+    return written
 
 
 def draw_volumes(path: Path, volumes_ml: Sequence[dict[str, float]]) -> Path:
@@ -58,8 +91,7 @@ def _draw_region_volumes(panel: Axes, volumes_ml: Sequence[dict[str, float]]) ->
             color=COLOURS_ON_WHITE[region],
             linewidths=0,
         )
-        if some.any():
-            median = np.median(values[some])
+        if (median := np.median(values)) > 0:  # that of all cases, as the table gives it
             panel.hlines(median, place - 0.35, place + 0.35, color="black", linewidth=1.5)
     without = {region: sum(volumes[region] == 0 for volumes in volumes_ml) for region in regions}
     panel.set_xticks(
@@ -70,7 +102,7 @@ def _draw_region_volumes(panel: Axes, volumes_ml: Sequence[dict[str, float]]) ->
     panel.set(
         yscale="log",
         ylabel="volume (ml)",
-        title="regions, a dot for a case; line: median",
+        title="regions, a dot for a case; line: median of all cases",
         xlim=(-0.6, len(regions) - 0.4),
     )
     panel.yaxis.set_major_formatter("{x:g}")
@@ -81,7 +113,8 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
     """Draw the range of intensities of each case.
 
     A panel for each modality and a line for each case, from its 0.5th to its 99.5th percentile with
-    a dot at the median.
+    a dot at the median. Cases far from the others are named, and where one would squash the rest,
+    the axis is logarithmic above the usual values.
 
     Args:
         path: The picture to write (PNG).
@@ -92,8 +125,11 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
     """
     figure = _new_figure()
     for panel, modality in zip(figure.subplots(1, len(MODALITIES)), MODALITIES, strict=True):
-        held = [case.intensities[modality] for case in cases if modality in case.intensities]
-        rows = sorted(held, key=lambda row: row["median"])
+        held = sorted(
+            (case for case in cases if modality in case.intensities),
+            key=lambda case: case.intensities[modality]["median"],
+        )
+        rows = [case.intensities[modality] for case in held]
         places = np.arange(len(rows))
         panel.hlines(
             places,
@@ -106,8 +142,36 @@ def draw_intensities(path: Path, cases: Sequence[MeasuredCase]) -> Path:
         panel.set(
             title=modality, xlabel="intensity in the brain", yticks=[], ylim=(-0.8, len(rows) - 0.2)
         )
+        _show_far_ones(panel, [case.id for case in held], rows)
     figure.axes[0].set_ylabel(f"{len(cases)} cases, 0.5 % - median - 99.5 %", fontsize=9)
     return _save(figure, path)
+
+
+def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, float]]) -> None:
+    """Name the cases whose median is FAR times that of the others, or a share of it."""
+    if not rows:
+        return
+    middle = float(np.median([row["median"] for row in rows]))
+    far = [
+        place
+        for place, row in enumerate(rows)
+        if middle > 0 and not middle / FAR <= row["median"] <= middle * FAR
+    ]
+    for place in far[-MOST_NAMED:]:
+        panel.annotate(
+            legible(ids[place]),
+            (0.98, place),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="top",
+            xytext=(0, -3),
+            textcoords="offset points",
+            fontsize=7,
+            parse_math=False,
+        )
+    ends = [row["p99.5"] for row in rows]
+    if middle > 0 and max(ends) > FAR * float(np.median(ends)):
+        panel.set_xscale("symlog", linthresh=middle)
 
 
 def draw_grids(path: Path, cases: Sequence[MeasuredCase]) -> Path:

@@ -1,6 +1,6 @@
 """Pictures of a run while others look into its folder."""
 
-from segmamba.pictures import new_figure, save_figure
+from segmamba.pictures.figures import new_figure, save_figure
 
 
 def test_who_lists_the_pictures_of_a_folder_never_sees_one_that_is_being_drawn(tmp_path):
