@@ -72,9 +72,10 @@ class ModelConfig:
     checkpoint_stages: tuple[int, ...] = ()
     """Levels, 1 (full resolution, most memory) to 5 (bottleneck), whose activations the backward
     pass computes again. () is off."""
-    scan: Literal["auto", "sequential", "portable", "mamba_ssm", "triton"] = "auto"
+    scan: Literal["auto", "sequential", "portable", "native", "mamba_ssm", "triton"] = "auto"
     """What computes the selective scan; the weights fit all. auto: the fastest that runs here.
-    sequential is for tests: slow, exact."""
+    native: our kernels for a CPU, which need a C compiler. portable: plain PyTorch. sequential is
+    for tests: slow, exact."""
 
     def __post_init__(self) -> None:
         require(
