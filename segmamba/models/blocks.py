@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segmamba.models import narrow_conv
+from segmamba.models import narrow_conv, narrow_cpu
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
@@ -65,6 +65,7 @@ class Conv(nn.Conv3d):
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         single_on_cpu = (
             x.shape[0] == 1
             and x.device.type == "cpu"
@@ -114,6 +115,10 @@ class PointwiseConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
+        if x.device.type == "cpu" and x.is_contiguous() and not torch.compiler.is_compiling():
+            weight = self.weight.flatten(1).expand(len(x), -1, -1)
+            y = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])
+            return y if self.bias is None else y.add_(self.bias[:, None, None, None])
         return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
@@ -153,7 +158,7 @@ class Shift(nn.Module):
 def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     """relu(norm(conv(x))).
 
-    It takes one pass over memory where the norm is folded and our own kernel convolves.
+    It takes one pass over memory where the norm is folded and our own kernel convolves on a GPU.
 
     Args:
         conv: The convolution.
@@ -163,11 +168,39 @@ def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     Returns:
         (B, C', D, H, W).
     """
+    if narrow_cpu.fits(x, conv.out_channels):
+        return _conv_norm_relu_on_cpu(conv, norm, x)
     if isinstance(norm, Shift):
         narrow = conv.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
     return relu(norm(conv(x)))
+
+
+def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
+    """conv_norm_relu by our kernels for a CPU; the result is plain, not channels-last."""
+    y = narrow_cpu.convolve(x, conv.weight)
+    if conv.bias is not None:  # of a folded norm
+        y = y.add_(conv.bias[:, None, None, None])
+    if isinstance(norm, InstanceNorm):
+        return narrow_cpu.norm_relu(y, norm.weight, norm.bias, eps=norm.eps, samples=1)[0]
+    if not (isinstance(norm, nn.BatchNorm3d) and norm.training):
+        return relu(norm(y))
+    y, mean, variance = narrow_cpu.norm_relu(
+        y, norm.weight, norm.bias, eps=norm.eps, samples=len(y)
+    )
+    _follow(norm, mean[0], variance[0], y[:, 0].numel())
+    return y
+
+
+def _follow(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move a batch norm's running statistics as torch does; of `count` values a channel."""
+    assert norm.running_mean is not None and norm.running_var is not None, "our norms track both"
+    assert norm.momentum is not None, "our norms average with a fixed weight"
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean.float(), norm.momentum)
+    norm.running_var.lerp_((variance * (count / (count - 1))).float(), norm.momentum)
 
 
 class ConvBlock(nn.Module):
