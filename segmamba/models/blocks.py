@@ -65,7 +65,9 @@ class Conv(nn.Conv3d):
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+        if self.kernel_size == self.stride == (2, 2, 2) and narrow_cpu.is_plain(x):
+            blocks = narrow_cpu.to_blocks(x)
+            return F.linear(blocks, self.weight.flatten(1), self.bias).movedim(-1, 1)
         single_on_cpu = (
             x.shape[0] == 1
             and x.device.type == "cpu"
@@ -115,10 +117,8 @@ class PointwiseConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
-        if x.device.type == "cpu" and x.is_contiguous() and not torch.compiler.is_compiling():
-            weight = self.weight.flatten(1).expand(len(x), -1, -1)
-            y = torch.bmm(weight, x.flatten(2)).unflatten(2, x.shape[2:])
-            return y if self.bias is None else y.add_(self.bias[:, None, None, None])
+        if narrow_cpu.is_plain(x) and narrow_cpu.fits(x, self.out_channels):
+            return narrow_cpu.mix(x, self.weight, self.bias)
         return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
@@ -226,10 +226,17 @@ class ConvBlock(nn.Module):
             else PointwiseConv(in_channels, out_channels, bias=False)
         )
 
+    def laid_out(self, x: Tensor) -> Tensor:
+        """The same volume (B, C, D, H, W), in memory as the block reads it best."""
+        if narrow_cpu.fits(x, self.conv1.out_channels):
+            return x.contiguous()
+        return x.contiguous(memory_format=torch.channels_last_3d)
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
         inner = conv_norm_relu(self.conv1, self.norm1, x)
-        return conv_norm_relu(self.conv2, self.norm2, inner) + self.shortcut(x)
+        inner = conv_norm_relu(self.conv2, self.norm2, inner)
+        return inner + self.shortcut(x)
 
 
 class Downsample(nn.Sequential):
@@ -249,6 +256,26 @@ class Downsample(nn.Sequential):
         )
 
 
+class TransposedConv(nn.ConvTranspose3d):
+    """The 2x2x2 transposed convolution of stride 2.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 2, stride=2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve (B, C, D, H, W)."""
+        if not narrow_cpu.fits_doubled(x, self.out_channels):
+            return super().forward(x, output_size)
+        assert self.bias is not None, "it is built with one"
+        weight, bias = self.weight.flatten(1).t(), self.bias.repeat_interleave(8)
+        return narrow_cpu.from_blocks(F.linear(x.movedim(1, -1), weight, bias))
+
+
 def upsample_layer(kind: str, in_channels: int, out_channels: int) -> nn.Module:
     """The layer of `model.upsample`, which doubles the resolution.
 
@@ -264,7 +291,7 @@ def upsample_layer(kind: str, in_channels: int, out_channels: int) -> nn.Module:
         A module from (B, C, D, H, W) to (B, C', 2 D, 2 H, 2 W).
     """
     if kind == "transposed":
-        return nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
+        return TransposedConv(in_channels, out_channels)
     return nn.Sequential(
         PointwiseConv(in_channels, out_channels), nn.Upsample(scale_factor=2, mode="trilinear")
     )

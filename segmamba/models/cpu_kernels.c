@@ -181,6 +181,8 @@ void conv_backward_weights(const float *dy, const float *x, double *dweights, fl
 
 #define BLOCK 256 /* vectors that are summed in single precision */
 
+int block_voxels(void) { return BLOCK * LANES; }
+
 /* Mean and sum of (x - mean)^2 of each row, by Chan's update from block to block.
    x: (rows, voxels). Work: the rows. */
 void row_statistics(const float *x, double *means, double *squares, int64_t voxels, int64_t first,
@@ -253,6 +255,83 @@ void relu_norm_backward(const float *dy, const float *x, const float *scale, con
             const vec g = SELECT(value * scale[row] + shift[row] > 0, LOAD(dy + i), ZERO);
             STORE(dx + i, g * scale[row] + (value * slope[row] + offset[row]));
         }
+}
+
+/* y (b, outs, v) = weights x (b, ins, v) + bias. weights: (tiles of outs, ins, TILE); bias: (tiles
+   of outs, TILE). Work: the b * blocks of BLOCK vectors. */
+void pointwise_forward(const float *x, const float *weights, const float *bias, float *y,
+                       int64_t ins, int64_t outs, int64_t voxels, int64_t first, int64_t last) {
+    const int64_t blocks = (voxels + BLOCK * LANES - 1) / (BLOCK * LANES);
+    for (int64_t part = first; part < last; part++) {
+        const int64_t b = part / blocks, start = part % blocks * BLOCK * LANES;
+        const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
+        for (int64_t o = 0; o < outs; o += TILE)
+            for (int64_t i = start; i < end; i += LANES) {
+                vec sums[TILE];
+                for (int t = 0; t < TILE; t++) sums[t] = ZERO + bias[o + t];
+                for (int64_t c = 0; c < ins; c++) {
+                    const vec value = LOAD(x + (b * ins + c) * voxels + i);
+                    for (int t = 0; t < TILE; t++) sums[t] += weights[(o * ins) + c * TILE + t] * value;
+                }
+                for (int t = 0; t < TILE; t++)
+                    if (o + t < outs) STORE(y + (b * outs + o + t) * voxels + i, sums[t]);
+            }
+    }
+}
+
+/* The gradient of pointwise_forward's weights, (outs, ins), in double, added to `dweights`.
+   Work: the b * blocks of BLOCK vectors. */
+void pointwise_backward_weights(const float *dy, const float *x, double *dweights, int64_t ins,
+                                int64_t outs, int64_t voxels, int64_t first, int64_t last) {
+    const int64_t blocks = (voxels + BLOCK * LANES - 1) / (BLOCK * LANES);
+    for (int64_t part = first; part < last; part++) {
+        const int64_t b = part / blocks, start = part % blocks * BLOCK * LANES;
+        const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
+        for (int64_t o = 0; o < outs; o += TILE)
+            for (int64_t c = 0; c < ins; c++) {
+                const int64_t held = outs - o < TILE ? outs - o : TILE;
+                const float *values = x + (b * ins + c) * voxels, *gradients[TILE];
+                vec sums[TILE];
+                for (int t = 0; t < TILE; t++) {
+                    gradients[t] = dy + (b * outs + o + (t < held ? t : 0)) * voxels;
+                    sums[t] = ZERO;
+                }
+                for (int64_t i = start; i < end; i += LANES) {
+                    const vec value = LOAD(values + i);
+                    for (int t = 0; t < TILE; t++) sums[t] += LOAD(gradients[t] + i) * value;
+                }
+                for (int t = 0; t < held; t++) dweights[(o + t) * ins + c] += double_sum_of(sums[t]);
+            }
+    }
+}
+
+/* Copy between x (b, c, d, h, w) and its 2x2x2 blocks (b, d / 2, h / 2, w / 2, c, 2, 2, 2). */
+INLINE void copy_blocks(float *x, float *blocks, int64_t channels, int64_t D, int64_t H, int64_t W,
+                        int64_t first, int64_t last, const int to_blocks) {
+    for (int64_t slice = first; slice < last; slice++)
+        for (int64_t h = 0; h < H; h += 2)
+            for (int64_t place = 0; place < channels * 4; place++) {
+                const int64_t b = slice / (D / 2), d = slice % (D / 2) * 2;
+                const int64_t c = place / 4, i = place / 2 % 2, k = place % 2;
+                float *row = x + (((b * channels + c) * D + d + i) * H + h + k) * W;
+                float *pairs = blocks + (slice * (H / 2) + h / 2) * (W / 2) * channels * 8 + place * 2;
+                for (int64_t w = 0; w < W; w += 2, pairs += channels * 8)
+                    if (to_blocks)
+                        memcpy(pairs, row + w, 2 * sizeof(float));
+                    else
+                        memcpy(row + w, pairs, 2 * sizeof(float));
+            }
+}
+
+/* Work: the b * d / 2 pairs of slices. */
+void to_blocks(float *x, float *blocks, int64_t channels, int64_t D, int64_t H, int64_t W,
+               int64_t first, int64_t last) {
+    copy_blocks(x, blocks, channels, D, H, W, first, last, 1);
+}
+
+void from_blocks(float *x, float *blocks, int64_t channels, int64_t D, int64_t H, int64_t W,
+                 int64_t first, int64_t last) {
+    copy_blocks(x, blocks, channels, D, H, W, first, last, 0);
 }
 
 #define MOST_STATES 64

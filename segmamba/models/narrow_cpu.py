@@ -27,7 +27,7 @@ WIDTH_MULTIPLE = 16
 
 
 def fits(x: Tensor, out_channels: int) -> bool:
-    """Whether the kernels take a volume.
+    """Whether the kernels take a volume for a convolution that keeps its sides.
 
     Args:
         x: (B, C, D, H, W).
@@ -36,12 +36,39 @@ def fits(x: Tensor, out_channels: int) -> bool:
     Returns:
         False inside torch.compile, whose graph they are no part of.
     """
+    return _runs(x) and out_channels <= WIDEST and x.shape[-1] % WIDTH_MULTIPLE == 0
+
+
+def fits_doubled(x: Tensor, out_channels: int) -> bool:
+    """Whether what an upsampling makes of a volume goes to the kernels.
+
+    Args:
+        x: (B, C, D, H, W).
+        out_channels: Of the upsampling.
+
+    Returns:
+        As `fits`.
+    """
+    return _runs(x) and out_channels <= WIDEST and 2 * x.shape[-1] % WIDTH_MULTIPLE == 0
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether a volume comes from the kernels, and lies in memory as they take it.
+
+    Args:
+        x: (B, C, D, H, W).
+
+    Returns:
+        As `fits`.
+    """
+    return _runs(x) and x.shape[-1] % WIDTH_MULTIPLE == 0 and x.is_contiguous()
+
+
+def _runs(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and out_channels <= WIDEST
-        and x.shape[-1] % WIDTH_MULTIPLE == 0
         and constant("lanes") > 0
     )
 
@@ -57,6 +84,44 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
         (B, C', D, H, W), plain.
     """
     return _Convolution.apply(x, weight)
+
+
+def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The 1x1x1 convolution.
+
+    Args:
+        x: (B, C, D, H, W) that `fits`.
+        weight: (C', C, 1, 1, 1).
+        bias: (C',).
+
+    Returns:
+        (B, C', D, H, W), plain.
+    """
+    return _Mixture.apply(x, weight.flatten(1), bias)
+
+
+def to_blocks(x: Tensor) -> Tensor:
+    """Gather the 2x2x2 blocks of which a convolution of stride 2 makes one voxel each.
+
+    Args:
+        x: (B, C, D, H, W), plain, with even sides.
+
+    Returns:
+        (B, D / 2, H / 2, W / 2, C * 8).
+    """
+    return _ToBlocks.apply(x)
+
+
+def from_blocks(blocks: Tensor) -> Tensor:
+    """Put blocks back where `to_blocks` gathered them.
+
+    Args:
+        blocks: (B, D, H, W, C * 8).
+
+    Returns:
+        (B, C, 2 D, 2 H, 2 W), plain.
+    """
+    return _FromBlocks.apply(blocks)
 
 
 def norm_relu(
@@ -95,6 +160,47 @@ class _Convolution(torch.autograd.Function):
             _convolved(dy, weight.transpose(0, 1).flip(2, 3, 4)) if wants_dx else None,
             _weight_gradient(dy, x) if wants_dweight else None,
         )
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        return _mixed(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (x, weight), dy = ctx.saved_tensors, dy.contiguous()
+        wants_dx, wants_dweight, wants_dbias = ctx.needs_input_grad
+        return (
+            _mixed(dy, weight.t(), None) if wants_dx else None,
+            _mixture_weight_gradient(dy, x) if wants_dweight else None,
+            dy.flatten(2).sum(2).sum(0) if wants_dbias else None,
+        )
+
+
+class _ToBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _gathered(x.contiguous())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dblocks: Tensor) -> Tensor:
+        return _spread(dblocks.contiguous())
+
+
+class _FromBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor) -> Tensor:
+        return _spread(blocks.contiguous())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx: Tensor) -> Tensor:
+        return _gathered(dx.contiguous())
 
 
 class _NormRelu(torch.autograd.Function):
@@ -144,19 +250,16 @@ class _NormRelu(torch.autograd.Function):
 
 def _convolved(x: Tensor, weight: Tensor) -> Tensor:
     batch, ins, *sides = x.shape
-    outs, tile = len(weight), constant("tile")
-    # (tiles, C, 3, 3, 3, TILE), the last tile filled with zeros
-    taps = F.pad(weight.reshape(outs, -1), (0, 0, 0, -outs % tile))
-    taps = taps.unflatten(0, (-1, tile)).transpose(1, 2).contiguous()
+    outs = len(weight)
     y = x.new_empty(batch, outs, *sides)
-    arguments = (x, taps, y, ins, outs, *sides)
+    arguments = (x, _tiled(weight.reshape(outs, -1)), y, ins, outs, *sides)
     in_parts(batch * sides[0], lambda first, last: run("conv_forward", arguments, first, last))
     return y
 
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     (batch, ins, *sides), outs = x.shape, dy.shape[1]
-    parts: list[Tensor] = []
+    parts = []
 
     def work(first: int, last: int) -> None:
         gradient = x.new_zeros((outs, ins, 3, 3, 3), dtype=torch.float64)
@@ -167,6 +270,55 @@ def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
 
     in_parts(batch * sides[0], work)
     return torch.stack(parts).sum(0).float()
+
+
+def _mixed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    (batch, ins, *sides), outs = x.shape, len(weight)
+    y = x.new_empty(batch, outs, *sides)
+    offset = x.new_zeros(outs, 1) if bias is None else bias[:, None]
+    voxels = x[0, 0].numel()
+    arguments = (x, _tiled(weight), _tiled(offset), y, ins, outs, voxels)
+    in_parts(
+        batch * -(-voxels // constant("block_voxels")),
+        lambda first, last: run("pointwise_forward", arguments, first, last),
+    )
+    return y
+
+
+def _mixture_weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
+    (batch, ins, *_), outs, voxels = x.shape, dy.shape[1], x[0, 0].numel()
+    parts = []
+
+    def work(first: int, last: int) -> None:
+        gradient = x.new_zeros((outs, ins), dtype=torch.float64)
+        arguments = (dy, x, gradient, ins, outs, voxels)
+        run("pointwise_backward_weights", arguments, first, last)
+        parts.append(gradient)
+
+    in_parts(batch * -(-voxels // constant("block_voxels")), work)
+    return torch.stack(parts).sum(0).float()
+
+
+def _gathered(x: Tensor) -> Tensor:
+    batch, channels, *sides = x.shape
+    blocks = x.new_empty(batch, *(side // 2 for side in sides), channels * 8)
+    arguments = (x, blocks, channels, *sides)
+    in_parts(batch * sides[0] // 2, lambda first, last: run("to_blocks", arguments, first, last))
+    return blocks
+
+
+def _spread(blocks: Tensor) -> Tensor:
+    batch, *halves, features = blocks.shape
+    x = blocks.new_empty(batch, features // 8, *(2 * side for side in halves))
+    arguments = (x, blocks, features // 8, *x.shape[2:])
+    in_parts(batch * halves[0], lambda first, last: run("from_blocks", arguments, first, last))
+    return x
+
+
+def _tiled(weight: Tensor) -> Tensor:
+    """(C', f) -> (tiles of C', f, TILE), the last tile filled with zeros."""
+    tile = constant("tile")
+    return F.pad(weight, (0, 0, 0, -len(weight) % tile)).unflatten(0, (-1, tile)).mT.contiguous()
 
 
 def _over_rows(name: str, like: Tensor, *arguments: Tensor) -> None:
