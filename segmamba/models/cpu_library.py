@@ -133,7 +133,8 @@ def in_parts(count: int, work: Callable[[int, int], None]) -> None:
     parts = max(1, min(torch.get_num_threads(), count))
     bounds = [count * part // parts for part in range(parts + 1)]
     threads = [
-        threading.Thread(target=work, args=span) for span in zip(bounds[1:-1], bounds[2:], strict=True)
+        threading.Thread(target=work, args=span)
+        for span in zip(bounds[1:-1], bounds[2:], strict=True)
     ]
     for thread in threads:
         thread.start()

@@ -65,8 +65,10 @@ def is_plain(x: Tensor) -> bool:
 
 
 def _runs(x: Tensor) -> bool:
+    """Whether it is a real volume; the kernels would read the memory that a fake one lacks."""
     return (
         not torch.compiler.is_compiling()
+        and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and constant("lanes") > 0
@@ -209,9 +211,7 @@ class _NormRelu(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, samples: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         voxels = x[0, 0].numel()
-        row_means, row_squares = (
-            x.new_empty(x.shape[:2], dtype=torch.float64) for _ in range(2)
-        )
+        row_means, row_squares = (x.new_empty(x.shape[:2], dtype=torch.float64) for _ in range(2))
         _over_rows("row_statistics", x, x, row_means, row_squares)
         mean = _grouped(row_means, samples).mean(1)  # (B / samples, C)
         apart = _grouped(row_means, samples) - mean[:, None]
@@ -230,9 +230,7 @@ class _NormRelu(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dy: Tensor, *_: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         (x, weight, mean, variance, scales, shifts), dy = ctx.saved_tensors, dy.contiguous()
         samples, count = ctx.samples, ctx.samples * x[0, 0].numel()
         row_sums, row_products = (x.new_empty(x.shape[:2], dtype=torch.float64) for _ in range(2))
@@ -324,9 +322,7 @@ def _tiled(weight: Tensor) -> Tensor:
 def _over_rows(name: str, like: Tensor, *arguments: Tensor) -> None:
     """Run a kernel over the rows of volumes that are shaped as `like`."""
     numbers = (*arguments, like[0, 0].numel())
-    in_parts(
-        like.shape[0] * like.shape[1], lambda first, last: run(name, numbers, first, last)
-    )
+    in_parts(like.shape[0] * like.shape[1], lambda first, last: run(name, numbers, first, last))
 
 
 def _grouped(rows: Tensor, samples: int) -> Tensor:
