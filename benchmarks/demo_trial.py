@@ -3,7 +3,7 @@
     python benchmarks/demo_trial.py [--depths 0 2 4] [--repeats 2] [--against DIR] [--json FILE]
 
 A trial trains the demo preset on phantom cases that are prepared, and tests it, in one thread of a
-process of its own. Seconds are those that its thread computes, so that work beside it counts little.
+process of its own. Seconds are those that its thread computes: work beside it counts little.
 The ways take turns: as this machine runs it, by torch's kernels alone, and with --against by the
 package of another check-out.
 """

@@ -13,16 +13,18 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from segmamba.files import replacing
 
+R = TypeVar("R")
 OFF = "SEGMAMBA_CPU_KERNELS"
 """The environment variable that, set to 0, leaves everything to torch."""
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
@@ -107,7 +109,7 @@ def constant(name: str) -> int:
     return getattr(library, name)() if library else 0
 
 
-def run(name: str, arguments: tuple[Tensor | int, ...], first: int, last: int) -> None:
+def run(name: str, arguments: tuple[Any, ...], first: int, last: int) -> None:
     """Let a kernel do the part [first, last) of its work; other threads run meanwhile.
 
     Args:
@@ -123,21 +125,19 @@ def run(name: str, arguments: tuple[Tensor | int, ...], first: int, last: int) -
     getattr(cpu_library(), name)(*values, ctypes.c_int64(first), ctypes.c_int64(last))
 
 
-def in_parts(count: int, work: Callable[[int, int], None]) -> None:
+def in_parts(count: int, work: Callable[[int, int], R]) -> list[R]:
     """Do `count` pieces of work in as many threads as torch has.
 
     Args:
         count: The number of pieces.
         work: Does the pieces [first, last).
+
+    Returns:
+        What `work` returned for each part, in order.
     """
     parts = max(1, min(torch.get_num_threads(), count))
+    if parts == 1:
+        return [work(0, count)]
     bounds = [count * part // parts for part in range(parts + 1)]
-    threads = [
-        threading.Thread(target=work, args=span)
-        for span in zip(bounds[1:-1], bounds[2:], strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    work(0, bounds[1])
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(parts) as threads:
+        return list(threads.map(work, bounds[:-1], bounds[1:]))

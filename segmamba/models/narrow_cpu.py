@@ -257,17 +257,15 @@ def _convolved(x: Tensor, weight: Tensor) -> Tensor:
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     (batch, ins, *sides), outs = x.shape, dy.shape[1]
-    parts = []
 
-    def work(first: int, last: int) -> None:
+    def work(first: int, last: int) -> Tensor:
         gradient = x.new_zeros((outs, ins, 3, 3, 3), dtype=torch.float64)
         scratch = x.new_empty(ins * 27 * constant("tile") * constant("lanes"))
         arguments = (dy, x, gradient, scratch, ins, outs, *sides)
         run("conv_backward_weights", arguments, first, last)
-        parts.append(gradient)
+        return gradient
 
-    in_parts(batch * sides[0], work)
-    return torch.stack(parts).sum(0).float()
+    return torch.stack(in_parts(batch * sides[0], work)).sum(0).float()
 
 
 def _mixed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -285,16 +283,15 @@ def _mixed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _mixture_weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     (batch, ins, *_), outs, voxels = x.shape, dy.shape[1], x[0, 0].numel()
-    parts = []
 
-    def work(first: int, last: int) -> None:
+    def work(first: int, last: int) -> Tensor:
         gradient = x.new_zeros((outs, ins), dtype=torch.float64)
         arguments = (dy, x, gradient, ins, outs, voxels)
         run("pointwise_backward_weights", arguments, first, last)
-        parts.append(gradient)
+        return gradient
 
-    in_parts(batch * -(-voxels // constant("block_voxels")), work)
-    return torch.stack(parts).sum(0).float()
+    blocks = batch * -(-voxels // constant("block_voxels"))
+    return torch.stack(in_parts(blocks, work)).sum(0).float()
 
 
 def _gathered(x: Tensor) -> Tensor:
