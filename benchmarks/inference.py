@@ -10,8 +10,12 @@ host's memory: upload, windows, vote, decision.
 MONAI's sliding window runs around the same network in eager mode under the same autocast, on the
 same cut image, with the better of two batch sizes. The time it takes on the whole volume, which
 MONAI does not cut, is given as well. Outputs are compared where both place their windows alike: a
-volume of 192x192x160. Figures are medians after warm-up. --sweep also prints batch sizes, cuDNN's
-autotuning and compilation, from which the defaults were chosen.
+volume of 192x192x160. Figures are medians after warm-up.
+
+Validation is that of a run: 20 cases on the GPU already, from the weights to Dice, by a copy of the
+network that is made anew, eagerly and volume by volume, against the one that a run keeps, captured,
+with batches that volumes share. --validation measures it alone. --sweep also prints batch sizes,
+cuDNN's autotuning and compilation, from which the defaults were chosen.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel
 import numpy as np
@@ -36,7 +42,11 @@ from segmamba.data.case import Case
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import Scan, read_scan
 from segmamba.device import autocast, choose_device
+from segmamba.evaluation import cases as evaluation_cases
+from segmamba.evaluation.cases import Validator
 from segmamba.inference import ensemble_member
+from segmamba.inference.captured import Eager
+from segmamba.inference.ensemble_member import Member
 from segmamba.inference.folder import predict_cases
 from segmamba.inference.outputs import DONE, Outputs
 from segmamba.inference.predictor import Predictor, PreparedScan, load_predictor
@@ -47,6 +57,10 @@ SHAPE, BRAIN = (240, 240, 155), (142, 170, 138)
 ALIGNED = (192, 192, 160)
 FILES = 8
 BATCHES = (1, 2, 4, 8, 16)
+VALIDATED = 20
+"""Cases of a validation: the paper preset's `data.validation_cases`."""
+VALIDATION_GOAL_S = 2.2
+"""8 % of two epochs of the paper preset, 2,000 patches at 78 a second, and their validation."""
 
 
 def main() -> None:
@@ -55,6 +69,9 @@ def main() -> None:
         "--sweep",
         action="store_true",
         help="also print the table that the defaults come from (GPU)",
+    )
+    parser.add_argument(
+        "--validation", action="store_true", help="measure a run's validation alone (GPU)"
     )
     options = parser.parse_args()
     device = choose_device()
@@ -66,11 +83,12 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        figures = (
-            gpu_figures(folder, device, options.sweep)
-            if device.type == "cuda"
-            else cpu_figures(folder, device)
-        )
+        if device.type == "cpu":
+            figures = cpu_figures(folder, device)
+        elif options.validation:
+            figures = validation_figures(device)
+        else:
+            figures = gpu_figures(folder, device, options.sweep) | validation_figures(device)
     report(figures, options.json, device=name)
 
 
@@ -118,6 +136,67 @@ def gpu_figures(folder: Path, device: torch.device, sweep: bool) -> dict[str, Fi
     figures |= against_monai(predictor, run, prepared, scan, device)
     if sweep:
         print_sweep(run, prepared, device)
+    return figures
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A case of the cache as validation reads it: a brain's box full of noise."""
+
+    id: str
+    patient: str
+
+    def image(self) -> np.ndarray:
+        rng = np.random.default_rng(int(self.id))
+        return rng.standard_normal((4, *BRAIN), np.float32).astype(np.float16)
+
+    def label(self) -> np.ndarray:
+        return np.random.default_rng(int(self.id)).integers(0, 4, BRAIN, np.uint8)
+
+
+def validation_figures(device: torch.device) -> dict[str, Figure]:
+    """Seconds of a run's validation: as it was before, part by part, and as it is."""
+    config = preset("paper")
+    torch.manual_seed(0)
+    model = build_model(config.model).to(device)
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.randn(2, 4, 64, 64, 64, device=device))
+    cases = [Noise(str(number), str(number)) for number in range(VALIDATED)]
+
+    def validator(*, shares: bool, eager: bool) -> Callable[[], object]:
+        made = Validator(config, device)
+
+        def validate() -> None:
+            with (
+                patch.dict(ensemble_member.SHARED_BATCHES, cuda=shares),
+                patch.object(evaluation_cases, "EAGER_PASSES", 10**9 if eager else 1),
+            ):
+                if eager and made._member is not None and not shares:
+                    made._member = None  # a copy of the network for every validation
+                list(made.scores(model, cases))
+
+        return validate
+
+    ways = {
+        "as before: a new copy, eager, volume by volume": validator(shares=False, eager=True),
+        "batches shared, eager": validator(shares=True, eager=True),
+        "batches shared, captured": validator(shares=True, eager=False),
+    }
+    figures = {}
+    for name, validate in ways.items():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        first = seconds(partial(synchronised, validate))
+        taken = median_seconds(partial(synchronised, validate), repeats=3)
+        reserved_gib = torch.cuda.memory_reserved() / 2**30
+        print(f"{name}: first {first:.2f} s, then {taken:.3f} s; {reserved_gib:.2f} GiB reserved")
+        figures[f"validating {VALIDATED} cases, {name}"] = Figure(taken, "s")
+    member = Member(model, config, device)
+    refresh = median_seconds(lambda: synchronised(lambda: member.refresh(model)))
+    figures["taking over a run's new weights"] = Figure(refresh, "s")
+    last = f"validating {VALIDATED} cases, {list(ways)[-1]}"
+    figures[last] = at_most(figures[last].value, VALIDATION_GOAL_S, "s")
     return figures
 
 
@@ -200,7 +279,8 @@ def print_sweep(run: Path, prepared: PreparedScan, device: torch.device) -> None
     for how, (tuned, change, batches) in ways.items():
         for batch in batches:
             predictor = load_predictor(run, device, changes={"inference.window_batch": batch})
-            networks = predictor.members[0]._networks
+            member = predictor.members[0]
+            networks, member._passes = member._networks, Eager()
             networks.update({dtype: change(network) for dtype, network in networks.items()})
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

@@ -31,7 +31,8 @@ from segmamba.inference.fold import folded, in_half
 from segmamba.models import build_model
 from segmamba.models.describe import describe_arms
 from segmamba.models.peers import PEERS
-from segmamba.training.step import COMPILE_OPTIONS, ForwardLoss
+from segmamba.training.compiling import COMPILE_OPTIONS
+from segmamba.training.step import ForwardLoss
 
 PATCH, BATCH = (128, 128, 64), 2
 WARM_UP, STEPS = 4, 20

@@ -43,6 +43,11 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_kind(device: torch.device) -> str:
+    """Name the kind of a device: that of the GPU, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def mixed_dtype(device: torch.device, precision: str) -> torch.dtype | None:
     """Choose the autocast type of a device.
 

@@ -7,10 +7,12 @@ even if the files change later.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = (
@@ -53,6 +55,25 @@ def describe_environment() -> dict[str, str]:
     if gpus:
         record["cuda"], record["driver"] = str(torch.version.cuda), _driver()
     return record | {"git commit": git_commit()}
+
+
+def digest_of_code(root: Path, rooms: Sequence[str]) -> str:
+    """Digest source files, kernels and templates included, committed or not.
+
+    Args:
+        root: The folder of the package.
+        rooms: Folders and files below it; the order counts.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for room in rooms:
+        paths = sorted((root / room).rglob("*")) if (root / room).is_dir() else [root / room]
+        for path in paths:
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 @functools.cache

@@ -53,6 +53,42 @@ finally:
     print("events", -left)
 """
 
+# Checkpoints are written behind the run, as on a GPU.
+BEHIND = """
+from segmamba.training import saving
+saving.saver_for = lambda device: saving.Behind()
+"""
+# The writing of epoch 2 takes so long that the run is killed in epoch 3, when MLflow has epoch 2.
+KILLED_WHILE_IT_WRITES = (
+    BEHIND
+    + """
+import os, signal, sys, threading
+import torch; torch.set_num_threads(1)
+from segmamba.commands.run_progress import RunProgress
+from segmamba.orchestration.tracking.run_log import RunLog
+from segmamba.training import run
+sent, never, save, send, step = (
+    threading.Event(), threading.Event(), run._save, RunLog._send_epoch, RunProgress.on_step
+)
+def _save(checkpoint, *arguments, **options):
+    if checkpoint["epoch"] == 2:
+        never.wait()
+    save(checkpoint, *arguments, **options)
+def _send_epoch(self, batch, epoch):
+    send(self, batch, epoch)
+    if epoch == 2:
+        sent.set()
+def on_step(self, epoch, done):
+    step(self, epoch, done)
+    if epoch == 3:
+        assert sent.wait(100)
+        os.kill(os.getpid(), signal.SIGKILL)
+run._save, RunLog._send_epoch, RunProgress.on_step = _save, _send_epoch, on_step
+from segmamba.cli import main
+main()
+"""
+)
+
 
 def arguments(source, *more):
     return [
@@ -149,6 +185,33 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(calm, source, 
     folder, total = calm
     events = [random.Random(0).randrange(total // 3, total // 2), total // 4, total // 5]
     assert "resume   SegMamba_Run01" in killed_often_then_finished(tmp_path, source, events)
+    assert_as_if_nothing_had_happened(tmp_path, folder)
+
+
+def test_a_run_killed_while_it_writes_an_epoch_that_mlflow_has_ends_as_if_nothing_had_happened(
+    calm, source, tmp_path
+):
+    command = [sys.executable, "-c", KILLED_WHILE_IT_WRITES]
+    killed = run(tmp_path, *arguments(source), command=command)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    root = tmp_path / "Results" / "SegMamba_Run01"
+    assert load_checkpoint(root / "checkpoints" / "last.pth")["epoch"] == 1
+    assert "epoch 2/4" in run(tmp_path, *arguments(source, "--resume")).stdout
+    assert_as_if_nothing_had_happened(tmp_path, calm[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(4))
+def test_a_run_that_saves_behind_its_steps_and_is_killed_at_random_events_ends_alike(
+    calm, source, tmp_path, number
+):
+    folder, total = calm
+    rng = random.Random(number)
+    for event in (rng.randrange(1, total) for _ in range(3)):
+        command = [sys.executable, "-c", BEHIND + KILLED]
+        process = run(tmp_path, event, *arguments(source, "--resume"), command=command)
+        assert process.returncode in (-signal.SIGKILL, 0), process.stderr
+    assert run(tmp_path, *arguments(source, "--resume")).returncode == 0
     assert_as_if_nothing_had_happened(tmp_path, folder)
 
 

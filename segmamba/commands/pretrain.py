@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,9 +85,11 @@ def pretrain(
     from segmamba.data.source import images_to_learn_from
     from segmamba.device import choose_device
     from segmamba.files import check_writable
+    from segmamba.training.compiler_cache import CompilerCache
     from segmamba.training.pretrain_run import pretrain_run, read_pretraining
 
     check_writable(output)
+    CompilerCache.below(output).use(threads=os.cpu_count() or 1)
     torch_device = choose_device(device)
     screen = console(stderr=True)
     with _progress_bars() as steps:

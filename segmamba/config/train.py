@@ -30,8 +30,9 @@ class TrainConfig:
     keep_every_epochs: int = 10
     """Epochs between two copies of the weights that are kept; 0 is off."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Compile network and loss into one graph. auto: on a GPU, where the run is long enough to win
-    back the minute that compiling takes. never is off."""
+    """Compile network and loss into one graph. auto: on a GPU, where the run, or all trials of its
+    study together, are long enough to win back the minute that compiling takes, or where the
+    compiler's cache has the graph. never is off."""
     test_last: bool = True
     """Test the last epoch's weights too, as test/last_..., beside those that the validation set
     chose. Doubles the test's time; False is off."""

@@ -1,7 +1,7 @@
 """Scoring a network on whole cases: `validate` chooses (validation), `evaluate` decides (test)."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,14 @@ import torch
 
 from segmamba.config import Config, InferenceConfig
 from segmamba.data.preprocess import PreparedCase
+from segmamba.evaluation.behind import batched, behind
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import surface_scores
+from segmamba.evaluation.hausdorff import surface_scores, tumour_box
 from segmamba.evaluation.patients import NAMES, patient_means, row_patient
 from segmamba.inference.decide import decide
 from segmamba.inference.ensemble_member import Member
 from segmamba.inference.predictor import Predictor
-from segmamba.inference.prepared_scan import PreparedScan
+from segmamba.inference.prepared_scan import Analysis, PreparedScan
 
 CaseScores = dict[str, Any]
 """One case's scores: {"case": its id, "patient": .., "dice_ET": .., "dice_mean": ..,
@@ -24,15 +25,68 @@ CaseScores = dict[str, Any]
 RESIDENT_CASES = 32
 """Validation cases that stay on a GPU from one validation to the next: 30 MiB each for a brain at
 1 mm."""
+EAGER_PASSES = 1
+"""Forward passes of a run's validations before one is captured: many more are to come."""
+
+
+class Validator:
+    """Scores a network again and again on the grid that it works in, as a run's validations do.
+
+    Flips, scales and post-processing are left out: validation runs every few epochs, and compares
+    epochs. The copy that predicts and, on a GPU, what was captured of it and the cases stay from
+    one validation to the next, and are let go with the validator.
+
+    Args:
+        config: The configuration of the run.
+        device: Where the network predicts.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._member: Member | None = None
+        keeps = device.type == "cuda"
+        self._load = functools.lru_cache(RESIDENT_CASES)(_load) if keeps else _load
+        self._at_once = RESIDENT_CASES if keeps else 1
+
+    def scores(self, model: torch.nn.Module, cases: Iterable[PreparedCase]) -> Iterator[CaseScores]:
+        """Score a network on each case.
+
+        Args:
+            model: The network, on the device; it is put into eval mode.
+            cases: The validation set.
+
+        Yields:
+            A row for each case: {"case", "patient", "dice_ET", .., "dice_mean"}, by the regions of
+            its label set.
+        """
+        member = self._with_weights_of(model.eval())
+        for group in batched(cases, self._at_once):
+            images, labels = zip(*(self._load(case, self._device) for case in group), strict=True)
+            predicted = member.probabilities_of(images)
+            for case, label, probability in zip(group, labels, predicted, strict=True):
+                classes = decide(probability, member.outputs)
+                yield _row(case, dice(classes, label, member.outputs.labels))
+
+    def _with_weights_of(self, model: torch.nn.Module) -> Member:
+        if self._member is not None:
+            self._member.refresh(model)
+            return self._member
+        asked = self._config.inference
+        inference = InferenceConfig(
+            overlap=asked.overlap,
+            overlap_voxels=asked.overlap_voxels,
+            window_batch=asked.window_batch,
+        )
+        self._member = Member(
+            model, self._config, self._device, inference, eager_passes=EAGER_PASSES
+        )
+        return self._member
 
 
 def validate(
     model: torch.nn.Module, cases: Iterable[PreparedCase], config: Config, device: torch.device
 ) -> list[CaseScores]:
-    """Score a network on the grid that it works in.
-
-    Flips, scales and post-processing are left out: validation runs every few epochs, and compares
-    epochs.
+    """Score a network once, as a `Validator` does.
 
     Args:
         model: The network, on `device`.
@@ -41,22 +95,9 @@ def validate(
         device: Where the network predicts.
 
     Returns:
-        A row for each case: {"case", "patient", "dice_ET", .., "dice_mean"}, by the regions of its
-        label set.
+        A row for each case.
     """
-    model.eval()
-    asked = config.inference
-    inference = InferenceConfig(
-        overlap=asked.overlap, overlap_voxels=asked.overlap_voxels, window_batch=asked.window_batch
-    )
-    member = Member(model, config, device, inference)
-    load = _resident if device.type == "cuda" else _load
-    rows = []
-    for case in cases:
-        image, label = load(case, device)
-        classes = decide(member.probabilities(image.float()), member.outputs)
-        rows.append(_row(case, dice(classes, label, member.outputs.labels)))
-    return rows
+    return list(Validator(config, device).scores(model, cases))
 
 
 def _load(case: PreparedCase, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,16 +108,14 @@ def _load(case: PreparedCase, device: torch.device) -> tuple[torch.Tensor, torch
     )
 
 
-_resident = functools.lru_cache(RESIDENT_CASES)(_load)
-
-
 def evaluate(
     model: torch.nn.Module, cases: Iterable[PreparedCase], config: Config, device: torch.device
 ) -> list[CaseScores]:
     """Score a network on the source's grid and labels, as the test does.
 
     The configuration's test-time options and post-processing are used. Where preprocessing changed
-    the grid, probabilities are brought back by trilinear interpolation before the decision.
+    the grid, probabilities are brought back by trilinear interpolation before the decision. While a
+    GPU predicts a case, the CPU scores those before it.
 
     Args:
         model: The network, on `device`.
@@ -88,30 +127,21 @@ def evaluate(
         A row for each case: Dice as in `validate`, hd95_mm_ET and so on, and the surface Dice
         nsd_1mm_ET, .., nsd_1mm_mean.
     """
-    predictor, rows = make_predictor(model, config, device), []
-    for case in cases:
-        prediction = predictor.predict(prepared_scan(case, config))
-        truth = np.array(case.source_label())
-        surfaces = surface_scores(prediction, truth, case.source_spacing_mm, predictor.labels)
-        rows.append(_row(case, dice(prediction, truth, predictor.labels)) | surfaces)
-    return rows
+    predictor = make_predictor(model, config, device)
 
+    def analyses() -> Iterator[tuple[PreparedCase, Analysis]]:
+        for case in cases:
+            yield case, predictor.analyse(prepared_scan(case, config))
 
-def predict_classes(
-    model: torch.nn.Module, case: PreparedCase, config: Config, device: torch.device
-) -> np.ndarray:
-    """Segment one case as the test does.
+    def scored(item: tuple[PreparedCase, Analysis]) -> CaseScores:
+        case, analysis = item
+        prediction, truth = predictor.finish(analysis), np.asarray(case.source_label())
+        box, labels = tumour_box(prediction, truth), predictor.labels
+        prediction, truth = prediction[box], truth[box]
+        surfaces = surface_scores(prediction, truth, case.source_spacing_mm, labels)
+        return _row(case, dice(prediction, truth, labels)) | surfaces
 
-    Args:
-        model: The network, on `device`.
-        case: The case.
-        config: The configuration of the run.
-        device: Where the network predicts.
-
-    Returns:
-        Class numbers, uint8 (x, y, z), on the source's grid in canonical orientation.
-    """
-    return make_predictor(model, config, device).predict(prepared_scan(case, config))
+    return list(behind(device, scored, analyses()))
 
 
 def prepared_scan(case: PreparedCase, config: Config) -> PreparedScan:

@@ -20,7 +20,7 @@ from segmamba.data.label_sets import LabelSet
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import prepared_scan
 from segmamba.evaluation.dice import dice
-from segmamba.evaluation.hausdorff import surface_scores
+from segmamba.evaluation.hausdorff import surface_scores, tumour_box
 from segmamba.evaluation.intervals import PairedMean, patient_interval
 from segmamba.evaluation.patients import by_patient, row_patient
 from segmamba.inference.predictor import Predictor
@@ -218,6 +218,8 @@ def _scores(
     pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | None, labels: LabelSet
 ) -> dict[str, float]:
     """Return Dice and, where the spacing is given, HD95 and NSD of class numbers (x, y, z)."""
+    box = tumour_box(pred, truth)
+    pred, truth = pred[box], truth[box]
     scores = {f"dice_{name}": value for name, value in dice(pred, truth, labels).items()}
     if spacing_mm is not None:
         scores |= surface_scores(pred, truth, spacing_mm, labels)

@@ -1,7 +1,7 @@
 """The Dice of a network that is given only some of the four modalities, the others being zeros."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -9,10 +9,11 @@ import torch
 from segmamba.config import Config
 from segmamba.data.labels import MODALITIES
 from segmamba.data.preprocess import PreparedCase
+from segmamba.evaluation.behind import behind
 from segmamba.evaluation.cases import CaseScores, make_predictor, prepared_scan
 from segmamba.evaluation.dice import dice
 from segmamba.inference.predictor import Predictor
-from segmamba.inference.prepared_scan import PreparedScan
+from segmamba.inference.prepared_scan import Analysis, PreparedScan
 
 SUBSETS: tuple[tuple[str, ...], ...] = tuple(
     subset
@@ -23,6 +24,8 @@ SUBSETS: tuple[tuple[str, ...], ...] = tuple(
 PARTIAL = SUBSETS[1:]
 LACKING = {"one_missing": 1, "two_missing": 2, "three_missing": 3}
 """The columns that average over subsets, by the number of modalities that these lack."""
+Analyses = dict[tuple[str, ...], Analysis | None]
+"""Subset to what the device says of it; None where a case has no modality of it."""
 
 
 def subset_score(subset: tuple[str, ...]) -> str:
@@ -56,15 +59,21 @@ def evaluate_subsets(
         one_missing_dice_ET, .., the means over the subsets that lack so many modalities.
     """
     predictor = make_predictor(model, config, device)
-    return [_scores(predictor, prepared_scan(case, config), case) for case in cases]
+
+    def analyses() -> Iterator[tuple[PreparedCase, Analyses]]:
+        for case in cases:
+            prepared = prepared_scan(case, config)
+            yield case, {subset: _analysed(predictor, prepared, subset) for subset in PARTIAL}
+
+    return list(behind(device, lambda item: _scores(predictor, *item), analyses()))
 
 
-def _scores(predictor: Predictor, prepared: PreparedScan, case: PreparedCase) -> CaseScores:
+def _scores(predictor: Predictor, case: PreparedCase, analyses: Analyses) -> CaseScores:
     truth = np.array(case.source_label())
-    by_subset = {
-        subset: dice(_predict(predictor, prepared, subset), truth, predictor.labels)
-        for subset in PARTIAL
-    }
+    by_subset = {}
+    for subset, analysis in analyses.items():
+        predicted = predictor.finish(analysis) if analysis else np.zeros_like(truth)
+        by_subset[subset] = dice(predicted, truth, predictor.labels)
     row: CaseScores = {
         f"{subset_score(subset)}_{region}": score
         for subset, scores in by_subset.items()
@@ -77,12 +86,14 @@ def _scores(predictor: Predictor, prepared: PreparedScan, case: PreparedCase) ->
     return row
 
 
-def _predict(predictor: Predictor, prepared: PreparedScan, subset: tuple[str, ...]) -> np.ndarray:
-    """Class numbers, uint8 (x, y, z), from the modalities of a subset alone."""
+def _analysed(
+    predictor: Predictor, prepared: PreparedScan, subset: tuple[str, ...]
+) -> Analysis | None:
+    """The prediction from the modalities of a subset alone; None where the case has none of it."""
     dropped = [MODALITIES.index(modality) for modality in MODALITIES if modality not in subset]
     images = {spacing_mm: np.array(image) for spacing_mm, image in prepared.images.items()}
     for image in images.values():
         image[dropped] = 0
     if not any(image.any() for image in images.values()):
-        return np.zeros(prepared.source_shape, np.uint8)
-    return predictor.predict(PreparedScan(images, prepared.grids))
+        return None
+    return predictor.analyse(PreparedScan(images, prepared.grids))

@@ -17,9 +17,10 @@ from segmamba.config import Config, InferenceConfig, load_config
 from segmamba.data.label_sets import LabelSet
 from segmamba.device import autocast
 from segmamba.errors import UserError
+from segmamba.inference.captured import EAGER_PASSES, forward_passes
 from segmamba.inference.checkpoint_files import find_checkpoint
 from segmamba.inference.fold import folded, in_half
-from segmamba.inference.sliding_window import predict_windows
+from segmamba.inference.sliding_window import predict_volumes
 from segmamba.models import build_model
 from segmamba.models.outputs import output_channels, probabilities
 from segmamba.models.state_dicts import load_into
@@ -31,6 +32,8 @@ MIRRORS: tuple[tuple[int, ...], ...] = tuple(
 """The 8 mirror images of (B, C, x, y, z), as the axes that are flipped."""
 BATCH = {"cuda": 8, "cpu": 2}
 """Windows in one forward pass; measured by benchmarks/inference.py --sweep."""
+SHARED_BATCHES = {"cuda": True, "cpu": False}
+"""Whether windows of several volumes are predicted in one batch."""
 AUTOTUNE = True
 """Whether cuDNN tries its kernels on the first batch of a shape."""
 
@@ -38,7 +41,9 @@ AUTOTUNE = True
 class Member:
     """A network with its Config on a device.
 
-    The weights are those of the moment it is made. A member knows its own grid, not the source's.
+    The weights are those of the moment it is made or refreshed. A member knows its own grid, not
+    the source's. On a GPU, a shape of windows that comes again and again is captured as a CUDA
+    graph.
 
     Args:
         model: The network, which is copied.
@@ -46,6 +51,7 @@ class Member:
         device: Where it predicts.
         inference: The test-time options, in place of the Config's own.
         notes: What was done to its weights when they were read.
+        eager_passes: Forward passes of a shape before it is captured.
     """
 
     def __init__(
@@ -56,15 +62,33 @@ class Member:
         inference: InferenceConfig | None = None,
         *,
         notes: tuple[str, ...] = (),
+        eager_passes: int = EAGER_PASSES,
     ) -> None:
         self.config, self.device, self.notes = config, device, notes
         self.inference = inference or config.inference
         self.outputs = output_channels(config.model)
-        single = folded(model, device.type).to(device)
-        self._networks: dict[torch.dtype | None, nn.Module] = {None: single}
-        if half := self._half():
-            self._networks[half] = in_half(single, half)
+        self._networks = self._made_of(model)
+        self._passes = forward_passes(device, eager_passes)
         self._batch = self.inference.window_batch or BATCH[device.type]
+
+    def _made_of(self, model: nn.Module) -> dict[torch.dtype | None, nn.Module]:
+        """The networks that predict in each precision: copies of `model`."""
+        single = folded(model, self.device.type).to(self.device)
+        half = self._half()
+        return {None: single} | ({half: in_half(single, half)} if half else {})
+
+    @torch.no_grad()
+    def refresh(self, model: nn.Module) -> None:
+        """Take over the weights that a network has now.
+
+        They are written over the old ones, so that what is captured predicts with them.
+
+        Args:
+            model: The network that the member was made of, or another of its kind.
+        """
+        for dtype, network in self._made_of(model).items():
+            for own, new in zip(_tensors(self._networks[dtype]), _tensors(network), strict=True):
+                own.copy_(new)
 
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
@@ -88,6 +112,44 @@ class Member:
             if dtype is not None and not result.isfinite().all():
                 result = self._over_scales(image, None)
         return result
+
+    def probabilities_of(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Predict several volumes one after the other, as `probabilities` does.
+
+        Where SHARED_BATCHES says so, a volume's last windows are predicted together with the next
+        one's first.
+
+        Args:
+            images: As `probabilities` takes them; float16 will do.
+
+        Yields:
+            float32 (K, x, y, z) on the device for each.
+
+        Raises:
+            UserError: A single window does not fit into the device's memory.
+        """
+        done = 0
+        if SHARED_BATCHES[self.device.type] and self.inference.scales == (1.0,):
+            try:
+                for probability in self._over_volumes(images):
+                    done += 1
+                    yield probability
+            except torch.OutOfMemoryError as error:
+                self._take_fewer_windows(error)
+            if done < len(images):
+                torch.cuda.empty_cache()  # only now that no traceback holds a tensor
+        for image in images[done:]:
+            yield self.probabilities(image.float())
+
+    def _over_volumes(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
+        """`predict_volumes`, and in fp32 once more what half precision cannot hold."""
+        volumes = self._predicted(images, self._half())
+        for image in images:
+            with _autotuned(), torch.inference_mode():
+                result = next(volumes)
+                if not result.isfinite().all():
+                    result = self._over_windows(image.float(), None)
+            yield result
 
     def _half(self) -> torch.dtype | None:
         """Inference takes fp16 where training took bf16.
@@ -113,28 +175,42 @@ class Member:
 
         Whenever they do not fit, half as many are taken from here on.
         """
-        window = self.config.data.patch_size
-        forward = partial(self._forward, dtype=dtype)
-        overlap = self.inference.overlaps(window)
         while True:
             try:
-                return predict_windows(
-                    forward, image, window, overlap=overlap, batch_size=self._batch
-                )
+                return next(self._predicted([image], dtype))
             except torch.OutOfMemoryError as error:
-                if self._batch == 1:
-                    size = " x ".join(map(str, window))
-                    raise UserError(
-                        f"a window of {size} voxels does not fit into the memory of {self.device}; "
-                        "use --device cpu"
-                    ) from error
-                self._batch //= 2
+                self._take_fewer_windows(error)
             torch.cuda.empty_cache()
 
-    def _forward(self, windows: Tensor, dtype: torch.dtype | None) -> Tensor:
-        """(B, 4, d, h, w) to float32 probabilities (B, K, d, h, w).
+    def _predicted(self, images: Sequence[Tensor], dtype: torch.dtype | None) -> Iterator[Tensor]:
+        window = self.config.data.patch_size
+        return predict_volumes(
+            partial(self._forward, dtype=dtype),
+            images,
+            window,
+            overlap=self.inference.overlaps(window),
+            batch_size=self._batch,
+        )
 
-        They are averaged over the mirror images where these are asked for.
+    def _take_fewer_windows(self, error: torch.OutOfMemoryError) -> None:
+        """Halve the windows of a pass from here on; raise UserError where one is too many."""
+        if self._batch == 1:
+            size = " x ".join(map(str, self.config.data.patch_size))
+            raise UserError(
+                f"a window of {size} voxels does not fit into the memory of {self.device}; "
+                "use --device cpu"
+            ) from error
+        self._batch //= 2
+        self._passes.forget()
+
+    def _forward(self, windows: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """(B, 4, d, h, w) to float32 probabilities (B, K, d, h, w)."""
+        return self._passes.run(partial(self._averaged, dtype=dtype), windows, dtype)
+
+    def _averaged(self, windows: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """The probabilities, averaged over the mirror images where these are asked for.
+
+        Autocast keeps no copies of weights, which a graph would hold on to: they need no gradient.
         """
         mirrors = MIRRORS if self.inference.flips else MIRRORS[:1]
         total = None
@@ -216,6 +292,10 @@ def _autotuned() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def _resized(volume: Tensor, shape: Sequence[int]) -> Tensor:

@@ -17,7 +17,8 @@ B windows in one forward pass.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,44 +91,105 @@ def predict_windows(
     Returns:
         The weighted mean over the windows, float32 (K, D, H, W), on the image's device.
     """
-    shape = image.shape[1:]
-    missing = [max(0, w - s) for w, s in zip(window, shape, strict=True)]
-    image = F.pad(image, [n for m in reversed(missing) for n in (0, m)])
-    along = [
-        window_starts(s, w, o) for s, w, o in zip(image.shape[1:], window, overlap, strict=True)
-    ]
-    places = [
-        tuple(slice(s, s + w) for s, w in zip(start, window, strict=True))
-        for start in itertools.product(*along)
-    ]
-    weights = gaussian_weights(window, image.device)
-    total, weight_sum = _accumulate(forward, image, places, weights, min(batch_size, len(places)))
-    return total.div_(weight_sum)[:, : shape[0], : shape[1], : shape[2]]
+    return next(predict_volumes(forward, [image], window, overlap=overlap, batch_size=batch_size))
 
 
-def _accumulate(
+def predict_volumes(
     forward: Callable[[Tensor], Tensor],
-    image: Tensor,
-    places: list[tuple[slice, ...]],
-    weights: Tensor,
+    images: Sequence[Tensor],
+    window: Sequence[int],
+    *,
+    overlap: Sequence[float],
     batch_size: int,
-) -> tuple[Tensor, Tensor]:
-    """The sums over the windows of weighted probabilities (K, D, H, W) and of weights (D, H, W)."""
-    total, weight_sum = None, torch.zeros(image.shape[1:], device=image.device)
-    for first in range(0, len(places), batch_size):
-        batch = places[first : first + batch_size]
+) -> Iterator[Tensor]:
+    """Predict volumes as `predict_windows` does, the windows of several in one batch.
+
+    Only the last batch of all is filled up, where otherwise that of every volume would be.
+
+    Args:
+        forward: Maps float32 windows (B, C, d, h, w) to probabilities (B, K, d, h, w); B is always
+            the same.
+        images: Float (C, D, H, W), all on one device.
+        window: d, h and w.
+        overlap: A share of each of the window's three sides.
+        batch_size: The largest B.
+
+    Yields:
+        The weighted mean over the windows, float32 (K, D, H, W), of each volume.
+    """
+    volumes = [_Volume(image, window, overlap) for image in images]
+    weights = gaussian_weights(window, images[0].device)
+    places = [(volume, place) for volume in volumes for place in volume.places]
+    size, waiting = min(batch_size, len(places)), deque(volumes)
+    for first in range(0, len(places), size):
+        batch = places[first : first + size]
         # one batch shape alone, for which kernels are chosen once
-        filled = batch + batch[-1:] * (batch_size - len(batch))
-        windows = [image[_all_channels(place)] for place in filled]
-        probabilities = forward(torch.stack(windows))
-        if total is None:
-            total = torch.zeros((probabilities.shape[1], *image.shape[1:]), device=image.device)
-        for place, probability in zip(batch, probabilities, strict=False):
-            total[_all_channels(place)].addcmul_(probability, weights)
-            weight_sum[place] += weights
-    assert total is not None, "a volume has a window"
-    return total, weight_sum
+        filled = batch + batch[-1:] * (size - len(batch))
+        with torch.inference_mode():
+            probabilities = forward(torch.stack([volume.cut(place) for volume, place in filled]))
+            for (volume, place), probability in zip(batch, probabilities, strict=False):
+                volume.add(place, probability, weights)
+        while waiting and waiting[0].is_done:
+            yield waiting.popleft().mean()
 
 
-def _all_channels(place: tuple[slice, ...]) -> tuple[slice, ...]:
+Place = tuple[slice, ...]
+"""Where a window lies in the padded volume."""
+
+
+class _Volume:
+    """A volume whose windows are predicted one after the other.
+
+    It takes memory from its first window on, until its mean is taken.
+    """
+
+    def __init__(self, image: Tensor, window: Sequence[int], overlap: Sequence[float]) -> None:
+        self._image, self._shape = image, image.shape[1:]
+        self._missing = [max(0, w - s) for w, s in zip(window, self._shape, strict=True)]
+        self._padded_shape = [s + m for s, m in zip(self._shape, self._missing, strict=True)]
+        along = [
+            window_starts(s, w, o)
+            for s, w, o in zip(self._padded_shape, window, overlap, strict=True)
+        ]
+        self.places: list[Place] = [
+            tuple(slice(s, s + w) for s, w in zip(start, window, strict=True))
+            for start in itertools.product(*along)
+        ]
+        self._left = len(self.places)
+        self._padded: Tensor | None = None
+        self._total: Tensor | None = None
+        self._weight_sum: Tensor | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all windows are in."""
+        return self._left == 0
+
+    def cut(self, place: Place) -> Tensor:
+        """The window (C, d, h, w) there, float32."""
+        if self._padded is None:
+            self._padded = F.pad(self._image, [n for m in reversed(self._missing) for n in (0, m)])
+        return self._padded[_all_channels(place)].float()
+
+    def add(self, place: Place, probability: Tensor, weights: Tensor) -> None:
+        """Take in the prediction (K, d, h, w) of the window there, with weights (d, h, w)."""
+        if self._total is None or self._weight_sum is None:
+            sides = self._padded_shape
+            self._total = torch.zeros((len(probability), *sides), device=weights.device)
+            self._weight_sum = torch.zeros(sides, device=weights.device)
+        self._total[_all_channels(place)].addcmul_(probability, weights)
+        self._weight_sum[place] += weights
+        self._left -= 1
+
+    @torch.inference_mode()
+    def mean(self) -> Tensor:
+        """The weighted mean (K, D, H, W) over all windows; the volume's memory is let go."""
+        total, weight_sum = self._total, self._weight_sum
+        assert total is not None and weight_sum is not None, "a volume has a window"
+        self._padded = self._total = self._weight_sum = None
+        x, y, z = self._shape
+        return total.div_(weight_sum)[:, :x, :y, :z]
+
+
+def _all_channels(place: Place) -> Place:
     return slice(None), *place

@@ -129,6 +129,8 @@ PEERS: dict[str, Callable[[ModelConfig], Peer]] = {
     "nnunet_resenc": nnunet_resenc,
 }
 """What builds each network, by `model.name`."""
+NOT_ONE_GRAPH = ("swinunetr",)
+"""Networks that branch on what their tensors hold, so that torch.compile cannot take them whole."""
 
 
 def _nnunet_arguments(config: ModelConfig) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
 import shlex
 import sys
@@ -90,9 +91,12 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
     # Only now the slow imports: everything above answers within seconds.
     from segmamba.device import choose_device
     from segmamba.orchestration.tracking.tracked_run import TrackedRun
+    from segmamba.training.compiler_cache import CompilerCache
     from segmamba.training.drawing import Pictures
     from segmamba.training.record import record_environment
+    from segmamba.training.saving import saver_for
 
+    CompilerCache.below(results).use(threads=os.cpu_count() or 1)
     device, store = choose_device(options.device), _store(results)
     root = root or next_run_folder(results, options.name)
     with locked(root):
@@ -111,7 +115,7 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
             log.log_config(config.to_flat_dict())
             run.begin()
             with observer.stop_explains_errors():
-                for epoch in run.train(config, Pictures(folder)):
+                for epoch in run.train(config, Pictures(folder), saver_for(device)):
                     observer.on_epoch(epoch)
                 final = run.test(config)
         _mark(folder, finished=ending.sent)
@@ -262,7 +266,7 @@ def _tags(
     folder: RunFolder,
     device: torch.device,
 ) -> dict[str, str]:
-    from segmamba.training.step import compile_decision
+    from segmamba.training.compiling import compile_decision
 
     return {
         "dataset": data.source,

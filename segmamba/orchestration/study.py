@@ -25,13 +25,15 @@ from segmamba.orchestration.engine.planning import (
 )
 from segmamba.orchestration.engine.power_plan import planned_power
 from segmamba.orchestration.engine.resume import check_place, check_same
-from segmamba.orchestration.engine.study_resources import plan_resources
+from segmamba.orchestration.engine.study_resources import choose_compilation, plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
 from segmamba.studies.comparable import check_regions
 from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec, resolve
+from segmamba.training.compiler_cache import CompilerCache
 
 if TYPE_CHECKING:
+    from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
     from segmamba.orchestration.engine.context import TrialFunction
     from segmamba.orchestration.engine.progress import ProgressDisplay
     from segmamba.orchestration.engine.resource_plan import ResourcePlan
@@ -59,8 +61,12 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
     ready = _prepared(study, options, progress)
     planned = planned_study(ready, options, {}, "")
     show_notes(planned, progress)
-    with _machine(ready, options, progress) as machine:
-        plan = plan_resources(planned, ready, options, machine, progress)
+    with (
+        _machine(ready, options, progress) as machine,
+        _compiling(ready, options, machine) as graphs,
+    ):
+        graphs.settled(progress)
+        plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
     return dataclasses.replace(plan, power=planned_power(ready.spec.name, planned, options))
 
 
@@ -100,17 +106,20 @@ def open_study(
     with contextlib.ExitStack() as held:
         with (
             _machine(ready, options, progress) as machine,
+            _compiling(ready, options, machine) as graphs,
             _ray(options, machine, held) as (store, environment),
         ):
             _close_abandoned(store, ready.spec.name, progress)
             planned = planned_study(ready, options, environment, store.uri)
-            study, run, resources = _begun(planned, ready, options, store, machine, progress)
+            study, run, resources = _begun(
+                planned, ready, options, store, machine, graphs, progress
+            )
             folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
             statuses = held.enter_context(_running(run, progress))
             context = study_context(ready, options, study, resources, run=run, folder=folder)
             StudyRunner(
-                ready, options, study, resources, context, progress, _trial_function()
+                ready, options, study, resources, context, progress, graphs, _trial_function()
             ).run()
         concluded = _concluded(ready.spec, run, folder, progress)
         statuses.append(_final_status(concluded))
@@ -139,6 +148,15 @@ def _machine(
                 progress=progress.steps("preparing cases on the nodes"),
             )
         yield machine
+
+
+def _compiling(ready: Prepared, options: StudyOptions, machine: Machine) -> StudyGraphs:
+    """The graphs of a study; within its block those are compiled that the compiler lacks."""
+    from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
+
+    planned = planned_study(ready, options, {}, "")
+    choice = choose_compilation(planned, ready, options, machine)
+    return StudyGraphs(choice, machine, CompilerCache.below(options.output))
 
 
 def _ray(
@@ -267,6 +285,7 @@ def _begun(
     options: StudyOptions,
     store: Store,
     machine: Machine,
+    graphs: StudyGraphs,
     progress: ProgressDisplay,
 ) -> tuple[Study, StudyRun, Resources]:
     """The Study with its name and the trials it has: a new one, or the one `--resume` finds."""
@@ -291,7 +310,7 @@ def _begun(
         )
     if options.resume:
         progress.say(f"resume   no unfinished {name} found: starting one")
-    resource_plan = plan_resources(planned, ready, options, machine, progress)
+    resource_plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
     folder = next_run_folder(results, name)
     study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
     run = start_study(store, study, ready.splits, folder)

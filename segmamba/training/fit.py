@@ -16,18 +16,18 @@ from segmamba.config import Config
 from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.label_sets import label_set
 from segmamba.data.loader import Batch, patches_per_epoch
-from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
 from segmamba.errors import RunStopped, UserError
-from segmamba.evaluation.cases import CaseScores, means, validate
+from segmamba.evaluation.cases import CaseScores, Validator, means
 from segmamba.models import build_model
 from segmamba.training.callback import Callback
+from segmamba.training.compiling import computing
 from segmamba.training.ema import WeightAverage, weight_average
 from segmamba.training.hard_cases import CaseSampling, case_sampling
 from segmamba.training.mean_teacher import Teacher, make_teacher
 from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
-from segmamba.training.step import LossFunction, forward_loss
+from segmamba.training.step import ForwardLoss, LossFunction
 
 Checkpoint = dict[str, Any]
 """Plain tensors, numbers and strings from which a run goes on."""
@@ -111,11 +111,27 @@ def fit(
     _check_classes(config, data)
     callback = callback or Callback()
     seed_everything(config.seed, deterministic=config.train.deterministic)
-    model = build_model(config.model).to(device)
-    if start:
-        start(model)
-    learner, done, best = _begin(model, config, data, device, resume_from)
+    with computing(ForwardLoss(build_model(config.model), config), config, device) as (
+        network,
+        forward_loss,
+    ):
+        if start:
+            start(network.model)
+        learner, done, best = _begin(network.model, forward_loss, config, data, device, resume_from)
+        yield from _epochs(learner, done, best, config, data, device, callback)
 
+
+def _epochs(
+    learner: Learner,
+    done: int,
+    best: Best,
+    config: Config,
+    data: Split,
+    device: torch.device,
+    callback: Callback,
+) -> Iterator[Epoch]:
+    """Yield the epochs after the first `done`."""
+    validator = Validator(config, device)
     for epoch in range(done + 1, config.train.epochs + 1):
         early_stop = config.train.early_stop_epochs
         if early_stop and epoch - 1 - best.epoch >= early_stop:
@@ -131,8 +147,9 @@ def fit(
         rows: list[CaseScores] = []
         is_best = False
         if epoch % config.train.validate_every_epochs == 0 or epoch == config.train.epochs:
-            cases = _watched(data.validation, epoch, callback)
-            rows = validate(learner.average.model, cases, config, device)
+            for row in validator.scores(learner.average.model, data.validation):
+                rows.append(row)
+                callback.on_validation_case(epoch, len(rows))
             metrics |= means(rows, "val")
             metrics["time/validate_s"] = time.perf_counter() - trained
             is_best = metrics["val/dice_mean"] > best.dice
@@ -174,7 +191,7 @@ def _train_epoch(
         batches = [next(stream) for _ in range(train.accumulation)]
         mean_loss = torch.zeros((), device=device)
         for batch in batches:
-            image, label = _augmented(batch, config)  # (B, C, D, H, W), (B, D, H, W)
+            image, label = augmented(batch, config)  # (B, C, D, H, W), (B, D, H, W)
             with learner.optimizer.autocast():
                 loss, patch_losses = learner.forward_loss(image, label)  # (), (B,)
             loss = loss / train.accumulation
@@ -235,8 +252,16 @@ class _EpochTotals:
         return losses
 
 
-def _augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment each patch by its own plan: image (B, C, D, H, W), label (B, D, H, W)."""
+def augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augment each patch by its own plan.
+
+    Args:
+        batch: On the device.
+        config: The configuration of the run.
+
+    Returns:
+        image (B, C, D, H, W) and label (B, D, H, W).
+    """
     plans = [
         draw_augmentation(config.augment, config.seed, int(e), int(i), batch.image.shape[1])
         for e, i in zip(batch.epoch, batch.index, strict=True)
@@ -244,14 +269,9 @@ def _augmented(batch: Batch, config: Config) -> tuple[torch.Tensor, torch.Tensor
     return augment(batch.image, batch.label, plans)
 
 
-def _watched(cases: list[PreparedCase], epoch: int, callback: Callback) -> Iterator[PreparedCase]:
-    for done, case in enumerate(cases):
-        yield case
-        callback.on_validation_case(epoch, done + 1)
-
-
 def _begin(
     model: torch.nn.Module,
+    forward_loss: LossFunction,
     config: Config,
     data: Split,
     device: torch.device,
@@ -272,7 +292,7 @@ def _begin(
     )
     learner = Learner(
         model,
-        forward_loss(model, config, device),
+        forward_loss,
         Optimizer(model, config, device),
         average,
         case_sampling(data.train, config, device),

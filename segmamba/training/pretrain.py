@@ -30,10 +30,10 @@ from segmamba.models import build_model
 from segmamba.models.blocks import PointwiseConv
 from segmamba.models.segmamba import IN_CHANNELS
 from segmamba.training.callback import Callback
+from segmamba.training.compiling import computing
 from segmamba.training.fit import Checkpoint, NonFiniteLoss
 from segmamba.training.optim import Optimizer, learning_rate
 from segmamba.training.randomness import random_state, seed_everything, set_random_state
-from segmamba.training.step import compiled
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,27 @@ def pretrain(
     model = build_model(config.model)
     head = cast(PointwiseConv, model.head)
     model.head = PointwiseConv(head.in_channels, IN_CHANNELS)
-    model = model.to(device).train()
+    with computing(Reconstruction(model), config, device, part="pretraining") as (network, loss_of):
+        yield from _epochs(network.model, loss_of, config, cases, device, resume_from, callback)
+
+
+def _epochs(
+    model: torch.nn.Module,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    config: Config,
+    cases: Sequence[PreparedCase],
+    device: torch.device,
+    resume_from: Checkpoint | None,
+    callback: Callback,
+) -> Iterator[PretrainingEpoch]:
+    """Yield the epochs after those of the checkpoint."""
+    model.train()
     optimizer, done = Optimizer(model, config, device), 0
     if resume_from:
         model.load_state_dict(resume_from["model"])
         optimizer.load_state_dict(resume_from)
         set_random_state(resume_from["random"])
         done = resume_from["epoch"]
-    loss_of = compiled(Reconstruction(model), config, device)
     stream = DeviceFeed(
         unlabelled_batches(cases, config, first_epoch=done + 1, pin_memory=device.type == "cuda"),
         device,

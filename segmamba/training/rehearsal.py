@@ -37,8 +37,8 @@ class Rehearsal:
     in so few steps as in the thousands of a trial. The last step always has one, 0.7 s, in which
     the loader's processes end."""
     warm_up_s: float
-    """What the first steps take beyond that: kernels are chosen and, where asked for, compiled or
-    found in the compiler's cache."""
+    """What the first steps take beyond that: kernels are chosen and, where asked for, found in the
+    compiler's cache."""
     validate_case_s: float
     test_case_s: float
     peak_bytes: int
@@ -48,9 +48,6 @@ class Rehearsal:
     """The size of a checkpoint of the weights alone."""
     resume_bytes: int
     """The size of a checkpoint that resuming needs."""
-    compile_s: float = 0.0
-    """What the compiler takes beyond warm_up_s where its cache does not hold this network yet; 0
-    where it held it from the start."""
     epoch_s: float = 0.0
     """What an epoch takes beyond its steps where the loader's processes end with it: the last one,
     or every one with hard cases."""

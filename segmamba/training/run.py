@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from segmamba.training.initial_weights import initial_weights
 from segmamba.training.plots import draw_training_curves
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.run_pictures import order_picture
+from segmamba.training.saving import AtOnce, Saver, settled
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,6 +39,7 @@ def train_run(
     device: torch.device,
     callback: Callback | None = None,
     pictures: PictureDrawer | None = None,
+    saver: Saver | None = None,
 ) -> Iterator[Epoch]:
     """Train a run in its folder, from its last good checkpoint on where there is one.
 
@@ -47,9 +50,11 @@ def train_run(
         device: Where to train.
         callback: Watches the run.
         pictures: Draws while the run trains.
+        saver: When checkpoints are written; None writes them at once.
 
     Yields:
-        `fit`'s epochs, each after it is saved.
+        `fit`'s epochs, each after it is saved; with a saver that writes behind the run, once the
+        epochs before it are. When the iterator ends or is closed, all are saved.
 
     Raises:
         RunStopped: The memory of the device or the disk does not suffice, or, as NonFiniteLoss,
@@ -58,7 +63,7 @@ def train_run(
     callback, pictures = callback or Callback(), pictures or NoPictures()
     if device.type == "cpu":
         keep_freed_memory()
-    with _explained_faults(config, folder, device):
+    with _explained_faults(config, folder, device), settled(saver or AtOnce()) as saving:
         folder.write_config(config)
         resume_from = _last_checkpoint(config, folder, device, callback)
         done = resume_from["epoch"] if resume_from else 0
@@ -77,7 +82,8 @@ def train_run(
                 write_json(folder.history, history)
                 for name, value in epoch.metrics.items():
                     events.add_scalar(name, value, epoch.number)
-                _save(epoch.checkpoint, folder, config, is_best=epoch.is_best)
+                write = partial(_save, folder=folder, config=config, is_best=epoch.is_best)
+                saving.save(epoch.checkpoint, write)
                 order_picture(epoch, data.validation, config, folder, device, pictures)
                 _show_pictures(events, pictures.finished(), epoch.number)
                 yield epoch

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from segmamba.config import Config
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
+from segmamba.evaluation.behind import drawing
 from segmamba.evaluation.cases import CaseScores, evaluate, means
 from segmamba.evaluation.modality_subsets import evaluate_subsets
 from segmamba.models import build_model
@@ -67,27 +69,24 @@ def evaluate_run(
     test_last = config.train.test_last and chosen.epoch != last.epoch
     digests = {"last": weights_digest(state["model"])}
     rows_of: dict[int, list[CaseScores]] = {}  # by epoch
-    for candidate in [chosen, last] if test_last else [chosen]:
-        weights = candidate.load()
-        digests[candidate.checkpoint] = weights_digest(weights)
-        source = f"{folder.root}: its {candidate.checkpoint} weights do not fit its config.json"
-        load_into(model, weights, source, "keep a run's files together")
-        rows_of[candidate.epoch] = evaluate(model, _watched(data.test, callback), config, device)
-        if candidate is chosen and config.train.test_subsets:
-            further = evaluate_subsets(model, _watched(data.test, callback), config, device)
-            for row, scores in zip(rows_of[chosen.epoch], further, strict=True):
-                row |= scores
-        if candidate is chosen:
-            cases, rows = (
-                (data.test, rows_of[chosen.epoch])
-                if data.test_is_validation
-                else (data.validation, state.get("best_rows", []))
-            )
-            path = folder.val_predictions(chosen.epoch)
-            # There are no rows in a checkpoint of an earlier version, and no need for the picture
-            # where it was drawn while the run trained.
-            if rows and not path.exists():
-                draw_predictions(worst_and_median_shown(model, cases, rows, config, device), path)
+    with drawing(device) as draw:
+        for candidate in [chosen, last] if test_last else [chosen]:
+            weights = candidate.load()
+            digests[candidate.checkpoint] = weights_digest(weights)
+            source = f"{folder.root}: its {candidate.checkpoint} weights do not fit its config.json"
+            load_into(model, weights, source, "keep a run's files together")
+            if candidate is chosen and not data.test_is_validation:
+                # There are no rows in a checkpoint of an earlier version.
+                validated = state.get("best_rows", [])
+                _draw_chosen(draw, model, data.validation, validated, config, folder, chosen.epoch)
+            rows = evaluate(model, _watched(data.test, callback), config, device)
+            rows_of[candidate.epoch] = rows
+            if candidate is chosen and data.test_is_validation:
+                _draw_chosen(draw, model, data.test, rows, config, folder, chosen.epoch)
+            if candidate is chosen and config.train.test_subsets:
+                further = evaluate_subsets(model, _watched(data.test, callback), config, device)
+                for row, scores in zip(rows, further, strict=True):
+                    row |= scores
     last_rows = rows_of.get(last.epoch)
     metrics = means(rows_of[chosen.epoch], "test")
     if last_rows is not None:
@@ -107,6 +106,22 @@ def evaluate_run(
     )
     result.write(folder.final_metrics)
     return result
+
+
+def _draw_chosen(
+    draw: Callable[[Callable[[], None]], None],
+    model: torch.nn.Module,
+    cases: Sequence[PreparedCase],
+    rows: Sequence[CaseScores],
+    config: Config,
+    folder: RunFolder,
+    epoch: int,
+) -> None:
+    """Have the picture of the chosen epoch drawn, unless it was while the run trained."""
+    path, device = folder.val_predictions(epoch), next(model.parameters()).device
+    if rows and not path.exists():
+        shown = worst_and_median_shown(model, cases, rows, config, device)
+        draw(partial(draw_predictions, shown, path))
 
 
 def _candidates(

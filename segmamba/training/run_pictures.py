@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from segmamba.config import Config
-from segmamba.data.label_sets import label_set
 from segmamba.data.preprocess import PreparedCase
-from segmamba.evaluation.cases import CaseScores, predict_classes
+from segmamba.evaluation.cases import CaseScores, make_predictor, prepared_scan
 from segmamba.models import build_model
 from segmamba.training.drawing import PictureDrawer
 from segmamba.training.fit import Epoch
@@ -67,8 +66,9 @@ def worst_and_median_shown(
         What the picture shows of each of the two cases; of one where there is only one.
     """
     by_id: Mapping[str, PreparedCase] = {case.id: case for case in cases}
-    labels = label_set(config.model.classes)
-    return [
-        show(by_id[case_id], predict_classes(model, by_id[case_id], config, device), name, labels)
-        for name, case_id in worst_and_median(rows).items()
-    ]
+    predictor = make_predictor(model, config, device)
+    shown = []
+    for name, case_id in worst_and_median(rows).items():
+        classes = predictor.predict(prepared_scan(by_id[case_id], config))
+        shown.append(show(by_id[case_id], classes, name, predictor.labels))
+    return shown

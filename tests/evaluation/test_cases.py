@@ -7,7 +7,13 @@ import torch
 from segmamba.data.cases import find_cases
 from segmamba.data.label_sets import GLIOMA
 from segmamba.data.preprocess import prepare_cases
-from segmamba.evaluation.cases import evaluate, means, predict_classes, validate
+from segmamba.evaluation.cases import (
+    evaluate,
+    make_predictor,
+    means,
+    prepared_scan,
+    validate,
+)
 from segmamba.evaluation.dice import dice
 from tests.conftest import write_case
 from tests.evaluation.scorers import hd95_mm
@@ -25,6 +31,11 @@ class Thresholds(torch.nn.Module):
         return logits
 
 
+def predicted(case):
+    """The class numbers that the test scores."""
+    return make_predictor(Thresholds(), COARSE, CPU).predict(prepared_scan(case, COARSE))
+
+
 @pytest.fixture
 def case(tmp_path):
     """An anisotropic case whose working grid differs from its own."""
@@ -36,7 +47,7 @@ def case(tmp_path):
 def test_the_test_scores_on_the_sources_grid_with_its_spacing_and_labels(case):
     (row,) = evaluate(Thresholds(), [case], COARSE, CPU)
     prediction, truth = (
-        predict_classes(Thresholds(), case, COARSE, CPU),
+        predicted(case),
         np.array(case.source_label()),
     )
     assert prediction.shape == truth.shape == (48, 56, 32)
@@ -51,7 +62,7 @@ def test_the_test_scores_on_the_sources_grid_with_its_spacing_and_labels(case):
 
 
 def test_probabilities_are_interpolated_so_that_outlines_fall_between_coarse_voxels(case):
-    prediction = predict_classes(Thresholds(), case, COARSE, CPU)
+    prediction = predicted(case)
     pairs = prediction.reshape(24, 2, 28, 2, 32)
     assert (pairs != pairs[:, :1, :, :1]).any(), (
         "copying each coarse voxel would make all blocks of 2x2 alike"

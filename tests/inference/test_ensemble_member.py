@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from segmamba.config import InferenceConfig, ModelConfig
 from segmamba.errors import UserError
+from segmamba.inference import ensemble_member
 from segmamba.inference.ensemble_member import MIRRORS, Member
 from segmamba.inference.fold import folded, in_half
 from segmamba.models import build_model
@@ -173,3 +174,58 @@ def test_a_window_that_does_not_fit_alone_is_one_line():
         UserError, match="a window of 16 x 16 x 16 voxels does not fit into the memory of cpu"
     ):
         member(Hungry(0)).probabilities(torch.randn(4, 16, 16, 16))
+
+
+def test_a_refreshed_member_predicts_as_one_made_anew_and_keeps_its_tensors():
+    torch.manual_seed(0)
+    shape = ModelConfig(base_channels=4, conv_depths=(1, 1, 1), mamba_depths=(1, 0, 0))
+    first, second = build_model(shape), build_model(shape)
+    with torch.no_grad():
+        for module in second.train().modules():
+            if isinstance(module, torch.nn.BatchNorm3d):
+                module.weight.uniform_(0.5, 2)
+                module.running_mean.uniform_(-1, 1)
+    image = torch.randn(4, 24, 16, 20)
+    refreshed, made = Member(first, TINY, CPU), Member(second, TINY, CPU)
+    before = [tensor.data_ptr() for tensor in refreshed._networks[None].parameters()]
+    assert not torch.equal(refreshed.probabilities(image), made.probabilities(image))
+    refreshed.refresh(second)
+    assert torch.equal(refreshed.probabilities(image), made.probabilities(image))
+    assert before == [tensor.data_ptr() for tensor in refreshed._networks[None].parameters()]
+
+
+def test_volumes_whose_windows_share_batches_are_predicted_as_each_alone(monkeypatch):
+    images = [torch.randn(4, *sides).half() for sides in ((40, 20, 24), (16, 16, 16), (8, 50, 18))]
+    alone = [member(Bright(), window_batch=3).probabilities(image.float()) for image in images]
+    monkeypatch.setitem(ensemble_member.SHARED_BATCHES, "cpu", True)
+    counting = Counting()
+    together = list(member(counting, window_batch=3).probabilities_of(images))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert set(counting.sizes) == {3} and len(counting.sizes) == -(-(16 + 1 + 12) // 3)
+
+
+def test_volumes_that_share_batches_take_fewer_windows_where_memory_is_short(monkeypatch):
+    images = [torch.randn(4, 40, 20, 24) for _ in range(3)]
+    expected = [member(Bright()).probabilities(image) for image in images]
+    monkeypatch.setitem(ensemble_member.SHARED_BATCHES, "cpu", True)
+    network = Hungry(2)
+    got = list(member(network, window_batch=8).probabilities_of(images))
+    assert network.refused == [8, 4]
+    for one, other in zip(expected, got, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+class Counting(Bright):
+    """Notes the number of windows in each of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return super().forward(x)

@@ -12,7 +12,7 @@ from segmamba.data.label_sets import GLIOMA
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
-from segmamba.evaluation.cases import predict_classes
+from segmamba.evaluation.cases import make_predictor, prepared_scan
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
 from segmamba.models.weights import load_checkpoint
@@ -32,7 +32,9 @@ def test_a_scan_from_files_is_predicted_as_the_test_predicts_it_from_the_cache(
     assert (
         classes.dtype == np.uint8 and classes.shape == (40, 44, 24) and len(np.unique(classes)) > 1
     )
-    assert np.array_equal(classes, predict_classes(model, cached, config, CPU))
+    assert np.array_equal(
+        classes, make_predictor(model, config, CPU).predict(prepared_scan(cached, config))
+    )
 
 
 def test_probabilities_lie_on_the_sources_grid_and_outside_the_brain_is_certain_background(

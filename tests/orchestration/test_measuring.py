@@ -81,29 +81,29 @@ def test_a_true_rehearsal_in_a_fresh_process_is_kept_and_not_repeated(data, tmp_
         assert later([TINY], threads=1) == [first] and len(messages) == 1, "kept"
 
 
-def test_a_compiled_network_is_rehearsed_again_in_a_new_process_that_finds_it_in_the_cache(
-    data, tmp_path
-):
-    class Compiler(Processes):
-        filled = False
-
+def test_arms_are_measured_on_all_gpus_at_once_and_packed_ones_on_the_first(data, tmp_path):
+    class Placed(Processes):
         def start(self, slot, task):
-            assert task.config.train.compile == "always"
+            self.measured.append((slot, task.gpu, task.others, task.compiler))
 
-        def warm_up_s(self):
-            warm_up_s = 12.0 if self.filled and self.ended else 90.0
-            self.filled, self.ended = True, False
-            return warm_up_s
+    processes, arms = Placed(), [TINY.changed({"model.d_state": n}) for n in (2, 3, 4)]
+    with Measure(
+        data, tmp_path / "kept", [], at_once=2, compiler="there", processes=processes
+    ) as measure:
+        measure(arms, threads=1, compile="always")
+        assert processes.measured == [(0, 0, 0, "there"), (1, 1, 0, "there"), (0, 0, 0, "there")]
+        processes.measured.clear()
+        measure(arms[:2], threads=1, together=True)
+        assert processes.measured == [(0, 0, 1, "there"), (1, 0, 1, "there")]
 
+
+def test_a_rehearsal_says_how_long_a_compiled_network_took_to_warm(data, tmp_path):
     messages = []
-    with Measure(data, tmp_path / "kept", [], processes=Compiler(), say=messages.append) as measure:
-        (rehearsal,) = measure([TINY], threads=1, compile="always")
-        assert (rehearsal.warm_up_s, rehearsal.compile_s) == (12.0, 78.0)
-        assert measure([TINY], threads=1, compile="always") == [rehearsal] and len(messages) == 2
-    assert messages == [
-        "measured 1: 1000 ms a step, compiled or found in the cache in 90 s",
-        "measured 2: 1000 ms a step, compiled or found in the cache in 12 s",
-    ]
+    with Measure(
+        data, tmp_path / "kept", [], processes=Processes(), say=messages.append
+    ) as measure:
+        measure([TINY], threads=1, compile="always")
+    assert messages == ["measured 1: 1000 ms a step, compiled, warm after 0 s"]
 
 
 def test_what_a_step_costs_does_not_depend_on_how_many_there_will_be(data, tmp_path):

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import segmamba
-from segmamba.orchestration.tracking.reuse import ROOMS, digest_of_code
+from segmamba.environment import digest_of_code
+from segmamba.orchestration.tracking.reuse import ROOMS
 
 PACKAGE = Path(segmamba.__file__).parent
 
@@ -15,14 +16,14 @@ def test_an_edit_of_a_kernel_or_of_any_file_that_trains_makes_other_trials(tmp_p
         copy = shutil.copytree if (PACKAGE / room).is_dir() else shutil.copy
         options = {"ignore": ignored} if copy is shutil.copytree else {}
         copy(PACKAGE / room, tmp_path / room, **options)
-    before = digest_of_code(tmp_path)
-    assert before == digest_of_code(PACKAGE)
+    before = digest_of_code(tmp_path, ROOMS)
+    assert before == digest_of_code(PACKAGE, ROOMS)
     for name in ("models/narrow_conv.cu", "training/fit.py", "device.py"):
         file = tmp_path / name
         content = file.read_bytes()
         file.write_bytes(content + b" ")
-        assert digest_of_code(tmp_path) != before, name
+        assert digest_of_code(tmp_path, ROOMS) != before, name
         file.write_bytes(content)
     (tmp_path / "models" / "__pycache__").mkdir()
     (tmp_path / "models" / "__pycache__" / "x.pyc").write_bytes(b"compiled")
-    assert digest_of_code(tmp_path) == before
+    assert digest_of_code(tmp_path, ROOMS) == before

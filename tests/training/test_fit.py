@@ -61,7 +61,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_metrics(data, whole_run):
 def test_a_resumed_run_remembers_the_best_epoch_so_far(data, monkeypatch):
     scores = iter([0.9, 0.1, 0.2, 0.3])
     monkeypatch.setattr(
-        fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}]
+        fit_module.Validator, "scores", lambda *args: [{"case": "x", "dice_mean": next(scores)}]
     )
     config = TINY.changed({"train.epochs": 4, "train.early_stop_epochs": 2})
     first = copy.deepcopy(next(iter(fit(config, data, CPU))).checkpoint)
@@ -127,7 +127,7 @@ def test_validation_falls_where_it_is_asked_for_and_always_at_the_end(data):
 def test_early_stopping_counts_epochs_without_a_better_validation_dice(data, monkeypatch):
     scores = iter([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
     monkeypatch.setattr(
-        fit_module, "validate", lambda *args: [{"case": "x", "dice_mean": next(scores)}]
+        fit_module.Validator, "scores", lambda *args: [{"case": "x", "dice_mean": next(scores)}]
     )
     epochs = list(fit(TINY.changed({"train.epochs": 6, "train.early_stop_epochs": 2}), data, CPU))
     assert [e.number for e in epochs] == [1, 2, 3, 4]
@@ -201,8 +201,8 @@ def test_with_a_separate_test_set_the_best_checkpoint_is_tested(data, tmp_path, 
     for own_validation, tested, epoch in ((True, "best", 1), (False, "last", 3)):
         scores = iter([0.9, 0.1, 0.1])
         monkeypatch.setattr(
-            fit_module,
-            "validate",
+            fit_module.Validator,
+            "scores",
             lambda *args, scores=scores: [row_of(data.validation[0], next(scores))],
         )
         folder = RunFolder(tmp_path / tested)
@@ -222,8 +222,8 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
     ):
         scores, tested = iter([0.9, 0.1, 0.1]), []
         monkeypatch.setattr(
-            fit_module,
-            "validate",
+            fit_module.Validator,
+            "scores",
             lambda *args, scores=scores: [row_of(data.validation[0], next(scores))],
         )
         monkeypatch.setattr(
@@ -246,22 +246,22 @@ def test_the_last_checkpoint_is_tested_beside_the_chosen_one_and_never_twice(
 def test_the_picture_shows_the_worst_and_the_median_of_the_chosen_epoch_and_is_drawn_once(
     data, tmp_path, monkeypatch
 ):
-    scores, predicted, predict = (
+    scores, predicted, prepare = (
         iter([(0.6, 0.9, 0.7), (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]),
         [],
-        pictures_module.predict_classes,
+        pictures_module.prepared_scan,
     )
     cases, folder = [*data.train, *data.validation, *data.test][:3], RunFolder(tmp_path / "run")
     split = dataclasses.replace(data, validation=cases, test_is_validation=False)
     monkeypatch.setattr(
-        fit_module,
-        "validate",
+        fit_module.Validator,
+        "scores",
         lambda *args: [row_of(*pair) for pair in zip(split.validation, next(scores), strict=True)],
     )
     monkeypatch.setattr(
         pictures_module,
-        "predict_classes",
-        lambda model, case, *rest: predicted.append(case.id) or predict(model, case, *rest),
+        "prepared_scan",
+        lambda case, config: predicted.append(case.id) or prepare(case, config),
     )
     next(train_run(TINY, split, folder, CPU))
     list(

@@ -123,12 +123,12 @@ def test_the_average_is_what_the_recurrence_gives_and_what_is_validated_and_kept
         {"learning.ema_decay": 0.3, "train.epochs": 2, "train.steps_per_epoch": 3}
     )
     seen = []
-    original = fit_module.validate
+    original = fit_module.Validator.scores
     monkeypatch.setattr(
-        fit_module,
-        "validate",
-        lambda model, *rest: (
-            seen.append(copy.deepcopy(model.state_dict())) or original(model, *rest)
+        fit_module.Validator,
+        "scores",
+        lambda self, model, *rest: (
+            seen.append(copy.deepcopy(model.state_dict())) or original(self, model, *rest)
         ),
     )
     trajectory = []
@@ -326,12 +326,12 @@ def test_pretraining_learns_to_fill_in_what_is_hidden(data, tmp_path):
 def test_a_run_starts_from_what_it_has_pretrained_but_for_its_heads(data, tmp_path, monkeypatch):
     config = TINY.changed({"learning.pretrain_epochs": 2, "train.epochs": 1, "optim.lr": 1e-3})
     started = []
-    build = fit_module.forward_loss
+    begin = fit_module._begin
     monkeypatch.setattr(
         fit_module,
-        "forward_loss",
+        "_begin",
         lambda model, *rest: (
-            started.append(copy.deepcopy(model.state_dict())) or build(model, *rest)
+            started.append(copy.deepcopy(model.state_dict())) or begin(model, *rest)
         ),
     )
     folder = RunFolder(tmp_path / "run")

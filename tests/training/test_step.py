@@ -6,35 +6,12 @@ from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import split_cases
 from segmamba.models import build_model
+from segmamba.training.compiling import computing
 from segmamba.training.fit import fit
 from segmamba.training.optim import Optimizer
-from segmamba.training.step import compile_decision, forward_loss
-from tests.tiny import CPU
+from segmamba.training.step import ForwardLoss
 
 GPU = torch.device("cuda")
-
-
-@pytest.mark.parametrize(
-    ("preset_name", "changes", "device", "expected"),
-    [
-        ("paper", {}, CPU, False),
-        ("paper", {"train.compile": "always"}, CPU, True),
-        ("paper", {"train.compile": "never"}, GPU, False),
-        ("demo", {}, GPU, False),
-    ],
-)
-def test_only_long_runs_on_a_gpu_are_compiled_unless_it_is_asked_for(
-    preset_name, changes, device, expected
-):
-    wanted, reason = compile_decision(preset(preset_name).changed(changes), device)
-    assert wanted == expected and reason
-
-
-def test_a_long_run_on_a_gpu_with_triton_is_compiled(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert compile_decision(preset("paper"), GPU)[0]
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert compile_decision(preset("paper"), GPU) == (False, "eager: triton is not installed")
 
 
 @pytest.mark.gpu
@@ -45,17 +22,18 @@ def test_the_compiled_step_gives_the_eager_gradients_over_accumulated_passes(mon
     config, gradients = config.changed({"train.accumulation": 2}), []
     for compiled in ("never", "always"):
         torch.manual_seed(0)
-        model = build_model(config.model).cuda().train()
-        loss_of = forward_loss(model, config.changed({"train.compile": compiled}), GPU)
-        optimizer = Optimizer(model, config, GPU)
-        for _ in range(3):
-            optimizer.step(0.0)  # clears the gradients
-            torch.manual_seed(1)
-            for _ in range(2):
-                image = torch.randn(2, 4, 48, 48, 32, device="cuda")
-                label = torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8)
-                optimizer.backward(loss_of(image, label)[0])
-        gradients.append([p.grad.clone() for p in model.parameters()])
+        wanted = config.changed({"train.compile": compiled})
+        loss = ForwardLoss(build_model(config.model), config).train()
+        with computing(loss, wanted, GPU) as (network, loss_of):
+            optimizer = Optimizer(network.model, config, GPU)
+            for _ in range(3):
+                optimizer.step(0.0)  # clears the gradients
+                torch.manual_seed(1)
+                for _ in range(2):
+                    image = torch.randn(2, 4, 48, 48, 32, device="cuda")
+                    label = torch.randint(0, 4, (2, 48, 48, 32), device="cuda", dtype=torch.uint8)
+                    optimizer.backward(loss_of(image, label)[0])
+            gradients.append([p.grad.clone() for p in network.parameters()])
     largest = max(g.norm() for g in gradients[0])
     for eager, graph in zip(*gradients, strict=True):
         assert (eager - graph).norm() < 5e-3 * eager.norm() + 1e-4 * largest

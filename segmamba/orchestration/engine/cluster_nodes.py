@@ -134,6 +134,7 @@ def machine_of(nodes: Sequence[Node], memory_bytes: int) -> Machine:
     return Machine(
         name=f"{count} node{'s' * (count > 1)} with {cores} core{'s' * (cores > 1)}"
         + (f" and {gpus} x {gpu_name}" if gpus else ""),
+        gpu=gpu_name if gpus else "",
         gpus=gpus,
         gpu_bytes=min(node.gpu_bytes for node in nodes),
         cores=cores,

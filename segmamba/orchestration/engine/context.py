@@ -52,6 +52,10 @@ class StudyContext:
     compile: str
     """The value of `train.compile` for every trial: all arms run the same way."""
     baseline: str
+    compiler: str = ""
+    """Folder of the compiler's cache; empty leaves it where torch has it."""
+    workers: int | None = None
+    """The most processes of a trial's loader; None is what its configuration says."""
     data: PreparedData | None = None
     """The cases, where each seed divides them anew (data.split_by_seed); None where the splits of
     `folds` serve all seeds."""
@@ -89,8 +93,13 @@ class StudyContext:
             if changes is not None
             else self.configs[plan.arm]
         )
+        wanted = config.data.workers
         return config.changed(
-            {"seed": config.seed + plan.seed, "train.compile": self.compile}
+            {
+                "seed": config.seed + plan.seed,
+                "train.compile": self.compile,
+                "data.workers": wanted if self.workers is None else min(wanted, self.workers),
+            }
             | self.folds[plan.fold][0]
         )
 

@@ -6,14 +6,13 @@ or not. All trials of a study run in the same one, so that arms differ by nothin
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from segmamba.orchestration.engine.machine import Machine
-from segmamba.orchestration.engine.resources import Resources, trial_cpus
+from segmamba.orchestration.engine.resources import Resources, default_resources, trial_cpus
 from segmamba.studies.spec import TrialPlan
 
 if TYPE_CHECKING:
@@ -84,11 +83,6 @@ class Execution:
     """Seconds of an optimiser step of the first arm."""
     slowdown: float
     """`step_s` divided by that of the first arm alone on a GPU, or with the fewest threads."""
-    warm_up_s: float
-    """Seconds that the first steps of a trial take beyond that."""
-    compile_s: float = 0.0
-    """Seconds to compile a network that the compiler has not seen yet; 0 where measuring has
-    compiled the networks of all arms already."""
 
 
 def thread_choices(trials: int, machine: Machine) -> list[int]:
@@ -145,54 +139,57 @@ def measure_on_cores(
                 resources=resources,
                 step_s=rehearsal.step_s,
                 slowdown=rehearsal.step_s / alone[first].step_s,
-                warm_up_s=rehearsal.warm_up_s,
             )
         )
     return alone, executions
 
 
 def measure_on_gpus(
-    work: Workload, machine: Machine, measure: Measuring, gpus_per_trial: float | None
+    work: Workload,
+    machine: Machine,
+    measure: Measuring,
+    gpus_per_trial: float | None,
+    compile: str,
 ) -> tuple[dict[str, Rehearsal], list[Execution]]:
     """Measure a study on a machine with GPUs.
 
-    Trials are packed on a GPU as long as that pays, and compiled one to a GPU.
+    Eager trials are packed on a GPU as long as that pays. Compiled ones run one to a GPU: they
+    leave nothing of it idle.
 
     Args:
         work: The study's trials.
         machine: Where they run.
         measure: Measures what a trial costs.
         gpus_per_trial: What the user asked for; None compares all.
+        compile: The value of `train.compile` in every trial, always or never.
 
     Returns:
         The Rehearsal of each arm alone on a GPU, and the Executions that the user's wish leaves.
     """
     arms = work.used_arms
     config = next(iter(arms.values()))
-    wanted = config.train.compile
-    eager = "never" if wanted == "auto" else wanted
-    cpus = trial_cpus(config, machine)
-    alone = {
-        arm: measure([arm_config], threads=cpus, compile=eager)[0]
-        for arm, arm_config in arms.items()
-    }
-    candidates = _GpuExecutions(machine, cpus, len(work.trials), next(iter(alone.values())))
+    kind = {"never": "eager", "always": "compiled"}[compile]
     whole = gpus_per_trial if gpus_per_trial and gpus_per_trial > 1 else 1.0
-    kind = {"never": "eager", "always": "compiled"}[eager]
-    executions = [candidates.execution(f"1 a GPU, {kind}", whole, eager, [candidates.alone])]
-    largest = max(rehearsal.peak_bytes for rehearsal in alone.values())
-    for packed in range(2, candidates.most_on_a_gpu(largest) + 1):
-        if gpus_per_trial and packed > 1 / gpus_per_trial:
-            break
-        measured = measure([config] * packed, threads=cpus, compile=eager, together=True)
-        name = f"{packed} a GPU, {kind}"
-        executions.append(candidates.execution(name, 1 / packed, eager, measured))
+    cpus = trial_cpus(config, machine, whole)
+    rehearsals = measure(list(arms.values()), threads=cpus, compile=compile)
+    alone = dict(zip(arms, rehearsals, strict=True))
+    candidates = _GpuExecutions(machine, config, len(work.trials), rehearsals[0], compile)
+    executions = [candidates.execution(f"1 a GPU, {kind}", whole, [candidates.alone])]
+    largest = max(rehearsal.peak_bytes for rehearsal in rehearsals)
+    if gpus_per_trial:
+        fewest = most = round(1 / gpus_per_trial) if gpus_per_trial < 1 else 1
+    else:
+        fewest, most = 2, candidates.most_on_a_gpu(largest) if compile == "never" else 1
+    for packed in range(max(2, fewest), most + 1):
+        measured = measure(
+            [config] * packed,
+            threads=trial_cpus(config, machine, 1 / packed),
+            compile=compile,
+            together=True,
+        )
+        executions.append(candidates.execution(f"{packed} a GPU, {kind}", 1 / packed, measured))
         if packed / executions[-1].step_s < WORTH_TRYING * (packed - 1) / executions[-2].step_s:
             break
-    if wanted == "auto" and (gpus_per_trial is None or gpus_per_trial >= 1):
-        compiled = measure([config], threads=cpus, compile="always")
-        execution = candidates.execution("1 a GPU, compiled", whole, "always", compiled)
-        executions.append(dataclasses.replace(execution, compile_s=compiled[0].compile_s))
     if gpus_per_trial:
         asked_for = [e for e in executions if math.isclose(e.resources.gpus, gpus_per_trial)]
         executions = asked_for or executions[-1:]
@@ -204,37 +201,31 @@ class _GpuExecutions:
     """What all Executions of a study on GPUs share."""
 
     machine: Machine
-    cpus: int
-    """Cores of one trial."""
+    config: Config
+    """Of the first arm."""
     trials: int
     alone: Rehearsal
     """The Rehearsal of the first arm."""
+    compile: str
 
-    def execution(
-        self, name: str, gpus: float, compile: str, measured: Sequence[Rehearsal]
-    ) -> Execution:
+    def execution(self, name: str, gpus: float, measured: Sequence[Rehearsal]) -> Execution:
         """The Execution with the share `gpus` of a GPU, from Rehearsals that ran side by side."""
         step_s = sum(rehearsal.step_s for rehearsal in measured) / len(measured)
-        resources = Resources(
-            gpus=gpus,
-            cpus=self.cpus,
-            threads=self.cpus,
-            at_once=max(1, min(self.machine.holds(self.cpus, gpus), self.trials)),
-            cores=self.machine.cores,
-            compile=compile,
-        )
+        resources = default_resources(self.machine, self.config, self.trials, gpus, self.compile)
         return Execution(
             name=name,
             resources=resources,
             step_s=step_s,
             slowdown=step_s / self.alone.step_s,
-            warm_up_s=measured[0].warm_up_s,
         )
 
     def most_on_a_gpu(self, peak_bytes: int) -> int:
-        """How many trials of at most `peak_bytes` fit on a GPU, by memory, cores and number."""
+        """How many trials of at most `peak_bytes` fit on a GPU, by memory, cores and number.
+
+        A trial has two cores at least: one for its own process and one for its loader.
+        """
         return min(
             int(MEMORY_SHARE * self.machine.gpu_bytes / peak_bytes),
-            self.machine.cores // self.cpus // self.machine.gpus,
+            self.machine.gpu_cores // 2,
             math.ceil(self.trials / self.machine.gpus),
         )

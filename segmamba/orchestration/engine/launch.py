@@ -61,7 +61,7 @@ class TrialLauncher:
         self.run(
             {"trial": tune.grid_search(plans)},
             scheduler=_scheduler(scheduler, base),
-            reuse_actors=reuses_processes(self.resources, scheduler),
+            reuse_actors=reuses_processes(scheduler),
         )
 
     def run_seeds(self, queue: SeedQueue) -> None:
@@ -83,7 +83,7 @@ class TrialLauncher:
             scheduler=None,
             search_alg=search,
             num_samples=most + 1,  # Ray asks no more after the last: there would be no last look
-            reuse_actors=reuses_processes(self.resources, None),
+            reuse_actors=reuses_processes(None),
         )
         if search.failure is not None:
             raise search.failure

@@ -49,6 +49,8 @@ class Machine:
     nodes: tuple[Node, ...] = ()
     """The nodes of a cluster that trials run on, whose sum the other fields are; () for a single
     machine."""
+    gpu: str = ""
+    """Name of its GPUs; empty without one."""
 
     def holds(self, cpus: int, gpus: float = 0) -> int:
         """How many trials run at once, each within one node.
@@ -67,6 +69,12 @@ class Machine:
     def trial_cores(self) -> int:
         """The most cores that one trial can have on every node."""
         return min([self.cores, *(node.cores for node in self.nodes)])
+
+    @property
+    def gpu_cores(self) -> int:
+        """The cores of one GPU: its share of those of its node."""
+        shares = [node.cores // max(1, node.gpus) for node in self.nodes]
+        return max(1, min([self.cores // max(1, self.gpus), *shares]))
 
     @property
     def trial_gpus(self) -> int:
@@ -101,6 +109,7 @@ def this_machine(cores: int) -> Machine:
     smallest = min(torch.cuda.get_device_properties(i).total_memory for i in range(gpus))
     return Machine(
         name=f"{gpus} x {torch.cuda.get_device_name(0)}",
+        gpu=torch.cuda.get_device_name(0),
         gpus=gpus,
         gpu_bytes=smallest,
         cores=cores,

@@ -7,7 +7,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,9 @@ class Measure:
         data: The split that a trial trains and is tested on.
         kept: Folder of earlier measurements.
         machine: What the measurements depend on beside the settings: plain values.
-        at_once: On a CPU, how many may be measured at the same time. What is measured then shares
-            the memory with others, as trials will.
+        at_once: How many may be measured at the same time: one on each GPU, or one on each core,
+            where it then shares the memory with others, as trials will.
+        compiler: Folder of the compiler's cache, which should hold what is measured compiled.
         say: Called with a line about each measurement.
         processes: Where the rehearsals run; None is this machine.
     """
@@ -48,11 +48,12 @@ class Measure:
         machine: Sequence[object],
         *,
         at_once: int = 1,
+        compiler: str = "",
         say: Callable[[str], object] = lambda text: None,
         processes: MeasuringProcesses[Any] | None = None,
     ) -> None:
         self._data, self._kept, self._machine = data, Path(kept), machine
-        self._at_once, self._say = at_once, say
+        self._at_once, self._compiler, self._say = at_once, compiler, say
         # Any: a job is passed from `start` to `result` and not looked at.
         self._processes: MeasuringProcesses[Any] = processes or LocalMeasurement()
         self._count = 0
@@ -78,7 +79,6 @@ class Measure:
             threads: Threads of torch in each process.
             compile: The value of `train.compile`.
             together: Whether all run at the same time on one GPU and are timed while all run.
-                Otherwise they run one after another on a GPU.
 
         Returns:
             A Rehearsal for each configuration, in the same order.
@@ -97,8 +97,7 @@ class Measure:
         missing = [file for file in config_of if file not in rehearsals]
         for start in range(0, len(missing), self._at_once):
             batch = {file: config_of[file] for file in missing[start : start + self._at_once]}
-            compiled = config_of[missing[start]].train.compile == "always"
-            measured = (self._from_cache if compiled else self._rehearsed)(batch, threads)
+            measured = self._rehearsed(batch, threads)
             rehearsals |= measured
             for file, rehearsal in measured.items():
                 self._write(file, [rehearsal])
@@ -108,28 +107,10 @@ class Measure:
     def _rehearsed(self, batch: Mapping[Path, Config], threads: int) -> dict[Path, Rehearsal]:
         """The Rehearsals of a batch, all at the same time, in processes of their own."""
         jobs = {
-            file: self._processes.start(
-                slot, RehearsalTask(config=config, data=self._data, threads=threads)
-            )
+            file: self._processes.start(slot, self._task(config, threads, gpu=slot))
             for slot, (file, config) in enumerate(batch.items())
         }
         return {file: self._result(job, batch[file]) for file, job in jobs.items()}
-
-    def _from_cache(self, batch: Mapping[Path, Config], threads: int) -> dict[Path, Rehearsal]:
-        """The same of compiled networks, as trials find them.
-
-        A first rehearsal fills the compiler's cache on disk. The second one runs in a new process,
-        since a process does not compile again what it has compiled.
-        """
-        cold = self._rehearsed(batch, threads)
-        self._processes.end()
-        warm = self._rehearsed(batch, threads)
-        return {
-            file: replace(
-                warm[file], compile_s=max(0.0, cold[file].warm_up_s - warm[file].warm_up_s)
-            )
-            for file in batch
-        }
 
     def _together(self, configs: Sequence[Config], threads: int) -> list[Rehearsal]:
         file = self._file(configs[0], threads, processes=len(configs))
@@ -140,13 +121,7 @@ class Measure:
         # The folder lies where a node of a cluster sees it, too.
         with tempfile.TemporaryDirectory(dir=self._kept, prefix="meet_") as meet:
             tasks = [
-                RehearsalTask(
-                    config=config,
-                    data=self._data,
-                    threads=threads,
-                    meet=meet,
-                    others=len(configs) - 1,
-                )
+                self._task(config, threads, gpu=0, meet=meet, others=len(configs) - 1)
                 for config in configs
             ]
             jobs = [self._processes.start(slot, task) for slot, task in enumerate(tasks)]
@@ -155,6 +130,11 @@ class Measure:
             ]
         self._write(file, rehearsals)
         return rehearsals
+
+    def _task(self, config: Config, threads: int, **place: Any) -> RehearsalTask:
+        return RehearsalTask(
+            config=config, data=self._data, threads=threads, compiler=self._compiler, **place
+        )
 
     def _result(self, job: object, config: Config) -> Rehearsal:
         try:
@@ -168,7 +148,7 @@ class Measure:
             ) from error
         self._count += 1
         compiled = (
-            f", compiled or found in the cache in {result.warm_up_s:.0f} s"
+            f", compiled, warm after {result.warm_up_s:.0f} s"
             if config.train.compile == "always"
             else ""
         )

@@ -8,8 +8,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from segmamba.orchestration.engine.gpu_processes import process_on_gpu
 
 if TYPE_CHECKING:
     import ray
@@ -36,6 +38,10 @@ class RehearsalTask:
     data: Split
     threads: int
     """Threads of torch."""
+    compiler: str = ""
+    """Folder of the compiler's cache; empty where nothing is compiled."""
+    gpu: int = 0
+    """Which GPU of this machine it runs on, where there are any. Ray chooses on a cluster."""
     meet: str | None = None
     """Folder where rehearsals that are to run at the same time wait for each other."""
     others: int = 0
@@ -77,15 +83,14 @@ class LocalMeasurement:
     """MeasuringProcesses on this machine, one process a slot."""
 
     def __init__(self) -> None:
-        self._open, self._pools = ExitStack(), list[ProcessPoolExecutor]()
+        self._open, self._pools = ExitStack(), dict[tuple[int, int], ProcessPoolExecutor]()
 
     def start(self, slot: int, task: RehearsalTask) -> Future[Rehearsal]:
         """Begin a rehearsal; see MeasuringProcesses."""
-        while len(self._pools) <= slot:
-            self._pools.append(
-                self._open.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
-            )
-        return self._pools[slot].submit(_rehearse, time.time(), task)
+        place = slot, task.gpu
+        if place not in self._pools:
+            self._pools[place] = self._open.enter_context(process_on_gpu(task.gpu))
+        return self._pools[place].submit(_rehearse, time.time(), task)
 
     def result(self, job: Future[Rehearsal]) -> Rehearsal:
         """Wait for the Rehearsal of a job; see MeasuringProcesses."""
@@ -102,7 +107,7 @@ class LocalMeasurement:
     def end(self) -> None:
         """End all processes."""
         self._open.close()
-        self._open, self._pools = ExitStack(), []
+        self._open, self._pools = ExitStack(), {}
 
 
 class RemoteMeasurement:
@@ -163,8 +168,11 @@ def _rehearse(asked: float, task: RehearsalTask) -> Rehearsal:
 
     asked: when the rehearsal was asked for, by the wall clock; on a cluster another machine's.
     """
+    from segmamba.training.compiler_cache import CompilerCache
     from segmamba.training.rehearsal import rehearse
 
+    if task.compiler:
+        CompilerCache(Path(task.compiler)).use(task.threads)
     start_s = max(0.0, time.time() - asked)
     rehearsal = rehearse(
         task.config,

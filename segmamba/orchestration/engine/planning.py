@@ -275,6 +275,8 @@ def announce(study: Study, resources: Resources, trials: int, progress: Progress
         f"trials   {trials} to run ({axes}), {resources.at_once} at once ({where}), "
         f"preset {study.preset}"
     )
+    if resources.gpus and "why" in study.resource_plan:
+        progress.say(f"compute  {study.resource_plan['why']}")
 
 
 def show_notes(study: Study, progress: ProgressDisplay) -> None:

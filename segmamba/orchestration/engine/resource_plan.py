@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from segmamba.orchestration.engine.compile_choice import CompileChoice
 from segmamba.orchestration.engine.executions import (
     Execution,
     Measuring,
@@ -29,6 +30,7 @@ from segmamba.orchestration.engine.study_cost import (
     study_seconds,
 )
 from segmamba.screen import clock
+from segmamba.training.passes import PASSES_THAT_PAY, forward_passes
 
 if TYPE_CHECKING:
     from segmamba.config import Config
@@ -106,7 +108,11 @@ class ResourcePlan:
 
 
 def measured_plan(
-    work: Workload, machine: Machine, measure: Measuring, options: StudyOptions
+    work: Workload,
+    machine: Machine,
+    measure: Measuring,
+    options: StudyOptions,
+    choice: CompileChoice,
 ) -> ResourcePlan:
     """The plan of a study, measured where that pays or `options.plan` asks for it.
 
@@ -115,16 +121,23 @@ def measured_plan(
         machine: Where they run.
         measure: Measures what a trial costs.
         options: Of which `gpus_per_trial`, `plan`, `output` and `scheduler` count.
+        choice: Whether the trials are compiled.
 
     Raises:
         UserError: The machine cannot give a trial as many GPUs as were asked for.
     """
     check_gpus_per_trial(options.gpus_per_trial, machine)
-    if not options.plan and not _worth_measuring(work, machine, options):
-        why = "not measured: there is nothing to choose, and it is short"
-        return unmeasured_plan(work.base, len(work.trials), machine, options, why)
+    why = _why_not_measured(work, machine, options, choice)
+    if why and not options.plan:
+        return unmeasured_plan(work.base, len(work.trials), machine, options, choice, why)
     if machine.gpus:
-        alone, executions = measure_on_gpus(work, machine, measure, options.gpus_per_trial)
+        alone, executions = measure_on_gpus(
+            work,
+            machine,
+            measure,
+            options.gpus_per_trial,
+            "always" if choice.compile == "always" else "never",
+        )
     else:
         alone, executions = measure_on_cores(work, machine, measure)
     costs = [study_seconds(each, work, alone, options.scheduler) for each in executions]
@@ -140,9 +153,9 @@ def measured_plan(
     study_s, trial_s = costs[chosen]
     arms = work.used_arms
     return ResourcePlan(
-        resources=executions[chosen].resources,
+        resources=dataclasses.replace(executions[chosen].resources, compile=choice.compile),
         machine=machine.name,
-        why=_reason(estimates, chosen),
+        why=_reason(estimates, chosen, choice if machine.gpus else None),
         executions=estimates,
         trials=len(work.trials),
         study_s=study_s,
@@ -158,7 +171,12 @@ def measured_plan(
 
 
 def unmeasured_plan(
-    base: Config, trials: int, machine: Machine, options: StudyOptions, why: str
+    base: Config,
+    trials: int,
+    machine: Machine,
+    options: StudyOptions,
+    choice: CompileChoice,
+    why: str,
 ) -> ResourcePlan:
     """The plan of a study of which nothing is measured.
 
@@ -170,6 +188,7 @@ def unmeasured_plan(
         trials: How many trials there are.
         machine: Where they run.
         options: Of which `gpus_per_trial` counts.
+        choice: Whether the trials are compiled.
         why: The reason for not measuring.
 
     Raises:
@@ -177,18 +196,32 @@ def unmeasured_plan(
     """
     check_gpus_per_trial(options.gpus_per_trial, machine)
     return ResourcePlan(
-        resources=default_resources(machine, base, trials, options.gpus_per_trial or 1.0),
+        resources=default_resources(
+            machine, base, trials, options.gpus_per_trial or 1.0, choice.compile
+        ),
         machine=machine.name,
         trials=trials,
         why=why,
     )
 
 
-def _worth_measuring(work: Workload, machine: Machine, options: StudyOptions) -> bool:
+def _why_not_measured(
+    work: Workload, machine: Machine, options: StudyOptions, choice: CompileChoice
+) -> str:
+    """The reason for not measuring; empty where measuring pays.
+
+    On a GPU, compiled trials one to a GPU are known to win, and eager ones that are few are over
+    before the best number of them on a GPU is found.
+    """
     if machine.gpus:
-        return options.gpus_per_trial is None
+        passes = sum(forward_passes(work.arms[trial.arm]) for trial in work.trials)
+        short = passes < PASSES_THAT_PAY * machine.gpus
+        settled = choice.compile != "never" or options.gpus_per_trial is not None or short
+        return choice.reason if settled else ""
     choices = thread_choices(len(work.trials), machine)
-    return len(choices) > 1 or optimizer_steps(work.base) >= SHORT_STEPS
+    if len(choices) > 1 or optimizer_steps(work.base) >= SHORT_STEPS:
+        return ""
+    return "not measured: there is nothing to choose, and it is short"
 
 
 def _arm_cost(
@@ -205,7 +238,11 @@ def _arm_cost(
     )
 
 
-def _reason(estimates: Sequence[ExecutionEstimate], chosen: int) -> str:
+def _reason(
+    estimates: Sequence[ExecutionEstimate], chosen: int, choice: CompileChoice | None
+) -> str:
+    if len(estimates) == 1 and choice:
+        return choice.reason
     if len(estimates) == 1:
         return f"{estimates[0].name}: the only way that this machine and the options leave"
     best = estimates[chosen]

@@ -31,7 +31,9 @@ class Resources:
     """The value of `train.compile` in every trial: auto, always or never."""
 
 
-def default_resources(machine: Machine, base: Config, trials: int, gpus: float) -> Resources:
+def default_resources(
+    machine: Machine, base: Config, trials: int, gpus: float, compile: str
+) -> Resources:
     """The Resources of a study of which nothing is measured.
 
     Args:
@@ -40,11 +42,12 @@ def default_resources(machine: Machine, base: Config, trials: int, gpus: float) 
         trials: How many trials there are.
         gpus: GPUs of one trial; ignored on a machine without any, where the trials share the cores
             evenly.
+        compile: The value of `train.compile` in every trial.
     """
     if not machine.gpus:
         threads = max(1, min(machine.cores // max(1, trials), machine.trial_cores))
-        return _on_cores(machine, trials, threads, base.train.compile)
-    return _on_gpus(machine, base, trials, gpus)
+        return _on_cores(machine, trials, threads, compile)
+    return _on_gpus(machine, base, trials, gpus, compile)
 
 
 def resumed_resources(
@@ -62,12 +65,12 @@ def resumed_resources(
         trials: How many trials are left.
     """
     if stored is None:
-        return default_resources(machine, base, trials, 1.0)
+        return default_resources(machine, base, trials, 1.0, base.train.compile)
     began = Resources(**stored)
     if not machine.gpus:
         return _on_cores(machine, trials, began.threads, began.compile)
-    resources = _on_gpus(machine, base, trials, began.gpus or 1.0)
-    return dataclasses.replace(resources, threads=began.threads, compile=began.compile)
+    resources = _on_gpus(machine, base, trials, began.gpus or 1.0, began.compile)
+    return dataclasses.replace(resources, threads=began.threads)
 
 
 def _on_cores(machine: Machine, trials: int, threads: int, compile: str) -> Resources:
@@ -82,33 +85,50 @@ def _on_cores(machine: Machine, trials: int, threads: int, compile: str) -> Reso
     )
 
 
-def _on_gpus(machine: Machine, base: Config, trials: int, gpus: float) -> Resources:
-    cpus = trial_cpus(base, machine)
+def _on_gpus(machine: Machine, base: Config, trials: int, gpus: float, compile: str) -> Resources:
+    cpus = trial_cpus(base, machine, gpus)
     return Resources(
         gpus=gpus,
         cpus=cpus,
         threads=cpus,
         at_once=max(1, min(machine.holds(cpus, gpus), max(1, trials))),
         cores=machine.cores,
-        compile=base.train.compile,
+        compile=compile,
     )
 
 
-def trial_cpus(config: Config, machine: Machine) -> int:
-    """Cores of a trial on a GPU: its own process and those of its loader."""
-    return min(config.data.workers + 1, machine.trial_cores)
+def trial_cpus(config: Config, machine: Machine, gpus: float) -> int:
+    """Cores of a trial on a GPU: for its own process and for those of its loader.
 
-
-def reuses_processes(resources: Resources, scheduler: str | None) -> bool:
-    """Whether the process of a trial goes on to the next trial.
-
-    This saves the seconds that torch takes to start. On a GPU each trial has a process of its own,
-    so that the memory of one is free for the next. So it has under a scheduler, since a trial that
-    is stopped early may not free its memory in time, and where trials are compiled, since torch
-    refuses the ninth network of one process.
+    They are no more than the share of the node's cores that goes with its share of the GPUs, so
+    that every GPU finds cores for a trial.
 
     Args:
-        resources: What each trial gets.
+        config: The configuration of a trial.
+        machine: Where it runs.
+        gpus: GPUs of the trial, or a share of one.
+    """
+    return min(config.data.workers + 1, max(1, int(machine.gpu_cores * gpus)))
+
+
+def loader_workers(config: Config, resources: Resources) -> int:
+    """The processes with which a trial reads its patches: no more than it has cores for.
+
+    No result depends on them.
+    """
+    if not resources.gpus:
+        return config.data.workers
+    return min(config.data.workers, max(1, resources.cpus - 1))
+
+
+def reuses_processes(scheduler: str | None) -> bool:
+    """Whether the process of a trial goes on to the next trial.
+
+    This saves what torch, a GPU's first kernels and the compiler's cache take to load. Under a
+    scheduler each trial has a process of its own, since one that is stopped early may not free its
+    memory in time.
+
+    Args:
         scheduler: The scheduler that may stop trials; None or "none" without one.
     """
-    return not resources.gpus and scheduler in (None, "none") and resources.compile != "always"
+    return scheduler in (None, "none")

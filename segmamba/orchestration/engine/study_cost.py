@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from segmamba.orchestration.engine.executions import Execution, Workload
 from segmamba.orchestration.engine.resources import reuses_processes
+from segmamba.training.compiler_cache import graph_of
 
 if TYPE_CHECKING:
     from segmamba.config import Config
@@ -24,7 +25,8 @@ def study_seconds(
 ) -> tuple[float, dict[str, float]]:
     """The duration of a study in one Execution.
 
-    Ray starts the trials in their order, the next one as soon as one ends. This is simulated.
+    Ray starts the trials in their order, the next one as soon as one ends. This is simulated. A
+    process that goes on to the next trial starts once and warms up once for each graph.
 
     Args:
         execution: The manner in which all trials run.
@@ -35,22 +37,33 @@ def study_seconds(
     Returns:
         The seconds of the study, and those of a trial of each arm.
     """
-    arms = work.used_arms
+    arms, reused = work.used_arms, reuses_processes(scheduler)
     # All but the first may have been rehearsed in one process, which had started already.
     start_s = max(rehearsal.start_s for rehearsal in alone.values())
-    each_s = 0.0 if reuses_processes(execution.resources, scheduler) else start_s
+    graphs = {arm: graph_of(config) for arm, config in arms.items()}
+    each_s = {arm: 0.0 if reused else start_s + alone[arm].warm_up_s for arm in arms}
     trial_s = {
-        arm: each_s + _trial_seconds(config, alone[arm], execution, work.data)
+        arm: each_s[arm] + _trial_seconds(config, alone[arm], execution, work.data)
         for arm, config in arms.items()
     }
-    slots = [start_s - each_s] * execution.resources.at_once  # when each is free again
-    compiled = {_compiled_network(next(iter(arms.values()))): 0.0}  # when the cache has it
+    slots = [_Slot(start_s if reused else 0.0) for _ in range(execution.resources.at_once)]
     for trial in work.trials:
-        began, network = slots[0], _compiled_network(arms[trial.arm])
-        missing_s = execution.compile_s if began < compiled.get(network, math.inf) else 0.0
-        compiled.setdefault(network, began + missing_s)
-        heapq.heapreplace(slots, began + trial_s[trial.arm] + missing_s)
-    return max(slots), trial_s
+        slot, graph = min(slots, key=lambda slot: slot.free_s), graphs[trial.arm]
+        if reused and graph not in slot.warm:
+            slot.free_s += alone[trial.arm].warm_up_s
+        slot.warm.add(graph)
+        slot.free_s += trial_s[trial.arm]
+    return max(slot.free_s for slot in slots), trial_s
+
+
+@dataclass
+class _Slot:
+    """A process, or a place for one, that runs trial after trial."""
+
+    free_s: float
+    """When it is free again."""
+    warm: set[str] = field(default_factory=set)
+    """The graphs that it has run."""
 
 
 def optimizer_steps(config: Config) -> int:
@@ -63,19 +76,6 @@ def checkpoint_bytes(config: Config, rehearsal: Rehearsal) -> int:
     every = config.train.keep_every_epochs
     kept = config.train.epochs // every if every else 0
     return (1 + kept) * rehearsal.weights_bytes + rehearsal.resume_bytes
-
-
-def _compiled_network(config: Config) -> tuple[object, ...]:
-    """The settings that decide what the compiler makes; equal ones share its cache."""
-    hard_cases = config.learning.hard_case_factor > 1
-    return (
-        config.model,
-        config.loss,
-        config.data.patch_size,
-        config.train.batch_size,
-        config.train.precision,
-        hard_cases,
-    )
 
 
 def _trial_seconds(
@@ -95,5 +95,4 @@ def _trial_seconds(
         optimizer_steps(config) * rehearsal.step_s * execution.slowdown
         + loader_restarts * rehearsal.epoch_s
         + shared * evaluation
-        + execution.warm_up_s
     )

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from segmamba.orchestration.engine.context import StudyContext, TrialFunction
 from segmamba.orchestration.engine.planning import announce, fold_changes, infeasible_arms
+from segmamba.orchestration.engine.resources import Resources, loader_workers
 from segmamba.studies.results import ENDED
 from segmamba.studies.spec import FOUND, Stage, TrialPlan
+from segmamba.training.compiler_cache import CompilerCache
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
+    from segmamba.orchestration.engine.launch import TrialLauncher
     from segmamba.orchestration.engine.options import StudyOptions
     from segmamba.orchestration.engine.planning import Prepared
     from segmamba.orchestration.engine.population_rounds import Rounds
     from segmamba.orchestration.engine.progress import ProgressDisplay
-    from segmamba.orchestration.engine.resources import Resources
     from segmamba.orchestration.tracking.study_run import StudyRun
     from segmamba.studies.results import Study, Trial
 
@@ -38,6 +41,8 @@ class StudyRunner:
     resources: Resources
     context: StudyContext
     progress: ProgressDisplay
+    graphs: StudyGraphs
+    """What the trials share, perhaps still being compiled."""
     trial: TrialFunction
     """What Ray runs for each trial."""
 
@@ -58,16 +63,13 @@ class StudyRunner:
         announce(self.study, self.resources, len(plans), self.progress)
         if not plans:  # only the report was missing
             return
-        from segmamba.orchestration.engine.launch import TrialLauncher
-
         base = self.ready.base
+        launcher = self._launcher()
         self.progress.trials(plans, base.train.epochs, self.resources.at_once)
-        launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
         launcher.run_trials(plans, scheduler=self.arms_scheduler, base=base)
 
     def _run_seeds(self) -> None:
         """Run the arms with one seed after another, until the claim is decided."""
-        from segmamba.orchestration.engine.launch import TrialLauncher
         from segmamba.orchestration.engine.seed_queue import SeedQueue
         from segmamba.orchestration.engine.sequential_looks import SequentialLooks
 
@@ -85,8 +87,8 @@ class StudyRunner:
             queue.put_back(first)
             announce(self.study, self.resources, len(queue.waiting), self.progress)
             base = self.ready.base
+            launcher = self._launcher()
             self.progress.trials(queue.waiting, base.train.epochs, self.resources.at_once)
-            launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
             launcher.run_seeds(queue)
         looks.close()
 
@@ -173,11 +175,10 @@ class StudyRunner:
     def _launch_search(
         self, baseline: dict[str, Any], missing: int, rounds: Rounds | None, ended: list[str]
     ) -> None:
-        from segmamba.orchestration.engine.launch import TrialLauncher
         from segmamba.orchestration.engine.search import SpaceSearch
 
         space, base = self.ready.spec.space, self.ready.base
-        launcher = TrialLauncher(self.context, self.resources, self.progress, self.trial)
+        launcher = self._launcher()
         if rounds:
             launcher.run_population(space, rounds, ended=ended, base=base)
             return
@@ -187,6 +188,14 @@ class StudyRunner:
             scheduler=self.options.scheduler or "asha",
             base=base,
         )
+
+    def _launcher(self) -> TrialLauncher:
+        """What runs the trials, once their graphs are compiled."""
+        from segmamba.orchestration.engine.launch import TrialLauncher
+
+        if self.context.compile != "never" and not self.graphs.settled(self.progress):
+            self.context = dataclasses.replace(self.context, compile="never")
+        return TrialLauncher(self.context, self.resources, self.progress, self.trial)
 
     def _without_infeasible(self, plans: list[TrialPlan]) -> list[TrialPlan]:
         """The plans of arms that can run here; the others end at once, with the reason."""
@@ -260,6 +269,8 @@ def study_context(
         tags=tags,
         threads=resources.threads,
         compile=resources.compile,
+        compiler=str(CompilerCache.below(options.output).folder),
+        workers=loader_workers(ready.base, resources),
         baseline=study.baseline,
         data=ready.data if ready.base.data.split_by_seed else None,
         cases=tuple(ready.data.cases) if options.cache else (),

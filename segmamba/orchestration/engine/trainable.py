@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_T
 from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.studies.spec import Stage, TrialPlan
+from segmamba.training.compiler_cache import CompilerCache
+from segmamba.training.compiling import compile_decision
 from segmamba.training.record import record_environment
 from segmamba.training.run_folder import RunFolder
-from segmamba.training.step import compile_decision
+from segmamba.training.saving import AtOnce, saver_for
 
 LESS_MEMORY_TAG = "activation_checkpointing"
 
@@ -62,7 +65,9 @@ def run_trial(assignment: dict[str, TrialPlan], context: StudyContext) -> None:
     torch.set_num_threads(context.threads)
     root = trial_folder(context.folder, plan)
     try:
-        config, device = context.config(plan), choose_device()
+        config, device = context.config(plan), _sound_device()
+        if context.compiler:
+            CompilerCache(Path(context.compiler)).use(context.threads)
         tags = context.trial_tags(plan) | {
             FOLDER_TAG: str(root),
             "execution": compile_decision(config, device)[1],
@@ -80,7 +85,30 @@ def run_trial(assignment: dict[str, TrialPlan], context: StudyContext) -> None:
     if log and not log.close(patience_s) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
         report = _failed(root, reason, log.away_because)
+    _free_memory()
     tune.report(report)
+
+
+def _sound_device() -> torch.device:
+    """The device of this trial.
+
+    Its process may have run another trial, whose last act was an illegal access to the GPU. CUDA
+    does not recover from that. The process ends, and Ray starts the trial in a new one.
+    """
+    device = choose_device()
+    if device.type == "cuda" and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            os._exit(1)
+    return device
+
+
+def _free_memory() -> None:
+    """Free what a trial held, in circles too, for the next trial of this process."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str, Any]:
@@ -101,8 +129,7 @@ def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str,
                 raise
             reason = _reason(error)
         # Outside the handler: the exception held the frames, and they held the tensors.
-        gc.collect()
-        torch.cuda.empty_cache()
+        _free_memory()
     config = with_less_memory(config, reason)
     trial.log.log_tags({LESS_MEMORY_TAG: f"all levels, because {reason}"})
     try:
@@ -129,7 +156,9 @@ def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any
     for part, until in parts(config, trial.stages, folder):
         if plan.round_every:
             report_again(folder, trial.stages[-1].epoch, plan.round_every, config)
-        for epoch in run.train(part):
+        # The other members of a population copy the checkpoint of a round as soon as it is there.
+        saver = AtOnce() if plan.round_every else saver_for(trial.device)
+        for epoch in run.train(part, saver=saver):
             report = {"epoch": epoch.number, "epochs": epochs} | epoch.metrics
             report_epoch(report, folder, plan.round_every)
             if epoch.number == until < epochs:

@@ -11,7 +11,8 @@ from mlflow.entities import Metric, Run
 import segmamba
 from segmamba.config import Config
 from segmamba.data.splits import Split
-from segmamba.device import choose_device
+from segmamba.device import choose_device, device_kind
+from segmamba.environment import digest_of_code
 from segmamba.orchestration.tracking.log import WEIGHTS_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG
 from segmamba.orchestration.tracking.store import Store
@@ -19,6 +20,14 @@ from segmamba.orchestration.tracking.store import Store
 DIGEST_TAG, REUSED_TAG, MADE_WITH_TAG = "trial_digest", "reused_from", "made_with"
 ROOMS = ("config", "data", "models", "inference", "evaluation", "training", "device.py")
 """The code that decides what a trial's result is."""
+NEUTRAL = {
+    "data.source": "",
+    "data.names": (),
+    "data.patients": "",
+    "data.max_volume_mib": 0,
+    "data.workers": 0,
+}
+"""Settings that no result depends on, each with what stands for all its values."""
 
 
 def trial_digest(config: Config, split: Split) -> str:
@@ -26,19 +35,18 @@ def trial_digest(config: Config, split: Split) -> str:
 
     That is its configuration with its seed, the cases of its sets, the code, torch and the device.
     Where the cases lie and how they are named does not matter: their own digests are part of it.
-    Nor does what `data.patients` says: the sets are what it decides.
+    Nor does what `data.patients` says: the sets are what it decides. Nor do the loader's processes.
     """
     sets = {
         name: [case.folder.name for case in getattr(split, name)]
         for name in ("train", "validation", "test", "unlabelled")
     }
     parts = {
-        "config": config.to_flat_dict()
-        | {"data.source": "", "data.names": (), "data.patients": "", "data.max_volume_mib": 0},
+        "config": config.to_flat_dict() | NEUTRAL,
         "data": sets,
         "code": code_digest(),
         "torch": torch.__version__,
-        "device": _device(),
+        "device": device_kind(choose_device()),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -54,7 +62,7 @@ def made_with(split: Split) -> dict[str, str]:
     return {
         "code": code_digest()[:32],
         "torch": torch.__version__,
-        "device": _device(),
+        "device": device_kind(choose_device()),
         "cases": hashlib.sha256("\0".join(cases).encode()).hexdigest()[:32],
     }
 
@@ -62,23 +70,7 @@ def made_with(split: Split) -> dict[str, str]:
 @functools.cache
 def code_digest() -> str:
     """Return a digest of the code that trains and tests, as it is now, committed or not."""
-    return digest_of_code(Path(segmamba.__file__).parent)
-
-
-def digest_of_code(root: Path) -> str:
-    """Return a digest of every file of ROOMS below `root`, kernels and templates included."""
-    digest = hashlib.sha256()
-    for room in ROOMS:
-        paths = sorted((root / room).rglob("*")) if (root / room).is_dir() else [root / room]
-        for path in paths:
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _device() -> str:
-    device = choose_device()
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return digest_of_code(Path(segmamba.__file__).parent, ROOMS)
 
 
 def finished_run(store: Store, digest: str) -> Run | None:

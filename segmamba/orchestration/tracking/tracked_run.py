@@ -20,6 +20,7 @@ from segmamba.training.fit import Epoch
 from segmamba.training.run import train_run
 from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
+from segmamba.training.saving import Saver
 
 
 @dataclass
@@ -39,19 +40,31 @@ class TrackedRun:
         self.log.log_data(self.data)
         self.log.log_files([self.folder.config, self.folder.environment], None)
 
-    def train(self, config: Config, pictures: PictureDrawer | None = None) -> Iterator[Epoch]:
+    def train(
+        self,
+        config: Config,
+        pictures: PictureDrawer | None = None,
+        saver: Saver | None = None,
+    ) -> Iterator[Epoch]:
         """Train to the end of `config`, from the folder's checkpoint where there is one.
 
         Args:
             config: What to train.
             pictures: Draws validation cases beside the training; None draws none.
+            saver: When checkpoints are written; None writes them at once.
 
         Yields:
-            Every epoch, once it is saved and logged.
+            Every epoch, once it is logged and, as `train_run` says, saved.
         """
         sent = 0
         for epoch in train_run(
-            config, self.data, self.folder, self.device, self.callback, pictures or NoPictures()
+            config,
+            self.data,
+            self.folder,
+            self.device,
+            self.callback,
+            pictures or NoPictures(),
+            saver,
         ):
             # With what was saved before, should the process have died before the log had it.
             history = self.folder.read_history(epoch.number)

@@ -1,0 +1,37 @@
+"""Processes of this machine that see one of its GPUs, as trials do."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+
+
+def process_on_gpu(gpu: int) -> ProcessPoolExecutor:
+    """A process that has imported nothing yet and ends with this one.
+
+    Args:
+        gpu: The number of the GPU that it sees, among those that this process sees; without any,
+            the number does not matter.
+    """
+    return ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=_see, initargs=(gpu,)
+    )
+
+
+def _see(gpu: int) -> None:
+    """Let this process see one GPU of this machine alone, as a trial does."""
+    parent = parent_process()
+    assert parent, "a worker has one"
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else []
+    os.environ["CUDA_VISIBLE_DEVICES"] = names[gpu] if gpu < len(names) else str(gpu)
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process with its parent: a pool's worker would wait for work for ever."""
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,181 @@
+"""Whether compiling a run's network pays, and the networks that this process has compiled.
+
+A process compiles a graph once. The next run with the same graph takes the compiled network over
+with fresh weights: its kernels, cuDNN's choices and its CUDA graph are there already. What it
+computes is what a network of its own would.
+"""
+
+import contextlib
+import gc
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from segmamba.config import Config
+from segmamba.device import device_kind
+from segmamba.models.peers import NOT_ONE_GRAPH
+from segmamba.training.compiler_cache import CompilerCache, graph_of
+from segmamba.training.passes import PASSES_THAT_PAY, forward_passes
+
+COMPILE_OPTIONS: dict[str, str | int | bool | Callable] = {
+    "triton.cudagraphs": True,
+    "realize_reads_threshold": 16,
+    "realize_opcount_threshold": 200,
+}
+"""As mode="reduce-overhead", and elementwise work is computed again for each reader instead of
+stored: else the compiler would write the masked gradients in front of a batch norm in fp32 and read
+them twice."""
+
+MOST_GRAPHS = 64
+"""Graphs of one process before torch refuses another; its own number is 8."""
+MEMORY_SHARE = 0.5
+"""Share of a GPU's memory that must be free where a process compiles a further graph and keeps
+those that it has."""
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+@dataclass
+class _Compiled:
+    """A module and its compiled function, which is called in place of it."""
+
+    module: torch.nn.Module
+    function: Callable[..., Any]
+    called: bool = False
+    """Whether the compiler has made the graph; it does so at the first call."""
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        self.called = True
+        return self.function(*inputs)
+
+
+_idle: dict[tuple[str, str], _Compiled] = {}
+"""Compiled modules that no run uses, by their graph and device."""
+
+
+def compile_decision(config: Config, device: torch.device) -> tuple[bool, str]:
+    """Decide whether a run's network is compiled.
+
+    Args:
+        config: Its `train.compile` decides, or where that is "auto", the compiler's cache and the
+            length of the run.
+        device: Where the run trains.
+
+    Returns:
+        Whether to compile, and the reason in words.
+    """
+    reason = why_not(config, device)
+    if reason:
+        return False, reason
+    if config.train.compile == "always":
+        return True, "train.compile = always"
+    cache = CompilerCache.of_this_process()
+    if cache and cache.holds(graph_of(config), device_kind(device)):
+        return True, "compiled: the compiler's cache has the network"
+    passes = forward_passes(config)
+    if passes < PASSES_THAT_PAY:
+        return (
+            False,
+            f"eager: {passes} forward passes are too few to earn the compilation back "
+            f"({PASSES_THAT_PAY})",
+        )
+    return True, f"compiled: {passes} forward passes"
+
+
+def why_not(config: Config, device: torch.device) -> str:
+    """Why a run's network cannot be compiled, or is not to be; empty where it may be.
+
+    Args:
+        config: Its network, and its `train.compile`, count.
+        device: Where the run trains.
+    """
+    if config.train.compile == "never":
+        return "train.compile = never"
+    if config.model.name in NOT_ONE_GRAPH:
+        return f"eager: {config.model.name} does not compile as one graph"
+    if config.train.compile == "always":
+        return ""
+    if device.type != "cuda":
+        return f"eager: compiling is for GPUs, this is {device.type}"
+    if importlib.util.find_spec("triton") is None:
+        return "eager: triton is not installed"
+    return ""
+
+
+@contextlib.contextmanager
+def computing(
+    module: Module, config: Config, device: torch.device, *, part: str = "training"
+) -> Iterator[tuple[Module, Callable[..., Any]]]:
+    """A module on a device for as long as a run trains it, compiled where that is decided.
+
+    Args:
+        module: A network with its loss, on the CPU; it begins with these weights.
+        config: The configuration of the run, by which the module was built.
+        device: Where it trains.
+        part: As in `graph_of`.
+
+    Yields:
+        The module, or one of the same graph that this process has compiled and that has taken its
+        weights over; and the function to call in place of it.
+    """
+    if not compile_decision(config, device)[0]:
+        placed = module.to(device)
+        yield placed, placed
+        return
+    key = (graph_of(config, part), str(device))
+    compiled = _idle.pop(key, None)
+    if compiled is None:
+        compiled = _newly_compiled(module, device)
+    else:
+        compiled.module.load_state_dict(module.state_dict())
+    try:
+        yield compiled.module, compiled  # type: ignore[misc]  # of the part in its key
+    except GeneratorExit:
+        _keep(key, compiled)  # whoever iterates over the run has seen enough of it
+        raise
+    except BaseException:
+        forget_compiled()  # the failure may be in what was compiled
+        raise
+    else:
+        _keep(key, compiled)
+
+
+def forget_compiled() -> None:
+    """Let go of all that this process has compiled, and of its memory."""
+    _idle.clear()
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _newly_compiled(module: torch.nn.Module, device: torch.device) -> _Compiled:
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    if _idle and (len(_idle) == MOST_GRAPHS - 1 or not _has_room(device)):
+        forget_compiled()
+    placed = module.to(device)
+    return _Compiled(placed, torch.compile(placed, options=COMPILE_OPTIONS, fullgraph=True))
+
+
+def _has_room(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + unused > MEMORY_SHARE * total
+
+
+def _keep(key: tuple[str, str], compiled: _Compiled) -> None:
+    """Keep a compiled module for the next run of its graph."""
+    for parameter in compiled.module.parameters():
+        parameter.grad = None
+    _idle[key] = compiled
+    cache = CompilerCache.of_this_process()
+    if cache and compiled.called:
+        graph, device = key
+        cache.add(graph, device_kind(torch.device(device)))
