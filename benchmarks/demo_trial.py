@@ -51,7 +51,7 @@ def trial(depth: int, folder: Path) -> dict[str, float]:
         ("forward", ForwardLoss, "forward"),
         ("backward", Optimizer, "backward"),
         ("optimizer", Optimizer, "step"),
-        ("augmentation", fit, "_augmented"),
+        ("augmentation", fit, "augmented"),
         ("validation", fit, "validate"),
     ):
         clocks[name].wrap(owner, function, time.thread_time)
