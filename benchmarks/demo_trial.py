@@ -1,9 +1,10 @@
-"""A trial of the demo on one core: the CPU seconds of its parts, with our kernels and without.
+"""A trial of the demo on one core: CPU seconds by part, with our kernels and without.
 
     python benchmarks/demo_trial.py [--depths 0 2 4] [--repeats 2] [--against DIR] [--json FILE]
 
 A trial trains the demo preset on phantom cases that are prepared, and tests it, in one thread of a
 process of its own. Seconds are those that its thread computes: work beside it counts little.
+`rest` is augmentation, loading, validation, curves, checkpoints and what is imported on the way.
 The ways take turns: as this machine runs it, by torch's kernels alone, and with --against by the
 package of another check-out.
 """
@@ -35,7 +36,7 @@ def trial(depth: int, folder: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     from segmamba.config import preset
     from segmamba.data.source import prepare_split
-    from segmamba.training import fit, run, run_evaluation
+    from segmamba.training import run, run_evaluation
     from segmamba.training.optim import Optimizer
     from segmamba.training.run_folder import RunFolder
     from segmamba.training.step import ForwardLoss
@@ -51,8 +52,6 @@ def trial(depth: int, folder: Path) -> dict[str, float]:
         ("forward", ForwardLoss, "forward"),
         ("backward", Optimizer, "backward"),
         ("optimizer", Optimizer, "step"),
-        ("augmentation", fit, "augmented"),
-        ("validation", fit, "validate"),
     ):
         clocks[name].wrap(owner, function, time.thread_time)
     with tempfile.TemporaryDirectory() as results:
