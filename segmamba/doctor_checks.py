@@ -104,6 +104,9 @@ def check_scan(implementation: str, reason: str, *, on_gpu: bool) -> Check:
     found = f"{implementation}: {reason}"
     if on_gpu and implementation != "mamba_ssm":
         return Check("scan", "note", f"{found}, without mamba-ssm's kernels", "make setup-gpu")
+    if implementation == "portable":
+        slower = f"{found}; our kernels for a CPU are faster"
+        return Check("scan", "note", slower, "install a C compiler: gcc or clang, as cc")
     return Check("scan", "ok", found)
 
 

@@ -90,9 +90,10 @@ class ModelConfig:
     umamba_enc: an axis is halved while 4 voxels remain. In umamba_enc, stages of fewer voxels than
     channels take the channels for tokens, so that its weights fit no other patch. (): the
     `data.patch_size` of the training, which config.json then names."""
-    scan: Literal["auto", "sequential", "portable", "mamba_ssm", "triton"] = "auto"
+    scan: Literal["auto", "sequential", "portable", "native", "mamba_ssm", "triton"] = "auto"
     """What computes the selective scan; the weights fit all. auto: the fastest that runs here.
-    sequential is for tests: slow, exact."""
+    native: our kernels for a CPU, which need a C compiler. portable: plain PyTorch. sequential is
+    for tests: slow, exact."""
 
     def __post_init__(self) -> None:
         require(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segmamba.models import narrow_conv
+from segmamba.models import narrow_conv, narrow_cpu
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
@@ -66,6 +66,9 @@ class Conv(nn.Conv3d):
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
+        if self.kernel_size == self.stride == (2, 2, 2) and narrow_cpu.is_plain(x):
+            blocks = narrow_cpu.to_blocks(x)
+            return F.linear(blocks, self.weight.flatten(1), self.bias).movedim(-1, 1)
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return super().forward(x)
         single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32
@@ -112,6 +115,8 @@ class PointwiseConv(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
+        if narrow_cpu.is_plain(x) and narrow_cpu.fits(x, self.out_channels):
+            return narrow_cpu.mix(x, self.weight, self.bias)
         return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
@@ -151,7 +156,7 @@ class Shift(nn.Module):
 def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     """relu(norm(conv(x))).
 
-    It takes one pass over memory where the norm is folded and our own kernel convolves.
+    It takes one pass over memory where the norm is folded and our own kernel convolves on a GPU.
 
     Args:
         conv: The convolution.
@@ -161,11 +166,39 @@ def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     Returns:
         (B, C', D, H, W).
     """
+    if narrow_cpu.fits(x, conv.out_channels):
+        return _conv_norm_relu_on_cpu(conv, norm, x)
     if isinstance(norm, Shift):
         narrow = conv.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
     return relu(norm(conv(x)))
+
+
+def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
+    """conv_norm_relu by our kernels for a CPU; the result is plain, not channels-last."""
+    y = narrow_cpu.convolve(x, conv.weight)
+    if conv.bias is not None:  # of a folded norm
+        y = y.add_(conv.bias[:, None, None, None])
+    if isinstance(norm, InstanceNorm):
+        return narrow_cpu.norm_relu(y, norm.weight, norm.bias, eps=norm.eps, samples=1)[0]
+    if not (isinstance(norm, nn.BatchNorm3d) and norm.training):
+        return relu(norm(y))
+    y, mean, variance = narrow_cpu.norm_relu(
+        y, norm.weight, norm.bias, eps=norm.eps, samples=len(y)
+    )
+    _follow(norm, mean[0], variance[0], y[:, 0].numel())
+    return y
+
+
+def _follow(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move a batch norm's running statistics as torch does; of `count` values a channel."""
+    assert norm.running_mean is not None and norm.running_var is not None, "our norms track both"
+    assert norm.momentum is not None, "our norms average with a fixed weight"
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean.float(), norm.momentum)
+    norm.running_var.lerp_((variance * (count / (count - 1))).float(), norm.momentum)
 
 
 class ConvBlock(nn.Module):
@@ -191,10 +224,17 @@ class ConvBlock(nn.Module):
             else PointwiseConv(in_channels, out_channels, bias=False)
         )
 
+    def laid_out(self, x: Tensor) -> Tensor:
+        """The same volume (B, C, D, H, W), in memory as the block reads it best."""
+        if narrow_cpu.fits(x, self.conv1.out_channels):
+            return x.contiguous()
+        return x.contiguous(memory_format=torch.channels_last_3d)
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
         inner = conv_norm_relu(self.conv1, self.norm1, x)
-        return conv_norm_relu(self.conv2, self.norm2, inner) + self.shortcut(x)
+        inner = conv_norm_relu(self.conv2, self.norm2, inner)
+        return inner + self.shortcut(x)
 
 
 class Downsample(nn.Sequential):
@@ -214,6 +254,26 @@ class Downsample(nn.Sequential):
         )
 
 
+class TransposedConv(nn.ConvTranspose3d):
+    """The 2x2x2 transposed convolution of stride 2.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 2, stride=2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve (B, C, D, H, W)."""
+        if not narrow_cpu.fits_doubled(x, self.out_channels):
+            return super().forward(x, output_size)
+        assert self.bias is not None, "it is built with one"
+        weight, bias = self.weight.flatten(1).t(), self.bias.repeat_interleave(8)
+        return narrow_cpu.from_blocks(F.linear(x.movedim(1, -1), weight, bias))
+
+
 def upsample_layer(kind: str, in_channels: int, out_channels: int) -> nn.Module:
     """The layer of `model.upsample`, which doubles the resolution.
 
@@ -229,7 +289,7 @@ def upsample_layer(kind: str, in_channels: int, out_channels: int) -> nn.Module:
         A module from (B, C, D, H, W) to (B, C', 2 D, 2 H, 2 W).
     """
     if kind == "transposed":
-        return nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
+        return TransposedConv(in_channels, out_channels)
     return nn.Sequential(
         PointwiseConv(in_channels, out_channels), nn.Upsample(scale_factor=2, mode="trilinear")
     )

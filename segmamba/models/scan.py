@@ -1,4 +1,4 @@
-"""The selective scan: one function, four implementations behind it, the same parameters for all.
+"""The selective scan: one function, five implementations behind it, the same parameters for all.
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t
     y_t = C_t h_t + D x_t                              (Gu & Dao 2023, section 3; h_0 = 0)
@@ -124,7 +124,7 @@ def scan_kernels(name: str) -> ScanKernels:
     """The module behind an operator, imported when it is first asked for.
 
     Args:
-        name: "portable", "mamba_ssm" or "triton".
+        name: "portable", "native", "mamba_ssm" or "triton".
 
     Returns:
         The module segmamba.models.scan_<name>.
@@ -137,6 +137,10 @@ def scan_kernels(name: str) -> ScanKernels:
         from segmamba.models import scan_triton
 
         return scan_triton
+    if name == "native":
+        from segmamba.models import scan_native
+
+        return scan_native
     from segmamba.models import scan_portable
 
     return scan_portable
@@ -146,7 +150,7 @@ def scan_operator(name: str) -> Scan:
     """Register the torch operator segmamba::<name>_scan, which `scan_kernels(name)` computes.
 
     Args:
-        name: "portable", "mamba_ssm" or "triton".
+        name: "portable", "native", "mamba_ssm" or "triton".
 
     Returns:
         The operator, without the states that its backward starts from.
@@ -219,7 +223,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[None]:
 
 IMPLEMENTATIONS: dict[str, Scan] = {
     "sequential": sequential_scan,
-    **{name: scan_operator(name) for name in ("portable", "mamba_ssm", "triton")},
+    **{name: scan_operator(name) for name in ("portable", "native", "mamba_ssm", "triton")},
 }
 """The scans by `model.scan`."""
 
@@ -245,10 +249,11 @@ def choose_scan(requested: str, device_type: str, *, compiling: bool = False) ->
     obstacles = {
         "mamba_ssm": _mamba_ssm_obstacle(device_type),
         "triton": _triton_obstacle(device_type),
+        "native": _native_obstacle(device_type),
     }
     if requested == "auto":
         preferred = ("triton", "mamba_ssm") if compiling else ("mamba_ssm", "triton")
-        for name in preferred:
+        for name in (*preferred, "native"):
             if obstacles[name] is None:
                 return name, "the fastest that runs here"
         return "portable", "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
@@ -284,6 +289,15 @@ def _triton_obstacle(device_type: str) -> str | None:
     if capability >= (7, 0):
         return None
     return f"needs a GPU of compute capability 7.0, not {'.'.join(map(str, capability))}"
+
+
+def _native_obstacle(device_type: str) -> str | None:
+    if device_type != "cpu":
+        return f"needs a CPU, not {device_type}"
+    from segmamba.models.cpu_library import find_library
+
+    library, reason = find_library()
+    return None if library else reason
 
 
 _CHOICES: dict[tuple[str, str, bool], str] = {}

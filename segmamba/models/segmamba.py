@@ -63,7 +63,7 @@ class SegMamba(nn.Module):
     """The network of a StagePlan: (B, 4, D, H, W) to logits (B, K, D, H, W).
 
     It works in the channels-last memory format whatever it is given, which is 1.6 to 2 times as
-    fast as the contiguous one on CPU and GPU.
+    fast as the contiguous one on CPU and GPU; narrow levels on a CPU work in the plain one.
 
     Args:
         config: The settings; they name the K `output_channels`.
@@ -106,7 +106,7 @@ class SegMamba(nn.Module):
             UserError: A side is no multiple of `side_multiples`.
         """
         check_sides(x.shape[2:], self.side_multiples)
-        x = self._run(self.stem, 0, x.contiguous(memory_format=torch.channels_last_3d))
+        x = self._run(self.stem, 0, self.stem.laid_out(x))
         skips = []
         for level, stage in enumerate(self.stages):
             x = self._run(stage, level, x)

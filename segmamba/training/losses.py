@@ -162,7 +162,8 @@ def one_hot(label: torch.Tensor, channels: Channels) -> torch.Tensor:
         counts = [sum(label == c for c in members) for members in regions]
         # No region is without classes, whose sum would be the number 0.
         return torch.stack(counts, dim=1).float()  # type: ignore[arg-type]  # see above
-    return F.one_hot(label.long(), len(channels)).movedim(-1, 1).float()
+    classes = torch.arange(len(channels), dtype=label.dtype, device=label.device)
+    return (label[:, None] == classes[:, None, None, None]).float()
 
 
 def _foreground(

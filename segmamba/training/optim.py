@@ -23,7 +23,7 @@ class Optimizer:
         Args:
             model: The network, on `device`.
             config: Its `optim` and `train` settings count.
-            device: On a GPU passes run in mixed precision and AdamW is fused.
+            device: On a GPU passes run in mixed precision.
         """
         decayed, undecayed = decay_groups(model)
         groups = [
@@ -32,7 +32,7 @@ class Optimizer:
         ]
         self._model, self._device, self._clip_norm = model, device, config.optim.clip_norm
         self._optimizer = torch.optim.AdamW(
-            groups, lr=config.optim.lr, betas=config.optim.betas, fused=device.type == "cuda"
+            groups, lr=config.optim.lr, betas=config.optim.betas, fused=True
         )
         self._dtype = mixed_dtype(device, config.train.precision)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from segmamba.allocator import keep_freed_memory
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.errors import RunStopped
@@ -60,6 +61,8 @@ def train_run(
             the loss is not finite. What was saved before stays.
     """
     callback, pictures = callback or Callback(), pictures or NoPictures()
+    if device.type == "cpu":
+        keep_freed_memory()
     with _explained_faults(config, folder, device), settled(saver or AtOnce()) as saving:
         folder.write_config(config)
         resume_from = _last_checkpoint(config, folder, device, callback)

@@ -196,7 +196,7 @@ def test_checkpointing_changes_memory_and_nothing_else():
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_a_compiled_network_computes_activations_again_as_well(norm):
+def test_a_compiled_network_computes_activations_again_as_well(torchs_convolutions, norm):
     x, plain, frugal = (
         volume(32, 16, 16, batch=2),
         seeded(norm=norm),
@@ -225,7 +225,7 @@ def test_instance_norm_equals_torchs():
     assert torch.allclose(ours(x), theirs(x), atol=1e-5)
 
 
-def test_volumes_stay_channels_last():
+def test_volumes_stay_channels_last(torchs_convolutions):
     layouts = {}
     model = seeded(norm="instance", scan_order="tri", attention_gates=True, upsample="interpolate")
     for name, module in model.named_modules():

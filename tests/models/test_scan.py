@@ -13,8 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmamba.errors import UserError
-from segmamba.models import scan, scan_portable
+from segmamba.models import cpu_library, scan, scan_portable
 from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
+from tests.models.kernels import needs_kernels, threads
 
 NAMES = ("x", "delta", "A", "B", "C", "D", "bias")
 
@@ -127,9 +128,62 @@ def test_scan_gives_shapes_of_meta_tensors():
     assert got["y"].shape == inputs[0].shape and got["A"].shape == inputs[2].shape
 
 
-def test_a_cpu_takes_the_portable_scan_and_says_why_not_the_others():
+def test_a_cpu_without_a_compiler_takes_the_portable_scan_and_says_why_not_the_others(monkeypatch):
+    monkeypatch.setattr(cpu_library, "find_library", lambda: (None, "no C compiler found"))
     name, reason = choose_scan("auto", "cpu")
-    assert name == "portable" and "mamba_ssm" in reason and "triton" in reason
+    assert name == "portable"
+    assert all(text in reason for text in ("mamba_ssm", "triton", "native: no C compiler found"))
+    with pytest.raises(UserError, match=r"model.scan = 'native'.*no C compiler.*=auto"):
+        choose_scan("native", "cpu")
+
+
+@needs_kernels
+def test_a_cpu_with_a_compiler_takes_the_native_scan():
+    assert choose_scan("auto", "cpu")[0] == "native"
+    with pytest.raises(UserError, match="needs a CPU, not cuda"):
+        choose_scan("native", "cuda")
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 200])
+def test_native_scan_equals_the_oracle_at_every_length(length):
+    inputs = random_inputs(length=length, channels=32, dtype=torch.float32)
+    assert_matches_oracle(inputs, implementation="native", tolerance=5e-6)
+
+
+@needs_kernels
+def test_native_scan_forgets_after_large_steps_without_nan():
+    inputs = random_inputs(length=150, channels=16, dtype=torch.float32, delta_scale=100.0)
+    assert_matches_oracle(inputs, implementation="native", tolerance=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(3, torch.float32), (16, torch.float64)], ids=["channels", "dtype"]
+)
+def test_native_scan_leaves_to_the_portable_one_what_its_kernels_do_not_take(channels, dtype):
+    inputs = random_inputs(length=70, channels=channels, dtype=dtype)
+    want, got = (output_and_gradients(name, inputs) for name in ("portable", "native"))
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+@needs_kernels
+def test_native_scan_gives_the_same_in_several_threads():
+    inputs = random_inputs(batch=3, length=70, channels=48, dtype=torch.float32)
+    one = output_and_gradients("native", inputs)
+    with threads(2):
+        two = output_and_gradients("native", inputs)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@needs_kernels
+def test_native_operator_keeps_torchs_rules_for_fake_tensors_and_autograd():
+    inputs = tuple(random_inputs(length=70, channels=16, dtype=torch.float32))
+    torch.library.opcheck(
+        torch.ops.segmamba.native_scan.default,
+        inputs,
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
 
 
 @pytest.mark.parametrize(

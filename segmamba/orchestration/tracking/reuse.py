@@ -13,6 +13,7 @@ from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device, device_kind
 from segmamba.environment import digest_of_code
+from segmamba.models.cpu_library import find_library
 from segmamba.orchestration.tracking.log import WEIGHTS_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG
 from segmamba.orchestration.tracking.store import Store
@@ -46,7 +47,7 @@ def trial_digest(config: Config, split: Split) -> str:
         "data": sets,
         "code": code_digest(),
         "torch": torch.__version__,
-        "device": device_kind(choose_device()),
+        "device": _device(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -62,7 +63,7 @@ def made_with(split: Split) -> dict[str, str]:
     return {
         "code": code_digest()[:32],
         "torch": torch.__version__,
-        "device": device_kind(choose_device()),
+        "device": _device(),
         "cases": hashlib.sha256("\0".join(cases).encode()).hexdigest()[:32],
     }
 
@@ -71,6 +72,12 @@ def made_with(split: Split) -> dict[str, str]:
 def code_digest() -> str:
     """Return a digest of the code that trains and tests, as it is now, committed or not."""
     return digest_of_code(Path(segmamba.__file__).parent, ROOMS)
+
+
+def _device() -> str:
+    """The kind of the device, and whether a CPU's own kernels run: they change the last bits."""
+    kind = device_kind(choose_device())
+    return f"{kind}, own kernels" if kind == "cpu" and find_library()[0] else kind
 
 
 def finished_run(store: Store, digest: str) -> Run | None:

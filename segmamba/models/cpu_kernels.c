@@ -1,0 +1,451 @@
+/* Kernels for narrow volumes and for the selective scan on a CPU, compiled by cpu_library.py.
+
+   torch's vectorised convolutions and norms put channels into the lanes of a vector register: with
+   8 channels half of 16 lanes are idle. Here the lanes are neighbours along W, so a volume is plain
+   (B, C, D, H, W), W being a multiple of LANES.
+
+   Every function does the part [first, last) of its work, for one thread.
+
+   Legend: b batch, c channels, d, h, w the volume, l tokens, n states. */
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE 8 /* output channels whose sums are held in registers */
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE 4
+#else
+#define LANES 4
+#define TILE 4
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define LOAD(p) (*(const vec *)(p))
+#define STORE(p, v) (*(vec *)(p) = (v))
+#define ZERO ((vec){0})
+#define SELECT(mask, a, b) ((vec)(((mask) & (ivec)(a)) | (~(mask) & (ivec)(b))))
+
+#if LANES == 16
+#define FROM_LEFT(before, here) __builtin_shufflevector(before, here, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30)
+#define FROM_RIGHT(here, behind) __builtin_shufflevector(here, behind, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+#elif LANES == 8
+#define FROM_LEFT(before, here) __builtin_shufflevector(before, here, 7, 8, 9, 10, 11, 12, 13, 14)
+#define FROM_RIGHT(here, behind) __builtin_shufflevector(here, behind, 1, 2, 3, 4, 5, 6, 7, 8)
+#else
+#define FROM_LEFT(before, here) __builtin_shufflevector(before, here, 3, 4, 5, 6)
+#define FROM_RIGHT(here, behind) __builtin_shufflevector(here, behind, 1, 2, 3, 4)
+#endif
+
+int lanes(void) { return LANES; }
+int tile(void) { return TILE; }
+
+INLINE float sum_of(vec v) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+}
+
+/* exp(x) to the last bit but one; 0 where it is no normal number (Cephes' expf). */
+INLINE vec exponential(vec x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    x = SELECT(x > 88.0f, ZERO + 88.0f, x);
+    const vec shifted = x * 1.44269504088896341f + magic;
+    const vec whole = shifted - magic;
+    const vec r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    vec p = ZERO + 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    const ivec power = ((ivec)shifted - (ivec)(ZERO + magic) + 127) << 23;
+    return SELECT(x > -87.0f, p * (vec)power, ZERO);
+}
+
+INLINE double double_sum_of(vec v) {
+    double total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+}
+
+/* What lies at w - 1, w and w + 1 for one vector of a row; zeros beyond the row's ends. */
+INLINE void neighbours(const float *row, int64_t w, int64_t width, vec around[3]) {
+    vec here = LOAD(row + w);
+    vec before = w ? LOAD(row + w - LANES) : ZERO;
+    vec behind = w + LANES < width ? LOAD(row + w + LANES) : ZERO;
+    around[0] = FROM_LEFT(before, here);
+    around[1] = here;
+    around[2] = FROM_RIGHT(here, behind);
+}
+
+/* `count` vectors (1 or 2) of TILE output channels of one row. */
+INLINE void conv_tile(const float *x, const float *weights, float *y, int64_t ins, int64_t D,
+                      int64_t H, int64_t W, int64_t d, int64_t h, int64_t w, int64_t outs,
+                      const int count) {
+    const int64_t volume = D * H * W;
+    vec sums[TILE][2];
+    for (int o = 0; o < TILE; o++)
+        for (int j = 0; j < count; j++) sums[o][j] = ZERO;
+    for (int64_t c = 0; c < ins; c++)
+        for (int64_t i = d ? -1 : 0; i <= (d + 1 < D ? 1 : 0); i++)
+            for (int64_t k = h ? -1 : 0; k <= (h + 1 < H ? 1 : 0); k++) {
+                const float *row = x + c * volume + ((d + i) * H + h + k) * W;
+                const float *taps = weights + ((c * 3 + i + 1) * 3 + k + 1) * 3 * TILE;
+                vec around[2][3];
+                for (int j = 0; j < count; j++) neighbours(row, w + j * LANES, W, around[j]);
+                for (int tap = 0; tap < 3; tap++)
+                    for (int o = 0; o < TILE; o++)
+                        for (int j = 0; j < count; j++)
+                            sums[o][j] += taps[tap * TILE + o] * around[j][tap];
+            }
+    for (int o = 0; o < TILE; o++)
+        if (o < outs)
+            for (int j = 0; j < count; j++)
+                STORE(y + o * volume + (d * H + h) * W + w + j * LANES, sums[o][j]);
+}
+
+/* y (b, outs, d, h, w) = the 3x3x3 convolution of x (b, ins, d, h, w), zero-padded.
+   weights: (tiles of outs, ins, 3, 3, 3, TILE). Work: the b * d slices. */
+void conv_forward(const float *x, const float *weights, float *y, int64_t ins, int64_t outs,
+                  int64_t D, int64_t H, int64_t W, int64_t first, int64_t last) {
+    const int64_t volume = D * H * W;
+    for (int64_t slice = first; slice < last; slice++)
+        for (int64_t o = 0; o < outs; o += TILE) {
+            const int64_t b = slice / D, d = slice % D;
+            const float *from = x + b * ins * volume, *taps = weights + o * ins * 27;
+            float *to = y + (b * outs + o) * volume;
+            for (int64_t h = 0; h < H; h++) {
+                int64_t w = 0;
+                for (; w + 2 * LANES <= W; w += 2 * LANES)
+                    conv_tile(from, taps, to, ins, D, H, W, d, h, w, outs - o, 2);
+                if (w < W) conv_tile(from, taps, to, ins, D, H, W, d, h, w, outs - o, 1);
+            }
+        }
+}
+
+#define ROWS 12 /* of dy, which stay in the first cache while all taps pass over them */
+
+/* The gradient of conv_forward's weights, (outs, ins, 27), in double, added to `dweights`.
+   sums: scratch of ins * 27 * TILE vectors. Work: the b * d slices. */
+void conv_backward_weights(const float *dy, const float *x, double *dweights, float *sums,
+                           int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W,
+                           int64_t first, int64_t last) {
+    const int64_t volume = D * H * W;
+    for (int64_t o = 0; o < outs; o += TILE) {
+        const int64_t held = outs - o < TILE ? outs - o : TILE;
+        memset(sums, 0, sizeof(vec) * ins * 27 * TILE);
+        for (int64_t slice = first; slice < last; slice++) {
+            const int64_t b = slice / D, d = slice % D;
+            const float *to[TILE];
+            for (int t = 0; t < TILE; t++)
+                to[t] = dy + (b * outs + o + (t < held ? t : 0)) * volume + d * H * W;
+            for (int64_t top = 0; top < H; top += ROWS)
+                for (int64_t place = 0; place < ins * 9; place++) {
+                    const int64_t c = place / 9, i = place / 3 % 3 - 1, k = place % 3 - 1;
+                    if (d + i < 0 || d + i >= D) continue;
+                    const int64_t from = top + k < 0 ? -k : top;
+                    const int64_t end = top + ROWS < H ? top + ROWS : H;
+                    const int64_t until = end + k > H ? H - k : end;
+                    const float *rows = x + (b * ins + c) * volume + ((d + i) * H + k) * W;
+                    vec total[3][TILE];
+                    for (int tap = 0; tap < 3; tap++)
+                        for (int t = 0; t < TILE; t++) total[tap][t] = ZERO;
+                    for (int64_t h = from; h < until; h++)
+                        for (int64_t w = 0; w < W; w += LANES) {
+                            vec around[3];
+                            neighbours(rows + h * W, w, W, around);
+                            for (int t = 0; t < TILE; t++) {
+                                const vec gradient = LOAD(to[t] + h * W + w);
+                                for (int tap = 0; tap < 3; tap++)
+                                    total[tap][t] += gradient * around[tap];
+                            }
+                        }
+                    float *kept = sums + place * 3 * TILE * LANES;
+                    for (int tap = 0; tap < 3; tap++)
+                        for (int t = 0; t < TILE; t++, kept += LANES)
+                            STORE(kept, LOAD(kept) + total[tap][t]);
+                }
+        }
+        for (int64_t tap = 0; tap < ins * 27; tap++)
+            for (int64_t t = 0; t < held; t++)
+                dweights[(o + t) * ins * 27 + tap] += double_sum_of(LOAD(sums + (tap * TILE + t) * LANES));
+    }
+}
+
+#define BLOCK 256 /* vectors that are summed in single precision */
+
+int block_voxels(void) { return BLOCK * LANES; }
+
+/* Mean and sum of (x - mean)^2 of each row, by Chan's update from block to block.
+   x: (rows, voxels). Work: the rows. */
+void row_statistics(const float *x, double *means, double *squares, int64_t voxels, int64_t first,
+                    int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+        const float *values = x + row * voxels;
+        double mean = 0, total = 0;
+        for (int64_t start = 0; start < voxels; start += BLOCK * LANES) {
+            const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
+            const double count = (double)(end - start);
+            vec sums = ZERO, away = ZERO;
+            for (int64_t i = start; i < end; i += LANES) sums += LOAD(values + i);
+            const double block_mean = double_sum_of(sums) / count;
+            const vec centre = ZERO + (float)block_mean;
+            for (int64_t i = start; i < end; i += LANES) {
+                const vec distance = LOAD(values + i) - centre;
+                away += distance * distance;
+            }
+            const double apart = block_mean - mean, whole = (double)end;
+            mean += apart * count / whole;
+            total += double_sum_of(away) + apart * apart * (double)start * count / whole;
+        }
+        means[row] = mean;
+        squares[row] = total;
+    }
+}
+
+/* y = max(scale x + shift, 0). x, y: (rows, voxels); scale, shift: (rows). Work: the rows. */
+void scale_shift_relu(const float *x, const float *scale, const float *shift, float *y,
+                      int64_t voxels, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++)
+        for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES) {
+            const vec value = LOAD(x + i) * scale[row] + shift[row];
+            STORE(y + i, SELECT(value > 0, value, ZERO));
+        }
+}
+
+/* The sums over the voxels of g and of g (x - mean), in double; g is dy where
+   scale x + shift > 0, else 0. Work: the rows. */
+void relu_norm_sums(const float *dy, const float *x, const float *scale, const float *shift,
+                    const float *mean, double *sums, double *products, int64_t voxels,
+                    int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+        const float *gradients = dy + row * voxels, *values = x + row * voxels;
+        double total = 0, total_products = 0;
+        for (int64_t start = 0; start < voxels; start += BLOCK * LANES) {
+            const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
+            vec a = ZERO, b = ZERO;
+            for (int64_t i = start; i < end; i += LANES) {
+                const vec value = LOAD(values + i);
+                const vec g = SELECT(value * scale[row] + shift[row] > 0, LOAD(gradients + i), ZERO);
+                a += g;
+                b += g * (value - mean[row]);
+            }
+            total += double_sum_of(a);
+            total_products += double_sum_of(b);
+        }
+        sums[row] = total;
+        products[row] = total_products;
+    }
+}
+
+/* dx = scale g + slope x + offset, g as above. Work: the rows. */
+void relu_norm_backward(const float *dy, const float *x, const float *scale, const float *shift,
+                        const float *slope, const float *offset, float *dx, int64_t voxels,
+                        int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++)
+        for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES) {
+            const vec value = LOAD(x + i);
+            const vec g = SELECT(value * scale[row] + shift[row] > 0, LOAD(dy + i), ZERO);
+            STORE(dx + i, g * scale[row] + (value * slope[row] + offset[row]));
+        }
+}
+
+/* y (b, outs, v) = weights x (b, ins, v) + bias. weights: (tiles of outs, ins, TILE); bias: (tiles
+   of outs, TILE). Work: the b * blocks of BLOCK vectors. */
+void pointwise_forward(const float *x, const float *weights, const float *bias, float *y,
+                       int64_t ins, int64_t outs, int64_t voxels, int64_t first, int64_t last) {
+    const int64_t blocks = (voxels + BLOCK * LANES - 1) / (BLOCK * LANES);
+    for (int64_t part = first; part < last; part++) {
+        const int64_t b = part / blocks, start = part % blocks * BLOCK * LANES;
+        const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
+        for (int64_t o = 0; o < outs; o += TILE)
+            for (int64_t i = start; i < end; i += LANES) {
+                vec sums[TILE];
+                for (int t = 0; t < TILE; t++) sums[t] = ZERO + bias[o + t];
+                for (int64_t c = 0; c < ins; c++) {
+                    const vec value = LOAD(x + (b * ins + c) * voxels + i);
+                    for (int t = 0; t < TILE; t++) sums[t] += weights[(o * ins) + c * TILE + t] * value;
+                }
+                for (int t = 0; t < TILE; t++)
+                    if (o + t < outs) STORE(y + (b * outs + o + t) * voxels + i, sums[t]);
+            }
+    }
+}
+
+/* The gradient of pointwise_forward's weights, (outs, ins), in double, added to `dweights`.
+   Work: the b * blocks of BLOCK vectors. */
+void pointwise_backward_weights(const float *dy, const float *x, double *dweights, int64_t ins,
+                                int64_t outs, int64_t voxels, int64_t first, int64_t last) {
+    const int64_t blocks = (voxels + BLOCK * LANES - 1) / (BLOCK * LANES);
+    for (int64_t part = first; part < last; part++) {
+        const int64_t b = part / blocks, start = part % blocks * BLOCK * LANES;
+        const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
+        for (int64_t o = 0; o < outs; o += TILE)
+            for (int64_t c = 0; c < ins; c++) {
+                const int64_t held = outs - o < TILE ? outs - o : TILE;
+                const float *values = x + (b * ins + c) * voxels, *gradients[TILE];
+                vec sums[TILE];
+                for (int t = 0; t < TILE; t++) {
+                    gradients[t] = dy + (b * outs + o + (t < held ? t : 0)) * voxels;
+                    sums[t] = ZERO;
+                }
+                for (int64_t i = start; i < end; i += LANES) {
+                    const vec value = LOAD(values + i);
+                    for (int t = 0; t < TILE; t++) sums[t] += LOAD(gradients[t] + i) * value;
+                }
+                for (int t = 0; t < held; t++) dweights[(o + t) * ins + c] += double_sum_of(sums[t]);
+            }
+    }
+}
+
+/* Copy between x (b, c, d, h, w) and its 2x2x2 blocks (b, d / 2, h / 2, w / 2, c, 2, 2, 2). */
+INLINE void copy_blocks(float *x, float *blocks, int64_t channels, int64_t D, int64_t H, int64_t W,
+                        int64_t first, int64_t last, const int to_blocks) {
+    for (int64_t slice = first; slice < last; slice++)
+        for (int64_t h = 0; h < H; h += 2)
+            for (int64_t place = 0; place < channels * 4; place++) {
+                const int64_t b = slice / (D / 2), d = slice % (D / 2) * 2;
+                const int64_t c = place / 4, i = place / 2 % 2, k = place % 2;
+                float *row = x + (((b * channels + c) * D + d + i) * H + h + k) * W;
+                float *pairs = blocks + (slice * (H / 2) + h / 2) * (W / 2) * channels * 8 + place * 2;
+                for (int64_t w = 0; w < W; w += 2, pairs += channels * 8)
+                    if (to_blocks)
+                        memcpy(pairs, row + w, 2 * sizeof(float));
+                    else
+                        memcpy(row + w, pairs, 2 * sizeof(float));
+            }
+}
+
+/* Work: the b * d / 2 pairs of slices. */
+void to_blocks(float *x, float *blocks, int64_t channels, int64_t D, int64_t H, int64_t W,
+               int64_t first, int64_t last) {
+    copy_blocks(x, blocks, channels, D, H, W, first, last, 1);
+}
+
+void from_blocks(float *x, float *blocks, int64_t channels, int64_t D, int64_t H, int64_t W,
+                 int64_t first, int64_t last) {
+    copy_blocks(x, blocks, channels, D, H, W, first, last, 0);
+}
+
+#define MOST_STATES 64
+#define SEGMENT 64 /* tokens between two kept states */
+
+int most_states(void) { return MOST_STATES; }
+int segment_tokens(void) { return SEGMENT; }
+
+/* One segment's states of LANES channels from `h` on; where `states` is given, every h and decay. */
+INLINE void scan_segment(const float *x, const float *step, const float *At, const float *B,
+                         const float *C, const float *D, float *y, vec *h, vec *states, vec *decays,
+                         int64_t channels, const int64_t n_states, int64_t tokens) {
+    for (int64_t t = 0; t < tokens; t++) {
+        const vec s = LOAD(step + t * channels), input = LOAD(x + t * channels);
+        const vec scaled = s * input;
+        vec out = ZERO;
+        for (int64_t n = 0; n < n_states; n++) {
+            const vec decay = exponential(s * LOAD(At + n * channels));
+            h[n] = decay * h[n] + scaled * B[t * n_states + n];
+            if (states) {
+                states[t * n_states + n] = h[n];
+                decays[t * n_states + n] = decay;
+            } else {
+                out += h[n] * C[t * n_states + n];
+            }
+        }
+        if (!states) STORE(y + t * channels, out + input * LOAD(D));
+    }
+}
+
+/* y (b, l, c) of the selective scan, and the states (b, segment, n, c) in front of every segment.
+   x, step (b, l, c); At (n, c); B, C (b, l, n); D (c). Work: the b * c / LANES groups. */
+void scan_forward(const float *x, const float *step, const float *At, const float *B,
+                  const float *C, const float *D, float *y, float *borders, int64_t tokens,
+                  int64_t channels, int64_t n_states, int64_t first, int64_t last) {
+    const int64_t groups = channels / LANES, segments = (tokens + SEGMENT - 1) / SEGMENT;
+    for (int64_t part = first; part < last; part++) {
+        const int64_t b = part / groups, c = part % groups * LANES;
+        vec h[MOST_STATES];
+        for (int64_t n = 0; n < n_states; n++) h[n] = ZERO;
+        for (int64_t k = 0; k < segments; k++) {
+            const int64_t l = b * tokens + k * SEGMENT;
+            const int64_t held = tokens - k * SEGMENT < SEGMENT ? tokens - k * SEGMENT : SEGMENT;
+            for (int64_t n = 0; n < n_states; n++)
+                STORE(borders + ((b * segments + k) * n_states + n) * channels + c, h[n]);
+            scan_segment(x + l * channels + c, step + l * channels + c, At + c, B + l * n_states,
+                         C + l * n_states, D + c, y + l * channels + c, h, 0, 0, channels, n_states,
+                         held);
+        }
+    }
+}
+
+/* The gradients of scan_forward. dAt (b, n, c) and dD (b, c) are sums over the tokens, still to be
+   added up over b. Work: the b. */
+void scan_backward(const float *dy, const float *x, const float *step, const float *At,
+                   const float *B, const float *C, const float *D, const float *borders, float *dx,
+                   float *dstep, float *dAt, float *dB, float *dC, float *dD, float *scratch,
+                   int64_t tokens, int64_t channels, int64_t n_states, int64_t first,
+                   int64_t last) {
+    const int64_t segments = (tokens + SEGMENT - 1) / SEGMENT, size = SEGMENT * n_states;
+    vec *states = (vec *)scratch, *decays = states + size, *sums_B = decays + size;
+    vec *sums_C = sums_B + size;
+    float *carries = (float *)(sums_C + size);
+    for (int64_t b = first; b < last; b++) {
+        memset(carries, 0, sizeof(float) * n_states * channels);
+        memset(dAt + b * n_states * channels, 0, sizeof(float) * n_states * channels);
+        memset(dD + b * channels, 0, sizeof(float) * channels);
+        for (int64_t k = segments - 1; k >= 0; k--) {
+            const int64_t l = b * tokens + k * SEGMENT;
+            const int64_t held = tokens - k * SEGMENT < SEGMENT ? tokens - k * SEGMENT : SEGMENT;
+            memset(sums_B, 0, 2 * sizeof(vec) * size);
+            for (int64_t c = 0; c < channels; c += LANES) {
+                const float *border = borders + (b * segments + k) * n_states * channels + c;
+                float *dA = dAt + b * n_states * channels + c;
+                vec h[MOST_STATES], carry[MOST_STATES], sums_A[MOST_STATES], sum_D = ZERO;
+                for (int64_t n = 0; n < n_states; n++) {
+                    h[n] = LOAD(border + n * channels);
+                    carry[n] = LOAD(carries + n * channels + c);
+                    sums_A[n] = ZERO;
+                }
+                scan_segment(x + l * channels + c, step + l * channels + c, At + c,
+                             B + l * n_states, C + l * n_states, D + c, 0, h, states, decays,
+                             channels, n_states, held);
+                for (int64_t t = held - 1; t >= 0; t--) {
+                    const int64_t place = (l + t) * channels + c;
+                    const vec s = LOAD(step + place), input = LOAD(x + place), g = LOAD(dy + place);
+                    const vec scaled = s * input;
+                    vec d_scaled = ZERO, d_step = ZERO;
+                    for (int64_t n = 0; n < n_states; n++) {
+                        const int64_t i = t * n_states + n;
+                        const vec before = t ? states[i - n_states] : LOAD(border + n * channels);
+                        const vec dh = g * C[l * n_states + i] + carry[n];
+                        carry[n] = decays[i] * dh;
+                        sums_C[i] += g * states[i];
+                        sums_B[i] += dh * scaled;
+                        d_scaled += dh * B[l * n_states + i];
+                        const vec exponent = carry[n] * before; /* d loss / d (step A) */
+                        sums_A[n] += exponent * s;
+                        d_step += exponent * LOAD(At + n * channels + c);
+                    }
+                    sum_D += g * input;
+                    STORE(dx + place, d_scaled * s + g * LOAD(D + c));
+                    STORE(dstep + place, d_step + d_scaled * input);
+                }
+                for (int64_t n = 0; n < n_states; n++) {
+                    STORE(carries + n * channels + c, carry[n]);
+                    STORE(dA + n * channels, LOAD(dA + n * channels) + sums_A[n]);
+                }
+                STORE(dD + b * channels + c, LOAD(dD + b * channels + c) + sum_D);
+            }
+            for (int64_t i = 0; i < held * n_states; i++) {
+                dB[l * n_states + i] = sum_of(sums_B[i]);
+                dC[l * n_states + i] = sum_of(sums_C[i]);
+            }
+        }
+    }
+}

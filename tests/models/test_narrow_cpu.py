@@ -1,0 +1,184 @@
+"""The kernels of cpu_kernels.c compute what torch computes in float64, and torch serves without."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segmamba.config import preset
+from segmamba.models import build_model, cpu_library, narrow_cpu
+from segmamba.models.blocks import ConvBlock, Downsample, TransposedConv
+from tests.models.kernels import needs_kernels, threads
+
+SIDES = (6, 5, 32)
+"""H is odd and no multiple of the rows that a kernel holds; W is two registers of 16 lanes."""
+
+
+def volume(channels, sides=SIDES, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, channels, *sides, generator=generator).requires_grad_()
+
+
+def relative_errors(function, reference, inputs):
+    """The errors of a function's result and gradients against those of a float64 reference."""
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    got, want = function(*inputs), reference(*exact)
+    weight = torch.cos(torch.arange(want.numel(), dtype=torch.float64)).reshape(want.shape)
+    gradients = torch.autograd.grad((got * weight.float()).sum(), inputs)
+    wanted = torch.autograd.grad((want * weight).sum(), exact)
+    pairs = zip((got, *gradients), (want, *wanted), strict=True)
+    return [float(((g.double() - w).norm() / w.norm()).detach()) for g, w in pairs]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("ins", "outs"), [(4, 8), (8, 8), (16, 8), (3, 5), (1, 1)])
+@pytest.mark.parametrize("sides", [SIDES, (1, 1, 16), (2, 13, 48)])
+def test_convolution_and_its_gradients_equal_torchs_in_float64(ins, outs, sides):
+    x, weight = volume(ins, sides), torch.randn(outs, ins, 3, 3, 3, requires_grad=True)
+    errors = relative_errors(
+        narrow_cpu.convolve, lambda x, w: F.conv3d(x, w, padding=1), [x, weight]
+    )
+    assert max(errors) < 1e-6, errors
+
+
+@needs_kernels
+@pytest.mark.parametrize(("ins", "outs"), [(16, 8), (8, 4), (4, 8), (3, 5)])
+def test_pointwise_convolution_and_its_gradients_equal_torchs_in_float64(ins, outs):
+    weight = torch.randn(outs, ins, 1, 1, 1, requires_grad=True)
+    bias = torch.randn(outs, requires_grad=True)
+    errors = relative_errors(narrow_cpu.mix, F.conv3d, [volume(ins), weight, bias])
+    assert max(errors) < 1e-5, errors
+
+
+@needs_kernels
+@pytest.mark.parametrize("samples", [1, 2], ids=["instance", "batch"])
+def test_norm_and_relu_and_their_gradients_equal_torchs_in_float64(samples):
+    x = (volume(3) * 2 + 5).detach().requires_grad_()
+    weight, bias = torch.tensor([1.0, 0.5, -2.0]), torch.tensor([0.0, 0.3, -0.1])
+    inputs = [x, weight.requires_grad_(), bias.requires_grad_()]
+
+    def reference(x, weight, bias):
+        groups = [
+            F.batch_norm(g, None, None, weight, bias, training=True) for g in x.split(samples)
+        ]
+        return F.relu(torch.cat(groups))
+
+    errors = relative_errors(
+        lambda *args: narrow_cpu.norm_relu(*args, eps=1e-5, samples=samples)[0], reference, inputs
+    )
+    assert max(errors) < 1e-5, errors
+
+
+@needs_kernels
+def test_statistics_of_a_volume_far_from_zero_lose_nothing():
+    x = (volume(2) + 1000).detach()
+    _, mean, variance = narrow_cpu.norm_relu(x, torch.ones(2), torch.zeros(2), eps=0, samples=2)
+    exact = x.double().transpose(0, 1).flatten(1)
+    assert torch.allclose(mean[0], exact.mean(1), rtol=1e-7)
+    assert torch.allclose(variance[0], exact.var(1, correction=0), rtol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_a_block_and_its_running_statistics_equal_torchs(norm):
+    torch.manual_seed(0)
+    ours, exact = ConvBlock(4, 8, norm), ConvBlock(4, 8, norm).double()
+    exact.load_state_dict(ours.state_dict())
+    x = volume(4)
+    got, want = ours(x), exact(x.double())
+    assert (got - want).abs().max() < 1e-5
+    for (name, mine), theirs in zip(ours.named_buffers(), exact.buffers(), strict=True):
+        assert torch.allclose(mine.double(), theirs.double(), rtol=1e-5, atol=1e-6), name
+    with torch.no_grad():
+        assert (ours.eval()(x) - exact.eval()(x.double())).abs().max() < 1e-5
+
+
+@needs_kernels
+def test_halving_and_doubling_and_their_gradients_equal_torchs_in_float64():
+    torch.manual_seed(0)
+    for module, x in (
+        (Downsample(8, 16, "batch"), volume(8, (4, 6, 32))),
+        (TransposedConv(16, 8), volume(16, (2, 3, 16))),
+    ):
+        exact = type(module)(8, 16, "batch") if x.shape[1] == 8 else TransposedConv(16, 8)
+        exact = exact.double()
+        exact.load_state_dict(module.state_dict())
+        got, want = module(x), exact(x.detach().double())
+        assert (got - want).abs().max() < 1e-5
+        got.square().sum().backward()
+        want.square().sum().backward()
+        for mine, theirs in zip(module.parameters(), exact.parameters(), strict=True):
+            assert (mine.grad - theirs.grad).norm() < 1e-4 * theirs.grad.norm().clamp_min(1)
+
+
+@needs_kernels
+def test_several_threads_give_the_same_to_rounding():
+    x, weight = volume(8), torch.randn(8, 8, 3, 3, 3, requires_grad=True)
+    one = torch.autograd.grad(narrow_cpu.convolve(x, weight).square().sum(), (x, weight))
+    with threads(3):
+        three = torch.autograd.grad(narrow_cpu.convolve(x, weight).square().sum(), (x, weight))
+    assert all((a - b).norm() < 1e-6 * a.norm() for a, b in zip(one, three, strict=True))
+
+
+@needs_kernels
+def test_the_demos_network_trains_as_without_the_kernels():
+    config = preset("demo").changed({"model.classes": "glioma"}).model
+    torch.manual_seed(0)
+    network, x = build_model(config), volume(4, (16, 16, 32)).detach()
+    exact = build_model(config).double()
+    exact.load_state_dict(network.state_dict())
+    for model, image in ((network, x), (exact, x.double())):
+        model(image).sin().mean().backward()
+    for (name, mine), theirs in zip(network.named_parameters(), exact.parameters(), strict=True):
+        error = (mine.grad - theirs.grad).norm() / theirs.grad.norm().clamp_min(1e-4)
+        assert error < 1e-2, f"{name}: {error:.1e}"
+
+
+def without_kernels(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": "/nowhere", "PYTHONPATH": ":".join(sys.path)} | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+CONVOLVES = """
+import torch
+from segmamba.models.blocks import ConvBlock
+from segmamba.models.cpu_library import find_library
+print(find_library()[1], ConvBlock(4, 8, "batch")(torch.ones(1, 4, 4, 4, 16)).shape[1])
+"""
+
+
+def test_a_machine_without_a_compiler_computes_by_torch_and_says_why():
+    assert without_kernels(CONVOLVES) == "no C compiler found (cc or gcc) 8\n"
+
+
+def test_a_compiler_that_fails_is_named_with_its_reason(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'error: no such option' >&2\nexit 3\n")
+    compiler.chmod(0o755)
+    said = without_kernels(CONVOLVES, CC=str(compiler))
+    assert said == f"{compiler} does not compile the kernels: error: no such option 8\n"
+
+
+@needs_kernels
+def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    library, compiler = cpu_library.find_library.__wrapped__()
+    assert library is not None and library.lanes() in (4, 8, 16), compiler
+
+
+@needs_kernels
+def test_the_library_is_compiled_once_for_a_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu_library.find_library.__wrapped__()
+    (first,) = (tmp_path / "segmamba").iterdir()
+    made = first.stat().st_mtime_ns
+    cpu_library.find_library.__wrapped__()
+    assert [f.stat().st_mtime_ns for f in (tmp_path / "segmamba").iterdir()] == [made]
