@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from search_spaces.ablate_inference import ARMS, BASELINE
 from segmamba.commands import (
+    ablate_inference,
     data,
+    demo,
+    ensemble,
     evaluate,
     export,
     machine,
@@ -21,8 +25,11 @@ from segmamba.commands import (
 )
 from segmamba.commands.shared import new_app, run_app
 
-app = new_app(help="Mamba U-Nets for brain tumour segmentation.", no_args_is_help=True)
+app = new_app(
+    help="Mamba U-Nets for brain tumour segmentation.", no_args_is_help=True, add_completion=True
+)
 for command in (
+    demo.demo,
     machine.doctor,
     machine.describe,
     machine.phantom,
@@ -41,6 +48,8 @@ for command in (
 ):
     app.command()(command)
 app.command(context_settings=study.PASS_ON)(study.study)
+app.command("ensemble")(ensemble.ensemble_run(ensemble.declared_members))
+app.command("ablate-inference")(ablate_inference.inference_run(ARMS, BASELINE))
 app.add_typer(data.app, name="data")
 
 

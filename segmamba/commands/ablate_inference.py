@@ -1,9 +1,9 @@
-"""The command line of experiments/ablate_inference.py.
+"""segmamba ablate-inference and experiments/ablate_inference.py: arms of inference.
 
 Imports nothing slow: `--help` answers at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from segmamba.commands.shared import (
     ReadingSetOption,
     TrainingDataOption,
     TrainingLabelsOption,
+    console,
     new_app,
     print_json,
     reading_changes,
@@ -31,15 +32,25 @@ from segmamba.screen import print_line
 def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None:
     """Score and report arms of inference on trained networks, and exit.
 
-    The exit code is 0 where all is done and 2 for the user's mistake.
+    The exit code is 0 where all is done, 2 for the user's mistake and 130 where Ctrl-C stopped it.
 
     Args:
         arms: Name to dotted changes of the configuration.
         baseline: The arm that every other one is compared with.
     """
     app = new_app()
+    app.command()(inference_run(arms, baseline))
+    run_app(app)
 
-    @app.command()
+
+def inference_run(arms: Mapping[str, dict[str, Any]], baseline: str) -> Callable[..., None]:
+    """Make the function of the command, whose parameters are the command's options.
+
+    Args:
+        arms: Name to dotted changes of the configuration.
+        baseline: The arm that every other one is compared with.
+    """
+
     def run(
         checkpoint: Annotated[
             list[Path],
@@ -81,8 +92,6 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
             name: changes for name, changes in arms.items() if not only or name in (baseline, *only)
         }
 
-        from rich.console import Console
-
         from segmamba.orchestration.engine.progress import StudyProgress
         from segmamba.orchestration.inference_ablation import (
             InferenceOptions,
@@ -90,25 +99,26 @@ def inference_command(arms: Mapping[str, dict[str, Any]], baseline: str) -> None
         )
         from segmamba.reports.inference_report import as_dict, render_terminal
 
-        screen = Console(stderr=as_json, soft_wrap=False)
+        screen = console(stderr=as_json)
+        options = InferenceOptions(
+            data=data,
+            labels=labels,
+            reading=reading_changes(reading, orientation),
+            names=tuple(names or ()),
+            output=output,
+            device=device,
+        )
         with StudyProgress(screen) as progress:
-            ablation, report = run_inference_ablation(
-                checkpoint,
-                chosen,
-                baseline,
-                InferenceOptions(
-                    data=data,
-                    labels=labels,
-                    reading=reading_changes(reading, orientation),
-                    names=tuple(names or ()),
-                    output=output,
-                    device=device,
-                ),
-                progress,
-            )
+            try:
+                ablation, report = run_inference_ablation(
+                    checkpoint, chosen, baseline, options, progress
+                )
+            except KeyboardInterrupt:
+                progress.say("stopped  nothing is kept: the same command starts again")
+                raise typer.Exit(130) from None
         if as_json:
             print_json(as_dict(ablation))
         render_terminal(ablation, screen)
         print_line(screen, f"report   {report}")
 
-    run_app(app)
+    return run

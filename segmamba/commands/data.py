@@ -17,6 +17,7 @@ from segmamba.commands.shared import (
     PatientsOption,
     ReadingSetOption,
     console,
+    new_app,
     print_json,
     progress_bar,
     reading,
@@ -25,7 +26,7 @@ from segmamba.config import preset
 from segmamba.errors import UserError
 from segmamba.screen import print_line
 
-app = typer.Typer(help="Check, measure or split a data set.", no_args_is_help=True)
+app = new_app(help="Check, measure or split a data set.", no_args_is_help=True)
 
 
 @app.command()

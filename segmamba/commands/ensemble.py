@@ -1,4 +1,7 @@
-"""The command line of experiments/ensemble.py. Imports nothing slow: `--help` answers at once."""
+"""segmamba ensemble and experiments/ensemble.py: an ensemble and what it is worth.
+
+Imports nothing slow: `--help` answers at once.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +53,13 @@ class Members(Protocol):
         """
 
 
+def declared_members() -> tuple[Members, tuple[float, float]]:
+    """What search_spaces/ensemble.py declares: the members and the gain that is expected."""
+    from search_spaces.ensemble import EXPECTED_GAIN, members
+
+    return members, EXPECTED_GAIN
+
+
 def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> None:
     """Train, score, report and register an ensemble, and exit.
 
@@ -62,8 +72,22 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
             gain over one member.
     """
     app = new_app()
+    app.command()(ensemble_run(lambda: (members, expected_gain)))
+    run_app(app)
 
-    @app.command()
+
+def ensemble_run(
+    declared: Callable[[], tuple[Members, tuple[float, float]]],
+) -> Callable[..., None]:
+    """Make the function of the command.
+
+    Args:
+        declared: Gives, when the command runs, what `ensemble_command` takes.
+
+    Returns:
+        The function, whose parameters are the command's options.
+    """
+
     def run(
         data: DataOption = None,
         labels: LabelsOption = "auto",
@@ -77,6 +101,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
                 help="seeds: networks that differ in nothing but the seed. diverse: also as many "
                 "networks that differ in augmentation and patch size too, and a comparison of "
                 "both.",
+                metavar="seeds|diverse",
             ),
         ] = "seeds",
         size: Annotated[int, typer.Option(help="Members of an ensemble.", metavar="N")] = 5,
@@ -97,7 +122,7 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
         as_json: JsonOption = False,
         list_settings: ListSettingsOption = False,
     ) -> None:
-        """Train an ensemble, and score every member, every subset and the whole.
+        """Train an ensemble and score it, its members and every subset.
 
         The ensemble is registered as a model that predicts.
         """
@@ -129,10 +154,11 @@ def ensemble_command(members: Members, expected_gain: tuple[float, float]) -> No
             resume=resume,
             changes=settings,
         )
+        members, expected_gain = declared()
         study = members(size, diverse=kind == "diverse")
         raise typer.Exit(_run(study, options, expected_gain, as_json=as_json))
 
-    run_app(app)
+    return run
 
 
 def _run(

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from segmamba.commands.command_line import old_names
 
+
+@old_names({"--bundle": "--output"})
 def export(
     checkpoint: Annotated[
         Path,
@@ -14,7 +17,10 @@ def export(
             metavar="PATH",
         ),
     ],
-    bundle: Annotated[Path, typer.Option(help="New folder for a MONAI bundle.", metavar="DIR")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", help="New folder, which becomes the MONAI bundle.", metavar="DIR"),
+    ],
     labels: Annotated[
         str,
         typer.Option(
@@ -30,4 +36,4 @@ def export(
     """
     from segmamba.inference.export import export_bundle
 
-    print(export_bundle(checkpoint, bundle, labels=labels))
+    print(export_bundle(checkpoint, output, labels=labels))

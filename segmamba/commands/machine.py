@@ -17,6 +17,7 @@ from segmamba.commands.shared import (
     progress_bar,
 )
 from segmamba.config import PhantomConfig, parse_assignments, preset
+from segmamba.errors import UserError
 
 
 def doctor(output: OutputOption = RESULTS, as_json: JsonOption = False) -> None:
@@ -80,11 +81,16 @@ def describe(
 
 def phantom(
     folder: Annotated[
-        Path,
-        typer.Argument(
-            help="Where the cases go; a folder begun earlier is completed.", metavar="DIR"
+        Path | None, typer.Argument(help="The same as --output DIR.", metavar="DIR")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the cases go; a folder begun earlier is completed.",
+            metavar="DIR",
+            show_default=False,
         ),
-    ],
+    ] = None,
     cases: Annotated[int, typer.Option(help="How many cases.", metavar="N")] = PhantomConfig.cases,
     size: Annotated[str, typer.Option(help="Voxels of a case.", metavar="X,Y,Z")] = ",".join(
         map(str, PhantomConfig.size)
@@ -101,6 +107,10 @@ def phantom(
 
     The phantom has real anatomy and invented tumours.
     """
+    if (folder is None) == (output is None):
+        raise UserError("say once where the cases go: --output DIR")
+    target = folder or output
+    assert target is not None
     changes = parse_assignments([f"phantom.size={size}"])
     changes |= {"phantom.cases": cases, "phantom.seed": seed, "phantom.kind": kind}
     settings = preset("paper").changed(changes).phantom
@@ -109,14 +119,14 @@ def phantom(
 
     with progress_bar("making cases") as progress:
         write_phantom(
-            folder,
+            target,
             cases=settings.cases,
             size=settings.size,
             seed=settings.seed,
             kind=settings.kind,
             progress=progress,
         )
-    print(folder)
+    print(target)
 
 
 def settings(preset_name: PresetOption = "paper") -> None:

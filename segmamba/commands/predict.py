@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmamba.commands.command_line import complete_of, old_names
 from segmamba.commands.shared import (
     CONVENTIONS_HELP,
     READING_SETTINGS,
@@ -18,6 +19,7 @@ from segmamba.commands.shared import (
     NamesOption,
     OrientationOption,
     SetOption,
+    complete_labels,
     console,
     note_on_viewer,
     print_json,
@@ -38,6 +40,7 @@ SHOWN = 5  # cases that a line names
 PAPER = PostprocessConfig(min_component_voxels=(100, 100, 100))
 
 
+@old_names({"--results": "--store"})
 def predict(
     input: Annotated[
         Path,
@@ -78,6 +81,7 @@ def predict(
             help=f"Label convention of the written values: {CONVENTIONS_HELP} Where a case's own "
             "would merge classes of the network, the network's is written.",
             metavar="NAME",
+            autocompletion=complete_labels,
         ),
     ] = "auto",
     orientation: OrientationOption = None,
@@ -115,6 +119,7 @@ def predict(
             help="auto: the postprocessing.json beside a single checkpoint, where there is one. "
             "none: nothing. paper: remove components under 100 voxels. Or a FILE.json.",
             metavar="NAME",
+            autocompletion=complete_of(("auto", "none", "paper")),
         ),
     ] = "auto",
     probabilities: Annotated[
@@ -137,10 +142,11 @@ def predict(
         bool, typer.Option("--skip-existing", help="Skip cases whose files are all there.")
     ] = False,
     device: DeviceOption = "auto",
-    results: Annotated[
+    store: Annotated[
         Path,
         typer.Option(
-            help="Folder whose MLflow store holds --model, unless MLFLOW_TRACKING_URI names one.",
+            help="The --output of the study or run that registered --model: its MLflow store is "
+            "read, unless MLFLOW_TRACKING_URI names one.",
             metavar="DIR",
         ),
     ] = RESULTS,
@@ -175,7 +181,7 @@ def predict(
         predictor = load_predictor(checkpoint, device, **options)
     elif model and not checkpoint:
         members = [model]
-        predictor = _registered(model, results, device, options)
+        predictor = _registered(model, store, device, options)
     else:
         raise UserError("give either --checkpoint or --model")
     outputs = Outputs(

@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from segmamba.commands.command_line import (
+    App,
+    complete_of,
+    complete_preset,
+    complete_setting,
+)
 from segmamba.config import PRESETS, DataConfig, field_docs, parse_assignments, preset
 from segmamba.errors import UserError
 from segmamba.screen import Progress, print_line
@@ -26,6 +32,9 @@ COLUMNS = 100
 RESULTS = Path("Results")
 STOPPED = "stopped  the same command with --resume goes on with it"
 
+CONVENTIONS = ("brats2018", "brats2023", "brats2024", "brats2024ped", "msd")
+CLASSES = ("glioma", "post_treatment", "pediatric", "auto")
+CHALLENGES = ("auto", "GLI", "SSA", "PED", "MEN", "MET")
 CONVENTIONS_HELP = (
     "brats2018, brats2023, brats2024, brats2024ped or msd. auto reads it from the files' names or "
     "dataset.json; mixed does so for each case on its own."
@@ -59,9 +68,19 @@ TrainingDataOption = Annotated[
         show_default=False,
     ),
 ]
-LabelsOption = Annotated[str, typer.Option("--labels", help=LABELS_HELP, metavar="NAME")]
+complete_labels = complete_of(("auto", "mixed", *CONVENTIONS))
+LabelsOption = Annotated[
+    str,
+    typer.Option("--labels", help=LABELS_HELP, metavar="NAME", autocompletion=complete_labels),
+]
 ClassesOption = Annotated[
-    str, typer.Option("--classes", help=f"What is scored: {CLASSES_HELP}", metavar="NAME")
+    str,
+    typer.Option(
+        "--classes",
+        help=f"What is scored: {CLASSES_HELP}",
+        metavar="NAME",
+        autocompletion=complete_of(CLASSES),
+    ),
 ]
 PatientsOption = Annotated[
     str,
@@ -88,6 +107,7 @@ TrainingLabelsOption = Annotated[
         "--labels",
         help=f"{LABELS_HELP} Default: as config.json says.",
         metavar="NAME",
+        autocompletion=complete_labels,
         show_default=False,
     ),
 ]
@@ -102,7 +122,10 @@ NamesOption = Annotated[
         show_default=False,
     ),
 ]
-PresetOption = Annotated[str, typer.Option("--preset", help=PRESET_HELP, metavar="NAME")]
+PresetOption = Annotated[
+    str,
+    typer.Option("--preset", help=PRESET_HELP, metavar="NAME", autocompletion=complete_preset),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -110,6 +133,7 @@ SetOption = Annotated[
         help="Change a setting, e.g. optim.lr=3e-4; may be repeated. `segmamba settings` lists "
         "all of them.",
         metavar="NAME=VALUE",
+        autocompletion=complete_setting,
         show_default=False,
     ),
 ]
@@ -127,7 +151,13 @@ FlipsOption = Annotated[
     typer.Option("--flips", "--tta", help="Average over 8 mirror images: 8 times the work."),
 ]
 RuleOption = Annotated[
-    str, typer.Option("--rule", help="brats-legacy, lesionwise-2023 or both.", metavar="NAME")
+    str,
+    typer.Option(
+        "--rule",
+        help="brats-legacy, lesionwise-2023 or both.",
+        metavar="NAME",
+        autocompletion=complete_of(("brats-legacy", "lesionwise-2023", "both")),
+    ),
 ]
 ChallengeOption = Annotated[
     str,
@@ -136,10 +166,17 @@ ChallengeOption = Annotated[
         help="Challenge whose lesion-wise parameters hold: GLI, SSA, PED, MEN or MET. auto goes "
         "by the case ids.",
         metavar="NAME",
+        autocompletion=complete_of(CHALLENGES),
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", metavar="NAME")
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda or cuda:1.",
+        metavar="NAME",
+        autocompletion=complete_of(("auto", "cpu", "cuda")),
+    ),
 ]
 OutputOption = Annotated[
     Path,
@@ -191,11 +228,10 @@ ListSettingsOption = Annotated[
 ]
 
 
-def new_app(**options: Any) -> typer.Typer:
+def new_app(**options: Any) -> App:
     """Make a typer app that prints plain help and leaves exceptions to `run_app`."""
-    return typer.Typer(
-        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **options
-    )
+    plain = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+    return App(**plain | options)
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:

@@ -81,7 +81,7 @@ def compare_studies(
         list[str],
         typer.Argument(
             help="The studies: names, with or without _RunNN (then the newest), or run ids.",
-            metavar="STUDY...",
+            metavar="STUDY",
         ),
     ],
     baseline: Annotated[

@@ -208,7 +208,7 @@ def study_app(study: "Study") -> typer.Typer:
         if plan:
             _plan(study, options, as_json=as_json)
             return
-        raise typer.Exit(_run(study, options, as_json=as_json))
+        raise typer.Exit(run_declared(study, options, as_json=as_json))
 
     return app
 
@@ -269,7 +269,7 @@ def _plan(study: "Study", options: "StudyOptions", *, as_json: bool) -> None:
         render_plan(budget, screen)
 
 
-def _run(study: "Study", options: "StudyOptions", *, as_json: bool) -> int:
+def run_declared(study: "Study", options: "StudyOptions", *, as_json: bool) -> int:
     """Run the study and print its result; return the exit code."""
     from rich.console import Console
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from segmamba.commands.command_line import complete_preset
 from segmamba.commands.shared import (
     LABELS_HELP,
     PRESET_HELP,
@@ -21,6 +22,7 @@ from segmamba.commands.shared import (
     OutputOption,
     ResumeOption,
     SetOption,
+    complete_labels,
     console,
     print_json,
     shown_uri,
@@ -42,13 +44,23 @@ def train(
     data: DataOption = None,
     labels: Annotated[
         str | None,
-        typer.Option(help=f"{LABELS_HELP} Default: auto.", metavar="NAME", show_default=False),
+        typer.Option(
+            help=f"{LABELS_HELP} Default: auto.",
+            metavar="NAME",
+            show_default=False,
+            autocompletion=complete_labels,
+        ),
     ] = None,
     orientation: OrientationOption = None,
     names: NamesOption = None,
     preset: Annotated[
         str | None,
-        typer.Option(help=f"{PRESET_HELP} Default: demo.", metavar="NAME", show_default=False),
+        typer.Option(
+            help=f"{PRESET_HELP} Default: demo.",
+            metavar="NAME",
+            show_default=False,
+            autocompletion=complete_preset,
+        ),
     ] = None,
     config_file: Annotated[
         Path | None,

@@ -1,5 +1,6 @@
 """segmamba tune-postprocessing: settings that the validation set chooses for a trained network."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,13 +49,7 @@ def tune_postprocessing(
             show_default=False,
         ),
     ] = None,
-    results: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of the training's results, where an embedded phantom lies.",
-            metavar="DIR",
-        ),
-    ] = RESULTS,
+    results: Annotated[Path | None, typer.Option(hidden=True)] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -63,6 +58,9 @@ def tune_postprocessing(
     Thresholds, smallest components and the smallest ET are stored with the checkpoint.
     """
     read = reading_changes(reading, orientation)
+    if results:
+        note = "--results is not needed: the training's results are found above --checkpoint"
+        print(f"note: {note}", file=sys.stderr)
 
     import dataclasses
 
@@ -92,7 +90,8 @@ def tune_postprocessing(
         )
     config = configs[0]
     with progress_bar("making phantom cases") as progress:
-        cases = validation_of(config, results, lambda label: progress)
+        where = results or _results_of(checkpoint[0])
+        cases = validation_of(config, where, lambda label: progress)
     with progress_bar("predicting validation") as progress:
         votes = votes_on(predictor, cases, progress=progress)
     with progress_bar("trying settings") as progress:
@@ -111,3 +110,9 @@ def tune_postprocessing(
     render(steps, console())
     for file in written:
         print(file)
+
+
+def _results_of(checkpoint: Path) -> Path:
+    """The folder of results that a checkpoint lies in, known by its phantom; else the default."""
+    above = checkpoint.resolve().parents
+    return next((folder for folder in above if (folder / "phantom").is_dir()), RESULTS)

@@ -224,7 +224,7 @@ def test_predict_takes_the_registered_model(store, members, cases_folder, tmp_pa
         cases_folder,
         "--output",
         tmp_path / "out",
-        "--results",
+        "--store",
         store[1],
     ]
     done = warm.run([sys.executable, "-c", code, "predict", *options])
