@@ -68,6 +68,6 @@ def progress_lines(console: Console, label: str) -> Progress:
         if console.is_terminal:
             console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
         elif done == total:
-            print_line(console, f"{label}: {total} in {time.monotonic() - began:.0f} s")
+            print_line(console, f"{label}: {total} in {clock(time.monotonic() - began)}")
 
     return show

@@ -117,6 +117,7 @@ def open_study(
             folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
             statuses = held.enter_context(_running(run, progress))
+            progress.watch(folder)
             context = study_context(ready, options, study, resources, run=run, folder=folder)
             StudyRunner(
                 ready, options, study, resources, context, progress, graphs, _trial_function()

@@ -7,7 +7,8 @@ SegMamba_Run01/
   checkpoints/epoch_0010.pth          weights alone, every `train.keep_every_epochs`
   checkpoints/pretrained.pth          weights from pretraining, without heads; pretraining.pth
                                       while it runs
-  logs/                               TensorBoard events
+  logs/                               TensorBoard events; steps.json of a study's trial: how far its
+                                      epoch is
   plots/training_curves.png, val_predictions_epoch_0010.png
   metrics/history.json                one entry per epoch
   metrics/pretraining.json            one entry per epoch of pretraining
@@ -63,6 +64,11 @@ def next_run_folder(results: str | Path, name: str) -> Path:
         return folder
 
 
+def steps_file(root: str | Path) -> Path:
+    """Return `RunFolder.steps` of the run at `root`, of which no folder is made."""
+    return Path(root) / "logs" / "steps.json"
+
+
 class RunFolder:
     """The paths of one run. Its folders are made on construction."""
 
@@ -85,6 +91,11 @@ class RunFolder:
     def initial_weights(self) -> Path:
         """What was taken of `learning.initial_weights`."""
         return self.root / "initial_weights.json"
+
+    @property
+    def steps(self) -> Path:
+        """How far the epoch is that runs, for who watches from another process."""
+        return steps_file(self.root)
 
     @property
     def pretraining(self) -> Path:

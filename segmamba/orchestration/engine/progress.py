@@ -5,6 +5,7 @@ One live table on a terminal, plain lines elsewhere.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rich.live import Live
-from rich.table import Table
 
+from segmamba.orchestration.engine.context import trial_folder
+from segmamba.orchestration.engine.live_table import Cells, live_table
 from segmamba.screen import Progress, clock, no_progress, points, print_line, progress_lines
+from segmamba.studies.trial_plan import TrialPlan
+from segmamba.training.run_folder import steps_file
+from segmamba.training.step_file import Steps, read_steps
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from segmamba.studies.spec import TrialPlan
+    from rich.console import Console, RenderableType
 
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 OVER = (DONE, STOPPED, FAILED)
 STYLES = {WAITING: "dim", RUNNING: "bold", DONE: "green", STOPPED: "yellow", FAILED: "red"}
+FURTHER = ("pretraining", "testing")
+"""Phases of a trial that count no epochs of training."""
+KEY = re.compile(r"(?s)(.*), seed (\d+)(?:, fold (\d+))?")
+"""`TrialPlan.key`, from which the trial's folder follows."""
+QUIET_S = 120.0
+"""Without a live table, how long a study is silent while its trials end epochs."""
 SHOWN_ROWS = 24
 """Rows of the live table. A study of a hundred trials would scroll the terminal otherwise."""
 
@@ -36,6 +45,9 @@ class ProgressDisplay(Protocol):
 
     def say(self, message: str) -> None:
         """Show one line."""
+
+    def watch(self, folder: Path) -> None:
+        """The study has a folder; those of its trials say how far they are within an epoch."""
 
     def trials(
         self, plans: Sequence[TrialPlan], epochs: int, at_once: int, further: int = 0
@@ -74,6 +86,10 @@ class _Row:
     dice: float | None = None
     """The latest Dice on the validation set, from 0 to 1."""
     best: float | None = None
+    loss: float | None = None
+    """Of the last whole epoch."""
+    patches_per_s: float | None = None
+    """Of the last whole epoch."""
     began: float = 0.0
     """On the monotonic clock; 0 before the trial started."""
     seconds: float = 0.0
@@ -91,6 +107,9 @@ class StudyProgress:
         self.console = console
         self.rows: dict[str, _Row] = {}
         self.further, self.epochs, self.at_once, self.began = 0, 0, 1, 0.0
+        self.folder: Path | None = None
+        self.said = time.monotonic()
+        """When the last line was shown."""
         self.live = Live(
             get_renderable=self._table, console=console, refresh_per_second=2, transient=True
         )
@@ -108,7 +127,12 @@ class StudyProgress:
 
     def say(self, message: str) -> None:
         """Show one line."""
+        self.said = time.monotonic()
         print_line(self.console, message)
+
+    def watch(self, folder: Path) -> None:
+        """The study has a folder; see ProgressDisplay."""
+        self.folder = folder
 
     def trials(
         self, plans: Sequence[TrialPlan], epochs: int, at_once: int, further: int = 0
@@ -132,6 +156,10 @@ class StudyProgress:
         row.epoch, row.seconds = int(metrics["epoch"]), time.monotonic() - row.began
         row.dice = metrics.get("val/dice_mean", row.dice)
         row.best = metrics.get("val/best_dice_mean", row.best)
+        row.loss = metrics.get("train/loss", row.loss)
+        row.patches_per_s = metrics.get("time/patches_per_s", row.patches_per_s)
+        if row.epoch < self.epochs and time.monotonic() - self.said >= QUIET_S:
+            self._line(f"{key}: epoch {row.epoch}/{self.epochs}{_measured(row)}")
 
     def completed(self, key: str) -> None:
         """A trial has ended well."""
@@ -176,28 +204,43 @@ class StudyProgress:
         spent = sum(row.seconds for row in self.rows.values())
         return clock(spent / epochs * missing / self.at_once)
 
-    def _table(self) -> Table:
+    def _table(self) -> RenderableType:
         gone = clock(time.monotonic() - self.began)
         title = f"{self._over()} of {self._total()} trials, {gone} gone, about {self._left()} left"
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        table.add_column("trial")
-        table.add_column("state")
-        for name in ("epoch", "Dice", "best", "time"):
-            table.add_column(name, justify="right")
         shown = self._shown()
-        for key, row in shown:
-            table.add_row(
-                key,
-                row.state,
-                f"{row.epoch}/{self.epochs}",
-                _points(row.dice),
-                _points(row.best),
-                _spent(row),
-                style=STYLES[row.state],
-            )
-        if len(shown) < len(self.rows):
-            table.add_row(f"and {len(self.rows) - len(shown)} more", style="dim")
-        return table
+        return live_table(
+            title,
+            {key: self._cells(key, row) for key, row in shown},
+            more=len(self.rows) - len(shown),
+            width=self.console.width,
+        )
+
+    def _cells(self, key: str, row: _Row) -> Cells:
+        """What the table shows of a trial."""
+        steps = self._steps(key, row)
+        epoch, rate = row.epoch, row.patches_per_s
+        if steps:
+            epoch = steps.epoch or row.epoch
+            rate = steps.patches_per_s or rate
+        return Cells(
+            state=steps.phase if steps else row.state,
+            style=STYLES[row.state],
+            epoch=f"{epoch}/{self.epochs}",
+            within=f"{100 * steps.done // max(1, steps.total)} %" if steps else "",
+            loss="" if row.loss is None else f"{row.loss:.3f}",
+            dice=_points(row.dice),
+            best=_points(row.best),
+            patches_per_s="" if rate is None else f"{rate:.1f}",
+            time=_spent(row),
+        )
+
+    def _steps(self, key: str, row: _Row) -> Steps | None:
+        """Where a running trial is within its epoch; None where that is not known."""
+        if row.state != RUNNING or self.folder is None:
+            return None
+        steps = read_steps(steps_file(folder_of(self.folder, key)))
+        # What an earlier process has left, and an epoch that is whole, say nothing about this one.
+        return steps if steps and (steps.phase in FURTHER or steps.epoch > row.epoch) else None
 
     def _shown(self) -> list[tuple[str, _Row]]:
         """The rows that fit, in their order: those that run, wait next, or ended last."""
@@ -222,7 +265,7 @@ class SilentProgress:
     def _ignore(self, *event: object, **details: object) -> None:
         """Show nothing."""
 
-    say = trials = started = reported = completed = stopped = failed = _ignore
+    say = watch = trials = started = reported = completed = stopped = failed = _ignore
 
 
 def _points(dice: float | None) -> str:
@@ -233,3 +276,26 @@ def _spent(row: _Row) -> str:
     if not row.began:
         return ""
     return clock(time.monotonic() - row.began if row.state == RUNNING else row.seconds)
+
+
+def folder_of(study: Path, key: str) -> Path:
+    """The folder of the trial with a key.
+
+    Args:
+        study: The study's folder.
+        key: The key of its TrialPlan.
+    """
+    match = KEY.fullmatch(key)
+    assert match, key
+    arm, seed, fold = match.groups()
+    return trial_folder(study, TrialPlan(arm=arm, seed=int(seed), fold=int(fold) if fold else None))
+
+
+def _measured(row: _Row) -> str:
+    """The latest measurements of a trial, each after a comma."""
+    parts = [f"loss {row.loss:.3f}"] if row.loss is not None else []
+    if row.dice is not None and row.best is not None:
+        parts.append(f"Dice {points(row.dice)} (best {points(row.best)})")
+    if row.patches_per_s is not None:
+        parts.append(f"{row.patches_per_s:.1f} patches/s")
+    return "".join(f", {part}" for part in parts)

@@ -21,6 +21,7 @@ from segmamba.training.run import train_run
 from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.saving import Saver
+from segmamba.training.step_file import StepFile
 
 
 @dataclass
@@ -31,7 +32,8 @@ class TrackedRun:
     folder: RunFolder
     device: torch.device
     log: Log
-    callback: Callback = field(default_factory=Callback)
+    callback: Callback | None = None
+    """Watches the run; None writes where it is to `RunFolder.steps`."""
     _shown: set[tuple[Path, int]] = field(default_factory=set)
     """Pictures that the log has."""
 
@@ -62,7 +64,7 @@ class TrackedRun:
             self.data,
             self.folder,
             self.device,
-            self.callback,
+            self._callback(config),
             pictures or NoPictures(),
             saver,
         ):
@@ -84,7 +86,7 @@ class TrackedRun:
             What final_metrics.json holds.
         """
         final = read_final_metrics(self.folder.final_metrics) or evaluate_run(
-            config, self.data, self.folder, self.device, self.callback
+            config, self.data, self.folder, self.device, self._callback(config)
         )
         self.log.log_metrics(final.metrics, final.epochs)
         self.log.log_tags(
@@ -94,6 +96,15 @@ class TrackedRun:
         self._log_pictures()
         self.log.log_files([self.folder.final_metrics], None)
         return final
+
+    def _callback(self, config: Config) -> Callback:
+        return self.callback or StepFile(
+            self.folder.steps,
+            steps=config.train.steps_per_epoch,
+            patches=config.train.batch_size * config.train.accumulation,
+            validation=len(self.data.validation),
+            test=len(self.data.test),
+        )
 
     def _log_pictures(self) -> None:
         """Log the pictures that are new or were drawn again."""
