@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,17 +22,51 @@ def no_progress(done: int, total: int) -> None:
     """Show nothing: the Progress of work that nobody watches."""
 
 
-def print_line(console: Console, text: str, style: str | None = None) -> None:
-    """Print one line as it is.
+LABELLED = re.compile(r"\w+ {2,}|\s*")
+"""What the further lines of a text are indented by: its label with the spaces after it."""
 
-    Brackets in a file's name are no markup, and no path is cut in two at the end of a line.
+
+def print_line(
+    console: Console, text: str, style: str | None = None, *, copied: bool = False
+) -> None:
+    """Print one line as it is; a terminal that is too narrow for it gets several.
+
+    Brackets in a file's name are no markup. Lines end between words, so that no path is cut in two.
 
     Args:
         console: Where the line goes.
         text: The line.
         style: A rich style for the whole line.
+        copied: Whether the line is a command that users copy, which stays one line.
     """
+    if console.is_terminal and not copied:
+        text = folded(text, console.width)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def folded(text: str, width: int) -> str:
+    """Break a text between its words, below its label if it has one.
+
+    Args:
+        text: One line or several.
+        width: Characters of a line; a longer word stays whole.
+
+    Returns:
+        The lines.
+    """
+    lines = []
+    for line in text.splitlines() or [""]:
+        label = LABELLED.match(line)
+        indent = len(label[0]) if label else 0
+        lines += textwrap.wrap(
+            line,
+            max(width, indent + 20),
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
 def points(dice: float, *, decimals: int = 1) -> str:

@@ -24,6 +24,7 @@ from segmamba.commands.shared import (
     PresetOption,
     ResumeOption,
     SetOption,
+    console,
     new_app,
     print_json,
     print_settings,
@@ -169,12 +170,10 @@ def _run(
     as_json: bool,
 ) -> int:
     """Train the members, score the ensemble and print its result; return the exit code."""
-    from rich.console import Console
-
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import open_study
 
-    screen = Console(stderr=as_json, soft_wrap=False)
+    screen = console(stderr=as_json)
     with StudyProgress(screen) as progress:
         try:
             # The study stays open until the vote is reported and registered.

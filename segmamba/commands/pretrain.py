@@ -28,7 +28,7 @@ from segmamba.commands.shared import (
 from segmamba.config import Config, load_config, parse_assignments
 from segmamba.config import preset as preset_named
 from segmamba.errors import UserError
-from segmamba.screen import Steps, print_line
+from segmamba.screen import Steps, clock, print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +108,7 @@ def pretrain(
         print_line(
             screen,
             f"epoch {epoch.number:4d}   loss {epoch.metrics['pretrain/loss']:.4f}   "
-            f"{left_s / 60:.0f} min left",
+            f"{clock(left_s)} left",
         )
     if as_json:
         print_json(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from segmamba.errors import Stopped
 from segmamba.orchestration.run_observer import RunObserver
-from segmamba.screen import Progress, clock, points, print_line
+from segmamba.screen import Progress, clock, points, print_line, progress_lines
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress as Bar
 
     from segmamba.config import Config
@@ -44,6 +44,7 @@ class RunProgress(RunObserver):
         """The signal that asked the run to end."""
         self._began_at: float | None = None
         self._epochs = self._steps_per_epoch = self._patches_per_step = 0
+        self._validation = self._test = 0
         self._first_step: tuple[int, int, float] | None = None
         """(epoch, steps done, time) of the first step that this process reported of an epoch."""
         self._first_epoch: int | None = None
@@ -64,15 +65,7 @@ class RunProgress(RunObserver):
 
     def steps(self, label: str) -> Progress:
         """Make the Progress of a preparation; it stays silent while nothing needs to be done."""
-        began = time.monotonic()
-
-        def show(done: int, total: int) -> None:
-            if self._console.is_terminal:
-                self._console.print(f"{label}: {done}/{total}", end="\n" if done == total else "\r")
-            elif done == total:
-                self.say(f"{label}: {total} in {time.monotonic() - began:.0f} s")
-
-        return show
+        return progress_lines(self._console, label)
 
     def say(self, message: str) -> None:
         """Print one line."""
@@ -96,6 +89,7 @@ class RunProgress(RunObserver):
         """
         train = config.train
         self._epochs, self._steps_per_epoch = train.epochs, train.steps_per_epoch
+        self._validation, self._test = len(data.validation), len(data.test)
         self._patches_per_step = train.batch_size * train.accumulation
         self.say(
             f"data     {source}: {len(data.train)} train, {len(data.validation)} validation, "
@@ -118,7 +112,7 @@ class RunProgress(RunObserver):
             patches = (done - first_done) * self._patches_per_step
             rate = patches / max(1e-9, time.monotonic() - first_at)
             self._bar.update(
-                f"epoch {epoch}/{self._epochs}",
+                f"epoch {epoch}/{self._epochs}, step",
                 completed=done,
                 total=self._steps_per_epoch,
                 words=self._in_words({"time/patches_per_s": rate}),
@@ -129,20 +123,27 @@ class RunProgress(RunObserver):
         """Show the optimizer steps of an epoch of pretraining."""
         if self._bar:
             self._bar.update(
-                f"pretraining, epoch {epoch}", completed=done, total=self._steps_per_epoch
+                f"pretraining, epoch {epoch}, step", completed=done, total=self._steps_per_epoch
             )
         self._stop_if_asked()
 
     def on_validation_case(self, epoch: int, done: int) -> None:
         """Show how many validation cases are evaluated."""
         if self._bar:
-            self._bar.update(f"epoch {epoch}/{self._epochs}, validation case {done}")
+            self._bar.update(
+                f"epoch {epoch}/{self._epochs}, validation case",
+                completed=done,
+                total=self._validation,
+            )
         self._stop_if_asked()
 
     def on_test_case(self, done: int) -> None:
         """Show how many test cases are evaluated."""
         if self._bar:
-            self._bar.update(f"testing, case {done}")
+            # The best checkpoint, then the last: the count begins again.
+            self._bar.update(
+                "testing, case", completed=(done - 1) % self._test + 1, total=self._test
+            )
         self._stop_if_asked()
 
     def on_epoch(self, epoch: Epoch) -> None:
@@ -219,15 +220,26 @@ class RunProgress(RunObserver):
 
 
 class _Bar:
-    """The progress bar of a run: what happens, how far it is, and the metrics in words."""
+    """The progress of a run: what happens and how far it is; below, the metrics in words."""
 
     def __init__(self, console: Console, steps_per_epoch: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
 
-        self._bar: Bar = Progress(
+        class WithWords(RichProgress):
+            """A bar with a line below it, which is wrapped between its words alone."""
+
+            def get_renderables(self) -> Iterator[RenderableType]:
+                yield self.make_tasks_table(self.tasks)
+                for task in self.tasks:
+                    if task.fields["words"]:
+                        yield Text(task.fields["words"])
+
+        self._bar: Bar = WithWords(
             TextColumn("{task.description}"),
+            MofNCompleteColumn(),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[words]}"),
             console=console,
             transient=True,
         )

@@ -246,7 +246,10 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments, standalone_mode=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if sys.stderr.isatty():
+            print_line(console(stderr=True), f"error: {error}")
+        else:
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     finally:
         # The process ends: to search all that torch and MLflow made for garbage takes a second.

@@ -56,8 +56,6 @@ def report(
 
     Everything in the report comes from MLflow; the viewer needs checkpoints and data as well.
     """
-    from rich.console import Console
-
     from segmamba.orchestration.listing import redraw, redraw_with_viewer
 
     def say(line: str) -> None:
@@ -72,7 +70,7 @@ def report(
         note_on_viewer(page)
     else:
         result, folder = redraw(output, study)
-    screen = Console(stderr=as_json, soft_wrap=False)
+    screen = console(stderr=as_json)
     print_result(result, folder, screen, say, as_json=as_json)
 
 
@@ -148,8 +146,6 @@ def compare_studies(
     """
     import shlex
 
-    from rich.console import Console
-
     from segmamba.orchestration.listing import compare_studies as compared
     from segmamba.reports.difference_rows import comparison_as_dict
     from segmamba.studies.comparison import Asked
@@ -170,7 +166,7 @@ def compare_studies(
     def say(line: str) -> None:
         print(line, file=sys.stderr if as_json else sys.stdout)
 
-    screen = Console(stderr=as_json, soft_wrap=False)
+    screen = console(stderr=as_json)
     for note in study.data.notes:
         say(f"note     {note}")
     print_result(study, folder, screen, say, as_json=False)

@@ -271,21 +271,22 @@ def _plan(study: "Study", options: "StudyOptions", *, as_json: bool) -> None:
 
 def run_declared(study: "Study", options: "StudyOptions", *, as_json: bool) -> int:
     """Run the study and print its result; return the exit code."""
-    from rich.console import Console
-
     from segmamba.orchestration.engine.progress import StudyProgress
     from segmamba.orchestration.study import run_study
 
-    screen = Console(stderr=as_json, soft_wrap=False)
+    screen = console(stderr=as_json)
     with StudyProgress(screen) as progress:
         try:
             result, folder = run_study(study, options, progress)
         except KeyboardInterrupt:  # before or after the trials, which end in an orderly way
             progress.say(STOPPED)
             return 130
-        print_result(result, folder, screen, progress.say, as_json=as_json)
         ran = (*result.trials, *result.searched)
-        if any(trial.status in ("KILLED", "NOT STARTED") for trial in ran):
+        stopped = any(trial.status in ("KILLED", "NOT STARTED") for trial in ran)
+        print_result(result, folder, screen, progress.say, as_json=as_json, stopped=stopped)
+        if stopped:
+            ended = sum(trial.status == "FINISHED" for trial in ran)
+            progress.say(f"trials   {ended} of {len(ran)} are done")
             progress.say(STOPPED)
             return 130
     return 1 if any(trial.status == "FAILED" for trial in result.trials) else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmamba.commands.shared import print_json, shown_uri
+from segmamba.screen import print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,8 +22,11 @@ def print_result(
     say: Callable[[str], None],
     *,
     as_json: bool,
+    stopped: bool = False,
 ) -> None:
     """Print a study's result table and verdict, and where its report and its runs are.
+
+    A study that was stopped has no verdict, and no table before its first trial is tested.
 
     Args:
         study: The study.
@@ -30,11 +34,17 @@ def print_result(
         screen: Takes the table and the verdict.
         say: Takes each of the lines that follow them.
         as_json: Print the table as JSON on stdout as well.
+        stopped: Whether the user stopped it.
     """
-    from segmamba.reports.tables import render_terminal, result_table
+    from segmamba.reports.tables import render_arms, render_terminal, result_table
+    from segmamba.studies.scores import finished_trials
 
     if as_json:
         print_json(result_table(study))
-    render_terminal(study, screen)
+    if not stopped:
+        render_terminal(study, screen)
+    elif any(finished_trials(study, arm) for arm in study.arms):
+        render_arms(study, screen)
     say(f"report   {folder / 'report.html'}")
-    say(f"runs     mlflow ui --backend-store-uri {shown_uri(study.mlflow_uri)}")
+    runs = f"runs     mlflow ui --backend-store-uri {shown_uri(study.mlflow_uri)}"
+    print_line(screen, runs, copied=True)

@@ -209,4 +209,4 @@ def _print_scores(finished: FinishedRun) -> None:
     print_line(screen, f"run      {finished.folder.root}")
     if finished.mlflow_uri:
         uri = shown_uri(finished.mlflow_uri)
-        print_line(screen, f"runs     mlflow ui --backend-store-uri {uri}")
+        print_line(screen, f"runs     mlflow ui --backend-store-uri {uri}", copied=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from segmamba.data.label_sets import MEAN
+from segmamba.screen import clock
 from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.results import Study
 from segmamba.studies.scores import finished_trials, seed_scores
@@ -64,6 +65,13 @@ SHORT = {
     "last checkpoint": "last",
 }
 """What the terminal writes in place of the page's words."""
+LEGEND = {
+    "last": "last: Dice of the last checkpoint",
+    "NSD": "NSD at 1 mm",
+    "HD95": "HD95 in mm",
+    "time": "time of a training",
+}
+"""Explains the short titles that the terminal shows, all of them in one line."""
 SPARE_COLUMNS = ("params", "last", "time", "NSD", "HD95")
 """Columns that a narrow terminal does without, in this order."""
 
@@ -213,7 +221,7 @@ def _plus_minus(score: Score, scale: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time as text, for example 48 s, 3.2 min, 1.4 h.
+    """A time as text, as `clock` writes it.
 
     Args:
         seconds: The time; None where it is not known.
@@ -221,15 +229,31 @@ def duration(seconds: float | None) -> str:
     Returns:
         The text; a dash where it is not known.
     """
-    if seconds is None or not math.isfinite(seconds):
-        return DASH
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return DASH if seconds is None or not math.isfinite(seconds) else clock(seconds)
 
 
 def render_terminal(study: Study, console: Console) -> None:
     """Show the result table and the verdicts at the terminal.
+
+    Args:
+        study: The study.
+        console: The terminal; columns that do not fit into its width are left out.
+    """
+    from rich.text import Text
+
+    render_arms(study, console)
+    for number, claim in enumerate(study.claims):
+        result = verdict(study, claim)
+        sentence = f"{EXPLORATORY}: {result.sentence}" if number else result.sentence
+        console.print(Text(sentence, style=COLOURS[result.answer]))
+    if study.registration and not study.registration.before_trials:
+        console.print(Text(study.registration.sentence, style="yellow"))
+    if study.data.phantom:
+        console.print(Text(PHANTOM_NOTICE, style="bold"))
+
+
+def render_arms(study: Study, console: Console) -> None:
+    """Show the result table at the terminal, with one line that explains its short words.
 
     Args:
         study: The study.
@@ -254,17 +278,12 @@ def render_terminal(study: Study, console: Console) -> None:
         table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
     console.print()
     console.print(table)
+    legend = "; ".join(meaning for name, meaning in LEGEND.items() if name in headers)
+    if legend:
+        console.print(Text(legend, style="dim"))
     for dropped in dropped_rows(study):
         console.print(Text(f"{dropped['arm']} got no further seed: {dropped['reason']}."))
     console.print()
-    for number, claim in enumerate(study.claims):
-        result = verdict(study, claim)
-        sentence = f"{EXPLORATORY}: {result.sentence}" if number else result.sentence
-        console.print(Text(sentence, style=COLOURS[result.answer]))
-    if study.registration and not study.registration.before_trials:
-        console.print(Text(study.registration.sentence, style="yellow"))
-    if study.data.phantom:
-        console.print(Text(PHANTOM_NOTICE, style="bold"))
 
 
 def _fitting(

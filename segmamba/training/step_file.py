@@ -38,7 +38,7 @@ class Steps:
 
 
 class StepFile(Callback):
-    """Writes where a run is, once a second at most.
+    """Writes where a run is, once a second at most, and the end of each phase.
 
     Args:
         file: The file.
@@ -80,7 +80,7 @@ class StepFile(Callback):
         self, phase: Phase, epoch: int, done: int, total: int, rate: float | None = None
     ) -> None:
         now = time.monotonic()
-        if now - self._written_at < EVERY_S:
+        if now - self._written_at < EVERY_S and done < total:
             return
         self._written_at = now
         steps = Steps(phase=phase, epoch=epoch, done=done, total=total, patches_per_s=rate)

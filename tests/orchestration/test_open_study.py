@@ -145,4 +145,4 @@ def test_the_time_of_a_study_begins_where_planning_ends_and_is_summed_over_its_s
     now[0] += 5000.0  # nobody works on it meanwhile
     with open_here(home, resume=True) as (done, folder):
         assert (done.seconds, done.starts) == (120.0, 2)
-    assert "2.0 min from plan to report over 2 starts" in (folder / "report.md").read_text()
+    assert "2:00 min from plan to report over 2 starts" in (folder / "report.md").read_text()

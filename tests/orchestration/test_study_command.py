@@ -190,5 +190,6 @@ def test_ctrl_c_outside_the_trials_says_how_to_go_on(monkeypatch, capsys, comman
 
     monkeypatch.setattr(f"segmamba.orchestration.study.{entry}", interrupted)
     given = (None, None) if command is study else (None, None, (0.02, 0.03))
-    assert command._run(*given, as_json=False) == 130
+    run = command.run_declared if command is study else command._run
+    assert run(*given, as_json=False) == 130
     assert capsys.readouterr().out == f"{STOPPED}\n"

@@ -278,7 +278,13 @@ def test_wide_intervals_of_two_seeds_do_not_squeeze_the_picture():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(48, "48 s"), (190, "3.2 min"), (5040, "84.0 min"), (36000, "10.0 h"), (None, "\N{EN DASH}")],
+    [
+        (48, "0:48 min"),
+        (190, "3:10 min"),
+        (5040, "1 h 24 min"),
+        (36000, "10 h 00 min"),
+        (None, "\N{EN DASH}"),
+    ],
 )
 def test_durations_are_read_at_a_glance(seconds, text):
     assert duration(seconds) == text
@@ -295,8 +301,8 @@ def test_what_was_planned_stands_beside_what_it_took(make_study, tmp_path):
     page = write_report(planned, tmp_path).read_text()
     assert (
         "2 a GPU, eager: ends soonest" in page
-        and "2.0 h" in page
-        and "12.6 min" in page
-        and "10.0 min" in page
+        and "2 h 00 min" in page
+        and "12:34 min" in page
+        and "10:00 min" in page
     )
-    assert "| the study | 2.0 h | 12.6 min |" in (tmp_path / "report.md").read_text()
+    assert "| the study | 2 h 00 min | 12:34 min |" in (tmp_path / "report.md").read_text()

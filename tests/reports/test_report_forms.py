@@ -102,10 +102,10 @@ def test_the_last_checkpoints_difference_stands_beside_the_chosen_ones(tmp_path)
 def test_the_time_of_a_resumed_study_is_that_of_all_its_starts(tmp_path):
     study = synthetic_study({"a": 0.0, "b": 0.02}, seeds=2, cases=4, epochs=1)
     for text in pages(study, tmp_path):
-        assert "12.6 min from plan to report." in text
+        assert "12:34 min from plan to report." in text
     resumed = dataclasses.replace(study, seconds=1260.0, starts=3)
     for text in pages(resumed, tmp_path):
-        assert "21.0 min from plan to report over 3 starts." in text
+        assert "21:00 min from plan to report over 3 starts." in text
 
 
 def test_arms_with_dollar_signs_are_drawn_as_they_are_written(tmp_path):
