@@ -55,7 +55,7 @@ def examine(output: Path) -> list[Check]:
     checks += [
         check_scan(implementation, reason, on_gpu=on_gpu),
         check_precision(mixed_dtype(device, "mixed")),
-        check_memory(free_memory()),
+        check_memory(free_memory(), on_gpu=on_gpu),
         check_disk(output, free, writable=writable),
     ]
     if SHARED_MEMORY.exists():

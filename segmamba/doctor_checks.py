@@ -5,6 +5,7 @@ Each check is a function of plain values, so that tests can put any machine befo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,18 @@ CACHED_CASE_BYTES = 240 * 240 * 155 * (4 * 2 + 1)
 """A BraTS case in the cache: four fp16 images and a uint8 label."""
 TRAINING_CASES = 1251
 """The training cases of BraTS 2021."""
+PROGRAM_BYTES = int(1.5 * GIB)
+"""The resident memory of a study's driver, of Ray and of a trial's process, without the training: a
+process with torch, Ray and MLflow takes 0.5 GiB."""
+CUDA_BYTES = int(1.5 * GIB)
+"""What CUDA's libraries and pinned patches add to it on a machine with a GPU."""
+TRAINING_GIB = {
+    "cpu": {"demo": 0.2, "quick": 12.0, "paper": 12.0},
+    "cuda": {"demo": 0.25, "quick": 5.0, "paper": 5.0},
+}
+"""The peak of a training step of each preset, as `segmamba describe` estimates it, rounded up."""
+DEMO_DISK_BYTES = GIB
+"""The phantom, its cache and the checkpoints of a demo study: a few hundred MiB."""
 TORCH_INDEX = {12: "cu126", 13: "cu130"}
 """The driver's CUDA major version to torch's wheels; within one, any driver runs them."""
 
@@ -125,27 +138,55 @@ def check_precision(dtype: torch.dtype | None) -> Check:
     return Check("precision", "ok", f"{name}: {reasons[name]}")
 
 
+def fitting(free: int, needs: Mapping[str, float]) -> str:
+    """Say which presets there is enough of something for.
+
+    Args:
+        free: Bytes that are free.
+        needs: Bytes that each preset needs.
+
+    Returns:
+        "enough for demo; too small for quick and paper (12.0 GiB)", or one of the two.
+    """
+    enough = [name for name, need in needs.items() if need <= free]
+    small = {name: need for name, need in needs.items() if need > free}
+    parts = [f"enough for {_listed(enough)}"] if enough else []
+    if small:
+        parts.append(f"too small for {_listed(list(small))} ({max(small.values()) / GIB:.1f} GiB)")
+    return "; ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def check_gpu_memory(free: int, total: int) -> Check:
-    """Check the GPU's memory; a training step of the paper preset takes about 5 GiB.
+    """Check the GPU's memory.
 
     Args:
         free: Bytes.
         total: Bytes.
     """
-    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
-    if free < 6 * GIB:
+    needs = {name: gib * GIB for name, gib in TRAINING_GIB["cuda"].items()}
+    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free: {fitting(free, needs)}"
+    if free < max(needs.values()):
         mend = "nvidia-smi shows who takes it; or train with --set train.batch_size=1"
-        return Check("GPU memory", "note", f"{found}; the paper preset takes about 5 GiB", mend)
+        return Check("GPU memory", "note", found, mend)
     return Check("GPU memory", "ok", found)
 
 
-def check_memory(free: int) -> Check:
+def check_memory(free: int, *, on_gpu: bool) -> Check:
     """Check the memory.
 
     Args:
         free: The bytes that this process may still take, whatever the machine has.
+        on_gpu: Whether a GPU trains, in memory of its own.
     """
-    found = f"{free / GIB:.1f} GiB free"
+    needs = {
+        name: PROGRAM_BYTES + (CUDA_BYTES if on_gpu else gib * GIB)
+        for name, gib in TRAINING_GIB["cpu"].items()
+    }
+    found = f"{free / GIB:.1f} GiB free: {fitting(free, needs)}"
     if free < 2 * GIB:
         mend = (
             "close other programs, or run with --cpus 1; see them with: ps aux --sort=-rss | head"
@@ -154,6 +195,8 @@ def check_memory(free: int) -> Check:
     if free < 8 * GIB:
         found = f"{found}; trials that run at once share it"
         return Check("memory", "note", found, "run a study with --cpus 2")
+    if free < max(needs.values()):
+        return Check("memory", "note", found, "train with --set train.batch_size=1, or on a GPU")
     return Check("memory", "ok", found)
 
 
@@ -168,13 +211,15 @@ def check_disk(folder: Path | str, free: int, *, writable: bool) -> Check:
     if not writable:
         mend = "choose another folder with --output"
         return Check("disk", "problem", f"{folder} cannot be written", mend)
-    found = f"{free / GIB:.0f} GiB free for {folder}"
+    cases, brats = free // CACHED_CASE_BYTES, float(CACHED_CASE_BYTES * TRAINING_CASES)
+    needs = {"demo": DEMO_DISK_BYTES, "quick": brats, "paper": brats}
+    found = f"{free / GIB:.0f} GiB free for {folder}: {fitting(free, needs)}"
     mend = f"delete what is largest: du -sh {folder}/* | sort -h"
     if free < 2 * GIB:
         return Check("disk", "problem", found, mend)
-    cases = free // CACHED_CASE_BYTES
     if cases < TRAINING_CASES:
-        return Check("disk", "note", f"{found}: the cache of {cases} BraTS cases", mend)
+        room = f"{found}: BraTS 2021 has {TRAINING_CASES} cases, and there is room for {cases}"
+        return Check("disk", "note", room, mend)
     return Check("disk", "ok", found)
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from segmamba import doctor, doctor_checks, machine_state
+from segmamba.config import PRESETS, preset
 from segmamba.doctor_checks import GIB, Check
 from segmamba.machine_state import Driver
+from segmamba.training.memory import estimate_training_memory
 
 H100 = ("NVIDIA H100 80GB HBM3",)
 LISTED = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)\nGPU 1: NVIDIA A100-SXM4 (UUID: GPU-2)\n"
@@ -95,7 +97,14 @@ def test_the_precision_says_why(dtype, words):
 @pytest.mark.parametrize(
     ("check", "states"),
     [
-        (lambda gib: doctor_checks.check_memory(gib * GIB), {1: "problem", 4: "note", 16: "ok"}),
+        (
+            lambda gib: doctor_checks.check_memory(gib * GIB, on_gpu=False),
+            {1: "problem", 4: "note", 12: "note", 16: "ok"},
+        ),
+        (
+            lambda gib: doctor_checks.check_memory(gib * GIB, on_gpu=True),
+            {1: "problem", 4: "note", 9: "ok"},
+        ),
         (lambda gib: doctor_checks.check_gpu_memory(gib * GIB, 80 * GIB), {1: "note", 40: "ok"}),
         (
             lambda gib: doctor_checks.check_shared_memory(gib * GIB),
@@ -106,13 +115,53 @@ def test_the_precision_says_why(dtype, words):
             {1: "problem", 20: "note", 200: "ok"},
         ),
     ],
-    ids=["memory", "GPU memory", "shared memory", "disk"],
+    ids=["memory", "memory beside a GPU", "GPU memory", "shared memory", "disk"],
 )
 def test_what_runs_short_is_noted_and_what_stops_a_run_is_a_problem(check, states):
     for gib, state in states.items():
         line = check(gib)
         assert line.state == state
         assert bool(line.mend) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        (doctor_checks.check_memory(1 * GIB, on_gpu=False), "too small for demo, quick and paper"),
+        (
+            doctor_checks.check_memory(8 * GIB, on_gpu=False),
+            "enough for demo; too small for quick and paper (13.5 GiB)",
+        ),
+        (doctor_checks.check_memory(8 * GIB, on_gpu=True), "enough for demo, quick and paper"),
+        (doctor_checks.check_gpu_memory(2 * GIB, 8 * GIB), "enough for demo; too small for quick"),
+        (
+            doctor_checks.check_disk(Path("Results"), 51 * GIB, writable=True),
+            "enough for demo; too small for quick and paper",
+        ),
+        (
+            doctor_checks.check_disk(Path("Results"), 200 * GIB, writable=True),
+            "enough for demo, quick and paper",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_memory_and_disk_say_which_presets_they_are_enough_for(check, words):
+    assert words in check.found
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_the_presets_need_is_what_describe_estimates(device):
+    table = doctor_checks.TRAINING_GIB[device]
+    assert list(table) == [name for name in ("demo", "quick", "paper") if name in PRESETS]
+    assert set(table) == set(PRESETS)
+    dtype = torch.bfloat16 if device == "cuda" else None
+    for name, gib in table.items():
+        if name != "quick":  # the network, the patch and the batch of paper
+            estimate = estimate_training_memory(preset(name), device_type=device, dtype=dtype)
+            assert 0.8 * gib <= estimate.total / GIB <= gib
+    paper, quick = preset("paper"), preset("quick")
+    assert quick.model == paper.model and quick.data.patch_size == paper.data.patch_size
+    assert quick.train.batch_size == paper.train.batch_size
 
 
 def test_results_below_a_file_cannot_be_written(tmp_path):
