@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from segmamba.commands.shared import (
+    COLUMNS,
     RESULTS,
     DeviceOption,
     JsonOption,
@@ -173,25 +174,29 @@ def compare_studies(
 
 
 def _print_studies(rows: list[dict[str, Any]]) -> None:
-    """Print the rows of `list_studies` as a table."""
+    """Print the rows of `list_studies` as a table, a narrow terminal without when they began."""
     from rich.table import Table
     from rich.text import Text
 
+    screen = console()
+    began = screen.width >= COLUMNS
     table = Table(box=None, pad_edge=False)
     table.add_column("study", no_wrap=True)
-    table.add_column("began", no_wrap=True)
+    if began:
+        table.add_column("began", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("trials", justify="right", no_wrap=True)
-    table.add_column("best mean Dice", justify="right", no_wrap=True)
+    table.add_column("Dice", justify="right", no_wrap=True)
     table.add_column("answer")
     for row in rows:
         best = row["best_dice_mean"]
         table.add_row(
             Text(row["study"]),
-            row["began"],
+            *([row["began"]] if began else []),
             row["state"],
             f"{row['finished']}/{row['trials']}",
             "" if best is None else points(best),
             Text(row["verdict"] or row["question"]),  # an arm's name may look like markup
         )
-    console().print(table)
+    screen.print(table)
+    print_line(screen, "Dice: the best arm's mean over the regions, in points")

@@ -1,10 +1,12 @@
 """The inference ablation on tiny untrained networks: shared predictions, MLflow and the report."""
 
+import io
 import json
 
 import pytest
 import torch
 from mlflow import MlflowClient
+from rich.console import Console
 
 from search_spaces.ablate_inference import ARMS, BASELINE
 from segmamba.config import preset
@@ -20,7 +22,7 @@ from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.inference_ablation import InferenceOptions, run_inference_ablation
 from segmamba.orchestration.tracking.store import Store
 from segmamba.orchestration.tracking.study_run import close_abandoned
-from segmamba.reports.inference_report import as_dict
+from segmamba.reports.inference_report import as_dict, render_terminal
 from segmamba.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
@@ -35,6 +37,13 @@ def write_run(folder, config, seed):
     torch.manual_seed(seed)
     torch.save(build_model(config.model).state_dict(), run.best)
     return run
+
+
+def shown(results, width):
+    """What a terminal of this width shows of the results."""
+    screen = io.StringIO()
+    render_terminal(results, Console(file=screen, width=width))
+    return screen.getvalue()
 
 
 def test_an_arm_scores_what_the_test_gives_with_its_settings(cases_folder, tmp_path):
@@ -69,6 +78,9 @@ def test_the_ablation_is_a_study_in_mlflow_with_a_report(cases_folder, tmp_path)
     html, text = report.read_text(), report.with_suffix(".md").read_text()
     for words in ("8 mirror images", "small components removed", "over training runs and patients"):
         assert words in html and words in text
+    whole, narrow = shown(found, 300), shown(found, 80)
+    assert set(whole.split()) == set(narrow.split()), "no word is broken at 80 columns"
+    assert max(map(len, narrow.splitlines())) <= 80
     client = MlflowClient(found.mlflow_uri)
     children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{found.run_id}'")
     assert {run.data.tags["arm"] for run in children} == set(arms) and all(
