@@ -50,7 +50,7 @@ for command in (
 app.command(context_settings=study.PASS_ON)(study.study)
 app.command("ensemble")(ensemble.ensemble_run(ensemble.declared_members))
 app.command("ablate-inference")(ablate_inference.inference_run(ARMS, BASELINE))
-app.add_typer(data.app, name="data")
+app.add_typer(data.app, name="data", short_help=data.app.info.help)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,16 +1,27 @@
 """The `segmamba` command as a user types it."""
 
+import importlib
 import importlib.metadata
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
+from search_spaces.ablate_inference import BASELINE
+from search_spaces.ensemble import EXPECTED_GAIN
 from segmamba.cli import app
+from segmamba.commands import ensemble, shared
 from segmamba.commands.shared import run_app
+from segmamba.config import preset
 from segmamba.data.cases import find_cases
+from segmamba.evaluation.rules import CHALLENGES
+from segmamba.orchestration.engine.options import StudyOptions
+from segmamba.studies.spec import resolve
 from tests import warm
 
 TINY_NETWORK = ["--preset", "demo", "--batch", "1", "--patch", "32,32,32"]
@@ -156,3 +167,121 @@ def test_doctor_examines_this_machine_in_json_and_in_a_checklist(run_here, tmp_p
     assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     code, checklist, _ = run_here("doctor", "--output", tmp_path / "Results")
     assert code == int("problem" in states.values()) and all(name in checklist for name in states)
+
+
+TYPES = re.compile(r"<[\w\[\], |]+>|\blist\[")
+"""Python's types, which say nothing to a user."""
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_help_names_no_python_type_and_cuts_no_sentence(run_here, words, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    _, shown, _ = run_here(*words, "--help")
+    assert not TYPES.findall(shown)
+    assert not re.search(r"(\.\.\.|…)$", shown.partition("Commands:")[2], re.MULTILINE)
+
+
+def test_what_writes_takes_output_and_no_help_shows_another_name_for_it(run_here):
+    for words in COMMANDS:
+        shown = run_here(*words, "--help")[1]
+        assert "--results" not in shown and "--bundle" not in shown
+    for words in (["phantom"], ["export"], ["predict"], ["demo"], ["ensemble"]):
+        assert "--output DIR" in run_here(*words, "--help")[1]
+
+
+@pytest.mark.parametrize("word", ["--bundle=made", "--bundle made", "--output made"])
+def test_export_takes_its_folder_by_the_old_name_too(run_here, monkeypatch, word):
+    given = []
+    export = importlib.import_module("segmamba.inference.export")
+    monkeypatch.setattr(export, "export_bundle", lambda *names, **options: given.append(names))
+    code, _, errors = run_here("export", "--checkpoint", "run", *word.split())
+    assert code == 0 and given == [(Path("run"), Path("made"))]
+    assert errors == ("note: --bundle is now --output\n" if "bundle" in word else "")
+
+
+def test_phantom_takes_its_folder_either_way_but_once(run_here, tmp_path):
+    options = ["--cases", "2", "--size", "48,48,48", "--output", "made"]
+    code, shown, _ = run_here("phantom", *options)
+    assert code == 0 and shown == "made\n" and (tmp_path / "made").is_dir()
+    for wrong in (["phantom"], ["phantom", "made", "--output", "other"]):
+        code, _, errors = run_here(*wrong)
+        assert code == 2 and errors == "error: say once where the cases go: --output DIR\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("segmamba ab", ["ablate-inference"]),
+        ("segmamba data ch", ["check"]),
+        ("segmamba train --preset d", ["demo"]),
+        ("segmamba train --set optim.l", ["optim.lr="]),
+        ("segmamba predict --labels brats2024", ["brats2024", "brats2024ped"]),
+        ("segmamba evaluate --out", ["--output"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(tmp_path, typed, offered):
+    words = typed.split()
+    asked = {
+        "_SEGMAMBA_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    code = "import sys; sys.argv = ['segmamba']; from segmamba.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | asked,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == offered, done.stderr
+
+
+def test_the_words_that_are_completed_are_those_that_are_taken():
+    from segmamba.data.labels import convention
+
+    assert all(convention(name) for name in shared.CONVENTIONS)
+    assert set(CHALLENGES) == set(shared.CHALLENGES) - {"auto"}
+
+
+def test_demo_is_the_depth_study_in_the_demo_preset(run_here, monkeypatch, tmp_path):
+    ran = []
+
+    def interrupted(*given):
+        ran.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segmamba.orchestration.study.run_study", interrupted)
+    code, shown, _ = run_here("demo", "--cpus", "1", "--output", "there")
+    assert code == 130 and shown == f"{shared.STOPPED}\n"
+    ((study, options, _),) = ran
+    assert study is importlib.import_module("search_spaces.ablate_depth").STUDY
+    assert options == StudyOptions(cpus=1, output=Path("there")) and options.preset == "demo"
+
+
+def test_ensemble_trains_the_members_that_its_script_trains(run_here, monkeypatch):
+    ran = []
+    monkeypatch.setattr(ensemble, "_run", lambda *given, **options: ran.append(given) or 0)
+    assert run_here("ensemble", "--size", "3", "--members", "diverse")[0] == 0
+    ((study, options, gain),) = ran
+    spec = resolve(study, preset(options.preset))
+    assert list(spec.arms) == [f"{kind} {i}" for kind in ("plain", "diverse") for i in (1, 2, 3)]
+    assert gain == EXPECTED_GAIN
+    assert run_here("ensemble", "--size", "1")[0] == 2
+
+
+def test_ablate_inference_runs_the_arms_of_its_script(run_here, monkeypatch):
+    ran = []
+
+    def interrupted(*given):
+        ran.append(given)
+        raise KeyboardInterrupt
+
+    name = "segmamba.orchestration.inference_ablation.run_inference_ablation"
+    monkeypatch.setattr(name, interrupted)
+    code, shown, _ = run_here("ablate-inference", "--checkpoint", "run", "--arms", "CRF")
+    assert code == 130 and shown.startswith("stopped  ")
+    assert set(ran[0][1]) == {BASELINE, "CRF"} and ran[0][2] == BASELINE
+    code, _, errors = run_here("ablate-inference", "--checkpoint", "run", "--arms", "CRV")
+    assert code == 2 and "no such arm" in errors
