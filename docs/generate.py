@@ -30,8 +30,9 @@ SCRIPTS = {
     "experiments/ablate_depth.py": "A study. The other scripts of `experiments/` and `segmamba "
     "study FILE` take the same options, with arms of their own.",
     "experiments/tune_hyperparameters.py": "A search, which also takes `--trials`.",
-    "experiments/ensemble.py": "An ensemble.",
-    "experiments/ablate_inference.py": "An ablation of inference, on networks that are trained.",
+    "experiments/ensemble.py": "An ensemble, as `segmamba ensemble` trains it.",
+    "experiments/ablate_inference.py": "An ablation of inference, on networks that are trained; "
+    "also `segmamba ablate-inference`.",
 }
 
 
@@ -145,6 +146,8 @@ def command_line_page() -> str:
         "",
         "Exit codes: 0 done; 1 a problem of ours or of the machine; 2 the user's mistake, in one "
         "line that names it; 130 stopped by Ctrl-C, 143 by SIGTERM.",
+        "",
+        "`segmamba --install-completion` lets Tab complete commands, options, presets, settings.",
     ]
     for name, command in _commands("segmamba", typer.main.get_command(app)):
         lines += ["", f"## {name}", "", *_described(name, command)]

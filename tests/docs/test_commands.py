@@ -54,6 +54,10 @@ COVERED = {
     "segmamba compare": "tests/evaluation/test_evaluate.py",
     "segmamba export": "tests/inference/test_export.py",
     "segmamba doctor": "tests/test_doctor.py",
+    "segmamba demo": "tests/test_cli.py",  # the study that `make demo` runs
+    "segmamba ensemble": "tests/test_cli.py",  # the code of experiments/ensemble.py
+    "segmamba ablate-inference": "tests/test_cli.py",  # the code of its script
+    "segmamba --install-completion": "tests/test_cli.py",  # what it installs
     "segmamba compare-studies": "tests/orchestration/test_compare_studies.py",
     "segmamba data check": "tests/docs/test_commands.py",  # below
 }
@@ -121,6 +125,10 @@ def check(words: list[str], *, settings: bool = True) -> None:
     if program == "make":
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert set(rest) <= targets
+    elif program == "segmamba" and rest == ["--install-completion"]:
+        # Parsed, it would already change the files of this machine's shell.
+        declared = typer.main.get_command(app).params
+        assert any(rest[0] in parameter.opts for parameter in declared)
     elif program == "segmamba":
         options = parsed(typer.main.get_command(app), rest, program)
         if settings:
