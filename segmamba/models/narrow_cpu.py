@@ -65,12 +65,17 @@ def is_plain(x: Tensor) -> bool:
 
 
 def _runs(x: Tensor) -> bool:
-    """Whether it is a real volume; the kernels would read the memory that a fake one lacks."""
+    """Whether it is a real volume of fp32.
+
+    The kernels would read the memory that a fake one lacks. Autocast takes the weights in another
+    precision than theirs.
+    """
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and constant("lanes") > 0
     )
 
