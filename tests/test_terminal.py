@@ -12,6 +12,8 @@ from rich.console import Console
 from segmamba.commands import study as study_command
 from segmamba.commands.run_progress import RunProgress
 from segmamba.commands.shared import STOPPED
+from segmamba.data.parallel import map_cases
+from segmamba.errors import Stopped
 from segmamba.reports.tables import LEGEND, render_terminal
 from tests.studies.synthetic import synthetic_study
 from tests.tiny import CPU, TINY
@@ -95,3 +97,13 @@ def test_a_stopped_study_shows_no_empty_table_and_no_verdict(finished, monkeypat
     assert "ndecided" not in text and ("arm " in text) == bool(finished)
     assert lines[-1] == STOPPED and f"trials   {finished} of 6 are done" in lines
     assert not finished or "a " in text
+
+
+def test_ctrl_c_while_cases_are_prepared_is_no_fault_of_a_case(tmp_path):
+    def interrupted(case):
+        raise Stopped(2)
+
+    file = tmp_path / "image"
+    file.write_text("")
+    with pytest.raises(Stopped):
+        map_cases(interrupted, [SimpleNamespace(id="a", files=[file])], lost=str, workers=1)

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from segmamba.errors import UserError
+from segmamba.errors import Stopped, UserError
 
 SERIAL_BYTES = 32 * 2**20  # below this, starting worker processes costs more than it saves
 
@@ -87,7 +87,7 @@ def _named(function: Callable[[CaseT], ResultT], case: CaseT) -> ResultT:
     """Apply the function; an exception that it was not to raise says at which case it did."""
     try:
         return function(case)
-    except UserError:
+    except (UserError, Stopped):
         raise
     except Exception as error:
         line = f"{type(error).__name__}: {error}"
