@@ -174,20 +174,22 @@ def _run(
     from segmamba.orchestration.study import open_study
 
     screen = console(stderr=as_json)
-    with StudyProgress(screen) as progress:
-        try:
-            # The study stays open until the vote is reported and registered.
-            with open_study(study, options, progress) as (trained, folder):
-                if code := _missing(trained, folder, progress.say):
-                    return code
+    try:
+        # The study stays open until the vote is reported and registered.
+        with (
+            StudyProgress(screen) as progress,
+            open_study(study, options, progress) as (trained, folder),
+        ):
+            if code := _missing(trained, folder, progress.say):
+                return code
 
-                from segmamba.orchestration.ensemble_study import finish_ensemble
-                from segmamba.reports.ensemble_report import as_dict, render_terminal
+            from segmamba.orchestration.ensemble_study import finish_ensemble
+            from segmamba.reports.ensemble_report import as_dict, render_terminal
 
-                ensemble, report = finish_ensemble(trained, options, expected_gain, progress)
-        except KeyboardInterrupt:
-            progress.say(STOPPED)
-            return 130
+            ensemble, report = finish_ensemble(trained, options, expected_gain, progress)
+    except KeyboardInterrupt:
+        print_line(screen, STOPPED)
+        return 130
     if as_json:
         print_json(as_dict(ensemble))
     render_terminal(ensemble, screen)

@@ -38,6 +38,7 @@ from segmamba.commands.study_result import print_result
 from segmamba.config import parse_assignments
 from segmamba.config import preset as preset_named
 from segmamba.errors import UserError
+from segmamba.screen import print_line
 
 if TYPE_CHECKING:
     from segmamba.commands.study_file import Study
@@ -275,20 +276,21 @@ def run_declared(study: "Study", options: "StudyOptions", *, as_json: bool) -> i
     from segmamba.orchestration.study import run_study
 
     screen = console(stderr=as_json)
-    with StudyProgress(screen) as progress:
-        try:
+    try:
+        with StudyProgress(screen) as progress:
             result, folder = run_study(study, options, progress)
-        except KeyboardInterrupt:  # before or after the trials, which end in an orderly way
-            progress.say(STOPPED)
-            return 130
-        ran = (*result.trials, *result.searched)
-        stopped = any(trial.status in ("KILLED", "NOT STARTED") for trial in ran)
-        print_result(result, folder, screen, progress.say, as_json=as_json, stopped=stopped)
-        if stopped:
-            ended = sum(trial.status == "FINISHED" for trial in ran)
-            progress.say(f"trials   {ended} of {len(ran)} are done")
-            progress.say(STOPPED)
-            return 130
+    except KeyboardInterrupt:  # before or after the trials, which end in an orderly way
+        print_line(screen, STOPPED)
+        return 130
+    # The live table is gone by now: what follows is the last that the terminal shows.
+    ran = (*result.trials, *result.searched)
+    stopped = any(trial.status in ("KILLED", "NOT STARTED") for trial in ran)
+    print_result(result, folder, screen, progress.say, as_json=as_json, stopped=stopped)
+    if stopped:
+        ended = sum(trial.status == "FINISHED" for trial in ran)
+        print_line(screen, f"trials   {ended} of {len(ran)} are done")
+        print_line(screen, STOPPED)
+        return 130
     return 1 if any(trial.status == "FAILED" for trial in result.trials) else 0
 
 
