@@ -15,7 +15,7 @@ import typer
 from search_spaces.ablate_inference import BASELINE
 from search_spaces.ensemble import EXPECTED_GAIN
 from segmamba.cli import app
-from segmamba.commands import ensemble, shared
+from segmamba.commands import ensemble, shared, tune
 from segmamba.commands.shared import run_app
 from segmamba.config import preset
 from segmamba.data.cases import find_cases
@@ -285,3 +285,11 @@ def test_ablate_inference_runs_the_arms_of_its_script(run_here, monkeypatch):
     assert set(ran[0][1]) == {BASELINE, "CRF"} and ran[0][2] == BASELINE
     code, _, errors = run_here("ablate-inference", "--checkpoint", "run", "--arms", "CRV")
     assert code == 2 and "no such arm" in errors
+
+
+def test_the_results_of_a_checkpoint_are_the_folder_that_has_its_phantom(tmp_path):
+    trial = tmp_path / "Results" / "x_Run01" / "trials" / "a_seed0"
+    trial.mkdir(parents=True)
+    assert tune._results_of(trial) == shared.RESULTS
+    (tmp_path / "Results" / "phantom").mkdir()
+    assert tune._results_of(trial) == tmp_path.resolve() / "Results"
