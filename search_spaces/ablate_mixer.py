@@ -2,7 +2,8 @@
 
 Hypothesis: sequence models help. Mamba and Mamba-2, and Mamba along each path, have a higher mean
 Dice than a depthwise convolution of the same size and nearly the same cost.
-Decides on: mean Dice, each scan against the convolution; margin 0.5 Dice points, Holm over all five.
+Decides on: mean Dice, each scan against the convolution; margin 0.5 Dice points, Holm over all of
+them.
 Second: whether any mixing in the deep stages is better than none at the same size.
 Third: whether a path whose successive voxels lie together is better than row by row.
 The blocks of conv and none have the parameters of Mamba's within 2 %; Mamba-2 comes as near with

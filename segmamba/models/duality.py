@@ -79,21 +79,20 @@ def _by_chunks(
 ) -> Tensor:
     tokens, exact = x.shape[1], A.dtype
     factors = torch.bfloat16 if x.dtype == torch.bfloat16 else exact
-    step = F.softplus(delta.to(exact) + bias)
     # a token that pads the last chunk has step 0: decay 1, input 0
-    step, u, Bs, Cs = (_chunks(t) for t in (step, step[..., None] * x.to(exact), B, C))
-    Bs, Cs = Bs.to(factors), Cs.to(factors)
-    u = u.movedim(3, 2)  # (b, k, h, t, p)
-    total = (step * A).clamp_min(LEAST_EXPONENT).movedim(3, 2).cumsum(-1)  # (b, k, h, t)
-    scores = (Cs @ Bs.transpose(-1, -2)).unsqueeze(2)  # (b, k, 1, t, s), of all heads
-    y = (scores * _decay(total).to(factors)) @ u.to(factors)
+    step = _chunks(F.softplus(delta.to(exact) + bias)).movedim(3, 2)  # (b, k, h, t)
+    u = _chunks(x.to(factors)).movedim(3, 2)  # (b, k, h, t, p)
+    Bs, Cs = (_chunks(t.to(factors)).unsqueeze(2) for t in (B, C))  # (b, k, 1, t, n), of all heads
+    total = (step * A[:, None]).clamp_min(LEAST_EXPONENT).cumsum(-1)
+    weights = _decay(total) * step.unsqueeze(-2)  # (b, k, h, t, s)
+    y = ((Cs @ Bs.transpose(-1, -2)) * weights.to(factors)) @ u
     if total.shape[1] > 1:
-        to_the_end = (total[..., -1:] - total).exp().unsqueeze(-1)
-        left = Bs.transpose(-1, -2).unsqueeze(2) @ (u * to_the_end).to(factors)
+        to_the_end = (total[..., -1:] - total).exp() * step
+        left = Bs.transpose(-1, -2) @ (u * to_the_end.unsqueeze(-1).to(factors))
         states = _handed_on(left.to(exact), total[..., -1])  # (b, k, h, n, p), before each chunk
-        y = y + (Cs.unsqueeze(2) @ states.to(factors)) * total.exp().unsqueeze(-1)
+        y = y + (Cs @ states.to(factors)) * total.exp().unsqueeze(-1)
     y = y.movedim(2, 3).flatten(1, 2)[:, :tokens]
-    return (y + D[:, None] * x.to(exact)).to(x.dtype)
+    return (y + D[:, None] * x).to(x.dtype)
 
 
 def _chunks(tensor: Tensor) -> Tensor:
