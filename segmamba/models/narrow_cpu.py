@@ -64,6 +64,18 @@ def is_plain(x: Tensor) -> bool:
     return _runs(x) and x.shape[-1] % WIDTH_MULTIPLE == 0 and x.is_contiguous()
 
 
+def halves(x: Tensor) -> bool:
+    """Whether a volume is as the kernels take it, with even sides for `to_blocks`.
+
+    Args:
+        x: (B, C, D, H, W).
+
+    Returns:
+        As `fits`.
+    """
+    return is_plain(x) and x.shape[-3] % 2 == x.shape[-2] % 2 == 0
+
+
 def _runs(x: Tensor) -> bool:
     """Whether it is a real volume; the kernels would read the memory that a fake one lacks."""
     return (

@@ -114,6 +114,32 @@ def test_halving_and_doubling_and_their_gradients_equal_torchs_in_float64():
 
 
 @needs_kernels
+@pytest.mark.parametrize("sides", [(5, 4, 16), (4, 3, 16), (1, 1, 16)])
+def test_volumes_of_odd_sides_are_halved_as_torch_halves_them(sides):
+    torch.manual_seed(0)
+    ours = Downsample(3, 5, "instance")[0]
+    x = volume(3, sides)
+    if min(sides) < 2:
+        with pytest.raises(RuntimeError, match="[Kk]ernel size"):
+            ours(x)
+        return
+    got, want = ours(x), F.conv3d(x.double(), ours.weight.double(), stride=2)
+    assert got.shape == want.shape
+    assert (got - want).abs().max() < 1e-5
+
+
+@needs_kernels
+def test_a_volume_that_is_not_finite_stays_so():
+    x = volume(2).detach()
+    x[0, 0, 0, 0, 3] = torch.nan
+    x.requires_grad_()
+    y, _, _ = narrow_cpu.norm_relu(x, torch.ones(2), torch.zeros(2), eps=1e-5, samples=2)
+    assert y[:, 0].isnan().all() and y[:, 1].isfinite().all()
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    assert dx[:, 0].isnan().all()
+
+
+@needs_kernels
 def test_several_threads_give_the_same_to_rounding():
     x, weight = volume(8), torch.randn(8, 8, 3, 3, 3, requires_grad=True)
     one = torch.autograd.grad(narrow_cpu.convolve(x, weight).square().sum(), (x, weight))
