@@ -175,3 +175,11 @@ def test_a_process_sees_the_gpu_that_it_was_given(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     with process_on_gpu(1) as process:
         assert process.submit(_seen, None).result() == "7", "of those that the user left"
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_process_sees_no_gpu_that_the_user_hides(monkeypatch, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    for number in (0, 1):
+        with process_on_gpu(number) as process:
+            assert process.submit(_seen, None).result() == hidden
