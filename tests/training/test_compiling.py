@@ -266,6 +266,14 @@ def _gpu_losses(folder, seeds):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_peak_of_memory_is_that_of_the_run_alone(data):
+    torch.empty(2**30, device=GPU)  # as the test of the trial before, in this process
+    epoch = next(fit(TINY, data, GPU))
+    assert 0 < epoch.metrics["memory/gpu_peak_gib"] < 0.9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_a_reused_process_trains_as_a_fresh_one_and_frees_what_a_run_held(tmp_path):
     for number in range(3):
         write_case(tmp_path, f"BraTS20_Training_{number:03d}", shape=(40, 40, 40), seed=number)
