@@ -121,7 +121,7 @@ def test_volumes_of_odd_sides_are_halved_as_torch_halves_them(sides):
     ours = Downsample(3, 5, "instance")[0]
     x = volume(3, sides)
     if min(sides) < 2:
-        with pytest.raises(RuntimeError, match="[Kk]ernel size"):
+        with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
             ours(x)
         return
     got, want = ours(x), F.conv3d(x.double(), ours.weight.double(), stride=2)
