@@ -77,12 +77,16 @@ def halves(x: Tensor) -> bool:
 
 
 def _runs(x: Tensor) -> bool:
-    """Whether it is a real volume; the kernels would read the memory that a fake one lacks."""
+    """Whether it is a real volume; the kernels would read the memory that a fake one lacks.
+
+    Autocast is torch's: weights may be in half precision there.
+    """
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and constant("lanes") > 0
     )
 
@@ -324,6 +328,8 @@ def _spread(blocks: Tensor) -> Tensor:
 
 def _tiled(weight: Tensor) -> Tensor:
     """(C', f) -> (tiles of C', f, TILE), the last tile filled with zeros."""
+    if weight.dtype != torch.float32:  # the kernels would read other memory
+        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
     tile = constant("tile")
     return F.pad(weight, (0, 0, 0, -len(weight) % tile)).unflatten(0, (-1, tile)).mT.contiguous()
 

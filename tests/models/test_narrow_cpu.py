@@ -141,6 +141,20 @@ def test_a_volume_that_is_not_finite_stays_so():
 
 
 @needs_kernels
+def test_weights_of_another_precision_are_never_read_as_fp32():
+    for block in (ConvBlock(4, 8, "batch").double(), ConvBlock(4, 8, "batch").bfloat16()):
+        with pytest.raises((TypeError, RuntimeError), match=r"weights of|[Ee]xpected|dtype|type"):
+            block(volume(4))
+    half = ConvBlock(4, 8, "instance").bfloat16()
+    for norm in (half.norm1, half.norm2):
+        norm.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = half(volume(4))
+    want = half.float()(volume(4))
+    assert (got.float() - want).abs().max() < 0.1
+
+
+@needs_kernels
 def test_several_threads_give_the_same_to_rounding():
     x, weight = volume(8), torch.randn(8, 8, 3, 3, 3, requires_grad=True)
     one = torch.autograd.grad(narrow_cpu.convolve(x, weight).square().sum(), (x, weight))
