@@ -77,9 +77,10 @@ def halves(x: Tensor) -> bool:
 
 
 def _runs(x: Tensor) -> bool:
-    """Whether it is a real volume; the kernels would read the memory that a fake one lacks.
+    """Whether it is a real volume of fp32.
 
-    Autocast is torch's: weights may be in half precision there.
+    The kernels would read the memory that a fake one lacks. Autocast takes the weights in another
+    precision than theirs.
     """
     return (
         not torch.compiler.is_compiling()
