@@ -27,7 +27,14 @@ USERS_FOLDER = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
 """The folder that the user has chosen for the compiler; read before this program chooses one."""
 COMPILED_CODE = ("models", "device.py", "training/losses.py", "training/step.py")
 """The code whose graph the compiler is given."""
-SETTINGS = ("model.", "loss.", "data.patch_size", "train.batch_size", "train.precision")
+SETTINGS = (
+    "model.",
+    "loss.",
+    "data.patch_size",
+    "train.batch_size",
+    "train.precision",
+    "train.deterministic",
+)
 """The beginnings of the settings that a graph depends on."""
 
 

@@ -13,7 +13,11 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 PARTS = {"figures", "sequential_cells", "sequential_studies", "simulated_studies"}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
-PICTURES = {"augmentations_picture", "phantom_picture"}  # these draw and measure nothing
+PICTURES = {
+    "augmentations_picture",
+    "page_picture",
+    "phantom_picture",
+}  # these draw and measure nothing
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -139,6 +139,14 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was_and_keeps_the_unfinish
         def capture_end(self):
             raise RuntimeError("the capture was invalidated")
 
+    class Generator:
+        def clone_state(self):
+            return "a state outside of the capture"
+
+        def graphsafe_set_state(self, state):
+            entered.append(state)
+            entered.remove(state)
+
     @contextlib.contextmanager
     def recorded(what):
         entered.append(what)
@@ -152,6 +160,7 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was_and_keeps_the_unfinish
         monkeypatch.setattr(torch.cuda, name, recorded)
     for name in ("synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "default_generators", (Generator(),))
     monkeypatch.setattr(captured, "_capturing_stream", lambda device: "side")
     monkeypatch.setattr(captured, "_UNFINISHED", [])
     ended = []

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
 from segmamba.orchestration.engine.gpu_processes import process_on_gpu
 from segmamba.orchestration.engine.machine import Machine
 from segmamba.orchestration.engine.progress import SilentProgress
+from segmamba.orchestration.engine.study_runner import StudyRunner
 from segmamba.studies.search_space import Between
 from segmamba.studies.spec import TrialPlan
 from segmamba.training.compiler_cache import CompilerCache, graph_of
@@ -150,6 +152,17 @@ def test_a_graph_that_cannot_be_made_leaves_all_trials_eager(cache, monkeypatch)
     )
 
 
+def test_a_study_that_goes_on_eager_compiles_nothing_beside_its_trials(cache, monkeypatch):
+    monkeypatch.setattr(compiling_ahead, "compile_here", _compiles)
+    with graphs(cache, TINY.changed({"seed": 2})) as study:
+        (job,) = study._jobs
+        runner = object.__new__(StudyRunner)
+        runner.context, runner.graphs = SimpleNamespace(compile="never"), study
+        runner.resources = runner.progress = runner.trial = None
+        runner._launcher()
+        assert isinstance(job.exception(timeout=30), Exception)
+
+
 def test_a_study_that_ends_stops_what_still_compiles(cache, monkeypatch):
     monkeypatch.setattr(compiling_ahead, "compile_here", _compiles)
     with graphs(cache, TINY.changed({"seed": 2})) as study:
@@ -175,3 +188,11 @@ def test_a_process_sees_the_gpu_that_it_was_given(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     with process_on_gpu(1) as process:
         assert process.submit(_seen, None).result() == "7", "of those that the user left"
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_process_sees_no_gpu_that_the_user_hides(monkeypatch, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    for number in (0, 1):
+        with process_on_gpu(number) as process:
+            assert process.submit(_seen, None).result() == hidden

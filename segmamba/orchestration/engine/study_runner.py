@@ -193,7 +193,9 @@ class StudyRunner:
         """What runs the trials, once their graphs are compiled."""
         from segmamba.orchestration.engine.launch import TrialLauncher
 
-        if self.context.compile != "never" and not self.graphs.settled(self.progress):
+        if self.context.compile == "never":  # as a study that is resumed began, perhaps
+            self.graphs.drop()
+        elif not self.graphs.settled(self.progress):
             self.context = dataclasses.replace(self.context, compile="never")
         return TrialLauncher(self.context, self.resources, self.progress, self.trial)
 
