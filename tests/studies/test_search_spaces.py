@@ -90,6 +90,13 @@ def test_every_mixer_and_path_stands_against_a_convolution_and_nothing_of_its_ow
     assert {pair.versus for pair in spec.hypothesis.contrasts} == {"conv"}
 
 
+def test_mixers_of_a_network_without_mamba_blocks_are_refused_as_one():
+    chosen = {"model.name": "unet"}
+    spec, base = study("ablate_mixer", "demo", chosen)
+    with pytest.raises(UserError, match=r"unet has no Mamba blocks, so the arms .* the same"):
+        spec.configs(base, chosen)
+
+
 @pytest.mark.parametrize("preset_name", ["demo", "paper"])
 def test_patches_share_steps_or_voxels_and_the_overlap_in_voxels(preset_name):
     spec, base = study("ablate_patch_size", preset_name)
