@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from segmamba.config import preset
+from segmamba.errors import UserError
 from segmamba.orchestration.engine import compiling_ahead
 from segmamba.orchestration.engine.compile_choice import CompileChoice, compile_choice
 from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
@@ -196,3 +197,34 @@ def test_a_process_sees_no_gpu_that_the_user_hides(monkeypatch, hidden):
     for number in (0, 1):
         with process_on_gpu(number) as process:
             assert process.submit(_seen, None).result() == hidden
+
+
+def runner(cache, **parts):
+    """A StudyRunner with no more than what decides how its trials are compiled."""
+    made = object.__new__(StudyRunner)
+    made.progress, made.trial, made.resources = Said(), None, SimpleNamespace(gpus=1.0)
+    for name, part in parts.items():
+        setattr(made, name, part)
+    return made
+
+
+def test_a_study_that_began_compiled_does_not_go_on_eager(cache, monkeypatch):
+    monkeypatch.setattr(compiling_ahead, "compile_here", _compiles)
+    with graphs(cache, TINY.changed({"seed": 1})) as study:
+        resumed = runner(
+            cache,
+            context=SimpleNamespace(compile="always"),
+            study=SimpleNamespace(name="ablate_depth_Run01"),
+            graphs=study,
+        )
+        with pytest.raises(UserError, match=r"ablate_depth_Run01 began compiled.*no such kernel"):
+            resumed._launcher()
+
+
+def test_the_arms_after_a_search_run_the_same_way(cache):
+    searched = runner(cache, context=SimpleNamespace(compile="auto"))
+    long = QUICK.changed({"train.epochs": 60})
+    assert searched._compile({"a": long, "found": long}) == "always"
+    assert searched._compile({"a": long, "found": QUICK}) == "never"
+    searched.resources = SimpleNamespace(gpus=0)
+    assert searched._compile({"a": long}) == "auto"

@@ -140,7 +140,7 @@ def test_pretraining_asks_the_cache_for_its_own_graph(cache, triton):
 
 def test_the_cache_lies_with_the_results_unless_the_user_has_chosen_a_folder(tmp_path, monkeypatch):
     assert CompilerCache.below(tmp_path).folder == tmp_path / "cache" / "compiler"
-    monkeypatch.setattr(compiler_cache, "USERS_FOLDER", "/there")
+    monkeypatch.setattr(compiler_cache, "USERS", {"TORCHINDUCTOR_CACHE_DIR": "/there"})
     assert CompilerCache.below(tmp_path).folder == Path("/there")
 
 
