@@ -67,6 +67,10 @@ NETWORKS = {
     "segmamba, mamba-ssm": network(scan="mamba_ssm"),
     "segmamba, triton": network(scan="triton"),
     "segmamba, portable": network(scan="portable"),
+    "segmamba, hilbert": network(scan_path="hilbert"),
+    "segmamba, mamba2": network(mixer="mamba2", d_state=64),
+    "segmamba, conv": network(mixer="conv"),
+    "segmamba, none": network(mixer="none"),
     "segmamba, no mamba": network(mamba_depths=(0, 0, 0)),
     **{name: network(name=name) for name in (*PEERS, *AUTHORS)},
 }

@@ -13,6 +13,9 @@ from segmamba.errors import UserError
 def choose_device(name: str = "auto") -> torch.device:
     """Choose the device that a name stands for.
 
+    A GPU that is named by its number becomes the process's current one: Triton launches its kernels
+    there, wherever their tensors lie.
+
     Args:
         name: auto (the first GPU where there is one, else the CPU), cpu, cuda or cuda:1.
 
@@ -40,6 +43,8 @@ def choose_device(name: str = "auto") -> torch.device:
             f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0; "
             "choose one of them"
         )
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 

@@ -328,13 +328,13 @@ def console(**options: Any) -> "Console":
 
 
 def note_on_viewer(page: Path) -> None:
-    """Say on stderr how a page gets its viewer, where NiiVue is not installed."""
-    from segmamba.pictures.niivue import INSTALL, niivue_is_installed
+    """Say on stderr how a page gets its viewer, where NiiVue is missing."""
+    from segmamba.pictures.niivue import how_to_install
 
-    if not niivue_is_installed():
+    if install := how_to_install():
         print_line(
             console(stderr=True),
-            f"note: {page.name} has no viewer of all slices, which needs NiiVue: {INSTALL}",
+            f"note: {page.name} has no viewer of all slices, which needs NiiVue: {install}",
         )
 
 

@@ -7,6 +7,8 @@ from segmamba.config.rules import LEVELS, require, require_each
 
 OURS = ("segmamba", "unet", "control")
 """The networks of this package's own design."""
+SCANNERS = ("mamba", "mamba2")
+"""The mixers that read the voxels as a sequence."""
 UMAMBAS = ("umamba_bot", "umamba_enc")
 """U-Mamba, whose strides nnU-Net plans for a patch."""
 AUTHORS = ("segmamba_xing", "segmamba_v2", *UMAMBAS)
@@ -45,6 +47,13 @@ class ModelConfig:
     """Residual conv blocks in stages 1, 2 and 3 (each two 3x3x3 convolutions)."""
     mamba_depths: tuple[int, int, int] = (2, 2, 2)
     """Mamba blocks in stage 3, stage 4 and the bottleneck; 0 removes them."""
+    mixer: Literal["mamba", "mamba2", "conv", "none"] = "mamba"
+    """What mixes the voxels in a Mamba block. mamba: the selective scan (Gu & Dao 2023). mamba2:
+    state-space duality (Dao & Gu 2024), one decay for each head of 64 channels, as products of
+    matrices; its authors take a `d_state` of 64 and more. conv: no scan, a 3-D depthwise
+    convolution of 3, 5 or 7 voxels, the width whose cost is nearest to the scan's. none: nothing,
+    each voxel by itself. Blocks of conv and none are as wide as gives them the parameters of a
+    block of mamba with the same settings, within 2 %."""
     d_state: int = 16
     """N, the state size of the selective scan (Gu & Dao 2023, section 3)."""
     d_conv: int = 4
@@ -60,6 +69,11 @@ class ModelConfig:
     """Order of the axes in a scan, slowest first; d, h, w are NIfTI x, y, z. dhw is the order in
     memory. segmamba_xing, segmamba_v2 and U-Mamba turn the whole volume into this order: whd is
     that of arrays from SimpleITK (z, y, x), on which their authors train."""
+    scan_path: Literal["raster", "snake", "morton", "hilbert"] = "raster"
+    """The path of a scan through the volume, with `scan_axes` for its axes. raster: row by row.
+    snake: every other row and slice in reverse, so that successive voxels touch. morton: octant by
+    octant, by interleaved bits of the coordinates. hilbert: octant by octant, along a curve whose
+    successive voxels touch in a cube of a power of two; other volumes are parts of such a cube."""
     norm: Literal["batch", "instance"] = "batch"
     """Normalisation of the conv blocks. The paper preset takes batch; nnU-Net and most of the field
     take instance."""
@@ -130,7 +144,25 @@ class ModelConfig:
             self.checkpoint_stages,
             f"levels are numbered 1 to {LEVELS}, the last being the bottleneck",
         )
+        self._check_mixer()
         self._check_peers()
+
+    def _check_mixer(self) -> None:
+        """Refuse what the mixer does not read or cannot be computed by."""
+        require(
+            self.mixer in SCANNERS or self.scan_path == "raster",
+            "model.scan_path",
+            self.scan_path,
+            f"has no effect on model.mixer = {self.mixer!r}, which scans nothing; leave it at "
+            "'raster'",
+        )
+        require(
+            self.mixer != "mamba2" or self.scan in ("auto", "portable", "sequential"),
+            "model.scan",
+            self.scan,
+            "computes the scan of model.mixer = 'mamba' alone; mamba2 takes auto or portable, "
+            "products of matrices, or sequential",
+        )
 
     def _check_peers(self) -> None:
         """Refuse settings that a network of other authors does not have."""
@@ -161,7 +193,14 @@ def _ignored(name: str) -> tuple[str, ...]:
     """Settings of our networks that another's does not read, and that no preset changes."""
     if name in OURS:
         return ()
-    ignored: tuple[str, ...] = ("norm", "upsample", "attention_gates", "checkpoint_stages")
+    ignored: tuple[str, ...] = (
+        "norm",
+        "upsample",
+        "attention_gates",
+        "checkpoint_stages",
+        "mixer",
+        "scan_path",
+    )
     if name not in UMAMBAS:
         ignored = (*ignored, "deep_supervision")
     return (*ignored, "scan_order") if name in AUTHORS else ignored

@@ -304,7 +304,8 @@ def _autotuned() -> Iterator[None]:
     All batches have one shape, so that the trials pay from the second batch on.
     """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = AUTOTUNE and not torch.backends.cudnn.deterministic
+    fixed = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = AUTOTUNE and not fixed
     try:
         yield
     finally:

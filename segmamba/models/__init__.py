@@ -33,6 +33,7 @@ NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
     nn.LayerNorm,
+    nn.RMSNorm,
     nn.GroupNorm,
 )
 

@@ -9,10 +9,8 @@ import torch
 
 from segmamba.config import ModelConfig
 from segmamba.errors import UserError
+from segmamba.models.mixers import TOLERANCE
 from segmamba.models.segmamba import SegMamba, StagePlan, segmamba_plan
-
-TOLERANCE = 0.02
-"""Largest difference in parameters between a network and its control, as a share."""
 
 
 def unet_plan(config: ModelConfig) -> StagePlan:

@@ -66,7 +66,7 @@ class Conv(nn.Conv3d):
         narrow = self.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
-        if self.kernel_size == self.stride == (2, 2, 2) and narrow_cpu.is_plain(x):
+        if self.kernel_size == self.stride == (2, 2, 2) and narrow_cpu.halves(x):
             blocks = narrow_cpu.to_blocks(x)
             return F.linear(blocks, self.weight.flatten(1), self.bias).movedim(-1, 1)
         if torch.compiler.is_compiling() or torch.is_grad_enabled():

@@ -51,7 +51,7 @@ INLINE float sum_of(vec v) {
     return total;
 }
 
-/* exp(x) to the last bit but one; 0 where it is no normal number (Cephes' expf). */
+/* exp(x) to the last bit but one; 0 where it is no normal number, NaN of NaN (Cephes' expf). */
 INLINE vec exponential(vec x) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
     x = SELECT(x > 88.0f, ZERO + 88.0f, x);
@@ -66,7 +66,7 @@ INLINE vec exponential(vec x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
     const ivec power = ((ivec)shifted - (ivec)(ZERO + magic) + 127) << 23;
-    return SELECT(x > -87.0f, p * (vec)power, ZERO);
+    return SELECT(x <= -87.0f, ZERO, p * (vec)power);
 }
 
 INLINE double double_sum_of(vec v) {
@@ -210,18 +210,18 @@ void row_statistics(const float *x, double *means, double *squares, int64_t voxe
     }
 }
 
-/* y = max(scale x + shift, 0). x, y: (rows, voxels); scale, shift: (rows). Work: the rows. */
+/* y = max(scale x + shift, 0), NaN of NaN as torch's. x, y: (rows, voxels); scale, shift: (rows). Work: the rows. */
 void scale_shift_relu(const float *x, const float *scale, const float *shift, float *y,
                       int64_t voxels, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
         for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES) {
             const vec value = LOAD(x + i) * scale[row] + shift[row];
-            STORE(y + i, SELECT(value > 0, value, ZERO));
+            STORE(y + i, SELECT(value <= 0, ZERO, value));
         }
 }
 
-/* The sums over the voxels of g and of g (x - mean), in double; g is dy where
-   scale x + shift > 0, else 0. Work: the rows. */
+/* The sums over the voxels of g and of g (x - mean), in double; g is 0 where
+   scale x + shift <= 0, else dy. Work: the rows. */
 void relu_norm_sums(const float *dy, const float *x, const float *scale, const float *shift,
                     const float *mean, double *sums, double *products, int64_t voxels,
                     int64_t first, int64_t last) {
@@ -233,7 +233,7 @@ void relu_norm_sums(const float *dy, const float *x, const float *scale, const f
             vec a = ZERO, b = ZERO;
             for (int64_t i = start; i < end; i += LANES) {
                 const vec value = LOAD(values + i);
-                const vec g = SELECT(value * scale[row] + shift[row] > 0, LOAD(gradients + i), ZERO);
+                const vec g = SELECT(value * scale[row] + shift[row] <= 0, ZERO, LOAD(gradients + i));
                 a += g;
                 b += g * (value - mean[row]);
             }
@@ -252,7 +252,7 @@ void relu_norm_backward(const float *dy, const float *x, const float *scale, con
     for (int64_t row = first; row < last; row++)
         for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES) {
             const vec value = LOAD(x + i);
-            const vec g = SELECT(value * scale[row] + shift[row] > 0, LOAD(dy + i), ZERO);
+            const vec g = SELECT(value * scale[row] + shift[row] <= 0, ZERO, LOAD(dy + i));
             STORE(dx + i, g * scale[row] + (value * slope[row] + offset[row]));
         }
 }

@@ -1,16 +1,20 @@
 """The kernels of cpu_kernels.c: compiled when they are first asked for, kept, and run in threads.
 
 The machine's own C compiler takes less than a second, once for a machine: the library is kept in
-the user's cache folder, by its source, compiler and processor. Without a compiler torch's kernels
+the user's cache folder, by its source, compiler and processor. It is loaded from there only where
+this user alone can write it. Without a compiler torch's kernels
 serve, which are slower for narrow volumes and for scans; results then differ in the last bits.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -22,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from segmamba.files import replacing
+from segmamba.files import write_bytes
 
 R = TypeVar("R")
 OFF = "SEGMAMBA_CPU_KERNELS"
@@ -50,38 +54,73 @@ def find_library() -> tuple[ctypes.CDLL | None, str]:
     if compiler is None:
         return None, "no C compiler found (cc or gcc)"
     try:
-        return ctypes.CDLL(str(_compiled(compiler))), compiler
+        return _loaded(compiler), compiler
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[0]
         return None, f"{compiler} does not compile the kernels: {reason}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return None, f"{compiler}: {error}"
 
 
-def _compiled(compiler: str) -> Path:
-    """The compiled library of this source, compiler and processor."""
+def _loaded(compiler: str) -> ctypes.CDLL:
+    """The library from the user's cache folder; else a new one, which is kept there if possible."""
+    command = shlex.split(compiler)
     source = resources.files("segmamba.models").joinpath("cpu_kernels.c").read_text()
-    version = subprocess.run(
-        [compiler, "--version"], check=True, capture_output=True, text=True, timeout=COMPILE_LIMIT_S
-    )
-    made_of = "\n".join([source, *FLAGS, version.stdout, _processor()])
+    made_of = "\n".join([source, *FLAGS, _output_of(*command, "--version"), _processor()])
     name = f"cpu_kernels_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
-    library = _cache_folder() / name
-    if library.exists():
-        return library
-    with tempfile.TemporaryDirectory() as folder:
+    kept = _cache_folder()
+    if kept and _is_whole(kept / name):
+        with contextlib.suppress(OSError):  # it cannot be loaded from there
+            return ctypes.CDLL(str(kept / name))
+    with tempfile.TemporaryDirectory(prefix="segmamba_") as folder:
         code, built = Path(folder) / "cpu_kernels.c", Path(folder) / name
         code.write_text(source)
-        subprocess.run(
-            [compiler, *FLAGS, "-o", str(built), str(code)],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=COMPILE_LIMIT_S,
-        )
-        with replacing(library) as file:  # other processes may be doing the same
-            file.write(built.read_bytes())
-    return library
+        _output_of(*command, *FLAGS, "-o", str(built), str(code))
+        if kept:
+            with contextlib.suppress(OSError):  # a full disk, for example: the next process tries
+                _keep(built.read_bytes(), kept / name)  # others may be doing the same
+        return ctypes.CDLL(str(built))  # it stays in memory when its file goes
+
+
+def _output_of(*command: str) -> str:
+    return subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=COMPILE_LIMIT_S,
+    ).stdout
+
+
+def _keep(content: bytes, library: Path) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    for file, held in ((library, content), (_digest_file(library), digest.encode())):
+        write_bytes(file, held).chmod(0o600)  # the user's umask may let a group write
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a kept library is as it was written, and by nobody else.
+
+    What is loaded runs with this user's rights, and a part of a file would end the process.
+    """
+    digest = _digest_file(library)
+    try:
+        if not all(map(_is_ours_alone, (library, digest))):
+            return False
+        return hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
+    except (OSError, ValueError):
+        return False
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _is_ours_alone(path: Path) -> bool:
+    """Whether this user owns a file or folder, and no other may write it."""
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _processor() -> str:
@@ -92,15 +131,16 @@ def _processor() -> str:
     return f"{platform.machine()} {model} {features}"
 
 
-def _cache_folder() -> Path:
-    """The user's cache folder, or where it cannot be written a new one for this process."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "segmamba"
+def _cache_folder() -> Path | None:
+    """The user's cache folder; None where there is none that this user alone can write."""
+    base = os.environ.get("XDG_CACHE_HOME")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="segmamba_"))
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="segmamba_"))
+        folder = Path(base) if base else Path.home() / ".cache"
+        folder = folder / "segmamba"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder if _is_ours_alone(folder) and os.access(folder, os.W_OK) else None
+    except (OSError, RuntimeError):  # the latter where the user has no home
+        return None
 
 
 def constant(name: str) -> int:

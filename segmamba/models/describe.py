@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segmamba.config import ModelConfig
 from segmamba.models import build_model
+from segmamba.models.scan_types import scan_flops
 from segmamba.models.segmamba import IN_CHANNELS
 
 TRAINING_PASSES = 3
@@ -131,25 +132,6 @@ def fake_network(config: ModelConfig) -> Iterator[nn.Module]:
 def fake_autocast(dtype: torch.dtype | None) -> AbstractContextManager[None]:
     """Autocast on the CPU to `dtype`, or nothing where it is None."""
     return torch.autocast("cpu", dtype=dtype) if dtype else nullcontext()
-
-
-def scan_flops(batch: int, tokens: int, channels: int, states: int) -> int:
-    """FLOPs of a selective scan's forward pass.
-
-    They are 9 per token, channel and state, and 2 for the skip D x. The 9 are the figure of Mamba's
-    authors (state-spaces/mamba, issue 110): 3 for the discretised A and B, and 6 for the recurrence
-    and C h as their parallel scan computes them. Token by token it would be 7.
-
-    Args:
-        batch: Sequences.
-        tokens: Tokens of a sequence.
-        channels: Channels of a token.
-        states: States of a channel.
-
-    Returns:
-        batch * tokens * channels * (9 * states + 2).
-    """
-    return batch * tokens * channels * (9 * states + 2)
 
 
 def _scan_flops(

@@ -5,7 +5,7 @@ E = expand * C inner channels, N = d_state states.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmamba.config import ModelConfig
+from segmamba.models.compiling import concrete
 from segmamba.models.scan import causal_conv_silu, selective_scan
+from segmamba.models.scan_paths import Reordered, order_on
 
 MEMORY_ORDER = (0, 1, 2)
 STEP_LOW, STEP_HIGH, STEP_FLOOR = 1e-3, 1e-1, 1e-4
@@ -28,6 +30,8 @@ class ScanDirection:
     """The axes, slowest first: 0, 1, 2 for D, H, W."""
     backwards: bool = False
     """Whether the last voxel comes first."""
+    path: str = "raster"
+    """`model.scan_path`, whose axes are `axes`."""
 
     def sequence(self, tokens: Tensor, sides: Sequence[int]) -> Tensor:
         """Put tokens into the order of this direction.
@@ -39,6 +43,8 @@ class ScanDirection:
         Returns:
             (B, L, C) in the order in which this direction reads them.
         """
+        if self.path != "raster":
+            return Reordered.apply(tokens, *self._path_order(tokens, sides))
         if self.axes != MEMORY_ORDER:
             order = (0, *(1 + axis for axis in self.axes), 4)
             tokens = tokens.unflatten(1, sides).permute(order).flatten(1, 3)
@@ -54,14 +60,21 @@ class ScanDirection:
         Returns:
             (B, L, C) in memory order.
         """
+        if self.path != "raster":
+            on_path, in_memory = self._path_order(tokens, sides)
+            return Reordered.apply(tokens, in_memory, on_path)
         tokens = tokens.flip(1) if self.backwards else tokens
         if self.axes == MEMORY_ORDER:
             return tokens
         order = (0, *(self.axes.index(axis) + 1 for axis in MEMORY_ORDER), 4)
         return tokens.unflatten(1, [sides[a] for a in self.axes]).permute(order).flatten(1, 3)
 
+    def _path_order(self, tokens: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
+        order = order_on(tokens.device, self.path, self.axes, self.backwards, concrete(sides))
+        return order[0], order[1]
 
-def scan_directions(order: str, axes: str) -> list[ScanDirection]:
+
+def scan_directions(order: str, axes: str, path: str = "raster") -> list[ScanDirection]:
     """The directions in which a Mamba block reads a volume (Xing et al. 2024, SegMamba).
 
     Args:
@@ -69,15 +82,16 @@ def scan_directions(order: str, axes: str) -> list[ScanDirection]:
             which adds a scan across slices. Across slices the slowest axis runs fastest, so that
             neighbouring tokens lie in neighbouring slices.
         axes: `model.scan_axes`, such as "dhw": the axes of the forward scan, slowest first.
+        path: `model.scan_path`, the path of every direction along its axes.
 
     Returns:
         One to three directions.
     """
     forward = tuple("dhw".index(letter) for letter in axes)
     directions = [
-        ScanDirection(forward),
-        ScanDirection(forward, backwards=True),
-        ScanDirection((*forward[1:], forward[0])),
+        ScanDirection(forward, path=path),
+        ScanDirection(forward, backwards=True, path=path),
+        ScanDirection((*forward[1:], forward[0]), path=path),
     ]
     return directions[: {"forward": 1, "bidirectional": 2, "tri": 3}[order]]
 
@@ -136,12 +150,21 @@ def init_step_size(dt_proj: nn.Linear) -> None:
     """
     bound = dt_proj.in_features**-0.5
     nn.init.uniform_(dt_proj.weight, -bound, bound)
-    uniform = torch.rand_like(dt_proj.bias)
+    init_step_bias(dt_proj.bias)
+
+
+def init_step_bias(bias: Tensor) -> None:
+    """Make softplus(bias) log-uniform in [STEP_LOW, STEP_HIGH], in place.
+
+    Args:
+        bias: The offsets of raw step sizes, (E) or (heads).
+    """
+    uniform = torch.rand_like(bias)
     step = torch.exp(uniform * math.log(STEP_HIGH / STEP_LOW) + math.log(STEP_LOW))
     step = step.clamp_min(STEP_FLOOR)
     inverse_softplus = step + torch.log(-torch.expm1(-step))
     with torch.no_grad():
-        dt_proj.bias.copy_(inverse_softplus)
+        bias.copy_(inverse_softplus)
 
 
 def scan_tokens(
@@ -241,14 +264,17 @@ class MambaBlock(nn.Module):
     Args:
         channels: C.
         config: The settings of the scan.
+        layer: Mamba, or a layer that is built and called in the same way.
     """
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(
+        self, channels: int, config: ModelConfig, *, layer: Callable[..., nn.Module] = Mamba
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(
+        self.mamba = layer(
             channels,
-            scan_directions(config.scan_order, config.scan_axes),
+            scan_directions(config.scan_order, config.scan_axes, config.scan_path),
             expand=config.expand,
             d_state=config.d_state,
             d_conv=config.d_conv,

@@ -64,6 +64,18 @@ def is_plain(x: Tensor) -> bool:
     return _runs(x) and x.shape[-1] % WIDTH_MULTIPLE == 0 and x.is_contiguous()
 
 
+def halves(x: Tensor) -> bool:
+    """Whether a volume is as the kernels take it, with even sides for `to_blocks`.
+
+    Args:
+        x: (B, C, D, H, W).
+
+    Returns:
+        As `fits`.
+    """
+    return is_plain(x) and x.shape[-3] % 2 == x.shape[-2] % 2 == 0
+
+
 def _runs(x: Tensor) -> bool:
     """Whether it is a real volume of fp32.
 
@@ -317,6 +329,8 @@ def _spread(blocks: Tensor) -> Tensor:
 
 def _tiled(weight: Tensor) -> Tensor:
     """(C', f) -> (tiles of C', f, TILE), the last tile filled with zeros."""
+    if weight.dtype != torch.float32:  # the kernels would read other memory
+        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
     tile = constant("tile")
     return F.pad(weight, (0, 0, 0, -len(weight) % tile)).unflatten(0, (-1, tile)).mT.contiguous()
 

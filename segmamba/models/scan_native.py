@@ -4,7 +4,8 @@ Neighbouring channels lie in the lanes of a vector register, and one pass over t
 the states of all. Every SEGMENT tokens the states are kept; the backward computes those between
 again, segment by segment from the last to the first.
 
-What the kernels do not take, other dtypes and numbers of channels, `scan_portable` computes.
+What the kernels do not take, other dtypes of x and A and numbers of channels, `scan_portable`
+computes. The other inputs are brought to fp32.
 
 Legend: b batch, l tokens, c channels, n states.
 """
@@ -37,7 +38,8 @@ def scan_forward(
     """
     if not _fits(x, A):
         return scan_portable.scan_forward(x, delta, A, B, C, D, bias)
-    step, At = F.softplus(delta + bias), A.t().contiguous()
+    step, At = F.softplus(delta + bias).float(), A.t().contiguous()
+    B, C, D = (t.float() for t in (B, C, D))
     y, borders = torch.empty_like(x), x.new_empty(states_shape(x, A))
     (batch, tokens, channels), states = x.shape, A.shape[1]
     arguments = (x, step, At, B, C, D, y, borders, tokens, channels, states)
@@ -77,9 +79,11 @@ def scan_backward(
     """
     if not _fits(x, A):
         return scan_portable.scan_backward(dy, x, delta, A, B, C, D, bias, states)
-    raw = delta + bias
-    step, At = F.softplus(raw), A.t().contiguous()
-    dx, dstep, dB, dC = (torch.empty_like(t) for t in (x, delta, B, C))
+    dtypes = [t.dtype for t in (x, delta, A, B, C, D, bias)]
+    raw, At = (delta + bias).float(), A.t().contiguous()
+    step = F.softplus(raw)
+    dy, B, C, D = (t.float() for t in (dy, B, C, D))
+    dx, dstep, dB, dC = (torch.empty_like(t) for t in (x, raw, B, C))
     (batch, tokens, channels), n = x.shape, A.shape[1]
     dAt, dD = x.new_empty(batch, n, channels), x.new_empty(batch, channels)
     inputs, gradients = (dy, x, step, At, B, C, D, states), (dx, dstep, dAt, dB, dC, dD)
@@ -92,7 +96,11 @@ def scan_backward(
 
     in_parts(batch, work)
     ddelta = dstep.mul_(torch.sigmoid(raw))
-    return dx, ddelta, dAt.sum(0).t(), dB, dC, dD.sum(0), ddelta.sum((0, 1))
+    gradients_of = dx, ddelta, dAt.sum(0).t(), dB, dC, dD.sum(0), ddelta.sum((0, 1))
+    dx, ddelta, dA, dB, dC, dD, dbias = (
+        gradient.to(dtype) for gradient, dtype in zip(gradients_of, dtypes, strict=True)
+    )
+    return dx, ddelta, dA, dB, dC, dD, dbias
 
 
 def states_shape(x: Tensor, A: Tensor) -> tuple[int, ...]:

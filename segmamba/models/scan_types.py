@@ -60,3 +60,22 @@ class ScanKernels(Protocol):
     def states_shape(self, x: Tensor, A: Tensor) -> tuple[int, ...]:
         """The shape of the states that `scan_forward` returns."""
         ...
+
+
+def scan_flops(batch: int, tokens: int, channels: int, states: int) -> int:
+    """FLOPs of a selective scan's forward pass.
+
+    They are 9 per token, channel and state, and 2 for the skip D x. The 9 are the figure of Mamba's
+    authors (state-spaces/mamba, issue 110): 3 for the discretised A and B, and 6 for the recurrence
+    and C h as their parallel scan computes them. Token by token it would be 7.
+
+    Args:
+        batch: Sequences.
+        tokens: Tokens of a sequence.
+        channels: Channels of a token.
+        states: States of a channel.
+
+    Returns:
+        batch * tokens * channels * (9 * states + 2).
+    """
+    return batch * tokens * channels * (9 * states + 2)

@@ -31,7 +31,7 @@ from segmamba.models.blocks import (
     checkpointed,
     upsample_layer,
 )
-from segmamba.models.mamba import MambaBlock
+from segmamba.models.mixers import mixer_block
 from segmamba.models.outputs import output_channels
 
 IN_CHANNELS = len(MODALITIES)
@@ -133,7 +133,7 @@ def _stage(config: ModelConfig, plan: StagePlan, level: int) -> nn.Sequential:
     width = plan.widths[level]
     down = [Downsample(plan.widths[level - 1], width, config.norm)] if level else []
     convs = [ConvBlock(width, width, config.norm) for _ in range(plan.convs[level])]
-    mambas = [MambaBlock(width, config) for _ in range(plan.mambas[level])]
+    mambas = [mixer_block(width, config) for _ in range(plan.mambas[level])]
     return nn.Sequential(*down, *convs, *mambas)
 
 

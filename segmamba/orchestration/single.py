@@ -266,7 +266,7 @@ def _tags(
     folder: RunFolder,
     device: torch.device,
 ) -> dict[str, str]:
-    from segmamba.training.compiling import compile_decision
+    from segmamba.training.compiling import decision_of_run
 
     return {
         "dataset": data.source,
@@ -274,7 +274,7 @@ def _tags(
         "seed": str(config.seed),
         "git_commit": record["environment"]["git commit"],
         "folder": str(folder.root),
-        "execution": compile_decision(config, device)[1],
+        "execution": decision_of_run(config, device, folder.root)[1],
         "data_sha256": record["data_sha256"],
         "mlflow.source.name": shlex.join([Path(sys.executable).name, *sys.argv]),
     }

@@ -311,6 +311,7 @@ def _begun(
         )
     if options.resume:
         progress.say(f"resume   no unfinished {name} found: starting one")
+    graphs.settled(progress)  # what is planned, kept for a resume and reused depends on it
     resource_plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
     folder = next_run_folder(results, name)
     study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())

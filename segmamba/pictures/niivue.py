@@ -16,6 +16,8 @@ from segmamba.errors import UserError
 PACKAGE = "ipyniivue"
 SCRIPT = "static/widget.js"
 INSTALL = "pip install 'segmamba[viewer]'"
+TESTED = f"{INSTALL} -c constraints.txt"
+"""The version with which this was tested, whose script is known."""
 NEW_NIIVUE = re.compile(r'"Creating new Niivue instance"\).{0,300}?=new ([\w$]+)\(', re.DOTALL)
 """Where the widget makes its viewer, by the name that the minifier gave the class."""
 
@@ -27,6 +29,15 @@ def niivue_is_installed() -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def how_to_install() -> str:
+    """The command that installs what `niivue_script` reads; empty where it is there."""
+    try:
+        niivue_script()
+    except UserError:
+        return TESTED if niivue_is_installed() else INSTALL
+    return ""
 
 
 @cache
@@ -51,7 +62,7 @@ def niivue_script() -> str:
         version = distribution(PACKAGE).version
         raise UserError(
             f"{PACKAGE} {version} holds no {SCRIPT} that makes a NiiVue viewer; install the tested "
-            f"version: {INSTALL} -c constraints.txt"
+            f"version: {TESTED}"
         )
     module = f"{text}\nexport {{ {made[1]} as Niivue }};\n"
     return base64.b64encode(gzip.compress(module.encode(), mtime=0)).decode()

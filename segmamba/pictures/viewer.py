@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from segmamba.pictures.encode import ViewerCase
-from segmamba.pictures.niivue import INSTALL, niivue_is_installed, niivue_script
+from segmamba.pictures.niivue import how_to_install, niivue_script
 from segmamba.pictures.pages import template
 from segmamba.pictures.palette import ERROR_COLOURS
 
@@ -65,7 +65,7 @@ def fitting(cases: Iterator[ViewerCase], taken: int = 0) -> list[ViewerCase]:
         The cases that fit; nothing without NiiVue.
     """
     held: list[ViewerCase] = []
-    if not niivue_is_installed():
+    if how_to_install():
         return held
     taken += len(niivue_script())
     for case in cases:
@@ -94,7 +94,7 @@ def viewer_section(cases: Sequence[ViewerCase], of: int, sentence: str = "") -> 
         cases=ordered,
         of=of,
         sentence=sentence,
-        install="" if niivue_is_installed() else INSTALL,
+        install=how_to_install(),
         niivue=niivue_script() if ordered else "",
         errors=ERROR_COLOURS,
     )

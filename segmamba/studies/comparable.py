@@ -22,7 +22,8 @@ FREE = (
     "data.balance_classes",
     "data.workers",
 )
-WITH_MAMBA_BLOCKS = ("segmamba", "control")  # the networks that read model.mamba_depths
+WITH_MAMBA_BLOCKS = ("segmamba", "control")  # the networks that read the settings of the blocks
+BLOCKS = ("model.mamba_depths", "model.mixer", "model.scan_path")
 
 
 class DeclaredArms(Protocol):
@@ -119,7 +120,7 @@ def check_different(study: DeclaredArms, configs: Mapping[str, Config]) -> None:
         blockless = (
             config.model.name == rival.model.name and config.model.name not in WITH_MAMBA_BLOCKS
         )
-        unread = {"model.mamba_depths": ()} if blockless else {}
+        unread = dict.fromkeys(BLOCKS) if blockless else {}
         if config.to_flat_dict() | unread != rival.to_flat_dict() | unread:
             continue
         why = (

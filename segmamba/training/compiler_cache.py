@@ -23,11 +23,22 @@ from segmamba.files import write_json
 if TYPE_CHECKING:
     from segmamba.config import Config
 
-USERS_FOLDER = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-"""The folder that the user has chosen for the compiler; read before this program chooses one."""
+USERS = {
+    name: os.environ[name]
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
+    if name in os.environ
+}
+"""What the user has chosen for the compiler; read before this program chooses."""
 COMPILED_CODE = ("models", "device.py", "training/losses.py", "training/step.py")
 """The code whose graph the compiler is given."""
-SETTINGS = ("model.", "loss.", "data.patch_size", "train.batch_size", "train.precision")
+SETTINGS = (
+    "model.",
+    "loss.",
+    "data.patch_size",
+    "train.batch_size",
+    "train.precision",
+    "train.deterministic",
+)
 """The beginnings of the settings that a graph depends on."""
 
 
@@ -60,7 +71,8 @@ class CompilerCache:
         It is the one that TORCHINDUCTOR_CACHE_DIR named when this process started, or a folder in
         the results' own cache.
         """
-        return cls(Path(USERS_FOLDER or Path(output).resolve() / "cache" / "compiler"))
+        folder = USERS.get("TORCHINDUCTOR_CACHE_DIR")
+        return cls(Path(folder or Path(output).resolve() / "cache" / "compiler"))
 
     @classmethod
     def of_this_process(cls) -> CompilerCache | None:
@@ -75,10 +87,13 @@ class CompilerCache:
             threads: Processes that it may start to compile kernels; counts until the compiler is
                 first used.
         """
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder)
-        # The scan's own kernels are compiled by Triton alone, which would keep them elsewhere.
-        os.environ["TRITON_CACHE_DIR"] = str(self.folder / "triton")
-        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, threads))
+        chosen = {
+            "TORCHINDUCTOR_CACHE_DIR": str(self.folder),
+            # The scan's own kernels are compiled by Triton alone, which would keep them elsewhere.
+            "TRITON_CACHE_DIR": str(self.folder / "triton"),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, threads)),
+        }
+        os.environ |= {name: USERS.get(name, value) for name, value in chosen.items()}
 
     def holds(self, graph: str, kind: str) -> bool:
         """Whether the compiler will find a graph, as `graph_of` names it.

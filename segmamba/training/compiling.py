@@ -10,12 +10,16 @@ import gc
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from typing_extensions import TypedDict
 
 from segmamba.config import Config
 from segmamba.device import device_kind
+from segmamba.files import write_json
+from segmamba.json_files import read_json
 from segmamba.models.peers import NOT_ONE_GRAPH
 from segmamba.training.compiler_cache import CompilerCache, graph_of
 from segmamba.training.passes import PASSES_THAT_PAY, forward_passes
@@ -29,6 +33,8 @@ COMPILE_OPTIONS: dict[str, str | int | bool | Callable] = {
 stored: else the compiler would write the masked gradients in front of a batch norm in fp32 and read
 them twice."""
 
+DECISION_FILE = "execution.json"
+"""In a run's folder: how it began, where `train.compile` = auto left that open."""
 MOST_GRAPHS = 64
 """Graphs of one process before torch refuses another; its own number is 8."""
 MEMORY_SHARE = 0.5
@@ -56,13 +62,51 @@ _idle: dict[tuple[str, str], _Compiled] = {}
 """Compiled modules that no run uses, by their graph and device."""
 
 
-def compile_decision(config: Config, device: torch.device) -> tuple[bool, str]:
+def decision_of_run(config: Config, device: torch.device, root: Path) -> tuple[bool, str]:
+    """Decide whether a run's network is compiled, once for all its starts.
+
+    What "auto" says depends on the compiler's cache, which other runs fill. A run that went on
+    otherwise than it began would not end with the numbers of one that was never stopped.
+
+    Args:
+        config: As in `compile_decision`.
+        device: Where the run trains; one that was moved to another kind decides anew.
+        root: The folder of the run, which keeps the decision.
+
+    Returns:
+        As `compile_decision`.
+    """
+    if config.train.compile != "auto" or why_not(config, device):
+        return compile_decision(config, device)
+    file = root / DECISION_FILE
+    if file.exists():
+        kept = read_json(file, _Decision, fix="remove it: the run then decides anew")
+        if kept["device"] == device_kind(device):
+            return kept["compiled"], kept["reason"]
+    compiled, reason = compile_decision(config, device)
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(file, _Decision(device=device_kind(device), compiled=compiled, reason=reason))
+    return compiled, reason
+
+
+class _Decision(TypedDict):
+    """What DECISION_FILE holds."""
+
+    device: str
+    compiled: bool
+    reason: str
+
+
+def compile_decision(
+    config: Config, device: torch.device, part: str = "training"
+) -> tuple[bool, str]:
     """Decide whether a run's network is compiled.
 
     Args:
         config: Its `train.compile` decides, or where that is "auto", the compiler's cache and the
             length of the run.
         device: Where the run trains.
+        part: As in `graph_of`.
 
     Returns:
         Whether to compile, and the reason in words.
@@ -73,7 +117,7 @@ def compile_decision(config: Config, device: torch.device) -> tuple[bool, str]:
     if config.train.compile == "always":
         return True, "train.compile = always"
     cache = CompilerCache.of_this_process()
-    if cache and cache.holds(graph_of(config), device_kind(device)):
+    if cache and cache.holds(graph_of(config, part), device_kind(device)):
         return True, "compiled: the compiler's cache has the network"
     passes = forward_passes(config)
     if passes < PASSES_THAT_PAY:
@@ -121,7 +165,7 @@ def computing(
         The module, or one of the same graph that this process has compiled and that has taken its
         weights over; and the function to call in place of it.
     """
-    if not compile_decision(config, device)[0]:
+    if not compile_decision(config, device, part)[0]:
         placed = module.to(device)
         yield placed, placed
         return

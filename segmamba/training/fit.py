@@ -132,6 +132,8 @@ def _epochs(
 ) -> Iterator[Epoch]:
     """Yield the epochs after the first `done`."""
     validator = Validator(config, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # of the trial before in this process
     for epoch in range(done + 1, config.train.epochs + 1):
         early_stop = config.train.early_stop_epochs
         if early_stop and epoch - 1 - best.epoch >= early_stop:

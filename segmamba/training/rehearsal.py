@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
-from segmamba.evaluation.cases import evaluate
+from segmamba.evaluation.cases import RESIDENT_CASES, evaluate
 from segmamba.models import build_model
 from segmamba.training.callback import Callback
 from segmamba.training.fit import fit
@@ -42,8 +42,8 @@ class Rehearsal:
     validate_case_s: float
     test_case_s: float
     peak_bytes: int
-    """On a GPU what the process takes of its memory, testing included; on a CPU the process's
-    largest resident memory."""
+    """On a GPU what the process takes of its memory, testing and all cases of the validation set
+    that stay there included; on a CPU the process's largest resident memory."""
     weights_bytes: int
     """The size of a checkpoint of the weights alone."""
     resume_bytes: int
@@ -108,7 +108,7 @@ def rehearse(
         epoch_s=max(0.0, second.metrics["time/train_s"] - steps * step_s),
         validate_case_s=second.metrics["time/validate_s"],
         test_case_s=test_case_s,
-        peak_bytes=_peak_bytes(device),
+        peak_bytes=_peak_bytes(device) + _resident_bytes(data, device),
         weights_bytes=_nbytes(second.checkpoint["model"]),
         resume_bytes=_nbytes(second.checkpoint),
     )
@@ -190,6 +190,14 @@ def _peak_bytes(device: torch.device) -> int:
         for line in status.read_text().splitlines()
         if line.startswith("VmHWM")
     )
+
+
+def _resident_bytes(data: Split, device: torch.device) -> int:
+    """What the cases that validations leave on a GPU take, but the one that was rehearsed."""
+    if device.type != "cuda":
+        return 0
+    others = data.validation[1:RESIDENT_CASES]
+    return sum(case.image().nbytes + case.label().nbytes for case in others)
 
 
 def _nbytes(state: Any) -> int:

@@ -18,6 +18,7 @@ from segmamba.files import write_json
 from segmamba.training.advice import memory_advice
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, save_checkpoint
+from segmamba.training.compiling import decision_of_run
 from segmamba.training.drawing import NoPictures, PictureDrawer
 from segmamba.training.fit import Checkpoint, Epoch, fit
 from segmamba.training.initial_weights import initial_weights
@@ -70,8 +71,9 @@ def train_run(
         history = folder.read_history(done)
         with _tensorboard(folder.logs, purge_step=done + 1) as events:
             start = None if resume_from else initial_weights(config, data, folder, device, callback)
+            compiled, _ = decision_of_run(config, device, folder.root)
             for epoch in fit(
-                config,
+                config.changed({"train.compile": "always" if compiled else "never"}),
                 data,
                 device,
                 resume_from=resume_from,

@@ -14,6 +14,7 @@ SegMamba_Run01/
   metrics/pretraining.json            one entry per epoch of pretraining
   metrics/final_metrics.json          the test's figures, with a row per case
   config.json                         repeats the run
+  execution.json                      whether a GPU trains it compiled, where that was left open
   initial_weights.json                what was taken of `learning.initial_weights`
   environment.json                    code, packages, machine, data and split that it depends on
 """

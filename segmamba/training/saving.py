@@ -57,9 +57,10 @@ class Behind:
             Exception: What kept the state before from being written.
         """
         self.settle()
-        copied = _Copy(self._buffers).of(state, ())
-        if torch.cuda.is_initialized():
-            torch.cuda.current_stream().synchronize()
+        copy = _Copy(self._buffers)
+        copied = copy.of(state, ())
+        for gpu in copy.gpus:  # which need not be the process's current one
+            torch.cuda.current_stream(gpu).synchronize()
         self._writing = self._thread.submit(write, copied)
 
     def settle(self) -> None:
@@ -93,12 +94,13 @@ class _Copy:
     """Copies a tree of dicts, lists and tuples with its tensors, each once.
 
     Tensors of a GPU go into buffers in page-locked memory, which are kept for the next copy; the
-    copies are finished once the current stream is.
+    copies are finished once the current stream of each of `gpus` is.
     """
 
     def __init__(self, buffers: dict[tuple[object, ...], Tensor]) -> None:
         self._buffers = buffers
         self._copied: dict[tuple[object, ...], Tensor] = {}
+        self.gpus: set[torch.device] = set()
 
     def of(self, value: Any, path: tuple[object, ...]) -> Any:
         """Return a copy of what lies at `path` of the tree."""
@@ -124,6 +126,7 @@ class _Copy:
     def _copy(self, value: Tensor, path: tuple[object, ...]) -> Tensor:
         if not value.is_cuda:
             return value.clone()
+        self.gpus.add(value.device)
         buffer = self._buffers.get(path)
         if buffer is None or (buffer.dtype, buffer.shape, buffer.stride()) != (
             value.dtype,

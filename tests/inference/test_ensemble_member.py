@@ -13,6 +13,7 @@ from segmamba.inference.ensemble_member import MIRRORS, Member
 from segmamba.inference.fold import folded, in_half
 from segmamba.models import build_model
 from segmamba.models.blocks import Conv
+from segmamba.training.randomness import seed_everything
 from tests.tiny import CPU, TINY
 
 
@@ -229,3 +230,31 @@ class Counting(Bright):
     def forward(self, x):
         self.sizes.append(len(x))
         return super().forward(x)
+
+
+class Watching(Bright):
+    """Notes whether cuDNN may choose its kernels by their time."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, x):
+        self.seen.append(torch.backends.cudnn.benchmark)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_kernels_are_not_chosen_by_their_time_where_determinism_is_asked_for(deterministic):
+    seen = []
+    try:
+        seed_everything(0, deterministic=deterministic)
+        member(Watching(seen)).probabilities(torch.randn(4, 16, 16, 16))
+        assert set(seen) == {not deterministic}
+        assert torch.backends.cudnn.benchmark is not deterministic, "as it was"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = False

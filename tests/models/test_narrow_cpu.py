@@ -1,5 +1,6 @@
 """The kernels of cpu_kernels.c compute what torch computes in float64, and torch serves without."""
 
+import os
 import subprocess
 import sys
 
@@ -114,6 +115,46 @@ def test_halving_and_doubling_and_their_gradients_equal_torchs_in_float64():
 
 
 @needs_kernels
+@pytest.mark.parametrize("sides", [(5, 4, 16), (4, 3, 16), (1, 1, 16)])
+def test_volumes_of_odd_sides_are_halved_as_torch_halves_them(sides):
+    torch.manual_seed(0)
+    ours = Downsample(3, 5, "instance")[0]
+    x = volume(3, sides)
+    if min(sides) < 2:
+        with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
+            ours(x)
+        return
+    got, want = ours(x), F.conv3d(x.double(), ours.weight.double(), stride=2)
+    assert got.shape == want.shape
+    assert (got - want).abs().max() < 1e-5
+
+
+@needs_kernels
+def test_a_volume_that_is_not_finite_stays_so():
+    x = volume(2).detach()
+    x[0, 0, 0, 0, 3] = torch.nan
+    x.requires_grad_()
+    y, _, _ = narrow_cpu.norm_relu(x, torch.ones(2), torch.zeros(2), eps=1e-5, samples=2)
+    assert y[:, 0].isnan().all() and y[:, 1].isfinite().all()
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    assert dx[:, 0].isnan().all()
+
+
+@needs_kernels
+def test_weights_of_another_precision_are_never_read_as_fp32():
+    for block in (ConvBlock(4, 8, "batch").double(), ConvBlock(4, 8, "batch").bfloat16()):
+        with pytest.raises((TypeError, RuntimeError), match=r"weights of|[Ee]xpected|dtype|type"):
+            block(volume(4))
+    half = ConvBlock(4, 8, "instance").bfloat16()
+    for norm in (half.norm1, half.norm2):
+        norm.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = half(volume(4))
+    want = half.float()(volume(4))
+    assert (got.float() - want).abs().max() < 0.1
+
+
+@needs_kernels
 def test_several_threads_give_the_same_to_rounding():
     x, weight = volume(8), torch.randn(8, 8, 3, 3, 3, requires_grad=True)
     one = torch.autograd.grad(narrow_cpu.convolve(x, weight).square().sum(), (x, weight))
@@ -174,11 +215,74 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
     assert library is not None and library.lanes() in (4, 8, 16), compiler
 
 
+def kept_library(monkeypatch, cache):
+    """The library in a new cache folder, and when it was written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    assert cpu_library.find_library.__wrapped__()[0] is not None
+    (library,) = (cache / "segmamba").glob("*.so")
+    return library, library.stat().st_mtime_ns
+
+
 @needs_kernels
 def test_the_library_is_compiled_once_for_a_machine(monkeypatch, tmp_path):
+    umask = os.umask(0o002)  # Debian's, where each user has a group
+    library, made = kept_library(monkeypatch, tmp_path)
+    os.umask(umask)
+    monkeypatch.setattr(cpu_library.tempfile, "TemporaryDirectory", None)  # nothing is compiled
+    assert cpu_library.find_library.__wrapped__()[0] is not None
+    assert library.stat().st_mtime_ns == made
+
+
+@needs_kernels
+@pytest.mark.parametrize("harm", ["cut", "garbage", "no digest"])
+def test_a_damaged_library_is_compiled_again(monkeypatch, tmp_path, harm):
+    library, _ = kept_library(monkeypatch, tmp_path)
+    content = library.read_bytes()
+    if harm == "no digest":
+        library.with_suffix(".sha256").unlink()
+    else:
+        library.unlink()  # this process has it in memory
+        library.write_bytes(content[: len(content) // 2] if harm == "cut" else b"garbage")
+        library.chmod(0o644)
+    loaded, compiler = cpu_library.find_library.__wrapped__()
+    assert loaded is not None and loaded.lanes() in (4, 8, 16), compiler
+    assert library.read_bytes() == content and cpu_library._is_whole(library)
+
+
+@needs_kernels
+@pytest.mark.parametrize("writable", ["library", "folder"])
+def test_a_library_that_others_can_write_is_not_loaded(monkeypatch, tmp_path, writable):
+    library, _ = kept_library(monkeypatch, tmp_path)
+    loaded = []
+    load = cpu_library.ctypes.CDLL
+    monkeypatch.setattr(cpu_library.ctypes, "CDLL", lambda path: loaded.append(path) or load(path))
+    (library if writable == "library" else library.parent).chmod(0o777)
+    assert cpu_library.find_library.__wrapped__()[0] is not None
+    assert loaded and str(library) not in loaded
+
+
+@needs_kernels
+def test_a_library_of_another_user_is_not_loaded(monkeypatch, tmp_path):
+    library, _ = kept_library(monkeypatch, tmp_path)
+    monkeypatch.setattr(cpu_library.os, "geteuid", lambda: library.stat().st_uid + 1)
+    assert not cpu_library._is_whole(library)
+    assert cpu_library._cache_folder() is None
+    assert cpu_library.find_library.__wrapped__()[0] is not None
+
+
+@needs_kernels
+def test_a_user_without_a_home_has_the_kernels_too(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cpu_library.Path, "home", no_home)
+    assert cpu_library.find_library.__wrapped__()[0] is not None
+
+
+@needs_kernels
+def test_a_compiler_with_options_is_taken_as_such(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cpu_library.find_library.__wrapped__()
-    (first,) = (tmp_path / "segmamba").iterdir()
-    made = first.stat().st_mtime_ns
-    cpu_library.find_library.__wrapped__()
-    assert [f.stat().st_mtime_ns for f in (tmp_path / "segmamba").iterdir()] == [made]
+    monkeypatch.setenv("CC", "cc -O2")
+    library, compiler = cpu_library.find_library.__wrapped__()
+    assert library is not None, compiler

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmamba.errors import UserError
-from segmamba.models import cpu_library, scan, scan_portable
+from segmamba.models import cpu_library, scan, scan_native, scan_portable
 from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 from tests.models.kernels import needs_kernels, threads
 
@@ -287,3 +287,19 @@ def test_portable_scan_is_deterministic():
         for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@needs_kernels
+def test_inputs_in_half_precision_beside_a_scan_in_fp32_are_read_as_what_they_are():
+    x, delta, A, B, C, D, bias = random_inputs(length=70, channels=32, dtype=torch.float32)
+    delta, B, C = (t.detach().bfloat16() for t in (delta, B, C))
+    inputs = [t.detach() for t in (x, delta, A, B, C, D, bias)]
+    y, states = scan_native.scan_forward(*inputs)
+    exact = [t.float() for t in inputs]
+    want, wanted_states = scan_portable.scan_forward(*exact)
+    assert torch.allclose(y, want, rtol=1e-4, atol=1e-4)
+    got = scan_native.scan_backward(torch.ones_like(y), *inputs, states)
+    wanted = scan_portable.scan_backward(torch.ones_like(y), *exact, wanted_states)
+    for mine, theirs in zip(got, wanted, strict=True):
+        assert (mine.float() - theirs).norm() < 0.01 * theirs.norm()
+    assert [t.dtype for t in got] == [t.dtype for t in inputs]

@@ -5,16 +5,19 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from segmamba.config import preset
+from segmamba.errors import UserError
 from segmamba.orchestration.engine import compiling_ahead
 from segmamba.orchestration.engine.compile_choice import CompileChoice, compile_choice
 from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
 from segmamba.orchestration.engine.gpu_processes import process_on_gpu
 from segmamba.orchestration.engine.machine import Machine
 from segmamba.orchestration.engine.progress import SilentProgress
+from segmamba.orchestration.engine.study_runner import StudyRunner
 from segmamba.studies.search_space import Between
 from segmamba.studies.spec import TrialPlan
 from segmamba.training.compiler_cache import CompilerCache, graph_of
@@ -150,6 +153,17 @@ def test_a_graph_that_cannot_be_made_leaves_all_trials_eager(cache, monkeypatch)
     )
 
 
+def test_a_study_that_goes_on_eager_compiles_nothing_beside_its_trials(cache, monkeypatch):
+    monkeypatch.setattr(compiling_ahead, "compile_here", _compiles)
+    with graphs(cache, TINY.changed({"seed": 2})) as study:
+        (job,) = study._jobs
+        runner = object.__new__(StudyRunner)
+        runner.context, runner.graphs = SimpleNamespace(compile="never"), study
+        runner.resources = runner.progress = runner.trial = None
+        runner._launcher()
+        assert isinstance(job.exception(timeout=30), Exception)
+
+
 def test_a_study_that_ends_stops_what_still_compiles(cache, monkeypatch):
     monkeypatch.setattr(compiling_ahead, "compile_here", _compiles)
     with graphs(cache, TINY.changed({"seed": 2})) as study:
@@ -175,3 +189,42 @@ def test_a_process_sees_the_gpu_that_it_was_given(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     with process_on_gpu(1) as process:
         assert process.submit(_seen, None).result() == "7", "of those that the user left"
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_process_sees_no_gpu_that_the_user_hides(monkeypatch, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    for number in (0, 1):
+        with process_on_gpu(number) as process:
+            assert process.submit(_seen, None).result() == hidden
+
+
+def runner(cache, **parts):
+    """A StudyRunner with no more than what decides how its trials are compiled."""
+    made = object.__new__(StudyRunner)
+    made.progress, made.trial, made.resources = Said(), None, SimpleNamespace(gpus=1.0)
+    for name, part in parts.items():
+        setattr(made, name, part)
+    return made
+
+
+def test_a_study_that_began_compiled_does_not_go_on_eager(cache, monkeypatch):
+    monkeypatch.setattr(compiling_ahead, "compile_here", _compiles)
+    with graphs(cache, TINY.changed({"seed": 1})) as study:
+        resumed = runner(
+            cache,
+            context=SimpleNamespace(compile="always"),
+            study=SimpleNamespace(name="ablate_depth_Run01"),
+            graphs=study,
+        )
+        with pytest.raises(UserError, match=r"ablate_depth_Run01 began compiled.*no such kernel"):
+            resumed._launcher()
+
+
+def test_the_arms_after_a_search_run_the_same_way(cache):
+    searched = runner(cache, context=SimpleNamespace(compile="auto"))
+    long = QUICK.changed({"train.epochs": 60})
+    assert searched._compile({"a": long, "found": long}) == "always"
+    assert searched._compile({"a": long, "found": QUICK}) == "never"
+    searched.resources = SimpleNamespace(gpus=0)
+    assert searched._compile({"a": long}) == "auto"

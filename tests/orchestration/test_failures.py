@@ -18,6 +18,7 @@ from segmamba.orchestration.engine.failures import (
 )
 from segmamba.orchestration.engine.trainable import run_trial
 from segmamba.studies.spec import TrialPlan
+from segmamba.training import compiling
 from segmamba.training.run_folder import RunFolder
 
 KILLED = (
@@ -148,6 +149,20 @@ def test_out_of_memory_is_tried_once_more_with_activation_checkpointing(trial):
         "CUDA out of memory" in log.tags["activation_checkpointing"]
         and log.params["model.checkpoint_stages"] == ()
     )
+
+
+def test_what_earlier_trials_left_compiled_makes_way_before_memory_is_said_to_lack(
+    trial, monkeypatch
+):
+    held = []
+    monkeypatch.setattr(compiling, "_idle", {("graph", "cuda"): object()})
+
+    def counts(config):
+        held.append(len(compiling._idle))
+        return out_of_memory(config)
+
+    trial(counts)
+    assert held == [1, 0]
 
 
 @pytest.mark.parametrize(

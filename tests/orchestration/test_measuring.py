@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from segmamba.data.cases import find_cases
 from segmamba.data.preprocess import prepare_cases
@@ -11,7 +12,7 @@ from segmamba.data.splits import Split
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.measuring import Measure
 from segmamba.orchestration.engine.measuring_processes import Killed
-from segmamba.training.rehearsal import Rehearsal, _Clock
+from segmamba.training.rehearsal import Rehearsal, _Clock, _resident_bytes
 from tests.conftest import write_case
 from tests.tiny import TINY
 
@@ -54,6 +55,15 @@ class Processes:
 
     def end(self):
         self.ended = True
+
+
+def test_cases_that_validations_leave_on_a_gpu_count_in_its_memory(data):
+    three = Split(data.train, [*data.train, *data.validation, *data.test], data.test, False, ())
+    image, label = three.validation[1].image(), three.validation[1].label()
+    one = image.size * 2 + label.size
+    assert _resident_bytes(three, torch.device("cuda")) == pytest.approx(2 * one, rel=0.5)
+    assert _resident_bytes(data, torch.device("cuda")) == 0, "the one case was rehearsed"
+    assert _resident_bytes(three, torch.device("cpu")) == 0
 
 
 def test_one_pause_among_the_timed_steps_does_not_count(monkeypatch):

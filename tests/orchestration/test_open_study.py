@@ -15,6 +15,7 @@ from search_spaces.ensemble import members
 from segmamba.errors import UserError
 from segmamba.orchestration import study
 from segmamba.orchestration.engine.cluster import FOR_RAY
+from segmamba.orchestration.engine.compile_choice import CompileChoice
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.tracking import study_run
@@ -146,3 +147,25 @@ def test_the_time_of_a_study_begins_where_planning_ends_and_is_summed_over_its_s
     with open_here(home, resume=True) as (done, folder):
         assert (done.seconds, done.starts) == (120.0, 2)
     assert "2:00 min from plan to report over 2 starts" in (folder / "report.md").read_text()
+
+
+class FailingGraphs(contextlib.nullcontext):
+    """Graphs of which the compiler turns out to make none."""
+
+    def __init__(self):
+        super().__init__(self)
+        self.choice = CompileChoice(compile="always", reason="compiled")
+
+    def settled(self, progress):
+        self.choice = CompileChoice(compile="never", reason="eager: compiling failed")
+        return False
+
+
+def test_a_study_whose_graphs_could_not_be_compiled_is_kept_as_eager_for_a_resume(
+    home, monkeypatch
+):
+    monkeypatch.setattr(study, "_compiling", lambda *arguments: FailingGraphs())
+    with pytest.raises(KeyboardInterrupt), open_here(home):
+        raise KeyboardInterrupt
+    with open_here(home, resume=True) as (done, _):
+        assert done.resource_plan["resources"]["compile"] == "never"

@@ -132,6 +132,7 @@ def test_without_niivue_the_page_says_how_to_get_it(view, monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(niivue, "distribution", missing)
+    niivue.niivue_script.cache_clear()
     assert fitting(iter([encode_case(view)])) == []
     page = viewer_section([], 3)
     assert "pip install &#39;segmamba[viewer]&#39;" in page and "<canvas" not in page
@@ -140,7 +141,7 @@ def test_without_niivue_the_page_says_how_to_get_it(view, monkeypatch):
         niivue.niivue_script()
 
 
-def test_a_package_without_the_known_script_is_named_with_its_version(tmp_path, monkeypatch):
+def test_a_package_without_the_known_script_is_named_with_its_version(view, monkeypatch):
     class Other:
         files, version = [], "9.9"
 
@@ -148,6 +149,8 @@ def test_a_package_without_the_known_script_is_named_with_its_version(tmp_path, 
     niivue.niivue_script.cache_clear()
     with pytest.raises(UserError, match=r"ipyniivue 9\.9 holds no static/widget\.js"):
         niivue.niivue_script()
+    assert fitting(iter([encode_case(view)])) == [], "the page is made all the same"
+    assert "-c constraints.txt" in viewer_section([], 3)
 
 
 @WITH_NIIVUE

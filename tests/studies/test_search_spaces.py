@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 import pytest
+import torch
 
 from segmamba.config import PRESETS, Config, preset
 from segmamba.errors import UserError
@@ -75,6 +76,25 @@ def test_every_depth_stands_against_a_control_of_its_own_size():
         assert configs[pair.versus].model.name == "control" and sizes[pair.arm] == pytest.approx(
             sizes[pair.versus], rel=0.02
         )
+
+
+@pytest.mark.parametrize("preset_name", ["demo", "paper"])
+def test_every_mixer_and_path_stands_against_a_convolution_and_nothing_of_its_own_size(preset_name):
+    spec, base = study("ablate_mixer", preset_name)
+    with torch.device("meta"):
+        sizes = {
+            arm: sum(p.numel() for p in build_model(c.model).parameters())
+            for arm, c in spec.configs(base, {}).items()
+        }
+    assert all(size == pytest.approx(sizes["Mamba"], rel=0.02) for size in sizes.values()), sizes
+    assert {pair.versus for pair in spec.hypothesis.contrasts} == {"conv"}
+
+
+def test_mixers_of_a_network_without_mamba_blocks_are_refused_as_one():
+    chosen = {"model.name": "unet"}
+    spec, base = study("ablate_mixer", "demo", chosen)
+    with pytest.raises(UserError, match=r"unet has no Mamba blocks, so the arms .* the same"):
+        spec.configs(base, chosen)
 
 
 @pytest.mark.parametrize("preset_name", ["demo", "paper"])

@@ -17,7 +17,7 @@ from segmamba.orchestration.engine.gpu_processes import process_on_gpu
 from segmamba.training import compiler_cache, compiling
 from segmamba.training.compile_ahead import compile_ahead
 from segmamba.training.compiler_cache import CompilerCache, graph_of
-from segmamba.training.compiling import compile_decision, computing
+from segmamba.training.compiling import compile_decision, computing, decision_of_run
 from segmamba.training.fit import fit
 from segmamba.training.pretrain import Reconstruction
 from segmamba.training.step import ForwardLoss
@@ -111,9 +111,36 @@ def test_a_short_run_is_compiled_where_the_compiler_has_its_graph_already(cache,
     assert not cache.holds(graph_of(short), "cpu")
 
 
+def test_a_run_goes_on_as_it_began_whatever_the_cache_holds_by_then(cache, triton, tmp_path):
+    short, run = preset("demo"), tmp_path / "run"
+    began = decision_of_run(short, GPU, run)
+    assert not began[0]
+    cache.add(graph_of(short), "H100")  # by another run
+    assert compile_decision(short, GPU)[0]
+    assert decision_of_run(short, GPU, run) == began
+    assert decision_of_run(short, GPU, tmp_path / "other")[0]
+    assert decision_of_run(short.changed({"train.compile": "always"}), GPU, run)[0]
+    assert decision_of_run(short, CPU, run)[1] == "eager: compiling is for GPUs, this is cpu"
+
+
+def test_a_run_that_goes_on_on_another_gpu_decides_anew(cache, triton, tmp_path, monkeypatch):
+    short = preset("demo")
+    assert not decision_of_run(short, GPU, tmp_path)[0]
+    monkeypatch.setattr(compiling, "device_kind", {GPU: "A100"}.get)
+    cache.add(graph_of(short), "A100")
+    assert decision_of_run(short, GPU, tmp_path)[0]
+
+
+def test_pretraining_asks_the_cache_for_its_own_graph(cache, triton):
+    short = preset("demo")
+    cache.add(graph_of(short), "H100")
+    assert not compile_decision(short, GPU, "pretraining")[0]
+    assert graph_of(short) != graph_of(short.changed({"train.deterministic": True}))
+
+
 def test_the_cache_lies_with_the_results_unless_the_user_has_chosen_a_folder(tmp_path, monkeypatch):
     assert CompilerCache.below(tmp_path).folder == tmp_path / "cache" / "compiler"
-    monkeypatch.setattr(compiler_cache, "USERS_FOLDER", "/there")
+    monkeypatch.setattr(compiler_cache, "USERS", {"TORCHINDUCTOR_CACHE_DIR": "/there"})
     assert CompilerCache.below(tmp_path).folder == Path("/there")
 
 
@@ -235,6 +262,14 @@ def _gpu_losses(folder, seeds):
         gc.collect()
         memory.append(torch.cuda.memory_allocated())
     return found, memory
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_peak_of_memory_is_that_of_the_run_alone(data):
+    torch.empty(2**30, device=GPU)  # as the test of the trial before, in this process
+    epoch = next(fit(TINY, data, GPU))
+    assert 0 < epoch.metrics["memory/gpu_peak_gib"] < 0.9
 
 
 @pytest.mark.gpu

@@ -171,3 +171,18 @@ def test_a_checkpoint_of_a_gpu_is_copied_into_the_same_page_locked_memory_each_t
         assert all(buffer.is_pinned() for buffer in saver._buffers.values())
     assert len(pinned) == 1
     assert path.stat().st_size < 2.5 * sum(p.nbytes for p in model.parameters()) + 8192
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_state_on_another_gpu_than_the_current_one_is_copied_before_it_changes():
+    device, saver, found = torch.device("cuda:1"), Behind(), []
+    weights, factor = torch.zeros(2**24, device=device), torch.rand(4096, 4096, device=device)
+    for epoch in range(1, 4):
+        for _ in range(20):
+            factor = factor @ factor / factor.norm()  # keeps the GPU behind the program
+        weights.fill_(epoch)
+        saver.save({"w": weights}, lambda state: found.append(state["w"].unique().tolist()))
+        weights.fill_(-1)
+    saver.settle()
+    assert found == [[1.0], [2.0], [3.0]]

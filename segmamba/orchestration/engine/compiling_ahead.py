@@ -49,6 +49,11 @@ class StudyGraphs:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
+    def drop(self) -> None:
+        """Stop what is not done: the trials run eager, and need the GPUs themselves."""
+        self._jobs = []
+        self._open.close()
+
     def settled(self, progress: ProgressDisplay) -> bool:
         """Wait until the graphs are compiled.
 

@@ -27,8 +27,9 @@ def _see(gpu: int) -> None:
     assert parent, "a worker has one"
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = seen.split(",") if seen else []
-    os.environ["CUDA_VISIBLE_DEVICES"] = names[gpu] if gpu < len(names) else str(gpu)
+    names = [str(number) for number in range(gpu + 1)] if seen is None else seen.split(",")
+    if gpu < len(names):  # otherwise the user hides what there is
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[gpu]
 
 
 def _end_with(sentinel: int) -> None:

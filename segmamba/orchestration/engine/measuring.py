@@ -161,7 +161,7 @@ class Measure:
 
         cases = sorted(
             case.folder.name
-            for group in (self._data.train, self._data.validation[:1], self._data.test[:1])
+            for group in (self._data.train, self._data.validation, self._data.test[:1])
             for case in group
         )
         known = [

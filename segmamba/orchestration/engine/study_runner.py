@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from segmamba.errors import UserError
 from segmamba.orchestration.engine.context import StudyContext, TrialFunction
 from segmamba.orchestration.engine.planning import announce, fold_changes, infeasible_arms
 from segmamba.orchestration.engine.resources import Resources, loader_workers
@@ -18,6 +20,7 @@ from segmamba.training.compiler_cache import CompilerCache
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from segmamba.config import Config
     from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
     from segmamba.orchestration.engine.launch import TrialLauncher
     from segmamba.orchestration.engine.options import StudyOptions
@@ -53,7 +56,9 @@ class StudyRunner:
             if best is None:
                 return
             configs = self.context.configs | {FOUND: self.ready.base.changed(best.changes or {})}
-            self.context = dataclasses.replace(self.context, configs=configs, schedule=schedule)
+            self.context = dataclasses.replace(
+                self.context, configs=configs, schedule=schedule, compile=self._compile(configs)
+            )
         if self.study.max_seeds:
             self._run_seeds()
             return
@@ -189,12 +194,32 @@ class StudyRunner:
             base=base,
         )
 
+    def _compile(self, configs: Mapping[str, Config]) -> str:
+        """Whether the arms after a search are compiled, where its trials decided for themselves.
+
+        They are compared, and run the same way: compiled where that pays for each of them.
+        """
+        import torch
+
+        from segmamba.training.compiling import compile_decision
+
+        if self.context.compile != "auto" or not self.resources.gpus:
+            return self.context.compile
+        device = torch.device("cuda")
+        pays = all(compile_decision(config, device)[0] for config in configs.values())
+        return "always" if pays else "never"
+
     def _launcher(self) -> TrialLauncher:
         """What runs the trials, once their graphs are compiled."""
         from segmamba.orchestration.engine.launch import TrialLauncher
 
-        if self.context.compile != "never" and not self.graphs.settled(self.progress):
-            self.context = dataclasses.replace(self.context, compile="never")
+        if self.context.compile == "never":  # as a study that is resumed began, perhaps
+            self.graphs.drop()
+        elif not self.graphs.settled(self.progress):  # a new study settles before it begins
+            raise UserError(
+                f"--resume: {self.study.name} began compiled and would go on otherwise "
+                f"({self.graphs.choice.reason}); put that right, or start a new study"
+            )
         return TrialLauncher(self.context, self.resources, self.progress, self.trial)
 
     def _without_infeasible(self, plans: list[TrialPlan]) -> list[TrialPlan]:

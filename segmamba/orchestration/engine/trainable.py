@@ -29,7 +29,7 @@ from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.studies.spec import Stage, TrialPlan
 from segmamba.training.compiler_cache import CompilerCache
-from segmamba.training.compiling import compile_decision
+from segmamba.training.compiling import decision_of_run, forget_compiled
 from segmamba.training.record import record_environment
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.saving import AtOnce, saver_for
@@ -81,7 +81,7 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
             CompilerCache(Path(context.compiler)).use(context.threads)
         tags = context.trial_tags(plan) | {
             FOLDER_TAG: str(root),
-            "execution": compile_decision(config, device)[1],
+            "execution": decision_of_run(config, device, root)[1],
         }
         log = context.run.trial_log(plan.key, tags)
         log.log_config(config.to_flat_dict())
@@ -140,6 +140,7 @@ def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str,
                 raise
             reason = _reason(error)
         # Outside the handler: the exception held the frames, and they held the tensors.
+        forget_compiled()  # the graphs of trials before this one take memory, too
         _free_memory()
     config = with_less_memory(config, reason)
     trial.log.log_tags({LESS_MEMORY_TAG: f"all levels, because {reason}"})
