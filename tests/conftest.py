@@ -99,3 +99,16 @@ def make_study():
     from tests.studies.synthetic import synthetic_study
 
     return synthetic_study
+
+
+@pytest.fixture(autouse=True)
+def compilers_environment():
+    """A run points the compiler at its own cache by variables of the process; tests do not."""
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
