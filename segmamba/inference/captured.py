@@ -38,7 +38,7 @@ class Passes(Protocol):
         """Free what is kept from one pass to the next."""
 
 
-def forward_passes(device: torch.device, eager_passes: int) -> Passes:
+def passes_on(device: torch.device, eager_passes: int) -> Passes:
     """Return `Captured` for a GPU, and `Eager` for a CPU.
 
     Args:

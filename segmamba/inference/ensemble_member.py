@@ -17,7 +17,7 @@ from segmamba.config import Config, InferenceConfig, load_config
 from segmamba.data.label_sets import LabelSet
 from segmamba.device import autocast
 from segmamba.errors import UserError
-from segmamba.inference.captured import EAGER_PASSES, forward_passes
+from segmamba.inference.captured import EAGER_PASSES, passes_on
 from segmamba.inference.checkpoint_files import (
     CONFIG_FILE,
     find_beside,
@@ -74,7 +74,7 @@ class Member:
         self.inference = inference or config.inference
         self.outputs = output_channels(config.model)
         self._networks = self._made_of(model)
-        self._passes = forward_passes(device, eager_passes)
+        self._passes = passes_on(device, eager_passes)
         self._batch = self.inference.window_batch or BATCH[device.type]
 
     def _made_of(self, model: nn.Module) -> dict[torch.dtype | None, nn.Module]:

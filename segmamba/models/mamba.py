@@ -218,6 +218,9 @@ class Mamba(nn.Module):
         implementation: `model.scan`.
     """
 
+    scan_class: Callable[..., nn.Module] = SelectiveScan
+    """What scans the sequence of one direction."""
+
     def __init__(
         self,
         channels: int,
@@ -233,7 +236,7 @@ class Mamba(nn.Module):
         self.directions = directions
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.scans = nn.ModuleList(
-            SelectiveScan(
+            self.scan_class(
                 channels, inner, d_state=d_state, d_conv=d_conv, implementation=implementation
             )
             for _ in directions

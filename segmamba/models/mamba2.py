@@ -7,13 +7,14 @@ P = E / H channels of a head.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmamba.models.duality import dual_scan
-from segmamba.models.mamba import ScanDirection, init_step_bias
+from segmamba.models.mamba import Mamba, ScanDirection, init_step_bias
 from segmamba.models.scan import causal_conv_silu
 
 HEAD_CHANNELS = 64
@@ -82,38 +83,23 @@ class DualScan(nn.Module):
         return y.flatten(2)
 
 
-class Mamba2(nn.Module):
-    """One scan for each direction, a gated norm, and projections that the directions share.
+class Mamba2(Mamba):
+    """Mamba's layer around Mamba-2's scans, with a gated norm behind them.
 
     Args:
         channels: C.
         directions: The orders in which the tokens are read.
         expand: E / C.
-        d_state: N.
-        d_conv: Width of the convolution in front of the scan, in tokens.
-        implementation: `model.scan`.
+        **settings: The others of `Mamba`.
     """
 
+    scan_class = DualScan
+
     def __init__(
-        self,
-        channels: int,
-        directions: Sequence[ScanDirection],
-        *,
-        expand: int,
-        d_state: int,
-        d_conv: int,
-        implementation: str,
+        self, channels: int, directions: Sequence[ScanDirection], *, expand: int, **settings: Any
     ) -> None:
-        super().__init__()
-        inner = expand * channels
-        self.directions = directions
-        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
-        self.scans = nn.ModuleList(
-            DualScan(channels, inner, d_state=d_state, d_conv=d_conv, implementation=implementation)
-            for _ in directions
-        )
-        self.norm = nn.RMSNorm(inner, eps=1e-5)
-        self.out_proj = nn.Linear(inner, channels, bias=False)
+        super().__init__(channels, directions, expand=expand, **settings)
+        self.norm = nn.RMSNorm(expand * channels, eps=1e-5)
 
     def forward(self, tokens: Tensor, sides: Sequence[int]) -> Tensor:
         """Mix tokens.

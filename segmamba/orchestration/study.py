@@ -59,11 +59,11 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
         UserError: An option, a setting or a case is wrong.
     """
     ready = _prepared(study, options, progress)
-    planned = planned_study(ready, options, {}, "")
+    planned = planned_study(ready, options)
     show_notes(planned, progress)
     with (
         _machine(ready, options, progress) as machine,
-        _compiling(ready, options, machine) as graphs,
+        _compiling(planned, ready, options, machine) as graphs,
     ):
         graphs.settled(progress)
         plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
@@ -103,14 +103,15 @@ def open_study(
     Until the block ends the study is unfinished and this process is its driver.
     """
     ready = _prepared(declared, options, progress)
+    planned = planned_study(ready, options)
     with contextlib.ExitStack() as held:
         with (
             _machine(ready, options, progress) as machine,
-            _compiling(ready, options, machine) as graphs,
+            _compiling(planned, ready, options, machine) as graphs,
             _ray(options, machine, held) as (store, environment),
         ):
             _close_abandoned(store, ready.spec.name, progress)
-            planned = planned_study(ready, options, environment, store.uri)
+            planned = dataclasses.replace(planned, environment=environment, mlflow_uri=store.uri)
             study, run, resources = _begun(
                 planned, ready, options, store, machine, graphs, progress
             )
@@ -151,11 +152,12 @@ def _machine(
         yield machine
 
 
-def _compiling(ready: Prepared, options: StudyOptions, machine: Machine) -> StudyGraphs:
+def _compiling(
+    planned: Study, ready: Prepared, options: StudyOptions, machine: Machine
+) -> StudyGraphs:
     """The graphs of a study; within its block those are compiled that the compiler lacks."""
     from segmamba.orchestration.engine.compiling_ahead import StudyGraphs
 
-    planned = planned_study(ready, options, {}, "")
     choice = choose_compilation(planned, ready, options, machine)
     return StudyGraphs(choice, machine, CompilerCache.below(options.output))
 

@@ -191,6 +191,11 @@ def forget_compiled() -> None:
     """Let go of all that this process has compiled, and of its memory."""
     _idle.clear()
     torch.compiler.reset()
+    free_memory()
+
+
+def free_memory() -> None:
+    """Free what this process no longer uses, in circles too."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from segmamba.inference import captured
-from segmamba.inference.captured import Captured, Eager, forward_passes
+from segmamba.inference.captured import Captured, Eager, passes_on
 from segmamba.inference.ensemble_member import Member
 from tests.tiny import CPU, TINY
 
@@ -124,7 +124,7 @@ def test_what_was_captured_is_free_once_it_is_forgotten_or_the_member_is_gone(ta
 
 
 def test_a_cpu_captures_nothing():
-    assert isinstance(forward_passes(CPU, 1), Eager)
+    assert isinstance(passes_on(CPU, 1), Eager)
 
 
 def test_a_capture_that_fails_leaves_the_stream_as_it_was_and_keeps_the_unfinished_graph(

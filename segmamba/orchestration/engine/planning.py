@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,12 @@ class Prepared:
     """Labelled and unlabelled cases, with what is to be said of them."""
     splits: dict[int | None, Split]
     """Fold to its split of PreparedCases. Without folds the only key is None."""
+
+    @functools.cached_property
+    def feasible(self) -> dict[str, Config]:
+        """The configurations of the arms that can run here; others' networks are built to know."""
+        infeasible = infeasible_arms(self.configs)
+        return {arm: config for arm, config in self.configs.items() if arm not in infeasible}
 
     @property
     def first_split(self) -> Split:
@@ -119,16 +126,12 @@ def infeasible_arms(configs: Mapping[str, Config]) -> dict[str, str]:
     return reasons
 
 
-def planned_study(
-    ready: Prepared, options: StudyOptions, environment: dict[str, str], uri: str
-) -> Study:
-    """The study before it has a name, a run and trials.
+def planned_study(ready: Prepared, options: StudyOptions) -> Study:
+    """The study before it has a store, a name, a run and trials.
 
     Args:
         ready: The question and its cases.
         options: Of the command line.
-        environment: Versions and hardware.
-        uri: The MLflow store.
     """
     spec, base = ready.spec, ready.base
     wanted = spec.budget.seeds if options.seeds is None else options.seeds
@@ -156,9 +159,9 @@ def planned_study(
         preset=options.preset,
         config=base.to_flat_dict(),
         data=study_data_from(data),
-        environment=environment,
+        environment={},
         command=shlex.join([Path(sys.executable).name, *sys.argv]),
-        mlflow_uri=uri,
+        mlflow_uri="",
         parent_run_id="",
         seconds=0.0,
         trials=(),

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmamba.orchestration.engine.planning import Prepared, infeasible_arms
+from segmamba.orchestration.engine.planning import Prepared
 from segmamba.studies.spec import TrialPlan
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def plan_resources(
         reason = f"not measured, since the nodes differ: {machine.differing}"
         base = configs[spec.baseline]
         return unmeasured_plan(base, len(trials), machine, options, choice, reason)
-    infeasible = infeasible_arms(configs)
-    feasible = {arm: config for arm, config in configs.items() if arm not in infeasible}
+    feasible = ready.feasible
     trials = [trial for trial in trials if trial.arm in feasible]
     processes: MeasuringProcesses = LocalMeasurement()
     place, at_once = machine.name, machine.gpus or machine.cores
@@ -111,10 +110,8 @@ def choose_compilation(
     from segmamba.orchestration.engine.compile_choice import compile_choice
     from segmamba.training.compiler_cache import CompilerCache
 
-    configs, spec = ready.configs, ready.spec
     # Without a GPU the networks do not matter, and to build others' takes seconds.
-    infeasible = infeasible_arms(configs) if machine.gpus else {}
-    feasible = {arm: config for arm, config in configs.items() if arm not in infeasible}
+    configs = (machine.gpus and ready.feasible) or ready.configs
     trials = planned_trials(planned, ready, options)
     cache = CompilerCache.below(options.output)
-    return compile_choice(feasible or configs, trials, spec.space, machine, cache)
+    return compile_choice(configs, trials, ready.spec.space, machine, cache)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import gc
 import os
 import traceback
 from pathlib import Path
@@ -29,7 +28,7 @@ from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.studies.spec import Stage, TrialPlan
 from segmamba.training.compiler_cache import CompilerCache
-from segmamba.training.compiling import decision_of_run, forget_compiled
+from segmamba.training.compiling import decision_of_run, forget_compiled, free_memory
 from segmamba.training.record import record_environment
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.saving import AtOnce, saver_for
@@ -96,7 +95,7 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
     if log and not log.close(patience_s) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
         report = _failed(root, reason, log.away_because)
-    _free_memory()
+    free_memory()  # for the next trial of this process
     tune.report(report)
 
 
@@ -113,13 +112,6 @@ def _sound_device() -> torch.device:
         except RuntimeError:
             os._exit(1)
     return device
-
-
-def _free_memory() -> None:
-    """Free what a trial held, in circles too, for the next trial of this process."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str, Any]:
@@ -141,7 +133,6 @@ def _with_enough_memory(trial: _Trial, config: Config, data: Split) -> dict[str,
             reason = _reason(error)
         # Outside the handler: the exception held the frames, and they held the tensors.
         forget_compiled()  # the graphs of trials before this one take memory, too
-        _free_memory()
     config = with_less_memory(config, reason)
     trial.log.log_tags({LESS_MEMORY_TAG: f"all levels, because {reason}"})
     try:
