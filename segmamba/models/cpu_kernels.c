@@ -85,84 +85,167 @@ INLINE void neighbours(const float *row, int64_t w, int64_t width, vec around[3]
     around[2] = FROM_RIGHT(here, behind);
 }
 
-/* `count` vectors (1 or 2) of TILE output channels of one row. */
-INLINE void conv_tile(const float *x, const float *weights, float *y, int64_t ins, int64_t D,
-                      int64_t H, int64_t W, int64_t d, int64_t h, int64_t w, int64_t outs,
-                      const int count) {
-    const int64_t volume = D * H * W;
+/* The 3x3x3 convolutions are Winograd's F(2, 3) along D and H and direct along W: a tile of 2x2
+   outputs takes 4x4 POINTS in place of 4 * 9 products, for each of 3 taps along W. The distance of
+   two points in memory is no power of two, else they would share a set of the first cache. */
+#define POINTS 16
+
+/* points (16, stride) of the 4x4 rows around the tile (d, h) of one channel, for one vector. */
+INLINE void input_points(const float *x, float *points, int64_t stride, int64_t D, int64_t H,
+                         int64_t W, int64_t d, int64_t h, int64_t w) {
+    vec rows[4][4];
+    for (int i = 0; i < 4; i++) {
+        vec at[4];
+        for (int k = 0; k < 4; k++) {
+            const int64_t dd = d + i - 1, hh = h + k - 1;
+            const int inside = dd >= 0 && dd < D && hh >= 0 && hh < H;
+            at[k] = inside ? LOAD(x + (dd * H + hh) * W + w) : ZERO;
+        }
+        rows[i][0] = at[0] - at[2];
+        rows[i][1] = at[1] + at[2];
+        rows[i][2] = at[2] - at[1];
+        rows[i][3] = at[1] - at[3];
+    }
+    for (int k = 0; k < 4; k++) {
+        STORE(points + k * stride, rows[0][k] - rows[2][k]);
+        STORE(points + (4 + k) * stride, rows[1][k] + rows[2][k]);
+        STORE(points + (8 + k) * stride, rows[2][k] - rows[1][k]);
+        STORE(points + (12 + k) * stride, rows[1][k] - rows[3][k]);
+    }
+}
+
+/* products (TILE, W) += weights (ins, 3, TILE) x points (ins, W), `count` vectors of one point. */
+INLINE void point_products(const float *points, const float *weights, float *products, int64_t ins,
+                           int64_t W, int64_t w, const int count) {
     vec sums[TILE][2];
     for (int o = 0; o < TILE; o++)
         for (int j = 0; j < count; j++) sums[o][j] = ZERO;
-    for (int64_t c = 0; c < ins; c++)
-        for (int64_t i = d ? -1 : 0; i <= (d + 1 < D ? 1 : 0); i++)
-            for (int64_t k = h ? -1 : 0; k <= (h + 1 < H ? 1 : 0); k++) {
-                const float *row = x + c * volume + ((d + i) * H + h + k) * W;
-                const float *taps = weights + ((c * 3 + i + 1) * 3 + k + 1) * 3 * TILE;
-                vec around[2][3];
-                for (int j = 0; j < count; j++) neighbours(row, w + j * LANES, W, around[j]);
-                for (int tap = 0; tap < 3; tap++)
-                    for (int o = 0; o < TILE; o++)
-                        for (int j = 0; j < count; j++)
-                            sums[o][j] += taps[tap * TILE + o] * around[j][tap];
-            }
+    for (int64_t c = 0; c < ins; c++, weights += 3 * TILE) {
+        vec around[2][3];
+        for (int j = 0; j < count; j++) neighbours(points + c * W, w + j * LANES, W, around[j]);
+        for (int tap = 0; tap < 3; tap++)
+            for (int o = 0; o < TILE; o++)
+                for (int j = 0; j < count; j++)
+                    sums[o][j] += weights[tap * TILE + o] * around[j][tap];
+    }
     for (int o = 0; o < TILE; o++)
-        if (o < outs)
-            for (int j = 0; j < count; j++)
-                STORE(y + o * volume + (d * H + h) * W + w + j * LANES, sums[o][j]);
+        for (int j = 0; j < count; j++) STORE(products + o * W + w + j * LANES, sums[o][j]);
+}
+
+/* The tile (d, h) of one output channel from its points (16, stride), for one vector. */
+INLINE void output_tile(const float *points, int64_t stride, float *y, int64_t D, int64_t H,
+                        int64_t W, int64_t d, int64_t h, int64_t w) {
+    vec rows[2][4];
+    for (int k = 0; k < 4; k++) {
+        const vec second = LOAD(points + (4 + k) * stride), third = LOAD(points + (8 + k) * stride);
+        rows[0][k] = LOAD(points + k * stride) + second + third;
+        rows[1][k] = second - third - LOAD(points + (12 + k) * stride);
+    }
+    for (int i = 0; i < 2 && d + i < D; i++) {
+        float *to = y + ((d + i) * H + h) * W + w;
+        STORE(to, rows[i][0] + rows[i][1] + rows[i][2]);
+        if (h + 1 < H) STORE(to + W, rows[i][1] - rows[i][2] - rows[i][3]);
+    }
 }
 
 /* y (b, outs, d, h, w) = the 3x3x3 convolution of x (b, ins, d, h, w), zero-padded.
-   weights: (tiles of outs, ins, 3, 3, 3, TILE). Work: the b * d slices. */
-void conv_forward(const float *x, const float *weights, float *y, int64_t ins, int64_t outs,
-                  int64_t D, int64_t H, int64_t W, int64_t first, int64_t last) {
-    const int64_t volume = D * H * W;
-    for (int64_t slice = first; slice < last; slice++)
-        for (int64_t o = 0; o < outs; o += TILE) {
-            const int64_t b = slice / D, d = slice % D;
-            const float *from = x + b * ins * volume, *taps = weights + o * ins * 27;
-            float *to = y + (b * outs + o) * volume;
-            for (int64_t h = 0; h < H; h++) {
-                int64_t w = 0;
-                for (; w + 2 * LANES <= W; w += 2 * LANES)
-                    conv_tile(from, taps, to, ins, D, H, W, d, h, w, outs - o, 2);
-                if (w < W) conv_tile(from, taps, to, ins, D, H, W, d, h, w, outs - o, 1);
+   weights: (tiles of outs, 16, ins, 3, TILE). scratch: 16 * ((ins + TILE) * w + 2 LANES). Work: the b * pairs
+   of slices. Each row of tiles: all its points, then by output tile and point the products. */
+void conv_forward(const float *x, const float *weights, float *y, float *scratch, int64_t ins,
+                  int64_t outs, int64_t D, int64_t H, int64_t W, int64_t first, int64_t last) {
+    const int64_t volume = D * H * W, pairs = (D + 1) / 2;
+    const int64_t in_stride = ins * W + LANES, out_stride = TILE * W + LANES; /* see POINTS */
+    float *points = scratch, *products = scratch + POINTS * in_stride;
+    for (int64_t part = first; part < last; part++) {
+        const int64_t b = part / pairs, d = part % pairs * 2;
+        for (int64_t h = 0; h < H; h += 2) {
+            for (int64_t c = 0; c < ins; c++)
+                for (int64_t w = 0; w < W; w += LANES)
+                    input_points(x + (b * ins + c) * volume, points + c * W + w, in_stride, D, H,
+                                 W, d, h, w);
+            for (int64_t o = 0; o < outs; o += TILE) {
+                for (int64_t p = 0; p < POINTS; p++) {
+                    const float *from = points + p * in_stride;
+                    const float *taps = weights + (o * POINTS + p * TILE) * ins * 3;
+                    float *to = products + p * out_stride;
+                    int64_t w = 0;
+                    for (; w + 2 * LANES <= W; w += 2 * LANES)
+                        point_products(from, taps, to, ins, W, w, 2);
+                    if (w < W) point_products(from, taps, to, ins, W, w, 1);
+                }
+                for (int64_t t = 0; t < TILE && o + t < outs; t++)
+                    for (int64_t w = 0; w < W; w += LANES)
+                        output_tile(products + t * W + w, out_stride,
+                                    y + (b * outs + o + t) * volume, D, H, W, d, h, w);
             }
         }
+    }
 }
 
-#define ROWS 12 /* of dy, which stay in the first cache while all taps pass over them */
+/* points (16, stride) of the gradient of one output channel's tile (d, h), for one vector. */
+INLINE void gradient_points(const float *dy, float *points, int64_t stride, int64_t D, int64_t H,
+                            int64_t W, int64_t d, int64_t h, int64_t w) {
+    vec rows[2][4];
+    for (int i = 0; i < 2; i++) {
+        const float *from = dy + ((d + i) * H + h) * W + w;
+        const vec a = d + i < D ? LOAD(from) : ZERO;
+        const vec b = d + i < D && h + 1 < H ? LOAD(from + W) : ZERO;
+        rows[i][0] = a;
+        rows[i][1] = a + b;
+        rows[i][2] = a - b;
+        rows[i][3] = -b;
+    }
+    for (int k = 0; k < 4; k++) {
+        STORE(points + k * stride, rows[0][k]);
+        STORE(points + (4 + k) * stride, rows[0][k] + rows[1][k]);
+        STORE(points + (8 + k) * stride, rows[0][k] - rows[1][k]);
+        STORE(points + (12 + k) * stride, -rows[1][k]);
+    }
+}
 
-/* The gradient of conv_forward's weights, (outs, ins, 27), in double, added to `dweights`.
-   sums: scratch of ins * 27 * TILE vectors. Work: the b * d slices. */
-void conv_backward_weights(const float *dy, const float *x, double *dweights, float *sums,
+#define ROW_TILE_FLOATS 384 /* of one point and channel, which stay in the first cache */
+
+int row_tiles(int64_t W) { return W < ROW_TILE_FLOATS ? ROW_TILE_FLOATS / W : 1; }
+
+/* The gradient of conv_forward's weights by their points, (16, ins, 3, outs), in double, added to
+   `dweights`. scratch: 16 * ((ins + TILE) * row_tiles * w + 2 LANES) + 48 * ins * TILE LANES. Work: the b *
+   pairs of slices. By some rows of tiles: all points, then by output tile, point and input channel
+   the products over all voxels, whose sums stay in registers. */
+void conv_backward_weights(const float *dy, const float *x, double *dweights, float *scratch,
                            int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W,
                            int64_t first, int64_t last) {
-    const int64_t volume = D * H * W;
+    const int64_t volume = D * H * W, pairs = (D + 1) / 2, most = row_tiles(W), size = most * W;
+    const int64_t in_stride = ins * size + LANES, out_stride = TILE * size + LANES;
+    float *points = scratch, *gradients = points + POINTS * in_stride;
+    float *sums = gradients + POINTS * out_stride;
     for (int64_t o = 0; o < outs; o += TILE) {
         const int64_t held = outs - o < TILE ? outs - o : TILE;
-        memset(sums, 0, sizeof(vec) * ins * 27 * TILE);
-        for (int64_t slice = first; slice < last; slice++) {
-            const int64_t b = slice / D, d = slice % D;
-            const float *to[TILE];
-            for (int t = 0; t < TILE; t++)
-                to[t] = dy + (b * outs + o + (t < held ? t : 0)) * volume + d * H * W;
-            for (int64_t top = 0; top < H; top += ROWS)
-                for (int64_t place = 0; place < ins * 9; place++) {
-                    const int64_t c = place / 9, i = place / 3 % 3 - 1, k = place % 3 - 1;
-                    if (d + i < 0 || d + i >= D) continue;
-                    const int64_t from = top + k < 0 ? -k : top;
-                    const int64_t end = top + ROWS < H ? top + ROWS : H;
-                    const int64_t until = end + k > H ? H - k : end;
-                    const float *rows = x + (b * ins + c) * volume + ((d + i) * H + k) * W;
+        memset(sums, 0, sizeof(vec) * POINTS * ins * 3 * TILE);
+        memset(gradients, 0, sizeof(float) * POINTS * out_stride);
+        for (int64_t part = first; part < last; part++) {
+            const int64_t b = part / pairs, d = part % pairs * 2;
+            for (int64_t top = 0; top < H; top += 2 * most) {
+                const int64_t left = (H - top + 1) / 2, rows = left < most ? left : most;
+                for (int64_t c = 0; c < ins; c++)
+                    for (int64_t at = 0; at < rows * W; at += LANES)
+                        input_points(x + (b * ins + c) * volume, points + c * size + at, in_stride,
+                                     D, H, W, d, top + at / W * 2, at % W);
+                for (int64_t t = 0; t < held; t++)
+                    for (int64_t at = 0; at < rows * W; at += LANES)
+                        gradient_points(dy + (b * outs + o + t) * volume, gradients + t * size + at,
+                                        out_stride, D, H, W, d, top + at / W * 2, at % W);
+                for (int64_t place = 0; place < POINTS * ins; place++) {
+                    const float *from = points + place / ins * in_stride + place % ins * size;
+                    const float *to = gradients + place / ins * out_stride;
                     vec total[3][TILE];
                     for (int tap = 0; tap < 3; tap++)
                         for (int t = 0; t < TILE; t++) total[tap][t] = ZERO;
-                    for (int64_t h = from; h < until; h++)
+                    for (int64_t row = 0; row < rows * W; row += W)
                         for (int64_t w = 0; w < W; w += LANES) {
                             vec around[3];
-                            neighbours(rows + h * W, w, W, around);
+                            neighbours(from + row, w, W, around);
                             for (int t = 0; t < TILE; t++) {
-                                const vec gradient = LOAD(to[t] + h * W + w);
+                                const vec gradient = LOAD(to + t * size + row + w);
                                 for (int tap = 0; tap < 3; tap++)
                                     total[tap][t] += gradient * around[tap];
                             }
@@ -172,10 +255,11 @@ void conv_backward_weights(const float *dy, const float *x, double *dweights, fl
                         for (int t = 0; t < TILE; t++, kept += LANES)
                             STORE(kept, LOAD(kept) + total[tap][t]);
                 }
+            }
         }
-        for (int64_t tap = 0; tap < ins * 27; tap++)
+        for (int64_t tap = 0; tap < POINTS * ins * 3; tap++)
             for (int64_t t = 0; t < held; t++)
-                dweights[(o + t) * ins * 27 + tap] += double_sum_of(LOAD(sums + (tap * TILE + t) * LANES));
+                dweights[tap * outs + o + t] += double_sum_of(LOAD(sums + (tap * TILE + t) * LANES));
     }
 }
 

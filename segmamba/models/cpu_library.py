@@ -149,6 +149,15 @@ def constant(name: str) -> int:
     return getattr(library, name)() if library else 0
 
 
+def row_tiles(width: int) -> int:
+    """How many rows of tiles the gradient of a convolution's weights takes at once.
+
+    Args:
+        width: Voxels along W.
+    """
+    return cpu_library().row_tiles(ctypes.c_int64(width))
+
+
 def run(name: str, arguments: tuple[Any, ...], first: int, last: int) -> None:
     """Let a kernel do the part [first, last) of its work; other threads run meanwhile.
 

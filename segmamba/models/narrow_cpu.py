@@ -18,12 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segmamba.models.cpu_library import constant, in_parts, run
+from segmamba.models.cpu_library import constant, in_parts, row_tiles, run
 
 WIDEST = 8
 """Output channels up to which the kernels are faster than torch's."""
 WIDTH_MULTIPLE = 16
 """Voxels along W that fill whole registers on every processor."""
+_POINTS_OF_THREE = torch.tensor(
+    [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64
+)
+WINOGRAD = torch.kron(_POINTS_OF_THREE, _POINTS_OF_THREE)
+"""The points of 3x3 weights, (16, 9): F(2x2, 3x3) of Lavin & Gray 2016, section 4.1."""
 
 
 def fits(x: Tensor, out_channels: int) -> bool:
@@ -265,24 +270,37 @@ class _NormRelu(torch.autograd.Function):
 
 def _convolved(x: Tensor, weight: Tensor) -> Tensor:
     batch, ins, *sides = x.shape
-    outs = len(weight)
-    y = x.new_empty(batch, outs, *sides)
-    arguments = (x, _tiled(weight.reshape(outs, -1)), y, ins, outs, *sides)
-    in_parts(batch * sides[0], lambda first, last: run("conv_forward", arguments, first, last))
+    outs, width = len(weight), sides[-1]
+    y, weights = x.new_empty(batch, outs, *sides), _weight_points(weight)
+
+    def work(first: int, last: int) -> None:
+        scratch = x.new_empty(16 * ((ins + constant("tile")) * width + 2 * constant("lanes")))
+        run("conv_forward", (x, weights, y, scratch, ins, outs, *sides), first, last)
+
+    in_parts(batch * -(-sides[0] // 2), work)
     return y
 
 
 def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
     (batch, ins, *sides), outs = x.shape, dy.shape[1]
+    tile, lanes, size = constant("tile"), constant("lanes"), row_tiles(sides[-1]) * sides[-1]
 
     def work(first: int, last: int) -> Tensor:
-        gradient = x.new_zeros((outs, ins, 3, 3, 3), dtype=torch.float64)
-        scratch = x.new_empty(ins * 27 * constant("tile") * constant("lanes"))
-        arguments = (dy, x, gradient, scratch, ins, outs, *sides)
-        run("conv_backward_weights", arguments, first, last)
+        gradient = x.new_zeros((16, ins * 3 * outs), dtype=torch.float64)
+        scratch = x.new_empty(16 * ((ins + tile) * size + (ins * 3 * tile + 2) * lanes))
+        run("conv_backward_weights", (dy, x, gradient, scratch, ins, outs, *sides), first, last)
         return gradient
 
-    return torch.stack(in_parts(batch * sides[0], work)).sum(0).float()
+    gradient = torch.stack(in_parts(batch * -(-sides[0] // 2), work)).sum(0)
+    taps = (WINOGRAD.t() @ gradient).float()  # (3 * 3, ins * 3 * outs)
+    return taps.view(3, 3, ins, 3, outs).permute(4, 2, 0, 1, 3)
+
+
+def _weight_points(weight: Tensor) -> Tensor:
+    """(C', C, 3, 3, 3) -> (tiles of C', 16, C, 3, TILE), Winograd's points along D and H."""
+    outs, ins = weight.shape[:2]
+    points = WINOGRAD.float() @ weight.reshape(outs * ins, 9, 3)
+    return _tiled(points.view(outs, ins, 16, 3).transpose(1, 2).reshape(outs, -1))
 
 
 def _mixed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
