@@ -232,9 +232,34 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
+        if narrow_cpu.fits(x, self.conv1.out_channels) and self._takes_own_statistics():
+            return self._on_cpu(x)
         inner = conv_norm_relu(self.conv1, self.norm1, x)
         inner = conv_norm_relu(self.conv2, self.norm2, inner)
         return inner + self.shortcut(x)
+
+    def _takes_own_statistics(self) -> bool:
+        """Whether both norms normalise by what they are given."""
+        return all(
+            isinstance(norm, InstanceNorm) or (isinstance(norm, nn.BatchNorm3d) and norm.training)
+            for norm in (self.norm1, self.norm2)
+        )
+
+    def _on_cpu(self, x: Tensor) -> Tensor:
+        """The block by our kernels for a CPU; the result is plain, not channels-last."""
+        norms = self.norm1, self.norm2
+        by_sample = isinstance(self.norm1, InstanceNorm)
+        y, *statistics = narrow_cpu.block(
+            x,
+            [self.conv1.weight, self.conv2.weight],
+            [(norm.weight, norm.bias, norm.eps) for norm in norms],
+            self.shortcut.weight if isinstance(self.shortcut, PointwiseConv) else None,
+            samples=1 if by_sample else len(x),
+        )
+        for norm, mean, variance in zip(norms, statistics[::2], statistics[1::2], strict=True):
+            if isinstance(norm, nn.BatchNorm3d):
+                _follow(norm, mean[0], variance[0], y[:, 0].numel())
+        return y
 
 
 class Downsample(nn.Sequential):

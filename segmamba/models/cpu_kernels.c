@@ -75,6 +75,103 @@ INLINE double double_sum_of(vec v) {
     return total;
 }
 
+#define BLOCK 256 /* vectors that are summed in single precision */
+
+int block_voxels(void) { return BLOCK * LANES; }
+
+/* Mean and sum of (x - mean)^2 of `count` values, by Chan's update from block to block. */
+INLINE void span_statistics(const float *x, int64_t count, double *mean, double *squares) {
+    *mean = *squares = 0;
+    for (int64_t start = 0; start < count; start += BLOCK * LANES) {
+        const int64_t end = start + BLOCK * LANES < count ? start + BLOCK * LANES : count;
+        const double held = (double)(end - start), whole = (double)end;
+        vec sums = ZERO, away = ZERO;
+        for (int64_t i = start; i < end; i += LANES) sums += LOAD(x + i);
+        const double block_mean = double_sum_of(sums) / held;
+        const vec centre = ZERO + (float)block_mean;
+        for (int64_t i = start; i < end; i += LANES) {
+            const vec distance = LOAD(x + i) - centre;
+            away += distance * distance;
+        }
+        const double apart = block_mean - *mean;
+        *mean += apart * held / whole;
+        *squares += double_sum_of(away) + apart * apart * (double)start * held / whole;
+    }
+}
+
+/* What a norm and its ReLU do to one channel of a sample: relu(scale x + shift), x having a mean;
+   its gradient is scale g + slope x + offset, g being 0 where the ReLU is, else that of its output. */
+struct norm {
+    float scale, shift, mean, slope, offset;
+};
+
+INLINE vec norm_relu(struct norm n, vec x) {
+    const vec value = x * n.scale + n.shift;
+    return SELECT(value <= 0, ZERO, value); /* NaN of NaN as torch's */
+}
+
+INLINE vec masked(struct norm n, vec dy, vec x) {
+    return SELECT(x * n.scale + n.shift <= 0, ZERO, dy);
+}
+
+INLINE vec norm_relu_backward(struct norm n, vec dy, vec x) {
+    return masked(n, dy, x) * n.scale + (x * n.slope + n.offset);
+}
+
+/* The sums over `count` values of g and of g (x - mean). */
+INLINE void span_sums(struct norm n, const float *dy, const float *x, int64_t count, double *sum,
+                      double *product) {
+    *sum = *product = 0;
+    for (int64_t start = 0; start < count; start += BLOCK * LANES) {
+        const int64_t end = start + BLOCK * LANES < count ? start + BLOCK * LANES : count;
+        vec a = ZERO, b = ZERO;
+        for (int64_t i = start; i < end; i += LANES) {
+            const vec value = LOAD(x + i), g = masked(n, LOAD(dy + i), value);
+            a += g;
+            b += g * (value - n.mean);
+        }
+        *sum += double_sum_of(a);
+        *product += double_sum_of(b);
+    }
+}
+
+#define PLAIN 0
+#define AFTER_NORM 1  /* relu(norm(x)) */
+#define BEFORE_NORM 2 /* the gradient of z, x being that of relu(norm(z)) */
+
+/* A volume as a convolution reads it; where it is not there yet, four slices at a time are. */
+struct source {
+    int64_t kind;
+    const float *x, *z;
+    const struct norm *norms; /* (b, c) */
+    float *ring;              /* (c, 4, h, w), slice d at d % 4 */
+    int64_t channels, D, area, next; /* the first slice of all samples that the ring lacks */
+};
+
+/* Let the ring hold the slices d - 1 to d + 2 of sample b. Parts follow each other. */
+INLINE void fill_ring(struct source *s, int64_t b, int64_t d) {
+    if (s->kind == PLAIN) return;
+    const int64_t end = d + 3 < s->D ? d + 3 : s->D, least = b * s->D + (d ? d - 1 : 0);
+    for (int64_t slice = s->next < least ? least : s->next; slice < b * s->D + end; slice++)
+        for (int64_t c = 0; c < s->channels; c++) {
+            const int64_t row = b * s->channels + c, at = slice - b * s->D;
+            const float *x = s->x + (row * s->D + at) * s->area;
+            const float *z = s->z + (row * s->D + at) * s->area;
+            float *to = s->ring + (c * 4 + at % 4) * s->area;
+            for (int64_t i = 0; i < s->area; i += LANES)
+                STORE(to + i, s->kind == AFTER_NORM
+                                  ? norm_relu(s->norms[row], LOAD(x + i))
+                                  : norm_relu_backward(s->norms[row], LOAD(x + i), LOAD(z + i)));
+        }
+    s->next = b * s->D + end;
+}
+
+/* The slice d of channel c of sample b, which the ring holds. */
+INLINE const float *slice_of(const struct source *s, int64_t b, int64_t c, int64_t d) {
+    if (s->kind == PLAIN) return s->x + ((b * s->channels + c) * s->D + d) * s->area;
+    return s->ring + (c * 4 + d % 4) * s->area;
+}
+
 /* What lies at w - 1, w and w + 1 for one vector of a row; zeros beyond the row's ends. */
 INLINE void neighbours(const float *row, int64_t w, int64_t width, vec around[3]) {
     vec here = LOAD(row + w);
@@ -90,16 +187,18 @@ INLINE void neighbours(const float *row, int64_t w, int64_t width, vec around[3]
    two points in memory is no power of two, else they would share a set of the first cache. */
 #define POINTS 16
 
-/* points (16, stride) of the 4x4 rows around the tile (d, h) of one channel, for one vector. */
-INLINE void input_points(const float *x, float *points, int64_t stride, int64_t D, int64_t H,
-                         int64_t W, int64_t d, int64_t h, int64_t w) {
+/* points (16, stride) of the 4x4 rows around the tile (d, h) of channel c, for one vector. */
+INLINE void input_points(const struct source *x, float *points, int64_t stride, int64_t H,
+                         int64_t W, int64_t b, int64_t c, int64_t d, int64_t h, int64_t w) {
     vec rows[4][4];
     for (int i = 0; i < 4; i++) {
         vec at[4];
+        const int64_t dd = d + i - 1;
+        const int inside = dd >= 0 && dd < x->D;
+        const float *from = slice_of(x, b, c, inside ? dd : d) + h * W + w;
         for (int k = 0; k < 4; k++) {
-            const int64_t dd = d + i - 1, hh = h + k - 1;
-            const int inside = dd >= 0 && dd < D && hh >= 0 && hh < H;
-            at[k] = inside ? LOAD(x + (dd * H + hh) * W + w) : ZERO;
+            const int64_t hh = h + k - 1;
+            at[k] = inside && hh >= 0 && hh < H ? LOAD(from + (k - 1) * W) : ZERO;
         }
         rows[i][0] = at[0] - at[2];
         rows[i][1] = at[1] + at[2];
@@ -132,9 +231,10 @@ INLINE void point_products(const float *points, const float *weights, float *pro
         for (int j = 0; j < count; j++) STORE(products + o * W + w + j * LANES, sums[o][j]);
 }
 
-/* The tile (d, h) of one output channel from its points (16, stride), for one vector. */
-INLINE void output_tile(const float *points, int64_t stride, float *y, int64_t D, int64_t H,
-                        int64_t W, int64_t d, int64_t h, int64_t w) {
+/* The tile (d, h) of one output channel from its points (16, stride), for one vector; `added` is 0
+   or a volume that is added. */
+INLINE void output_tile(const float *points, int64_t stride, const float *added, float *y,
+                        int64_t D, int64_t H, int64_t W, int64_t d, int64_t h, int64_t w) {
     vec rows[2][4];
     for (int k = 0; k < 4; k++) {
         const vec second = LOAD(points + (4 + k) * stride), third = LOAD(points + (8 + k) * stride);
@@ -142,27 +242,43 @@ INLINE void output_tile(const float *points, int64_t stride, float *y, int64_t D
         rows[1][k] = second - third - LOAD(points + (12 + k) * stride);
     }
     for (int i = 0; i < 2 && d + i < D; i++) {
-        float *to = y + ((d + i) * H + h) * W + w;
-        STORE(to, rows[i][0] + rows[i][1] + rows[i][2]);
-        if (h + 1 < H) STORE(to + W, rows[i][1] - rows[i][2] - rows[i][3]);
+        const int64_t at = ((d + i) * H + h) * W + w;
+        vec value = rows[i][0] + rows[i][1] + rows[i][2];
+        if (added) value += LOAD(added + at);
+        STORE(y + at, value);
+        if (h + 1 == H) continue;
+        value = rows[i][1] - rows[i][2] - rows[i][3];
+        if (added) value += LOAD(added + at + W);
+        STORE(y + at + W, value);
     }
 }
 
-/* y (b, outs, d, h, w) = the 3x3x3 convolution of x (b, ins, d, h, w), zero-padded.
-   weights: (tiles of outs, 16, ins, 3, TILE). scratch: 16 * ((ins + TILE) * w + 2 LANES). Work: the b * pairs
-   of slices. Each row of tiles: all its points, then by output tile and point the products. */
-void conv_forward(const float *x, const float *weights, float *y, float *scratch, int64_t ins,
-                  int64_t outs, int64_t D, int64_t H, int64_t W, int64_t first, int64_t last) {
+#define NO_SUMS 0
+#define STATISTICS 1 /* the mean and sum of (y - mean)^2 */
+#define NORM_SUMS 2  /* span_sums, y being the gradient of relu(norm(of)) */
+
+/* y (b, outs, d, h, w) = the 3x3x3 convolution of a source (b, ins, d, h, w), zero-padded, plus
+   `added` unless that is 0; and by `sums_kind` two sums over each pair of slices, (b, pairs, outs),
+   while it is in the cache.
+   weights: (tiles of outs, 16, ins, 3, TILE). scratch: 16 * ((ins + TILE) * w + 2 LANES), and
+   4 * ins * h * w for a ring. Work: the b * pairs of slices. Each row of tiles: all its points, then
+   by output tile and point the products. */
+void conv_forward(const float *x, const float *z, const struct norm *norms, const float *weights,
+                  const float *added, const float *of, const struct norm *norms_of, double *sums,
+                  double *products_of, float *y, float *scratch, int64_t kind, int64_t sums_kind,
+                  int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W, int64_t first,
+                  int64_t last) {
     const int64_t volume = D * H * W, pairs = (D + 1) / 2;
     const int64_t in_stride = ins * W + LANES, out_stride = TILE * W + LANES; /* see POINTS */
     float *points = scratch, *products = scratch + POINTS * in_stride;
+    struct source from_x = {kind, x, z, norms, products + POINTS * out_stride, ins, D, H * W, 0};
     for (int64_t part = first; part < last; part++) {
         const int64_t b = part / pairs, d = part % pairs * 2;
+        fill_ring(&from_x, b, d);
         for (int64_t h = 0; h < H; h += 2) {
             for (int64_t c = 0; c < ins; c++)
                 for (int64_t w = 0; w < W; w += LANES)
-                    input_points(x + (b * ins + c) * volume, points + c * W + w, in_stride, D, H,
-                                 W, d, h, w);
+                    input_points(&from_x, points + c * W + w, in_stride, H, W, b, c, d, h, w);
             for (int64_t o = 0; o < outs; o += TILE) {
                 for (int64_t p = 0; p < POINTS; p++) {
                     const float *from = points + p * in_stride;
@@ -176,20 +292,31 @@ void conv_forward(const float *x, const float *weights, float *y, float *scratch
                 for (int64_t t = 0; t < TILE && o + t < outs; t++)
                     for (int64_t w = 0; w < W; w += LANES)
                         output_tile(products + t * W + w, out_stride,
+                                    added ? added + (b * outs + o + t) * volume : 0,
                                     y + (b * outs + o + t) * volume, D, H, W, d, h, w);
             }
+        }
+        for (int64_t o = 0; o < outs && sums_kind; o++) {
+            const int64_t at = (b * outs + o) * volume + d * H * W;
+            const int64_t count = (d + 1 < D ? 2 : 1) * H * W;
+            double *sum = sums + part * outs + o, *product = products_of + part * outs + o;
+            if (sums_kind == STATISTICS)
+                span_statistics(y + at, count, sum, product);
+            else
+                span_sums(norms_of[b * outs + o], y + at, of + at, count, sum, product);
         }
     }
 }
 
-/* points (16, stride) of the gradient of one output channel's tile (d, h), for one vector. */
-INLINE void gradient_points(const float *dy, float *points, int64_t stride, int64_t D, int64_t H,
-                            int64_t W, int64_t d, int64_t h, int64_t w) {
+/* points (16, stride) of the gradient of output channel o's tile (d, h), for one vector. */
+INLINE void gradient_points(const struct source *dy, float *points, int64_t stride, int64_t H,
+                            int64_t W, int64_t sample, int64_t o, int64_t d, int64_t h, int64_t w) {
     vec rows[2][4];
     for (int i = 0; i < 2; i++) {
-        const float *from = dy + ((d + i) * H + h) * W + w;
-        const vec a = d + i < D ? LOAD(from) : ZERO;
-        const vec b = d + i < D && h + 1 < H ? LOAD(from + W) : ZERO;
+        const int inside = d + i < dy->D;
+        const float *from = slice_of(dy, sample, o, inside ? d + i : d) + h * W + w;
+        const vec a = inside ? LOAD(from) : ZERO;
+        const vec b = inside && h + 1 < H ? LOAD(from + W) : ZERO;
         rows[i][0] = a;
         rows[i][1] = a + b;
         rows[i][2] = a - b;
@@ -208,32 +335,39 @@ INLINE void gradient_points(const float *dy, float *points, int64_t stride, int6
 int row_tiles(int64_t W) { return W < ROW_TILE_FLOATS ? ROW_TILE_FLOATS / W : 1; }
 
 /* The gradient of conv_forward's weights by their points, (16, ins, 3, outs), in double, added to
-   `dweights`. scratch: 16 * ((ins + TILE) * row_tiles * w + 2 LANES) + 48 * ins * TILE LANES. Work: the b *
-   pairs of slices. By some rows of tiles: all points, then by output tile, point and input channel
+   `dweights`. Both volumes are sources. scratch: 16 * ((ins + TILE) * row_tiles * w + 2 LANES) + 48 *
+   ins * TILE LANES, and 4 * (ins + outs) * h * w for rings. Work: the b * pairs of slices. By some rows of tiles: all points, then by output tile, point and input channel
    the products over all voxels, whose sums stay in registers. */
-void conv_backward_weights(const float *dy, const float *x, double *dweights, float *scratch,
-                           int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W,
-                           int64_t first, int64_t last) {
-    const int64_t volume = D * H * W, pairs = (D + 1) / 2, most = row_tiles(W), size = most * W;
+void conv_backward_weights(const float *dy, const float *dy_z, const struct norm *dy_norms,
+                           const float *x, const struct norm *x_norms, double *dweights,
+                           float *scratch, int64_t dy_kind, int64_t x_kind, int64_t ins,
+                           int64_t outs, int64_t D, int64_t H, int64_t W, int64_t first,
+                           int64_t last) {
+    const int64_t pairs = (D + 1) / 2, most = row_tiles(W), size = most * W;
     const int64_t in_stride = ins * size + LANES, out_stride = TILE * size + LANES;
     float *points = scratch, *gradients = points + POINTS * in_stride;
-    float *sums = gradients + POINTS * out_stride;
+    float *sums = gradients + POINTS * out_stride, *rings = sums + POINTS * ins * 3 * TILE * LANES;
+    struct source from_x = {x_kind, x, x, x_norms, rings, ins, D, H * W, 0};
+    struct source from_dy = {dy_kind, dy, dy_z, dy_norms, rings + 4 * ins * H * W, outs, D, H * W, 0};
     for (int64_t o = 0; o < outs; o += TILE) {
+        from_x.next = from_dy.next = 0;
         const int64_t held = outs - o < TILE ? outs - o : TILE;
         memset(sums, 0, sizeof(vec) * POINTS * ins * 3 * TILE);
         memset(gradients, 0, sizeof(float) * POINTS * out_stride);
         for (int64_t part = first; part < last; part++) {
             const int64_t b = part / pairs, d = part % pairs * 2;
+            fill_ring(&from_x, b, d);
+            fill_ring(&from_dy, b, d);
             for (int64_t top = 0; top < H; top += 2 * most) {
                 const int64_t left = (H - top + 1) / 2, rows = left < most ? left : most;
                 for (int64_t c = 0; c < ins; c++)
                     for (int64_t at = 0; at < rows * W; at += LANES)
-                        input_points(x + (b * ins + c) * volume, points + c * size + at, in_stride,
-                                     D, H, W, d, top + at / W * 2, at % W);
+                        input_points(&from_x, points + c * size + at, in_stride, H, W, b, c, d,
+                                     top + at / W * 2, at % W);
                 for (int64_t t = 0; t < held; t++)
                     for (int64_t at = 0; at < rows * W; at += LANES)
-                        gradient_points(dy + (b * outs + o + t) * volume, gradients + t * size + at,
-                                        out_stride, D, H, W, d, top + at / W * 2, at % W);
+                        gradient_points(&from_dy, gradients + t * size + at, out_stride, H, W, b,
+                                        o + t, d, top + at / W * 2, at % W);
                 for (int64_t place = 0; place < POINTS * ins; place++) {
                     const float *from = points + place / ins * in_stride + place % ins * size;
                     const float *to = gradients + place / ins * out_stride;
@@ -263,88 +397,49 @@ void conv_backward_weights(const float *dy, const float *x, double *dweights, fl
     }
 }
 
-#define BLOCK 256 /* vectors that are summed in single precision */
-
-int block_voxels(void) { return BLOCK * LANES; }
-
-/* Mean and sum of (x - mean)^2 of each row, by Chan's update from block to block.
-   x: (rows, voxels). Work: the rows. */
+/* span_statistics of each row. x: (rows, voxels). Work: the rows. */
 void row_statistics(const float *x, double *means, double *squares, int64_t voxels, int64_t first,
                     int64_t last) {
-    for (int64_t row = first; row < last; row++) {
-        const float *values = x + row * voxels;
-        double mean = 0, total = 0;
-        for (int64_t start = 0; start < voxels; start += BLOCK * LANES) {
-            const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
-            const double count = (double)(end - start);
-            vec sums = ZERO, away = ZERO;
-            for (int64_t i = start; i < end; i += LANES) sums += LOAD(values + i);
-            const double block_mean = double_sum_of(sums) / count;
-            const vec centre = ZERO + (float)block_mean;
-            for (int64_t i = start; i < end; i += LANES) {
-                const vec distance = LOAD(values + i) - centre;
-                away += distance * distance;
-            }
-            const double apart = block_mean - mean, whole = (double)end;
-            mean += apart * count / whole;
-            total += double_sum_of(away) + apart * apart * (double)start * count / whole;
-        }
-        means[row] = mean;
-        squares[row] = total;
-    }
-}
-
-/* y = max(scale x + shift, 0), NaN of NaN as torch's. x, y: (rows, voxels); scale, shift: (rows). Work: the rows. */
-void scale_shift_relu(const float *x, const float *scale, const float *shift, float *y,
-                      int64_t voxels, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-        for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES) {
-            const vec value = LOAD(x + i) * scale[row] + shift[row];
-            STORE(y + i, SELECT(value <= 0, ZERO, value));
-        }
+        span_statistics(x + row * voxels, voxels, means + row, squares + row);
 }
 
-/* The sums over the voxels of g and of g (x - mean), in double; g is 0 where
-   scale x + shift <= 0, else dy. Work: the rows. */
-void relu_norm_sums(const float *dy, const float *x, const float *scale, const float *shift,
-                    const float *mean, double *sums, double *products, int64_t voxels,
-                    int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++) {
-        const float *gradients = dy + row * voxels, *values = x + row * voxels;
-        double total = 0, total_products = 0;
-        for (int64_t start = 0; start < voxels; start += BLOCK * LANES) {
-            const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
-            vec a = ZERO, b = ZERO;
-            for (int64_t i = start; i < end; i += LANES) {
-                const vec value = LOAD(values + i);
-                const vec g = SELECT(value * scale[row] + shift[row] <= 0, ZERO, LOAD(gradients + i));
-                a += g;
-                b += g * (value - mean[row]);
-            }
-            total += double_sum_of(a);
-            total_products += double_sum_of(b);
-        }
-        sums[row] = total;
-        products[row] = total_products;
-    }
-}
-
-/* dx = scale g + slope x + offset, g as above. Work: the rows. */
-void relu_norm_backward(const float *dy, const float *x, const float *scale, const float *shift,
-                        const float *slope, const float *offset, float *dx, int64_t voxels,
-                        int64_t first, int64_t last) {
+/* y = relu(norm(x)). x, y: (rows, voxels); norms: (rows). Work: the rows. */
+void row_norm_relu(const float *x, const struct norm *norms, float *y, int64_t voxels,
+                   int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-        for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES) {
-            const vec value = LOAD(x + i);
-            const vec g = SELECT(value * scale[row] + shift[row] <= 0, ZERO, LOAD(dy + i));
-            STORE(dx + i, g * scale[row] + (value * slope[row] + offset[row]));
-        }
+        for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES)
+            STORE(y + i, norm_relu(norms[row], LOAD(x + i)));
 }
 
-/* y (b, outs, v) = weights x (b, ins, v) + bias. weights: (tiles of outs, ins, TILE); bias: (tiles
+/* span_sums of each row. Work: the rows. */
+void row_sums(const float *dy, const float *x, const struct norm *norms, double *sums,
+              double *products, int64_t voxels, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++)
+        span_sums(norms[row], dy + row * voxels, x + row * voxels, voxels, sums + row,
+                  products + row);
+}
+
+/* dx = the gradient of x, dy being that of relu(norm(x)). Work: the rows. */
+void row_norm_relu_backward(const float *dy, const float *x, const struct norm *norms, float *dx,
+                            int64_t voxels, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++)
+        for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES)
+            STORE(dx + i, norm_relu_backward(norms[row], LOAD(dy + i), LOAD(x + i)));
+}
+
+/* y = x + relu(norm(z)). Work: the rows. */
+void row_add_norm_relu(const float *x, const float *z, const struct norm *norms, float *y,
+                       int64_t voxels, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++)
+        for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES)
+            STORE(y + i, LOAD(x + i) + norm_relu(norms[row], LOAD(z + i)));
+}
+
+/* y (b, outs, v) = weights x (b, ins, v) + bias, plus relu(norm(z)) unless z is 0. weights: (tiles of outs, ins, TILE); bias: (tiles
    of outs, TILE). Work: the b * blocks of BLOCK vectors. */
-void pointwise_forward(const float *x, const float *weights, const float *bias, float *y,
-                       int64_t ins, int64_t outs, int64_t voxels, int64_t first, int64_t last) {
+void pointwise_forward(const float *x, const float *weights, const float *bias, const float *z,
+                       const struct norm *norms, float *y, int64_t ins, int64_t outs, int64_t voxels, int64_t first, int64_t last) {
     const int64_t blocks = (voxels + BLOCK * LANES - 1) / (BLOCK * LANES);
     for (int64_t part = first; part < last; part++) {
         const int64_t b = part / blocks, start = part % blocks * BLOCK * LANES;
@@ -358,7 +453,11 @@ void pointwise_forward(const float *x, const float *weights, const float *bias, 
                     for (int t = 0; t < TILE; t++) sums[t] += weights[(o * ins) + c * TILE + t] * value;
                 }
                 for (int t = 0; t < TILE; t++)
-                    if (o + t < outs) STORE(y + (b * outs + o + t) * voxels + i, sums[t]);
+                    if (o + t < outs) {
+                        const int64_t row = b * outs + o + t, at = row * voxels + i;
+                        if (z) sums[t] += norm_relu(norms[row], LOAD(z + at));
+                        STORE(y + at, sums[t]);
+                    }
             }
     }
 }

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from segmamba.files import write_bytes
 
@@ -163,12 +162,14 @@ def run(name: str, arguments: tuple[Any, ...], first: int, last: int) -> None:
 
     Args:
         name: The kernel.
-        arguments: Its pointers, as contiguous tensors, and its numbers, in order.
+        arguments: Its pointers, as contiguous tensors or None, and its numbers, in order.
         first: Where the part begins.
         last: Where it ends.
     """
     values = [
-        ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a)
+        ctypes.c_int64(a)
+        if isinstance(a, int)
+        else ctypes.c_void_p(None if a is None else a.data_ptr())
         for a in arguments
     ]
     getattr(cpu_library(), name)(*values, ctypes.c_int64(first), ctypes.c_int64(last))

@@ -11,7 +11,8 @@ convolution's output, the only volume that it keeps.
 Legend: B batch, C channels, D, H, W the spatial axes; rows are the B * C volumes, of V voxels.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -168,21 +169,49 @@ def norm_relu(
     return _NormRelu.apply(x, weight, bias, eps, samples)
 
 
+def block(
+    x: Tensor,
+    convolutions: Sequence[Tensor],
+    norms: Sequence[tuple[Tensor, Tensor, float]],
+    shortcut: Tensor | None,
+    *,
+    samples: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Twice (3x3x3 convolution, norm by the statistics of its output, ReLU), plus the input.
+
+    Args:
+        x: (B, C, D, H, W) that `fits`.
+        convolutions: The weights (C', C, 3, 3, 3) and (C', C', 3, 3, 3).
+        norms: Scale (C',), offset (C',) and eps of the two norms.
+        shortcut: (C', C, 1, 1, 1), which fits the input's channels; None where C = C'.
+        samples: As in `norm_relu`.
+
+    Returns:
+        (B, C', D, H, W), plain, and mean and variance of the first norm and of the second, float64
+        (B / samples, C').
+    """
+    (scale1, offset1, eps1), (scale2, offset2, eps2) = norms
+    weight1, weight2 = convolutions
+    mixture = None if shortcut is None else shortcut.flatten(1)
+    first, second = (weight1, scale1, offset1), (weight2, scale2, offset2)
+    return _Block.apply(x, *first, *second, mixture, (eps1, eps2), samples)
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        return _convolved(x, weight)
+        return _convolved(_Source(x), weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (x, weight), dy = ctx.saved_tensors, dy.contiguous()
+        (x, weight), dy = ctx.saved_tensors, _Source(dy.contiguous())
         wants_dx, wants_dweight = ctx.needs_input_grad
         return (
-            _convolved(dy, weight.transpose(0, 1).flip(2, 3, 4)) if wants_dx else None,
-            _weight_gradient(dy, x) if wants_dweight else None,
+            _convolved(dy, _turned(weight)) if wants_dx else None,
+            _weight_gradient(dy, _Source(x)) if wants_dweight else None,
         )
 
 
@@ -232,68 +261,232 @@ class _NormRelu(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, samples: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        voxels = x[0, 0].numel()
-        row_means, row_squares = (x.new_empty(x.shape[:2], dtype=torch.float64) for _ in range(2))
-        _over_rows("row_statistics", x, x, row_means, row_squares)
-        mean = _grouped(row_means, samples).mean(1)  # (B / samples, C)
-        apart = _grouped(row_means, samples) - mean[:, None]
-        squares = _grouped(row_squares, samples) + voxels * apart**2
-        variance = squares.sum(1) / (samples * voxels)
-        scale = weight / (variance + eps).sqrt()
-        scales, shifts = (
-            t.float().repeat_interleave(samples, 0) for t in (scale, bias - mean * scale)
-        )
+        sums = _Sums(*(x.new_empty(len(x), 1, x.shape[1], dtype=torch.float64) for _ in range(2)))
+        _over_rows("row_statistics", x, x, *sums)
+        norm = _Norm.of_sums(sums, [x[0, 0].numel()], weight, bias, eps, samples)
         y = torch.empty_like(x)
-        _over_rows("scale_shift_relu", x, x, scales, shifts, y)
-        ctx.save_for_backward(x, weight, mean, variance, scales, shifts)
-        ctx.eps, ctx.samples = eps, samples
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        _over_rows("row_norm_relu", x, x, norm.rows, y)
+        ctx.save_for_backward(x, *norm)
+        ctx.mark_non_differentiable(norm.mean, norm.variance)
+        return y, norm.mean, norm.variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        (x, weight, mean, variance, scales, shifts), dy = ctx.saved_tensors, dy.contiguous()
-        samples, count = ctx.samples, ctx.samples * x[0, 0].numel()
-        row_sums, row_products = (x.new_empty(x.shape[:2], dtype=torch.float64) for _ in range(2))
-        means = mean.float().repeat_interleave(samples, 0)
-        _over_rows("relu_norm_sums", x, dy, x, scales, shifts, means, row_sums, row_products)
-        sums, products = (_grouped(t, samples).sum(1) for t in (row_sums, row_products))
-        inverse = 1 / (variance + ctx.eps).sqrt()
-        slope = -weight * inverse**3 * products / count
-        offset = -weight * inverse * sums / count - slope * mean
-        slopes, offsets = (t.float().repeat_interleave(samples, 0) for t in (slope, offset))
+        (x, *parts), dy = ctx.saved_tensors, dy.contiguous()
+        norm = _Norm(*parts)
+        sums = _Sums(*(x.new_empty(len(x), 1, x.shape[1], dtype=torch.float64) for _ in range(2)))
+        _over_rows("row_sums", x, dy, x, norm.rows, *sums)
+        rows, dweight, dbias = norm.backward(sums, x[0, 0].numel())
         dx = torch.empty_like(x)
-        _over_rows("relu_norm_backward", x, dy, x, scales, shifts, slopes, offsets, dx)
-        return dx, (products * inverse).sum(0).float(), sums.sum(0).float(), None, None
+        _over_rows("row_norm_relu_backward", x, dy, x, rows, dx)
+        return dx, dweight, dbias, None, None
 
 
-def _convolved(x: Tensor, weight: Tensor) -> Tensor:
+class _Block(torch.autograd.Function):
+    """See `block`.
+
+    Of the volumes inside only the outputs of the two convolutions are stored. What norms and ReLUs
+    make of them the convolutions compute again, a few slices at a time, where they read it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight1: Tensor,
+        scale1: Tensor,
+        offset1: Tensor,
+        weight2: Tensor,
+        scale2: Tensor,
+        offset2: Tensor,
+        shortcut: Tensor | None,
+        eps: tuple[float, float],
+        samples: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        x, slices = x.contiguous(), _slices(x)
+        sums1 = _Sums.of_pairs(x, len(weight1))
+        z1 = _convolved(_Source(x), weight1, statistics=sums1)
+        norm1 = _Norm.of_sums(sums1, slices, scale1, offset1, eps[0], samples)
+        sums2 = _Sums.of_pairs(x, len(weight2))
+        z2 = _convolved(_after(norm1, z1), weight2, statistics=sums2)
+        norm2 = _Norm.of_sums(sums2, slices, scale2, offset2, eps[1], samples)
+        if shortcut is None:
+            y = torch.empty_like(x)
+            _over_rows("row_add_norm_relu", x, x, z2, norm2.rows, y)
+        else:
+            y = _mixed(x, shortcut, None, after=(z2, norm2))
+        ctx.save_for_backward(x, z1, z2, weight1, weight2, shortcut, *norm1, *norm2)
+        ctx.mark_non_differentiable(norm1.mean, norm1.variance, norm2.mean, norm2.variance)
+        return y, norm1.mean, norm1.variance, norm2.mean, norm2.variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        (x, z1, z2, weight1, weight2, shortcut, *parts), dy = ctx.saved_tensors, dy.contiguous()
+        norm1, norm2, voxels = _Norm(*parts[:5]), _Norm(*parts[5:]), x[0, 0].numel()
+        sums2 = _Sums(*(x.new_empty(len(x), 1, z2.shape[1], dtype=torch.float64) for _ in "12"))
+        _over_rows("row_sums", z2, dy, z2, norm2.rows, *sums2)
+        rows2, dscale2, doffset2 = norm2.backward(sums2, voxels)
+        dz2 = _Source(dy, z2, rows2, BEFORE_NORM)
+        dweight2 = _weight_gradient(dz2, _after(norm1, z1))
+        sums1 = _Sums.of_pairs(x, z1.shape[1])
+        dy1 = _convolved(dz2, _turned(weight2), gradient_of=(z1, norm1, sums1))
+        rows1, dscale1, doffset1 = norm1.backward(sums1, voxels)
+        dz1 = _Source(dy1, z1, rows1, BEFORE_NORM)
+        dx = dshortcut = None
+        if ctx.needs_input_grad[0]:
+            dx = dy if shortcut is None else _mixed(dy, shortcut.t(), None)
+            dx = _convolved(dz1, _turned(weight1), added=dx)
+        if shortcut is not None:
+            dshortcut = _mixture_weight_gradient(dy, x)
+        gradients = _weight_gradient(dz1, _Source(x)), dscale1, doffset1, dweight2, dscale2, doffset2
+        return dx, *gradients, dshortcut, None, None
+
+
+PLAIN, AFTER_NORM, BEFORE_NORM = 0, 1, 2
+NO_SUMS, STATISTICS, NORM_SUMS = 0, 1, 2
+
+
+class _Source(NamedTuple):
+    """A volume as a convolution reads it: x, relu(norm(x)), or the gradient of z, x being that of
+    relu(norm(z))."""
+
+    x: Tensor
+    z: Tensor | None = None
+    norms: Tensor | None = None
+    kind: int = PLAIN
+
+
+class _Sums(NamedTuple):
+    """Two sums over each part of the volumes, float64 (B, parts, C)."""
+
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of_pairs(cls, x: Tensor, channels: int) -> "_Sums":
+        """Empty ones over the pairs of slices."""
+        shape = len(x), -(-x.shape[2] // 2), channels
+        return cls(*(x.new_empty(shape, dtype=torch.float64) for _ in range(2)))
+
+
+class _Norm(NamedTuple):
+    """A norm with the statistics of the volume that it normalises."""
+
+    rows: Tensor
+    """(B * C, 5): scale, shift and mean of each row, and room for slope and offset."""
+    mean: Tensor
+    """Float64 (B / samples, C)."""
+    variance: Tensor
+    """As `mean`."""
+    inverse: Tensor
+    """1 / sqrt(variance + eps), as `mean`."""
+    weight: Tensor
+    """(C,)."""
+
+    @classmethod
+    def of_sums(
+        cls,
+        sums: _Sums,
+        part_voxels: Sequence[int],
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        samples: int,
+    ) -> "_Norm":
+        """The norm of volumes by the means and squares of their parts."""
+        means, squares = (t.unflatten(0, (-1, samples)).flatten(1, 2) for t in sums)
+        counts = means.new_tensor(part_voxels * samples)[:, None]  # (samples * parts, 1)
+        count = counts.sum()
+        mean = (means * counts).sum(1) / count
+        variance = (squares + counts * (means - mean[:, None]) ** 2).sum(1) / count
+        inverse = (variance + eps).rsqrt()
+        scale = weight * inverse
+        rows = torch.stack([scale, bias - mean * scale, mean, mean, mean], 2).float()
+        return cls(rows.repeat_interleave(samples, 0), mean, variance, inverse, weight)
+
+    def backward(self, sums: _Sums, voxels: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows with slope and offset, and the gradients of weight and bias."""
+        samples = len(self.rows) // len(self.mean)
+        count = voxels * samples
+        g, product = (t.unflatten(0, (-1, samples)).sum((1, 2)) for t in sums)
+        slope = -self.weight * self.inverse**3 * product / count
+        offset = -self.weight * self.inverse * g / count - slope * self.mean
+        rows = self.rows.clone()
+        rows[:, :, 3:] = torch.stack([slope, offset], 2).float().repeat_interleave(samples, 0)
+        return rows, (product * self.inverse).sum(0).float(), g.sum(0).float()
+
+
+def _after(norm: _Norm, z: Tensor) -> _Source:
+    return _Source(z, z, norm.rows, AFTER_NORM)
+
+
+def _slices(x: Tensor) -> list[int]:
+    """The voxels of each pair of slices of one row, of which the last may be one."""
+    depth, area = x.shape[2], x[0, 0, 0].numel()
+    return [min(2, depth - d) * area for d in range(0, depth, 2)]
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """The weights by which the gradient of a convolution's output gives that of its input."""
+    return weight.transpose(0, 1).flip(2, 3, 4)
+
+
+def _convolved(
+    source: _Source,
+    weight: Tensor,
+    *,
+    added: Tensor | None = None,
+    statistics: _Sums | None = None,
+    gradient_of: tuple[Tensor, _Norm, _Sums] | None = None,
+) -> Tensor:
+    """The convolution, plus `added`.
+
+    With `statistics` these become the means and squares of the result; with `gradient_of`, a volume
+    z and its norm, the sums for the norm's gradient, the result being that of relu(norm(z)).
+    """
+    x, z, norms, kind = source
     batch, ins, *sides = x.shape
     outs, width = len(weight), sides[-1]
     y, weights = x.new_empty(batch, outs, *sides), _weight_points(weight)
+    of, norms_of, sums = None, None, statistics
+    if gradient_of:
+        of, norms_of, sums = gradient_of[0], gradient_of[1].rows, gradient_of[2]
+    sums_kind = NORM_SUMS if gradient_of else STATISTICS if statistics else NO_SUMS
+    inputs = x, z, norms, weights, added, of, norms_of, *(sums or (None, None)), y
+    size = 16 * ((ins + constant("tile")) * width + 2 * constant("lanes"))
+    size += _ring_size(source)
 
     def work(first: int, last: int) -> None:
-        scratch = x.new_empty(16 * ((ins + constant("tile")) * width + 2 * constant("lanes")))
-        run("conv_forward", (x, weights, y, scratch, ins, outs, *sides), first, last)
+        scratch = x.new_empty(size)
+        run("conv_forward", (*inputs, scratch, kind, sums_kind, ins, outs, *sides), first, last)
 
     in_parts(batch * -(-sides[0] // 2), work)
     return y
 
 
-def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
-    (batch, ins, *sides), outs = x.shape, dy.shape[1]
-    tile, lanes, size = constant("tile"), constant("lanes"), row_tiles(sides[-1]) * sides[-1]
+def _weight_gradient(dy: _Source, x: _Source) -> Tensor:
+    (batch, ins, *sides), outs = x.x.shape, dy.x.shape[1]
+    tile, lanes, rows_size = constant("tile"), constant("lanes"), row_tiles(sides[-1]) * sides[-1]
+    size = 16 * ((ins + tile) * rows_size + (ins * 3 * tile + 2) * lanes)
+    size += _ring_size(dy) + 4 * ins * sides[1] * sides[2]  # the first ring lies in front
 
     def work(first: int, last: int) -> Tensor:
-        gradient = x.new_zeros((16, ins * 3 * outs), dtype=torch.float64)
-        scratch = x.new_empty(16 * ((ins + tile) * size + (ins * 3 * tile + 2) * lanes))
-        run("conv_backward_weights", (dy, x, gradient, scratch, ins, outs, *sides), first, last)
+        gradient = x.x.new_zeros((16, ins * 3 * outs), dtype=torch.float64)
+        volumes = dy.x, dy.z, dy.norms, x.x, x.norms, gradient, x.x.new_empty(size)
+        arguments = (*volumes, dy.kind, x.kind, ins, outs, *sides)
+        run("conv_backward_weights", arguments, first, last)
         return gradient
 
     gradient = torch.stack(in_parts(batch * -(-sides[0] // 2), work)).sum(0)
     taps = (WINOGRAD.t() @ gradient).float()  # (3 * 3, ins * 3 * outs)
     return taps.view(3, 3, ins, 3, outs).permute(4, 2, 0, 1, 3)
+
+
+def _ring_size(source: _Source) -> int:
+    """Floats of the slices of a source that are computed as they are read."""
+    return 4 * source.x[0, :, 0].numel() if source.kind else 0
 
 
 def _weight_points(weight: Tensor) -> Tensor:
@@ -303,12 +496,16 @@ def _weight_points(weight: Tensor) -> Tensor:
     return _tiled(points.view(outs, ins, 16, 3).transpose(1, 2).reshape(outs, -1))
 
 
-def _mixed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _mixed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, after: tuple[Tensor, _Norm] | None = None
+) -> Tensor:
+    """The 1x1x1 convolution, plus relu(norm(z)) of `after`, a volume and its norm."""
     (batch, ins, *sides), outs = x.shape, len(weight)
     y = x.new_empty(batch, outs, *sides)
     offset = x.new_zeros(outs, 1) if bias is None else bias[:, None]
     voxels = x[0, 0].numel()
-    arguments = (x, _tiled(weight), _tiled(offset), y, ins, outs, voxels)
+    z, norms = (after[0], after[1].rows) if after else (None, None)
+    arguments = (x, _tiled(weight), _tiled(offset), z, norms, y, ins, outs, voxels)
     in_parts(
         batch * -(-voxels // constant("block_voxels")),
         lambda first, last: run("pointwise_forward", arguments, first, last),
@@ -357,8 +554,3 @@ def _over_rows(name: str, like: Tensor, *arguments: Tensor) -> None:
     """Run a kernel over the rows of volumes that are shaped as `like`."""
     numbers = (*arguments, like[0, 0].numel())
     in_parts(like.shape[0] * like.shape[1], lambda first, last: run(name, numbers, first, last))
-
-
-def _grouped(rows: Tensor, samples: int) -> Tensor:
-    """(B, C) -> (B / samples, samples, C)."""
-    return rows.unflatten(0, (-1, samples))
