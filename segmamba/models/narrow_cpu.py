@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from segmamba.models.cpu_library import constant, in_parts, row_tiles, run
 
-WIDEST = 8
+WIDEST = 16
 """Output channels up to which the kernels are faster than torch's."""
 WIDTH_MULTIPLE = 16
 """Voxels along W that fill whole registers on every processor."""
