@@ -157,11 +157,14 @@ INLINE void fill_ring(struct source *s, int64_t b, int64_t d) {
             const int64_t row = b * s->channels + c, at = slice - b * s->D;
             const float *x = s->x + (row * s->D + at) * s->area;
             const float *z = s->z + (row * s->D + at) * s->area;
+            const struct norm norm = s->norms[row];
             float *to = s->ring + (c * 4 + at % 4) * s->area;
-            for (int64_t i = 0; i < s->area; i += LANES)
-                STORE(to + i, s->kind == AFTER_NORM
-                                  ? norm_relu(s->norms[row], LOAD(x + i))
-                                  : norm_relu_backward(s->norms[row], LOAD(x + i), LOAD(z + i)));
+            const float *past = to + s->area;
+            if (s->kind == AFTER_NORM)
+                for (; to < past; to += LANES, x += LANES) STORE(to, norm_relu(norm, LOAD(x)));
+            else
+                for (; to < past; to += LANES, x += LANES, z += LANES)
+                    STORE(to, norm_relu_backward(norm, LOAD(x), LOAD(z)));
         }
     s->next = b * s->D + end;
 }
@@ -407,9 +410,11 @@ void row_statistics(const float *x, double *means, double *squares, int64_t voxe
 /* y = relu(norm(x)). x, y: (rows, voxels); norms: (rows). Work: the rows. */
 void row_norm_relu(const float *x, const struct norm *norms, float *y, int64_t voxels,
                    int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++)
+    for (int64_t row = first; row < last; row++) {
+        const struct norm norm = norms[row];
         for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES)
-            STORE(y + i, norm_relu(norms[row], LOAD(x + i)));
+            STORE(y + i, norm_relu(norm, LOAD(x + i)));
+    }
 }
 
 /* span_sums of each row. Work: the rows. */
@@ -423,17 +428,21 @@ void row_sums(const float *dy, const float *x, const struct norm *norms, double 
 /* dx = the gradient of x, dy being that of relu(norm(x)). Work: the rows. */
 void row_norm_relu_backward(const float *dy, const float *x, const struct norm *norms, float *dx,
                             int64_t voxels, int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++)
+    for (int64_t row = first; row < last; row++) {
+        const struct norm norm = norms[row];
         for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES)
-            STORE(dx + i, norm_relu_backward(norms[row], LOAD(dy + i), LOAD(x + i)));
+            STORE(dx + i, norm_relu_backward(norm, LOAD(dy + i), LOAD(x + i)));
+    }
 }
 
 /* y = x + relu(norm(z)). Work: the rows. */
 void row_add_norm_relu(const float *x, const float *z, const struct norm *norms, float *y,
                        int64_t voxels, int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++)
+    for (int64_t row = first; row < last; row++) {
+        const struct norm norm = norms[row];
         for (int64_t i = row * voxels; i < (row + 1) * voxels; i += LANES)
-            STORE(y + i, LOAD(x + i) + norm_relu(norms[row], LOAD(z + i)));
+            STORE(y + i, LOAD(x + i) + norm_relu(norm, LOAD(z + i)));
+    }
 }
 
 /* y (b, outs, v) = weights x (b, ins, v) + bias, plus relu(norm(z)) unless z is 0. weights: (tiles of outs, ins, TILE); bias: (tiles
@@ -454,8 +463,8 @@ void pointwise_forward(const float *x, const float *weights, const float *bias, 
                 }
                 for (int t = 0; t < TILE; t++)
                     if (o + t < outs) {
-                        const int64_t row = b * outs + o + t, at = row * voxels + i;
-                        if (z) sums[t] += norm_relu(norms[row], LOAD(z + at));
+                        const int64_t at = (b * outs + o + t) * voxels + i;
+                        if (z) sums[t] += norm_relu(norms[b * outs + o + t], LOAD(z + at));
                         STORE(y + at, sums[t]);
                     }
             }
