@@ -185,34 +185,39 @@ INLINE void neighbours(const float *row, int64_t w, int64_t width, vec around[3]
     around[2] = FROM_RIGHT(here, behind);
 }
 
-/* The 3x3x3 convolutions are Winograd's F(2, 3) along D and H and direct along W: a tile of 2x2
-   outputs takes 4x4 POINTS in place of 4 * 9 products, for each of 3 taps along W. The distance of
-   two points in memory is no power of two, else they would share a set of the first cache. */
-#define POINTS 16
+/* The 3x3x3 convolutions are Winograd's (Lavin & Gray 2016) along D, F(2, 3), and along H, F(4, 3),
+   and direct along W: a tile of 2x4 outputs takes 4x6 POINTS in place of 8 * 9 products, for each of
+   3 taps along W. The distance of two points in memory is no power of two, else they would share a
+   set of the first cache. */
+#define POINTS 24
 
-/* points (16, stride) of the 4x4 rows around the tile (d, h) of channel c, for one vector. */
+/* points (24, stride) of the 4x6 rows around the tile (d, h) of channel c, for one vector. */
 INLINE void input_points(const struct source *x, float *points, int64_t stride, int64_t H,
                          int64_t W, int64_t b, int64_t c, int64_t d, int64_t h, int64_t w) {
-    vec rows[4][4];
+    vec rows[4][6];
     for (int i = 0; i < 4; i++) {
-        vec at[4];
+        vec at[6];
         const int64_t dd = d + i - 1;
         const int inside = dd >= 0 && dd < x->D;
         const float *from = slice_of(x, b, c, inside ? dd : d) + h * W + w;
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < 6; k++) {
             const int64_t hh = h + k - 1;
             at[k] = inside && hh >= 0 && hh < H ? LOAD(from + (k - 1) * W) : ZERO;
         }
-        rows[i][0] = at[0] - at[2];
-        rows[i][1] = at[1] + at[2];
-        rows[i][2] = at[2] - at[1];
-        rows[i][3] = at[1] - at[3];
+        const vec even = at[4] - 4 * at[2], odd = at[3] - 4 * at[1];
+        const vec far = at[4] - at[2], near = at[3] - at[1];
+        rows[i][0] = 4 * at[0] - 5 * at[2] + at[4];
+        rows[i][1] = even + odd;
+        rows[i][2] = even - odd;
+        rows[i][3] = far + 2 * near;
+        rows[i][4] = far - 2 * near;
+        rows[i][5] = 4 * at[1] - 5 * at[3] + at[5];
     }
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 6; k++) {
         STORE(points + k * stride, rows[0][k] - rows[2][k]);
-        STORE(points + (4 + k) * stride, rows[1][k] + rows[2][k]);
-        STORE(points + (8 + k) * stride, rows[2][k] - rows[1][k]);
-        STORE(points + (12 + k) * stride, rows[1][k] - rows[3][k]);
+        STORE(points + (6 + k) * stride, rows[1][k] + rows[2][k]);
+        STORE(points + (12 + k) * stride, rows[2][k] - rows[1][k]);
+        STORE(points + (18 + k) * stride, rows[1][k] - rows[3][k]);
     }
 }
 
@@ -234,25 +239,27 @@ INLINE void point_products(const float *points, const float *weights, float *pro
         for (int j = 0; j < count; j++) STORE(products + o * W + w + j * LANES, sums[o][j]);
 }
 
-/* The tile (d, h) of one output channel from its points (16, stride), for one vector; `added` is 0
+/* The tile (d, h) of one output channel from its points (24, stride), for one vector; `added` is 0
    or a volume that is added. */
 INLINE void output_tile(const float *points, int64_t stride, const float *added, float *y,
                         int64_t D, int64_t H, int64_t W, int64_t d, int64_t h, int64_t w) {
-    vec rows[2][4];
-    for (int k = 0; k < 4; k++) {
-        const vec second = LOAD(points + (4 + k) * stride), third = LOAD(points + (8 + k) * stride);
+    vec rows[2][6];
+    for (int k = 0; k < 6; k++) {
+        const vec second = LOAD(points + (6 + k) * stride);
+        const vec third = LOAD(points + (12 + k) * stride);
         rows[0][k] = LOAD(points + k * stride) + second + third;
-        rows[1][k] = second - third - LOAD(points + (12 + k) * stride);
+        rows[1][k] = second - third - LOAD(points + (18 + k) * stride);
     }
     for (int i = 0; i < 2 && d + i < D; i++) {
         const int64_t at = ((d + i) * H + h) * W + w;
-        vec value = rows[i][0] + rows[i][1] + rows[i][2];
-        if (added) value += LOAD(added + at);
-        STORE(y + at, value);
-        if (h + 1 == H) continue;
-        value = rows[i][1] - rows[i][2] - rows[i][3];
-        if (added) value += LOAD(added + at + W);
-        STORE(y + at + W, value);
+        const vec *m = rows[i], sum = m[1] + m[2], difference = m[1] - m[2];
+        const vec far_sum = m[3] + m[4], far_difference = m[3] - m[4];
+        vec values[4] = {m[0] + sum + far_sum, difference + 2 * far_difference, sum + 4 * far_sum,
+                         difference + 8 * far_difference + m[5]};
+        for (int k = 0; k < 4 && h + k < H; k++) {
+            if (added) values[k] += LOAD(added + at + k * W);
+            STORE(y + at + k * W, values[k]);
+        }
     }
 }
 
@@ -263,7 +270,7 @@ INLINE void output_tile(const float *points, int64_t stride, const float *added,
 /* y (b, outs, d, h, w) = the 3x3x3 convolution of a source (b, ins, d, h, w), zero-padded, plus
    `added` unless that is 0; and by `sums_kind` two sums over each pair of slices, (b, pairs, outs),
    while it is in the cache.
-   weights: (tiles of outs, 16, ins, 3, TILE). scratch: 16 * ((ins + TILE) * w + 2 LANES), and
+   weights: (tiles of outs, 24, ins, 3, TILE). scratch: 24 * ((ins + TILE) * w + 2 LANES), and
    4 * ins * h * w for a ring. Work: the b * pairs of slices. Each row of tiles: all its points, then
    by output tile and point the products. */
 void conv_forward(const float *x, const float *z, const struct norm *norms, const float *weights,
@@ -278,7 +285,7 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
     for (int64_t part = first; part < last; part++) {
         const int64_t b = part / pairs, d = part % pairs * 2;
         fill_ring(&from_x, b, d);
-        for (int64_t h = 0; h < H; h += 2) {
+        for (int64_t h = 0; h < H; h += 4) {
             for (int64_t c = 0; c < ins; c++)
                 for (int64_t w = 0; w < W; w += LANES)
                     input_points(&from_x, points + c * W + w, in_stride, H, W, b, c, d, h, w);
@@ -311,25 +318,29 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
     }
 }
 
-/* points (16, stride) of the gradient of output channel o's tile (d, h), for one vector. */
+/* points (24, stride) of the gradient of output channel o's tile (d, h), for one vector. */
 INLINE void gradient_points(const struct source *dy, float *points, int64_t stride, int64_t H,
-                            int64_t W, int64_t sample, int64_t o, int64_t d, int64_t h, int64_t w) {
-    vec rows[2][4];
+                            int64_t W, int64_t b, int64_t o, int64_t d, int64_t h, int64_t w) {
+    vec rows[2][6];
     for (int i = 0; i < 2; i++) {
+        vec at[4];
         const int inside = d + i < dy->D;
-        const float *from = slice_of(dy, sample, o, inside ? d + i : d) + h * W + w;
-        const vec a = inside ? LOAD(from) : ZERO;
-        const vec b = inside && h + 1 < H ? LOAD(from + W) : ZERO;
-        rows[i][0] = a;
-        rows[i][1] = a + b;
-        rows[i][2] = a - b;
-        rows[i][3] = -b;
+        const float *from = slice_of(dy, b, o, inside ? d + i : d) + h * W + w;
+        for (int k = 0; k < 4; k++) at[k] = inside && h + k < H ? LOAD(from + k * W) : ZERO;
+        const vec even = at[0] + at[2], odd = at[1] + at[3];
+        const vec far_even = at[0] + 4 * at[2], far_odd = 2 * at[1] + 8 * at[3];
+        rows[i][0] = at[0];
+        rows[i][1] = even + odd;
+        rows[i][2] = even - odd;
+        rows[i][3] = far_even + far_odd;
+        rows[i][4] = far_even - far_odd;
+        rows[i][5] = at[3];
     }
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 6; k++) {
         STORE(points + k * stride, rows[0][k]);
-        STORE(points + (4 + k) * stride, rows[0][k] + rows[1][k]);
-        STORE(points + (8 + k) * stride, rows[0][k] - rows[1][k]);
-        STORE(points + (12 + k) * stride, -rows[1][k]);
+        STORE(points + (6 + k) * stride, rows[0][k] + rows[1][k]);
+        STORE(points + (12 + k) * stride, rows[0][k] - rows[1][k]);
+        STORE(points + (18 + k) * stride, -rows[1][k]);
     }
 }
 
@@ -337,8 +348,8 @@ INLINE void gradient_points(const struct source *dy, float *points, int64_t stri
 
 int row_tiles(int64_t W) { return W < ROW_TILE_FLOATS ? ROW_TILE_FLOATS / W : 1; }
 
-/* The gradient of conv_forward's weights by their points, (16, ins, 3, outs), in double, added to
-   `dweights`. Both volumes are sources. scratch: 16 * ((ins + TILE) * row_tiles * w + 2 LANES) + 48 *
+/* The gradient of conv_forward's weights by their points, (24, ins, 3, outs), in double, added to
+   `dweights`. Both volumes are sources. scratch: 24 * ((ins + TILE) * row_tiles * w + 2 LANES) + 72 *
    ins * TILE LANES, and 4 * (ins + outs) * h * w for rings. Work: the b * pairs of slices. By some rows of tiles: all points, then by output tile, point and input channel
    the products over all voxels, whose sums stay in registers. */
 void conv_backward_weights(const float *dy, const float *dy_z, const struct norm *dy_norms,
@@ -361,16 +372,16 @@ void conv_backward_weights(const float *dy, const float *dy_z, const struct norm
             const int64_t b = part / pairs, d = part % pairs * 2;
             fill_ring(&from_x, b, d);
             fill_ring(&from_dy, b, d);
-            for (int64_t top = 0; top < H; top += 2 * most) {
-                const int64_t left = (H - top + 1) / 2, rows = left < most ? left : most;
+            for (int64_t top = 0; top < H; top += 4 * most) {
+                const int64_t left = (H - top + 3) / 4, rows = left < most ? left : most;
                 for (int64_t c = 0; c < ins; c++)
                     for (int64_t at = 0; at < rows * W; at += LANES)
                         input_points(&from_x, points + c * size + at, in_stride, H, W, b, c, d,
-                                     top + at / W * 2, at % W);
+                                     top + at / W * 4, at % W);
                 for (int64_t t = 0; t < held; t++)
                     for (int64_t at = 0; at < rows * W; at += LANES)
                         gradient_points(&from_dy, gradients + t * size + at, out_stride, H, W, b,
-                                        o + t, d, top + at / W * 2, at % W);
+                                        o + t, d, top + at / W * 4, at % W);
                 for (int64_t place = 0; place < POINTS * ins; place++) {
                     const float *from = points + place / ins * in_stride + place % ins * size;
                     const float *to = gradients + place / ins * out_stride;

@@ -25,11 +25,23 @@ WIDEST = 16
 """Output channels up to which the kernels are faster than torch's."""
 WIDTH_MULTIPLE = 16
 """Voxels along W that fill whole registers on every processor."""
-_POINTS_OF_THREE = torch.tensor(
-    [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64
+_ALONG_D = torch.tensor(
+    [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]], dtype=torch.float64
 )
-WINOGRAD = torch.kron(_POINTS_OF_THREE, _POINTS_OF_THREE)
-"""The points of 3x3 weights, (16, 9): F(2x2, 3x3) of Lavin & Gray 2016, section 4.1."""
+_ALONG_H = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+WINOGRAD = torch.kron(_ALONG_D, _ALONG_H)
+"""Points of 3x3 weights along D and H, (24, 9): G of F(2, 3) and F(4, 3), Lavin & Gray 2016."""
+POINTS = len(WINOGRAD)
 
 
 def fits(x: Tensor, out_channels: int) -> bool:
@@ -340,8 +352,9 @@ class _Block(torch.autograd.Function):
             dx = _convolved(dz1, _turned(weight1), added=dx)
         if shortcut is not None:
             dshortcut = _mixture_weight_gradient(dy, x)
-        gradients = _weight_gradient(dz1, _Source(x)), dscale1, doffset1, dweight2, dscale2, doffset2
-        return dx, *gradients, dshortcut, None, None
+        first = _weight_gradient(dz1, _Source(x)), dscale1, doffset1
+        second = dweight2, dscale2, doffset2
+        return dx, *first, *second, dshortcut, None, None
 
 
 PLAIN, AFTER_NORM, BEFORE_NORM = 0, 1, 2
@@ -455,7 +468,7 @@ def _convolved(
         of, norms_of, sums = gradient_of[0], gradient_of[1].rows, gradient_of[2]
     sums_kind = NORM_SUMS if gradient_of else STATISTICS if statistics else NO_SUMS
     inputs = x, z, norms, weights, added, of, norms_of, *(sums or (None, None)), y
-    size = 16 * ((ins + constant("tile")) * width + 2 * constant("lanes"))
+    size = POINTS * ((ins + constant("tile")) * width + 2 * constant("lanes"))
     size += _ring_size(source)
 
     def work(first: int, last: int) -> None:
@@ -469,11 +482,11 @@ def _convolved(
 def _weight_gradient(dy: _Source, x: _Source) -> Tensor:
     (batch, ins, *sides), outs = x.x.shape, dy.x.shape[1]
     tile, lanes, rows_size = constant("tile"), constant("lanes"), row_tiles(sides[-1]) * sides[-1]
-    size = 16 * ((ins + tile) * rows_size + (ins * 3 * tile + 2) * lanes)
+    size = POINTS * ((ins + tile) * rows_size + (ins * 3 * tile + 2) * lanes)
     size += _ring_size(dy) + 4 * ins * sides[1] * sides[2]  # the first ring lies in front
 
     def work(first: int, last: int) -> Tensor:
-        gradient = x.x.new_zeros((16, ins * 3 * outs), dtype=torch.float64)
+        gradient = x.x.new_zeros((POINTS, ins * 3 * outs), dtype=torch.float64)
         volumes = dy.x, dy.z, dy.norms, x.x, x.norms, gradient, x.x.new_empty(size)
         arguments = (*volumes, dy.kind, x.kind, ins, outs, *sides)
         run("conv_backward_weights", arguments, first, last)
@@ -490,10 +503,10 @@ def _ring_size(source: _Source) -> int:
 
 
 def _weight_points(weight: Tensor) -> Tensor:
-    """(C', C, 3, 3, 3) -> (tiles of C', 16, C, 3, TILE), Winograd's points along D and H."""
+    """(C', C, 3, 3, 3) -> (tiles of C', POINTS, C, 3, TILE), Winograd's points along D and H."""
     outs, ins = weight.shape[:2]
     points = WINOGRAD.float() @ weight.reshape(outs * ins, 9, 3)
-    return _tiled(points.view(outs, ins, 16, 3).transpose(1, 2).reshape(outs, -1))
+    return _tiled(points.view(outs, ins, POINTS, 3).transpose(1, 2).reshape(outs, -1))
 
 
 def _mixed(
