@@ -201,6 +201,21 @@ def _follow(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: int) ->
     norm.running_var.lerp_((variance * (count / (count - 1))).float(), norm.momentum)
 
 
+def _scale_and_shift(conv: Conv, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a norm with known statistics, and the convolution's bias, do to its product."""
+    if isinstance(norm, Shift):
+        scale, shift = torch.ones_like(norm.offset), norm.offset
+    elif isinstance(norm, nn.Identity):
+        scale = torch.ones_like(conv.weight[:, 0, 0, 0, 0])
+        shift = torch.zeros_like(scale)
+    else:
+        assert isinstance(norm, nn.BatchNorm3d), "an instance norm has no known statistics"
+        assert norm.running_mean is not None and norm.running_var is not None, "ours track both"
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+    return scale, shift if conv.bias is None else shift + conv.bias * scale
+
+
 class ConvBlock(nn.Module):
     """Twice (3x3x3 convolution, norm, ReLU), plus the input.
 
@@ -232,8 +247,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
-        if narrow_cpu.fits(x, self.conv1.out_channels) and self._takes_own_statistics():
-            return self._on_cpu(x)
+        if narrow_cpu.fits(x, self.conv1.out_channels):
+            if self._takes_own_statistics():
+                return self._on_cpu(x)
+            if not torch.is_grad_enabled():
+                return self._predicts_on_cpu(x)
         inner = conv_norm_relu(self.conv1, self.norm1, x)
         inner = conv_norm_relu(self.conv2, self.norm2, inner)
         return inner + self.shortcut(x)
@@ -243,6 +261,15 @@ class ConvBlock(nn.Module):
         return all(
             isinstance(norm, InstanceNorm) or (isinstance(norm, nn.BatchNorm3d) and norm.training)
             for norm in (self.norm1, self.norm2)
+        )
+
+    def _predicts_on_cpu(self, x: Tensor) -> Tensor:
+        """The block with known statistics by our kernels for a CPU; the result is plain."""
+        return narrow_cpu.folded_block(
+            x,
+            [self.conv1.weight, self.conv2.weight],
+            [_scale_and_shift(self.conv1, self.norm1), _scale_and_shift(self.conv2, self.norm2)],
+            self.shortcut.weight if isinstance(self.shortcut, PointwiseConv) else None,
         )
 
     def _on_cpu(self, x: Tensor) -> Tensor:

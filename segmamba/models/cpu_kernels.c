@@ -284,28 +284,54 @@ INLINE void output_tile(const float *points, int64_t stride, const float *added,
     }
 }
 
+/* The voxels from start to end of y (b, outs, v) = weights x (b, ins, v) + bias, plus relu(norm(z))
+   unless z is 0. weights: (tiles of outs, ins, TILE); bias: (tiles of outs, TILE). */
+INLINE void mix_span(const float *x, const float *weights, const float *bias, const float *z,
+                     const struct norm *norms, float *y, int64_t ins, int64_t outs, int64_t voxels,
+                     int64_t b, int64_t start, int64_t end) {
+    for (int64_t o = 0; o < outs; o += TILE)
+        for (int64_t i = start; i < end; i += LANES) {
+            vec sums[TILE];
+            for (int t = 0; t < TILE; t++) sums[t] = ZERO + bias[o + t];
+            for (int64_t c = 0; c < ins; c++) {
+                const vec value = LOAD(x + (b * ins + c) * voxels + i);
+                for (int t = 0; t < TILE; t++) sums[t] += weights[o * ins + c * TILE + t] * value;
+            }
+            for (int t = 0; t < TILE; t++)
+                if (o + t < outs) {
+                    const int64_t at = (b * outs + o + t) * voxels + i;
+                    if (z) sums[t] += norm_relu(norms[b * outs + o + t], LOAD(z + at));
+                    STORE(y + at, sums[t]);
+                }
+        }
+}
+
 #define NO_SUMS 0
 #define STATISTICS 1 /* the mean and sum of (y - mean)^2 */
 #define NORM_SUMS 2  /* span_sums, y being the gradient of relu(norm(of)) */
 
 /* y (b, outs, d, h, w) = the 3x3x3 convolution of a source (b, ins, d, h, w), zero-padded, plus
-   `added` unless that is 0; and by `sums_kind` two sums over each pair of slices, (b, pairs, outs),
+   `added`, or its 1x1x1 convolution by `mixture` (of pointwise_forward), unless they are 0; and by `sums_kind` two sums over each pair of slices, (b, pairs, outs),
    while it is in the cache.
    weights: (tiles of outs, 24, ins, 3, TILE). scratch: 24 * ((ins + TILE) * w + 2 LANES), and
    4 * ins * h * w for a ring. Work: the b * pairs of slices. Each row of tiles: all its points, then
    by output tile and point the products. */
 void conv_forward(const float *x, const float *z, const struct norm *norms, const float *weights,
-                  const float *added, const float *of, const struct norm *norms_of, double *sums,
+                  const float *added, const float *mixture, const float *no_bias, const float *of, const struct norm *norms_of, double *sums,
                   double *products_of, float *y, float *scratch, int64_t kind, int64_t sums_kind,
-                  int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W, int64_t first,
-                  int64_t last) {
+                  int64_t mixed, int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W,
+                  int64_t first, int64_t last) {
     const int64_t volume = D * H * W, pairs = (D + 1) / 2;
     const int64_t in_stride = ins * W + LANES, out_stride = TILE * W + LANES; /* see POINTS */
     float *points = scratch, *products = scratch + POINTS * in_stride;
     struct source from_x = {kind, x, z, norms, products + POINTS * out_stride, ins, D, H * W, 0};
     for (int64_t part = first; part < last; part++) {
         const int64_t b = part / pairs, d = part % pairs * 2;
+        const int64_t part_start = d * H * W, part_end = d + 1 < D ? part_start + 2 * H * W : volume;
         fill_ring(&from_x, b, d);
+        if (mixture)
+            mix_span(added, mixture, no_bias, 0, 0, y, mixed, outs, volume, b, part_start, part_end);
+        const float *plus = mixture ? y : added;
         for (int64_t h = 0; h < H; h += 4) {
             for (int64_t c = 0; c < ins; c++)
                 for (int64_t w = 0; w < W; w += LANES)
@@ -323,13 +349,12 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
                 for (int64_t t = 0; t < TILE && o + t < outs; t++)
                     for (int64_t w = 0; w < W; w += LANES)
                         output_tile(products + t * W + w, out_stride,
-                                    added ? added + (b * outs + o + t) * volume : 0,
+                                    plus ? plus + (b * outs + o + t) * volume : 0,
                                     y + (b * outs + o + t) * volume, D, H, W, d, h, w);
             }
         }
         for (int64_t o = 0; o < outs && sums_kind; o++) {
-            const int64_t at = (b * outs + o) * volume + d * H * W;
-            const int64_t count = (d + 1 < D ? 2 : 1) * H * W;
+            const int64_t at = (b * outs + o) * volume + part_start, count = part_end - part_start;
             double *sum = sums + part * outs + o, *product = products_of + part * outs + o;
             if (sums_kind == STATISTICS)
                 span_statistics(y + at, count, sum, product);
@@ -477,29 +502,16 @@ void row_add_norm_relu(const float *x, const float *z, const struct norm *norms,
     }
 }
 
-/* y (b, outs, v) = weights x (b, ins, v) + bias, plus relu(norm(z)) unless z is 0. weights: (tiles of outs, ins, TILE); bias: (tiles
-   of outs, TILE). Work: the b * blocks of BLOCK vectors. */
+/* y (b, outs, v) = weights x (b, ins, v) + bias, plus relu(norm(z)) unless z is 0. weights: (tiles
+   of outs, ins, TILE); bias: (tiles of outs, TILE). Work: the b * blocks of BLOCK vectors. */
 void pointwise_forward(const float *x, const float *weights, const float *bias, const float *z,
-                       const struct norm *norms, float *y, int64_t ins, int64_t outs, int64_t voxels, int64_t first, int64_t last) {
+                       const struct norm *norms, float *y, int64_t ins, int64_t outs,
+                       int64_t voxels, int64_t first, int64_t last) {
     const int64_t blocks = (voxels + BLOCK * LANES - 1) / (BLOCK * LANES);
     for (int64_t part = first; part < last; part++) {
         const int64_t b = part / blocks, start = part % blocks * BLOCK * LANES;
         const int64_t end = start + BLOCK * LANES < voxels ? start + BLOCK * LANES : voxels;
-        for (int64_t o = 0; o < outs; o += TILE)
-            for (int64_t i = start; i < end; i += LANES) {
-                vec sums[TILE];
-                for (int t = 0; t < TILE; t++) sums[t] = ZERO + bias[o + t];
-                for (int64_t c = 0; c < ins; c++) {
-                    const vec value = LOAD(x + (b * ins + c) * voxels + i);
-                    for (int t = 0; t < TILE; t++) sums[t] += weights[(o * ins) + c * TILE + t] * value;
-                }
-                for (int t = 0; t < TILE; t++)
-                    if (o + t < outs) {
-                        const int64_t at = (b * outs + o + t) * voxels + i;
-                        if (z) sums[t] += norm_relu(norms[b * outs + o + t], LOAD(z + at));
-                        STORE(y + at, sums[t]);
-                    }
-            }
+        mix_span(x, weights, bias, z, norms, y, ins, outs, voxels, b, start, end);
     }
 }
 

@@ -209,6 +209,29 @@ def block(
     return _Block.apply(x, *first, *second, mixture, (eps1, eps2), samples)
 
 
+def folded_block(
+    x: Tensor,
+    convolutions: Sequence[Tensor],
+    norms: Sequence[tuple[Tensor, Tensor]],
+    shortcut: Tensor | None,
+) -> Tensor:
+    """Twice (3x3x3 convolution, known scale and shift, ReLU), plus the input; without gradient.
+
+    Args:
+        x: (B, C, D, H, W) that `fits`.
+        convolutions: As in `block`.
+        norms: Scale (C',) and shift (C',) after each convolution.
+        shortcut: As in `block`.
+
+    Returns:
+        (B, C', D, H, W), plain.
+    """
+    x = x.contiguous()
+    (weight1, weight2), (first, second) = convolutions, (_Norm.known(*n, len(x)) for n in norms)
+    z2 = _convolved(_after(first, _convolved(_Source(x), weight1)), weight2)
+    return _shortened(x, z2, second, None if shortcut is None else shortcut.flatten(1))
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -323,11 +346,7 @@ class _Block(torch.autograd.Function):
         sums2 = _Sums.of_pairs(x, len(weight2))
         z2 = _convolved(_after(norm1, z1), weight2, statistics=sums2)
         norm2 = _Norm.of_sums(sums2, slices, scale2, offset2, eps[1], samples)
-        if shortcut is None:
-            y = torch.empty_like(x)
-            _over_rows("row_add_norm_relu", x, x, z2, norm2.rows, y)
-        else:
-            y = _mixed(x, shortcut, None, after=(z2, norm2))
+        y = _shortened(x, z2, norm2, shortcut)
         ctx.save_for_backward(x, z1, z2, weight1, weight2, shortcut, *norm1, *norm2)
         ctx.mark_non_differentiable(norm1.mean, norm1.variance, norm2.mean, norm2.variance)
         return y, norm1.mean, norm1.variance, norm2.mean, norm2.variance
@@ -348,8 +367,8 @@ class _Block(torch.autograd.Function):
         dz1 = _Source(dy1, z1, rows1, BEFORE_NORM)
         dx = dshortcut = None
         if ctx.needs_input_grad[0]:
-            dx = dy if shortcut is None else _mixed(dy, shortcut.t(), None)
-            dx = _convolved(dz1, _turned(weight1), added=dx)
+            mixture = None if shortcut is None else shortcut.t()
+            dx = _convolved(dz1, _turned(weight1), added=dy, mixture=mixture)
         if shortcut is not None:
             dshortcut = _mixture_weight_gradient(dy, x)
         first = _weight_gradient(dz1, _Source(x)), dscale1, doffset1
@@ -419,6 +438,12 @@ class _Norm(NamedTuple):
         rows = torch.stack([scale, bias - mean * scale, mean, mean, mean], 2).float()
         return cls(rows.repeat_interleave(samples, 0), mean, variance, inverse, weight)
 
+    @classmethod
+    def known(cls, scale: Tensor, shift: Tensor, samples: int) -> "_Norm":
+        """One that does not depend on what it normalises, and has no gradient."""
+        rows = torch.stack([scale, shift, shift, shift, shift], 1).float()
+        return cls(rows.repeat(samples, 1, 1), shift, shift, scale, scale)
+
     def backward(self, sums: _Sums, voxels: int) -> tuple[Tensor, Tensor, Tensor]:
         """The rows with slope and offset, and the gradients of weight and bias."""
         samples = len(self.rows) // len(self.mean)
@@ -429,6 +454,15 @@ class _Norm(NamedTuple):
         rows = self.rows.clone()
         rows[:, :, 3:] = torch.stack([slope, offset], 2).float().repeat_interleave(samples, 0)
         return rows, (product * self.inverse).sum(0).float(), g.sum(0).float()
+
+
+def _shortened(x: Tensor, z: Tensor, norm: _Norm, shortcut: Tensor | None) -> Tensor:
+    """relu(norm(z)) plus x, or plus its 1x1x1 convolution by `shortcut`."""
+    if shortcut is not None:
+        return _mixed(x, shortcut, None, after=(z, norm))
+    y = torch.empty_like(x)
+    _over_rows("row_add_norm_relu", x, x, z, norm.rows, y)
+    return y
 
 
 def _after(norm: _Norm, z: Tensor) -> _Source:
@@ -451,10 +485,11 @@ def _convolved(
     weight: Tensor,
     *,
     added: Tensor | None = None,
+    mixture: Tensor | None = None,
     statistics: _Sums | None = None,
     gradient_of: tuple[Tensor, _Norm, _Sums] | None = None,
 ) -> Tensor:
-    """The convolution, plus `added`.
+    """The convolution, plus `added` or its 1x1x1 convolution by `mixture`.
 
     With `statistics` these become the means and squares of the result; with `gradient_of`, a volume
     z and its norm, the sums for the norm's gradient, the result being that of relu(norm(z)).
@@ -467,13 +502,18 @@ def _convolved(
     if gradient_of:
         of, norms_of, sums = gradient_of[0], gradient_of[1].rows, gradient_of[2]
     sums_kind = NORM_SUMS if gradient_of else STATISTICS if statistics else NO_SUMS
-    inputs = x, z, norms, weights, added, of, norms_of, *(sums or (None, None)), y
+    mixing = (None, None)
+    if mixture is not None:
+        mixing = _tiled(mixture), _tiled(x.new_zeros(outs, 1))
+    inputs = x, z, norms, weights, added, *mixing, of, norms_of, *(sums or (None, None)), y
+    mixed = added.shape[1] if added is not None else 0
+    numbers = kind, sums_kind, mixed, ins, outs, *sides
     size = POINTS * ((ins + constant("tile")) * width + 2 * constant("lanes"))
     size += _ring_size(source)
 
     def work(first: int, last: int) -> None:
         scratch = x.new_empty(size)
-        run("conv_forward", (*inputs, scratch, kind, sums_kind, ins, outs, *sides), first, last)
+        run("conv_forward", (*inputs, scratch, *numbers), first, last)
 
     in_parts(batch * -(-sides[0] // 2), work)
     return y

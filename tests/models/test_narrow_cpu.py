@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import preset
+from segmamba.inference.fold import folded
 from segmamba.models import build_model, cpu_library, narrow_cpu
 from segmamba.models.blocks import ConvBlock, Downsample, TransposedConv
 from tests.models.kernels import needs_kernels, threads
@@ -94,6 +95,118 @@ def test_a_block_and_its_running_statistics_equal_torchs(norm):
         assert torch.allclose(mine.double(), theirs.double(), rtol=1e-5, atol=1e-6), name
     with torch.no_grad():
         assert (ours.eval()(x) - exact.eval()(x.double())).abs().max() < 1e-5
+
+
+@needs_kernels
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize(("ins", "outs"), [(4, 8), (8, 8), (32, 16), (3, 5)])
+@pytest.mark.parametrize("sides", [SIDES, (1, 3, 16), (4, 9, 48)])
+def test_a_blocks_gradients_equal_torchs_in_float64(norm, ins, outs, sides):
+    torch.manual_seed(0)
+    ours, exact = ConvBlock(ins, outs, norm), ConvBlock(ins, outs, norm).double()
+    exact.load_state_dict(ours.state_dict())
+    x = volume(ins, sides)
+    assert narrow_cpu.fits(x, outs)
+    weight = torch.randn(2, outs, *sides)
+    wanted_of = x.detach().double().requires_grad_()
+    mine = torch.autograd.grad((ours(x) * weight).sum(), [x, *ours.parameters()])
+    theirs = torch.autograd.grad(
+        (exact(wanted_of) * weight).sum(), [wanted_of, *exact.parameters()]
+    )
+    for got, want in zip(mine, theirs, strict=True):
+        assert got.shape == want.shape
+        # A ReLU's input near 0 may have the other sign in fp32.
+        assert (got - want).norm() < 1e-3 * want.norm()
+    assert ours(x.detach().requires_grad_(False)).grad_fn is not None
+
+
+@needs_kernels
+@pytest.mark.parametrize("ins", [8, 4])
+def test_a_folded_block_predicts_as_in_float64(ins):
+    torch.manual_seed(0)
+    block, x = ConvBlock(ins, 8, "batch"), volume(ins).detach()
+    block(3 * x + 1)  # running statistics
+    want = block.double().eval()(x.double())
+    for ready in (block.float(), folded(block, "cpu")):
+        with torch.no_grad():
+            assert (ready(x) - want).abs().max() < 1e-5
+
+
+@needs_kernels
+def test_a_block_computes_the_same_bits_again_and_in_several_threads_the_same_values():
+    torch.manual_seed(0)
+    block, x = ConvBlock(4, 8, "batch"), volume(4, (7, 6, 16))
+
+    def once():
+        y = block(x)
+        return y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])
+
+    first, again = once(), once()
+    assert all(map(torch.equal, first, again))
+    with threads(3):
+        three = once()
+    assert torch.equal(first[0], three[0])
+    assert all((a - b).norm() < 1e-5 * a.norm() for a, b in zip(first, three, strict=True))
+
+
+@needs_kernels
+def test_a_block_keeps_what_is_not_finite():
+    block, x = ConvBlock(4, 8, "batch"), volume(4).detach()
+    x[0, 0, 2, 2, 3] = torch.nan
+    y = block(x)
+    assert y.isnan().any()
+    (gradient,) = torch.autograd.grad(y.sum(), [block.conv1.weight])
+    assert gradient.isnan().any()
+
+
+SANITIZED = """
+import torch
+torch.set_num_threads(2)
+from segmamba.models import narrow_cpu, scan_native
+from segmamba.models.blocks import ConvBlock, Downsample, TransposedConv
+from segmamba.models.cpu_library import find_library
+from segmamba.training import loss_cpu
+assert find_library()[0] is not None, find_library()[1]
+for sides in ((1, 1, 16), (5, 6, 32), (2, 7, 48)):
+    for ins, outs in ((4, 8), (8, 8), (3, 5), (32, 16)):
+        x = torch.randn(2, ins, *sides, requires_grad=True)
+        block = ConvBlock(ins, outs, "batch")
+        block(x).sum().backward()
+        with torch.no_grad():
+            block.eval()(x)
+    logits = torch.randn(2, 4, *sides, requires_grad=True)
+    label = torch.randint(0, 4, (2, *sides), dtype=torch.uint8)
+    loss_cpu.dice_ce(logits, label, dice_weight=1, ce_weight=1, smooth=1).backward()
+x = torch.randn(1, 8, 4, 6, 32, requires_grad=True)
+TransposedConv(16, 8)(Downsample(8, 16, "batch")(x)).sum().backward()
+print("sound")
+"""
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_the_kernels_read_and_write_nothing_beyond_their_tensors(tmp_path):
+    compiler = cpu_library.find_library()[1]
+    sanitizer = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if not os.path.isabs(sanitizer):
+        pytest.skip(f"{compiler} has no address sanitizer")
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED],
+        env=os.environ
+        | {
+            "CC": f"{compiler} -fsanitize=address -fno-omit-frame-pointer",
+            "LD_PRELOAD": sanitizer,
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "XDG_CACHE_HOME": str(tmp_path),
+            "PYTHONPATH": ":".join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "sound\n", done.stderr[-2000:]
 
 
 @needs_kernels
