@@ -41,7 +41,7 @@ _ALONG_H = torch.tensor(
 )
 WINOGRAD = torch.kron(_ALONG_D, _ALONG_H)
 """Points of 3x3 weights along D and H, (24, 9): G of F(2, 3) and F(4, 3), Lavin & Gray 2016."""
-POINTS = len(WINOGRAD)
+WINOGRAD_FP32, POINTS = WINOGRAD.float(), len(WINOGRAD)
 
 
 def fits(x: Tensor, out_channels: int) -> bool:
@@ -428,9 +428,9 @@ class _Norm(NamedTuple):
         samples: int,
     ) -> "_Norm":
         """The norm of volumes by the means and squares of their parts."""
-        means, squares = (t.unflatten(0, (-1, samples)).flatten(1, 2) for t in sums)
+        means, squares = (t.view(-1, samples * t.shape[1], t.shape[2]) for t in sums)
         counts = means.new_tensor(part_voxels * samples)[:, None]  # (samples * parts, 1)
-        count = counts.sum()
+        count = sum(part_voxels) * samples
         mean = (means * counts).sum(1) / count
         variance = (squares + counts * (means - mean[:, None]) ** 2).sum(1) / count
         inverse = (variance + eps).rsqrt()
@@ -545,7 +545,7 @@ def _ring_size(source: _Source) -> int:
 def _weight_points(weight: Tensor) -> Tensor:
     """(C', C, 3, 3, 3) -> (tiles of C', POINTS, C, 3, TILE), Winograd's points along D and H."""
     outs, ins = weight.shape[:2]
-    points = WINOGRAD.float() @ weight.reshape(outs * ins, 9, 3)
+    points = WINOGRAD_FP32 @ weight.reshape(outs * ins, 9, 3)
     return _tiled(points.view(outs, ins, POINTS, 3).transpose(1, 2).reshape(outs, -1))
 
 
@@ -600,7 +600,9 @@ def _tiled(weight: Tensor) -> Tensor:
     if weight.dtype != torch.float32:  # the kernels would read other memory
         raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
     tile = constant("tile")
-    return F.pad(weight, (0, 0, 0, -len(weight) % tile)).unflatten(0, (-1, tile)).mT.contiguous()
+    if len(weight) % tile:
+        weight = F.pad(weight, (0, 0, 0, -len(weight) % tile))
+    return weight.view(-1, tile, weight.shape[1]).mT.contiguous()
 
 
 def _over_rows(name: str, like: Tensor, *arguments: Tensor) -> None:
