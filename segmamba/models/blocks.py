@@ -9,6 +9,7 @@ Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z).
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -274,7 +275,7 @@ class ConvBlock(nn.Module):
 
     def _on_cpu(self, x: Tensor) -> Tensor:
         """The block by our kernels for a CPU; the result is plain, not channels-last."""
-        norms = self.norm1, self.norm2
+        norms: list[Any] = [self.norm1, self.norm2]  # each of `norm_layer`
         by_sample = isinstance(self.norm1, InstanceNorm)
         y, *statistics = narrow_cpu.block(
             x,

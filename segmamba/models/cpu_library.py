@@ -154,7 +154,7 @@ def row_tiles(width: int) -> int:
     Args:
         width: Voxels along W.
     """
-    return cpu_library().row_tiles(ctypes.c_int64(width))
+    return getattr(cpu_library(), "row_tiles")(ctypes.c_int64(width))  # noqa: B009
 
 
 def run(name: str, arguments: tuple[Any, ...], first: int, last: int) -> None:

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from segmamba.models.cpu_library import constant, in_parts, row_tiles, run
 
-WIDEST = 16
+WIDEST = 8
 """Output channels up to which the kernels are faster than torch's."""
 WIDTH_MULTIPLE = 16
 """Voxels along W that fill whole registers on every processor."""
@@ -242,11 +242,11 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (x, weight), dy = ctx.saved_tensors, _Source(dy.contiguous())
+        (x, weight), gradient = ctx.saved_tensors, _Source(dy.contiguous())
         wants_dx, wants_dweight = ctx.needs_input_grad
         return (
-            _convolved(dy, _turned(weight)) if wants_dx else None,
-            _weight_gradient(dy, _Source(x)) if wants_dweight else None,
+            _convolved(gradient, _turned(weight)) if wants_dx else None,
+            _weight_gradient(gradient, _Source(x)) if wants_dweight else None,
         )
 
 
@@ -421,7 +421,7 @@ class _Norm(NamedTuple):
     def of_sums(
         cls,
         sums: _Sums,
-        part_voxels: Sequence[int],
+        part_voxels: list[int],
         weight: Tensor,
         bias: Tensor,
         eps: float,
@@ -502,7 +502,7 @@ def _convolved(
     if gradient_of:
         of, norms_of, sums = gradient_of[0], gradient_of[1].rows, gradient_of[2]
     sums_kind = NORM_SUMS if gradient_of else STATISTICS if statistics else NO_SUMS
-    mixing = (None, None)
+    mixing: tuple[Tensor | None, Tensor | None] = (None, None)
     if mixture is not None:
         mixing = _tiled(mixture), _tiled(x.new_zeros(outs, 1))
     inputs = x, z, norms, weights, added, *mixing, of, norms_of, *(sums or (None, None)), y

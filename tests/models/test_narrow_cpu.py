@@ -99,7 +99,7 @@ def test_a_block_and_its_running_statistics_equal_torchs(norm):
 
 @needs_kernels
 @pytest.mark.parametrize("norm", ["batch", "instance"])
-@pytest.mark.parametrize(("ins", "outs"), [(4, 8), (8, 8), (32, 16), (3, 5)])
+@pytest.mark.parametrize(("ins", "outs"), [(4, 8), (8, 8), (16, 8), (3, 5)])
 @pytest.mark.parametrize("sides", [SIDES, (1, 3, 16), (4, 9, 48)])
 def test_a_blocks_gradients_equal_torchs_in_float64(norm, ins, outs, sides):
     torch.manual_seed(0)
@@ -168,7 +168,7 @@ from segmamba.models.cpu_library import find_library
 from segmamba.training import loss_cpu
 assert find_library()[0] is not None, find_library()[1]
 for sides in ((1, 1, 16), (5, 6, 32), (2, 7, 48)):
-    for ins, outs in ((4, 8), (8, 8), (3, 5), (32, 16)):
+    for ins, outs in ((4, 8), (8, 8), (3, 5), (16, 8)):
         x = torch.randn(2, ins, *sides, requires_grad=True)
         block = ConvBlock(ins, outs, "batch")
         block(x).sum().backward()
