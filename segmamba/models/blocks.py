@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segmamba.models import narrow_conv, narrow_cpu
+from segmamba.models.given_statistics import follow, normalised, takes_statistics
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
@@ -156,7 +157,9 @@ class Shift(nn.Module):
 def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     """relu(norm(conv(x))).
 
-    It takes one pass over memory where the norm is folded and our own kernel convolves on a GPU.
+    Where our own kernel convolves on a GPU, it takes one pass over memory if the norm is folded. In
+    a compiled network it takes the norm's statistics as it writes; torch's own norms, which are not
+    compiled, would gain nothing.
 
     Args:
         conv: The convolution.
@@ -168,11 +171,14 @@ def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     """
     if narrow_cpu.fits(x, conv.out_channels):
         return _conv_norm_relu_on_cpu(conv, norm, x)
+    fused = torch.compiler.is_compiling() and takes_statistics(norm)
+    narrow = conv.narrow_input(x) if fused or isinstance(norm, Shift) else None
+    if narrow is None:
+        return relu(norm(conv(x)))
     if isinstance(norm, Shift):
-        narrow = conv.narrow_input(x)
-        if narrow is not None:
-            return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
-    return relu(norm(conv(x)))
+        return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
+    y, sums = narrow_conv.narrow_conv_sums(narrow, conv.weight)
+    return relu(normalised(norm, y, sums))
 
 
 def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
@@ -187,18 +193,8 @@ def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     y, mean, variance = narrow_cpu.norm_relu(
         y, norm.weight, norm.bias, eps=norm.eps, samples=len(y)
     )
-    _follow(norm, mean[0], variance[0], y[:, 0].numel())
+    follow(norm, mean[0], variance[0], y[:, 0].numel())
     return y
-
-
-def _follow(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move a batch norm's running statistics as torch does; of `count` values a channel."""
-    assert norm.running_mean is not None and norm.running_var is not None, "our norms track both"
-    assert norm.momentum is not None, "our norms average with a fixed weight"
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean.float(), norm.momentum)
-    norm.running_var.lerp_((variance * (count / (count - 1))).float(), norm.momentum)
 
 
 class ConvBlock(nn.Module):
