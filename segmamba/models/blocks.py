@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segmamba.models import narrow_conv, narrow_cpu
-from segmamba.models.given_statistics import follow, normalised, takes_statistics
+from segmamba.models.given_statistics import (
+    follow,
+    normalised,
+    normalised_convolved,
+    takes_statistics,
+)
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
@@ -157,9 +162,7 @@ class Shift(nn.Module):
 def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     """relu(norm(conv(x))).
 
-    Where our own kernel convolves on a GPU, it takes one pass over memory if the norm is folded. In
-    a compiled network it takes the norm's statistics as it writes; torch's own norms, which are not
-    compiled, would gain nothing.
+    It takes one pass over memory where the norm is folded and our own kernel convolves on a GPU.
 
     Args:
         conv: The convolution.
@@ -171,14 +174,11 @@ def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     """
     if narrow_cpu.fits(x, conv.out_channels):
         return _conv_norm_relu_on_cpu(conv, norm, x)
-    fused = torch.compiler.is_compiling() and takes_statistics(norm)
-    narrow = conv.narrow_input(x) if fused or isinstance(norm, Shift) else None
-    if narrow is None:
-        return relu(norm(conv(x)))
     if isinstance(norm, Shift):
-        return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
-    y, sums = narrow_conv.narrow_conv_sums(narrow, conv.weight)
-    return relu(normalised(norm, y, sums))
+        narrow = conv.narrow_input(x)
+        if narrow is not None:
+            return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
+    return relu(norm(conv(x)))
 
 
 def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
@@ -228,9 +228,22 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
+        return self._convolved(x) + self.shortcut(x)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """Both convolutions with their norms.
+
+        In a compiled network our own kernels take the sums that the norms need as they write;
+        uncompiled, torch's own norms are faster.
+        """
+        if torch.compiler.is_compiling():
+            narrow = self.conv1.narrow_input(x)
+            if narrow is not None and all(map(takes_statistics, (self.norm1, self.norm2))):
+                y, sums = narrow_conv.narrow_conv_sums(narrow, self.conv1.weight)
+                y, sums = normalised_convolved(self.norm1, y, sums, self.conv2.weight)
+                return relu(normalised(self.norm2, y, sums))
         inner = conv_norm_relu(self.conv1, self.norm1, x)
-        inner = conv_norm_relu(self.conv2, self.norm2, inner)
-        return inner + self.shortcut(x)
+        return conv_norm_relu(self.conv2, self.norm2, inner)
 
 
 class Downsample(nn.Sequential):

@@ -42,9 +42,18 @@ def convolution(x, weight, packed):
 
 def summed_convolution(x, weight, packed):
     y, sums = convolution(x, weight, packed), torch.zeros_like(narrow_conv._sums(x))
-    last = len(sums) // len(x) - 1  # block of a sample; the others have no voxels here
-    sums.unflatten(0, (len(x), -1))[:, last] = torch.stack([y, y.square()], 1).sum((3, 4, 5))
+    # the sums of a sample's last block; the others have no voxels here
+    sums.unflatten(0, (len(x), -1))[:, -1] = torch.stack([y, y.square()], 1).sum((3, 4, 5))
     return y, sums
+
+
+def norm_gradient(dy, packed, before, factors):
+    dn = convolution(dy, None, packed)
+    scale, offset = factors[..., None, None, None].unbind(1)
+    dn = torch.where(scale * before + offset <= 0, 0, dn)
+    sums = torch.zeros_like(narrow_conv._sums(dy))
+    sums.unflatten(0, (len(dy), -1))[:, -1] = torch.stack([dn, dn * before], 1).sum((3, 4, 5))
+    return dn.contiguous(memory_format=torch.channels_last_3d), sums
 
 
 def counted(calls):
@@ -79,6 +88,7 @@ def stand_ins(monkeypatch):
     )
     narrow_conv._convolution.register_kernel("cpu", convolution)
     narrow_conv._summed_convolution.register_kernel("cpu", summed_convolution)
+    narrow_conv._norm_gradient.register_kernel("cpu", norm_gradient)
     narrow_conv._gradient_parts.register_kernel("cpu", gradient_parts)
     narrow_conv._convolution_relu.register_kernel(
         "cpu",
@@ -182,4 +192,3 @@ def test_a_compiled_block_takes_its_norms_statistics_from_the_convolution(
     for want, got in zip(*found, strict=True):
         assert got.shape == want.shape and got.dtype == want.dtype
         assert (got - want).norm() <= 1e-5 * want.norm()
-
