@@ -26,7 +26,7 @@ HOPPER = (9, 0)
 THREADS, STEM_THREADS = 640, 128
 """Threads of a block; the second in a stem's weight gradient."""
 BARRIERS, SUMS = 64, (16 + 1) * 2 * CHANNELS * 4
-"""Bytes of shared memory for a block's barriers; for the sums of its 16 warps and a norm's factors."""
+"""Bytes of shared memory: a block's barriers; the sums of its 16 warps and a norm's factors."""
 LEAST_FILLED = 0.75
 """Share of the tiles along w that must be voxels for the kernels to pay."""
 

@@ -3,6 +3,7 @@
 Run by `make test-gpu`.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
