@@ -1,15 +1,16 @@
-"""The kernels of cpu_kernels.c: compiled when they are first asked for, kept, and run in threads.
+"""The kernels of cpu_kernels/: compiled when they are first asked for, kept, and run in threads.
 
 The machine's own C compiler takes less than a second, once for a machine: the library is kept in
 the user's cache folder, by its source, compiler and processor. It is loaded from there only where
-this user alone can write it. Without a compiler torch's kernels
-serve, which are slower for narrow volumes and for scans; results then differ in the last bits.
+this user alone can write it. Without a compiler torch's kernels serve, which are slower for narrow
+volumes and for scans; results then differ in the last bits.
 """
 
 import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import shlex
@@ -64,21 +65,30 @@ def find_library() -> tuple[ctypes.CDLL | None, str]:
 def _loaded(compiler: str) -> ctypes.CDLL:
     """The library from the user's cache folder; else a new one, which is kept there if possible."""
     command = shlex.split(compiler)
-    source = resources.files("segmamba.models").joinpath("cpu_kernels.c").read_text()
-    made_of = "\n".join([source, *FLAGS, _output_of(*command, "--version"), _processor()])
+    sources = _sources()
+    compiled_by = *FLAGS, _output_of(*command, "--version"), _processor()
+    made_of = "\n".join([*itertools.chain(*sources.items()), *compiled_by])
     name = f"cpu_kernels_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     kept = _cache_folder()
     if kept and _is_whole(kept / name):
         with contextlib.suppress(OSError):  # it cannot be loaded from there
             return ctypes.CDLL(str(kept / name))
     with tempfile.TemporaryDirectory(prefix="segmamba_") as folder:
-        code, built = Path(folder) / "cpu_kernels.c", Path(folder) / name
-        code.write_text(source)
-        _output_of(*command, *FLAGS, "-o", str(built), str(code))
+        for file, text in sources.items():
+            (Path(folder) / file).write_text(text)
+        built, units = Path(folder) / name, sorted(map(str, Path(folder).glob("*.c")))
+        _output_of(*command, *FLAGS, "-o", str(built), *units)
         if kept:
             with contextlib.suppress(OSError):  # a full disk, for example: the next process tries
                 _keep(built.read_bytes(), kept / name)  # others may be doing the same
         return ctypes.CDLL(str(built))  # it stays in memory when its file goes
+
+
+def _sources() -> dict[str, str]:
+    """The text of each file of cpu_kernels/, in the order of their names."""
+    folder = resources.files("segmamba.models").joinpath("cpu_kernels")
+    files = [file for file in folder.iterdir() if file.name.endswith((".c", ".h"))]
+    return {file.name: file.read_text() for file in sorted(files, key=lambda file: file.name)}
 
 
 def _output_of(*command: str) -> str:

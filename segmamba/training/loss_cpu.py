@@ -1,6 +1,6 @@
 """Dice + cross entropy of softmax classes on a CPU: one pass forward and one backward.
 
-torch's operators take about twenty passes over the logits. The kernels of cpu_kernels.c keep of a
+torch's operators take about twenty passes over the logits. The kernels of cpu_kernels/ keep of a
 voxel's softmax only the sums, and the backward pass computes it again.
 
 Legend: B batch, K classes with the background, V = D*H*W voxels.

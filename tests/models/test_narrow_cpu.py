@@ -1,4 +1,4 @@
-"""The kernels of cpu_kernels.c compute what torch computes in float64, and torch serves without."""
+"""The kernels of cpu_kernels/ compute what torch computes in float64, and torch serves without."""
 
 import os
 import subprocess

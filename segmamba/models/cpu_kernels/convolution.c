@@ -1,0 +1,104 @@
+/* The 3x3x3 convolution. */
+
+#include "pointwise.h"
+#include "source.h"
+
+/* products (TILE, W) += weights (ins, 3, TILE) x points (ins, W), `count` vectors of one point. */
+INLINE void point_products(const float *points, const float *weights, float *products, int64_t ins,
+                           int64_t W, int64_t w, const int count) {
+    vec sums[TILE][2];
+    for (int o = 0; o < TILE; o++)
+        for (int j = 0; j < count; j++) sums[o][j] = ZERO;
+    for (int64_t c = 0; c < ins; c++, weights += 3 * TILE) {
+        vec around[2][3];
+        for (int j = 0; j < count; j++) neighbours(points + c * W, w + j * LANES, W, around[j]);
+        for (int tap = 0; tap < 3; tap++)
+            for (int o = 0; o < TILE; o++)
+                for (int j = 0; j < count; j++)
+                    sums[o][j] += weights[tap * TILE + o] * around[j][tap];
+    }
+    for (int o = 0; o < TILE; o++)
+        for (int j = 0; j < count; j++) STORE(products + o * W + w + j * LANES, sums[o][j]);
+}
+
+/* The tile (d, h) of one output channel from its points (24, stride), for one vector; `added` is 0
+   or a volume that is added. */
+INLINE void output_tile(const float *points, int64_t stride, const float *added, float *y,
+                        int64_t D, int64_t H, int64_t W, int64_t d, int64_t h, int64_t w) {
+    vec rows[2][6];
+    for (int k = 0; k < 6; k++) {
+        const vec second = LOAD(points + (6 + k) * stride);
+        const vec third = LOAD(points + (12 + k) * stride);
+        rows[0][k] = LOAD(points + k * stride) + second + third;
+        rows[1][k] = second - third - LOAD(points + (18 + k) * stride);
+    }
+    for (int i = 0; i < 2 && d + i < D; i++) {
+        const int64_t at = ((d + i) * H + h) * W + w;
+        const vec *m = rows[i], sum = m[1] + m[2], difference = m[1] - m[2];
+        const vec far_sum = m[3] + m[4], far_difference = m[3] - m[4];
+        vec values[4] = {m[0] + sum + far_sum, difference + 2 * far_difference, sum + 4 * far_sum,
+                         difference + 8 * far_difference + m[5]};
+        for (int k = 0; k < 4 && h + k < H; k++) {
+            if (added) values[k] += LOAD(added + at + k * W);
+            STORE(y + at + k * W, values[k]);
+        }
+    }
+}
+
+#define NO_SUMS 0
+#define STATISTICS 1 /* the mean and sum of (y - mean)^2 */
+#define NORM_SUMS 2  /* span_sums, y being the gradient of relu(norm(of)) */
+
+/* y (b, outs, d, h, w) = the 3x3x3 convolution of a source (b, ins, d, h, w), zero-padded, plus
+   `added`, or its 1x1x1 convolution by `mixture` (of pointwise_forward), unless they are 0; and by `sums_kind` two sums over each pair of slices, (b, pairs, outs),
+   while it is in the cache.
+   weights: (tiles of outs, 24, ins, 3, TILE). scratch: 24 * ((ins + TILE) * w + 2 LANES), and
+   4 * ins * h * w for a ring. Work: the b * pairs of slices. Each row of tiles: all its points, then
+   by output tile and point the products. */
+void conv_forward(const float *x, const float *z, const struct norm *norms, const float *weights,
+                  const float *added, const float *mixture, const float *no_bias, const float *of, const struct norm *norms_of, double *sums,
+                  double *products_of, float *y, float *scratch, int64_t kind, int64_t sums_kind,
+                  int64_t mixed, int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W,
+                  int64_t first, int64_t last) {
+    const int64_t volume = D * H * W, pairs = (D + 1) / 2;
+    const int64_t in_stride = ins * W + LANES, out_stride = TILE * W + LANES; /* see POINTS */
+    float *points = scratch, *products = scratch + POINTS * in_stride;
+    struct source from_x = {kind, x, z, norms, products + POINTS * out_stride, ins, D, H * W, 0};
+    for (int64_t part = first; part < last; part++) {
+        const int64_t b = part / pairs, d = part % pairs * 2;
+        const int64_t part_start = d * H * W, part_end = d + 1 < D ? part_start + 2 * H * W : volume;
+        fill_ring(&from_x, b, d);
+        if (mixture)
+            mix_span(added, mixture, no_bias, 0, 0, y, mixed, outs, volume, b, part_start, part_end);
+        const float *plus = mixture ? y : added;
+        for (int64_t h = 0; h < H; h += 4) {
+            for (int64_t c = 0; c < ins; c++)
+                for (int64_t w = 0; w < W; w += LANES)
+                    input_points(&from_x, points + c * W + w, in_stride, H, W, b, c, d, h, w);
+            for (int64_t o = 0; o < outs; o += TILE) {
+                for (int64_t p = 0; p < POINTS; p++) {
+                    const float *from = points + p * in_stride;
+                    const float *taps = weights + (o * POINTS + p * TILE) * ins * 3;
+                    float *to = products + p * out_stride;
+                    int64_t w = 0;
+                    for (; w + 2 * LANES <= W; w += 2 * LANES)
+                        point_products(from, taps, to, ins, W, w, 2);
+                    if (w < W) point_products(from, taps, to, ins, W, w, 1);
+                }
+                for (int64_t t = 0; t < TILE && o + t < outs; t++)
+                    for (int64_t w = 0; w < W; w += LANES)
+                        output_tile(products + t * W + w, out_stride,
+                                    plus ? plus + (b * outs + o + t) * volume : 0,
+                                    y + (b * outs + o + t) * volume, D, H, W, d, h, w);
+            }
+        }
+        for (int64_t o = 0; o < outs && sums_kind; o++) {
+            const int64_t at = (b * outs + o) * volume + part_start, count = part_end - part_start;
+            double *sum = sums + part * outs + o, *product = products_of + part * outs + o;
+            if (sums_kind == STATISTICS)
+                span_statistics(y + at, count, sum, product);
+            else
+                span_sums(norms_of[b * outs + o], y + at, of + at, count, sum, product);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+"""Convolutions of plain volumes by the kernels for a CPU, and their gradients.
+
+Legend: B batch, C channels, D, H, W the spatial axes.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segmamba.models.cpu_library import constant, in_parts, row_tiles, run
+from segmamba.models.narrow_cpu_norms import Norm, Sums
+
+_ALONG_D = torch.tensor(
+    [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]], dtype=torch.float64
+)
+_ALONG_H = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+WINOGRAD = torch.kron(_ALONG_D, _ALONG_H)
+"""Points of 3x3 weights along D and H, (24, 9): G of F(2, 3) and F(4, 3), Lavin & Gray 2016."""
+WINOGRAD_FP32, POINTS = WINOGRAD.float(), len(WINOGRAD)
+PLAIN, AFTER_NORM, BEFORE_NORM = 0, 1, 2
+NO_SUMS, STATISTICS, NORM_SUMS = 0, 1, 2
+
+
+class Source(NamedTuple):
+    """A volume as a convolution reads it: x, relu(norm(x)), or the gradient of z, x being that of
+    relu(norm(z))."""
+
+    x: Tensor
+    z: Tensor | None = None
+    norms: Tensor | None = None
+    kind: int = PLAIN
+
+
+def after_norm(norm: Norm, z: Tensor) -> Source:
+    return Source(z, z, norm.rows, AFTER_NORM)
+
+
+def turned(weight: Tensor) -> Tensor:
+    """The weights by which the gradient of a convolution's output gives that of its input."""
+    return weight.transpose(0, 1).flip(2, 3, 4)
+
+
+def convolved(
+    source: Source,
+    weight: Tensor,
+    *,
+    added: Tensor | None = None,
+    mixture: Tensor | None = None,
+    statistics: Sums | None = None,
+    gradient_of: tuple[Tensor, Norm, Sums] | None = None,
+) -> Tensor:
+    """The convolution, plus `added` or its 1x1x1 convolution by `mixture`.
+
+    With `statistics` these become the means and squares of the result; with `gradient_of`, a volume
+    z and its norm, the sums for the norm's gradient, the result being that of relu(norm(z)).
+    """
+    x, z, norms, kind = source
+    batch, ins, *sides = x.shape
+    outs, width = len(weight), sides[-1]
+    y, weights = x.new_empty(batch, outs, *sides), _weight_points(weight)
+    of, norms_of, sums = None, None, statistics
+    if gradient_of:
+        of, norms_of, sums = gradient_of[0], gradient_of[1].rows, gradient_of[2]
+    sums_kind = NORM_SUMS if gradient_of else STATISTICS if statistics else NO_SUMS
+    mixing: tuple[Tensor | None, Tensor | None] = (None, None)
+    if mixture is not None:
+        mixing = tiled(mixture), tiled(x.new_zeros(outs, 1))
+    inputs = x, z, norms, weights, added, *mixing, of, norms_of, *(sums or (None, None)), y
+    added_channels = added.shape[1] if added is not None else 0
+    numbers = kind, sums_kind, added_channels, ins, outs, *sides
+    size = POINTS * ((ins + constant("tile")) * width + 2 * constant("lanes"))
+    size += _ring_size(source)
+
+    def work(first: int, last: int) -> None:
+        scratch = x.new_empty(size)
+        run("conv_forward", (*inputs, scratch, *numbers), first, last)
+
+    in_parts(batch * -(-sides[0] // 2), work)
+    return y
+
+
+def weight_gradient(dy: Source, x: Source) -> Tensor:
+    (batch, ins, *sides), outs = x.x.shape, dy.x.shape[1]
+    tile, lanes, rows_size = constant("tile"), constant("lanes"), row_tiles(sides[-1]) * sides[-1]
+    size = POINTS * ((ins + tile) * rows_size + (ins * 3 * tile + 2) * lanes)
+    size += _ring_size(dy) + 4 * ins * sides[1] * sides[2]  # the first ring lies in front
+
+    def work(first: int, last: int) -> Tensor:
+        gradient = x.x.new_zeros((POINTS, ins * 3 * outs), dtype=torch.float64)
+        volumes = dy.x, dy.z, dy.norms, x.x, x.norms, gradient, x.x.new_empty(size)
+        arguments = (*volumes, dy.kind, x.kind, ins, outs, *sides)
+        run("conv_backward_weights", arguments, first, last)
+        return gradient
+
+    gradient = torch.stack(in_parts(batch * -(-sides[0] // 2), work)).sum(0)
+    taps = (WINOGRAD.t() @ gradient).float()  # (3 * 3, ins * 3 * outs)
+    return taps.view(3, 3, ins, 3, outs).permute(4, 2, 0, 1, 3)
+
+
+def _ring_size(source: Source) -> int:
+    """Floats of the slices of a source that are computed as they are read."""
+    return 4 * source.x[0, :, 0].numel() if source.kind else 0
+
+
+def _weight_points(weight: Tensor) -> Tensor:
+    """(C', C, 3, 3, 3) -> (tiles of C', POINTS, C, 3, TILE), Winograd's points along D and H."""
+    outs, ins = weight.shape[:2]
+    points = WINOGRAD_FP32 @ weight.reshape(outs * ins, 9, 3)
+    return tiled(points.view(outs, ins, POINTS, 3).transpose(1, 2).reshape(outs, -1))
+
+
+def mixed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, after: tuple[Tensor, Norm] | None = None
+) -> Tensor:
+    """The 1x1x1 convolution, plus relu(norm(z)) of `after`, a volume and its norm."""
+    (batch, ins, *sides), outs = x.shape, len(weight)
+    y = x.new_empty(batch, outs, *sides)
+    offset = x.new_zeros(outs, 1) if bias is None else bias[:, None]
+    voxels = x[0, 0].numel()
+    z, norms = (after[0], after[1].rows) if after else (None, None)
+    arguments = (x, tiled(weight), tiled(offset), z, norms, y, ins, outs, voxels)
+    in_parts(
+        batch * -(-voxels // constant("block_voxels")),
+        lambda first, last: run("pointwise_forward", arguments, first, last),
+    )
+    return y
+
+
+def mixture_weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
+    (batch, ins, *_), outs, voxels = x.shape, dy.shape[1], x[0, 0].numel()
+
+    def work(first: int, last: int) -> Tensor:
+        gradient = x.new_zeros((outs, ins), dtype=torch.float64)
+        arguments = (dy, x, gradient, ins, outs, voxels)
+        run("pointwise_backward_weights", arguments, first, last)
+        return gradient
+
+    blocks = batch * -(-voxels // constant("block_voxels"))
+    return torch.stack(in_parts(blocks, work)).sum(0).float()
+
+
+def tiled(weight: Tensor) -> Tensor:
+    """(C', f) -> (tiles of C', f, TILE), the last tile filled with zeros."""
+    if weight.dtype != torch.float32:  # the kernels would read other memory
+        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
+    tile = constant("tile")
+    if len(weight) % tile:
+        weight = F.pad(weight, (0, 0, 0, -len(weight) % tile))
+    return weight.view(-1, tile, weight.shape[1]).mT.contiguous()
