@@ -158,13 +158,16 @@ def constant(name: str) -> int:
     return getattr(library, name)() if library else 0
 
 
-def row_tiles(width: int) -> int:
-    """How many rows of tiles the gradient of a convolution's weights takes at once.
+def scratch_size(name: str, *numbers: int) -> int:
+    """How many floats of memory a kernel needs for itself.
 
     Args:
-        width: Voxels along W.
+        name: The kernel.
+        *numbers: On which that depends, in order.
     """
-    return getattr(cpu_library(), "row_tiles")(ctypes.c_int64(width))  # noqa: B009
+    size = getattr(cpu_library(), f"{name}_scratch")
+    size.restype = ctypes.c_int64
+    return size(*map(ctypes.c_int64, numbers))
 
 
 def run(name: str, arguments: tuple[Any, ...], first: int, last: int) -> None:

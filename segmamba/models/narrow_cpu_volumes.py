@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmamba.models.cpu_library import constant, in_parts, row_tiles, run
+from segmamba.models.cpu_library import constant, in_parts, run, scratch_size
 from segmamba.models.narrow_cpu_norms import Norm, Sums
 
 _ALONG_D = torch.tensor(
@@ -68,7 +68,7 @@ def convolved(
     """
     x, z, norms, kind = source
     batch, ins, *sides = x.shape
-    outs, width = len(weight), sides[-1]
+    outs = len(weight)
     y, weights = x.new_empty(batch, outs, *sides), _weight_points(weight)
     of, norms_of, sums = None, None, statistics
     if gradient_of:
@@ -80,8 +80,7 @@ def convolved(
     inputs = x, z, norms, weights, added, *mixing, of, norms_of, *(sums or (None, None)), y
     added_channels = added.shape[1] if added is not None else 0
     numbers = kind, sums_kind, added_channels, ins, outs, *sides
-    size = POINTS * ((ins + constant("tile")) * width + 2 * constant("lanes"))
-    size += _ring_size(source)
+    size = scratch_size("conv_forward", ins, *sides[1:])
 
     def work(first: int, last: int) -> None:
         scratch = x.new_empty(size)
@@ -93,9 +92,7 @@ def convolved(
 
 def weight_gradient(dy: Source, x: Source) -> Tensor:
     (batch, ins, *sides), outs = x.x.shape, dy.x.shape[1]
-    tile, lanes, rows_size = constant("tile"), constant("lanes"), row_tiles(sides[-1]) * sides[-1]
-    size = POINTS * ((ins + tile) * rows_size + (ins * 3 * tile + 2) * lanes)
-    size += _ring_size(dy) + 4 * ins * sides[1] * sides[2]  # the first ring lies in front
+    size = scratch_size("conv_backward_weights", ins, outs, *sides[1:])
 
     def work(first: int, last: int) -> Tensor:
         gradient = x.x.new_zeros((POINTS, ins * 3 * outs), dtype=torch.float64)
@@ -107,11 +104,6 @@ def weight_gradient(dy: Source, x: Source) -> Tensor:
     gradient = torch.stack(in_parts(batch * -(-sides[0] // 2), work)).sum(0)
     taps = (WINOGRAD.t() @ gradient).float()  # (3 * 3, ins * 3 * outs)
     return taps.view(3, 3, ins, 3, outs).permute(4, 2, 0, 1, 3)
-
-
-def _ring_size(source: Source) -> int:
-    """Floats of the slices of a source that are computed as they are read."""
-    return 4 * source.x[0, :, 0].numel() if source.kind else 0
 
 
 def _weight_points(weight: Tensor) -> Tensor:

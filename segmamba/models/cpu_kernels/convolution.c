@@ -3,22 +3,26 @@
 #include "pointwise.h"
 #include "source.h"
 
-/* products (TILE, W) += weights (ins, 3, TILE) x points (ins, W), `count` vectors of one point. */
+/* products (TILE, channel) = weights (ins, 3, TILE) x points (ins, channel), `count` vectors of one
+   point from `at` on, in rows of length W. */
 INLINE void point_products(const float *points, const float *weights, float *products, int64_t ins,
-                           int64_t W, int64_t w, const int count) {
+                           int64_t channel, int64_t W, int64_t at, const int count) {
     vec sums[TILE][2];
+    int64_t row[2];
+    for (int j = 0; j < count; j++) row[j] = (at + j * LANES) / W * W;
     for (int o = 0; o < TILE; o++)
         for (int j = 0; j < count; j++) sums[o][j] = ZERO;
     for (int64_t c = 0; c < ins; c++, weights += 3 * TILE) {
         vec around[2][3];
-        for (int j = 0; j < count; j++) neighbours(points + c * W, w + j * LANES, W, around[j]);
+        for (int j = 0; j < count; j++)
+            neighbours(points + c * channel + row[j], at + j * LANES - row[j], W, around[j]);
         for (int tap = 0; tap < 3; tap++)
             for (int o = 0; o < TILE; o++)
                 for (int j = 0; j < count; j++)
                     sums[o][j] += weights[tap * TILE + o] * around[j][tap];
     }
     for (int o = 0; o < TILE; o++)
-        for (int j = 0; j < count; j++) STORE(products + o * W + w + j * LANES, sums[o][j]);
+        for (int j = 0; j < count; j++) STORE(products + o * channel + at + j * LANES, sums[o][j]);
 }
 
 /* The tile (d, h) of one output channel from its points (24, stride), for one vector; `added` is 0
@@ -49,6 +53,13 @@ INLINE void output_tile(const float *points, int64_t stride, const float *added,
 #define STATISTICS 1 /* the mean and sum of (y - mean)^2 */
 #define NORM_SUMS 2  /* span_sums, y being the gradient of relu(norm(of)) */
 
+/* How many rows of tiles are taken together: two where one has an odd number of vectors. */
+INLINE int64_t forward_rows(int64_t W) { return W / LANES % 2 ? 2 : 1; }
+
+int64_t conv_forward_scratch(int64_t ins, int64_t H, int64_t W) {
+    return POINTS * (ins + TILE) * (forward_rows(W) * W + LANES) + 4 * ins * H * W;
+}
+
 /* y (b, outs, d, h, w) = the 3x3x3 convolution of a source (b, ins, d, h, w), zero-padded, plus
    `added`, or its 1x1x1 convolution by `mixture` (of pointwise_forward), unless they are 0; and by `sums_kind` two sums over each pair of slices, (b, pairs, outs),
    while it is in the cache.
@@ -61,9 +72,10 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
                   int64_t mixed, int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W,
                   int64_t first, int64_t last) {
     const int64_t volume = D * H * W, pairs = (D + 1) / 2;
-    const int64_t in_stride = ins * W + LANES, out_stride = TILE * W + LANES; /* see POINTS */
-    float *points = scratch, *products = scratch + POINTS * in_stride;
-    struct source from_x = {kind, x, z, norms, products + POINTS * out_stride, ins, D, H * W, 0};
+    const int64_t size = forward_rows(W) * W;
+    const int64_t stride = size + LANES, channel = POINTS * stride; /* see POINTS */
+    float *points = scratch, *products = scratch + ins * channel;
+    struct source from_x = {kind, x, z, norms, products + TILE * channel, ins, D, H * W, 0};
     for (int64_t part = first; part < last; part++) {
         const int64_t b = part / pairs, d = part % pairs * 2;
         const int64_t part_start = d * H * W, part_end = d + 1 < D ? part_start + 2 * H * W : volume;
@@ -71,25 +83,28 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
         if (mixture)
             mix_span(added, mixture, no_bias, 0, 0, y, mixed, outs, volume, b, part_start, part_end);
         const float *plus = mixture ? y : added;
-        for (int64_t h = 0; h < H; h += 4) {
+        for (int64_t top = 0; top < H; top += 4 * (size / W)) {
+            const int64_t left = (H - top + 3) / 4 * W, count = left < size ? left : size;
             for (int64_t c = 0; c < ins; c++)
-                for (int64_t w = 0; w < W; w += LANES)
-                    input_points(&from_x, points + c * W + w, in_stride, H, W, b, c, d, h, w);
+                for (int64_t at = 0; at < count; at += LANES)
+                    input_points(&from_x, points + c * channel + at, stride, H, W, b, c, d,
+                                 top + at / W * 4, at % W);
             for (int64_t o = 0; o < outs; o += TILE) {
                 for (int64_t p = 0; p < POINTS; p++) {
-                    const float *from = points + p * in_stride;
+                    const float *from = points + p * stride;
                     const float *taps = weights + (o * POINTS + p * TILE) * ins * 3;
-                    float *to = products + p * out_stride;
-                    int64_t w = 0;
-                    for (; w + 2 * LANES <= W; w += 2 * LANES)
-                        point_products(from, taps, to, ins, W, w, 2);
-                    if (w < W) point_products(from, taps, to, ins, W, w, 1);
+                    float *to = products + p * stride;
+                    int64_t at = 0;
+                    for (; at + 2 * LANES <= count; at += 2 * LANES)
+                        point_products(from, taps, to, ins, channel, W, at, 2);
+                    if (at < count) point_products(from, taps, to, ins, channel, W, at, 1);
                 }
                 for (int64_t t = 0; t < TILE && o + t < outs; t++)
-                    for (int64_t w = 0; w < W; w += LANES)
-                        output_tile(products + t * W + w, out_stride,
+                    for (int64_t at = 0; at < count; at += LANES)
+                        output_tile(products + t * channel + at, stride,
                                     plus ? plus + (b * outs + o + t) * volume : 0,
-                                    y + (b * outs + o + t) * volume, D, H, W, d, h, w);
+                                    y + (b * outs + o + t) * volume, D, H, W, d,
+                                    top + at / W * 4, at % W);
             }
         }
         for (int64_t o = 0; o < outs && sums_kind; o++) {
