@@ -74,8 +74,7 @@ class Conv(nn.Conv3d):
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
         if self.kernel_size == self.stride == (2, 2, 2) and narrow_cpu.halves(x):
-            blocks = narrow_cpu.to_blocks(x)
-            return F.linear(blocks, self.weight.flatten(1), self.bias).movedim(-1, 1)
+            return narrow_cpu.halve(x, self.weight, self.bias)
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return super().forward(x)
         single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32
@@ -187,6 +186,11 @@ def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     y = narrow_cpu.convolve(x, conv.weight)
     if conv.bias is not None:  # of a folded norm
         y = y.add_(conv.bias[:, None, None, None])
+    return _norm_relu_on_cpu(norm, y)
+
+
+def _norm_relu_on_cpu(norm: nn.Module, y: Tensor) -> Tensor:
+    """relu(norm(y)) of a volume that our kernels for a CPU computed."""
     if isinstance(norm, InstanceNorm):
         return narrow_cpu.norm_relu(y, norm.weight, norm.bias, eps=norm.eps, samples=1)[0]
     if not (isinstance(norm, nn.BatchNorm3d) and norm.training):
@@ -315,6 +319,16 @@ class Downsample(nn.Sequential):
             nn.ReLU(inplace=True),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve (B, C, D, H, W)."""
+        if not narrow_cpu.halves(x):
+            return super().forward(x)
+        conv, norm, _ = self
+        y = conv(x)
+        if narrow_cpu.fits(y, y.shape[1]):
+            return _norm_relu_on_cpu(norm, y)
+        return relu(norm(y.contiguous(memory_format=torch.channels_last_3d)))
+
 
 class TransposedConv(nn.ConvTranspose3d):
     """The 2x2x2 transposed convolution of stride 2.
@@ -331,9 +345,7 @@ class TransposedConv(nn.ConvTranspose3d):
         """Convolve (B, C, D, H, W)."""
         if not narrow_cpu.fits_doubled(x, self.out_channels):
             return super().forward(x, output_size)
-        assert self.bias is not None, "it is built with one"
-        weight, bias = self.weight.flatten(1).t(), self.bias.repeat_interleave(8)
-        return narrow_cpu.from_blocks(F.linear(x.movedim(1, -1), weight, bias))
+        return narrow_cpu.double(x, self.weight, self.bias)
 
 
 def upsample_layer(kind: str, in_channels: int, out_channels: int) -> nn.Module:

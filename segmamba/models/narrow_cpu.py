@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from segmamba.models.cpu_library import constant
 from segmamba.models.narrow_cpu_block import Block, shortened
-from segmamba.models.narrow_cpu_halving import FromBlocks, ToBlocks
+from segmamba.models.narrow_cpu_halving import Double, Halve
 from segmamba.models.narrow_cpu_norms import Norm, NormRelu
 from segmamba.models.narrow_cpu_volumes import (
     Source,
@@ -28,7 +28,7 @@ from segmamba.models.narrow_cpu_volumes import (
     weight_gradient,
 )
 
-WIDEST = 8
+WIDEST = 16
 """Output channels up to which the kernels are faster than torch's."""
 WIDTH_MULTIPLE = 16
 """Voxels along W that fill whole registers on every processor."""
@@ -57,7 +57,8 @@ def fits_doubled(x: Tensor, out_channels: int) -> bool:
     Returns:
         As `fits`.
     """
-    return _runs(x) and out_channels <= WIDEST and 2 * x.shape[-1] % WIDTH_MULTIPLE == 0
+    large_fits = out_channels <= WIDEST and 2 * x.shape[-1] % WIDTH_MULTIPLE == 0
+    return _runs(x) and large_fits and _fills_registers(x.shape[-2], x.shape[-1])
 
 
 def is_plain(x: Tensor) -> bool:
@@ -73,7 +74,7 @@ def is_plain(x: Tensor) -> bool:
 
 
 def halves(x: Tensor) -> bool:
-    """Whether a volume is as the kernels take it, with even sides for `to_blocks`.
+    """Whether a volume comes from the kernels and has sides that `halve` takes.
 
     Args:
         x: (B, C, D, H, W).
@@ -81,7 +82,14 @@ def halves(x: Tensor) -> bool:
     Returns:
         As `fits`.
     """
-    return is_plain(x) and x.shape[-3] % 2 == x.shape[-2] % 2 == 0
+    depth, height, width = x.shape[-3:]
+    even = depth % 2 == height % 2 == 0
+    return is_plain(x) and even and _fills_registers(height // 2, width // 2)
+
+
+def _fills_registers(height: int, width: int) -> bool:
+    """Whether whole rows or pairs of rows do, at half the resolution."""
+    return width % WIDTH_MULTIPLE == 0 or height % 2 == 0
 
 
 def _runs(x: Tensor) -> bool:
@@ -127,28 +135,32 @@ def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Mixture.apply(x, weight.flatten(1), bias)
 
 
-def to_blocks(x: Tensor) -> Tensor:
-    """Gather the 2x2x2 blocks of which a convolution of stride 2 makes one voxel each.
+def halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The 2x2x2 convolution of stride 2.
 
     Args:
-        x: (B, C, D, H, W), plain, with even sides.
+        x: (B, C, D, H, W) that it `halves`.
+        weight: (C', C, 2, 2, 2).
+        bias: (C',).
 
     Returns:
-        (B, D / 2, H / 2, W / 2, C * 8).
+        (B, C', D / 2, H / 2, W / 2), plain.
     """
-    return ToBlocks.apply(x)
+    return Halve.apply(x, weight, bias)
 
 
-def from_blocks(blocks: Tensor) -> Tensor:
-    """Put blocks back where `to_blocks` gathered them.
+def double(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The transposed 2x2x2 convolution of stride 2.
 
     Args:
-        blocks: (B, D, H, W, C * 8).
+        x: (B, C, D, H, W) that `fits_doubled`.
+        weight: (C, C', 2, 2, 2).
+        bias: (C',).
 
     Returns:
-        (B, C, 2 D, 2 H, 2 W), plain.
+        (B, C', 2 D, 2 H, 2 W), plain.
     """
-    return FromBlocks.apply(blocks)
+    return Double.apply(x, weight, bias)
 
 
 def norm_relu(

@@ -145,9 +145,14 @@ def mixture_weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
 
 def tiled(weight: Tensor) -> Tensor:
     """(C', f) -> (tiles of C', f, TILE), the last tile filled with zeros."""
-    if weight.dtype != torch.float32:  # the kernels would read other memory
-        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
-    tile = constant("tile")
+    weight, tile = fp32(weight), constant("tile")
     if len(weight) % tile:
         weight = F.pad(weight, (0, 0, 0, -len(weight) % tile))
     return weight.view(-1, tile, weight.shape[1]).mT.contiguous()
+
+
+def fp32(weight: Tensor) -> Tensor:
+    """The same weights; the kernels would read other memory than theirs in another precision."""
+    if weight.dtype != torch.float32:
+        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
+    return weight
