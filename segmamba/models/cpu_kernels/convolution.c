@@ -25,10 +25,10 @@ INLINE void point_products(const float *points, const float *weights, float *pro
         for (int j = 0; j < count; j++) STORE(products + o * channel + at + j * LANES, sums[o][j]);
 }
 
-/* The tile (d, h) of one output channel from its points (24, stride), for one vector; `added` is 0
-   or a volume that is added. */
-INLINE void output_tile(const float *points, int64_t stride, const float *added, float *y,
-                        int64_t D, int64_t H, int64_t W, int64_t d, int64_t h, int64_t w) {
+/* output_tile; `whole` tells the compiler that all rows lie in the volume. */
+INLINE void tile_of_points(const float *points, int64_t stride, const float *added, float *y,
+                           int64_t D, int64_t H, int64_t W, int64_t d, int64_t h, int64_t w,
+                           const int whole) {
     vec rows[2][6];
     for (int k = 0; k < 6; k++) {
         const vec second = LOAD(points + (6 + k) * stride);
@@ -36,17 +36,27 @@ INLINE void output_tile(const float *points, int64_t stride, const float *added,
         rows[0][k] = LOAD(points + k * stride) + second + third;
         rows[1][k] = second - third - LOAD(points + (18 + k) * stride);
     }
-    for (int i = 0; i < 2 && d + i < D; i++) {
+    for (int i = 0; i < 2 && (whole || d + i < D); i++) {
         const int64_t at = ((d + i) * H + h) * W + w;
         const vec *m = rows[i], sum = m[1] + m[2], difference = m[1] - m[2];
         const vec far_sum = m[3] + m[4], far_difference = m[3] - m[4];
         vec values[4] = {m[0] + sum + far_sum, difference + 2 * far_difference, sum + 4 * far_sum,
                          difference + 8 * far_difference + m[5]};
-        for (int k = 0; k < 4 && h + k < H; k++) {
+        for (int k = 0; k < 4 && (whole || h + k < H); k++) {
             if (added) values[k] += LOAD(added + at + k * W);
             STORE(y + at + k * W, values[k]);
         }
     }
+}
+
+/* The tile (d, h) of one output channel from its points (24, stride), for one vector; `added` is 0
+   or a volume that is added. */
+INLINE void output_tile(const float *points, int64_t stride, const float *added, float *y,
+                        int64_t D, int64_t H, int64_t W, int64_t d, int64_t h, int64_t w) {
+    if (d + 1 < D && h + 3 < H)
+        tile_of_points(points, stride, added, y, D, H, W, d, h, w, 1);
+    else
+        tile_of_points(points, stride, added, y, D, H, W, d, h, w, 0);
 }
 
 #define NO_SUMS 0
@@ -86,9 +96,10 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
         for (int64_t top = 0; top < H; top += 4 * (size / W)) {
             const int64_t left = (H - top + 3) / 4 * W, count = left < size ? left : size;
             for (int64_t c = 0; c < ins; c++)
-                for (int64_t at = 0; at < count; at += LANES)
-                    input_points(&from_x, points + c * channel + at, stride, H, W, b, c, d,
-                                 top + at / W * 4, at % W);
+                for (int64_t at = 0, h = top; at < count; at += W, h += 4)
+                    for (int64_t w = 0; w < W; w += LANES)
+                        input_points(&from_x, points + c * channel + at + w, stride, H, W, b, c, d,
+                                     h, w);
             for (int64_t o = 0; o < outs; o += TILE) {
                 for (int64_t p = 0; p < POINTS; p++) {
                     const float *from = points + p * stride;
@@ -100,11 +111,11 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
                     if (at < count) point_products(from, taps, to, ins, channel, W, at, 1);
                 }
                 for (int64_t t = 0; t < TILE && o + t < outs; t++)
-                    for (int64_t at = 0; at < count; at += LANES)
-                        output_tile(products + t * channel + at, stride,
-                                    plus ? plus + (b * outs + o + t) * volume : 0,
-                                    y + (b * outs + o + t) * volume, D, H, W, d,
-                                    top + at / W * 4, at % W);
+                    for (int64_t at = 0, h = top; at < count; at += W, h += 4)
+                        for (int64_t w = 0; w < W; w += LANES)
+                            output_tile(products + t * channel + at + w, stride,
+                                        plus ? plus + (b * outs + o + t) * volume : 0,
+                                        y + (b * outs + o + t) * volume, D, H, W, d, h, w);
             }
         }
         for (int64_t o = 0; o < outs && sums_kind; o++) {

@@ -2,15 +2,17 @@
 
 #include "source.h"
 
-/* points (24, stride) of the gradient of output channel o's tile (d, h), for one vector. */
-INLINE void gradient_points(const struct source *dy, float *points, int64_t stride, int64_t H,
-                            int64_t W, int64_t b, int64_t o, int64_t d, int64_t h, int64_t w) {
+/* gradient_points; `whole` tells the compiler that all rows lie in the volume. */
+INLINE void points_of_gradients(const struct source *dy, float *points, int64_t stride, int64_t H,
+                                int64_t W, int64_t b, int64_t o, int64_t d, int64_t h, int64_t w,
+                                const int whole) {
     vec rows[2][6];
     for (int i = 0; i < 2; i++) {
         vec at[4];
-        const int inside = d + i < dy->D;
+        const int inside = whole || d + i < dy->D;
         const float *from = slice_of(dy, b, o, inside ? d + i : d) + h * W + w;
-        for (int k = 0; k < 4; k++) at[k] = inside && h + k < H ? LOAD(from + k * W) : ZERO;
+        for (int k = 0; k < 4; k++)
+            at[k] = whole || (inside && h + k < H) ? LOAD(from + k * W) : ZERO;
         const vec even = at[0] + at[2], odd = at[1] + at[3];
         const vec far_even = at[0] + 4 * at[2], far_odd = 2 * at[1] + 8 * at[3];
         rows[i][0] = at[0];
@@ -26,6 +28,15 @@ INLINE void gradient_points(const struct source *dy, float *points, int64_t stri
         STORE(points + (12 + k) * stride, rows[0][k] - rows[1][k]);
         STORE(points + (18 + k) * stride, -rows[1][k]);
     }
+}
+
+/* points (24, stride) of the gradient of output channel o's tile (d, h), for one vector. */
+INLINE void gradient_points(const struct source *dy, float *points, int64_t stride, int64_t H,
+                            int64_t W, int64_t b, int64_t o, int64_t d, int64_t h, int64_t w) {
+    if (d + 1 < dy->D && h + 3 < H)
+        points_of_gradients(dy, points, stride, H, W, b, o, d, h, w, 1);
+    else
+        points_of_gradients(dy, points, stride, H, W, b, o, d, h, w, 0);
 }
 
 /* sums (24, ins, 3, TILE, LANES) += gradients (TILE, 24, stride) x points (ins, 24, stride), of which

@@ -60,18 +60,19 @@ INLINE void neighbours(const float *row, int64_t w, int64_t width, vec around[3]
    set of the first cache. */
 #define POINTS 24
 
-/* points (24, stride) of the 4x6 rows around the tile (d, h) of channel c, for one vector. */
-INLINE void input_points(const struct source *x, float *points, int64_t stride, int64_t H,
-                         int64_t W, int64_t b, int64_t c, int64_t d, int64_t h, int64_t w) {
+/* input_points; `whole` tells the compiler that all rows lie in the volume. */
+INLINE void points_of_rows(const struct source *x, float *points, int64_t stride, int64_t H,
+                           int64_t W, int64_t b, int64_t c, int64_t d, int64_t h, int64_t w,
+                           const int whole) {
     vec rows[4][6];
     for (int i = 0; i < 4; i++) {
         vec at[6];
         const int64_t dd = d + i - 1;
-        const int inside = dd >= 0 && dd < x->D;
+        const int inside = whole || (dd >= 0 && dd < x->D);
         const float *from = slice_of(x, b, c, inside ? dd : d) + h * W + w;
         for (int k = 0; k < 6; k++) {
             const int64_t hh = h + k - 1;
-            at[k] = inside && hh >= 0 && hh < H ? LOAD(from + (k - 1) * W) : ZERO;
+            at[k] = whole || (inside && hh >= 0 && hh < H) ? LOAD(from + (k - 1) * W) : ZERO;
         }
         const vec even = at[4] - 4 * at[2], odd = at[3] - 4 * at[1];
         const vec far = at[4] - at[2], near = at[3] - at[1];
@@ -88,4 +89,13 @@ INLINE void input_points(const struct source *x, float *points, int64_t stride, 
         STORE(points + (12 + k) * stride, rows[2][k] - rows[1][k]);
         STORE(points + (18 + k) * stride, rows[1][k] - rows[3][k]);
     }
+}
+
+/* points (24, stride) of the 4x6 rows around the tile (d, h) of channel c, for one vector. */
+INLINE void input_points(const struct source *x, float *points, int64_t stride, int64_t H,
+                         int64_t W, int64_t b, int64_t c, int64_t d, int64_t h, int64_t w) {
+    if (d && d + 2 < x->D && h && h + 4 < H)
+        points_of_rows(x, points, stride, H, W, b, c, d, h, w, 1);
+    else
+        points_of_rows(x, points, stride, H, W, b, c, d, h, w, 0);
 }
