@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from segmamba.files import write_bytes
 
@@ -179,13 +180,34 @@ def run(name: str, arguments: tuple[Any, ...], first: int, last: int) -> None:
         first: Where the part begins.
         last: Where it ends.
     """
-    values = [
-        ctypes.c_int64(a)
-        if isinstance(a, int)
-        else ctypes.c_void_p(None if a is None else a.data_ptr())
-        for a in arguments
-    ]
-    getattr(cpu_library(), name)(*values, ctypes.c_int64(first), ctypes.c_int64(last))
+    values = map(_as_c, (*arguments, first, last))
+    getattr(cpu_library(), name)(*values)
+
+
+def _as_c(value: Tensor | float | None) -> ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p:
+    """A number, or the address of a tensor, as a kernel takes it."""
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())
+
+
+def fp32(weight: Tensor) -> Tensor:
+    """The same weights, contiguous, for a kernel, which reads the memory of fp32.
+
+    Args:
+        weight: Of any shape.
+
+    Returns:
+        The weights.
+
+    Raises:
+        TypeError: They are of another precision.
+    """
+    if weight.dtype != torch.float32:
+        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
+    return weight.contiguous()
 
 
 def in_parts(count: int, work: Callable[[int, int], R]) -> list[R]:

@@ -24,7 +24,6 @@ from segmamba.models.narrow_cpu_volumes import (
     convolved,
     mixed,
     mixture_weight_gradient,
-    turned,
     weight_gradient,
 )
 
@@ -247,7 +246,7 @@ class _Convolution(torch.autograd.Function):
         (x, weight), gradient = ctx.saved_tensors, Source(dy.contiguous())
         wants_dx, wants_dweight = ctx.needs_input_grad
         return (
-            convolved(gradient, turned(weight)) if wants_dx else None,
+            convolved(gradient, weight, turned=True) if wants_dx else None,
             weight_gradient(gradient, Source(x)) if wants_dweight else None,
         )
 

@@ -17,7 +17,6 @@ from segmamba.models.narrow_cpu_volumes import (
     convolved,
     mixed,
     mixture_weight_gradient,
-    turned,
     weight_gradient,
 )
 
@@ -43,13 +42,13 @@ class Block(torch.autograd.Function):
         eps: tuple[float, float],
         samples: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        x, voxels_of_pairs = x.contiguous(), pair_voxels(x)
+        x = x.contiguous()
         sums1 = Sums.of_pairs(x, len(weight1))
         z1 = convolved(Source(x), weight1, statistics=sums1)
-        norm1 = Norm.of_sums(sums1, voxels_of_pairs, scale1, offset1, eps[0], samples)
+        norm1 = Norm.of_sums(sums1, x, scale1, offset1, eps[0], samples)
         sums2 = Sums.of_pairs(x, len(weight2))
         z2 = convolved(after_norm(norm1, z1), weight2, statistics=sums2)
-        norm2 = Norm.of_sums(sums2, voxels_of_pairs, scale2, offset2, eps[1], samples)
+        norm2 = Norm.of_sums(sums2, x, scale2, offset2, eps[1], samples)
         y = shortened(x, z2, norm2, shortcut)
         ctx.save_for_backward(x, z1, z2, weight1, weight2, shortcut, *norm1, *norm2)
         ctx.mark_non_differentiable(norm1.mean, norm1.variance, norm2.mean, norm2.variance)
@@ -66,13 +65,13 @@ class Block(torch.autograd.Function):
         dz2 = Source(dy, z2, rows2, BEFORE_NORM)
         dweight2 = weight_gradient(dz2, after_norm(norm1, z1))
         sums1 = Sums.of_pairs(x, z1.shape[1])
-        dy1 = convolved(dz2, turned(weight2), gradient_of=(z1, norm1, sums1))
+        dy1 = convolved(dz2, weight2, turned=True, gradient_of=(z1, norm1, sums1))
         rows1, dscale1, doffset1 = norm1.backward(sums1, voxels)
         dz1 = Source(dy1, z1, rows1, BEFORE_NORM)
         dx = dshortcut = None
         if ctx.needs_input_grad[0]:
             mixture = None if shortcut is None else shortcut.t()
-            dx = convolved(dz1, turned(weight1), added=dy, mixture=mixture)
+            dx = convolved(dz1, weight1, turned=True, added=dy, mixture=mixture)
         if shortcut is not None:
             dshortcut = mixture_weight_gradient(dy, x)
         first = weight_gradient(dz1, Source(x)), dscale1, doffset1
@@ -87,9 +86,3 @@ def shortened(x: Tensor, z: Tensor, norm: Norm, shortcut: Tensor | None) -> Tens
     y = torch.empty_like(x)
     over_rows("row_add_norm_relu", x, x, z, norm.rows, y)
     return y
-
-
-def pair_voxels(x: Tensor) -> list[int]:
-    """The voxels of each pair of slices of one row, of which the last may be one."""
-    depth, area = x.shape[2], x[0, 0, 0].numel()
-    return [min(2, depth - d) * area for d in range(0, depth, 2)]

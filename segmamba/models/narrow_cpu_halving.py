@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segmamba.models.cpu_library import in_parts, run, scratch_size
-from segmamba.models.narrow_cpu_volumes import fp32, tiled
+from segmamba.models.cpu_library import fp32, in_parts, run, scratch_size
+from segmamba.models.narrow_cpu_volumes import tiled
 
 
 class Halve(torch.autograd.Function):
@@ -71,9 +71,8 @@ def _halved(large: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _doubled(small: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     (batch, smalls, *sides), larges = small.shape, weight.shape[1]
     large = small.new_empty(batch, larges, *(2 * side for side in sides))
-    offset = small.new_zeros(larges) if bias is None else bias.contiguous()
-    taps = fp32(weight).transpose(0, 1).contiguous()
-    arguments = (small, taps, fp32(offset), large, larges, smalls, *sides)
+    offset = small.new_zeros(larges) if bias is None else fp32(bias)
+    arguments = (small, fp32(weight.transpose(0, 1)), offset, large, larges, smalls, *sides)
     in_parts(batch * sides[0], lambda first, last: run("twice", arguments, first, last))
     return large
 

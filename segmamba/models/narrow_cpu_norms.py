@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segmamba.models.cpu_library import in_parts, run
+from segmamba.models.cpu_library import fp32, in_parts, run
 
 
 class Sums(NamedTuple):
@@ -45,24 +45,23 @@ class Norm(NamedTuple):
 
     @classmethod
     def of_sums(
-        cls,
-        sums: Sums,
-        part_voxels: list[int],
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-        samples: int,
+        cls, sums: Sums, x: Tensor, weight: Tensor, bias: Tensor, eps: float, samples: int
     ) -> "Norm":
-        """The norm of volumes by the means and squares of their parts."""
-        means, squares = (t.view(-1, samples * t.shape[1], t.shape[2]) for t in sums)
-        counts = means.new_tensor(part_voxels * samples)[:, None]  # (samples * parts, 1)
-        count = sum(part_voxels) * samples
-        mean = (means * counts).sum(1) / count
-        variance = (squares + counts * (means - mean[:, None]) ** 2).sum(1) / count
-        inverse = (variance + eps).rsqrt()
-        scale = weight * inverse
-        rows = torch.stack([scale, bias - mean * scale, mean, mean, mean], 2).float()
-        return cls(rows.repeat_interleave(samples, 0), mean, variance, inverse, weight)
+        """The norm of volumes shaped as x by the means and squares of their parts.
+
+        The parts are pairs of slices, or whole volumes.
+        """
+        (batch, parts, channels), depth, area = sums.first.shape, x.shape[2], x[0, 0, 0].numel()
+        voxels = depth * area if parts == 1 else 2 * area
+        last_voxels = depth * area - (parts - 1) * voxels
+        rows = x.new_empty(batch, channels, 5)
+        shape = batch // samples, channels
+        mean, variance, inverse = (x.new_empty(shape, dtype=torch.float64) for _ in range(3))
+        results = rows, mean, variance, inverse
+        numbers = float(eps), samples, parts, channels, voxels, last_voxels
+        arguments = *sums, fp32(weight), fp32(bias), *results, *numbers
+        run("norm_of_statistics", arguments, 0, shape[0])
+        return cls(rows, mean, variance, inverse, weight)
 
     @classmethod
     def known(cls, scale: Tensor, shift: Tensor, samples: int) -> "Norm":
@@ -72,14 +71,12 @@ class Norm(NamedTuple):
 
     def backward(self, sums: Sums, voxels: int) -> tuple[Tensor, Tensor, Tensor]:
         """The rows with slope and offset, and the gradients of weight and bias."""
-        samples = len(self.rows) // len(self.mean)
-        count = voxels * samples
-        g, product = (t.unflatten(0, (-1, samples)).sum((1, 2)) for t in sums)
-        slope = -self.weight * self.inverse**3 * product / count
-        offset = -self.weight * self.inverse * g / count - slope * self.mean
-        rows = self.rows.clone()
-        rows[:, :, 3:] = torch.stack([slope, offset], 2).float().repeat_interleave(samples, 0)
-        return rows, (product * self.inverse).sum(0).float(), g.sum(0).float()
+        (batch, parts, channels), groups = sums.first.shape, len(self.mean)
+        rows, dweight = self.rows.clone(), self.rows.new_empty(channels)
+        dbias, known = torch.empty_like(dweight), (self.weight, self.mean, self.inverse)
+        numbers = groups, batch // groups, parts, channels, voxels
+        run("norm_of_sums", (*sums, *known, rows, dweight, dbias, *numbers), 0, channels)
+        return rows, dweight, dbias
 
 
 class NormRelu(torch.autograd.Function):
@@ -89,7 +86,7 @@ class NormRelu(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         sums = Sums(*(x.new_empty(len(x), 1, x.shape[1], dtype=torch.float64) for _ in range(2)))
         over_rows("row_statistics", x, x, *sums)
-        norm = Norm.of_sums(sums, [x[0, 0].numel()], weight, bias, eps, samples)
+        norm = Norm.of_sums(sums, x, weight, bias, eps, samples)
         y = torch.empty_like(x)
         over_rows("row_norm_relu", x, x, norm.rows, y)
         ctx.save_for_backward(x, *norm)

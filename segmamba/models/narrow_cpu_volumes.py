@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmamba.models.cpu_library import constant, in_parts, run, scratch_size
+from segmamba.models.cpu_library import constant, fp32, in_parts, run, scratch_size
 from segmamba.models.narrow_cpu_norms import Norm, Sums
 
 _ALONG_D = torch.tensor(
@@ -47,15 +47,11 @@ def after_norm(norm: Norm, z: Tensor) -> Source:
     return Source(z, z, norm.rows, AFTER_NORM)
 
 
-def turned(weight: Tensor) -> Tensor:
-    """The weights by which the gradient of a convolution's output gives that of its input."""
-    return weight.transpose(0, 1).flip(2, 3, 4)
-
-
 def convolved(
     source: Source,
     weight: Tensor,
     *,
+    turned: bool = False,
     added: Tensor | None = None,
     mixture: Tensor | None = None,
     statistics: Sums | None = None,
@@ -63,13 +59,14 @@ def convolved(
 ) -> Tensor:
     """The convolution, plus `added` or its 1x1x1 convolution by `mixture`.
 
+    Weights that are `turned` make the gradient of a convolution's output that of its input.
     With `statistics` these become the means and squares of the result; with `gradient_of`, a volume
     z and its norm, the sums for the norm's gradient, the result being that of relu(norm(z)).
     """
     x, z, norms, kind = source
     batch, ins, *sides = x.shape
-    outs = len(weight)
-    y, weights = x.new_empty(batch, outs, *sides), _weight_points(weight)
+    outs = weight.shape[1 if turned else 0]
+    y, weights = x.new_empty(batch, outs, *sides), _weight_points(weight, outs, ins, turned=turned)
     of, norms_of, sums = None, None, statistics
     if gradient_of:
         of, norms_of, sums = gradient_of[0], gradient_of[1].rows, gradient_of[2]
@@ -106,11 +103,13 @@ def weight_gradient(dy: Source, x: Source) -> Tensor:
     return taps.view(3, 3, ins, 3, outs).permute(4, 2, 0, 1, 3)
 
 
-def _weight_points(weight: Tensor) -> Tensor:
+def _weight_points(weight: Tensor, outs: int, ins: int, *, turned: bool) -> Tensor:
     """(C', C, 3, 3, 3) -> (tiles of C', POINTS, C, 3, TILE), Winograd's points along D and H."""
-    outs, ins = weight.shape[:2]
-    points = WINOGRAD_FP32 @ weight.reshape(outs * ins, 9, 3)
-    return tiled(points.view(outs, ins, POINTS, 3).transpose(1, 2).reshape(outs, -1))
+    tile = constant("tile")
+    tiles = -(-outs // tile)
+    points = weight.new_empty(tiles, POINTS, ins, 3, tile)
+    run("conv_points", (fp32(weight), WINOGRAD_FP32, points, int(turned), ins, outs), 0, tiles)
+    return points
 
 
 def mixed(
@@ -149,10 +148,3 @@ def tiled(weight: Tensor) -> Tensor:
     if len(weight) % tile:
         weight = F.pad(weight, (0, 0, 0, -len(weight) % tile))
     return weight.view(-1, tile, weight.shape[1]).mT.contiguous()
-
-
-def fp32(weight: Tensor) -> Tensor:
-    """The same weights; the kernels would read other memory than theirs in another precision."""
-    if weight.dtype != torch.float32:
-        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
-    return weight

@@ -3,6 +3,29 @@
 #include "pointwise.h"
 #include "source.h"
 
+/* points (tiles of outs, 24, ins, 3, TILE) of weights (outs, ins, 27) by a matrix (24, 9); or of
+   weights (ins, outs, 27) that are turned round. Work: the tiles. */
+void conv_points(const float *weight, const float *matrix, float *points, int64_t turned,
+                 int64_t ins, int64_t outs, int64_t first, int64_t last) {
+    for (int64_t o = first * TILE; o < last * TILE; o += TILE)
+        for (int64_t c = 0; c < ins; c++) {
+            float taps[27][TILE] = {0};
+            for (int64_t t = 0; t < TILE && o + t < outs; t++) {
+                const float *from = weight + (turned ? c * outs + o + t : (o + t) * ins + c) * 27;
+                for (int k = 0; k < 27; k++) taps[k][t] = from[turned ? 26 - k : k];
+            }
+            for (int p = 0; p < POINTS; p++)
+                for (int tap = 0; tap < 3; tap++) {
+                    float *to = points + ((o / TILE * POINTS + p) * ins + c) * 3 * TILE + tap * TILE;
+                    for (int t = 0; t < TILE; t++) {
+                        float sum = 0;
+                        for (int k = 0; k < 9; k++) sum += matrix[p * 9 + k] * taps[k * 3 + tap][t];
+                        to[t] = sum;
+                    }
+                }
+        }
+}
+
 /* products (TILE, channel) = weights (ins, 3, TILE) x points (ins, channel), `count` vectors of one
    point from `at` on, in rows of length W. */
 INLINE void point_products(const float *points, const float *weights, float *products, int64_t ins,
