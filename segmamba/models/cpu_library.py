@@ -226,3 +226,15 @@ def in_parts(count: int, work: Callable[[int, int], R]) -> list[R]:
     bounds = [count * part // parts for part in range(parts + 1)]
     with ThreadPoolExecutor(parts) as threads:
         return list(threads.map(work, bounds[:-1], bounds[1:]))
+
+
+def total(parts: list[Tensor]) -> Tensor:
+    """The sum of what each part of a work summed.
+
+    Args:
+        parts: Of one shape.
+
+    Returns:
+        The same shape.
+    """
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segmamba.models.cpu_library import fp32, in_parts, run, scratch_size
+from segmamba.models.cpu_library import fp32, in_parts, run, scratch_size, total
 from segmamba.models.narrow_cpu_volumes import tiled
 
 
@@ -49,7 +49,8 @@ class Double(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dlarge: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        (small, weight), dlarge = ctx.saved_tensors, dlarge.contiguous()
+        small, weight = ctx.saved_tensors
+        dlarge = dlarge if dlarge[0].is_contiguous() else dlarge.contiguous()
         wants_dsmall, wants_dweight, wants_dbias = ctx.needs_input_grad
         return (
             _halved(dlarge, weight, None) if wants_dsmall else None,
@@ -63,8 +64,11 @@ def _halved(large: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     halves = [side // 2 for side in sides]
     small = large.new_empty(batch, smalls, *halves)
     offset = large.new_zeros(smalls, 1) if bias is None else bias[:, None]
-    arguments = (large, tiled(weight.flatten(1)), tiled(offset), small, larges, smalls, *halves)
-    in_parts(batch * halves[0], lambda first, last: run("halve", arguments, first, last))
+    arguments = (large, tiled(weight.flatten(1)), tiled(offset), small)
+    numbers = large.stride(0), larges, smalls, *halves
+    in_parts(
+        batch * halves[0], lambda first, last: run("halve", (*arguments, *numbers), first, last)
+    )
     return small
 
 
@@ -83,8 +87,9 @@ def _weight_gradient(small: Tensor, large: Tensor) -> Tensor:
 
     def work(first: int, last: int) -> Tensor:
         gradient = small.new_zeros((smalls, larges, 2, 2, 2), dtype=torch.float64)
-        arguments = (small, large, gradient, small.new_empty(size), larges, smalls, *sides)
-        run("halve_backward_weights", arguments, first, last)
+        arguments = (small, large, gradient, small.new_empty(size))
+        numbers = large.stride(0), larges, smalls, *sides
+        run("halve_backward_weights", (*arguments, *numbers), first, last)
         return gradient
 
-    return torch.stack(in_parts(batch * sides[0], work)).sum(0).float()
+    return total(in_parts(batch * sides[0], work)).float()

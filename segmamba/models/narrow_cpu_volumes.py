@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmamba.models.cpu_library import constant, fp32, in_parts, run, scratch_size
+from segmamba.models.cpu_library import constant, fp32, in_parts, run, scratch_size, total
 from segmamba.models.narrow_cpu_norms import Norm, Sums
 
 _ALONG_D = torch.tensor(
@@ -98,7 +98,7 @@ def weight_gradient(dy: Source, x: Source) -> Tensor:
         run("conv_backward_weights", arguments, first, last)
         return gradient
 
-    gradient = torch.stack(in_parts(batch * -(-sides[0] // 2), work)).sum(0)
+    gradient = total(in_parts(batch * -(-sides[0] // 2), work))
     taps = (WINOGRAD.t() @ gradient).float()  # (3 * 3, ins * 3 * outs)
     return taps.view(3, 3, ins, 3, outs).permute(4, 2, 0, 1, 3)
 
@@ -139,7 +139,7 @@ def mixture_weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
         return gradient
 
     blocks = batch * -(-voxels // constant("block_voxels"))
-    return torch.stack(in_parts(blocks, work)).sum(0).float()
+    return total(in_parts(blocks, work)).float()
 
 
 def tiled(weight: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 /* The 2x2x2 convolution of stride 2, its transpose, and their weights' gradient.
 
-   Small volumes are (b, smalls, d, h, w) and large ones (b, larges, 2 d, 2 h, 2 w). Of a large one's
-   row the even voxels and the odd ones each fill a vector. */
+   Small volumes are (b, smalls, d, h, w) and large ones (b, larges, 2 d, 2 h, 2 w), of which two
+   samples lie `sample` floats apart. Of a large one's row the even voxels and the odd ones each fill a
+   vector. */
 
 #include "vectors.h"
 
@@ -26,10 +27,10 @@
 
 /* Where in a large volume the row (i, j) of the blocks of the small voxel `at` of slice `part`, which
    is b * D + d, begins. */
-INLINE const float *large_row(const float *large, int64_t part, int64_t c, int64_t channels,
+INLINE const float *large_row(const float *large, int64_t sample, int64_t part, int64_t c,
                               int64_t D, int64_t H, int64_t W, int64_t at, int row) {
     const int64_t d = part % D * 2 + row / 2, h = at / W * 2 + row % 2;
-    return large + (((part / D * channels + c) * 2 * D + d) * 2 * H + h) * 2 * W + at % W * 2;
+    return large + part / D * sample + ((c * 2 * D + d) * 2 * H + h) * 2 * W + at % W * 2;
 }
 
 /* How far apart the two vectors lie of which the blocks of one small vector are made. */
@@ -48,8 +49,8 @@ INLINE int64_t small_slice(int64_t part, int64_t c, int64_t channels, int64_t D,
 /* small = the convolution of large, plus bias. weights: (tiles of smalls, larges, 8, TILE); bias:
    (tiles of smalls, TILE). Work: the b * d slices. */
 void halve(const float *large, const float *weights, const float *bias, float *small,
-           int64_t larges, int64_t smalls, int64_t D, int64_t H, int64_t W, int64_t first,
-           int64_t last) {
+           int64_t sample, int64_t larges, int64_t smalls, int64_t D, int64_t H, int64_t W,
+           int64_t first, int64_t last) {
     const int64_t area = H * W;
     for (int64_t part = first; part < last; part++)
         for (int64_t at = 0; at < area; at += LANES)
@@ -60,7 +61,7 @@ void halve(const float *large, const float *weights, const float *bias, float *s
                 for (int64_t c = 0; c < larges; c++)
                     for (int row = 0; row < 4; row++, taps += 2 * TILE) {
                         vec parts[2];
-                        split_row(large_row(large, part, c, larges, D, H, W, at, row), W, parts);
+                        split_row(large_row(large, sample, part, c, D, H, W, at, row), W, parts);
                         for (int t = 0; t < TILE; t++)
                             sums[t] += taps[t] * parts[0] + taps[TILE + t] * parts[1];
                     }
@@ -86,12 +87,14 @@ void twice(const float *small, const float *weights, const float *bias, float *l
                     for (int t = 0; t < 8; t++) sums[t] += taps[t] * value;
                 }
                 for (int row = 0; row < 4; row++) {
-                    float *to = (float *)large_row(large, part, o, larges, D, H, W, at, row);
+                    float *to = (float *)large_row(large, larges * 8 * D * area, part, o, D, H, W, at, row);
                     STORE(to, LOW(sums[2 * row], sums[2 * row + 1]));
                     STORE(to + distance(W), HIGH(sums[2 * row], sums[2 * row + 1]));
                 }
             }
 }
+
+#define CACHED 768 /* voxels of a small volume, of which TILE channels fit the first cache */
 
 int64_t halve_backward_weights_scratch(int64_t larges, int64_t smalls) {
     return (smalls + TILE - 1) / TILE * TILE * larges * 8 * LANES;
@@ -100,28 +103,31 @@ int64_t halve_backward_weights_scratch(int64_t larges, int64_t smalls) {
 /* The gradient of the weights, (smalls, larges, 8), in double, added to `dweights`: the products of
    both volumes, of which one is a gradient. Work: the b * d slices. */
 void halve_backward_weights(const float *small, const float *large, double *dweights,
-                            float *scratch, int64_t larges, int64_t smalls, int64_t D, int64_t H,
-                            int64_t W, int64_t first, int64_t last) {
-    const int64_t area = H * W;
+                            float *scratch, int64_t sample, int64_t larges, int64_t smalls,
+                            int64_t D, int64_t H, int64_t W, int64_t first, int64_t last) {
+    const int64_t area = H * W, together = area < CACHED ? CACHED / area : 1;
     memset(scratch, 0, sizeof(float) * halve_backward_weights_scratch(larges, smalls));
-    for (int64_t part = first; part < last; part++) {
+    for (int64_t start = first; start < last; start += together) {
+        const int64_t end = start + together < last ? start + together : last;
         float *kept = scratch;
         for (int64_t o = 0; o < smalls; o += TILE) {
             const int64_t held = smalls - o < TILE ? smalls - o : TILE;
             for (int64_t place = 0; place < larges * 4; place++, kept += 2 * TILE * LANES) {
                 vec sums[TILE][2];
                 for (int t = 0; t < TILE; t++) sums[t][0] = sums[t][1] = ZERO;
-                const float *from[TILE];
-                for (int t = 0; t < TILE; t++)
-                    from[t] = small + small_slice(part, o + (t < held ? t : 0), smalls, D, area);
-                for (int64_t at = 0; at < area; at += LANES) {
-                    vec parts[2];
-                    split_row(large_row(large, part, place / 4, larges, D, H, W, at, place % 4), W,
-                              parts);
-                    for (int t = 0; t < TILE; t++) {
-                        const vec value = LOAD(from[t] + at);
-                        sums[t][0] += value * parts[0];
-                        sums[t][1] += value * parts[1];
+                for (int64_t part = start; part < end; part++) {
+                    const float *from[TILE];
+                    for (int t = 0; t < TILE; t++)
+                        from[t] = small + small_slice(part, o + (t < held ? t : 0), smalls, D, area);
+                    for (int64_t at = 0; at < area; at += LANES) {
+                        vec parts[2];
+                        split_row(large_row(large, sample, part, place / 4, D, H, W, at, place % 4),
+                                  W, parts);
+                        for (int t = 0; t < TILE; t++) {
+                            const vec value = LOAD(from[t] + at);
+                            sums[t][0] += value * parts[0];
+                            sums[t][1] += value * parts[1];
+                        }
                     }
                 }
                 for (int t = 0; t < TILE; t++)
