@@ -16,7 +16,7 @@ void conv_points(const float *weight, const float *matrix, float *points, int64_
             }
             for (int p = 0; p < POINTS; p++)
                 for (int tap = 0; tap < 3; tap++) {
-                    float *to = points + ((o / TILE * POINTS + p) * ins + c) * 3 * TILE + tap * TILE;
+                    float *to = points + (((o / TILE * POINTS + p) * ins + c) * 3 + tap) * TILE;
                     for (int t = 0; t < TILE; t++) {
                         float sum = 0;
                         for (int k = 0; k < 9; k++) sum += matrix[p * 9 + k] * taps[k * 3 + tap][t];
@@ -94,14 +94,13 @@ int64_t conv_forward_scratch(int64_t ins, int64_t H, int64_t W) {
 }
 
 /* y (b, outs, d, h, w) = the 3x3x3 convolution of a source (b, ins, d, h, w), zero-padded, plus
-   `added`, or its 1x1x1 convolution by `mixture` (of pointwise_forward), unless they are 0; and by `sums_kind` two sums over each pair of slices, (b, pairs, outs),
-   while it is in the cache.
-   weights: (tiles of outs, 24, ins, 3, TILE). scratch: 24 * ((ins + TILE) * w + 2 LANES), and
-   4 * ins * h * w for a ring. Work: the b * pairs of slices. Each row of tiles: all its points, then
-   by output tile and point the products. */
+   `added`, or its 1x1x1 convolution by `mixture` (of pointwise_forward), unless they are 0; and by
+   `sums_kind` two sums over each pair of slices, (b, pairs, outs), while it is in the cache.
+   weights: (tiles of outs, 24, ins, 3, TILE). Work: the b * pairs of slices. By one row of tiles or
+   two: all their points, then by output tile and point the products. */
 void conv_forward(const float *x, const float *z, const struct norm *norms, const float *weights,
-                  const float *added, const float *mixture, const float *no_bias, const float *of, const struct norm *norms_of, double *sums,
-                  double *products_of, float *y, float *scratch, int64_t kind, int64_t sums_kind,
+                  const float *added, const float *mixture, const float *no_bias, const float *of,
+                  const struct norm *norms_of, double *sums, double *products_of, float *y, float *scratch, int64_t kind, int64_t sums_kind,
                   int64_t mixed, int64_t ins, int64_t outs, int64_t D, int64_t H, int64_t W,
                   int64_t first, int64_t last) {
     const int64_t volume = D * H * W, pairs = (D + 1) / 2;
@@ -111,10 +110,12 @@ void conv_forward(const float *x, const float *z, const struct norm *norms, cons
     struct source from_x = {kind, x, z, norms, products + TILE * channel, ins, D, H * W, 0};
     for (int64_t part = first; part < last; part++) {
         const int64_t b = part / pairs, d = part % pairs * 2;
-        const int64_t part_start = d * H * W, part_end = d + 1 < D ? part_start + 2 * H * W : volume;
+        const int64_t part_start = d * H * W;
+        const int64_t part_end = d + 1 < D ? part_start + 2 * H * W : volume;
         fill_ring(&from_x, b, d);
         if (mixture)
-            mix_span(added, mixture, no_bias, 0, 0, y, mixed, outs, volume, b, part_start, part_end);
+            mix_span(added, mixture, no_bias, 0, 0, y, mixed, outs, volume, b, part_start,
+                     part_end);
         const float *plus = mixture ? y : added;
         for (int64_t top = 0; top < H; top += 4 * (size / W)) {
             const int64_t left = (H - top + 3) / 4 * W, count = left < size ? left : size;

@@ -39,8 +39,8 @@ INLINE void gradient_points(const struct source *dy, float *points, int64_t stri
         points_of_gradients(dy, points, stride, H, W, b, o, d, h, w, 0);
 }
 
-/* sums (24, ins, 3, TILE, LANES) += gradients (TILE, 24, stride) x points (ins, 24, stride), of which
-   `count` floats are there, rows of length W. */
+/* sums (24, ins, 3, TILE, LANES) += gradients (TILE, 24, stride) x points (ins, 24, stride), of
+   which `count` floats are there, rows of length W. */
 INLINE void add_products(const float *points, const float *gradients, float *sums, int64_t ins,
                          int64_t stride, int64_t W, int64_t count) {
     for (int64_t place = 0; place < POINTS * ins; place++) {
@@ -77,8 +77,8 @@ int64_t conv_backward_weights_scratch(int64_t ins, int64_t outs, int64_t H, int6
 
 /* The gradient of conv_forward's weights by their points, (24, ins, 3, outs), in double, added to
    `dweights`. Both volumes are sources. Work: the b * pairs of slices. By some rows of tiles, which
-   may be of several pairs: all points, then by point and input channel the products over all voxels,
-   whose sums stay in registers. */
+   may be of several pairs: all points, then by point and input channel the products over all
+   voxels, whose sums stay in registers. */
 void conv_backward_weights(const float *dy, const float *dy_z, const struct norm *dy_norms,
                            const float *x, const struct norm *x_norms, double *dweights,
                            float *scratch, int64_t dy_kind, int64_t x_kind, int64_t ins,
@@ -89,7 +89,8 @@ void conv_backward_weights(const float *dy, const float *dy_z, const struct norm
     float *points = scratch, *gradients = points + ins * channel;
     float *sums = gradients + TILE * channel, *rings = sums + POINTS * ins * 3 * TILE * LANES;
     struct source from_x = {x_kind, x, x, x_norms, rings, ins, D, H * W, 0};
-    struct source from_dy = {dy_kind, dy, dy_z, dy_norms, rings + 4 * ins * H * W, outs, D, H * W, 0};
+    float *second = rings + 4 * ins * H * W;
+    struct source from_dy = {dy_kind, dy, dy_z, dy_norms, second, outs, D, H * W, 0};
     for (int64_t o = 0; o < outs; o += TILE) {
         from_x.next = from_dy.next = 0;
         const int64_t held = outs - o < TILE ? outs - o : TILE;
@@ -118,6 +119,7 @@ void conv_backward_weights(const float *dy, const float *dy_z, const struct norm
         add_products(points, gradients, sums, ins, stride, W, count);
         for (int64_t tap = 0; tap < POINTS * ins * 3; tap++)
             for (int64_t t = 0; t < held; t++)
-                dweights[tap * outs + o + t] += double_sum_of(LOAD(sums + (tap * TILE + t) * LANES));
+                dweights[tap * outs + o + t] +=
+                    double_sum_of(LOAD(sums + (tap * TILE + t) * LANES));
     }
 }

@@ -1,8 +1,8 @@
 /* The 2x2x2 convolution of stride 2, its transpose, and their weights' gradient.
 
    Small volumes are (b, smalls, d, h, w) and large ones (b, larges, 2 d, 2 h, 2 w), of which two
-   samples lie `sample` floats apart. Of a large one's row the even voxels and the odd ones each fill a
-   vector. */
+   samples lie `sample` floats apart. Of a large one's row the even voxels and the odd ones each fill
+   a vector. */
 
 #include "vectors.h"
 
@@ -25,8 +25,8 @@
 
 /* A vector of a small slice is part of a row, or two rows that are half as long. */
 
-/* Where in a large volume the row (i, j) of the blocks of the small voxel `at` of slice `part`, which
-   is b * D + d, begins. */
+/* Where in a large volume the row (i, j) of the blocks of the small voxel `at` of slice `part`,
+   which is b * D + d, begins. */
 INLINE const float *large_row(const float *large, int64_t sample, int64_t part, int64_t c,
                               int64_t D, int64_t H, int64_t W, int64_t at, int row) {
     const int64_t d = part % D * 2 + row / 2, h = at / W * 2 + row % 2;
@@ -75,7 +75,7 @@ void halve(const float *large, const float *weights, const float *bias, float *s
 void twice(const float *small, const float *weights, const float *bias, float *large,
            int64_t larges, int64_t smalls, int64_t D, int64_t H, int64_t W, int64_t first,
            int64_t last) {
-    const int64_t area = H * W;
+    const int64_t area = H * W, sample = larges * 8 * D * area;
     for (int64_t part = first; part < last; part++)
         for (int64_t at = 0; at < area; at += LANES)
             for (int64_t o = 0; o < larges; o++) {
@@ -87,7 +87,7 @@ void twice(const float *small, const float *weights, const float *bias, float *l
                     for (int t = 0; t < 8; t++) sums[t] += taps[t] * value;
                 }
                 for (int row = 0; row < 4; row++) {
-                    float *to = (float *)large_row(large, larges * 8 * D * area, part, o, D, H, W, at, row);
+                    float *to = (float *)large_row(large, sample, part, o, D, H, W, at, row);
                     STORE(to, LOW(sums[2 * row], sums[2 * row + 1]));
                     STORE(to + distance(W), HIGH(sums[2 * row], sums[2 * row + 1]));
                 }
@@ -117,8 +117,10 @@ void halve_backward_weights(const float *small, const float *large, double *dwei
                 for (int t = 0; t < TILE; t++) sums[t][0] = sums[t][1] = ZERO;
                 for (int64_t part = start; part < end; part++) {
                     const float *from[TILE];
-                    for (int t = 0; t < TILE; t++)
-                        from[t] = small + small_slice(part, o + (t < held ? t : 0), smalls, D, area);
+                    for (int t = 0; t < TILE; t++) {
+                        const int64_t channel = o + (t < held ? t : 0);
+                        from[t] = small + small_slice(part, channel, smalls, D, area);
+                    }
                     for (int64_t at = 0; at < area; at += LANES) {
                         vec parts[2];
                         split_row(large_row(large, sample, part, place / 4, D, H, W, at, place % 4),

@@ -6,9 +6,9 @@ int lanes(void) { return LANES; }
 int tile(void) { return TILE; }
 int block_voxels(void) { return BLOCK * LANES; }
 
-/* The norms of volumes by the means and squares (b, parts, c) of their parts, which have `voxels`, the
-   last of a sample `last_voxels`. norms: (b, c); mean, variance and 1 / sqrt(variance + eps): (groups,
-   c), a group being `samples` samples. Work: the groups. */
+/* The norms of volumes by the means and squares (b, parts, c) of their parts, which have `voxels`,
+   the last of a sample `last_voxels`. norms: (b, c); mean, variance and 1 / sqrt(variance + eps):
+   (groups, c), a group being `samples` samples. Work: the groups. */
 void norm_of_statistics(const double *means, const double *squares, const float *weight,
                         const float *bias, struct norm *norms, double *mean, double *variance,
                         double *inverse, double eps, int64_t samples, int64_t parts,
@@ -36,8 +36,8 @@ void norm_of_statistics(const double *means, const double *squares, const float 
         }
 }
 
-/* Slope and offset of norms, and the gradients of weight and bias, by the span_sums (b, parts, c) of
-   samples of `voxels` voxels. Work: the channels. */
+/* Slope and offset of norms, and the gradients of weight and bias, by the span_sums (b, parts, c)
+   of samples of `voxels` voxels. Work: the channels. */
 void norm_of_sums(const double *sums, const double *products, const float *weight,
                   const double *mean, const double *inverse, struct norm *norms, float *dweight,
                   float *dbias, int64_t groups, int64_t samples, int64_t parts, int64_t channels,

@@ -15,8 +15,8 @@ void pointwise_forward(const float *x, const float *weights, const float *bias, 
     }
 }
 
-/* dweights (outs, ins) += the products from voxel start to end of a tile of outputs and `count` inputs
-   from c on. */
+/* dweights (outs, ins) += the products from voxel start to end of a tile of outputs and `count`
+   inputs from c on. */
 INLINE void add_gradients(const float *dy, const float *x, double *dweights, int64_t ins,
                           int64_t outs, int64_t voxels, int64_t b, int64_t o, int64_t c,
                           int64_t start, int64_t end, const int count) {
