@@ -87,7 +87,7 @@ def halves(x: Tensor) -> bool:
 
 
 def _fills_registers(height: int, width: int) -> bool:
-    """Whether whole rows or pairs of rows do, at half the resolution."""
+    """Whether the rows of a slice, at half the resolution, do together."""
     return width % WIDTH_MULTIPLE == 0 or height % 2 == 0
 
 

@@ -212,7 +212,7 @@ def test_the_kernels_read_and_write_nothing_beyond_their_tensors(tmp_path):
 
 
 SMALL_SIDES = pytest.mark.parametrize("sides", [(2, 3, 16), (3, 2, 8), (1, 4, 24)])
-"""Of 16 lanes 8 voxels along W fill half, so that a vector holds two rows."""
+"""Of 16 lanes 8 voxels fill half, 24 one and a half: a vector then holds parts of two rows."""
 
 
 @needs_kernels

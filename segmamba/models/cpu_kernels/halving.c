@@ -23,21 +23,19 @@
 #define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
 #endif
 
-/* A vector of a small slice is part of a row, or two rows that are half as long. */
-
-/* Where in a large volume the row (i, j) of the blocks of the small voxel `at` of slice `part`,
-   which is b * D + d, begins. */
+/* Where in a large volume lies the row (i, j) of the block of the small voxel `at` of slice `part`,
+   which is b * D + d. Half a vector of small voxels lies in one row, a whole one in two at most. */
 INLINE const float *large_row(const float *large, int64_t sample, int64_t part, int64_t c,
                               int64_t D, int64_t H, int64_t W, int64_t at, int row) {
     const int64_t d = part % D * 2 + row / 2, h = at / W * 2 + row % 2;
     return large + part / D * sample + ((c * 2 * D + d) * 2 * H + h) * 2 * W + at % W * 2;
 }
 
-/* How far apart the two vectors lie of which the blocks of one small vector are made. */
-INLINE int64_t distance(int64_t W) { return W < LANES ? 4 * W : LANES; }
-
-INLINE void split_row(const float *row, int64_t W, vec parts[2]) {
-    const vec a = LOAD(row), b = LOAD(row + distance(W));
+/* The even and the odd voxels of the rows (i, j) of the blocks of a vector of small voxels. */
+INLINE void split_row(const float *large, int64_t sample, int64_t part, int64_t c, int64_t D,
+                      int64_t H, int64_t W, int64_t at, int row, vec parts[2]) {
+    const vec a = LOAD(large_row(large, sample, part, c, D, H, W, at, row));
+    const vec b = LOAD(large_row(large, sample, part, c, D, H, W, at + LANES / 2, row));
     parts[0] = EVEN(a, b);
     parts[1] = ODD(a, b);
 }
@@ -61,7 +59,7 @@ void halve(const float *large, const float *weights, const float *bias, float *s
                 for (int64_t c = 0; c < larges; c++)
                     for (int row = 0; row < 4; row++, taps += 2 * TILE) {
                         vec parts[2];
-                        split_row(large_row(large, sample, part, c, D, H, W, at, row), W, parts);
+                        split_row(large, sample, part, c, D, H, W, at, row, parts);
                         for (int t = 0; t < TILE; t++)
                             sums[t] += taps[t] * parts[0] + taps[TILE + t] * parts[1];
                     }
@@ -87,9 +85,10 @@ void twice(const float *small, const float *weights, const float *bias, float *l
                     for (int t = 0; t < 8; t++) sums[t] += taps[t] * value;
                 }
                 for (int row = 0; row < 4; row++) {
-                    float *to = (float *)large_row(large, sample, part, o, D, H, W, at, row);
-                    STORE(to, LOW(sums[2 * row], sums[2 * row + 1]));
-                    STORE(to + distance(W), HIGH(sums[2 * row], sums[2 * row + 1]));
+                    const vec a = sums[2 * row], b = sums[2 * row + 1];
+                    const int64_t next = at + LANES / 2;
+                    STORE((float *)large_row(large, sample, part, o, D, H, W, at, row), LOW(a, b));
+                    STORE((float *)large_row(large, sample, part, o, D, H, W, next, row), HIGH(a, b));
                 }
             }
 }
@@ -123,8 +122,7 @@ void halve_backward_weights(const float *small, const float *large, double *dwei
                     }
                     for (int64_t at = 0; at < area; at += LANES) {
                         vec parts[2];
-                        split_row(large_row(large, sample, part, place / 4, D, H, W, at, place % 4),
-                                  W, parts);
+                        split_row(large, sample, part, place / 4, D, H, W, at, place % 4, parts);
                         for (int t = 0; t < TILE; t++) {
                             const vec value = LOAD(from[t] + at);
                             sums[t][0] += value * parts[0];
