@@ -5,10 +5,20 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segmamba.files import replacing
-from segmamba.reports.style import ARM_COLOURS, BAND, INK, MUTED, RULE, report_style
+from segmamba.reports.style import (
+    ARM_COLOURS,
+    BAND,
+    BAND_EDGE,
+    INK,
+    MUTED,
+    PAPER,
+    RULE,
+    any_letters,
+    report_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,19 +31,32 @@ PAGE_COLOURS = {
     MUTED: "--muted",
     RULE: "--rule",
     BAND: "--band",
+    BAND_EDGE: "--band-edge",
+    PAPER: "--page",
     ARM_COLOURS[0]: "--blue",
 }
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Save a figure on white at the resolution of a journal.
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"dpi": DPI, "facecolor": "white"},
+    "svg": {"facecolor": "white", "metadata": {"Date": None}},
+    "pdf": {"facecolor": "white", "metadata": {"CreationDate": None, "ModDate": None}},
+}
+"""What a figure is saved as: for a glance, for a page, for a paper. No date, so that a figure drawn
+again is the same file."""
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Save a figure on white in every one of FORMATS.
 
     Args:
         figure: The figure.
-        path: The file; it is replaced as a whole.
+        folder: Where; its files are replaced as a whole.
+        name: The files' name without its ending.
     """
-    with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png", facecolor="white")
+    for ending, options in FORMATS.items():
+        with replacing(folder / f"{name}.{ending}") as file, report_style(), any_letters():
+            figure.savefig(file, format=ending, **options)
 
 
 def to_svg(figure: Figure, name: str) -> str:
@@ -49,7 +72,7 @@ def to_svg(figure: Figure, name: str) -> str:
         The element.
     """
     text = io.StringIO()
-    with report_style():
+    with report_style(), any_letters():
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)

@@ -4,9 +4,12 @@ Everything is computed from a Study, that is from what MLflow holds; so drawing 
 gives the same report.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.data.case import patient_of
@@ -14,7 +17,10 @@ from segmamba.evaluation.patients import counted
 from segmamba.files import write_text
 from segmamba.reports.difference_rows import difference_table, estimate_and_interval
 from segmamba.reports.exports import TABLE_FILES, write_tables
-from segmamba.reports.pages import VIEWER, plain, template
+from segmamba.reports.look_rows import look_rows
+from segmamba.reports.pages import VIEWER, html_page, plain, runs_page, shown_store, template
+from segmamba.reports.pareto_rows import pareto_table
+from segmamba.reports.patient_rows import patient_table
 from segmamba.reports.reading import reading_of, standing_rows
 from segmamba.reports.subset_figures import subset_table
 from segmamba.reports.tables import (
@@ -38,9 +44,29 @@ from segmamba.studies.spec import FOUND, Changes
 from segmamba.studies.verdict import decide, verdict
 from segmamba.studies.words import DASH, amount, count
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What a study's page says beside its results while the study runs."""
+
+    state: str
+    """Running, or why it does not any more."""
+    sentence: str
+    """How many trials have ended and what is left."""
+    written: str
+    """When the page was written and when it will be again."""
+    ended: int = 0
+    total: int = 0
+    """Trials that have ended, and all that are planned; 0 where that is not known."""
+    refresh_s: int = 0
+    """How often a browser loads the page again; 0 does not."""
+
 
 def write_report(study: Study, folder: Path | str) -> Path:
-    """Write a study's report.html, report.md, plots/*.png and tables/*, each whole or not at all.
+    """Write a study's report.html, report.md, plots/ and tables/, each file whole or not at all.
 
     Args:
         study: The study, finished or not.
@@ -49,29 +75,46 @@ def write_report(study: Study, folder: Path | str) -> Path:
     Returns:
         The path of report.html.
     """
-    from segmamba.reports.figures import draw_all
-    from segmamba.reports.images import save_png, to_svg
+    from segmamba.reports.figures import draw_all, draw_narrow
+    from segmamba.reports.images import save_figure
 
     folder = Path(folder)
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     figures = draw_all(study)
     for name, figure in figures.items():
-        save_png(figure, folder / "plots" / f"{name}.png")
-    content = _content(study, folder) | {
-        "figures": {name: to_svg(figure, name) for name, figure in figures.items()}
-    }
+        save_figure(figure, folder / "plots", name)
+    content = _content(study, folder, figures | draw_narrow(study))
     write_tables(study, folder / "tables")
     write_text(folder / "report.md", template("report.md.j2", autoescape=False).render(content))
-    return write_text(
-        folder / "report.html", template("report.html.j2", autoescape=True).render(content)
-    )
+    return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": {}}))
 
 
-def _content(study: Study, folder: Path) -> dict[str, Any]:
+def write_live_page(study: Study, folder: Path | str, live: Live) -> Path:
+    """Write report.html of a study that runs, as far as it has come, whole or not at all.
+
+    Args:
+        study: The study as it stands.
+        folder: The folder that the page is written into.
+        live: What it says of the study's course.
+
+    Returns:
+        The path of report.html, which `write_report` replaces in the end.
+    """
+    from segmamba.reports.figures import draw_all, draw_narrow
+
+    folder = Path(folder)
+    content = _content(study, folder, draw_all(study) | draw_narrow(study))
+    return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": live}))
+
+
+def _content(study: Study, folder: Path, figures: Mapping[str, Figure]) -> dict[str, Any]:
     """What both templates show, as text and lists."""
+    from segmamba.reports.images import to_svg
+
     headers, rows = arm_table(study)
-    return {
+    content = {
         "study": study,
+        "figures": {name: to_svg(figure, name) for name, figure in figures.items()},
         "verdict": verdict(study),
         "notice": PHANTOM_NOTICE if study.data.phantom else "",
         "decided_by": _decided_by(study.hypothesis, study.max_seeds),
@@ -98,6 +141,9 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "rows": rows,
         "subsets": subset_table(study),
         **difference_table(study),
+        "looks": look_rows(study),
+        "pareto": pareto_table(study),
+        "patients": patient_table(study, folder),
         "tables": list(TABLE_FILES),
         "trials": [trial_row(trial, folder) for trial in study.trials],
         "planned": _planned(study),
@@ -109,7 +155,32 @@ def _content(study: Study, folder: Path) -> dict[str, Any]:
         "config": {name: plain(value) for name, value in study.config.items()},
         "sets": _sets(study.data),
         "viewer": VIEWER if (folder / VIEWER).exists() else "",
+        "store": shown_store(study.mlflow_uri),
+        "runs_page": runs_page(study.mlflow_uri),
+        "served": study.mlflow_uri.startswith("http"),
+        "dash": DASH,
     }
+    return content | {"contents": _contents(content)}
+
+
+def _contents(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The id and the title of every part that the page has."""
+    parts = (
+        ("arms", "Arms", True),
+        ("by-subset", "Subsets", content["subsets"]),
+        ("paired", "Differences", True),
+        ("the-looks", "Looks", content["looks"]),
+        ("pareto-front", "Cost", content["pareto"]),
+        ("patients", "Patients", content["patients"]),
+        ("learning", "Curves", "curves" in content["figures"]),
+        ("the-search", "Search", content["searched"]),
+        ("planned", "Plan", content["planned"]),
+        ("trials", "Trials", True),
+        ("configuration", "Configuration", True),
+        ("data", "Data", True),
+        ("versions", "Versions", True),
+    )
+    return [(id, title) for id, title, there in parts if there]
 
 
 def _background(study: Study) -> list[str]:
