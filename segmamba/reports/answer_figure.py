@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from segmamba.reports.style import (
     INK,
     MUTED,
+    PAPER,
     WIDTH_IN,
     arm_colours,
     draw_margin,
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROW_IN, AROUND_IN = 0.62, 0.95
+LINE_IN, INTERVAL_IN, AROUND_IN = 0.17, 0.42, 0.75
+"""Heights of a line of words, of the interval and its seeds below them, and of all around."""
 NARROW_IN = 3.6
 """Width of the picture that a small screen shows."""
+CHARACTERS = {WIDTH_IN: 64, NARROW_IN: 44}
+"""Of a line of words by the width of the picture."""
 NEAR = 2.5
 """Multiple of the largest estimate, or of the double margin, up to which intervals are shown."""
 
@@ -53,14 +58,28 @@ def draw_answer(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     metric = METRICS[claim.metric]
     margin = metric.scale * claim.margin
     limits = _limits(shown, margin)
-    figure = new_figure(AROUND_IN + ROW_IN * len(shown), width_in)
+    words = [_words(difference, width_in) for difference in shown]
+    heights_in = [LINE_IN * (text.count("\n") + 1) + INTERVAL_IN for text in words]
+    figure = new_figure(AROUND_IN + sum(heights_in), width_in)
     panel = figure.subplots()
     draw_margin(panel, margin)
     panel.axvline(0, color=MUTED, lw=0.8, zorder=1)
-    colours = arm_colours(study)
-    for y, difference in enumerate(shown):
-        _draw_row(panel, -y, difference, colours.get(difference.arm, INK), limits)
-    panel.set(xlim=limits, ylim=(0.45 - len(shown), 0.62), yticks=[])
+    colours, top_in = arm_colours(study), 0.0
+    for difference, text, height_in in zip(shown, words, heights_in, strict=True):
+        panel.text(
+            0,
+            top_in,
+            text,
+            transform=panel.get_yaxis_transform(),
+            va="top",
+            fontsize=9,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 2.0},
+            zorder=6,
+        )
+        top_in -= height_in
+        y = top_in + 0.6 * INTERVAL_IN
+        _draw_row(panel, y, difference, colours.get(difference.arm, INK), limits)
+    panel.set(xlim=limits, ylim=(top_in, 0.0), yticks=[])
     panel.spines["left"].set_visible(False)
     panel.locator_params(axis="x", nbins=7 if width_in == WIDTH_IN else 5)
     panel.set_title(
@@ -108,24 +127,28 @@ def _limits(shown: Sequence[Difference], margin: float) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _draw_row(
-    panel: Axes, y: float, difference: Difference, colour: str, limits: tuple[float, float]
-) -> None:
-    """The contrast in words, and below the words its estimate, interval and seeds."""
-    metric, scale = difference.metric, difference.metric.scale
+def _words(difference: Difference, width_in: float) -> str:
+    """The contrast, its estimate and its interval, in lines that fit."""
+    metric = difference.metric
     name = (
         f"{short_name(difference.arm)} {MINUS} {short_name(difference.versus)}"
         if difference.versus
         else difference.label
     )
-    measured = math.isfinite(difference.low)
     text = amount(difference.mean, metric, signed=True)
-    if measured:
+    if math.isfinite(difference.low):
         low, high = (amount(v, metric, signed=True) for v in (difference.low, difference.high))
         text += f" [{low}, {high}]"
-    across = panel.get_yaxis_transform()
-    panel.text(0, y + 0.36, name, transform=across, va="center", fontsize=8.5, fontweight="bold")
-    panel.text(1, y + 0.36, text, transform=across, va="center", ha="right", fontsize=8.5)
+    most = CHARACTERS[width_in]
+    whole = f"{name}:  {text}"
+    return whole if len(whole) <= most else f"{textwrap.fill(name, most)}\n{text}"
+
+
+def _draw_row(
+    panel: Axes, y: float, difference: Difference, colour: str, limits: tuple[float, float]
+) -> None:
+    """The estimate, its interval and its seeds; y: inches from the top, as all heights here."""
+    scale, measured = difference.metric.scale, math.isfinite(difference.low)
     if measured:
         whole = (scale * difference.low, scale * difference.high)
         ends = np.clip(whole, *limits)
@@ -134,6 +157,6 @@ def _draw_row(
             mark = "|" if end == real else arrow
             panel.plot(end, y, mark, color=colour, ms=7, mew=1.6, clip_on=False, zorder=4)
     seeds = [scale * v for v in difference.seed_differences]
-    panel.plot(seeds, [y - 0.22] * len(seeds), "o", color=colour, ms=3.4, alpha=0.65, mew=0)
+    panel.plot(seeds, [y - 0.12] * len(seeds), "o", color=colour, ms=3.4, alpha=0.65, mew=0)
     face = colour if measured else "none"
     panel.plot(scale * difference.mean, y, "D", color=colour, mfc=face, ms=7, zorder=5)

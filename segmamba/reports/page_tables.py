@@ -16,7 +16,7 @@ CHARACTER_PX, GAP_PX = 9.2, 14.4
 """Width of a digit and of the space between two columns, in a font as wide as DejaVu Sans."""
 DENSE = 0.9
 """The size of a table of the class "dense", as a share of the usual size."""
-PRINTED = 0.72
+PRINTED = 0.8
 """The size of a table in print, as a share of that on a screen."""
 STEPS_PX = (380, 540, 720, 930, 1100)
 """Widths of the text. Tables that need more than the first one have the class of the step that

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segmamba.data.label_sets import MEAN
 from segmamba.reports.style import (
     INK,
     MUTED,
@@ -15,6 +16,7 @@ from segmamba.reports.style import (
     new_figure,
     short_name,
 )
+from segmamba.studies.contrasts import Difference
 from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.results import Study
 from segmamba.studies.verdict import verdict
@@ -80,10 +82,22 @@ def draw_cases(study: Study) -> Figure | None:
         f"{len(values)} patients"
     )
     panel.set_xlabel(
-        f"{difference.region}, {metric.unit}, mean of {count(len(difference.seeds), 'seed')}; "
+        f"{region_words(difference)}, {metric.unit}, {count(len(difference.seeds), 'seed')}; "
         f"dashed: the mean of all patients, {amount(difference.mean, metric, signed=True)}"
     )
     return figure
+
+
+def region_words(difference: Difference) -> str:
+    """What is compared, in words: "WT Dice", or "mean Dice of the regions".
+
+    Args:
+        difference: The difference.
+    """
+    words = difference.metric.words
+    if difference.region == MEAN:
+        return f"mean {words} of the regions"
+    return f"{difference.region} {words}"
 
 
 def _rows(order: Sequence[int]) -> list[int | None]:

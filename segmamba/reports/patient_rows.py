@@ -12,6 +12,7 @@ import numpy as np
 
 from segmamba.evaluation.patients import by_patient
 from segmamba.reports.pages import VIEWER
+from segmamba.reports.patient_figures import region_words
 from segmamba.studies.contrasts import Difference
 from segmamba.studies.results import Study
 from segmamba.studies.scores import case_patients, case_scores
@@ -47,7 +48,7 @@ def patient_table(study: Study, folder: Path) -> dict[str, Any]:
     gaps = dict(zip(difference.patients, difference.patient_differences, strict=True))
     return {
         "arms": [difference.arm, difference.versus],
-        "region": difference.region,
+        "region": region_words(difference),
         "unit": metric.unit,
         "rows": [
             {

@@ -86,7 +86,7 @@ def write_report(study: Study, folder: Path | str) -> Path:
     content = _content(study, folder, figures | draw_narrow(study))
     write_tables(study, folder / "tables")
     write_text(folder / "report.md", template("report.md.j2", autoescape=False).render(content))
-    return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": {}}))
+    return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": None}))
 
 
 def write_live_page(study: Study, folder: Path | str, live: Live) -> Path:

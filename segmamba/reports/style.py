@@ -25,6 +25,7 @@ ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 Their yellow and black are left out: each vanishes on one of the two page colours.
 """
 LINE_STYLES = ("-", "--", ":", "-.")  # past six arms the colours come again with another line
+LEAST_BAND_PT = 6.0
 WIDTH_IN = 7.2  # a two-column page of most journals, in inches
 LONGEST_NAME = 36  # characters of an arm's name in a picture
 LEGEND_CHARACTERS = 110  # that fit beside each other below a picture
@@ -97,7 +98,7 @@ def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
 def draw_margin(panel: Axes, margin: float, axis: Literal["x", "y"] = "x") -> None:
     """Draw the band of the differences that are too small to matter.
 
-    Its ends are lines, which are seen where the axis makes the band itself as narrow as a line.
+    It is LEAST_BAND_PT wide where the axis would make it so narrow that nobody sees it.
 
     Args:
         panel: Where.
@@ -105,9 +106,10 @@ def draw_margin(panel: Axes, margin: float, axis: Literal["x", "y"] = "x") -> No
         axis: That of the differences.
     """
     span, line = (panel.axvspan, panel.axvline) if axis == "x" else (panel.axhspan, panel.axhline)
+    line(0, color=BAND, lw=LEAST_BAND_PT, zorder=-1, solid_capstyle="butt")
     span(-margin, margin, color=BAND, lw=0, zorder=0)
     for end in (-margin, margin):
-        line(end, color=BAND_EDGE, lw=0.9, zorder=0.5)
+        line(end, color=BAND_EDGE, lw=0.7, zorder=0.5)
 
 
 def arm_colours(study: Study) -> dict[str, str]:

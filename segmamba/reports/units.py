@@ -37,4 +37,4 @@ def in_unit(value: float | None, per: float) -> str:
     if value is None:
         return DASH
     shown = value / per
-    return f"{shown:.0f}" if shown >= 100 else f"{shown:.3g}"
+    return f"{shown:.0f}" if shown >= 100 else f"{shown:#.3g}"
