@@ -176,6 +176,14 @@ def study_app(study: "Study") -> typer.Typer:
                 show_default=False,
             ),
         ] = None,
+        viewer: Annotated[
+            bool,
+            typer.Option(
+                "--viewer/--no-viewer",
+                help="At the end predict the worst, median and best case of each arm again, for "
+                "viewer.html beside the report; needs the extra viewer.",
+            ),
+        ] = True,
         as_json: JsonOption = False,
         list_settings: ListSettingsOption = False,
     ) -> None:
@@ -204,6 +212,7 @@ def study_app(study: "Study") -> typer.Typer:
             plan=plan,
             ray_address=ray_address,
             cache=cache,
+            viewer=viewer,
             changes=parse_assignments(with_orientation(changes, orientation)),
         )
         if plan:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from segmamba.files import replacing
+from segmamba.files import replacing, write_text
 from segmamba.reports.style import (
     ARM_COLOURS,
     BAND,
@@ -36,27 +36,29 @@ PAGE_COLOURS = {
     ARM_COLOURS[0]: "--blue",
 }
 
-
-FORMATS: dict[str, dict[str, Any]] = {
-    "png": {"dpi": DPI, "facecolor": "white"},
-    "svg": {"facecolor": "white", "metadata": {"Date": None}},
-    "pdf": {"facecolor": "white", "metadata": {"CreationDate": None, "ModDate": None}},
-}
-"""What a figure is saved as: for a glance, for a page, for a paper. No date, so that a figure drawn
-again is the same file."""
+DATELESS = {"CreationDate": None, "ModDate": None}
+"""Metadata of a PDF, so that a figure drawn again is the same file."""
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Save a figure on white in every one of FORMATS.
+def save_figure(figure: Figure, folder: Path, name: str) -> str:
+    """Save a figure for a glance and for papers, as PNG, PDF and SVG, and draw it for a page.
 
     Args:
         figure: The figure.
         folder: Where; its files are replaced as a whole.
         name: The files' name without its ending.
+
+    Returns:
+        The element that `to_svg` makes.
     """
-    for ending, options in FORMATS.items():
-        with replacing(folder / f"{name}.{ending}") as file, report_style(), any_letters():
-            figure.savefig(file, format=ending, **options)
+    svg = _svg(figure)
+    write_text(folder / f"{name}.svg", svg)
+    with report_style(), any_letters():
+        with replacing(folder / f"{name}.png") as file:
+            figure.savefig(file, dpi=DPI, format="png", facecolor="white")
+        with replacing(folder / f"{name}.pdf") as file:
+            figure.savefig(file, format="pdf", facecolor="white", metadata=DATELESS)
+    return _element(svg, name)
 
 
 def to_svg(figure: Figure, name: str) -> str:
@@ -71,10 +73,21 @@ def to_svg(figure: Figure, name: str) -> str:
     Returns:
         The element.
     """
+    return _element(_svg(figure), name)
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as an SVG file; its layout is made once and then kept."""
     text = io.StringIO()
     with report_style(), any_letters():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
+    return text.getvalue()
+
+
+def _element(svg: str, name: str) -> str:
+    """A file's SVG as an element of a page."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # the HTML parser knows both namespaces
     # Matplotlib derives some ids from positions whose last digit varies from run to run.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from segmamba.evaluation.patients import NAMES, counted
 from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
-from segmamba.reports.images import save_figure, to_svg
+from segmamba.reports.images import save_figure
 from segmamba.reports.pages import html_page, plain, template
 from segmamba.reports.reading import INFERENCE
 from segmamba.reports.style import (
@@ -92,8 +92,7 @@ def write_inference_report(results: InferenceResults, folder: Path) -> Path:
     """
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     figure = draw_differences(results)
-    save_figure(figure, folder / "plots", "differences")
-    content = _content(results) | {"figure": to_svg(figure, "differences")}
+    content = _content(results) | {"figure": save_figure(figure, folder / "plots", "differences")}
     write_text(folder / "report.md", template("inference.md.j2", autoescape=False).render(content))
     return write_text(folder / "report.html", html_page("inference.html.j2", content))
 

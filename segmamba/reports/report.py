@@ -4,12 +4,10 @@ Everything is computed from a Study, that is from what MLflow holds; so drawing 
 gives the same report.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segmamba.config import CONFIDENCE_LEVEL
 from segmamba.data.case import patient_of
@@ -44,9 +42,6 @@ from segmamba.studies.spec import FOUND, Changes
 from segmamba.studies.verdict import decide, verdict
 from segmamba.studies.words import DASH, amount, count
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
@@ -76,14 +71,14 @@ def write_report(study: Study, folder: Path | str) -> Path:
         The path of report.html.
     """
     from segmamba.reports.figures import draw_all, draw_narrow
-    from segmamba.reports.images import save_figure
+    from segmamba.reports.images import save_figure, to_svg
 
     folder = Path(folder)
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    figures = draw_all(study)
-    for name, figure in figures.items():
-        save_figure(figure, folder / "plots", name)
-    content = _content(study, folder, figures | draw_narrow(study))
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    figures = {name: save_figure(figure, plots, name) for name, figure in draw_all(study).items()}
+    figures |= {name: to_svg(figure, name) for name, figure in draw_narrow(study).items()}
+    content = _content(study, folder, figures)
     write_tables(study, folder / "tables")
     write_text(folder / "report.md", template("report.md.j2", autoescape=False).render(content))
     return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": None}))
@@ -101,20 +96,19 @@ def write_live_page(study: Study, folder: Path | str, live: Live) -> Path:
         The path of report.html, which `write_report` replaces in the end.
     """
     from segmamba.reports.figures import draw_all, draw_narrow
+    from segmamba.reports.images import to_svg
 
-    folder = Path(folder)
-    content = _content(study, folder, draw_all(study) | draw_narrow(study))
+    folder, drawn = Path(folder), draw_all(study) | draw_narrow(study)
+    content = _content(study, folder, {name: to_svg(drawn[name], name) for name in drawn})
     return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": live}))
 
 
-def _content(study: Study, folder: Path, figures: Mapping[str, Figure]) -> dict[str, Any]:
-    """What both templates show, as text and lists."""
-    from segmamba.reports.images import to_svg
-
+def _content(study: Study, folder: Path, figures: Mapping[str, str]) -> dict[str, Any]:
+    """What both templates show, as text and lists; figures: the elements of a page, by name."""
     headers, rows = arm_table(study)
-    content = {
+    content: dict[str, Any] = {
         "study": study,
-        "figures": {name: to_svg(figure, name) for name, figure in figures.items()},
+        "figures": figures,
         "verdict": verdict(study),
         "notice": PHANTOM_NOTICE if study.data.phantom else "",
         "decided_by": _decided_by(study.hypothesis, study.max_seeds),
