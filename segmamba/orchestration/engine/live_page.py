@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from segmamba.studies.results import Study
     from segmamba.studies.trial_plan import TrialPlan
 
-EVERY_S = 180.0
+EVERY_S = 120.0
 """How long a page stays as it is while no trial ends."""
 SETTLE_S = 2.0
 """From the end of a trial until MLflow knows of it."""
