@@ -81,7 +81,7 @@ def write_report(study: Study, folder: Path | str) -> Path:
     content = _content(study, folder, figures)
     write_tables(study, folder / "tables")
     write_text(folder / "report.md", template("report.md.j2", autoescape=False).render(content))
-    return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": None}))
+    return write_text(folder / "report.html", html_page("report.html.j2", content))
 
 
 def write_live_page(study: Study, folder: Path | str, live: Live) -> Path:
@@ -99,11 +99,13 @@ def write_live_page(study: Study, folder: Path | str, live: Live) -> Path:
     from segmamba.reports.images import to_svg
 
     folder, drawn = Path(folder), draw_all(study) | draw_narrow(study)
-    content = _content(study, folder, {name: to_svg(drawn[name], name) for name in drawn})
-    return write_text(folder / "report.html", html_page("report.html.j2", content | {"live": live}))
+    content = _content(study, folder, {name: to_svg(drawn[name], name) for name in drawn}, live)
+    return write_text(folder / "report.html", html_page("report.html.j2", content))
 
 
-def _content(study: Study, folder: Path, figures: Mapping[str, str]) -> dict[str, Any]:
+def _content(
+    study: Study, folder: Path, figures: Mapping[str, str], live: Live | None = None
+) -> dict[str, Any]:
     """What both templates show, as text and lists; figures: the elements of a page, by name."""
     headers, rows = arm_table(study)
     content: dict[str, Any] = {
@@ -114,7 +116,8 @@ def _content(study: Study, folder: Path, figures: Mapping[str, str]) -> dict[str
         "decided_by": _decided_by(study.hypothesis, study.max_seeds),
         "reading": reading_of(study),
         "background": _background(study),
-        "champion": champion_words(study),
+        "live": live,
+        "champion": "" if live else champion_words(study),
         "standing": standing_rows(study),
         "exploratory": EXPLORATORY,
         "test_size": _test_size(study),
@@ -128,7 +131,7 @@ def _content(study: Study, folder: Path, figures: Mapping[str, str]) -> dict[str
             }
             for claim in study.secondary
         ],
-        "summary": _summary(study),
+        "summary": _summary(study, "so far" if live else "from plan to report"),
         "tested": "last" if study.data.test_is_validation else "best on the validation set",
         "headers": headers,
         "dropped": dropped_rows(study),
@@ -198,7 +201,7 @@ def _size(data: StudyData, cases: Sequence[str]) -> str:
     return counted(cases, (data.patients.get(case) or patient_of(case) for case in cases))
 
 
-def _summary(study: Study) -> str:
+def _summary(study: Study, until: str) -> str:
     finished = sum(trial.status == "FINISHED" for trial in study.trials)
     if study.pooled_from:
         seeds = sorted({len(of) for of in study.arm_seeds.values()})
@@ -213,7 +216,7 @@ def _summary(study: Study) -> str:
     return (
         f"{finished} of {count(len(study.trials), 'trial')} finished; "
         f"{_seeds(study)}{folds} per arm; preset {study.preset}; "
-        f"{duration(study.seconds)} from plan to report{starts}"
+        f"{duration(study.seconds)} {until}{starts}"
     )
 
 
