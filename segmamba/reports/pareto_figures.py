@@ -84,7 +84,7 @@ def _draw(panel: Axes, study: Study, front: Front, limits: tuple[float, float]) 
     panel.set(xlabel=f"{front.cost.title} ({unit})", ylim=limits)
     panel.margins(x=0.12)
     low, high = panel.get_xlim()
-    panel.set_xlim(low, high)
+    panel.set_xlim(max(low, 0.0), high)  # nothing costs less than nothing
     # From each arm on the front, its Dice is to be had at its cost and at every higher one.
     xs = [*(arm.cost / per for arm in best), high]
     ys = [100 * arm.dice for arm in best]

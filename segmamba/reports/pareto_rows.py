@@ -61,7 +61,8 @@ def _cell(arm: ArmCost | None, per: float) -> tuple[str, str, bool]:
         return DASH, "", False
     share = f" in {100 * arm.share:.0f} %" if math.isfinite(arm.share) else ""
     if arm.behind:
-        gap = " ".join(estimate_and_interval(arm.gap)).strip() if arm.gap and arm.gap.seeds else ""
+        paired = estimate_and_interval(arm.gap) if arm.gap and arm.gap.seeds else ()
+        gap = " ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in paired)
         return in_unit(arm.cost, per), f"behind {arm.behind} {gap}".strip(), False
     return in_unit(arm.cost, per), f"front{share}", True
 
