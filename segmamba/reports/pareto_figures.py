@@ -60,7 +60,7 @@ def _limits(arms: Sequence[ArmCost]) -> tuple[float, float]:
     low = min(max(_or(arm.dice_low, arm.dice), min(means) - near) for arm in arms)
     high = max(min(_or(arm.dice_high, arm.dice), max(means) + near) for arm in arms)
     pad = max(0.08 * (high - low), 0.2 * LEAST)
-    return 100 * (low - pad), 100 * (high + pad)
+    return 100 * max(low - pad, -LEAST), 100 * min(high + pad, 1 + LEAST)  # of 0 to 100 points
 
 
 def _or(value: float, other: float) -> float:
