@@ -26,6 +26,7 @@ from segmamba.commands.shared import (
     OutputOption,
     ResumeOption,
     SetOption,
+    ViewerOption,
     console,
     new_app,
     print_json,
@@ -176,14 +177,7 @@ def study_app(study: "Study") -> typer.Typer:
                 show_default=False,
             ),
         ] = None,
-        viewer: Annotated[
-            bool,
-            typer.Option(
-                "--viewer/--no-viewer",
-                help="At the end predict the worst, median and best case of each arm again, for "
-                "viewer.html beside the report; needs the extra viewer.",
-            ),
-        ] = True,
+        viewer: ViewerOption = True,
         as_json: JsonOption = False,
         list_settings: ListSettingsOption = False,
     ) -> None:
