@@ -31,7 +31,8 @@ def patient_table(study: Study, folder: Path) -> dict[str, Any]:
         folder: The report's, where the viewer's page may lie.
 
     Returns:
-        "arms", the two that are compared; "rows", from the largest difference: the patient, its
+        "arms", the two that are compared; "linked", whether
+        any row has links; "rows", from the largest difference: the patient, its
         scores with both arms, the difference, and the links to those of its cases that the viewer
         holds. {} for a trend and where nothing was paired.
     """
@@ -50,6 +51,7 @@ def patient_table(study: Study, folder: Path) -> dict[str, Any]:
         "arms": [difference.arm, difference.versus],
         "region": region_words(difference),
         "unit": metric.unit,
+        "linked": bool(linked),
         "rows": [
             {
                 "patient": patient,

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from segmamba.reports.report import Live, write_live_page, write_report
-from segmamba.reports.tables import render_terminal
+from segmamba.reports.terminal import render_terminal
 from segmamba.studies.results import Trial
 from tests.studies.synthetic import synthetic_study
 

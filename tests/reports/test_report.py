@@ -18,9 +18,9 @@ from segmamba.reports.tables import (
     PHANTOM_NOTICE,
     arm_table,
     duration,
-    render_terminal,
     result_table,
 )
+from segmamba.reports.terminal import render_terminal
 from segmamba.studies.results import Trial
 from segmamba.studies.verdict import verdict
 from tests.studies.synthetic import synthetic_study
