@@ -16,6 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segmamba.models import narrow_conv, narrow_cpu
+from segmamba.models.given_statistics import (
+    follow,
+    normalised,
+    normalised_convolved,
+    takes_statistics,
+)
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
@@ -187,18 +193,8 @@ def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     y, mean, variance = narrow_cpu.norm_relu(
         y, norm.weight, norm.bias, eps=norm.eps, samples=len(y)
     )
-    _follow(norm, mean[0], variance[0], y[:, 0].numel())
+    follow(norm, mean[0], variance[0], y[:, 0].numel())
     return y
-
-
-def _follow(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move a batch norm's running statistics as torch does; of `count` values a channel."""
-    assert norm.running_mean is not None and norm.running_var is not None, "our norms track both"
-    assert norm.momentum is not None, "our norms average with a fixed weight"
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean.float(), norm.momentum)
-    norm.running_var.lerp_((variance * (count / (count - 1))).float(), norm.momentum)
 
 
 class ConvBlock(nn.Module):
@@ -232,9 +228,22 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
+        return self._convolved(x) + self.shortcut(x)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """Both convolutions with their norms.
+
+        In a compiled network our own kernels take the sums that the norms need as they write;
+        uncompiled, torch's own norms are faster.
+        """
+        if torch.compiler.is_compiling():
+            narrow = self.conv1.narrow_input(x)
+            if narrow is not None and all(map(takes_statistics, (self.norm1, self.norm2))):
+                y, sums = narrow_conv.narrow_conv_sums(narrow, self.conv1.weight)
+                y, sums = normalised_convolved(self.norm1, y, sums, self.conv2.weight)
+                return relu(normalised(self.norm2, y, sums))
         inner = conv_norm_relu(self.conv1, self.norm1, x)
-        inner = conv_norm_relu(self.conv2, self.norm2, inner)
-        return inner + self.shortcut(x)
+        return conv_norm_relu(self.conv2, self.norm2, inner)
 
 
 class Downsample(nn.Sequential):

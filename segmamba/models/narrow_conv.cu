@@ -21,8 +21,11 @@ constexpr int GROUPS = STEM ? 1 : 4, TAPS_W = STEM ? 1 : 3, HALVES = STEM ? 1 : 
 constexpr int GROUP = (WIDTH + 2) * 16, PLANE = GROUPS * GROUP, DY_ROW = WIDTH * 64;  // bytes of a row of voxels
 constexpr int IN_SLOT = (TILE_D + 2) * PLANE, DY_PLANE = DY_ROWS * DY_ROW;
 constexpr int PRODUCT = 2 * 3 * 32 * 16, WEIGHTS = 3 * TAPS_W * HALVES * PRODUCT;  // bytes of the weights of a product, of a source
+constexpr int BARRIERS = 2 * RING * 8;  // bytes
 constexpr int NEXT_GROUP = STEM ? 2 * 16 : GROUP;  // bytes from a product's first 8 channels to its second
 constexpr int COMPUTERS = 512, COPIERS = 128, GRADIENT_THREADS = STEM ? 128 : 640, UNITS = STEM ? 3 : 18;
+
+extern __shared__ __align__(1024) unsigned char shared[];
 
 #define QUOTE_(x) #x
 #define QUOTE(x) QUOTE_(x)
@@ -70,6 +73,12 @@ __device__ __forceinline__ u32 larger(u32 a, u32 b) {
     u32 pair;
     asm("max.NaN." TYPE "x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
     return pair;
+}
+
+__device__ __forceinline__ float2 unpacked(u32 pair) {
+    float low, high;
+    asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32." TYPE " %0, l;\ncvt.f32." TYPE " %1, h;\n}" : "=f"(low), "=f"(high) : "r"(pair));
+    return make_float2(low, high);
 }
 
 #define F4(a, i) "+f"(a[i]), "+f"(a[i + 1]), "+f"(a[i + 2]), "+f"(a[i + 3])
@@ -123,11 +132,15 @@ struct Copies {
 
 // y = sum over the sources of conv(x, weight), zero-padded. x, y: channels innermost, voxels x_pitch and y_pitch elements apart.
 // With `shift`, one number for each of the 32 channels, y = max(sum + shift, 0): a folded batch norm and a ReLU.
+// With SUMS, sums[block][2][channel] are the sums over the block's voxels of y, as it is rounded, and of its square: for a norm behind it.
+// With NORM_GRADIENT, y is the gradient of relu(z[sample][0][channel] * before + z[sample][1][channel]) and is masked, so that it is that
+// of what the ReLU takes; the sums are of that and of its product with `before`, which lies in memory as y does.
 // weight: [source][kd][kw][group of 8 input channels][2 - kh][output channel][8 input channels].
-extern "C" __global__ void __launch_bounds__(COMPUTERS + COPIERS, 1)
-convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, const float* shift, int D, int H, int W, int x_pitch,
-            int y_pitch, int span, int more) {
-    extern __shared__ __align__(1024) unsigned char shared[];
+enum Extra { NONE, SUMS, NORM_GRADIENT };
+template <Extra EXTRA>
+__device__ __forceinline__ void convolve(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, const float* shift, float* sums,
+                                         const half_t* before, const float* z, int D, int H, int W, int x_pitch, int y_pitch, int span,
+                                         int more) {
     const u32 weights = shared_address(shared), ring = weights + (1 + more) * WEIGHTS;
     const int tiles_w = (W + WIDTH - 1) / WIDTH, group = threadIdx.x >> 7, lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     const int w0 = blockIdx.x % tiles_w * WIDTH, h0 = blockIdx.x / tiles_w * span, d0 = blockIdx.y * TILE_D;
@@ -147,6 +160,9 @@ convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y,
         asm volatile("mbarrier.init.shared.b64 [%0], 128;" ::"r"(full + threadIdx.x * 8));
         asm volatile("mbarrier.init.shared.b64 [%0], 16;" ::"r"(empty + threadIdx.x * 8));
     }
+    float* const of_warps = (float*)(shared + (1 + more) * WEIGHTS + RING * IN_SLOT + BARRIERS);  // sums of 64
+    float* const z_shared = of_warps + COMPUTERS / 32 * 64;
+    if (EXTRA == NORM_GRADIENT && threadIdx.x < 64) z_shared[threadIdx.x] = z[blockIdx.z * 64 + threadIdx.x];
     end_copies();
     wait_copies<0>();
     __syncthreads();
@@ -164,16 +180,43 @@ convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y,
     half_t* out = y + (blockIdx.z * volume + ((long)d * H + h0) * W + w) * y_pitch + (lane & 3) * 8;
     float first[8], sum[48];  // where a sum begins; of output rows h - 1, h and h + 1, where h is the input row
 #pragma unroll
-    for (int i = 0; i < 8; i++) first[i] = shift ? shift[(lane & 3) * 8 + i] : 0;
+    for (int i = 0; i < 8; i++) first[i] = EXTRA == NONE && shift ? shift[(lane & 3) * 8 + i] : 0;
 #pragma unroll
     for (int i = 0; i < 48; i++) sum[i] = first[i % 16 / 4 * 2 + i % 2];
     u32 done[8] = {};    // the row that is ready: 8 channels of two voxels
+    float total[16] = {};  // of this thread's voxels, channel by channel: the two sums
     const u32 least = shift ? 0 : packed(-__int_as_float(0x7f800000), -__int_as_float(0x7f800000));
     auto store = [&](int row) {
         if (row < 0 || d >= D) return;
         half_t* to = out + (long)row * W * y_pitch;
-        if (w < W) *(uint4*)to = make_uint4(larger(done[0], least), larger(done[1], least), larger(done[2], least), larger(done[3], least));
-        if (w + 8 < W) *(uint4*)(to + 8 * y_pitch) = make_uint4(larger(done[4], least), larger(done[5], least), larger(done[6], least), larger(done[7], least));
+#pragma unroll
+        for (int i = 0; i < 8; i += 4) {  // the first voxel, the second
+            if (w + 2 * i >= W) continue;
+            uint4* place = (uint4*)(to + 2 * i * y_pitch);
+            if (EXTRA == NONE) {
+                *place = make_uint4(larger(done[i], least), larger(done[i + 1], least), larger(done[i + 2], least), larger(done[i + 3], least));
+                continue;
+            }
+            u32 factors[4] = {done[i], done[i + 1], done[i + 2], done[i + 3]};
+            if (EXTRA == NORM_GRADIENT) {
+                const uint4 read = *(const uint4*)(before + ((half_t*)place - y));
+                factors[0] = read.x, factors[1] = read.y, factors[2] = read.z, factors[3] = read.w;
+            }
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const float2 factor = unpacked(factors[k]);
+                if (EXTRA == NORM_GRADIENT) {
+                    const float* of_pair = z_shared + (lane & 3) * 8 + 2 * k;
+                    const float2 scale = *(const float2*)of_pair, offset = *(const float2*)(of_pair + 32);
+                    if (factor.x * scale.x + offset.x <= 0) done[i + k] &= 0xFFFF0000;
+                    if (factor.y * scale.y + offset.y <= 0) done[i + k] &= 0x0000FFFF;
+                }
+                const float2 value = unpacked(done[i + k]);
+                total[2 * k] += value.x, total[2 * k + 1] += value.y;
+                total[8 + 2 * k] += value.x * factor.x, total[9 + 2 * k] += value.y * factor.y;
+            }
+            *place = make_uint4(done[i], done[i + 1], done[i + 2], done[i + 3]);
+        }
     };
 #pragma unroll 1
     for (int step = 0; step < steps; step++) {
@@ -203,6 +246,36 @@ convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y,
         }
     }
     store(rows - 1);
+    if constexpr (EXTRA != NONE) {
+#pragma unroll
+        for (int i = 0; i < 16; i++) {  // over the 8 voxels of a warp that lie side by side
+            for (int other = 4; other < 32; other *= 2) total[i] += __shfl_xor_sync(~0u, total[i], other);
+            if (lane < 4) of_warps[(threadIdx.x >> 5) * 64 + i / 8 * 32 + lane * 8 + i % 8] = total[i];
+        }
+        asm volatile("bar.sync 1, %0;" ::"n"(COMPUTERS) : "memory");
+        if (threadIdx.x >= 64) return;
+        float all = 0;
+        for (int i = 0; i < COMPUTERS / 32; i++) all += of_warps[i * 64 + threadIdx.x];
+        sums[((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) * 64 + threadIdx.x] = all;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(COMPUTERS + COPIERS, 1)
+convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, const float* shift, int D, int H, int W, int x_pitch,
+            int y_pitch, int span, int more) {
+    convolve<NONE>(x0, x1, weight, y, shift, nullptr, nullptr, nullptr, D, H, W, x_pitch, y_pitch, span, more);
+}
+
+extern "C" __global__ void __launch_bounds__(COMPUTERS + COPIERS, 1)
+summed_convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, float* sums, int D, int H, int W, int x_pitch,
+                   int y_pitch, int span, int more) {
+    convolve<SUMS>(x0, x1, weight, y, nullptr, sums, nullptr, nullptr, D, H, W, x_pitch, y_pitch, span, more);
+}
+
+extern "C" __global__ void __launch_bounds__(COMPUTERS + COPIERS, 1)
+norm_gradient_convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y, float* sums, const half_t* before, const float* z,
+                          int D, int H, int W, int x_pitch, int y_pitch, int span, int more) {
+    convolve<NORM_GRADIENT>(x0, x1, weight, y, nullptr, sums, before, z, D, H, W, x_pitch, y_pitch, span, more);
 }
 
 // parts[block][unit][kh][16][output channel]: this block's share of sum over voxels of x[voxel + tap - 1] dy[voxel].
@@ -210,7 +283,6 @@ convolution(const half_t* x0, const half_t* x1, const half_t* weight, half_t* y,
 // Five warpgroups have two units more than there are, a stem's one has one more: these are computed and dropped.
 extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1)
 weight_gradient(const half_t* x, const half_t* dy, float* parts, int D, int H, int W, int x_pitch, int dy_pitch, int span) {
-    extern __shared__ __align__(1024) unsigned char shared[];
     const u32 dy_ring = shared_address(shared), x_ring = dy_ring + TILE_D * DY_PLANE;
     const int tiles_w = (W + WIDTH - 1) / WIDTH, lane = threadIdx.x & 31;
     const int w0 = blockIdx.x % tiles_w * WIDTH, h0 = blockIdx.x / tiles_w * span, d0 = blockIdx.y * TILE_D;

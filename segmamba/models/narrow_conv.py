@@ -25,6 +25,8 @@ WIDTH, TILE_D = 64, 4
 HOPPER = (9, 0)
 THREADS, STEM_THREADS = 640, 128
 """Threads of a block; the second in a stem's weight gradient."""
+BARRIERS, SUMS = 64, (16 + 1) * 2 * CHANNELS * 4
+"""Bytes of shared memory: a block's barriers; the sums of its 16 warps and a norm's factors."""
 LEAST_FILLED = 0.75
 """Share of the tiles along w that must be voxels for the kernels to pay."""
 
@@ -118,6 +120,55 @@ def narrow_conv_relu(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     return _convolution_relu(_input(x), _packed(weight, x.dtype), shift)
 
 
+def narrow_conv_sums(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """narrow_conv with what a norm behind it must know, in one pass over memory.
+
+    Args:
+        x: (B, C, D, H, W) in half precision, for which `fits` holds.
+        weight: (32, C, 3, 3, 3).
+
+    Returns:
+        The convolution y (B, 32, D, H, W), and the sums of y and of its square over the voxels of
+        each sample, fp32 (B, 2, 32), which have no gradient.
+    """
+    y, sums = _summed_convolution(_input(x), weight, _packed(weight.detach(), x.dtype))
+    return y, _of_samples(sums.detach(), x)
+
+
+def input_gradient_through_norm(
+    dy: Tensor, weight: Tensor, before: Tensor, factors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient of n where y = narrow_conv(relu(n), weight), n = scale * before + offset.
+
+    Args:
+        dy: That of y, (B, 32, D, H, W) in half precision.
+        weight: (32, 32, 3, 3, 3).
+        before: Like dy, channels-last.
+        factors: fp32 (B, 2, 32), scale and offset of every sample and channel.
+
+    Returns:
+        The gradient of n, like dy; and the sums of it and of its product with `before` over the
+        voxels of each sample, fp32 (B, 2, 32).
+    """
+    packed = _packed(_flipped(weight), dy.dtype)
+    dn, sums = _norm_gradient(_input(dy), packed, before, factors.contiguous())
+    return dn, _of_samples(sums, dy)
+
+
+def weight_gradient(dy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of `weight` where y = narrow_conv(x, weight).
+
+    Args:
+        dy: That of y, (B, 32, D, H, W) in half precision.
+        x: (B, C, D, H, W), channels-last, of 32 or 64 channels.
+        weight: (32, C, 3, 3, 3).
+
+    Returns:
+        The gradient in the dtype of the weight.
+    """
+    return _weight_gradient(_gradient_parts(_input(dy), x).sum(1), x, weight)
+
+
 def _input(x: Tensor) -> Tensor:
     """x channels-last; of 4 channels the pairs of voxels (B, 8, D, H, W + 1)."""
     if x.shape[1] == STEM_CHANNELS:
@@ -150,15 +201,47 @@ def _(x: Tensor, packed: Tensor, shift: Tensor) -> Tensor:
     return _output(x, packed)
 
 
-def _convolve(x: Tensor, packed: Tensor, shift: Tensor | None) -> Tensor:
+@torch.library.custom_op("segmamba::norm_gradient_narrow_conv", mutates_args=())
+def _norm_gradient(
+    dy: Tensor, packed: Tensor, before: Tensor, factors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """input_gradient_through_norm, with the sums of each block, as in _summed_convolution."""
+    sums = _sums(dy)
+    return _convolve(dy, packed, sums, before, factors, kernel="norm_gradient_convolution"), sums
+
+
+@_norm_gradient.register_fake
+def _(dy: Tensor, packed: Tensor, before: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    return _output(dy, packed), _sums(dy)
+
+
+@torch.library.custom_op("segmamba::summed_narrow_conv", mutates_args=())
+def _summed_convolution(x: Tensor, weight: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+    """_convolution, and of each block of voxels the sums of the result and of its square.
+
+    They are fp32 (block, 2, 32); the blocks of a sample follow each other.
+    """
+    sums = _sums(x)
+    return _convolve(x, packed, sums, kernel="summed_convolution"), sums
+
+
+@_summed_convolution.register_fake
+def _(x: Tensor, weight: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+    return _output(x, packed), _sums(x)
+
+
+def _convolve(
+    x: Tensor, packed: Tensor, *extra: Tensor | None, kernel: str = "convolution"
+) -> Tensor:
+    """Launch a kernel that convolves; `extra` is what it takes behind the result."""
     y, (span, grid) = _output(x, packed), _grid(x, halo=2)
     more = int(x.shape[1] == 2 * CHANNELS)
-    shared = packed[0].nbytes + 4 * _slot(x, TILE_D + 2) + 64
-    kernel, shape = _kernel("convolution", x), LaunchShape(grid, THREADS, shared)
+    shared = packed[0].nbytes + 4 * _slot(x, TILE_D + 2) + BARRIERS + SUMS
+    shape = LaunchShape(grid, THREADS, shared)
     integers = [*y.shape[2:], x.shape[1], y.shape[1], span, more]
     for first, part in enumerate(packed):
-        tensors = [x, x[:, CHANNELS * more :], part, y[:, first * CHANNELS :], shift]
-        kernel.launch(shape, tensors, integers)
+        tensors = [x, x[:, CHANNELS * more :], part, y[:, first * CHANNELS :], *extra]
+        _kernel(kernel, x).launch(shape, tensors, integers)
     return y
 
 
@@ -188,11 +271,16 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]
     x, weight = ctx.saved_tensors
     dy, dx, dweight = dy.contiguous(memory_format=torch.channels_last_3d), None, None
     if ctx.needs_input_grad[0]:
-        flipped = weight.flip(2, 3, 4).transpose(0, 1)
+        flipped = _flipped(weight)
         dx = _convolution(dy, flipped, _packed(flipped, dy.dtype))
     if ctx.needs_input_grad[1]:
         dweight = _weight_gradient(_gradient_parts(dy, x).sum(1), x, weight)
     return dx, dweight, None
+
+
+def _flipped(weight: Tensor) -> Tensor:
+    """The weight whose convolution is the gradient of the input."""
+    return weight.flip(2, 3, 4).transpose(0, 1)
 
 
 def _weight_gradient(parts: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -206,11 +294,18 @@ def _weight_gradient(parts: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return gradient.to(weight.dtype).contiguous(memory_format=torch.channels_last_3d)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+def _summed_backward(
+    ctx: Any, dy: Tensor, dsums: Tensor
+) -> tuple[Tensor | None, Tensor | None, None]:
+    return _backward(ctx, dy)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Any) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
 _convolution.register_autograd(_backward, setup_context=_keep)
+_summed_convolution.register_autograd(_summed_backward, setup_context=_keep)
 
 
 def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -238,6 +333,17 @@ def _parts(x: Tensor) -> Tensor:
     _, (blocks_hw, blocks_d, batch) = _grid(x, halo=0)
     units, sources = (3, 1) if x.shape[1] == PAIR else (18, x.shape[1] // CHANNELS)
     shape = (sources, blocks_hw * blocks_d * batch, units, 3, 16, CHANNELS)
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+
+def _of_samples(sums: Tensor, x: Tensor) -> Tensor:
+    """The sums of x's samples (B, 2, 32) from those of their blocks."""
+    return sums.unflatten(0, (x.shape[0], -1)).sum(1)
+
+
+def _sums(x: Tensor) -> Tensor:
+    _, (blocks_hw, blocks_d, batch) = _grid(x, halo=2)
+    shape = (blocks_hw * blocks_d * batch, 2, CHANNELS)
     return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 

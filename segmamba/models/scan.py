@@ -216,9 +216,14 @@ def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     Returns:
         The context.
     """
-    if not torch.amp.is_autocast_available(x.device.type):
+    if not _has_autocast(x.device.type):
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+@constant_result
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
 
 
 IMPLEMENTATIONS: dict[str, Scan] = {

@@ -178,12 +178,12 @@ class _Decoder(nn.Module):
         self.seg_layers = nn.ModuleList(PointwiseConv(width, channels) for width, _, _ in deeper)
 
     def forward(self, features: list[Tensor], outputs: int) -> list[Tensor]:
-        *skips, x = features
+        x, skips = features[-1], features[-2::-1]
         logits: list[Tensor] = []
         first = len(self.stages) - outputs
-        layers = zip(self.upsample_layers, self.stages, self.seg_layers, strict=True)
-        for number, (up, stage, head) in enumerate(layers):
-            x = stage(torch.cat([up(x), skips.pop()], dim=1))
+        layers = zip(self.upsample_layers, self.stages, self.seg_layers, skips, strict=True)
+        for number, (up, stage, head, skip) in enumerate(layers):
+            x = stage(torch.cat([up(x), skip], dim=1))
             if number >= first:
                 logits.insert(0, head(x))
         return logits

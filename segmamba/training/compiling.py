@@ -203,8 +203,11 @@ def free_memory() -> None:
 
 def _newly_compiled(module: torch.nn.Module, device: torch.device) -> _Compiled:
     import torch._dynamo
+    import torch._functorch.config
 
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    # The functions with gradients of our own are part of the graph by which the cache is asked.
+    torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     if _idle and (len(_idle) == MOST_GRAPHS - 1 or not _has_room(device)):
         forget_compiled()
     placed = module.to(device)

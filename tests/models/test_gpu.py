@@ -3,6 +3,7 @@
 Run by `make test-gpu`.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from segmamba.config import ModelConfig, preset
 from segmamba.data.phantom import make_case
 from segmamba.errors import UserError
-from segmamba.models import build_model, narrow_conv
+from segmamba.models import blocks, build_model, narrow_conv
 from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 from tests.models.test_scan import NAMES, random_inputs
 
@@ -227,6 +228,58 @@ def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
         float((b.detach().double().cpu() - a.detach()).norm() / a.detach().norm()) for a, b in pairs
     ]
     assert max(errors) < 3e-3 and errors[-1] < 1e-5, errors  # the weight's gradient is not rounded
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 9, 17, 64), (2, 32, 9, 17, 50), (1, 64, 33, 40, 128)])
+def test_narrow_convolutions_sum_what_a_norm_needs(shape, dtype):
+    if narrow_conv.obstacle():
+        pytest.skip(narrow_conv.obstacle())
+    torch.manual_seed(0)
+    x, weight = (
+        torch.randn(shape).to(dtype).cuda(),
+        0.05 * torch.randn(32, shape[1], 3, 3, 3).cuda(),
+    )
+    y, sums = narrow_conv.narrow_conv_sums(x, weight)
+    assert torch.equal(y, narrow_conv.narrow_conv(x, weight))
+    exact = y.double()
+    want = torch.stack([exact, exact.square()], 1).sum((3, 4, 5))
+    assert (sums - want).norm() < 1e-5 * want.norm()
+    if shape[1] != 32:
+        return
+    dy, before, factors = (
+        torch.randn_like(y),
+        torch.randn_like(y),
+        torch.randn(shape[0], 2, 32).cuda(),
+    )
+    dn, sums = narrow_conv.input_gradient_through_norm(dy, weight, before, factors)
+    scale, offset = factors[..., None, None, None].unbind(1)
+    plain = F.conv_transpose3d(dy.double(), weight.to(dtype).double(), padding=1)
+    plain = torch.where(scale * before.double() + offset <= 0, 0, plain)
+    assert (dn.double() - plain).norm() < 3e-3 * plain.norm()
+    exact = dn.double()
+    want = torch.stack([exact, exact * before], 1).sum((3, 4, 5))
+    assert (sums - want).norm() < 1e-5 * want.norm()
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_a_compiled_block_equals_the_plain_one(norm):
+    if narrow_conv.obstacle():
+        pytest.skip(narrow_conv.obstacle())
+    torch.manual_seed(0)
+    block = blocks.ConvBlock(64, 32, norm).cuda().train()
+    x, found = torch.randn(2, 64, 24, 24, 64, device="cuda"), []
+    for compiled in (False, True):
+        one = copy.deepcopy(block)
+        with torch.autocast("cuda", torch.float16):
+            y = (torch.compile(one, fullgraph=True) if compiled else one)(x.requires_grad_())
+        inputs = [x, *one.parameters()]
+        gradients = torch.autograd.grad(
+            (y * torch.linspace(-1, 1, 64, device="cuda")).sum(), inputs
+        )
+        found.append([y.detach(), *gradients, *(b.float() for b in one.buffers())])
+    for want, got in zip(*found, strict=True):
+        assert (got - want).norm() <= 1e-2 * want.norm()
 
 
 def test_the_network_with_narrow_convolutions_equals_itself_with_cudnn(monkeypatch):

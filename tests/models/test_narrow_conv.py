@@ -3,6 +3,7 @@
 The kernels themselves are in test_gpu.py.
 """
 
+import copy
 import types
 
 import pytest
@@ -39,6 +40,26 @@ def convolution(x, weight, packed):
     )
 
 
+def summed_convolution(x, weight, packed):
+    y, sums = convolution(x, weight, packed), torch.zeros_like(narrow_conv._sums(x))
+    # the sums of a sample's last block; the others have no voxels here
+    sums.unflatten(0, (len(x), -1))[:, -1] = torch.stack([y, y.square()], 1).sum((3, 4, 5))
+    return y, sums
+
+
+def norm_gradient(dy, packed, before, factors):
+    dn = convolution(dy, None, packed)
+    scale, offset = factors[..., None, None, None].unbind(1)
+    dn = torch.where(scale * before + offset <= 0, 0, dn)
+    sums = torch.zeros_like(narrow_conv._sums(dy))
+    sums.unflatten(0, (len(dy), -1))[:, -1] = torch.stack([dn, dn * before], 1).sum((3, 4, 5))
+    return dn.contiguous(memory_format=torch.channels_last_3d), sums
+
+
+def counted(calls):
+    return lambda *inputs: calls.append(1) or summed_convolution(*inputs)
+
+
 def gradient_parts(dy, x):
     parts, stem = torch.zeros_like(narrow_conv._parts(x)), x.shape[1] == 8
     volume = x[:, 4:, ..., :-1] if stem else x
@@ -66,6 +87,8 @@ def stand_ins(monkeypatch):
         lambda device: types.SimpleNamespace(multi_processor_count=132),
     )
     narrow_conv._convolution.register_kernel("cpu", convolution)
+    narrow_conv._summed_convolution.register_kernel("cpu", summed_convolution)
+    narrow_conv._norm_gradient.register_kernel("cpu", norm_gradient)
     narrow_conv._gradient_parts.register_kernel("cpu", gradient_parts)
     narrow_conv._convolution_relu.register_kernel(
         "cpu",
@@ -135,3 +158,37 @@ def test_a_folded_norm_is_added_by_the_narrow_convolution(channels, monkeypatch)
         monkeypatch.setattr(blocks.Conv, "narrow_input", lambda conv, x: calls.append(conv) or x)
         got = block(x)
     assert len(calls) == 2 and (got - want).norm() / want.norm() < 1e-5
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("channels", [4, 64])
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_a_compiled_block_takes_its_norms_statistics_from_the_convolution(
+    norm, channels, recomputed, monkeypatch
+):
+    torch.manual_seed(0)
+    block = blocks.ConvBlock(channels, 32, norm).train()
+    for layer in (block.norm1, block.norm2):
+        torch.nn.init.uniform_(layer.weight, 0.5, 2.0)
+        torch.nn.init.normal_(layer.bias)
+    x, found = torch.randn(2, channels, 4, 6, 8, requires_grad=channels != 4), []
+    for compiled in (False, True):
+        one, calls = copy.deepcopy(block), []
+        if compiled:
+            monkeypatch.setattr(blocks.Conv, "narrow_input", lambda conv, x: x)
+            narrow_conv._summed_convolution.register_kernel("cpu", counted(calls))
+
+        def run(x, one=one):
+            return blocks.checkpointed(one, x) if recomputed else one(x)
+
+        if compiled:
+            torch.compiler.reset()
+            run = torch.compile(run, backend="aot_eager", fullgraph=True)
+        y = run(x)
+        wanted = [*one.parameters(), *([x] if channels != 4 else [])]
+        gradients = torch.autograd.grad((y * torch.linspace(-1, 1, 8)).sum(), wanted)
+        found.append([y.detach(), *gradients, *(b.float() for b in one.buffers())])
+        assert bool(calls) == compiled
+    for want, got in zip(*found, strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        assert (got - want).norm() <= 1e-5 * want.norm()
