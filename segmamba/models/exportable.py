@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmamba.errors import UserError
 from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv, TransposedConv
 from segmamba.models.outputs import Channels, probabilities
+from segmamba.models.segmamba import IN_CHANNELS
 
 SCAN = "exported"
 """The entry of `segmamba.models.scan.IMPLEMENTATIONS` that an exported graph holds."""
@@ -117,24 +119,49 @@ def convolved_by_planes(conv: nn.Conv3d, x: Tensor) -> Tensor:
     return total.reshape(x.shape[0], conv.out_channels, depth, rows, width)[:, :, :, :height]
 
 
-def exported(
-    network: Exportable, image: Tensor, *, dynamic_sides: tuple[int, int, int] | None = None
-) -> torch.export.ExportedProgram:
-    """Trace a network.
+def traced(network: Exportable, image: Tensor) -> torch.export.ExportedProgram:
+    """Trace a network for images of one shape.
 
     Args:
         network: The network.
-        image: float32 (B, 4, D, H, W), an example.
-        dynamic_sides: The numbers of which D, H and W are multiples, for a graph that takes any
-            batch and any sides; None for a graph that takes the example's shape.
+        image: float32 (B, 4, D, H, W), of that shape.
 
     Returns:
         The graph.
     """
-    shapes = None
-    if dynamic_sides:
-        units = [torch.export.Dim(f"{axis}_units", min=2) for axis in "xyz"]
-        sides = {2 + i: m * u for i, (m, u) in enumerate(zip(dynamic_sides, units, strict=True))}
-        shapes = ({0: torch.export.Dim("batch"), **sides},)
     with torch.no_grad():
-        return torch.export.export(network, (image,), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(network, (image,), strict=False)
+
+
+def traced_for_any_size(
+    network: Exportable, multiples: tuple[int, int, int]
+) -> torch.export.ExportedProgram:
+    """Trace a network for any batch and any sides.
+
+    Args:
+        network: The network.
+        multiples: The numbers of which D, H and W are multiples.
+
+    Returns:
+        The graph.
+
+    Raises:
+        UserError: The network computes with the sides what a graph for any sides cannot.
+    """
+    units = [torch.export.Dim(f"{axis}_units", min=2) for axis in "xyz"]
+    sides = {2 + place: m * u for place, (m, u) in enumerate(zip(multiples, units, strict=True))}
+    # sides that are all different, and no batch of one: what is equal here need not be elsewhere
+    image = torch.zeros(2, IN_CHANNELS, *((3 + place) * m for place, m in enumerate(multiples)))
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                network,
+                (image,),
+                dynamic_shapes=({0: torch.export.Dim("batch"), **sides},),
+                strict=False,
+            )
+    except (ValueError, RuntimeError) as error:  # torch's errors of constraints are both
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"this network cannot be exported for any size ({reason}); leave out --dynamic"
+        ) from error
