@@ -16,8 +16,8 @@ def export(
     checkpoint: Annotated[
         list[Path],
         typer.Option(
-            help="A run's folder, or weights with config.json beside or above them. Of an ensemble, "
-            "each network is exported by itself.",
+            help="A run's folder, or weights with config.json beside or above them. Each network of "
+            "an ensemble is exported by itself.",
             metavar="PATH",
         ),
     ],

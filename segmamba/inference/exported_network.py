@@ -1,9 +1,12 @@
 """A trained network on its way into a file of another runtime, and the check of that file."""
 
 import contextlib
+import io
 import json
+import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from segmamba.inference.ensemble_member import load_member
 from segmamba.inference.facts import facts
 from segmamba.models import side_multiples
 from segmamba.models.exportable import Exportable
+from segmamba.models.outputs import Channels, probabilities
 
 TOLERANCE = 1e-3
 """Largest difference of an exported network's probabilities from ours, and of its logits as a share
@@ -44,8 +48,7 @@ class Exporting:
 
     network: nn.Module
     """The network that predicts in fp32, with its norms folded."""
-    outputs: Any
-    """Its Channels."""
+    outputs: Channels
     facts: dict[str, Any]
     notes: tuple[str, ...]
     """How its weights were read."""
@@ -74,8 +77,6 @@ class Exporting:
         Raises:
             UserError: They differ by more than TOLERANCE.
         """
-        from segmamba.models.outputs import probabilities
-
         for patch in patches:
             expected = self.network(patch)
             probability, logits = run(patch)
@@ -183,3 +184,16 @@ def appearing(file: Path, about: dict[str, Any]) -> Iterator[Path]:
 def as_text(about: dict[str, Any]) -> str:
     """The facts as the text that a file holds."""
     return json.dumps(about)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what torch's exporters say about their own parts off the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

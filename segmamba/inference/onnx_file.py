@@ -4,12 +4,7 @@ onnx, onnxscript and onnxruntime are imported when a file is written: pip instal
 'segmamba[export]'.
 """
 
-import contextlib
 import importlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +20,7 @@ from segmamba.inference.exported_network import (
     as_text,
     check_file,
     load_for_export,
+    quiet,
 )
 from segmamba.inference.facts import INPUT, KEY, OUTPUTS
 from segmamba.models.exportable import traced, traced_for_any_size
@@ -40,7 +36,7 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 def export_onnx(
     checkpoint: str | Path, file: str | Path, *, labels: str = AUTO, dynamic: bool = False
 ) -> Exporting:
-    """Write a trained network as an ONNX file, with its facts in the file and in FILE.json beside it.
+    """Write a trained network as an ONNX file, with its facts in it and in FILE.json beside it.
 
     The file appears when onnxruntime has computed with it what the network computes.
 
@@ -93,7 +89,7 @@ def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
     from segmamba.inference.onnx_scan import OPSET, scan_call, scan_function
 
     network = exporting.traceable(by_planes=not dynamic)
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             traced_for_any_size(network, exporting.multiples)
             if dynamic
@@ -144,16 +140,3 @@ def _check_packages() -> None:
                 f"--onnx needs {name}, which cannot be imported ({error}); pip install "
                 "'segmamba[export]'"
             ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what torch's exporter says about its own parts off the screen."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

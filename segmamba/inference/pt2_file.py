@@ -24,6 +24,7 @@ from segmamba.inference.exported_network import (
     as_text,
     check_file,
     load_for_export,
+    quiet,
 )
 from segmamba.inference.facts import KEY
 from segmamba.models.exportable import traced
@@ -33,7 +34,7 @@ COMPILERS = ("g++", "clang++", "c++")
 
 
 def export_pt2(checkpoint: str | Path, file: str | Path, *, labels: str = AUTO) -> Exporting:
-    """Write a trained network as a .pt2 package, with its facts in the file and in FILE.json beside it.
+    """Write a trained network as a .pt2 package, with its facts in it and in FILE.json beside it.
 
     The file appears when torch has computed with it what the network computes. It takes one window
     of `data.patch_size`, on a CPU.
@@ -54,9 +55,9 @@ def export_pt2(checkpoint: str | Path, file: str | Path, *, labels: str = AUTO) 
     check_file(file, ".pt2")
     _check_compiler()
     exporting = load_for_export(checkpoint, labels=labels)
-    graph = traced(exporting.traceable(by_planes=False), exporting.patch())
-    graph = graph.run_decompositions({torch.ops.segmamba.exported_scan.default: expanded})
-    with appearing(file, exporting.facts) as building:
+    with appearing(file, exporting.facts) as building, quiet():
+        graph = traced(exporting.traceable(by_planes=False), exporting.patch())
+        graph = graph.run_decompositions({torch.ops.segmamba.exported_scan.default: expanded})
         torch._inductor.aoti_compile_and_package(
             graph, package_path=str(building), inductor_configs=_settings(exporting.facts)
         )
