@@ -16,7 +16,7 @@ def export(
     checkpoint: Annotated[
         list[Path],
         typer.Option(
-            help="A run's folder, or weights with config.json beside or above them. Each network of "
+            help="A run's folder, or weights with config.json beside or above them. A network of "
             "an ensemble is exported by itself.",
             metavar="PATH",
         ),

@@ -29,7 +29,7 @@ from segmamba.inference.checkpoint_files import (
 from segmamba.inference.ensemble_member import load_member
 from segmamba.inference.facts import facts
 from segmamba.models import side_multiples
-from segmamba.models.exportable import Exportable
+from segmamba.models.exportable import Exportable, Form
 from segmamba.models.outputs import Channels, probabilities
 
 TOLERANCE = 1e-3
@@ -55,9 +55,9 @@ class Exporting:
     window: tuple[int, int, int]
     multiples: tuple[int, int, int]
 
-    def traceable(self, *, by_planes: bool) -> Exportable:
+    def traceable(self, form: Form = "plain") -> Exportable:
         """The copy that is traced; see Exportable."""
-        return Exportable(self.network, self.outputs, by_planes=by_planes)
+        return Exportable(self.network, self.outputs, form=form)
 
     def patch(self, batch: int = 1, further: int = 0) -> Tensor:
         """A random image (B, 4, x, y, z) of a window, larger by some multiples of the sides."""

@@ -88,7 +88,7 @@ def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
     """
     from segmamba.inference.onnx_scan import OPSET, scan_call, scan_function
 
-    network = exporting.traceable(by_planes=not dynamic)
+    network = exporting.traceable("any size" if dynamic else "planes")
     with quiet():
         program = torch.onnx.export(
             traced_for_any_size(network, exporting.multiples)

@@ -56,7 +56,7 @@ def export_pt2(checkpoint: str | Path, file: str | Path, *, labels: str = AUTO) 
     _check_compiler()
     exporting = load_for_export(checkpoint, labels=labels)
     with appearing(file, exporting.facts) as building, quiet():
-        graph = traced(exporting.traceable(by_planes=False), exporting.patch())
+        graph = traced(exporting.traceable(), exporting.patch())
         graph = graph.run_decompositions({torch.ops.segmamba.exported_scan.default: expanded})
         torch._inductor.aoti_compile_and_package(
             graph, package_path=str(building), inductor_configs=_settings(exporting.facts)

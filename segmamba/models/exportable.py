@@ -10,6 +10,7 @@ Legend: B batch, C channels, K output channels, D, H, W the spatial axes.
 import copy
 import types
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv, Transposed
 from segmamba.models.outputs import Channels, probabilities
 from segmamba.models.segmamba import IN_CHANNELS
 
+Form = Literal["plain", "planes", "any size"]
 SCAN = "exported"
 """The entry of `segmamba.models.scan.IMPLEMENTATIONS` that an exported graph holds."""
 
@@ -43,18 +45,22 @@ class Exportable(nn.Module):
     Args:
         network: The network, which is copied.
         outputs: Its K channels.
-        by_planes: Whether 3-D convolutions are written as 2-D ones, for a runtime whose 2-D ones
-            are faster. The graph then takes images of one size alone.
+        form: How 3-D convolutions are written. plain: as they are. planes: as 2-D ones, for a
+            runtime whose 2-D ones are faster and an image of one size. any size: so that a graph
+            for any size has simple sizes.
     """
 
-    def __init__(self, network: nn.Module, outputs: Channels, *, by_planes: bool = False) -> None:
+    def __init__(self, network: nn.Module, outputs: Channels, *, form: Form = "plain") -> None:
         super().__init__()
         self.network, self.outputs = copy.deepcopy(network).eval().requires_grad_(False), outputs
         for module in self.network.modules():
             if forward := PLAIN.get(type(module)):
                 module.forward = types.MethodType(forward, module)
-            if by_planes and isinstance(module, nn.Conv3d) and _keeps_sides(module):
-                module.forward = types.MethodType(convolved_by_planes, module)
+            if isinstance(module, nn.Conv3d):
+                if form == "planes" and _keeps_sides(module):
+                    module.forward = types.MethodType(convolved_by_planes, module)
+                elif form == "any size" and _halves(module):
+                    module.forward = types.MethodType(convolved_to_half, module)
             if hasattr(module, "implementation"):  # a scan
                 module.implementation = SCAN  # type: ignore[assignment]  # its model.scan
 
@@ -117,6 +123,37 @@ def convolved_by_planes(conv: nn.Conv3d, x: Tensor) -> Tensor:
         total = part if total is None else total + part
     assert isinstance(total, Tensor), "a kernel has a tap"
     return total.reshape(x.shape[0], conv.out_channels, depth, rows, width)[:, :, :, :height]
+
+
+def _halves(conv: nn.Conv3d) -> bool:
+    """Whether a convolution is one that `convolved_to_half` computes."""
+    return (
+        2 in conv.stride
+        and set(conv.stride) <= {1, 2}
+        and all(side % 2 for side in conv.kernel_size)
+        and conv.padding == tuple(side // 2 for side in conv.kernel_size)
+        and set(conv.dilation) == {1}
+    )
+
+
+def convolved_to_half(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """A convolution of stride 2 and an odd kernel on even sides, padded as far as it reads.
+
+    It reads one voxel less behind a side than the convolution is padded. So written, half of 16 n
+    is 8 n by the rules of symbols; else it would be (16 n - 1) // 2 + 1, and so on at each level.
+
+    Args:
+        conv: The convolution; `_halves`.
+        x: (B, C, D, H, W); the sides that are halved are even.
+
+    Returns:
+        (B, C', D', H', W').
+    """
+    margins = []
+    for side, stride in zip(conv.kernel_size, conv.stride, strict=True):
+        margins.append((side // 2, side // 2 - (stride - 1)))
+    padding = [margin for pair in reversed(margins) for margin in pair]
+    return F.conv3d(F.pad(x, padding), conv.weight, conv.bias, conv.stride, groups=conv.groups)
 
 
 def traced(network: Exportable, image: Tensor) -> torch.export.ExportedProgram:
