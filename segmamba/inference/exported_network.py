@@ -29,7 +29,7 @@ from segmamba.inference.checkpoint_files import (
 from segmamba.inference.ensemble_member import load_member
 from segmamba.inference.facts import facts
 from segmamba.models import side_multiples
-from segmamba.models.exportable import Exportable, Form
+from segmamba.models.exportable import Exportable, Form, check_any_size
 from segmamba.models.outputs import Channels, probabilities
 
 TOLERANCE = 1e-3
@@ -106,13 +106,15 @@ def load_for_export(
         The network.
 
     Raises:
-        UserError: The checkpoint is missing or damaged, the convention unknown, or the
-            post-processing has a CRF.
+        UserError: The checkpoint is missing or damaged, the convention unknown, the
+            post-processing has a CRF, or the network cannot take any window.
     """
     if labels != AUTO:
         convention(labels)
     member = load_member(checkpoint, CPU)
     config, multiples = member.config, side_multiples(member.config.model)
+    if dynamic:
+        check_any_size(config.model)
     values = convention(member.outputs.labels.convention if labels == AUTO else labels)
     about = facts(
         config,

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmamba.config import ModelConfig
+from segmamba.config.model import OURS
 from segmamba.errors import UserError
 from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv, TransposedConv
 from segmamba.models.outputs import Channels, probabilities
@@ -168,6 +170,24 @@ def traced(network: Exportable, image: Tensor) -> torch.export.ExportedProgram:
     """
     with torch.no_grad():
         return torch.export.export(network, (image,), strict=False)
+
+
+def check_any_size(config: ModelConfig) -> None:
+    """Refuse a network that is not exported for any size.
+
+    Args:
+        config: The `model` section of its Config.
+
+    Raises:
+        UserError: The message says why.
+    """
+    reason = ""
+    if config.scan_path != "raster":
+        reason = f"model.scan_path = {config.scan_path!r} is an order of the voxels of one size"
+    elif config.name not in OURS:
+        reason = f"model.name = {config.name!r} is exported for one size alone"
+    if reason:
+        raise UserError(f"--dynamic: {reason}; leave out --dynamic")
 
 
 def traced_for_any_size(

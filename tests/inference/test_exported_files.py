@@ -26,8 +26,9 @@ from segmamba.inference import onnx_file, pt2_file
 from segmamba.inference.exported_network import load_for_export
 from segmamba.inference.onnx_file import export_onnx, onnx_model
 from segmamba.inference.predictor import load_predictor
+from segmamba.models import build_model
 from tests.conftest import write_case
-from tests.inference.conftest import write_run
+from tests.inference.conftest import CONFIG, write_run
 
 onnxruntime = pytest.importorskip("onnxruntime")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "segment_nifti.py"
@@ -223,6 +224,22 @@ def test_a_crf_is_refused(run, tmp_path):
     (run / "postprocessing.json").write_text(PostprocessConfig(crf_steps=2).to_json())
     with pytest.raises(UserError, match="a file has no CRF"):
         export_onnx(run, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model.scan_path": "hilbert"}, "model.scan_path = 'hilbert' is an order of the voxels"),
+        ({"model.name": "umamba_bot", "data.patch_size": (64, 64, 32)}, "for one size alone"),
+    ],
+)
+def test_a_network_of_one_size_is_not_exported_for_any(tmp_path, changes, reason):
+    config = CONFIG.changed(changes)
+    torch.save(build_model(config.model).state_dict(), tmp_path / "best_metric_model.pth")
+    (tmp_path / "config.json").write_text(config.to_json())
+    with pytest.raises(UserError, match=re.escape(reason)):
+        export_onnx(tmp_path, tmp_path / "net.onnx", dynamic=True)
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_a_file_that_computes_something_else_never_appears(run, tmp_path, monkeypatch):
