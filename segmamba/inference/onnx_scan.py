@@ -102,8 +102,8 @@ def _block() -> GraphProto:
     nodes.add("MatMul", "C_4d", "states", to="y_4d")  # (b, t, 1, n) by (b, t, n, c)
     nodes.add("Squeeze", "y_4d", "two", to="y_t")
     nodes.add("Identity", before, to="next")
-    inputs = [_float(name) for name in ("state", *(f"{name}_t" for name in SCANNED))]
-    return make_graph(nodes.made, "block", inputs, [_float("next"), _float("y_t")])
+    inputs = [_float("state", 4), *(_float(f"{name}_t", 3) for name in SCANNED)]
+    return make_graph(nodes.made, "block", inputs, [_float("next", 4), _float("y_t", 3)])
 
 
 class _Nodes:
@@ -118,8 +118,9 @@ class _Nodes:
         self.made.append(make_node(kind, inputs, outputs, **attributes))
 
 
-def _float(name: str) -> onnx.ValueInfoProto:
-    return make_tensor_value_info(name, TensorProto.FLOAT, None)
+def _float(name: str, axes: int) -> onnx.ValueInfoProto:
+    """A tensor of so many axes, as onnxruntime must know of what a Scan gives."""
+    return make_tensor_value_info(name, TensorProto.FLOAT, [None] * axes)
 
 
 def _schema() -> onnx.defs.OpSchema:

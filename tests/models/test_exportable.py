@@ -46,7 +46,10 @@ def test_the_scan_of_an_onnx_file_is_the_recurrence(tokens):
 
     inputs = list(scan_inputs(tokens, dtype=torch.float32))
     inputs[1] = inputs[1] * 10
-    values = [make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*INPUTS, "y")]
+    values = [
+        make_tensor_value_info(name, TensorProto.FLOAT, [None] * tensor.ndim)
+        for name, tensor in zip((*INPUTS, "y"), (*inputs, inputs[0]), strict=True)
+    ]
     graph = make_graph(
         [make_node(NAME, INPUTS, ["y"], domain=DOMAIN)], "g", values[:-1], values[-1:]
     )
