@@ -112,7 +112,7 @@ class _Nodes:
     def __init__(self) -> None:
         self.made: list[NodeProto] = []
 
-    def add(self, kind: str, *inputs: str, to: str | tuple[str, ...], **attributes: object) -> None:
+    def add(self, kind: str, *inputs: str, to: str | tuple[str, ...], **attributes: Any) -> None:
         """Add an operator that writes the values `to`."""
         outputs = [to] if isinstance(to, str) else list(to)
         self.made.append(make_node(kind, inputs, outputs, **attributes))

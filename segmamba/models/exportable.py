@@ -56,13 +56,8 @@ class Exportable(nn.Module):
         super().__init__()
         self.network, self.outputs = copy.deepcopy(network).eval().requires_grad_(False), outputs
         for module in self.network.modules():
-            if forward := PLAIN.get(type(module)):
-                module.forward = types.MethodType(forward, module)
-            if isinstance(module, nn.Conv3d):
-                if form == "planes" and _keeps_sides(module):
-                    module.forward = types.MethodType(convolved_by_planes, module)
-                elif form == "any size" and _halves(module):
-                    module.forward = types.MethodType(convolved_to_half, module)
+            if computed := _forward_of(module, form):
+                module.forward = types.MethodType(computed, module)
             if hasattr(module, "implementation"):  # a scan
                 module.implementation = SCAN  # type: ignore[assignment]  # its model.scan
 
@@ -77,6 +72,16 @@ class Exportable(nn.Module):
         """
         logits = self.network(image)
         return probabilities(logits, self.outputs), logits
+
+
+def _forward_of(module: nn.Module, form: Form) -> Callable[..., Tensor] | None:
+    """What computes a layer in an exported graph; None where it is the layer itself."""
+    if isinstance(module, nn.Conv3d):
+        if form == "planes" and _keeps_sides(module):
+            return convolved_by_planes
+        if form == "any size" and _halves(module):
+            return convolved_to_half
+    return PLAIN.get(type(module))
 
 
 def _keeps_sides(conv: nn.Conv3d) -> bool:
