@@ -1,7 +1,7 @@
 """The table of docs/how-to/export.md says of every network what exports, and is true.
 
-`tiny_exports` builds a network of each row and exports it. Which rows are there is tested with the
-fast tests, what stands in them with the slow ones.
+Which rows are there is tested with the fast tests; what stands in them with the slow ones, which
+export a tiny network of each row.
 """
 
 import re
@@ -74,13 +74,15 @@ def test_every_network_mixer_and_path_has_a_row():
         for value in set(get_args(hints[setting])) - {"mamba", "raster"}:
             assert re.search(rf"\b{value}\b", text), f"model.{setting}={value} has no row"
     assert list(table()) == list(ROWS)
-    assert {cell for row in table().values() for cell in row.values()} <= {"yes", "-"}
+    assert {cell for row in table().values() for cell in row.values()} <= {"yes", "-", "not tried"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_what_a_row_says_is_true(name, tmp_path):
     """A file appears only when it computes what the network computes."""
+    if name.startswith("nnunet"):
+        pytest.importorskip("dynamic_network_architectures")
     run, said = write_tiny_run(tmp_path / "run", ROWS[name]), table()[name]
     ways = {
         "ONNX": lambda: export_onnx(run, tmp_path / "fixed.onnx"),
@@ -91,6 +93,6 @@ def test_what_a_row_says_is_true(name, tmp_path):
     for column, way in ways.items():
         if said[column] == "yes":
             way()
-        else:
+        elif said[column] == "-":
             with pytest.raises(UserError):
                 way()
