@@ -23,11 +23,8 @@ from segmamba.files import write_json
 if TYPE_CHECKING:
     from segmamba.config import Config
 
-USERS = {
-    name: os.environ[name]
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
-    if name in os.environ
-}
+VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
+USERS = {name: os.environ[name] for name in VARIABLES if name in os.environ}
 """What the user has chosen for the compiler; read before this program chooses."""
 COMPILED_CODE = ("models", "device.py", "training/losses.py", "training/step.py")
 """The code whose graph the compiler is given."""
