@@ -261,8 +261,10 @@ def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
 
 
 def _concluded(spec: StudySpec, run: StudyRun, folder: Path, progress: ProgressDisplay) -> Study:
-    """The Study as it stands in the end, with its report logged and its best trial registered."""
+    """The Study as it stands in the end, with its report, arms and model in MLflow."""
+    from segmamba.orchestration.tracking.arm_runs import log_arms
     from segmamba.orchestration.tracking.registry import register_best
+    from segmamba.orchestration.tracking.study_answer import log_answer
     from segmamba.orchestration.tracking.study_reader import read_study
     from segmamba.reports.report import write_report
 
@@ -274,7 +276,8 @@ def _concluded(spec: StudySpec, run: StudyRun, folder: Path, progress: ProgressD
     report = write_report(study, folder)
 
     def publish() -> None:
-        run.log_report(study, report)
+        log_answer(run, study, report)
+        log_arms(run, study)
         if spec.registers_best:
             register_best(run.store, study)
 
