@@ -101,10 +101,9 @@ def _summary(study: Study, arm: str, names: Sequence[str], trials: Sequence[Tria
     seeds = sorted({trial.seed for trial in trials})
     finals = _test_figures(study, arm, trials) | _training_figures(trials)
     finals |= {"arm/seeds": len(seeds), "arm/trials": len(trials)}
-    settings = study.config | study.arms[arm]
     return Summary(
         name=f"{arm}, {count(len(seeds), 'seed')}",
-        params={name: str(settings[name]) for name in names if name in settings},
+        params={name: trials[0].params[name] for name in names if name in trials[0].params},
         tags={
             "kind": KIND,
             "study": study.name,
