@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from mlflow.entities import Metric
 
+from segmamba.orchestration.tracking.experiment_page import SUMMARY_TAG
 from segmamba.orchestration.tracking.store import metric_entities, prose
 from segmamba.orchestration.tracking.study_run import PARENT_TAG, StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, text
@@ -100,7 +101,6 @@ def summaries(study: Study) -> list[Summary]:
 def _summary(study: Study, arm: str, names: Sequence[str], trials: Sequence[Trial]) -> Summary:
     seeds = sorted({trial.seed for trial in trials})
     finals = _test_figures(study, arm, trials) | _training_figures(trials)
-    finals |= {"arm/seeds": len(seeds), "arm/trials": len(trials)}
     return Summary(
         name=f"{arm}, {count(len(seeds), 'seed')}",
         params={name: trials[0].params[name] for name in names if name in trials[0].params},
@@ -108,6 +108,7 @@ def _summary(study: Study, arm: str, names: Sequence[str], trials: Sequence[Tria
             "kind": KIND,
             "study": study.name,
             "arm": arm,
+            SUMMARY_TAG: f"{arm} in {study.name}",
             "seeds": ", ".join(map(str, seeds)),
             "preset": study.preset,
             "dataset": study.data.source,

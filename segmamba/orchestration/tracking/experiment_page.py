@@ -19,8 +19,11 @@ from segmamba.orchestration.tracking.outbox import is_away
 KIND_TAG, TRAINING = "mlflow.experimentKind", "custom_model_development"
 PRIMARY_TAG, PRIMARY = "mlflow.experiment.primaryMetric.name", "test/dice_mean"
 """The score that MLflow's charts begin with."""
-VIEW = "segmamba"
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+VIEW, ARMS_VIEW = "segmamba", "segmamba-arms"
+VIEW_TAG = "mlflow.sharedViewState."
+"""With the key of a view behind it: the tag that holds the view."""
+SUMMARY_TAG = "summary"
+"""The tag that names the run of an arm among those of all studies."""
 COLUMNS = (
     "tags.`answer`",
     "tags.`arm`",
@@ -29,7 +32,6 @@ COLUMNS = (
     "metrics.`test_sd/dice_mean`",
     "metrics.`val/best_dice_mean`",
     "metrics.`test/hd95_mm_mean`",
-    "attributes.`Dataset`",
 )
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where `mlflow ui` answers unless told otherwise."""
@@ -54,23 +56,38 @@ def set_up_experiment(client: MlflowClient, experiment_id: str, known: Container
             raise
 
 
-def runs_address(uri: str, experiment_id: str) -> str:
+def runs_address(uri: str, experiment_id: str, view: str = VIEW) -> str:
     """Return the address of the page that lists an experiment's runs.
 
     Args:
         uri: Of the store: a server's, or a database's, which `mlflow ui` serves.
         experiment_id: The experiment.
+        view: VIEW lists studies with what is below them, ARMS_VIEW draws the runs of arms alone.
     """
     server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else UI_ADDRESS
-    words = urlencode({"workflowType": "machine_learning", "viewStateShareKey": VIEW})
-    return f"{server}/#/experiments/{experiment_id}/runs?{words}"
+    words = {"workflowType": "machine_learning", "viewStateShareKey": view}
+    if view == ARMS_VIEW:
+        words = {"compareRunsMode": "CHART", **words}
+    return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(words)}"
 
 
 def _tags() -> Mapping[str, str]:
-    state = json.dumps({"selectedColumns": COLUMNS, "runsHiddenMode": "FIRST_20_RUNS"})
-    view = {"name": "SegMamba: arms and scores", "createdAt": int(time.time() * 1000)}
+    columns = {"selectedColumns": COLUMNS, "runsHiddenMode": "FIRST_20_RUNS"}
+    # MLflow folds away the runs below a study's, but for those that are grouped: here one a group.
+    by_arm = {"mode": "tag", "groupByData": SUMMARY_TAG}
+    arms = columns | {
+        "searchFilter": "tags.kind = 'arm'",
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [by_arm]},
+    }
     return {
         KIND_TAG: TRAINING,
         PRIMARY_TAG: PRIMARY,
-        VIEW_TAG: json.dumps(view | {"state": state}),
+        f"{VIEW_TAG}{VIEW}": _view("SegMamba: studies and their runs", columns),
+        f"{VIEW_TAG}{ARMS_VIEW}": _view("SegMamba: arms", arms),
     }
+
+
+def _view(name: str, state: Mapping[str, object]) -> str:
+    """A view as MLflow's pages write and read it."""
+    created_ms = int(time.time() * 1000)
+    return json.dumps({"name": name, "createdAt": created_ms, "state": json.dumps(state)})

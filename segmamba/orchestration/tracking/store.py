@@ -24,7 +24,7 @@ from segmamba.orchestration.tracking.database import (
     make_whole,
     sqlite_path,
 )
-from segmamba.orchestration.tracking.experiment_page import set_up_experiment
+from segmamba.orchestration.tracking.experiment_page import runs_address, set_up_experiment
 from segmamba.orchestration.tracking.outbox import is_away, reason_of
 
 EXPERIMENT = "segmamba"
@@ -63,6 +63,11 @@ class Store:
     def client(self) -> MlflowClient:
         """MLflow's client, one for each process."""
         return _client(self.uri)
+
+    @property
+    def page(self) -> str:
+        """The address of MLflow's page of all our runs, with our columns."""
+        return runs_address(self.uri, self.experiment_id)
 
     def retry(self, call: Callable[[], T], say: Callable[[str], object]) -> T:
         """Return what `call()` returns, tried again while the store does not answer.

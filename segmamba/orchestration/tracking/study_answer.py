@@ -52,8 +52,8 @@ def _figures(answer: Verdict) -> dict[str, float]:
     difference = answer.difference
     column = f"{difference.score}_{difference.region}"
     named = {
-        f"difference/{column}": difference.mean,
-        f"difference_low/{column}": difference.low,
-        f"difference_high/{column}": difference.high,
+        f"verdict/difference_{column}": difference.mean,
+        f"verdict/low_{column}": difference.low,
+        f"verdict/high_{column}": difference.high,
     }
     return {name: value for name, value in named.items() if math.isfinite(value)}

@@ -39,10 +39,9 @@ def answered(study: Study) -> str:
     Args:
         study: The study, with its trials.
     """
-    answer = verdict(study)
     parts = [
         f"**{text(study.question)}**",
-        f"**{answer.answer.capitalize()}.** {text(answer.sentence)}",
+        text(verdict(study).sentence),
         f"The claim: {text(study.hypothesis.claim)}",
         _arms(study),
         "test/… of this run are the scores of the one trial that the validation set likes best, "
