@@ -20,6 +20,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -81,9 +82,22 @@ def save(picture: Path, name: str, asked: dict[str, Any] | None = None) -> None:
     if asked is not None:
         text.add_text(ASKED, json.dumps(asked))
     with Image.open(picture) as file:
-        drawn = file.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        drawn = file.convert("RGB")
+    kept = sorted({"#000000", "#ffffff", *_our_colours()})
+    ours = bytes.fromhex("".join(colour.lstrip("#") for colour in kept))
+    found = drawn.quantize(COLOURS - len(ours) // 3, kmeans=1).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(ours + bytes(found))
+    drawn = drawn.quantize(palette=palette, dither=Image.Dither.NONE)
     drawn.save(IMAGES / name, optimize=True, pnginfo=text)
     print(f"{name}: {(IMAGES / name).stat().st_size / 1024:.0f} KiB", flush=True)
+
+
+def _our_colours() -> set[str]:
+    """The colours that mean something, which a picture keeps as they are."""
+    from segmamba.pictures.palette import COLOURS_ON_WHITE, ERROR_COLOURS, REGION_COLOURS
+
+    return {*REGION_COLOURS.values(), *COLOURS_ON_WHITE.values(), *ERROR_COLOURS.values()}
 
 
 def asked_by(study: Any) -> dict[str, Any]:
@@ -139,8 +153,8 @@ def mlflow_server(store: str, folder: Path) -> Iterator[str]:
             time.sleep(0.3)
         yield address
     finally:
-        server.terminate()
-        server.wait(30)
+        os.killpg(server.pid, signal.SIGKILL)  # with its workers; they wait for open pages else
+        server.wait()
 
 
 def _answers(address: str) -> bool:
@@ -214,7 +228,7 @@ def draw_mlflow(work: Work) -> None:
         _photograph(shown, work.scratch / "mlflow_runs.png", asked)
         shown.goto(runs_address(server, experiment, ARMS_VIEW))
         shown.reload()
-        shown.get_by_text("test/dice_mean").first.wait_for(timeout=60_000)
+        shown.get_by_text("test/dice_ET").first.wait_for(timeout=60_000)
         _photograph(shown, work.scratch / "mlflow_comparison.png", asked)
         shown.goto(f"{server}/#/experiments/{experiment}/runs/{study.parent_run_id}")
         shown.get_by_role("button", name="Expand description").click(timeout=60_000)
@@ -260,7 +274,7 @@ def draw_summary(work: Work) -> None:
     out = work.scratch / "summary"
     shutil.rmtree(out, ignore_errors=True)
     segmamba("data", "summary", work.phantoms(), "--labels", "brats2018", "--output", out)
-    save(next(iter(sorted(out.rglob("*.png")))), "data_summary.png")
+    save(out / "volumes.png", "data_summary.png")
 
 
 def draw_phantom(work: Work) -> None:

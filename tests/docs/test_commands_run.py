@@ -10,7 +10,14 @@ import re
 import pytest
 
 from tests.docs.test_commands import ALL, COVERED, ROOT
-from tests.docs.workspace import NOT_RUN, Workspace, only_named, python_blocks, reason_not_to_run
+from tests.docs.workspace import (
+    LIMIT_S,
+    NOT_RUN,
+    Workspace,
+    only_named,
+    python_blocks,
+    reason_not_to_run,
+)
 
 SHOWN = {
     " ".join(shown.words): shown
@@ -33,7 +40,8 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", RUN)
+@pytest.mark.timeout(2 * LIMIT_S)  # the first one makes the folder
+@pytest.mark.parametrize("text", RUN, ids=str)
 def test_a_command_does_what_the_page_says_it_does_without_an_error(workspace, text):
     workspace.run_shown(RUN[text].words)
 

@@ -7,6 +7,7 @@ ensemble and registered models, all tiny. Words that stand for something of the 
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -180,7 +181,9 @@ class Workspace:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         command = [sys.executable, "-m", "mlflow", "ui", *words, "--port", port]
-        server = subprocess.Popen(command, cwd=self.folder, env=self.environment)
+        server = subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, start_new_session=True
+        )
         deadline = time.monotonic() + LIMIT_S
         try:
             while True:
@@ -191,8 +194,8 @@ class Workspace:
                     assert server.poll() is None and time.monotonic() < deadline
                     time.sleep(0.3)
         finally:
-            server.terminate()
-            server.wait(30)
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def reason_not_to_run(text: str) -> str:

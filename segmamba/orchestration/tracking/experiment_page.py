@@ -77,6 +77,7 @@ def _tags() -> Mapping[str, str]:
     by_arm = {"mode": "tag", "groupByData": SUMMARY_TAG}
     arms = columns | {
         "searchFilter": "tags.kind = 'arm'",
+        "chartsSearchFilter": "^(test|val)/",
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [by_arm]},
     }
     return {
