@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from PIL import Image
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[1]
@@ -83,14 +84,28 @@ def save(picture: Path, name: str, asked: dict[str, Any] | None = None) -> None:
         text.add_text(ASKED, json.dumps(asked))
     with Image.open(picture) as file:
         drawn = file.convert("RGB")
-    kept = sorted({"#000000", "#ffffff", *_our_colours()})
-    ours = bytes.fromhex("".join(colour.lstrip("#") for colour in kept))
-    found = drawn.quantize(COLOURS - len(ours) // 3, kmeans=1).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(ours + bytes(found))
-    drawn = drawn.quantize(palette=palette, dither=Image.Dither.NONE)
+    drawn = _in_few_colours(drawn)
     drawn.save(IMAGES / name, optimize=True, pnginfo=text)
     print(f"{name}: {(IMAGES / name).stat().st_size / 1024:.0f} KiB", flush=True)
+
+
+def _in_few_colours(picture: Image.Image) -> Image.Image:
+    """A picture of COLOURS colours, those that mean something among them exactly."""
+    import numpy as np
+    from PIL import Image
+
+    kept = sorted({"#000000", "#ffffff", *_our_colours()})
+    ours = bytes.fromhex("".join(colour.lstrip("#") for colour in kept))
+    found = picture.quantize(COLOURS - len(kept), kmeans=1).getpalette() or []
+    palette = np.array([*ours, *found], float).reshape(-1, 3)[:COLOURS]
+    pixels = np.asarray(picture).reshape(-1, 3)
+    # Pillow's own search for the nearest colour is approximate: it makes white grey.
+    unique, inverse = np.unique(pixels, axis=0, return_inverse=True)
+    squared = (palette**2).sum(1) - 2 * unique.astype(float) @ palette.T
+    places = squared.argmin(1).astype(np.uint8)[inverse.ravel()]
+    drawn = Image.fromarray(places.reshape(picture.height, picture.width), "P")
+    drawn.putpalette(palette.astype(np.uint8).tobytes())
+    return drawn
 
 
 def _our_colours() -> set[str]:
@@ -230,7 +245,8 @@ def draw_mlflow(work: Work) -> None:
         shown.reload()
         shown.get_by_text("test/dice_ET").first.wait_for(timeout=60_000)
         _photograph(shown, work.scratch / "mlflow_comparison.png", asked)
-        shown.goto(f"{server}/#/experiments/{experiment}/runs/{study.parent_run_id}")
+        training = "?workflowType=machine_learning"
+        shown.goto(f"{server}/#/experiments/{experiment}/runs/{study.parent_run_id}{training}")
         shown.get_by_role("button", name="Expand description").click(timeout=60_000)
         _photograph(shown, work.scratch / "mlflow_study.png", asked)
 
