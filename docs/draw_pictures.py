@@ -248,12 +248,19 @@ def draw_mlflow(work: Work) -> None:
         training = "?workflowType=machine_learning"
         shown.goto(f"{server}/#/experiments/{experiment}/runs/{study.parent_run_id}{training}")
         shown.get_by_role("button", name="Expand description").click(timeout=60_000)
-        _photograph(shown, work.scratch / "mlflow_study.png", asked)
+        # Beside it stand the folders of this machine.
+        _photograph(shown, work.scratch / "mlflow_study.png", asked, width=720)
 
 
-def _photograph(shown: Page, picture: Path, asked: dict[str, Any]) -> None:
+def _photograph(
+    shown: Page, picture: Path, asked: dict[str, Any], *, width: int | None = None
+) -> None:
+    """Save the window, or so many pixels of its width from the menu on."""
     shown.wait_for_timeout(2500)  # charts grow to their values
-    shown.screenshot(path=picture)
+    whole = shown.viewport_size or {"width": 0, "height": 0}
+    left, wide = (0, whole["width"]) if width is None else (196, width)
+    clip = {"x": left, "y": 0, "width": wide, "height": whole["height"]}
+    shown.screenshot(path=picture, clip=clip)  # type: ignore[arg-type]  # a FloatRect
     save(picture, picture.name, asked)
 
 

@@ -7,7 +7,8 @@ from segmamba.config.presets import PRESETS
 
 TINY = {
     "data.spacing_mm": 3.0,
-    "data.patch_size": (16, 16, 16),
+    "data.patch_size": (32, 32, 32),
+    "data.pad_to_patch": True,
     "data.workers": 0,
     "model.base_channels": 2,
     "model.conv_depths": (1, 1, 1),
