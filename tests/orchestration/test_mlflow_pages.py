@@ -13,6 +13,7 @@ from tests.orchestration.mlflow_study import arm_runs, concluded
 from tests.pictures.browser import browser  # noqa: F401  a fixture
 from tests.studies.synthetic import synthetic_study
 
+pytestmark = pytest.mark.slow  # a server and a browser; test_experiment_page.py is the fast part
 NAMES = ("<script>alert(1)</script>", "[/bold]x", "a|b", "🧠 depth")
 
 
@@ -71,7 +72,10 @@ def test_the_arms_are_compared_in_charts(served, page):
     store, run = served
     page.goto(runs_address(store.uri, store.experiment_id, ARMS_VIEW))
     page.get_by_text("test/dice_ET").first.wait_for(timeout=30_000)
-    groups = page.locator(".ag-row", has_text=" in ablate_depth_Run01").all_inner_texts()
+    shown = page.locator(".ag-row", has_text=" in ablate_depth_Run01")
+    for arm in ("control", *NAMES):
+        shown.filter(has_text=f"{arm} in ").first.wait_for()
+    groups = shown.all_inner_texts()
     assert len(groups) == len(arm_runs(store, run)) == 1 + len(NAMES)
 
 
