@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from tests.docs.test_commands import ALL, COVERED, ROOT
+from tests.docs.test_commands import ALL, COVERED, ROOT, check
 from tests.docs.workspace import (
     LIMIT_S,
     NOT_RUN,
@@ -18,6 +18,16 @@ from tests.docs.workspace import (
     python_blocks,
     reason_not_to_run,
 )
+
+
+def only_named(words, whole):
+    """Whether words in a sentence name a command without the options that it requires."""
+    try:
+        check(words)
+    except Exception as error:
+        return not whole and type(error).__name__ == "MissingParameter"
+    return False
+
 
 SHOWN = {
     " ".join(shown.words): shown

@@ -171,7 +171,7 @@ class Workspace:
     @staticmethod
     def _limits(words: list[str]) -> list[str]:
         """One seed for studies that a page lets take as many as their claims need."""
-        is_study = words[0] == "python" or words[1:2] == ["study"]
+        is_study = words[0] == "python" or words[1:2] in (["study"], ["demo"])
         if not is_study or SEEDS_AND_MORE & set(words) or "ablate_inference" in words[1]:
             return []
         return [] if "ensemble" in words[1] else ["--seeds", "1"]
@@ -201,12 +201,6 @@ class Workspace:
 def reason_not_to_run(text: str) -> str:
     """Why a command is run by no test here; empty where it is."""
     return next((why for start, why in NOT_RUN.items() if text.startswith(start)), "")
-
-
-def only_named(words: list[str], whole: bool) -> bool:
-    """Whether words in a sentence name a command without what it needs."""
-    needs = {"predict", "evaluate", "compare", "train", "pretrain", "report", "ablate-inference"}
-    return not whole and words[0] == "segmamba" and set(words[1:2]) <= needs and len(words) < 4
 
 
 def python_blocks(text: str) -> list[str]:
