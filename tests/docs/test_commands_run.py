@@ -14,7 +14,6 @@ from tests.docs.workspace import (
     LIMIT_S,
     NOT_RUN,
     Workspace,
-    only_named,
     python_blocks,
     reason_not_to_run,
 )
