@@ -11,6 +11,9 @@ import torch
 
 from segmamba.orchestration.tracking import database
 from tests import warm
+from tests.pictures.browser import browser, opened
+
+__all__ = ["browser", "opened"]  # fixtures: one browser for all tests
 
 # On tiny tensors a second thread only waits, for minutes where the cores are busy.
 torch.set_num_threads(1)

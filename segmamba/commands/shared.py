@@ -191,6 +191,14 @@ ResumeOption = Annotated[
         help="Go on with the newest unfinished run in --output; start one where there is none.",
     ),
 ]
+ViewerOption = Annotated[
+    bool,
+    typer.Option(
+        "--viewer/--no-viewer",
+        help="At the end predict the worst, median and best case of each arm again, for "
+        "viewer.html beside the report; needs the extra viewer.",
+    ),
+]
 FreshOption = Annotated[
     bool,
     typer.Option(

@@ -35,7 +35,8 @@ def print_result(
         as_json: Print the table as JSON on stdout as well.
         stopped: Whether the user stopped it.
     """
-    from segmamba.reports.tables import render_arms, render_terminal, result_table
+    from segmamba.reports.tables import result_table
+    from segmamba.reports.terminal import render_arms, render_terminal
     from segmamba.studies.scores import finished_trials
 
     if as_json:
