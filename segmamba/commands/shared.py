@@ -351,6 +351,21 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=1))
 
 
+def print_runs(screen: "Console", uri: str, page: str) -> None:
+    """Print how MLflow shows the runs: the command that serves a database, and the page's address.
+
+    Args:
+        screen: Takes the lines.
+        uri: Of the store.
+        page: Address of the page that lists the runs; empty where there is none.
+    """
+    if not uri.startswith(("http://", "https://")):
+        serve = f"runs     mlflow ui --backend-store-uri {shown_uri(uri)}"
+        print_line(screen, serve, copied=True)
+    if page:
+        print_line(screen, f"page     {page}", copied=True)
+
+
 def shown_uri(uri: str) -> str:
     """Write the store as one would type it: relative to the working directory where possible."""
     path = Path(uri.removeprefix("sqlite:///"))

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmamba.commands.shared import print_json, shown_uri
-from segmamba.screen import print_line
+from segmamba.commands.shared import print_json, print_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,5 +46,4 @@ def print_result(
     elif any(finished_trials(study, arm) for arm in study.arms):
         render_arms(study, screen)
     say(f"report   {folder / 'report.html'}")
-    runs = f"runs     mlflow ui --backend-store-uri {shown_uri(study.mlflow_uri)}"
-    print_line(screen, runs, copied=True)
+    print_runs(screen, study.mlflow_uri, study.mlflow_page)

@@ -30,7 +30,9 @@ def conclude(
         The Study as it stands in the end, with its report logged.
     """
     from segmamba.orchestration.study_viewer import add_viewer
+    from segmamba.orchestration.tracking.arm_runs import log_arms
     from segmamba.orchestration.tracking.registry import register_best
+    from segmamba.orchestration.tracking.study_answer import log_answer
     from segmamba.orchestration.tracking.study_reader import read_study
     from segmamba.reports.pareto_rows import pareto_metrics
     from segmamba.reports.report import write_report
@@ -45,7 +47,8 @@ def conclude(
     report = write_report(study, folder)
 
     def publish() -> None:
-        run.log_report(study, report)
+        log_answer(run, study, report)
+        log_arms(run, study)
         run.store.log_metrics(run.run_id, pareto_metrics(study))
         if spec.registers_best:
             register_best(run.store, study)

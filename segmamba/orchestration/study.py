@@ -113,7 +113,9 @@ def open_study(
             _ray(options, machine, held) as (store, environment),
         ):
             _close_abandoned(store, ready.spec.name, progress)
-            planned = dataclasses.replace(planned, environment=environment, mlflow_uri=store.uri)
+            planned = dataclasses.replace(
+                planned, environment=environment, mlflow_uri=store.uri, mlflow_page=store.page
+            )
             study, run, resources = _begun(
                 planned, ready, options, store, machine, graphs, progress
             )
