@@ -265,8 +265,6 @@ def _gpu_losses(folder, seeds):
     return found, memory
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_run_can_say_what_its_compiler_found(monkeypatch):
     import torch._dynamo.utils
 
@@ -278,6 +276,8 @@ def test_a_run_can_say_what_its_compiler_found(monkeypatch):
     assert compiling.compiler_record() == {"compiler": "networks found 1, made 2, passes made 4"}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_peak_of_memory_is_that_of_the_run_alone(data):
     torch.empty(2**30, device=GPU)  # as the test of the trial before, in this process
     epoch = next(fit(TINY, data, GPU))
