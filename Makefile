@@ -1,4 +1,4 @@
-# make demo | studies | ensemble | test | test-slow | test-gpu | setup-gpu | lint | docs
+# make demo | studies | ensemble | test | test-slow | test-gpu | setup-gpu | lint | docs | pictures
 # Each sets up .venv first where that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,6 +7,7 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 
 .PHONY: demo studies ensemble test test-slow test-gpu setup-gpu lint docs clean
+.PHONY: pictures picture-report
 
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
@@ -47,6 +48,14 @@ lint: $(INSTALLED)
 # The site, into site/; a broken link or an undocumented name is an error.
 docs: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Every picture in docs/images, drawn again; `picture-report` the report's alone, from the study that
+# `make pictures` has left in Results/pictures, or from a new one. Needs Chromium.
+pictures: $(INSTALLED)
+	$(BIN)/python docs/draw_pictures.py
+
+picture-report: $(INSTALLED)
+	$(BIN)/python docs/draw_pictures.py report --keep
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(PIP) --quiet -c constraints.txt -e '.[docs]'

@@ -1,6 +1,7 @@
 """Small real NIfTI cases, made anew for each test."""
 
 import os
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 
 from segmamba.orchestration.tracking import database
 from tests import warm
+from tests.pictures.browser import browser, opened
+
+__all__ = ["browser", "opened"]  # fixtures: one browser for all tests
 
 # On tiny tensors a second thread only waits, for minutes where the cores are busy.
 torch.set_num_threads(1)
@@ -112,3 +116,5 @@ def compilers_environment():
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    if module := sys.modules.get("segmamba.training.compiler_cache"):
+        module._in_use = None

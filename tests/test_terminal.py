@@ -14,7 +14,7 @@ from segmamba.commands.run_progress import RunProgress
 from segmamba.commands.shared import STOPPED
 from segmamba.data.parallel import map_cases
 from segmamba.errors import Stopped
-from segmamba.reports.tables import LEGEND, render_terminal
+from segmamba.reports.terminal import LEGEND, render_terminal
 from tests.studies.synthetic import synthetic_study
 from tests.tiny import CPU, TINY
 

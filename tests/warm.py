@@ -32,6 +32,7 @@ import types
 from pathlib import Path
 
 from segmamba.orchestration.tracking import database
+from segmamba.training import compiler_cache
 
 ROOT = Path(__file__).parents[1]
 MAKE_DATABASE = database._create
@@ -373,6 +374,8 @@ def _become(request, pipes):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    # torch's compiler, which the warm process has imported, has set variables of its own
+    compiler_cache.USERS = {n: os.environ[n] for n in compiler_cache.VARIABLES if n in os.environ}
     try:
         _interpret(*request["arguments"])
         code = 0

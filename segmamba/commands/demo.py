@@ -9,6 +9,7 @@ from segmamba.commands.shared import (
     JsonOption,
     OutputOption,
     ResumeOption,
+    ViewerOption,
 )
 from segmamba.commands.study import run_declared
 
@@ -18,6 +19,7 @@ def demo(
     output: OutputOption = RESULTS,
     resume: ResumeOption = False,
     fresh: FreshOption = False,
+    viewer: ViewerOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Run the depth study on embedded data, to its answer.
@@ -28,5 +30,5 @@ def demo(
     from search_spaces.ablate_depth import STUDY
     from segmamba.orchestration.engine.options import StudyOptions
 
-    options = StudyOptions(cpus=cpus, output=output, resume=resume, fresh=fresh)
+    options = StudyOptions(cpus=cpus, output=output, resume=resume, fresh=fresh, viewer=viewer)
     raise typer.Exit(run_declared(STUDY, options, as_json=as_json))

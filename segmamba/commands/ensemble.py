@@ -24,6 +24,7 @@ from segmamba.commands.shared import (
     PresetOption,
     ResumeOption,
     SetOption,
+    ViewerOption,
     console,
     new_app,
     print_json,
@@ -108,6 +109,7 @@ def ensemble_run(
         size: Annotated[int, typer.Option(help="Members of an ensemble.", metavar="N")] = 5,
         changes: SetOption = None,
         fresh: FreshOption = False,
+        viewer: ViewerOption = True,
         gpus_per_trial: Annotated[
             float | None,
             typer.Option(
@@ -149,6 +151,7 @@ def ensemble_run(
             preset=preset,
             seeds=1,
             fresh=fresh,
+            viewer=viewer,
             gpus_per_trial=gpus_per_trial,
             cpus=cpus,
             output=output,

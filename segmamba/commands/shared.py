@@ -191,6 +191,14 @@ ResumeOption = Annotated[
         help="Go on with the newest unfinished run in --output; start one where there is none.",
     ),
 ]
+ViewerOption = Annotated[
+    bool,
+    typer.Option(
+        "--viewer/--no-viewer",
+        help="At the end predict the worst, median and best case of each arm again, for "
+        "viewer.html beside the report; needs the extra viewer.",
+    ),
+]
 FreshOption = Annotated[
     bool,
     typer.Option(
@@ -341,6 +349,21 @@ def note_on_viewer(page: Path) -> None:
 def print_json(value: object) -> None:
     """Print a value of plain lists and dicts as JSON."""
     print(json.dumps(value, indent=1))
+
+
+def print_runs(screen: "Console", uri: str, page: str) -> None:
+    """Print how MLflow shows the runs: the command that serves a database, and the page's address.
+
+    Args:
+        screen: Takes the lines.
+        uri: Of the store.
+        page: Address of the page that lists the runs; empty where there is none.
+    """
+    if not uri.startswith(("http://", "https://")):
+        serve = f"runs     mlflow ui --backend-store-uri {shown_uri(uri)}"
+        print_line(screen, serve, copied=True)
+    if page:
+        print_line(screen, f"page     {page}", copied=True)
 
 
 def shown_uri(uri: str) -> str:

@@ -26,6 +26,7 @@ from segmamba.commands.shared import (
     OutputOption,
     ResumeOption,
     SetOption,
+    ViewerOption,
     console,
     new_app,
     print_json,
@@ -176,6 +177,7 @@ def study_app(study: "Study") -> typer.Typer:
                 show_default=False,
             ),
         ] = None,
+        viewer: ViewerOption = True,
         as_json: JsonOption = False,
         list_settings: ListSettingsOption = False,
     ) -> None:
@@ -204,6 +206,7 @@ def study_app(study: "Study") -> typer.Typer:
             plan=plan,
             ray_address=ray_address,
             cache=cache,
+            viewer=viewer,
             changes=parse_assignments(with_orientation(changes, orientation)),
         )
         if plan:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmamba.commands.shared import print_json, shown_uri
-from segmamba.screen import print_line
+from segmamba.commands.shared import print_json, print_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +35,8 @@ def print_result(
         as_json: Print the table as JSON on stdout as well.
         stopped: Whether the user stopped it.
     """
-    from segmamba.reports.tables import render_arms, render_terminal, result_table
+    from segmamba.reports.tables import result_table
+    from segmamba.reports.terminal import render_arms, render_terminal
     from segmamba.studies.scores import finished_trials
 
     if as_json:
@@ -46,5 +46,4 @@ def print_result(
     elif any(finished_trials(study, arm) for arm in study.arms):
         render_arms(study, screen)
     say(f"report   {folder / 'report.html'}")
-    runs = f"runs     mlflow ui --backend-store-uri {shown_uri(study.mlflow_uri)}"
-    print_line(screen, runs, copied=True)
+    print_runs(screen, study.mlflow_uri, study.mlflow_page)

@@ -25,7 +25,7 @@ from segmamba.commands.shared import (
     complete_labels,
     console,
     print_json,
-    shown_uri,
+    print_runs,
     with_orientation,
 )
 from segmamba.config import Config, load_config, parse_assignments
@@ -208,5 +208,4 @@ def _print_scores(finished: FinishedRun) -> None:
     screen.print(table)
     print_line(screen, f"run      {finished.folder.root}")
     if finished.mlflow_uri:
-        uri = shown_uri(finished.mlflow_uri)
-        print_line(screen, f"runs     mlflow ui --backend-store-uri {uri}", copied=True)
+        print_runs(screen, finished.mlflow_uri, finished.mlflow_page)

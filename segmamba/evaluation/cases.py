@@ -1,7 +1,8 @@
 """Scoring a network on whole cases: `validate` chooses (validation), `evaluate` decides (test)."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,11 @@ def _load(case: PreparedCase, device: torch.device) -> tuple[torch.Tensor, torch
 
 
 def evaluate(
-    model: torch.nn.Module, cases: Iterable[PreparedCase], config: Config, device: torch.device
+    model: torch.nn.Module,
+    cases: Iterable[PreparedCase],
+    config: Config,
+    device: torch.device,
+    took: Callable[[float], object] | None = None,
 ) -> list[CaseScores]:
     """Score a network on the source's grid and labels, as the test does.
 
@@ -122,6 +127,8 @@ def evaluate(
         cases: The test set.
         config: The configuration of the run.
         device: Where the network predicts.
+        took: Takes the seconds of each case's prediction, from the prepared case to the labels on
+            the source's grid.
 
     Returns:
         A row for each case: Dice as in `validate`, hd95_mm_ET and so on, and the surface Dice
@@ -129,13 +136,19 @@ def evaluate(
     """
     predictor = make_predictor(model, config, device)
 
-    def analyses() -> Iterator[tuple[PreparedCase, Analysis]]:
+    def analyses() -> Iterator[tuple[PreparedCase, Analysis, float]]:
         for case in cases:
-            yield case, predictor.analyse(prepared_scan(case, config))
+            began = time.perf_counter()
+            analysis = predictor.analyse(prepared_scan(case, config))
+            yield case, analysis, time.perf_counter() - began
 
-    def scored(item: tuple[PreparedCase, Analysis]) -> CaseScores:
-        case, analysis = item
-        prediction, truth = predictor.finish(analysis), np.asarray(case.source_label())
+    def scored(item: tuple[PreparedCase, Analysis, float]) -> CaseScores:
+        case, analysis, seconds = item
+        began = time.perf_counter()
+        prediction = predictor.finish(analysis)
+        if took:
+            took(seconds + time.perf_counter() - began)
+        truth = np.asarray(case.source_label())
         box, labels = tumour_box(prediction, truth), predictor.labels
         prediction, truth = prediction[box], truth[box]
         surfaces = surface_scores(prediction, truth, case.source_spacing_mm, labels)

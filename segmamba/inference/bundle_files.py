@@ -90,7 +90,7 @@ def inference_config(config: Config, convention: Convention) -> dict[str, Any]:
         What json.dump takes.
     """
     return {
-        "imports": ["$import numpy", "$import torch", "$from segmamba.inference import bundle"],
+        "imports": ["$import numpy", "$import torch"],
         "bundle_root": ".",
         "dataset_dir": "data",
         "output_dir": "$@bundle_root + '/predictions'",
@@ -113,7 +113,8 @@ def inference_config(config: Config, convention: Convention) -> dict[str, Any]:
         "preprocessing": _preprocessing(config.data.spacing_mm),
         "dataset": {
             "_target_": "Dataset",
-            "data": "$bundle.datalist(@dataset_dir)",
+            # a target, since MONAI imports modules of a package only where they are loaded already
+            "data": {"_target_": "segmamba.inference.bundle.datalist", "source": "@dataset_dir"},
             "transform": "@preprocessing",
         },
         "inferer": {

@@ -83,6 +83,11 @@ class Member:
         half = self._half()
         return {None: single} | ({half: in_half(single, half)} if half else {})
 
+    @property
+    def single(self) -> nn.Module:
+        """The network that predicts in fp32, on the device, in eval mode, with folded norms."""
+        return self._networks[None]
+
     @torch.no_grad()
     def refresh(self, model: nn.Module) -> None:
         """Take over the weights that a network has now.

@@ -74,7 +74,9 @@ class AuthorsMamba(nn.Module):
             scanned = self._scan(
                 torch.cat(sequences) if len(sequences) > 1 else sequences[0], suffix
             )
-            for direction, y in zip(directions, scanned.chunk(len(sequences)), strict=True):
+            # not `chunk`, whose number of pieces a graph for any batch would have to know
+            parts = scanned.unflatten(0, (len(sequences), -1)).unbind()
+            for direction, y in zip(directions, parts, strict=True):
                 y = direction.undo(y, sides)
                 total = y if total is None else total + y
         assert total is not None, "there is at least one direction"

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from segmamba.errors import UserError
 from segmamba.models.compiling import constant_result
+from segmamba.models.scan_export import exported_scan
 from segmamba.models.scan_types import Gradients, Scan, ScanKernels
 
 
@@ -208,7 +209,7 @@ def scan_operator(name: str) -> Scan:
 def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Keep autocast from turning fp32 products into half precision.
 
-    A meta tensor's device has no autocast to turn off.
+    A meta tensor's device has no autocast to turn off, and an exported graph is one of fp32.
 
     Args:
         x: A tensor on the device.
@@ -216,7 +217,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     Returns:
         The context.
     """
-    if not _has_autocast(x.device.type):
+    if torch.compiler.is_exporting() or not _has_autocast(x.device.type):
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
@@ -229,8 +230,9 @@ def _has_autocast(device_type: str) -> bool:
 IMPLEMENTATIONS: dict[str, Scan] = {
     "sequential": sequential_scan,
     **{name: scan_operator(name) for name in ("portable", "native", "mamba_ssm", "triton")},
+    "exported": exported_scan,
 }
-"""The scans by `model.scan`."""
+"""The scans by `model.scan`, and the one that stands in exported graphs."""
 
 
 def choose_scan(requested: str, device_type: str, *, compiling: bool = False) -> tuple[str, str]:

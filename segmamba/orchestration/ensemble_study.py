@@ -30,6 +30,7 @@ from segmamba.orchestration.tracking.registry import (
     register_networks,
 )
 from segmamba.orchestration.tracking.store import Store, open_store, prose
+from segmamba.orchestration.tracking.study_text import LOADING, NOTE_TAG, limits, text
 from segmamba.reports.ensemble_report import write_ensemble_report
 from segmamba.screen import Progress
 from segmamba.studies.ensemble_verdict import Ensemble, answer, verdict_sentence
@@ -37,7 +38,9 @@ from segmamba.studies.results import Study, Trial
 
 PAPER_POSTPROCESS = PostprocessConfig(min_component_voxels=(100, 100, 100))
 NAME = "segmamba-ensemble"
-DESCRIPTION = f"Networks that vote softly; `segmamba predict --model models:/{NAME}@{ALIAS}`"
+DESCRIPTION = (
+    f"Networks that vote softly; `segmamba predict --model models:/{NAME}@{ALIAS}`\n\n{LOADING}"
+)
 LOGGED = ("dice_mean", "dice_ET", "dice_TC", "dice_WT", "hd95_mm_ET", "hd95_mm_TC", "hd95_mm_WT")
 """The scores of a vote that become metrics."""
 CASES_TABLE = "ensemble_cases.json"
@@ -196,14 +199,18 @@ def _log(ensemble: Ensemble, store: Store, report: Path) -> None:
         table = {name: [row.get(name) for row in rows] for name in columns}
         client.log_table(run_id, table, CASES_TABLE)
     store.log_metrics(run_id, _metrics(ensemble))
+    said = f"{text(verdict_sentence(ensemble))}\n\n{limits(ensemble.study)}"
     store.set_tags(
         run_id,
         {
             "answer": answer(ensemble),
             "verdict": prose(verdict_sentence(ensemble)),
             "seconds": json.dumps(ensemble.seconds),
+            NOTE_TAG: prose(f"**{text(ensemble.study.question)}**\n\n{said}"),
         },
     )
+    for version in client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'"):
+        client.update_model_version(NAME, version.version, prose(said))
 
 
 def _record(ensemble: Ensemble, rows: list[dict[str, Any]]) -> dict[str, Any]:

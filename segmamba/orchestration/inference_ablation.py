@@ -24,9 +24,12 @@ from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG
 from segmamba.orchestration.tracking.store import Store, open_store, prose
 from segmamba.orchestration.tracking.study_run import PARENT_TAG, TRIAL_TAG
+from segmamba.orchestration.tracking.study_text import NOTE_TAG, text
 from segmamba.reports.inference_report import write_inference_report
+from segmamba.reports.tables import PHANTOM_NOTICE
 from segmamba.studies.inference_results import InferenceAblation
 from segmamba.studies.results import study_data_from
+from segmamba.studies.words import DASH, count, points
 from segmamba.training.run_folder import next_run_folder
 
 NAME = "ablate_inference"
@@ -160,7 +163,7 @@ def _start(result: InferenceAblation, store: Store, folder: Path) -> str:
         "labels_convention": result.data.convention,
         "git_commit": result.environment["git commit"],
         "mlflow.source.name": result.command,
-        "mlflow.note.content": DESCRIPTION,
+        NOTE_TAG: DESCRIPTION,
         FOLDER_TAG: str(folder),
     }
     run_id = store.create_run(result.name, tags)
@@ -179,15 +182,47 @@ def _log(result: InferenceAblation, store: Store, report: Path) -> None:
     client.log_artifacts(result.run_id, str(report.parent / "plots"), "plots")
     best = max(result.arms, key=lambda arm: result.mean(arm, "dice_mean"))
     cases = prose(json.dumps(result.data.test))
-    store.set_tags(result.run_id, {"best_arm": best, "cases": cases})
+    store.set_tags(result.run_id, {"best_arm": best, "cases": cases, NOTE_TAG: _note(result)})
+    store.log_metrics(
+        result.run_id, {f"test/{name}": result.mean(best, name) for name in _columns(result, best)}
+    )
+
+
+def _columns(result: InferenceAblation, arm: str) -> list[str]:
+    """The scores of an arm's rows."""
+    return [name for name in result.rows[arm][0][0] if name not in (*NAMES, "seconds")]
+
+
+def _note(result: InferenceAblation) -> str:
+    """What MLflow's page says: each arm's Dice beside the baseline's, and on which data."""
+    lines = ["| arm | mean Dice (points) | minus the baseline | 95 % interval | s a case |"]
+    lines.append("|---|---|---|---|---|")
+    for arm in result.arms:
+        mean, low, high = result.difference(arm, "dice_mean")
+        interval = (
+            DASH if low is None else f"{points(low, signed=True)} to {points(high, signed=True)}"
+        )
+        gain = DASH if arm == result.baseline else points(mean, signed=True)
+        cells = [text(arm), points(result.mean(arm, "dice_mean")), gain]
+        cells += [DASH if arm == result.baseline else interval, f"{result.seconds_a_case(arm):.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    cases = count(len(result.data.test), "test case")
+    checkpoints = count(len(result.checkpoints), "checkpoint")
+    data = f"Data: {text(result.data.source)}, {cases}, {checkpoints}."
+    phantoms = f" {PHANTOM_NOTICE[0].upper()}{PHANTOM_NOTICE[1:]}." if result.data.phantom else ""
+    return prose("\n\n".join([DESCRIPTION, "\n".join(lines), data + phantoms]))
 
 
 def _log_arm(result: InferenceAblation, store: Store, arm: str) -> None:
     tags = {PARENT_TAG: result.run_id, TRIAL_TAG: arm, "kind": "arm", "arm": arm}
     run_id = store.create_run(arm, tags | {"study": result.name})
     store.log_params(run_id, result.arms[arm])
-    columns = [name for name in result.rows[arm][0][0] if name not in (*NAMES, "seconds")]
+    columns = _columns(result, arm)
     metrics = {f"test/{column}": result.mean(arm, column) for column in columns}
+    if len(result.checkpoints) > 1:
+        for column in columns:
+            by_checkpoint = result.table(arm, column).mean(axis=1)
+            metrics[f"test_sd/{column}"] = float(by_checkpoint.std(ddof=1))
     metrics["time/case_s"] = result.seconds_a_case(arm)
     store.log_metrics(run_id, metrics)
     rows = [

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,11 @@ def _existing(output: Path) -> Store | None:
     return None if path and not path.exists() else open_store(output)
 
 
+def _best_dice(metrics: Mapping[str, float]) -> float | None:
+    """The best trial's Dice; before 0.4 the parent run had it as best/test/dice_mean."""
+    return metrics.get("test/dice_mean", metrics.get("best/test/dice_mean"))
+
+
 def _row(run: Run, trials: list[Run]) -> dict[str, Any]:
     tags = run.data.tags
     return {
@@ -127,7 +132,7 @@ def _row(run: Run, trials: list[Run]) -> dict[str, Any]:
         "trials": len(trials),
         "finished": sum(trial.info.status == "FINISHED" for trial in trials),
         "best_arm": tags.get("best_arm"),
-        "best_dice_mean": run.data.metrics.get("best/test/dice_mean"),
+        "best_dice_mean": _best_dice(run.data.metrics),
         "answer": tags.get("answer"),
         "verdict": tags.get("verdict", ""),
     }

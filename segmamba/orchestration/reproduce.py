@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 COMPARED = ("train/", "val/", "test/")
 """Names of metrics that a repetition must give again; times and memory depend on the machine."""
+NOT_TRAINED = {"arm": "an arm", "study": "a study"}
+"""Kinds of runs that have no training of their own."""
 SIDES: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("compared", "left"),
     ("values", "right"),
@@ -84,6 +86,10 @@ def reproduce_run(
     store = open_store(output)
     try:
         run = store.client.get_run(run_id)
+        if whole := NOT_TRAINED.get(run.data.tags.get("kind", "")):
+            raise UserError(
+                f"{run_id}: the run of {whole}, which trained nothing; give the id of a trial"
+            )
         config = load_config(store.client.download_artifacts(run_id, "config.json"))
     except (MlflowException, OSError) as error:
         raise UserError(

@@ -64,6 +64,8 @@ class FinishedRun:
     final: FinalMetrics
     mlflow_uri: str
     """Empty where MLflow is not installed."""
+    mlflow_page: str
+    """Address of the page of MLflow's that lists the runs; empty likewise."""
     sent: bool
     """Whether MLflow has everything."""
 
@@ -119,7 +121,8 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
                     observer.on_epoch(epoch)
                 final = run.test(config)
         _mark(folder, finished=ending.sent)
-        return FinishedRun(folder, final, store.uri if store else "", ending.sent)
+        uri, page = (store.uri, store.page) if store else ("", "")
+        return FinishedRun(folder, final, uri, page, ending.sent)
 
 
 @dataclass

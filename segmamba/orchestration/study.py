@@ -14,7 +14,9 @@ from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
 from segmamba.errors import UserError
 from segmamba.files import check_writable, is_abandoned, locked
+from segmamba.orchestration.conclusion import conclude, final_status
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
+from segmamba.orchestration.engine.live_page import LivePage
 from segmamba.orchestration.engine.machine import Machine, check_gpus_per_trial
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.planning import (
@@ -111,7 +113,9 @@ def open_study(
             _ray(options, machine, held) as (store, environment),
         ):
             _close_abandoned(store, ready.spec.name, progress)
-            planned = dataclasses.replace(planned, environment=environment, mlflow_uri=store.uri)
+            planned = dataclasses.replace(
+                planned, environment=environment, mlflow_uri=store.uri, mlflow_page=store.page
+            )
             study, run, resources = _begun(
                 planned, ready, options, store, machine, graphs, progress
             )
@@ -120,11 +124,13 @@ def open_study(
             statuses = held.enter_context(_running(run, progress))
             progress.watch(folder)
             context = study_context(ready, options, study, resources, run=run, folder=folder)
+            live = held.enter_context(LivePage(run, folder, progress))
             StudyRunner(
-                ready, options, study, resources, context, progress, graphs, _trial_function()
+                ready, options, study, resources, context, live, graphs, _trial_function()
             ).run()
-        concluded = _concluded(ready.spec, run, folder, progress)
-        statuses.append(_final_status(concluded))
+        live.close()
+        concluded = conclude(ready.spec, options, run, folder, progress)
+        statuses.append(final_status(concluded))
         yield concluded, folder
 
 
@@ -260,28 +266,6 @@ def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
     retry(functools.partial(run.end, statuses[-1]), progress.say)
 
 
-def _concluded(spec: StudySpec, run: StudyRun, folder: Path, progress: ProgressDisplay) -> Study:
-    """The Study as it stands in the end, with its report logged and its best trial registered."""
-    from segmamba.orchestration.tracking.registry import register_best
-    from segmamba.orchestration.tracking.study_reader import read_study
-    from segmamba.reports.report import write_report
-
-    def read() -> Study:
-        run.close_stopped_trials()
-        return read_study(run)
-
-    study = run.store.retry(read, progress.say)
-    report = write_report(study, folder)
-
-    def publish() -> None:
-        run.log_report(study, report)
-        if spec.registers_best:
-            register_best(run.store, study)
-
-    run.store.retry(publish, progress.say)
-    return study
-
-
 def _begun(
     planned: Study,
     ready: Prepared,
@@ -319,11 +303,3 @@ def _begun(
     study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
     run = start_study(store, study, ready.splits, folder)
     return dataclasses.replace(study, parent_run_id=run.run_id), run, resource_plan.resources
-
-
-def _final_status(study: Study) -> str:
-    """MLflow's status: KILLED while trials are missing, FAILED where none ended well."""
-    states = {trial.status for trial in (*study.trials, *study.searched)}
-    if states & {"KILLED", "RUNNING", "NOT STARTED"} or study.awaits_look:
-        return "KILLED"
-    return "FINISHED" if "FINISHED" in states else "FAILED"

@@ -17,11 +17,40 @@ from segmamba.errors import UserError
 from segmamba.evaluation.dice import dice
 from segmamba.inference.native_view import native_view
 from segmamba.inference.predictor import Predictor, load_predictor
+from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.pictures.encode import ViewerCase, encode_case
+from segmamba.pictures.niivue import niivue_is_installed
 from segmamba.pictures.viewer import fitting
 from segmamba.reports.study_viewer import Example, examples, write_viewer
 from segmamba.screen import Progress, Steps
 from segmamba.studies.results import Study, Trial
+
+
+def add_viewer(study: Study, folder: Path, output: Path, progress: ProgressDisplay) -> Path | None:
+    """Write viewer.html at the end of a study, where that can be done; nothing here fails it.
+
+    Args:
+        study: The study.
+        folder: The study's folder.
+        output: The folder of results.
+        progress: Says in one line where the page is, or why there is none.
+
+    Returns:
+        The page; None without one.
+    """
+    if not niivue_is_installed():
+        return None
+    try:
+        page = draw_viewer(study, folder, output, "auto", progress.steps)
+    except KeyboardInterrupt:
+        progress.say("viewer   left out: stopped; segmamba report --viewer makes it")
+    except Exception as error:  # the study is done, whatever becomes of its pictures
+        reason = " ".join(str(error).split()) or type(error).__name__
+        progress.say(f"viewer   left out: {reason}")
+    else:
+        progress.say(f"viewer   {page}")
+        return page
+    return None
 
 
 def draw_viewer(study: Study, folder: Path, output: Path, device: str, steps: Steps) -> Path:

@@ -1,4 +1,4 @@
-"""Pictures of the paired differences: every contrast by region, and one patient by patient."""
+"""The picture of the paired differences: every contrast on every region."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.reports.style import BAND, INK, MUTED, arm_colours, new_figure, short_name
+from segmamba.reports.style import (
+    INK,
+    MUTED,
+    arm_colours,
+    draw_margin,
+    new_figure,
+    short_name,
+)
 from segmamba.reports.tables import decisive_first
 from segmamba.studies.comparisons import ContrastResult, compare_arms
 from segmamba.studies.contrasts import Difference
 from segmamba.studies.hypothesis import MINUS
 from segmamba.studies.metrics import METRICS
 from segmamba.studies.results import Study
-from segmamba.studies.verdict import verdict
 from segmamba.studies.words import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEWEST_PATIENTS = 5  # a picture patient by patient of fewer is better read as a table
 NEAR = 2.5  # multiple of the largest estimate up to which intervals are shown
 
 
@@ -61,7 +66,7 @@ def draw_differences(study: Study) -> Figure | None:
     what = "improvement" if not metric.higher_is_better else "difference"
     figure.supxlabel(
         f"{what} in {metric.unit}; bars: the interval that decides, elsewhere 95 %; dots: seeds; "
-        f"band: ±{amount(study.hypothesis.margin, metric)} margin",
+        f"grey: ±{amount(study.hypothesis.margin, metric)} margin",
         fontsize=8,
     )
     return figure
@@ -79,7 +84,7 @@ def _draw_region(panel: Axes, study: Study, results: Sequence[ContrastResult], r
     scale = METRICS[study.hypothesis.metric].scale
     margin = scale * study.hypothesis.margin
     limits = _limits(results, study.hypothesis.margin, scale)
-    panel.axvspan(-margin, margin, color=BAND, lw=0, zorder=0)
+    draw_margin(panel, margin)
     panel.axvline(0, color=MUTED, lw=0.8, zorder=1)
     for y, result in enumerate(results):
         difference = result.regions[region]
@@ -164,53 +169,3 @@ def _row_label(difference: Difference) -> str:
         return f"{name}\n{estimate}"
     low, high = (amount(v, metric, signed=True) for v in (difference.low, difference.high))
     return f"{name}\n{estimate} [{low}, {high}]"
-
-
-def draw_cases(study: Study) -> Figure | None:
-    """Draw the contrast that the answer leads with, patient by patient.
-
-    Args:
-        study: The study.
-
-    Returns:
-        The mean over seeds and the patient's cases of each test patient, sorted; None for a trend
-        and for few patients.
-    """
-    claim, difference = study.hypothesis, verdict(study).difference
-    if len(difference.patient_differences) < FEWEST_PATIENTS or not difference.versus:
-        return None
-    metric = difference.metric
-    scale, margin = metric.scale, metric.scale * claim.margin
-    heights = scale * np.sort(difference.patient_differences)
-    figure = new_figure(2.3)
-    panel, colours = figure.subplots(), arm_colours(study)
-    panel.axhspan(-margin, margin, color=BAND, lw=0, zorder=0)
-    panel.bar(
-        np.arange(1, len(heights) + 1),
-        heights,
-        width=0.8,
-        color=np.where(heights > 0, colours[difference.arm], colours[difference.versus]),
-    )
-    panel.axhline(0, color=MUTED, lw=0.8)
-    panel.axhline(scale * difference.mean, color=INK, lw=1, ls="--")
-    panel.set_xlim(0.3, len(heights) + 0.7)
-    panel.annotate(
-        "mean",
-        (1, scale * difference.mean),
-        (3, 2),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=7,
-        color=INK,
-    )
-    better, arm = int((heights > 0).sum()), short_name(difference.arm)
-    panel.set(
-        xlabel=f"test patients, sorted: {better} of {len(heights)} better with {arm}",
-        ylabel=f"{difference.region}, {metric.unit}",
-    )
-    panel.set_title(
-        f"{arm} {MINUS} {short_name(difference.versus)}, per patient "
-        f"(mean of {len(difference.seeds)} seeds)"
-    )
-    panel.locator_params(axis="x", integer=True)
-    return figure

@@ -19,8 +19,8 @@ from segmamba.reports.ensemble_tables import (
     size_rows,
     variant_row,
 )
-from segmamba.reports.images import save_png, to_svg
-from segmamba.reports.pages import plain, template
+from segmamba.reports.images import save_figure
+from segmamba.reports.pages import html_page, plain, template
 from segmamba.reports.reading import ENSEMBLE as ENSEMBLE_READING
 from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
 from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
@@ -41,16 +41,11 @@ def write_ensemble_report(ensemble: Ensemble, folder: Path) -> Path:
         The path of ensemble.html.
     """
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    figures = draw_ensemble(ensemble)
-    for name, figure in figures.items():
-        save_png(figure, folder / "plots" / f"{name}.png")
-    content = _content(ensemble) | {
-        "figures": {name: to_svg(figure, name) for name, figure in figures.items()}
-    }
+    figures = draw_ensemble(ensemble).items()
+    drawn = {name: save_figure(figure, folder / "plots", name) for name, figure in figures}
+    content = _content(ensemble) | {"figures": drawn}
     write_text(folder / "ensemble.md", template("ensemble.md.j2", autoescape=False).render(content))
-    return write_text(
-        folder / "ensemble.html", template("ensemble.html.j2", autoescape=True).render(content)
-    )
+    return write_text(folder / "ensemble.html", html_page("ensemble.html.j2", content))
 
 
 def _content(ensemble: Ensemble) -> dict[str, Any]:

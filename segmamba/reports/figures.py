@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from segmamba.reports.difference_figures import draw_cases, draw_differences
+from segmamba.reports.answer_figure import NARROW_IN, draw_answer
+from segmamba.reports.difference_figures import draw_differences
 from segmamba.reports.look_figures import draw_looks
+from segmamba.reports.pareto_figures import draw_pareto
+from segmamba.reports.patient_figures import draw_cases
 from segmamba.reports.search_figures import draw_search
-from segmamba.reports.style import report_style
+from segmamba.reports.style import any_letters, report_style
 from segmamba.reports.subset_figures import draw_subsets
-from segmamba.reports.trial_figures import draw_cost, draw_curves, draw_doses
+from segmamba.reports.trial_figures import draw_curves, draw_doses
 from segmamba.studies.results import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES: dict[str, Callable[[Study], Figure | None]] = {
+    "answer": draw_answer,
     "differences": draw_differences,
     "subsets": draw_subsets,
     "looks": draw_looks,
     "doses": draw_doses,
     "search": draw_search,
-    "curves": draw_curves,
-    "cost": draw_cost,
+    "pareto": draw_pareto,
     "cases": draw_cases,
+    "curves": draw_curves,
 }
 """The function that draws each picture, or gives None where the study has nothing to show."""
+
+
+NARROW = "answer-narrow"
+"""The picture that answers, for a small screen: on the page alone."""
 
 
 def draw_all(study: Study) -> dict[str, Figure]:
@@ -38,8 +47,26 @@ def draw_all(study: Study) -> dict[str, Figure]:
     Returns:
         The figures by name, in the order of FIGURES.
     """
-    with report_style():
-        drawn = {name: draw(study) for name, draw in FIGURES.items()}
+    return _drawn(FIGURES, study)
+
+
+def draw_narrow(study: Study) -> dict[str, Figure]:
+    """Draw the picture that answers for a small screen.
+
+    Args:
+        study: The study.
+
+    Returns:
+        It, under the name NARROW; {} where there is none.
+    """
+    return _drawn({NARROW: functools.partial(draw_answer, width_in=NARROW_IN)}, study)
+
+
+def _drawn(
+    draws: Mapping[str, Callable[[Study], Figure | None]], study: Study
+) -> dict[str, Figure]:
+    with report_style(), any_letters():
+        drawn = {name: draw(study) for name, draw in draws.items()}
         figures = {name: figure for name, figure in drawn.items() if figure}
         for figure in figures.values():
             figure.draw_without_rendering()  # makes the ticks while the style holds

@@ -7,8 +7,18 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmamba.files import replacing
-from segmamba.reports.style import ARM_COLOURS, BAND, INK, MUTED, RULE, report_style
+from segmamba.files import replacing, write_text
+from segmamba.reports.style import (
+    ARM_COLOURS,
+    BAND,
+    BAND_EDGE,
+    INK,
+    MUTED,
+    PAPER,
+    RULE,
+    any_letters,
+    report_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,19 +31,34 @@ PAGE_COLOURS = {
     MUTED: "--muted",
     RULE: "--rule",
     BAND: "--band",
+    BAND_EDGE: "--band-edge",
+    PAPER: "--page",
     ARM_COLOURS[0]: "--blue",
 }
 
+DATELESS = {"CreationDate": None, "ModDate": None}
+"""Metadata of a PDF, so that a figure drawn again is the same file."""
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Save a figure on white at the resolution of a journal.
+
+def save_figure(figure: Figure, folder: Path, name: str) -> str:
+    """Save a figure for a glance and for papers, as PNG, PDF and SVG, and draw it for a page.
 
     Args:
         figure: The figure.
-        path: The file; it is replaced as a whole.
+        folder: Where; its files are replaced as a whole.
+        name: The files' name without its ending.
+
+    Returns:
+        The element that `to_svg` makes.
     """
-    with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png", facecolor="white")
+    svg = _svg(figure)
+    write_text(folder / f"{name}.svg", svg)
+    with report_style(), any_letters():
+        with replacing(folder / f"{name}.png") as file:
+            figure.savefig(file, dpi=DPI, format="png", facecolor="white")
+        with replacing(folder / f"{name}.pdf") as file:
+            figure.savefig(file, format="pdf", facecolor="white", metadata=DATELESS)
+    return _element(svg, name)
 
 
 def to_svg(figure: Figure, name: str) -> str:
@@ -48,10 +73,21 @@ def to_svg(figure: Figure, name: str) -> str:
     Returns:
         The element.
     """
+    return _element(_svg(figure), name)
+
+
+def _svg(figure: Figure) -> str:
+    """A figure as an SVG file; its layout is made once and then kept."""
     text = io.StringIO()
-    with report_style():
+    with report_style(), any_letters():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
+    return text.getvalue()
+
+
+def _element(svg: str, name: str) -> str:
+    """A file's SVG as an element of a page."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # the HTML parser knows both namespaces
     # Matplotlib derives some ids from positions whose last digit varies from run to run.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from segmamba.evaluation.patients import NAMES, counted
 from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
-from segmamba.reports.images import save_png, to_svg
-from segmamba.reports.pages import plain, template
+from segmamba.reports.images import save_figure
+from segmamba.reports.pages import html_page, plain, template
 from segmamba.reports.reading import INFERENCE
 from segmamba.reports.style import (
     ARM_COLOURS,
@@ -92,12 +92,9 @@ def write_inference_report(results: InferenceResults, folder: Path) -> Path:
     """
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     figure = draw_differences(results)
-    save_png(figure, folder / "plots" / "differences.png")
-    content = _content(results) | {"figure": to_svg(figure, "differences")}
+    content = _content(results) | {"figure": save_figure(figure, folder / "plots", "differences")}
     write_text(folder / "report.md", template("inference.md.j2", autoescape=False).render(content))
-    return write_text(
-        folder / "report.html", template("inference.html.j2", autoescape=True).render(content)
-    )
+    return write_text(folder / "report.html", html_page("inference.html.j2", content))
 
 
 def _content(results: InferenceResults) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from segmamba.reports.style import (
-    BAND,
     INK,
     MUTED,
+    PAPER,
     arm_colours,
+    draw_margin,
     new_figure,
     short_name,
 )
@@ -72,7 +73,7 @@ def draw_looks(study: Study) -> Figure | None:
     figure.supylabel(f"difference, {metric.unit}", fontsize=8)
     figure.supxlabel(
         f"seeds, of at most {study.max_seeds}; bars: repeated 95 % interval, "
-        f"{_boundary_words(claim)}, band: ±{amount(claim.margin, metric)} margin",
+        f"{_boundary_words(claim)}, grey: ±{amount(claim.margin, metric)} margin",
         fontsize=8,
     )
     return figure
@@ -129,7 +130,7 @@ def _draw_course(
 ) -> None:
     """One contrast: an interval for every look, the boundaries, and the end."""
     (low, high), scale = limits, metric_of(claim.score).scale
-    panel.axhspan(-scale * claim.margin, scale * claim.margin, color=BAND, lw=0, zorder=0)
+    draw_margin(panel, scale * claim.margin, axis="y")
     panel.axhline(0, color=MUTED, lw=0.8, zorder=1)
     for look in course:
         if math.isfinite(look.low):
@@ -153,7 +154,7 @@ def _draw_course(
                 "D" if stopped else "o",
                 color=colour,
                 ms=6.5 if stopped else 4,
-                mfc=colour if stopped else "white",
+                mfc=colour if stopped else PAPER,
                 zorder=4,
             )
         for critical in critical_means(look, claim):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from segmamba.reports.page_tables import STEPS_PX, fit_tables
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-
 VIEWER = "viewer.html"
 """The page of a study's cases, beside its report."""
+
+
+MLFLOW_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves without further options."""
 
 
 def plain(value: Any) -> str:
@@ -50,10 +57,49 @@ def template(name: str, *, autoescape: bool) -> Template:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _markdown_cell
+    environment.globals["fold_steps"] = STEPS_PX[1:]
     return environment.get_template(name)
 
 
+def html_page(name: str, content: Mapping[str, Any]) -> str:
+    """Fill in a page whose tables fold where they do not fit.
+
+    Args:
+        name: File name of the template.
+        content: What it shows.
+
+    Returns:
+        The page.
+    """
+    return fit_tables(template(name, autoescape=True).render(content))
+
+
 def _markdown_cell(value: Any) -> str:
-    """Text that can break neither a Markdown table nor the page around it."""
-    text = " ".join(str(value).split())
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Text that shows as itself in Markdown, and breaks neither a table nor the page around it."""
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is no emphasis
+
+
+def shown_store(uri: str) -> str:
+    """Write the address of a store without the password in it.
+
+    Args:
+        uri: The address.
+    """
+    return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def runs_page(uri: str) -> str:
+    """The address below which MLflow shows runs.
+
+    Args:
+        uri: The store's address. Of a database or a folder, `mlflow ui` shows the runs on this
+            machine.
+
+    Returns:
+        It, to be followed by the id of a run.
+    """
+    served = uri.startswith(("http://", "https://"))
+    base = re.sub(r"(?<=//)[^/@]*@", "", uri).rstrip("/") if served else MLFLOW_UI
+    return f"{base}/#/runs/"

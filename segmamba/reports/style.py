@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 from segmamba.studies.results import Study
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, BAND = "#1b1c1d", "#6b6c6d", "#dbdcdd", "#eceded"
+INK, MUTED, RULE, BAND = "#1b1c1d", "#6b6c6d", "#dbdcdd", "#d5dae0"
 """Text and lines, secondary text, grid, margin band."""
+BAND_EDGE, PAPER = "#98a1ab", "#fffffe"
+"""The ends of that band, and what fills a hollow mark: the page's variables replace them."""
 BASELINE_COLOUR = "#7f7f7f"
 ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours of Okabe & Ito (2008), which colour-blind readers and grey prints tell apart.
@@ -20,6 +25,7 @@ ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 Their yellow and black are left out: each vanishes on one of the two page colours.
 """
 LINE_STYLES = ("-", "--", ":", "-.")  # past six arms the colours come again with another line
+LEAST_BAND_PT = 6.0
 WIDTH_IN = 7.2  # a two-column page of most journals, in inches
 LONGEST_NAME = 36  # characters of an arm's name in a picture
 LEGEND_CHARACTERS = 110  # that fit beside each other below a picture
@@ -61,20 +67,49 @@ def report_style() -> AbstractContextManager[None]:
     return rc_context(STYLE)  # type: ignore[arg-type]  # the stubs list every key as a literal
 
 
-def new_figure(height_in: float) -> Figure:
-    """An empty figure of the reports' width.
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """A context in which matplotlib does not warn of letters that its font lacks.
+
+    The names of arms and patients may have any. A page shows them in the reader's fonts.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        yield
+
+
+def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """An empty figure, of the reports' width where no other is given.
 
     It does not use pyplot, so there is no global state, no display, and no trouble with threads.
 
     Args:
         height_in: Height in inches.
+        width_in: Width in inches.
 
     Returns:
         The figure.
     """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def draw_margin(panel: Axes, margin: float, axis: Literal["x", "y"] = "x") -> None:
+    """Draw the band of the differences that are too small to matter.
+
+    It is LEAST_BAND_PT wide where the axis would make it so narrow that nobody sees it.
+
+    Args:
+        panel: Where.
+        margin: The smallest difference that matters, in the unit of the axis.
+        axis: That of the differences.
+    """
+    span, line = (panel.axvspan, panel.axvline) if axis == "x" else (panel.axhspan, panel.axhline)
+    line(0, color=BAND, lw=LEAST_BAND_PT, zorder=-1, solid_capstyle="butt")
+    span(-margin, margin, color=BAND, lw=0, zorder=0)
+    for end in (-margin, margin):
+        line(end, color=BAND_EDGE, lw=0.7, zorder=0.5)
 
 
 def arm_colours(study: Study) -> dict[str, str]:

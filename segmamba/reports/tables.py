@@ -1,4 +1,4 @@
-"""The result table of a study: plain for JSON, as text for pages, and as the terminal shows it.
+"""The result table of a study: plain for JSON, and as text for pages and the terminal.
 
 Means are over patients, with folds over those of all folds (segmamba.studies.scores), so that the
 table agrees with the paired differences.
@@ -17,16 +17,15 @@ from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.results import Study
 from segmamba.studies.scores import finished_trials, seed_scores
 from segmamba.studies.standing import not_shown_worse
-from segmamba.studies.verdict import verdict
 from segmamba.studies.words import DASH
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 PHANTOM_NOTICE = "phantom data: no evidence about BraTS"
 EXPLORATORY = "Exploratory"
 """What stands before every claim but the first: errors are controlled for the first alone."""
-COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
+
 
 Score: TypeAlias = dict[str, Any]
 """The "mean" and "sd" over the "seeds" (their number), and the ends "low" and "high" of the mean's
@@ -53,27 +52,6 @@ FURTHER_COLUMNS = (
     Column("HD95 (mm)", "hd95_mm", "hd95_mm_mean", 1),
 )
 """Columns that are shown where they were measured."""
-SHORT = {
-    " (baseline)": " *",
-    " \N{PLUS-MINUS SIGN} ": "\N{PLUS-MINUS SIGN}",
-    " of ": "/",
-    "mean Dice": "mean",
-    "HD95 (mm)": "HD95",
-    "NSD at 1 mm": "NSD",
-    "parameters": "params",
-    "training": "time",
-    "last checkpoint": "last",
-}
-"""What the terminal writes in place of the page's words."""
-LEGEND = {
-    "last": "last: Dice of the last checkpoint",
-    "NSD": "NSD at 1 mm",
-    "HD95": "HD95 in mm",
-    "time": "time of a training",
-}
-"""Explains the short titles that the terminal shows, all of them in one line."""
-SPARE_COLUMNS = ("params", "last", "time", "NSD", "HD95")
-"""Columns that a narrow terminal does without, in this order."""
 
 
 def dice_columns(study: Study) -> tuple[Column, ...]:
@@ -230,88 +208,3 @@ def duration(seconds: float | None) -> str:
         The text; a dash where it is not known.
     """
     return DASH if seconds is None or not math.isfinite(seconds) else clock(seconds)
-
-
-def render_terminal(study: Study, console: Console) -> None:
-    """Show the result table and the verdicts at the terminal.
-
-    Args:
-        study: The study.
-        console: The terminal; columns that do not fit into its width are left out.
-    """
-    from rich.text import Text
-
-    render_arms(study, console)
-    for number, claim in enumerate(study.claims):
-        result = verdict(study, claim)
-        sentence = f"{EXPLORATORY}: {result.sentence}" if number else result.sentence
-        console.print(Text(sentence, style=COLOURS[result.answer]))
-    if study.registration and not study.registration.before_trials:
-        console.print(Text(study.registration.sentence, style="yellow"))
-    if study.data.phantom:
-        console.print(Text(PHANTOM_NOTICE, style="bold"))
-
-
-def render_arms(study: Study, console: Console) -> None:
-    """Show the result table at the terminal, with one line that explains its short words.
-
-    Args:
-        study: The study.
-        console: The terminal; columns that do not fit into its width are left out.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    headers, rows = _fitting(*arm_table(study), width=console.width)
-    table = Table(
-        title="Dice in points, mean±sd over seeds, on the test set; * is the baseline",
-        title_justify="left",
-        title_style="",
-        box=None,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for header in headers:
-        is_arm = header == "arm"
-        table.add_column(header, justify="left" if is_arm else "right", no_wrap=not is_arm)
-    for row in rows:
-        table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
-    console.print()
-    console.print(table)
-    legend = "; ".join(meaning for name, meaning in LEGEND.items() if name in headers)
-    if legend:
-        console.print(Text(legend, style="dim"))
-    for dropped in dropped_rows(study):
-        console.print(Text(f"{dropped['arm']} got no further seed: {dropped['reason']}."))
-    console.print()
-
-
-def _fitting(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, width: int
-) -> tuple[list[str], list[list[Cell]]]:
-    """Headers and rows in short words, without the columns that do not fit into the width."""
-    short_headers = [_compact(header) for header in headers]
-    short_rows = [[(_compact(text), best) for text, best in row] for row in rows]
-    for spare in (None, *SPARE_COLUMNS):
-        if spare in short_headers:
-            at = short_headers.index(spare)
-            del short_headers[at]
-            for row in short_rows:
-                del row[at]
-        if _width(short_headers, short_rows) <= width:
-            break
-    return short_headers, short_rows
-
-
-def _width(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> int:
-    """The characters that a table needs; an arm's name is wrapped between its words."""
-    arm = max(len(word) for row in rows for word in row[0][0].split())
-    texts = ([text for text, _ in row[1:]] for row in rows)
-    columns = zip(headers[1:], *texts, strict=True)
-    return arm + sum(1 + max(map(len, column)) for column in columns)
-
-
-def _compact(text: str) -> str:
-    for long, short in SHORT.items():
-        text = text.replace(long, short)
-    return text

@@ -1,4 +1,4 @@
-"""Pictures of the trials: their learning curves, their cost, and their Dice against a dose."""
+"""Pictures of the trials: their learning curves, and their Dice against a dose."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHORT_CURVE = 5  # points; a curve of so few needs marks, and one of a single point is only a mark
-TIME_UNITS = (("hours", 3600, 7200), ("minutes", 60, 120), ("seconds", 1, 0))
-"""Name, seconds, and the longest time in seconds from which on the unit is taken."""
 
 
 class Quantity(NamedTuple):
@@ -112,72 +110,10 @@ def _mark(curve: Sized) -> str:
     return "o" if len(curve) <= SHORT_CURVE else ""
 
 
-def draw_cost(study: Study) -> Figure | None:
-    """Draw test Dice against training time and against the number of parameters.
-
-    Args:
-        study: The study.
-
-    Returns:
-        A small mark for each trial and a large one for the mean of its arm; None where neither
-        cost is known.
-    """
-    tested = {
-        arm: [
-            trial
-            for trial in finished_trials(study, arm)
-            if math.isfinite(trial_score(study, trial, "dice_mean"))
-        ]
-        for arm in study.arms
-    }
-    costs = [
-        cost
-        for cost in (
-            _training_time(study),
-            Quantity("model/parameters", "parameters (millions)", 1e-6),
-        )
-        if any(cost.metric in trial.metrics for trials in tested.values() for trial in trials)
-    ]
-    if not costs:
-        return None
-    figure, colours = new_figure(2.9), arm_colours(study)
-    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
-    for panel, cost in zip(panels, costs, strict=True):
-        for arm, trials in tested.items():
-            pairs = np.array(
-                [
-                    (
-                        cost.scale * t.metrics[cost.metric],
-                        100 * trial_score(study, t, "dice_mean"),
-                    )
-                    for t in trials
-                    if cost.metric in t.metrics
-                ]
-            )
-            if len(pairs):
-                panel.plot(*pairs.T, "o", color=colours[arm], ms=3.5, alpha=0.5, mew=0)
-                mean = _arm_mean(study, arm, "dice_mean", 100)
-                panel.plot(pairs[:, 0].mean(), mean, "D", color=colours[arm], ms=7)
-        panel.set(xlabel=cost.label)
-        panel.margins(0.12)
-        panel.grid(color=RULE, lw=0.6)
-    panels[0].set_ylabel("test mean Dice (points)")
-    add_arm_legend(figure, study, marker="D")
-    return figure
-
-
 def _arm_mean(study: Study, arm: str, column: str, scale: float) -> float:
     """The mean over an arm's seeds of a column, times `scale`; NaN where nothing was measured."""
     scores = [scale * score for score in seed_scores(study, arm, column).values()]
     return float(np.mean(scores)) if scores else math.nan
-
-
-def _training_time(study: Study) -> Quantity:
-    """The training time of a trial, in the unit that suits the longest."""
-    metric = "time/train_total_s"
-    longest = max((t.metrics[metric] for t in study.trials if metric in t.metrics), default=0)
-    unit, seconds = next((unit, s) for unit, s, least in TIME_UNITS if longest >= least)
-    return Quantity(metric, f"training time per trial ({unit})", 1 / seconds)
 
 
 def draw_doses(study: Study) -> Figure | None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from segmamba.reports.pages import plain
 from segmamba.reports.tables import DASH, duration
@@ -34,6 +35,7 @@ def trial_row(trial: Trial, folder: Path) -> Row:
         "reason": trial.reason,
         "run_id": trial.run_id or DASH,
         "folder": _below(trial.folder, folder),
+        "folder_link": _link(trial.folder, folder),
     }
 
 
@@ -91,3 +93,11 @@ def _below(path: str, folder: Path) -> str:
     if path and Path(path).is_absolute() and Path(path).is_relative_to(root):
         return os.path.relpath(path, root)
     return path or DASH
+
+
+def _link(path: str, folder: Path) -> str:
+    """A link from the report's page to a folder on this machine; empty where there is none."""
+    if not path or not Path(path).is_dir():
+        return ""
+    shown = _below(path, folder)
+    return quote(shown) + "/" if not Path(shown).is_absolute() else Path(shown).as_uri() + "/"

@@ -150,6 +150,8 @@ class Study:
     """The command line that ran it."""
     mlflow_uri: str
     parent_run_id: str
+    mlflow_page: str = ""
+    """Address of the page of MLflow's that lists its runs; empty where none does."""
     pooled_from: tuple[str, ...] = ()
     """The names of the studies that this one puts together; () in a study that was run."""
     seconds: float

@@ -106,14 +106,11 @@ def ranks(study: Study, column: str) -> list[Rank]:
         A Rank for each arm that was measured, in the study's order; [] with fewer than two arms,
         where they share fewer than two seeds or two patients, or where each seed tests others.
     """
-    arms, table = _shared_table(study, column)
-    if study.config.get("data.split_by_seed") or len(arms) < 2 or min(table.shape[1:]) < 2:
+    arms, sampled = sampled_means(study, column)
+    if not arms:
         return []
-    rng, (_, seeds, patients) = np.random.default_rng(0), table.shape
     sign = 1 if metric_of(split_column(column)[0]).higher_is_better else -1
-    draws = rng.multinomial(seeds, [1 / seeds] * seeds, SAMPLES) / seeds
-    who = rng.multinomial(patients, [1 / patients] * patients, SAMPLES) / patients
-    means = sign * np.einsum("asp,ns,np->na", table, draws, who, optimize=True)
+    means = sign * sampled
     # An arm's rank is 1 plus the arms above it; equal means share the better rank.
     places = 1 + (means[:, None, :] > means[:, :, None]).sum(-1)
     tail = (1 - CONFIDENCE_LEVEL) / 2
@@ -122,6 +119,26 @@ def ranks(study: Study, column: str) -> list[Rank]:
         Rank(arm=arm, first=float(np.mean(of == 1)), low=int(least), high=int(most))
         for arm, of, least, most in zip(arms, places.T, low, high, strict=True)
     ]
+
+
+def sampled_means(study: Study, column: str) -> tuple[list[str], np.ndarray]:
+    """The arms' means over bootstrap samples of the seeds and the patients that all arms share.
+
+    Args:
+        study: The study.
+        column: Name of a column of the per-case tables.
+
+    Returns:
+        The arms that were measured, in the study's order, and their means, (SAMPLES, A), in the
+        unit of the column; no arm where `ranks` gives none.
+    """
+    arms, table = _shared_table(study, column)
+    if study.config.get("data.split_by_seed") or len(arms) < 2 or min(table.shape[1:]) < 2:
+        return [], np.zeros((SAMPLES, 0))
+    rng, (_, seeds, patients) = np.random.default_rng(0), table.shape
+    draws = rng.multinomial(seeds, [1 / seeds] * seeds, SAMPLES) / seeds
+    who = rng.multinomial(patients, [1 / patients] * patients, SAMPLES) / patients
+    return arms, np.einsum("asp,ns,np->na", table, draws, who, optimize=True)
 
 
 def _shared_table(study: Study, column: str) -> tuple[list[str], np.ndarray]:

@@ -1,5 +1,6 @@
 """The test of a finished run: its chosen checkpoint on the test set, once."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def evaluate_run(
     test_last = config.train.test_last and chosen.epoch != last.epoch
     digests = {"last": weights_digest(state["model"])}
     rows_of: dict[int, list[CaseScores]] = {}  # by epoch
+    predicted_s: list[float] = []
     with drawing(device) as draw:
         for candidate in [chosen, last] if test_last else [chosen]:
             weights = candidate.load()
@@ -79,7 +81,8 @@ def evaluate_run(
                 # There are no rows in a checkpoint of an earlier version.
                 validated = state.get("best_rows", [])
                 _draw_chosen(draw, model, data.validation, validated, config, folder, chosen.epoch)
-            rows = evaluate(model, _watched(data.test, callback), config, device)
+            cases = _watched(data.test, callback)
+            rows = evaluate(model, cases, config, device, predicted_s.append)
             rows_of[candidate.epoch] = rows
             if candidate is chosen and data.test_is_validation:
                 _draw_chosen(draw, model, data.test, rows, config, folder, chosen.epoch)
@@ -93,6 +96,8 @@ def evaluate_run(
         last_means = means(last_rows, "test")
         metrics |= {n.replace("test/", "test/last_"): value for n, value in last_means.items()}
     metrics["time/test_s"] = time.perf_counter() - started
+    if predicted_s:
+        metrics["time/predict_case_s"] = statistics.median(predicted_s)  # the first one warms up
     metrics["time/train_total_s"] = _train_total_s(folder, state["epoch"])
     metrics["model/parameters"] = float(sum(p.numel() for p in model.parameters()))
     result = FinalMetrics(

@@ -52,7 +52,7 @@ COVERED = {
     "segmamba predict": "tests/inference/test_predict_command.py",
     "segmamba evaluate": "tests/evaluation/test_evaluate.py",
     "segmamba compare": "tests/evaluation/test_evaluate.py",
-    "segmamba export": "tests/inference/test_export.py",
+    "segmamba export": "tests/inference/test_exported_files.py",
     "segmamba doctor": "tests/test_doctor.py",
     "segmamba demo": "tests/test_cli.py",  # the study that `make demo` runs
     "segmamba ensemble": "tests/test_cli.py",  # the code of experiments/ensemble.py

@@ -66,6 +66,14 @@ def test_it_ends_well_and_tells_where_to_look(study):
     assert "mlflow ui --backend-store-uri sqlite:///Results/mlflow.db" in process.stdout
     assert str(cwd / "Results" / "ablate_depth_Run01" / "report.html") in process.stdout
     assert "undecided" in process.stdout.lower(), "one seed decides nothing"
+    folder = cwd / "Results" / "ablate_depth_Run01"
+    first, *_, last = re.findall(r"(?:page|report) +(\S+report\.html)", process.stdout)
+    assert first == last == str(folder / "report.html"), "where it lies is said at the start"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "http-equiv" not in page and 'id="live"' not in page, "it has ended"
+    if niivue_is_installed():
+        assert f"viewer   {folder / 'viewer.html'}" in process.stdout
+        assert 'href="viewer.html"' in page and "viewer.html#case=" in page
     assert "phantom data: no evidence about BraTS" in process.stdout
 
 
@@ -74,6 +82,10 @@ def test_one_parent_and_a_finished_child_for_each_trial(runs):
     assert set(children) == set(ARMS)
     assert parent.info.status == "FINISHED" and parent.info.run_name == "ablate_depth_Run01"
     assert all(run.info.status == "FINISHED" for run in children.values())
+    fronts = {name: v for name, v in parent.data.metrics.items() if name.startswith("pareto/")}
+    for cost in ("training", "inference", "parameters"):
+        assert 1.0 in {fronts[f"pareto/{cost}/{arm}"] for arm in ARMS}
+    assert not [name for name in fronts if name.startswith("pareto/memory")], "on a CPU"
     assert {run.info.run_name for run in children.values()} == {f"{arm}, seed 0" for arm in ARMS}
 
 
@@ -96,6 +108,7 @@ def test_children_carry_train_val_test_and_time_metrics(runs):
             "test/dice_TC",
             "test/dice_WT",
             "model/parameters",
+            "time/predict_case_s",
         ):
             assert name in run.data.metrics
         assert 0 <= run.data.metrics["test/dice_mean"] <= 1

@@ -73,10 +73,55 @@ def test_a_registered_ensemble_read_back_predicts_what_its_members_do(store, mem
     predicted = model.predict(scan.image[None], params=params)
     assert predicted.dtype == np.uint8 and predicted.shape == (1, *scan.image.shape[1:])
     assert expected.any() and (predicted[0] == expected).all()
-    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 4, -1, -1, -1), (
-        "any volume, not just the first one's"
-    )
+    assert "(B, 4, x, y, z)" in model.metadata.metadata["input"]
     assert model.predict(scan.image[None, :, :32, :40, :24], params=params).shape == (1, 32, 40, 24)
+
+
+def test_a_registered_model_takes_a_folder_a_case_a_file_or_an_array(store, members, cases_folder):
+    register_members(store, members)
+    with as_default(store[0].uri):
+        model = mlflow.pyfunc.load_model(f"models:/{NAME}@{ALIAS}")
+    networks = load_predictor(members, "cpu", postprocessing=POSTPROCESSING)
+    cases = find_cases(cases_folder)
+    expected = {case.id: networks.predict(read_scan(case)) for case in cases}
+    first, second = cases[0], cases[1]
+    first.label.write_bytes(b"no image")  # nothing of the truth is read
+    folder, file = cases_folder / first.id, first.images["FLAIR"]
+    for given, ids in (
+        (str(cases_folder), list(expected)),
+        (cases_folder, list(expected)),
+        (str(folder), [first.id]),
+        (str(file), [first.id]),
+        ([folder, cases_folder / second.id], [first.id, second.id]),
+        (np.array([str(folder)]), [first.id]),
+    ):
+        predicted = model.predict(given)
+        assert list(predicted) == ids, given
+        for name, classes in predicted.items():
+            assert classes.dtype == np.uint8 and (classes == expected[name]).all()
+    image = read_scan(second).image
+    alone = model.predict(image)
+    assert alone.shape == image.shape[1:] and (alone == expected[second.id]).all()
+
+
+def test_what_a_registered_model_cannot_take_is_one_line(store, members, cases_folder, tmp_path):
+    register_members(store, members)
+    with as_default(store[0].uri):
+        model = mlflow.pyfunc.load_model(f"models:/{NAME}@{ALIAS}")
+    (tmp_path / "empty").mkdir()
+    for given, said in (
+        (str(tmp_path / "nowhere"), "no such folder"),
+        (str(tmp_path / "empty"), "no BraTS case found"),
+        ([str(cases_folder), str(cases_folder)], "2 cases have this id"),
+        (np.zeros((1, 3, 16, 16, 16)), "(1, 3, 16, 16, 16)"),
+        (np.zeros((16, 16)), "(16, 16)"),
+        (np.full((4, 16, 16, 16), np.nan), "NaN"),
+        ({"a": 1}, "dict"),
+        (None, "got ()"),
+    ):
+        with pytest.raises(UserError) as raised:
+            model.predict(given)
+        assert said in str(raised.value), str(raised.value)
 
 
 def study_of(store, member, name):
@@ -122,7 +167,14 @@ def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_check
         and versions[0].tags["arm"] == study.trials[1].arm
     )
     described = store[0].client.get_model_version(f"segmamba-{name}", "1").description
-    assert described == champion_words(study) and "best single run" in described
+    for words in (
+        champion_words(study).partition(".")[0],
+        "best single run",
+        "Data: data/brats2023",
+    ):
+        assert words in described, described
+    model = store[0].client.get_registered_model(f"segmamba-{name}").description
+    assert study.question in model and "runs the code that is stored" in model
     scan = read_scan(find_cases(cases_folder)[0])
     np.save(tmp_path / "images.npy", scan.image[None])
     arguments = [

@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import requests
+from PIL import Image
 
 from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
 from segmamba.orchestration.tracking.store import open_store
@@ -219,3 +221,29 @@ def test_a_run_that_ended_while_the_server_was_away_is_completed_by_the_next_sta
     again.log_history(EPOCHS)
     assert again.close(60) and again.run_id == log.run_id
     assert steps(store, again.run_id) == [1, 2, 3, 4, 5]
+
+
+def test_a_picture_of_an_epoch_is_one_of_a_series_and_logged_once(store, tmp_path):
+    pictures = []
+    for epoch in (1, 2):
+        path = tmp_path / f"val_predictions_epoch_{epoch:04d}.png"
+        Image.new("RGB", (40, 30), (10 * epoch, 0, 0)).save(path)
+        pictures.append((path, epoch))
+    broken = tmp_path / "val_predictions_epoch_0003.png"
+    broken.write_bytes(b"no picture")
+    for _ in range(2):  # a process, and the one that goes on with its run
+        log = open_log(store)
+        for path, epoch in [*pictures, (broken, 3), (tmp_path / "gone.png", 4)]:
+            log.log_picture(path, "val_predictions", epoch)
+        assert log.close(20), log.away_because
+    files = [Path(file.path).name for file in store.client.list_artifacts(log.run_id, "images")]
+    assert sorted(name.partition("+timestamp")[0] for name in files if name.endswith(".png")) == [
+        "val_predictions+step+1",
+        "val_predictions+step+2",
+    ]
+    assert len([name for name in files if name.endswith(".webp")]) == 2
+    full = next(name for name in files if "+step+2+" in name and name.endswith(".png"))
+    with Image.open(store.client.download_artifacts(log.run_id, f"images/{full}")) as picture:
+        assert picture.size == (40, 30) and picture.getpixel((0, 0)) == (20, 0, 0)
+    plots = [file.path for file in store.client.list_artifacts(log.run_id, "plots")]
+    assert plots == [f"plots/{broken.name}"]

@@ -5,9 +5,6 @@ import pytest
 
 from segmamba.data.label_sets import GLIOMA
 from segmamba.pictures.view import CaseView
-from tests.pictures.browser import browser, opened
-
-__all__ = ["browser", "made_view", "opened", "view"]  # two fixtures are of the browser
 
 SHAPE, SPACING_MM = (20, 24, 12), (1.0, 1.0, 2.0)
 NCR, ED, ET = (GLIOMA.number(name) for name in ("NCR", "ED", "ET"))

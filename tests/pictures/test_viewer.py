@@ -1,5 +1,7 @@
 """The viewer in Chromium: what it shows, what it says, and that it asks for nothing."""
 
+from urllib.parse import quote
+
 import numpy as np
 import pytest
 
@@ -180,3 +182,17 @@ def test_the_viewer_stays_inside_narrow_and_wide_windows(page, opened):
         for width in (420, 1000, 1400):
             shown.page.set_viewport_size({"width": width, "height": 800})
             assert shown.widest() <= 0, (scheme, width)
+
+
+def test_the_address_names_the_case_that_is_opened(page, opened):
+    shown = opened(page)
+    shown.page.goto(f"{page.as_uri()}#case={quote(NAMES[1], safe='')}")
+    shown.page.reload()
+    shown.wait()
+    assert NAMES[1] in shown.page.text_content(".viewer-pane header")
+    shown.page.evaluate("location.hash = '#case=' + encodeURIComponent('absent')")
+    shown.page.evaluate(f"location.hash = {f'#case={quote(NAMES[0])}'!r}")
+    shown.page.wait_for_function(
+        "document.querySelector('.viewer-pane header').textContent.includes('alert')"
+    )
+    shown.wait().assert_silent_and_alone()

@@ -9,7 +9,8 @@ from rich.console import Console
 from segmamba.reports import figures
 from segmamba.reports.reading import STUDY, reading_of
 from segmamba.reports.report import write_report
-from segmamba.reports.tables import arm_table, dropped_rows, render_terminal
+from segmamba.reports.tables import arm_table, dropped_rows
+from segmamba.reports.terminal import render_terminal
 from segmamba.studies.caveats import background
 from segmamba.studies.comparisons import differences_of
 from segmamba.studies.hypothesis import Hypothesis

@@ -18,13 +18,14 @@ from segmamba.reports.tables import (
     PHANTOM_NOTICE,
     arm_table,
     duration,
-    render_terminal,
     result_table,
 )
+from segmamba.reports.terminal import render_terminal
 from segmamba.studies.results import Trial
 from segmamba.studies.verdict import verdict
 from tests.studies.synthetic import synthetic_study
 
+PICTURES = {"answer", "differences", "pareto", "cases", "curves"}
 HOSTILE = (
     "a | b <script>alert(1)</script> [bold]x[/bold] & so on, "
     "at a length that no column of any table was made for"
@@ -87,15 +88,17 @@ def test_the_report_says_what_was_run_on_what_and_how_to_open_it(study, text):
 
 
 def test_what_differs_between_arms_comes_before_the_rest_of_the_configuration(text):
-    configuration = text[text.index("Configuration") :]
+    configuration = text[text.rindex("Configuration") :]
     varied, shared = configuration.index("model.mamba_depths"), configuration.index("optim.lr")
     assert varied < configuration.index("3, 3, 3") < shared
 
 
 def test_the_page_loads_nothing_from_anywhere(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"<script|<link|<iframe|@import|\bsrc=|https?:|url\((?!#)", page)
-    assert page.count("<svg") == 4
+    assert not re.search(r"<script|<link|<iframe|@import|\bsrc=|url\((?!#)", page)
+    elsewhere = re.findall(r'(\w+)="https?:', page)
+    assert set(elsewhere) == {"href"} and "http" not in re.sub(r'<a href="[^"]*"', "", page)
+    assert page.count("<svg") == len(PICTURES) + 1, "the one that answers is there in two widths"
 
 
 def test_ids_of_the_inlined_pictures_are_unique(folder):
@@ -106,13 +109,18 @@ def test_ids_of_the_inlined_pictures_are_unique(folder):
 def test_markdown_shows_pictures_that_exist_and_nothing_half_written_is_left(folder):
     shown = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / "report.md").read_text(encoding="utf-8"))
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert len(shown) == 4
+    assert {f"plots/{name}.png" for name in PICTURES} == set(shown)
     tables = {f"tables/{name}" for name in TABLE_FILES}
-    assert written == {"report.md", "report.html", *shown, *tables}
+    plots = {f"plots/{name}.{ending}" for name in PICTURES for ending in ("png", "svg", "pdf")}
+    assert written == {"report.md", "report.html", *plots, *tables}
+    links = re.findall(r'href="((?:plots|tables)/[^"]+)"', (folder / "report.html").read_text())
+    assert set(links) == plots | tables, "the page links to each of them"
 
 
 def test_drawing_again_gives_the_same_report(study, folder, tmp_path):
     assert write_report(study, tmp_path).read_bytes() == (folder / "report.html").read_bytes()
+    for path in sorted((folder / "plots").glob("*.pdf")):
+        assert (tmp_path / "plots" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_hostile_names_break_neither_table_nor_page(tmp_path):
@@ -127,7 +135,7 @@ def test_hostile_names_break_neither_table_nor_page(tmp_path):
     assert "<script" not in page and "<img" not in page
     assert "<script" not in markdown and "<img" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("| b | ")]
-    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) in (9, 10) for row in rows)
+    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) in (5, 9, 10) for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import io
 from rich.console import Console
 
 from segmamba.reports.report import write_report
-from segmamba.reports.tables import render_terminal
+from segmamba.reports.terminal import render_terminal
 from segmamba.studies.hypothesis import Hypothesis, Trend
 from segmamba.studies.results import Trial
 from segmamba.studies.verdict import verdict

@@ -59,6 +59,9 @@ class StudyOptions:
     cache: str | None = None
     """Folder of the preprocessed cases, each node's own where it is not shared; may hold
     environment variables. None is a folder in `output`."""
+    viewer: bool = True
+    """Whether viewer.html is made at the end, of the worst, median and best case of each arm, where
+    the extra `viewer` is installed."""
     changes: dict[str, object] = field(default_factory=dict)
     """Dotted names of settings to the values that `--set` gives them."""
 

@@ -76,6 +76,9 @@ class ProgressDisplay(Protocol):
     def failed(self, key: str, reason: str, log: str | Path) -> None:
         """A trial has failed; `log` is the file that says more."""
 
+    def left_s(self) -> float | None:
+        """The seconds that are left of the trials; None where that is not known."""
+
 
 @dataclass
 class _Row:
@@ -194,15 +197,20 @@ class StudyProgress:
     def _total(self) -> int:
         return len(self.rows) + self.further
 
-    def _left(self) -> str:
-        """The time left, from the mean epoch so far."""
-        epochs = sum(row.epoch for row in self.rows.values())
-        open_rows = [row for row in self.rows.values() if row.state in (WAITING, RUNNING)]
+    def left_s(self) -> float | None:
+        """The seconds that are left, from the mean epoch so far; None before the first one."""
+        rows = list(self.rows.values())  # the live page asks from a thread of its own
+        epochs = sum(row.epoch for row in rows)
+        open_rows = [row for row in rows if row.state in (WAITING, RUNNING)]
         missing = sum(self.epochs - row.epoch for row in open_rows) + self.further * self.epochs
         if not epochs:
-            return "?"
-        spent = sum(row.seconds for row in self.rows.values())
-        return clock(spent / epochs * missing / self.at_once)
+            return None
+        spent = sum(row.seconds for row in rows)
+        return spent / epochs * missing / self.at_once
+
+    def _left(self) -> str:
+        left_s = self.left_s()
+        return "?" if left_s is None else clock(left_s)
 
     def _table(self) -> RenderableType:
         gone = clock(time.monotonic() - self.began)
@@ -264,6 +272,9 @@ class SilentProgress:
 
     def _ignore(self, *event: object, **details: object) -> None:
         """Show nothing."""
+
+    def left_s(self) -> None:
+        """The seconds that are left are not known."""
 
     say = watch = trials = started = reported = completed = stopped = failed = _ignore
 

@@ -35,6 +35,9 @@ class Log(Protocol):
     def log_files(self, paths: Iterable[Path], folder: str | None) -> None:
         """Keep files, in a folder of the run's."""
 
+    def log_picture(self, path: Path, series: str, step: int) -> None:
+        """Keep a picture as one of a series, which is looked through by step."""
+
     def log_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags."""
 
@@ -57,7 +60,7 @@ class NoLog:
         """Keep nothing."""
 
     log_config = log_data = log_history = log_metrics = log_test_cases = _ignore
-    log_files = log_tags = log_reason = end = _ignore
+    log_files = log_picture = log_tags = log_reason = end = _ignore
 
     def close(self, seconds: float = 0.0) -> bool:
         """There is nothing to wait for."""

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types import ParamSchema, ParamSpec
 
 from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.errors import UserError
@@ -24,14 +23,19 @@ from segmamba.inference.checkpoint_files import postprocess_file
 from segmamba.orchestration.tracking.model_folder import write_folder
 from segmamba.orchestration.tracking.outbox import is_away
 from segmamba.orchestration.tracking.store import Store, as_default, prose, quiet
-from segmamba.studies.champion import best_tested, champion_words
+from segmamba.orchestration.tracking.study_text import described_model, described_version
+from segmamba.studies.champion import best_tested
 from segmamba.studies.results import Study
 
 ALIAS = "champion"
 ARTIFACT, NETWORKS = "model", "networks"  # folders: of a run's artifacts, and of the model's own
-SIGNATURE = ModelSignature(  # by hand: an inferred one would freeze the sample's sides
-    inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 4, -1, -1, -1))]),
-    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
+USE = {
+    "input": "an array, float32 (B, 4, x, y, z) or (4, x, y, z): T1, T1ce, T2, FLAIR; or the path "
+    "of a folder of cases, of a case or of one of its files, or several paths",
+    "output": "of an array uint8 (B, x, y, z); of paths a dict of case id to uint8 (x, y, z)",
+}
+"""What `predict` takes and returns, kept with the model."""
+SIGNATURE = ModelSignature(  # of parameters alone: a schema of arrays would refuse paths
     params=ParamSchema([ParamSpec("spacing_mm", "double", [1.0, 1.0, 1.0], (-1,))]),
 )
 NEEDED = ("torch", "numpy", "scipy", "nibabel")
@@ -62,10 +66,10 @@ def register_best(store: Store, study: Study) -> ModelVersion | None:
         best.run_id,
         name,
         Networks([Path(best.folder)], postprocessing),
-        description=study.question,
+        description=described_model(study),
         tags=tags,
     )
-    store.client.update_model_version(name, version.version, prose(champion_words(study)))
+    store.client.update_model_version(name, version.version, prose(described_version(study)))
     store.client.set_registered_model_alias(name, ALIAS, version.version)
     return version
 
@@ -115,6 +119,7 @@ def register_networks(
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={NETWORKS: str(written)},
             signature=SIGNATURE,
+            metadata=USE,
             pip_requirements=[
                 f"{package}=={importlib.metadata.version(package)}" for package in NEEDED
             ],

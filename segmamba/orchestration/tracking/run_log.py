@@ -22,6 +22,8 @@ from segmamba.orchestration.tracking.store import Store, fail_fast, metric_entit
 
 TEST_TABLE = "test_cases.json"
 REASON_TAG, FOLDER_TAG, KEY_TAG, STOPPED_TAG = "reason", "folder", "run_key", "stopped_by"
+IMAGES = "images"
+"""The folder of a run's artifacts where MLflow keeps series of images."""
 CLOSING_PATIENCE_S = 60.0
 """How long the end of a run waits for a server that is away."""
 
@@ -92,6 +94,13 @@ class RunLog:
         for path in paths:
             self._outbox.put(functools.partial(self._send_file, path, folder))
 
+    def log_picture(self, path: Path, series: str, step: int) -> None:
+        """Log a picture to one of MLflow's series of images, which have a slider of steps.
+
+        The same picture is logged once, also by a process that goes on with the run.
+        """
+        self._outbox.put(functools.partial(self._send_picture, path, series, step))
+
     def log_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags of the run."""
         texts = {name: prose(value) for name, value in tags.items()}
@@ -137,6 +146,27 @@ class RunLog:
     def _send_file(self, path: Path, folder: str | None) -> None:
         if path.exists():
             self._store.client.log_artifact(self.run_id, str(path), folder)
+
+    def _send_picture(self, path: Path, series: str, step: int) -> None:
+        if not path.exists():
+            return
+        from PIL import Image
+
+        drawn_ms = path.stat().st_mtime_ns // 1_000_000
+        name = f"{IMAGES}/{series}+step+{step}+timestamp+{drawn_ms}+"
+        known = self._store.client.list_artifacts(self.run_id, IMAGES)
+        # A small copy of each follows the picture itself; a kill may have come between the two.
+        if any(f.path.startswith(name) and f.path.endswith(".webp") for f in known):
+            return
+        try:
+            with Image.open(path) as file:
+                picture = file.convert("RGB")
+        except OSError:  # no picture after all: nothing that a later call would mend
+            self._send_file(path, "plots")
+            return
+        self._store.client.log_image(
+            self.run_id, picture, key=series, step=step, timestamp=drawn_ms, synchronous=True
+        )
 
     def _send_table(self, table: dict[str, list[Any]]) -> None:
         if not self._store.has_artifact(self.run_id, TEST_TABLE):

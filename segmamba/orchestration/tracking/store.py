@@ -24,6 +24,7 @@ from segmamba.orchestration.tracking.database import (
     make_whole,
     sqlite_path,
 )
+from segmamba.orchestration.tracking.experiment_page import runs_address, set_up_experiment
 from segmamba.orchestration.tracking.outbox import is_away, reason_of
 
 EXPERIMENT = "segmamba"
@@ -62,6 +63,11 @@ class Store:
     def client(self) -> MlflowClient:
         """MLflow's client, one for each process."""
         return _client(self.uri)
+
+    @property
+    def page(self) -> str:
+        """The address of MLflow's page of all our runs, with our columns."""
+        return runs_address(self.uri, self.experiment_id)
 
     def retry(self, call: Callable[[], T], say: Callable[[str], object]) -> T:
         """Return what `call()` returns, tried again while the store does not answer.
@@ -218,9 +224,13 @@ def open_store(results: str | Path) -> Store:
                 make_whole(path)
             client = _client(uri)
             experiment = client.get_experiment_by_name(name)
-            if experiment:
-                return Store(uri, experiment.experiment_id)
-            return Store(uri, client.create_experiment(name, artifact_location=location))
+            experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else client.create_experiment(name, artifact_location=location)
+            )
+            set_up_experiment(client, experiment_id, experiment.tags if experiment else ())
+            return Store(uri, experiment_id)
     except (MlflowException, requests.RequestException) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(

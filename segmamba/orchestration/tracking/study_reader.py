@@ -68,6 +68,7 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
         "starts": _tag(parent, STARTS_TAG, int) if STARTS_TAG in tags else 1,
         "parent_run_id": run.run_id,
         "mlflow_uri": store.uri,
+        "mlflow_page": store.page,
         "importance": (
             _tag(parent, IMPORTANCE_TAG, dict[str, float]) if IMPORTANCE_TAG in tags else {}
         ),

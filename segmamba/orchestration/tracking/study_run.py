@@ -27,7 +27,7 @@ from segmamba.orchestration.tracking.run_log import (
     dataset_inputs,
 )
 from segmamba.orchestration.tracking.store import Store, prose
-from segmamba.studies.champion import best_tested
+from segmamba.orchestration.tracking.study_text import NOTE_TAG, begun
 from segmamba.studies.results import Study, Trial
 from segmamba.studies.spec import Stage
 
@@ -90,8 +90,12 @@ class StudyRun:
         return self._number(tags, EARLIER_S_TAG) + this_start_s
 
     def children(self) -> list[Run]:
-        """Return the runs of all trials that have begun, however many."""
-        return self.store.search(f"tags.`{PARENT_TAG}` = '{self.run_id}'")
+        """Return the runs of all trials that have begun, however many.
+
+        The runs of arms are below the study's too, but are no trials.
+        """
+        runs = self.store.search(f"tags.`{PARENT_TAG}` = '{self.run_id}'")
+        return [run for run in runs if TRIAL_TAG in run.data.tags]
 
     def child(self, key: str) -> Run | None:
         """Return the run of the trial with this key, or None where it has not begun."""
@@ -206,32 +210,6 @@ class StudyRun:
             },
         )
 
-    def log_report(self, study: Study, report: Path) -> None:
-        """Log the report, its pictures, the answer, and the figures of the best trial.
-
-        Args:
-            study: As it stands; the best trial is the one that the validation set chooses.
-            report: Path of report.html, with report.md, plots/ and tables/ beside it.
-        """
-        from segmamba.studies.verdict import verdict
-
-        client, answer = self.store.client, verdict(study)
-        for path in (report.with_suffix(".md"), report):
-            client.log_artifact(self.run_id, str(path))
-        for folder in ("plots", "tables"):
-            if (report.parent / folder).is_dir():
-                client.log_artifacts(self.run_id, str(report.parent / folder), folder)
-        tags = {"answer": answer.answer, "verdict": prose(answer.sentence)}
-        best = best_tested(study)
-        if best:
-            self.store.log_metrics(
-                self.run_id,
-                {f"best/{k}": v for k, v in best.metrics.items() if k.startswith("test/")},
-            )
-            # A resumed study may change them, so they cannot be parameters.
-            tags |= {"best_arm": best.arm, "best_seed": str(best.seed)}
-        self.store.set_tags(self.run_id, tags)
-
 
 def start_study(
     store: Store, study: Study, splits: Mapping[int | None, Split], folder: Path
@@ -252,7 +230,7 @@ def start_study(
         "labels_convention": study.data.convention,
         "git_commit": study.environment["git commit"],
         "mlflow.source.name": study.command,
-        "mlflow.note.content": f"**{study.question}**\n\n{study.hypothesis.claim}",
+        NOTE_TAG: begun(study),
         FOLDER_TAG: str(folder),
         **registration_tags(study.claims),
     }

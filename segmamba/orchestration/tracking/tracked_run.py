@@ -4,6 +4,7 @@
 what an epoch is told to besides, and gives the run its final status.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.saving import Saver
 from segmamba.training.step_file import StepFile
+
+OF_EPOCH = re.compile(r"(.+)_epoch_(\d+)\.png")
+"""How the pictures of epochs are called: series, epoch."""
 
 
 @dataclass
@@ -107,7 +111,11 @@ class TrackedRun:
         )
 
     def _log_pictures(self) -> None:
-        """Log the pictures that are new or were drawn again."""
+        """Log the pictures that are new or were drawn again; those of epochs as a series."""
         pictures = {(path, path.stat().st_mtime_ns) for path in self.folder.plots.glob("*.png")}
-        self.log.log_files(sorted(path for path, _ in pictures - self._shown), "plots")
+        for path in sorted(path for path, _ in pictures - self._shown):
+            if of_epoch := OF_EPOCH.fullmatch(path.name):
+                self.log.log_picture(path, of_epoch[1], int(of_epoch[2]))
+            else:
+                self.log.log_files([path], "plots")
         self._shown = pictures

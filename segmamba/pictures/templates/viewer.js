@@ -404,5 +404,12 @@ async function start() {
   });
 }
 
+// "#case=NAME" in the page's address opens that case.
+function addressed() {
+  const [, name] = location.hash.match(/^#case=(.*)$/) ?? [];
+  return name === undefined ? -1 : held.findIndex((one) => one.dataset.id === decodeURIComponent(name));
+}
+
 inTurn(start);
-open(0);
+open(Math.max(0, addressed()));
+addEventListener("hashchange", () => open(addressed()));

@@ -1,0 +1,142 @@
+"""A trained network as an ONNX file, which onnxruntime runs without this package and without torch.
+
+onnx, onnxscript and onnxruntime are imported when a file is written: pip install
+'segmamba[export]'.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from segmamba.data.label_sets import AUTO
+from segmamba.errors import UserError
+from segmamba.inference.exported_network import (
+    Exporting,
+    Runs,
+    appearing,
+    as_text,
+    check_file,
+    load_for_export,
+    quiet,
+)
+from segmamba.inference.facts import INPUT, KEY, OUTPUTS
+from segmamba.models.exportable import traced, traced_for_any_size
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST = 2**31 - 1
+"""Bytes of an ONNX file: a limit of protobuf."""
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def export_onnx(
+    checkpoint: str | Path, file: str | Path, *, labels: str = AUTO, dynamic: bool = False
+) -> Exporting:
+    """Write a trained network as an ONNX file, with its facts in it and in FILE.json beside it.
+
+    The file appears when onnxruntime has computed with it what the network computes.
+
+    Args:
+        checkpoint: A checkpoint, as `load_member` takes it.
+        file: The file to make, which ends in .onnx.
+        labels: The label convention of what is written; "auto" is that of the network's classes.
+        dynamic: Whether the file takes any batch and any window. One that takes a single window of
+            `data.patch_size` is faster.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: The file exists, a package is missing, the checkpoint is not whole, the network
+            cannot be exported so, or the file does not compute what the network computes.
+    """
+    file = Path(file)
+    check_file(file, ".onnx")
+    _check_packages()
+    exporting = load_for_export(checkpoint, labels=labels, dynamic=dynamic)
+    model = onnx_model(exporting, dynamic=dynamic)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, as_text(exporting.facts)
+    if (size := model.ByteSize()) > LARGEST:
+        raise UserError(
+            f"{file}: the network takes {size / 2**30:.1f} GiB, and an ONNX file holds 2; export "
+            "it with --pt2"
+        )
+    with appearing(file, exporting.facts) as building:
+        building.write_bytes(model.SerializeToString())
+        patches = [exporting.patch(batch=2), exporting.patch(further=1)] if dynamic else []
+        exporting.check(file, runs_onnx(building), exporting.patch(), *patches)
+    return exporting
+
+
+def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
+    """The ONNX model of a network, without its facts.
+
+    Args:
+        exporting: The network.
+        dynamic: As `export_onnx` takes it.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: The network cannot be exported so.
+    """
+    from segmamba.inference.onnx_scan import OPSET, scan_call, scan_function
+
+    network = exporting.traceable("any size" if dynamic else "planes")
+    with quiet():
+        program = torch.onnx.export(
+            traced_for_any_size(network, exporting.multiples)
+            if dynamic
+            else traced(network, exporting.patch()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            custom_translation_table={torch.ops.segmamba.exported_scan.default: scan_call},
+            verbose=False,
+        )
+    assert program is not None, "dynamo=True returns one"
+    model = program.model_proto
+    model.producer_name, model.doc_string = "segmamba", str(exporting.facts["use"])
+    if any(node.op_type == scan_function().name for node in model.graph.node):
+        model.functions.append(scan_function())
+    return model
+
+
+def runs_onnx(file: Path) -> Runs:
+    """What an ONNX file computes, by onnxruntime on the CPU.
+
+    Args:
+        file: The file.
+
+    Returns:
+        From an image to probabilities and logits.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities, logits = session.run(list(OUTPUTS), {INPUT: image.numpy()})
+        return torch.from_numpy(probabilities), torch.from_numpy(logits)
+
+    return run
+
+
+def _check_packages() -> None:
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"--onnx needs {name}, which cannot be imported ({error}); pip install "
+                "'segmamba[export]'"
+            ) from error

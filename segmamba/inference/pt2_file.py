@@ -1,0 +1,98 @@
+"""A trained network as a .pt2 package of torch.export and AOTInductor.
+
+torch loads and runs it without this package:
+
+    network = torch._inductor.aoti_load_package("net.pt2")
+    probabilities, logits = network(image)
+
+It holds machine code for the processor that it was made on.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segmamba.data.label_sets import AUTO
+from segmamba.errors import UserError
+from segmamba.inference.exported_network import (
+    Exporting,
+    Runs,
+    appearing,
+    as_text,
+    check_file,
+    load_for_export,
+    quiet,
+)
+from segmamba.inference.facts import KEY
+from segmamba.models.exportable import traced
+from segmamba.models.scan_export import expanded
+
+COMPILERS = ("g++", "clang++", "c++")
+
+
+def export_pt2(checkpoint: str | Path, file: str | Path, *, labels: str = AUTO) -> Exporting:
+    """Write a trained network as a .pt2 package, with its facts in it and in FILE.json beside it.
+
+    The file appears when torch has computed with it what the network computes. It takes one window
+    of `data.patch_size`, on a CPU.
+
+    Args:
+        checkpoint: A checkpoint, as `load_member` takes it.
+        file: The file to make, which ends in .pt2.
+        labels: The label convention of what is written; "auto" is that of the network's classes.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: The file exists, there is no C++ compiler, the checkpoint is not whole, or the
+            file does not compute what the network computes.
+    """
+    file = Path(file)
+    check_file(file, ".pt2")
+    _check_compiler()
+    exporting = load_for_export(checkpoint, labels=labels)
+    with appearing(file, exporting.facts) as building, quiet():
+        graph = traced(exporting.traceable(), exporting.patch())
+        graph = graph.run_decompositions({torch.ops.segmamba.exported_scan.default: expanded})
+        torch._inductor.aoti_compile_and_package(
+            graph, package_path=str(building), inductor_configs=_settings(exporting.facts)
+        )
+        exporting.check(file, runs_pt2(building), exporting.patch())
+    return exporting
+
+
+def runs_pt2(file: Path) -> Runs:
+    """What a package computes.
+
+    Args:
+        file: The package.
+
+    Returns:
+        From an image to probabilities and logits.
+    """
+    network = torch._inductor.aoti_load_package(str(file))
+
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities, logits = network(image)
+        return probabilities, logits
+
+    return run
+
+
+def _settings(about: dict[str, Any]) -> dict[str, Any]:
+    return {"aot_inductor.metadata": {KEY: as_text(about)}}
+
+
+def _check_compiler() -> None:
+    from torch._inductor import config
+
+    named = config.cpp.cxx if isinstance(config.cpp.cxx, (list, tuple)) else [config.cpp.cxx]
+    if not any(shutil.which(name) for name in (*filter(None, named), *COMPILERS)):
+        raise UserError(
+            "--pt2 compiles the network, and there is no C++ compiler; install g++, for example by "
+            "apt install g++"
+        )

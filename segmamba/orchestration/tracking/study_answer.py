@@ -1,0 +1,59 @@
+"""What a study's parent run holds once the study has an answer."""
+
+import math
+from pathlib import Path
+
+from segmamba.orchestration.tracking.store import prose
+from segmamba.orchestration.tracking.study_run import StudyRun
+from segmamba.orchestration.tracking.study_text import NOTE_TAG, answered
+from segmamba.studies.champion import best_tested
+from segmamba.studies.results import Study
+from segmamba.studies.verdict import Verdict, verdict
+
+
+def log_answer(run: StudyRun, study: Study, report: Path) -> None:
+    """Log the report, its pictures, the answer, and the figures of the best trial.
+
+    Repeated, as after a resume, it says what is so now.
+
+    Args:
+        run: The study's run.
+        study: As it stands; the best trial is the one that the validation set chooses.
+        report: Path of report.html, with report.md, plots/ and tables/ beside it.
+    """
+    store, answer = run.store, verdict(study)
+    for path in (report.with_suffix(".md"), report):
+        store.client.log_artifact(run.run_id, str(path))
+    for folder in ("plots", "tables"):
+        if (report.parent / folder).is_dir():
+            store.client.log_artifacts(run.run_id, str(report.parent / folder), folder)
+    tags = {
+        "answer": answer.answer,
+        "verdict": prose(answer.sentence),
+        NOTE_TAG: prose(answered(study)),
+    }
+    best, metrics = best_tested(study), _figures(answer)
+    if best:
+        # The names of the trials' own metrics, so that one column of MLflow's holds them all.
+        chosen = {
+            name: value
+            for name, value in best.metrics.items()
+            if name.startswith(("test/", "val/best_"))
+        }
+        metrics |= chosen
+        # A resumed study may change them, so they cannot be parameters.
+        tags |= {"best_arm": best.arm, "best_seed": str(best.seed)}
+    store.log_metrics(run.run_id, metrics)
+    store.set_tags(run.run_id, tags)
+
+
+def _figures(answer: Verdict) -> dict[str, float]:
+    """The difference that the verdict leads with, in the unit of the per-case tables."""
+    difference = answer.difference
+    column = f"{difference.score}_{difference.region}"
+    named = {
+        f"verdict/difference_{column}": difference.mean,
+        f"verdict/low_{column}": difference.low,
+        f"verdict/high_{column}": difference.high,
+    }
+    return {name: value for name, value in named.items() if math.isfinite(value)}
