@@ -9,6 +9,7 @@ Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z).
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,7 @@ class Conv(nn.Conv3d):
         if narrow is not None:
             return narrow_conv.narrow_conv(narrow, self.weight)
         if self.kernel_size == self.stride == (2, 2, 2) and narrow_cpu.halves(x):
-            blocks = narrow_cpu.to_blocks(x)
-            return F.linear(blocks, self.weight.flatten(1), self.bias).movedim(-1, 1)
+            return narrow_cpu.halve(x, self.weight, self.bias)
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return super().forward(x)
         single_on_cpu = x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32
@@ -188,6 +188,11 @@ def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     y = narrow_cpu.convolve(x, conv.weight)
     if conv.bias is not None:  # of a folded norm
         y = y.add_(conv.bias[:, None, None, None])
+    return _norm_relu_on_cpu(norm, y)
+
+
+def _norm_relu_on_cpu(norm: nn.Module, y: Tensor) -> Tensor:
+    """relu(norm(y)) of a volume that our kernels for a CPU computed."""
     if isinstance(norm, InstanceNorm):
         return narrow_cpu.norm_relu(y, norm.weight, norm.bias, eps=norm.eps, samples=1)[0]
     if not (isinstance(norm, nn.BatchNorm3d) and norm.training):
@@ -197,6 +202,21 @@ def _conv_norm_relu_on_cpu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     )
     follow(norm, mean[0], variance[0], y[:, 0].numel())
     return y
+
+
+def _scale_and_shift(conv: Conv, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a norm with known statistics, and the convolution's bias, do to its product."""
+    if isinstance(norm, Shift):
+        scale, shift = torch.ones_like(norm.offset), norm.offset
+    elif isinstance(norm, nn.Identity):
+        scale = torch.ones_like(conv.weight[:, 0, 0, 0, 0])
+        shift = torch.zeros_like(scale)
+    else:
+        assert isinstance(norm, nn.BatchNorm3d), "an instance norm has no known statistics"
+        assert norm.running_mean is not None and norm.running_var is not None, "ours track both"
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+    return scale, shift if conv.bias is None else shift + conv.bias * scale
 
 
 class ConvBlock(nn.Module):
@@ -230,6 +250,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
+        if narrow_cpu.fits(x, self.conv1.out_channels):
+            if self._takes_own_statistics():
+                return self._on_cpu(x)
+            if not torch.is_grad_enabled():
+                return self._predicts_on_cpu(x)
         return self._convolved(x) + self.shortcut(x)
 
     def _convolved(self, x: Tensor) -> Tensor:
@@ -246,6 +271,38 @@ class ConvBlock(nn.Module):
                 return relu(normalised(self.norm2, y, sums))
         inner = conv_norm_relu(self.conv1, self.norm1, x)
         return conv_norm_relu(self.conv2, self.norm2, inner)
+
+    def _takes_own_statistics(self) -> bool:
+        """Whether both norms normalise by what they are given."""
+        return all(
+            isinstance(norm, InstanceNorm) or (isinstance(norm, nn.BatchNorm3d) and norm.training)
+            for norm in (self.norm1, self.norm2)
+        )
+
+    def _predicts_on_cpu(self, x: Tensor) -> Tensor:
+        """The block with known statistics by our kernels for a CPU; the result is plain."""
+        return narrow_cpu.folded_block(
+            x,
+            [self.conv1.weight, self.conv2.weight],
+            [_scale_and_shift(self.conv1, self.norm1), _scale_and_shift(self.conv2, self.norm2)],
+            self.shortcut.weight if isinstance(self.shortcut, PointwiseConv) else None,
+        )
+
+    def _on_cpu(self, x: Tensor) -> Tensor:
+        """The block by our kernels for a CPU; the result is plain, not channels-last."""
+        norms: list[Any] = [self.norm1, self.norm2]  # each of `norm_layer`
+        by_sample = isinstance(self.norm1, InstanceNorm)
+        y, *statistics = narrow_cpu.block(
+            x,
+            [self.conv1.weight, self.conv2.weight],
+            [(norm.weight, norm.bias, norm.eps) for norm in norms],
+            self.shortcut.weight if isinstance(self.shortcut, PointwiseConv) else None,
+            samples=1 if by_sample else len(x),
+        )
+        for norm, mean, variance in zip(norms, statistics[::2], statistics[1::2], strict=True):
+            if isinstance(norm, nn.BatchNorm3d):
+                follow(norm, mean[0], variance[0], y[:, 0].numel())
+        return y
 
 
 class Downsample(nn.Sequential):
@@ -264,6 +321,16 @@ class Downsample(nn.Sequential):
             nn.ReLU(inplace=True),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve (B, C, D, H, W)."""
+        if not narrow_cpu.halves(x):
+            return super().forward(x)
+        conv, norm, _ = self
+        y = conv(x)
+        if narrow_cpu.fits(y, y.shape[1]):
+            return _norm_relu_on_cpu(norm, y)
+        return relu(norm(y.contiguous(memory_format=torch.channels_last_3d)))
+
 
 class TransposedConv(nn.ConvTranspose3d):
     """The 2x2x2 transposed convolution of stride 2.
@@ -280,9 +347,7 @@ class TransposedConv(nn.ConvTranspose3d):
         """Convolve (B, C, D, H, W)."""
         if not narrow_cpu.fits_doubled(x, self.out_channels):
             return super().forward(x, output_size)
-        assert self.bias is not None, "it is built with one"
-        weight, bias = self.weight.flatten(1).t(), self.bias.repeat_interleave(8)
-        return narrow_cpu.from_blocks(F.linear(x.movedim(1, -1), weight, bias))
+        return narrow_cpu.double(x, self.weight, self.bias)
 
 
 def upsample_layer(kind: str, in_channels: int, out_channels: int) -> nn.Module:

@@ -1,15 +1,16 @@
-"""The kernels of cpu_kernels.c: compiled when they are first asked for, kept, and run in threads.
+"""The kernels of cpu_kernels/: compiled when they are first asked for, kept, and run in threads.
 
 The machine's own C compiler takes less than a second, once for a machine: the library is kept in
 the user's cache folder, by its source, compiler and processor. It is loaded from there only where
-this user alone can write it. Without a compiler torch's kernels
-serve, which are slower for narrow volumes and for scans; results then differ in the last bits.
+this user alone can write it. Without a compiler torch's kernels serve, which are slower for narrow
+volumes and for scans; results then differ in the last bits.
 """
 
 import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import shlex
@@ -65,21 +66,30 @@ def find_library() -> tuple[ctypes.CDLL | None, str]:
 def _loaded(compiler: str) -> ctypes.CDLL:
     """The library from the user's cache folder; else a new one, which is kept there if possible."""
     command = shlex.split(compiler)
-    source = resources.files("segmamba.models").joinpath("cpu_kernels.c").read_text()
-    made_of = "\n".join([source, *FLAGS, _output_of(*command, "--version"), _processor()])
+    sources = _sources()
+    compiled_by = *FLAGS, _output_of(*command, "--version"), _processor()
+    made_of = "\n".join([*itertools.chain(*sources.items()), *compiled_by])
     name = f"cpu_kernels_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     kept = _cache_folder()
     if kept and _is_whole(kept / name):
         with contextlib.suppress(OSError):  # it cannot be loaded from there
             return ctypes.CDLL(str(kept / name))
     with tempfile.TemporaryDirectory(prefix="segmamba_") as folder:
-        code, built = Path(folder) / "cpu_kernels.c", Path(folder) / name
-        code.write_text(source)
-        _output_of(*command, *FLAGS, "-o", str(built), str(code))
+        for file, text in sources.items():
+            (Path(folder) / file).write_text(text)
+        built, units = Path(folder) / name, sorted(map(str, Path(folder).glob("*.c")))
+        _output_of(*command, *FLAGS, "-o", str(built), *units)
         if kept:
             with contextlib.suppress(OSError):  # a full disk, for example: the next process tries
                 _keep(built.read_bytes(), kept / name)  # others may be doing the same
         return ctypes.CDLL(str(built))  # it stays in memory when its file goes
+
+
+def _sources() -> dict[str, str]:
+    """The text of each file of cpu_kernels/, in the order of their names."""
+    folder = resources.files("segmamba.models").joinpath("cpu_kernels")
+    files = [file for file in folder.iterdir() if file.name.endswith((".c", ".h"))]
+    return {file.name: file.read_text() for file in sorted(files, key=lambda file: file.name)}
 
 
 def _output_of(*command: str) -> str:
@@ -149,20 +159,55 @@ def constant(name: str) -> int:
     return getattr(library, name)() if library else 0
 
 
+def scratch_size(name: str, *numbers: int) -> int:
+    """How many floats of memory a kernel needs for itself.
+
+    Args:
+        name: The kernel.
+        *numbers: On which that depends, in order.
+    """
+    size = getattr(cpu_library(), f"{name}_scratch")
+    size.restype = ctypes.c_int64
+    return size(*map(ctypes.c_int64, numbers))
+
+
 def run(name: str, arguments: tuple[Any, ...], first: int, last: int) -> None:
     """Let a kernel do the part [first, last) of its work; other threads run meanwhile.
 
     Args:
         name: The kernel.
-        arguments: Its pointers, as contiguous tensors, and its numbers, in order.
+        arguments: Its pointers, as contiguous tensors or None, and its numbers, in order.
         first: Where the part begins.
         last: Where it ends.
     """
-    values = [
-        ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a)
-        for a in arguments
-    ]
-    getattr(cpu_library(), name)(*values, ctypes.c_int64(first), ctypes.c_int64(last))
+    values = map(_as_c, (*arguments, first, last))
+    getattr(cpu_library(), name)(*values)
+
+
+def _as_c(value: Tensor | float | None) -> ctypes.c_int64 | ctypes.c_double | ctypes.c_void_p:
+    """A number, or the address of a tensor, as a kernel takes it."""
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())
+
+
+def fp32(weight: Tensor) -> Tensor:
+    """The same weights, contiguous, for a kernel, which reads the memory of fp32.
+
+    Args:
+        weight: Of any shape.
+
+    Returns:
+        The weights.
+
+    Raises:
+        TypeError: They are of another precision.
+    """
+    if weight.dtype != torch.float32:
+        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
+    return weight.contiguous()
 
 
 def in_parts(count: int, work: Callable[[int, int], R]) -> list[R]:
@@ -181,3 +226,15 @@ def in_parts(count: int, work: Callable[[int, int], R]) -> list[R]:
     bounds = [count * part // parts for part in range(parts + 1)]
     with ThreadPoolExecutor(parts) as threads:
         return list(threads.map(work, bounds[:-1], bounds[1:]))
+
+
+def total(parts: list[Tensor]) -> Tensor:
+    """The sum of what each part of a work summed.
+
+    Args:
+        parts: Of one shape.
+
+    Returns:
+        The same shape.
+    """
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)

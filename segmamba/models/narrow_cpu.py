@@ -1,26 +1,33 @@
-"""Narrow 3x3x3 convolutions, norms and ReLUs on a CPU, by the kernels of cpu_kernels.c.
+"""Narrow convolutions, norms and ReLUs on a CPU: which volumes our kernels take, and what for.
 
 torch puts channels into the lanes of a vector register, of which 8 channels fill half. The kernels
-put neighbouring voxels there. Volumes are therefore plain, (B, C, D, H, W) in memory, where the
-network's wider levels are channels-last.
+of cpu_kernels/ put neighbouring voxels there. Volumes are therefore plain, (B, C, D, H, W) in
+memory, where the network's wider levels are channels-last.
 
-A norm and its ReLU are one pass forward and two backward, besides the pass for the statistics.
-These are summed in double precision, and the backward computes the ReLU's sign again from the
-convolution's output, the only volume that it keeps.
-
-Legend: B batch, C channels, D, H, W the spatial axes; rows are the B * C volumes, of V voxels.
+Legend: B batch, C channels, D, H, W the spatial axes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segmamba.models.cpu_library import constant, in_parts, run
+from segmamba.models.cpu_library import constant
+from segmamba.models.narrow_cpu_block import Block, shortened
+from segmamba.models.narrow_cpu_halving import Double, Halve
+from segmamba.models.narrow_cpu_norms import Norm, NormRelu
+from segmamba.models.narrow_cpu_volumes import (
+    Source,
+    after_norm,
+    convolved,
+    mixed,
+    mixture_weight_gradient,
+    weight_gradient,
+)
 
-WIDEST = 8
+WIDEST = 16
 """Output channels up to which the kernels are faster than torch's."""
 WIDTH_MULTIPLE = 16
 """Voxels along W that fill whole registers on every processor."""
@@ -49,7 +56,8 @@ def fits_doubled(x: Tensor, out_channels: int) -> bool:
     Returns:
         As `fits`.
     """
-    return _runs(x) and out_channels <= WIDEST and 2 * x.shape[-1] % WIDTH_MULTIPLE == 0
+    large_fits = out_channels <= WIDEST and 2 * x.shape[-1] % WIDTH_MULTIPLE == 0
+    return _runs(x) and large_fits and _fills_registers(x.shape[-2], x.shape[-1])
 
 
 def is_plain(x: Tensor) -> bool:
@@ -65,7 +73,7 @@ def is_plain(x: Tensor) -> bool:
 
 
 def halves(x: Tensor) -> bool:
-    """Whether a volume is as the kernels take it, with even sides for `to_blocks`.
+    """Whether a volume comes from the kernels and has sides that `halve` takes.
 
     Args:
         x: (B, C, D, H, W).
@@ -73,7 +81,14 @@ def halves(x: Tensor) -> bool:
     Returns:
         As `fits`.
     """
-    return is_plain(x) and x.shape[-3] % 2 == x.shape[-2] % 2 == 0
+    depth, height, width = x.shape[-3:]
+    even = depth % 2 == height % 2 == 0
+    return is_plain(x) and even and _fills_registers(height // 2, width // 2)
+
+
+def _fills_registers(height: int, width: int) -> bool:
+    """Whether the rows of a slice, at half the resolution, do together."""
+    return width % WIDTH_MULTIPLE == 0 or height % 2 == 0
 
 
 def _runs(x: Tensor) -> bool:
@@ -119,28 +134,32 @@ def mix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Mixture.apply(x, weight.flatten(1), bias)
 
 
-def to_blocks(x: Tensor) -> Tensor:
-    """Gather the 2x2x2 blocks of which a convolution of stride 2 makes one voxel each.
+def halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The 2x2x2 convolution of stride 2.
 
     Args:
-        x: (B, C, D, H, W), plain, with even sides.
+        x: (B, C, D, H, W) that it `halves`.
+        weight: (C', C, 2, 2, 2).
+        bias: (C',).
 
     Returns:
-        (B, D / 2, H / 2, W / 2, C * 8).
+        (B, C', D / 2, H / 2, W / 2), plain.
     """
-    return _ToBlocks.apply(x)
+    return Halve.apply(x, weight, bias)
 
 
-def from_blocks(blocks: Tensor) -> Tensor:
-    """Put blocks back where `to_blocks` gathered them.
+def double(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The transposed 2x2x2 convolution of stride 2.
 
     Args:
-        blocks: (B, D, H, W, C * 8).
+        x: (B, C, D, H, W) that `fits_doubled`.
+        weight: (C, C', 2, 2, 2).
+        bias: (C',).
 
     Returns:
-        (B, C, 2 D, 2 H, 2 W), plain.
+        (B, C', 2 D, 2 H, 2 W), plain.
     """
-    return _FromBlocks.apply(blocks)
+    return Double.apply(x, weight, bias)
 
 
 def norm_relu(
@@ -160,7 +179,58 @@ def norm_relu(
         max(weight (x - mean) / sqrt(variance + eps) + bias, 0), and mean and variance, float64
         (B / samples, C).
     """
-    return _NormRelu.apply(x, weight, bias, eps, samples)
+    return NormRelu.apply(x, weight, bias, eps, samples)
+
+
+def block(
+    x: Tensor,
+    convolutions: Sequence[Tensor],
+    norms: Sequence[tuple[Tensor, Tensor, float]],
+    shortcut: Tensor | None,
+    *,
+    samples: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Twice (3x3x3 convolution, norm by the statistics of its output, ReLU), plus the input.
+
+    Args:
+        x: (B, C, D, H, W) that `fits`.
+        convolutions: The weights (C', C, 3, 3, 3) and (C', C', 3, 3, 3).
+        norms: Scale (C',), offset (C',) and eps of the two norms.
+        shortcut: (C', C, 1, 1, 1), which fits the input's channels; None where C = C'.
+        samples: As in `norm_relu`.
+
+    Returns:
+        (B, C', D, H, W), plain, and mean and variance of the first norm and of the second, float64
+        (B / samples, C').
+    """
+    (scale1, offset1, eps1), (scale2, offset2, eps2) = norms
+    weight1, weight2 = convolutions
+    mixture = None if shortcut is None else shortcut.flatten(1)
+    first, second = (weight1, scale1, offset1), (weight2, scale2, offset2)
+    return Block.apply(x, *first, *second, mixture, (eps1, eps2), samples)
+
+
+def folded_block(
+    x: Tensor,
+    convolutions: Sequence[Tensor],
+    norms: Sequence[tuple[Tensor, Tensor]],
+    shortcut: Tensor | None,
+) -> Tensor:
+    """Twice (3x3x3 convolution, known scale and shift, ReLU), plus the input; without gradient.
+
+    Args:
+        x: (B, C, D, H, W) that `fits`.
+        convolutions: As in `block`.
+        norms: Scale (C',) and shift (C',) after each convolution.
+        shortcut: As in `block`.
+
+    Returns:
+        (B, C', D, H, W), plain.
+    """
+    x = x.contiguous()
+    (weight1, weight2), (first, second) = convolutions, (Norm.known(*n, len(x)) for n in norms)
+    z2 = convolved(after_norm(first, convolved(Source(x), weight1)), weight2)
+    return shortened(x, z2, second, None if shortcut is None else shortcut.flatten(1))
 
 
 class _Convolution(torch.autograd.Function):
@@ -168,16 +238,16 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        return _convolved(x, weight)
+        return convolved(Source(x), weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (x, weight), dy = ctx.saved_tensors, dy.contiguous()
+        (x, weight), gradient = ctx.saved_tensors, Source(dy.contiguous())
         wants_dx, wants_dweight = ctx.needs_input_grad
         return (
-            _convolved(dy, weight.transpose(0, 1).flip(2, 3, 4)) if wants_dx else None,
-            _weight_gradient(dy, x) if wants_dweight else None,
+            convolved(gradient, weight, turned=True) if wants_dx else None,
+            weight_gradient(gradient, Source(x)) if wants_dweight else None,
         )
 
 
@@ -186,7 +256,7 @@ class _Mixture(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
-        return _mixed(x, weight, bias)
+        return mixed(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -194,153 +264,7 @@ class _Mixture(torch.autograd.Function):
         (x, weight), dy = ctx.saved_tensors, dy.contiguous()
         wants_dx, wants_dweight, wants_dbias = ctx.needs_input_grad
         return (
-            _mixed(dy, weight.t(), None) if wants_dx else None,
-            _mixture_weight_gradient(dy, x) if wants_dweight else None,
+            mixed(dy, weight.t(), None) if wants_dx else None,
+            mixture_weight_gradient(dy, x) if wants_dweight else None,
             dy.flatten(2).sum(2).sum(0) if wants_dbias else None,
         )
-
-
-class _ToBlocks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _gathered(x.contiguous())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dblocks: Tensor) -> Tensor:
-        return _spread(dblocks.contiguous())
-
-
-class _FromBlocks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, blocks: Tensor) -> Tensor:
-        return _spread(blocks.contiguous())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dx: Tensor) -> Tensor:
-        return _gathered(dx.contiguous())
-
-
-class _NormRelu(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, samples: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        voxels = x[0, 0].numel()
-        row_means, row_squares = (x.new_empty(x.shape[:2], dtype=torch.float64) for _ in range(2))
-        _over_rows("row_statistics", x, x, row_means, row_squares)
-        mean = _grouped(row_means, samples).mean(1)  # (B / samples, C)
-        apart = _grouped(row_means, samples) - mean[:, None]
-        squares = _grouped(row_squares, samples) + voxels * apart**2
-        variance = squares.sum(1) / (samples * voxels)
-        scale = weight / (variance + eps).sqrt()
-        scales, shifts = (
-            t.float().repeat_interleave(samples, 0) for t in (scale, bias - mean * scale)
-        )
-        y = torch.empty_like(x)
-        _over_rows("scale_shift_relu", x, x, scales, shifts, y)
-        ctx.save_for_backward(x, weight, mean, variance, scales, shifts)
-        ctx.eps, ctx.samples = eps, samples
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        (x, weight, mean, variance, scales, shifts), dy = ctx.saved_tensors, dy.contiguous()
-        samples, count = ctx.samples, ctx.samples * x[0, 0].numel()
-        row_sums, row_products = (x.new_empty(x.shape[:2], dtype=torch.float64) for _ in range(2))
-        means = mean.float().repeat_interleave(samples, 0)
-        _over_rows("relu_norm_sums", x, dy, x, scales, shifts, means, row_sums, row_products)
-        sums, products = (_grouped(t, samples).sum(1) for t in (row_sums, row_products))
-        inverse = 1 / (variance + ctx.eps).sqrt()
-        slope = -weight * inverse**3 * products / count
-        offset = -weight * inverse * sums / count - slope * mean
-        slopes, offsets = (t.float().repeat_interleave(samples, 0) for t in (slope, offset))
-        dx = torch.empty_like(x)
-        _over_rows("relu_norm_backward", x, dy, x, scales, shifts, slopes, offsets, dx)
-        return dx, (products * inverse).sum(0).float(), sums.sum(0).float(), None, None
-
-
-def _convolved(x: Tensor, weight: Tensor) -> Tensor:
-    batch, ins, *sides = x.shape
-    outs = len(weight)
-    y = x.new_empty(batch, outs, *sides)
-    arguments = (x, _tiled(weight.reshape(outs, -1)), y, ins, outs, *sides)
-    in_parts(batch * sides[0], lambda first, last: run("conv_forward", arguments, first, last))
-    return y
-
-
-def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
-    (batch, ins, *sides), outs = x.shape, dy.shape[1]
-
-    def work(first: int, last: int) -> Tensor:
-        gradient = x.new_zeros((outs, ins, 3, 3, 3), dtype=torch.float64)
-        scratch = x.new_empty(ins * 27 * constant("tile") * constant("lanes"))
-        arguments = (dy, x, gradient, scratch, ins, outs, *sides)
-        run("conv_backward_weights", arguments, first, last)
-        return gradient
-
-    return torch.stack(in_parts(batch * sides[0], work)).sum(0).float()
-
-
-def _mixed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    (batch, ins, *sides), outs = x.shape, len(weight)
-    y = x.new_empty(batch, outs, *sides)
-    offset = x.new_zeros(outs, 1) if bias is None else bias[:, None]
-    voxels = x[0, 0].numel()
-    arguments = (x, _tiled(weight), _tiled(offset), y, ins, outs, voxels)
-    in_parts(
-        batch * -(-voxels // constant("block_voxels")),
-        lambda first, last: run("pointwise_forward", arguments, first, last),
-    )
-    return y
-
-
-def _mixture_weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
-    (batch, ins, *_), outs, voxels = x.shape, dy.shape[1], x[0, 0].numel()
-
-    def work(first: int, last: int) -> Tensor:
-        gradient = x.new_zeros((outs, ins), dtype=torch.float64)
-        arguments = (dy, x, gradient, ins, outs, voxels)
-        run("pointwise_backward_weights", arguments, first, last)
-        return gradient
-
-    blocks = batch * -(-voxels // constant("block_voxels"))
-    return torch.stack(in_parts(blocks, work)).sum(0).float()
-
-
-def _gathered(x: Tensor) -> Tensor:
-    batch, channels, *sides = x.shape
-    blocks = x.new_empty(batch, *(side // 2 for side in sides), channels * 8)
-    arguments = (x, blocks, channels, *sides)
-    in_parts(batch * sides[0] // 2, lambda first, last: run("to_blocks", arguments, first, last))
-    return blocks
-
-
-def _spread(blocks: Tensor) -> Tensor:
-    batch, *halves, features = blocks.shape
-    x = blocks.new_empty(batch, features // 8, *(2 * side for side in halves))
-    arguments = (x, blocks, features // 8, *x.shape[2:])
-    in_parts(batch * halves[0], lambda first, last: run("from_blocks", arguments, first, last))
-    return x
-
-
-def _tiled(weight: Tensor) -> Tensor:
-    """(C', f) -> (tiles of C', f, TILE), the last tile filled with zeros."""
-    if weight.dtype != torch.float32:  # the kernels would read other memory
-        raise TypeError(f"weights of {weight.dtype} for a volume of {torch.float32}")
-    tile = constant("tile")
-    return F.pad(weight, (0, 0, 0, -len(weight) % tile)).unflatten(0, (-1, tile)).mT.contiguous()
-
-
-def _over_rows(name: str, like: Tensor, *arguments: Tensor) -> None:
-    """Run a kernel over the rows of volumes that are shaped as `like`."""
-    numbers = (*arguments, like[0, 0].numel())
-    in_parts(like.shape[0] * like.shape[1], lambda first, last: run(name, numbers, first, last))
-
-
-def _grouped(rows: Tensor, samples: int) -> Tensor:
-    """(B, C) -> (B / samples, samples, C)."""
-    return rows.unflatten(0, (-1, samples))

@@ -1,4 +1,4 @@
-"""The selective scan by the kernels of cpu_kernels.c, for a CPU with a C compiler.
+"""The selective scan by the kernels of cpu_kernels/, for a CPU with a C compiler.
 
 Neighbouring channels lie in the lanes of a vector register, and one pass over the tokens carries
 the states of all. Every SEGMENT tokens the states are kept; the backward computes those between

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from segmamba.config import LossConfig
 from segmamba.models.outputs import Channels, probabilities
+from segmamba.training import loss_cpu
 
 Outputs = torch.Tensor | Sequence[torch.Tensor]
 """Logits (B, K, D, H, W), or deep supervision's list of them, full resolution first."""
@@ -75,6 +76,14 @@ def dice_ce_loss(
     Returns:
         The loss, () in fp32.
     """
+    if not channels.are_regions and loss_cpu.fits(logits, label):
+        return loss_cpu.dice_ce(
+            logits,
+            label,
+            dice_weight=config.dice_weight,
+            ce_weight=config.ce_weight,
+            smooth=config.dice_smooth,
+        )
     loss = logits.new_zeros((), dtype=torch.float32)
     if config.dice_weight:
         loss = loss + config.dice_weight * dice_loss(

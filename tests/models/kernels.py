@@ -1,4 +1,4 @@
-"""What the tests of cpu_kernels.c share."""
+"""What the tests of cpu_kernels/ share."""
 
 import contextlib
 

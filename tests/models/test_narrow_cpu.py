@@ -1,4 +1,4 @@
-"""The kernels of cpu_kernels.c compute what torch computes in float64, and torch serves without."""
+"""The kernels of cpu_kernels/ compute what torch computes in float64, and torch serves without."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.config import preset
+from segmamba.inference.fold import folded
 from segmamba.models import build_model, cpu_library, narrow_cpu
 from segmamba.models.blocks import ConvBlock, Downsample, TransposedConv
 from tests.models.kernels import needs_kernels, threads
@@ -34,14 +35,14 @@ def relative_errors(function, reference, inputs):
 
 
 @needs_kernels
-@pytest.mark.parametrize(("ins", "outs"), [(4, 8), (8, 8), (16, 8), (3, 5), (1, 1)])
+@pytest.mark.parametrize(("ins", "outs"), [(4, 8), (8, 8), (16, 8), (3, 5), (1, 1), (9, 16)])
 @pytest.mark.parametrize("sides", [SIDES, (1, 1, 16), (2, 13, 48)])
 def test_convolution_and_its_gradients_equal_torchs_in_float64(ins, outs, sides):
     x, weight = volume(ins, sides), torch.randn(outs, ins, 3, 3, 3, requires_grad=True)
     errors = relative_errors(
         narrow_cpu.convolve, lambda x, w: F.conv3d(x, w, padding=1), [x, weight]
     )
-    assert max(errors) < 1e-6, errors
+    assert max(errors) < 2e-6, errors  # as Winograd rounds where multiply and add are two steps
 
 
 @needs_kernels
@@ -97,13 +98,180 @@ def test_a_block_and_its_running_statistics_equal_torchs(norm):
 
 
 @needs_kernels
-def test_halving_and_doubling_and_their_gradients_equal_torchs_in_float64():
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize(("ins", "outs"), [(4, 8), (8, 8), (16, 8), (3, 5), (8, 12)])
+@pytest.mark.parametrize("sides", [SIDES, (1, 3, 16), (4, 9, 48)])
+def test_a_blocks_gradients_equal_torchs_in_float64(norm, ins, outs, sides):
     torch.manual_seed(0)
-    for module, x in (
-        (Downsample(8, 16, "batch"), volume(8, (4, 6, 32))),
-        (TransposedConv(16, 8), volume(16, (2, 3, 16))),
+    ours, exact = ConvBlock(ins, outs, norm), ConvBlock(ins, outs, norm).double()
+    exact.load_state_dict(ours.state_dict())
+    x = volume(ins, sides)
+    assert narrow_cpu.fits(x, outs)
+    weight = torch.randn(2, outs, *sides)
+    wanted_of = x.detach().double().requires_grad_()
+    mine = torch.autograd.grad((ours(x) * weight).sum(), [x, *ours.parameters()])
+    theirs = torch.autograd.grad(
+        (exact(wanted_of) * weight).sum(), [wanted_of, *exact.parameters()]
+    )
+    for got, want in zip(mine, theirs, strict=True):
+        assert got.shape == want.shape
+        # A ReLU's input near 0 may have the other sign in fp32.
+        assert (got - want).norm() < 1e-3 * want.norm()
+    assert ours(x.detach().requires_grad_(False)).grad_fn is not None
+
+
+@needs_kernels
+@pytest.mark.parametrize("ins", [8, 4])
+def test_a_folded_block_predicts_as_in_float64(ins):
+    torch.manual_seed(0)
+    block, x = ConvBlock(ins, 8, "batch"), volume(ins).detach()
+    block(3 * x + 1)  # running statistics
+    want = block.double().eval()(x.double())
+    for ready in (block.float(), folded(block, "cpu")):
+        with torch.no_grad():
+            assert (ready(x) - want).abs().max() < 1e-5
+
+
+@needs_kernels
+def test_a_block_computes_the_same_bits_again_and_in_several_threads_the_same_values():
+    torch.manual_seed(0)
+    block, x = ConvBlock(4, 8, "batch"), volume(4, (7, 6, 16))
+
+    def once():
+        y = block(x)
+        return y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])
+
+    first, again = once(), once()
+    assert all(map(torch.equal, first, again))
+    with threads(3):
+        three = once()
+    assert torch.equal(first[0], three[0])
+    assert all((a - b).norm() < 1e-5 * a.norm() for a, b in zip(first, three, strict=True))
+
+
+@needs_kernels
+def test_a_block_keeps_what_is_not_finite():
+    block, x = ConvBlock(4, 8, "batch"), volume(4).detach()
+    x[0, 0, 2, 2, 3] = torch.nan
+    y = block(x)
+    assert y.isnan().any()
+    (gradient,) = torch.autograd.grad(y.sum(), [block.conv1.weight])
+    assert gradient.isnan().any()
+
+
+SANITIZED = """
+import torch
+torch.set_num_threads(2)
+from segmamba.models import narrow_cpu, scan_native
+from segmamba.models.blocks import ConvBlock, Downsample, TransposedConv
+from segmamba.models.cpu_library import find_library
+from segmamba.training import loss_cpu
+assert find_library()[0] is not None, find_library()[1]
+for sides in ((1, 1, 16), (5, 6, 32), (2, 7, 48)):
+    for ins, outs in ((4, 8), (8, 8), (3, 5), (16, 8), (8, 12)):
+        x = torch.randn(2, ins, *sides, requires_grad=True)
+        block = ConvBlock(ins, outs, "batch")
+        block(x).sum().backward()
+        with torch.no_grad():
+            block.eval()(x)
+    logits = torch.randn(2, 4, *sides, requires_grad=True)
+    label = torch.randint(0, 4, (2, *sides), dtype=torch.uint8)
+    loss_cpu.dice_ce(logits, label, dice_weight=1, ce_weight=1, smooth=1).backward()
+for sides in ((4, 6, 32), (2, 4, 16), (6, 8, 48)):
+    for small in (16, 5):
+        x = torch.randn(2, 8, *sides, requires_grad=True)
+        TransposedConv(small, 3)(Downsample(8, small, "batch")(x)).sum().backward()
+print("sound")
+"""
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_the_kernels_read_and_write_nothing_beyond_their_tensors(tmp_path):
+    compiler = cpu_library.find_library()[1]
+    sanitizer = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if not os.path.isabs(sanitizer):
+        pytest.skip(f"{compiler} has no address sanitizer")
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED],
+        env=os.environ
+        | {
+            "CC": f"{compiler} -fsanitize=address -fno-omit-frame-pointer",
+            "LD_PRELOAD": sanitizer,
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "XDG_CACHE_HOME": str(tmp_path),
+            "PYTHONPATH": ":".join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "sound\n", done.stderr[-2000:]
+
+
+SMALL_SIDES = pytest.mark.parametrize("sides", [(2, 3, 16), (3, 2, 8), (1, 4, 24)])
+"""Of 16 lanes 8 voxels fill half, 24 one and a half: a vector then holds parts of two rows."""
+
+
+@needs_kernels
+@SMALL_SIDES
+@pytest.mark.parametrize(("larges", "smalls"), [(8, 16), (3, 5), (1, 20)])
+def test_halving_and_its_gradients_equal_torchs_in_float64(sides, larges, smalls):
+    x = volume(larges, tuple(2 * side for side in sides))
+    weight = torch.randn(smalls, larges, 2, 2, 2, requires_grad=True)
+    bias = torch.randn(smalls, requires_grad=True)
+    assert narrow_cpu.halves(x)
+    errors = relative_errors(
+        narrow_cpu.halve, lambda x, w, b: F.conv3d(x, w, b, stride=2), [x, weight, bias]
+    )
+    assert max(errors) < 1e-5, errors
+
+
+@needs_kernels
+@SMALL_SIDES
+@pytest.mark.parametrize(("smalls", "larges"), [(16, 8), (3, 5), (20, 1)])
+def test_doubling_and_its_gradients_equal_torchs_in_float64(sides, smalls, larges):
+    x, bias = volume(smalls, sides), torch.randn(larges, requires_grad=True)
+    weight = torch.randn(smalls, larges, 2, 2, 2, requires_grad=True)
+    assert narrow_cpu.fits_doubled(x, larges)
+    errors = relative_errors(
+        narrow_cpu.double, lambda x, w, b: F.conv_transpose3d(x, w, b, 2), [x, weight, bias]
+    )
+    assert max(errors) < 1e-5, errors
+
+
+@needs_kernels
+def test_the_gradient_of_a_doubled_volume_may_be_a_part_of_a_wider_one():
+    x, weight = volume(4, (2, 2, 16)), torch.randn(4, 3, 2, 2, 2, requires_grad=True)
+    skip = volume(2, (4, 4, 32), seed=1)
+    merged = torch.cat([narrow_cpu.double(x, weight, None), skip], 1)
+    exact = [t.detach().double().requires_grad_() for t in (x, weight)]
+    wanted = torch.cat([F.conv_transpose3d(*exact, stride=2), skip.double()], 1)
+    mine = torch.autograd.grad(merged.sin().sum(), (x, weight))
+    theirs = torch.autograd.grad(wanted.sin().sum(), exact)
+    assert all((a - b).norm() < 1e-5 * b.norm() for a, b in zip(mine, theirs, strict=True))
+
+
+@needs_kernels
+def test_halving_and_doubling_keep_what_is_not_finite():
+    x = volume(2, (4, 4, 32)).detach()
+    x[0, 1, 2, 3, 5] = torch.nan
+    small = narrow_cpu.halve(x, torch.randn(3, 2, 2, 2, 2), None)
+    assert small.isnan().nonzero().tolist() == [[0, c, 1, 1, 2] for c in range(3)]
+    large = narrow_cpu.double(small, torch.randn(3, 1, 2, 2, 2), None)
+    assert large.isnan().sum() == 8
+
+
+@needs_kernels
+def test_modules_that_halve_and_double_equal_torchs():
+    torch.manual_seed(0)
+    for module, exact, x in (
+        (Downsample(8, 16, "batch"), Downsample(8, 16, "batch"), volume(8, (4, 6, 32))),
+        (Downsample(8, 24, "batch"), Downsample(8, 24, "batch"), volume(8, (4, 8, 16))),
+        (TransposedConv(16, 8), TransposedConv(16, 8), volume(16, (2, 3, 16))),
     ):
-        exact = type(module)(8, 16, "batch") if x.shape[1] == 8 else TransposedConv(16, 8)
         exact = exact.double()
         exact.load_state_dict(module.state_dict())
         got, want = module(x), exact(x.detach().double())

@@ -192,7 +192,8 @@ def test_checkpointing_changes_memory_and_nothing_else():
             alive = seeded(checkpoint_stages=levels)(x)
         kept[levels] = sum(t.numel() for t in storages.values())
         del alive
-    assert kept[()] > 1.5 * kept[(1,)] > 1.5 * kept[(1, 2, 3, 4, 5)]
+    # A block of the kernels for a CPU stores little that could be saved.
+    assert kept[()] > 1.3 * kept[(1,)] > 1.3 * 1.3 * kept[(1, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])

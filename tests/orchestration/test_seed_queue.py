@@ -83,6 +83,26 @@ def test_a_slot_that_would_idle_only_briefly_waits_for_the_look():
     assert len(run.began) == 9
 
 
+def test_the_shortest_trial_is_begun_ahead_and_a_long_one_only_where_much_of_it_fits():
+    steps = {"base": 4, "good": 4, "bad": 1}
+    run = Run({}, length=lambda plan: steps[plan.arm])
+    run.fill(slots=2)
+    while len(run.ended) < 8:
+        run.end()
+        run.fill(slots=2)
+    assert run.began[8:] == [("bad", 2), ("bad", 3)]  # as long as the one that the look waits for
+    run = Run({}, length=lambda plan: {"base": 4, "good": 4, "bad": 9}[plan.arm])
+    run.fill(slots=2)
+    while len(run.ended) < 7:
+        run.end()
+        run.fill(slots=2)
+    for key in list(run.keys.values()):
+        run.queue.progressed(key, 0.8)  # the ninth trial still takes 1.8, less than half of 4
+    run.end()
+    run.fill(slots=2)
+    assert len(run.began) == 9
+
+
 def test_no_trial_is_begun_ahead_of_the_last_look():
     run = Run(dict.fromkeys(range(3, 6), ARMS)).to_the_end(slots=4)
     assert max(seed for _, seed in run.began) == 5

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from segmamba.config import LossConfig
 from segmamba.data.label_sets import GLIOMA, PEDIATRIC, POST_TREATMENT
 from segmamba.models.outputs import Channels
+from segmamba.training import loss_cpu
 from segmamba.training.losses import cross_entropy, dice_ce_loss, dice_loss, one_hot, training_loss
+from tests.models.kernels import needs_kernels
 
 CLASSES, REGIONS = (Channels(GLIOMA, are_regions) for are_regions in (False, True))
 
@@ -142,3 +144,32 @@ def test_a_cavity_is_a_channel_of_its_own_for_classes_and_regions():
         channels = Channels(POST_TREATMENT, are_regions)
         held = dict(zip(channels.names, one_hot(label, channels)[0].flatten(1).all(1), strict=True))
         assert [name for name, whole in held.items() if whole] == ["RC"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("sides", [(3, 5, 16), (1, 1, 16), (9, 16, 48)])
+@pytest.mark.parametrize(("dice_weight", "ce_weight"), [(1, 1), (0.3, 0), (0, 2)])
+def test_the_cpus_kernels_compute_the_loss_and_its_gradient_as_torch_in_float64(
+    sides, dice_weight, ce_weight
+):
+    channels, config = CLASSES, LossConfig(dice_weight=dice_weight, ce_weight=ce_weight)
+    torch.manual_seed(0)
+    logits = (8 * torch.randn(2, len(channels), *sides)).requires_grad_()
+    label = torch.randint(0, len(channels), (2, *sides), dtype=torch.uint8)
+    exact = logits.detach().double().requires_grad_()
+    assert loss_cpu.fits(logits, label) and not loss_cpu.fits(exact, label)
+    ours, want = (dice_ce_loss(x, label, channels, config) for x in (logits, exact))
+    assert abs(ours.double() - want) < 2e-6 * want
+    (3 * ours).backward(), (3 * want).backward()
+    assert (logits.grad - exact.grad).norm() < 2e-6 * exact.grad.norm()
+
+
+@needs_kernels
+def test_the_cpus_kernels_keep_a_loss_that_is_not_finite_and_refuse_classes_beyond_the_networks():
+    channels, label = CLASSES, torch.zeros(1, 2, 2, 16, dtype=torch.uint8)
+    logits = torch.zeros(1, len(channels), 2, 2, 16)
+    logits[0, 1, 0, 1, 5] = torch.nan
+    assert dice_ce_loss(logits, label, channels, LossConfig()).isnan()
+    label[0, 1, 1, 3] = 9
+    with pytest.raises(IndexError, match="class 9 of 4 classes"):
+        dice_ce_loss(torch.zeros_like(logits), label, channels, LossConfig())

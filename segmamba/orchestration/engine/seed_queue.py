@@ -2,7 +2,8 @@
 
 A look follows each seed from the third on, as soon as every trial that it needs has ended. It says
 which arms get a further seed. Where a GPU or a core would stand idle until then, the trials of the
-next seed begin ahead of the look; what has begun is finished and counted.
+next seed begin ahead of the look, those that take least first; what has begun is finished and
+counted.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from segmamba.studies.looks import Look
 from segmamba.studies.results import Study
 from segmamba.studies.trial_plan import TrialPlan
 
-WORTH_STARTING = 0.25
-"""A slot that would stand idle for less than this share of a trial waits for the look."""
+WORTH_STARTING = 0.5
+"""A slot that would stand idle for less than this share of a trial waits for the look.
+
+Where the look goes on, what was idle is gained; where it ends the study, the rest is lost.
+"""
 
 
 class SeedQueue:
@@ -30,6 +34,7 @@ class SeedQueue:
         take_look: Takes the look after so many seeds, with the looks before it; None while MLflow
             does not know yet how all of its trials ended.
         is_answered: Whether a trial need not run, because a finished run answers it.
+        length: How long a trial takes, in any unit.
     """
 
     def __init__(
@@ -40,9 +45,10 @@ class SeedQueue:
         *,
         take_look: Callable[[int, Sequence[Look]], Look | None],
         is_answered: Callable[[TrialPlan], bool] = lambda plan: False,
+        length: Callable[[TrialPlan], float] = lambda plan: 1.0,
     ) -> None:
         self.study, self._arms = study, tuple(arm for arm in study.arms if arm in arms)
-        self._take_look, self._is_answered = take_look, is_answered
+        self._take_look, self._is_answered, self._length = take_look, is_answered, length
         self._ended = set(ended)
         self._begun: set[str] = set()
         self._running: dict[str, tuple[TrialPlan, float]] = {}
@@ -60,8 +66,8 @@ class SeedQueue:
         while True:
             if self._waiting:
                 return self._start(self._waiting.popleft())
-            if self._shares_for_look():
-                return self._ahead()
+            if left := self._left_for_look():
+                return self._ahead(max(left))
             if not self.goes_on:
                 return None
             look = self._take_look(self._next_look, self.looks)
@@ -133,19 +139,22 @@ class SeedQueue:
             if arm in arms
         ]
 
-    def _shares_for_look(self) -> list[float]:
-        """The shares that are done of the running trials that the next look needs."""
+    def _left_for_look(self) -> list[float]:
+        """How long the running trials that the next look needs still take."""
         needed = self.study.seed_range[: self._next_look]
-        return [share for plan, share in self._running.values() if plan.seed in needed]
+        return [
+            (1 - share) * self._length(plan)
+            for plan, share in self._running.values()
+            if plan.seed in needed
+        ]
 
-    def _ahead(self) -> TrialPlan | None:
-        """A trial of the seed after the next look, where a slot would stand idle for long."""
+    def _ahead(self, idle: float) -> TrialPlan | None:
+        """The shortest trial of the seed after the next look, if it is worth starting."""
         if not self.goes_on or self._next_look >= self.study.max_seeds:
             return None
-        if 1 - min(self._shares_for_look()) < WORTH_STARTING:
-            return None
         arms = self.looks[-1].arms if self.looks else self._arms
-        for plan in self._plans_of(self._next_look, arms):
-            if self._must_run(plan):
-                return self._start(plan)
-        return None
+        plans = list(filter(self._must_run, self._plans_of(self._next_look, arms)))
+        shortest = min(plans, key=self._length, default=None)
+        if shortest is None or idle < WORTH_STARTING * self._length(shortest):
+            return None
+        return self._start(shortest)

@@ -16,6 +16,7 @@ from segmamba.orchestration.engine.resources import Resources, loader_workers
 from segmamba.studies.results import ENDED
 from segmamba.studies.spec import FOUND, Stage, TrialPlan
 from segmamba.training.compiler_cache import CompilerCache
+from segmamba.training.passes import forward_passes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +87,7 @@ class StudyRunner:
             self._over(),
             take_look=looks.take,
             is_answered=self._is_reused,
+            length=lambda plan: forward_passes(self.context.config(plan)),
         )
         first = queue.next()
         if first is not None:
