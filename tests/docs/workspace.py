@@ -26,6 +26,11 @@ SHAPE = (48, 48, 48)
 DEEP = ("--arms", "depth 2", "--arms", "depth 4", "--seeds", "1")
 SEEDS_AND_MORE = {"--seeds", "--max-seeds", "--plan", "--help", "--folds", "--resume", "--trials"}
 """Options with which a study's number of trials is not limited here."""
+NEEDED = {
+    "experiments/ablate_patch_size.py": ["--set", "train.steps_per_epoch=16"],
+    "experiments/compare_baselines.py": ["--set", "model.base_channels=8"],
+}
+"""What a script needs where presets are tiny: steps that can be shared out, SegResNet's groups."""
 NOT_RUN = {
     "pip ": "installs packages; .ci/run installs from constraints.txt",
     "make test": "runs these tests",
@@ -156,7 +161,9 @@ class Workspace:
             self.process(["make", "-n", *words[1:]], ROOT)
         else:
             words = [path for word in words for path in self._expanded(word)]
-            self.run(*words, *self._limits(words))
+            if words[1] == "compare-studies":  # the newest may be another page's, on other cases
+                words = [f"{w}_Run01" if w.startswith("ablate_") else w for w in words]
+            self.run(*words, *self._limits(words), *NEEDED.get(words[1], []))
 
     def _replaced(self, word: str) -> str:
         word = word.replace("RUN_ID", self.run_id)
@@ -171,7 +178,7 @@ class Workspace:
     @staticmethod
     def _limits(words: list[str]) -> list[str]:
         """One seed for studies that a page lets take as many as their claims need."""
-        is_study = words[0] == "python" or words[1:2] in (["study"], ["demo"])
+        is_study = words[0] == "python" or words[1:2] == ["study"]
         if not is_study or SEEDS_AND_MORE & set(words) or "ablate_inference" in words[1]:
             return []
         return [] if "ensemble" in words[1] else ["--seeds", "1"]
