@@ -24,7 +24,7 @@ VIEW, ARMS_VIEW = "segmamba", "segmamba-arms"
 VIEW_TAG = "mlflow.sharedViewState."
 """With the key of a view behind it: the tag that holds the view."""
 SUMMARY_TAG = "summary"
-"""The tag that names the run of an arm among those of all studies."""
+"""The tag that names the run of an arm, and that of a study, among those of all studies."""
 COLUMNS = (
     "tags.`answer`",
     "tags.`arm`",
