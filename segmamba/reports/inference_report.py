@@ -59,6 +59,10 @@ class InferenceResults(Protocol):
         """The rows of each arm, for every checkpoint and test case."""
 
     @property
+    def mlflow_uri(self) -> str:
+        """The address of the store that holds the runs."""
+
+    @property
     def data(self) -> StudyData:
         """The data; only its test set is used."""
 
