@@ -1,6 +1,7 @@
 """Small real NIfTI cases, made anew for each test."""
 
 import os
+import sys
 import zlib
 from pathlib import Path
 
@@ -115,3 +116,5 @@ def compilers_environment():
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    if module := sys.modules.get("segmamba.training.compiler_cache"):
+        module._in_use = None

@@ -117,6 +117,7 @@ class Artifacts:
     """A store whose runs are a parent with one trial, and whose artifacts are the files beside."""
 
     uri = "files"
+    page = ""
     artifact_json = Store.artifact_json
 
     def __init__(self, folder, tags):

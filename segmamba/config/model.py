@@ -65,6 +65,9 @@ class ModelConfig:
     and backwards. tri: both, and across slices, along `scan_axes` with its slowest axis made the
     fastest (Xing et al. 2024, SegMamba). Every direction has its own scan; all share the
     projections in and out."""
+    direction_weights: Literal["equal", "learned"] = "equal"
+    """How the directions of a Mamba block are summed. equal: as they are. learned: with a weight
+    for each direction and inner channel, which begins at 1."""
     scan_axes: Literal["dhw", "dwh", "hdw", "hwd", "wdh", "whd"] = "dhw"
     """Order of the axes in a scan, slowest first; d, h, w are NIfTI x, y, z. dhw is the order in
     memory. segmamba_xing, segmamba_v2 and U-Mamba turn the whole volume into this order: whd is
@@ -157,6 +160,14 @@ class ModelConfig:
             "'raster'",
         )
         require(
+            self.direction_weights == "equal"
+            or (self.mixer in SCANNERS and self.scan_order != "forward"),
+            "model.direction_weights",
+            self.direction_weights,
+            "needs several directions to weigh: a model.mixer that scans, and model.scan_order = "
+            "bidirectional or tri",
+        )
+        require(
             self.mixer != "mamba2" or self.scan in ("auto", "portable", "sequential"),
             "model.scan",
             self.scan,
@@ -199,6 +210,7 @@ def _ignored(name: str) -> tuple[str, ...]:
         "attention_gates",
         "checkpoint_stages",
         "mixer",
+        "direction_weights",
         "scan_path",
     )
     if name not in UMAMBAS:

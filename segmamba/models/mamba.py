@@ -4,6 +4,7 @@ Legend: B batch, C channels, D, H, W the spatial axes (NIfTI x, y, z), L = D * H
 E = expand * C inner channels, N = d_state states.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -216,6 +217,7 @@ class Mamba(nn.Module):
         d_state: N.
         d_conv: Width of the convolution in front of the scan, in tokens.
         implementation: `model.scan`.
+        weighted: Whether each direction has a learned weight for each inner channel.
     """
 
     scan_class: Callable[..., nn.Module] = SelectiveScan
@@ -230,6 +232,7 @@ class Mamba(nn.Module):
         d_state: int,
         d_conv: int,
         implementation: str,
+        weighted: bool = False,
     ) -> None:
         super().__init__()
         inner = expand * channels
@@ -240,6 +243,9 @@ class Mamba(nn.Module):
                 channels, inner, d_state=d_state, d_conv=d_conv, implementation=implementation
             )
             for _ in directions
+        )
+        self.direction_weights = (
+            nn.Parameter(torch.ones(len(directions), inner)) if weighted else None
         )
         self.out_proj = nn.Linear(inner, channels, bias=False)
 
@@ -254,11 +260,20 @@ class Mamba(nn.Module):
             (B, L, C) in memory order.
         """
         x, gate = self.in_proj(tokens).chunk(2, dim=-1)
-        y = sum(
-            direction.undo(scan(direction.sequence(x, sides)), sides)
-            for direction, scan in zip(self.directions, self.scans, strict=True)
+        y = self.added(
+            [
+                direction.undo(scan(direction.sequence(x, sides)), sides)
+                for direction, scan in zip(self.directions, self.scans, strict=True)
+            ]
         )
         return self.out_proj(y * F.silu(gate))
+
+    def added(self, results: Sequence[Tensor]) -> Tensor:
+        """Add what the directions made, (B, L, E) each, by their weights where they have some."""
+        if self.direction_weights is not None:
+            weights = self.direction_weights.to(results[0].dtype)
+            results = [y * weight for y, weight in zip(results, weights, strict=True)]
+        return functools.reduce(torch.add, results)
 
 
 class MambaBlock(nn.Module):
@@ -282,6 +297,7 @@ class MambaBlock(nn.Module):
             d_state=config.d_state,
             d_conv=config.d_conv,
             implementation=config.scan,
+            weighted=config.direction_weights == "learned",
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ Legend: B batch, C channels, L tokens, E = expand * C inner channels, N = d_stat
 P = E / H channels of a head.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -122,6 +121,5 @@ class Mamba2(Mamba):
             )
             for direction, scan in zip(self.directions, self.scans, strict=True)
         ]
-        y = functools.reduce(torch.add, results)
-        gated = y.to(self.norm.weight.dtype) * F.silu(gate)  # fp16 could overflow
+        gated = self.added(results).to(self.norm.weight.dtype) * F.silu(gate)  # fp16 could overflow
         return self.out_proj(self.norm(gated))

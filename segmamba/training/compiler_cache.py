@@ -74,8 +74,7 @@ class CompilerCache:
     @classmethod
     def of_this_process(cls) -> CompilerCache | None:
         """The cache that `use` has chosen, or the user; None where neither did."""
-        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-        return cls(Path(folder)) if folder else None
+        return _in_use or (cls.below("") if "TORCHINDUCTOR_CACHE_DIR" in USERS else None)
 
     def use(self, threads: int) -> None:
         """Let this process's compiler work there.
@@ -91,6 +90,8 @@ class CompilerCache:
             "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, threads)),
         }
         os.environ |= {name: USERS.get(name, value) for name, value in chosen.items()}
+        global _in_use
+        _in_use = CompilerCache(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
 
     def holds(self, graph: str, kind: str) -> bool:
         """Whether the compiler will find a graph, as `graph_of` names it.
@@ -111,6 +112,10 @@ class CompilerCache:
     def _file(self, graph: str, kind: str) -> Path:
         known = "\0".join([graph, _code(), version("torch"), kind])
         return self.folder / "graphs" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.json"
+
+
+_in_use: CompilerCache | None = None
+"""What `use` has chosen. The variable would not do: torch's compiler sets it where nobody has."""
 
 
 @functools.cache

@@ -8,6 +8,7 @@ computes is what a network of its own would.
 import contextlib
 import gc
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ COMPILE_OPTIONS: dict[str, str | int | bool | Callable] = {
 stored: else the compiler would write the masked gradients in front of a batch norm in fp32 and read
 them twice."""
 
+COMPILER_TAG = "compiler"
 DECISION_FILE = "execution.json"
 """In a run's folder: how it began, where `train.compile` = auto left that open."""
 MOST_GRAPHS = 64
@@ -185,6 +187,28 @@ def computing(
         raise
     else:
         _keep(key, compiled)
+
+
+def compiler_record() -> dict[str, str]:
+    """What this process's compiler found in its cache and what it had to make, as a tag of a run.
+
+    Returns:
+        {} where nothing was compiled.
+    """
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None:
+        return {}
+    whole, parts = dynamo.counters["aot_autograd"], dynamo.counters["inductor"]
+    found = {
+        "networks found": whole["autograd_cache_hit"],
+        "made": whole["autograd_cache_miss"],
+        "not cacheable": whole["autograd_cache_bypass"],
+        "passes found": parts["fxgraph_cache_hit"],
+        "passes made": parts["fxgraph_cache_miss"],
+    }
+    if not any(found.values()):
+        return {}
+    return {COMPILER_TAG: ", ".join(f"{name} {count}" for name, count in found.items() if count)}
 
 
 def forget_compiled() -> None:

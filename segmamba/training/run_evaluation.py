@@ -96,7 +96,8 @@ def evaluate_run(
         last_means = means(last_rows, "test")
         metrics |= {n.replace("test/", "test/last_"): value for n, value in last_means.items()}
     metrics["time/test_s"] = time.perf_counter() - started
-    metrics["time/predict_case_s"] = statistics.median(predicted_s)  # the first one warms up
+    if predicted_s:
+        metrics["time/predict_case_s"] = statistics.median(predicted_s)  # the first one warms up
     metrics["time/train_total_s"] = _train_total_s(folder, state["epoch"])
     metrics["model/parameters"] = float(sum(p.numel() for p in model.parameters()))
     result = FinalMetrics(

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from segmamba.config import ModelConfig
+from segmamba.errors import UserError
 from segmamba.models import build_model
 from segmamba.models.describe import fake_network
 from segmamba.models.mamba import MambaBlock, ScanDirection, scan_directions
+from segmamba.models.mixers import mixer_block
 from segmamba.models.scan_paths import order_on, path_order
 from tests.tiny import TINY
 
@@ -145,3 +147,29 @@ def test_a_network_that_is_only_described_leaves_no_order_without_values_behind(
         assert model(torch.empty(2, 4, 16, 16, 16)).shape == (2, 4, 16, 16, 16)
     order = order_on(torch.device("cpu"), "morton", (0, 1, 2), False, (4, 4, 4))
     assert type(order) is torch.Tensor and order[0].unique().numel() == 64
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])
+def test_learned_weights_begin_as_a_sum_and_weigh_each_direction(mixer):
+    x, blocks = torch.randn(1, 8, 2, 3, 4), []
+    config = ModelConfig(mixer=mixer, scan_order="tri", d_state=4, scan="portable")
+    for weights in ("equal", "learned"):
+        torch.manual_seed(0)
+        blocks.append(mixer_block(8, dataclasses.replace(config, direction_weights=weights)))
+    equal, learned = blocks
+    y = learned(x)
+    assert torch.equal(y, equal(x))
+    y.square().sum().backward()
+    weights = learned.mamba.direction_weights
+    assert weights.shape == (3, 16) and (weights.grad.abs().sum(1) > 0).all()
+    with torch.no_grad():
+        weights[1:] = 0
+        first_alone = learned(x)
+        learned.mamba.scans[2].D.fill_(7)
+        assert torch.equal(learned(x), first_alone)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixer": "conv", "scan_order": "tri"}])
+def test_weights_without_directions_are_refused(changes):
+    with pytest.raises(UserError, match=r"model\.direction_weights = 'learned': needs several"):
+        ModelConfig(direction_weights="learned", **changes)

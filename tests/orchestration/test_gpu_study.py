@@ -58,10 +58,14 @@ def processes(cwd):
     return {path.name.split(".")[-2] for path in found}
 
 
-def statuses(cwd):
+def trials(cwd):
     client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("segmamba").experiment_id])
-    return [run.info.status for run in found if run.data.tags["kind"] == "trial"]
+    return [run for run in found if run.data.tags["kind"] == "trial"]
+
+
+def statuses(cwd):
+    return [run.info.status for run in trials(cwd)]
 
 
 def assert_alike(cwd, calm):
@@ -72,6 +76,12 @@ def assert_alike(cwd, calm):
     for trial, losses in want.items():
         assert len(losses) == 3
         assert got[trial] == pytest.approx(losses, rel=TOLERANCE), trial
+
+
+def test_a_trial_finds_what_was_compiled_ahead(calm):
+    assert {run.data.tags["compiler"] for run in trials(calm)} == {
+        "networks found 1, passes found 2"
+    }
 
 
 def test_both_trials_run_in_one_process_and_a_second_study_finds_the_graph(calm, compiler):

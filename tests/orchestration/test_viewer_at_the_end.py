@@ -12,7 +12,7 @@ from segmamba.orchestration import conclusion, study_viewer
 from segmamba.orchestration.engine.options import StudyOptions
 from segmamba.orchestration.engine.progress import StudyProgress
 from segmamba.orchestration.study_viewer import add_viewer
-from segmamba.orchestration.tracking import registry, study_reader
+from segmamba.orchestration.tracking import arm_runs, registry, study_answer, study_reader
 from tests.studies.synthetic import synthetic_study
 
 
@@ -67,9 +67,6 @@ class Run:
     def close_stopped_trials(self):
         self.logged.append("closed")
 
-    def log_report(self, study, report):
-        self.logged.append(report.name)
-
     def log_metrics(self, run_id, metrics):
         self.logged.append(sorted(metrics)[0])
 
@@ -98,9 +95,13 @@ def test_the_viewer_comes_before_the_report_that_links_to_it(
     monkeypatch.setattr(study_viewer, "add_viewer", add)
     monkeypatch.setattr(study_reader, "read_study", lambda run: study)
     monkeypatch.setattr(registry, "register_best", None)
+    monkeypatch.setattr(
+        study_answer, "log_answer", lambda run, study, report: run.logged.append(report.name)
+    )
+    monkeypatch.setattr(arm_runs, "log_arms", lambda run, study: run.logged.append("arms"))
     run, options = Run(), StudyOptions(viewer=viewer)
     assert conclusion.conclude(Spec, options, run, tmp_path, progress) is study
     assert len(calls) == made
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ('href="viewer.html"' in page) == bool(made)
-    assert run.logged == ["closed", "report.html", "pareto/parameters/a"]
+    assert run.logged == ["closed", "report.html", "arms", "pareto/parameters/a"]

@@ -1,5 +1,6 @@
 """Which runs are compiled, what a process keeps of them, and what the compiler's cache knows."""
 
+import collections
 import gc
 import json
 from pathlib import Path
@@ -262,6 +263,17 @@ def _gpu_losses(folder, seeds):
         gc.collect()
         memory.append(torch.cuda.memory_allocated())
     return found, memory
+
+
+def test_a_run_can_say_what_its_compiler_found(monkeypatch):
+    import torch._dynamo.utils
+
+    counters = collections.defaultdict(collections.Counter)
+    monkeypatch.setattr(torch._dynamo.utils, "counters", counters)
+    assert compiling.compiler_record() == {}
+    counters["aot_autograd"].update(total=3, autograd_cache_hit=1, autograd_cache_miss=2)
+    counters["inductor"].update(fxgraph_cache_miss=4)
+    assert compiling.compiler_record() == {"compiler": "networks found 1, made 2, passes made 4"}
 
 
 @pytest.mark.gpu

@@ -28,7 +28,12 @@ from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.studies.spec import Stage, TrialPlan
 from segmamba.training.compiler_cache import CompilerCache
-from segmamba.training.compiling import decision_of_run, forget_compiled, free_memory
+from segmamba.training.compiling import (
+    compiler_record,
+    decision_of_run,
+    forget_compiled,
+    free_memory,
+)
 from segmamba.training.record import record_environment
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.saving import AtOnce, saver_for
@@ -167,6 +172,7 @@ def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any
             if epoch.number == until < epochs:
                 break
     report |= {"epoch": epochs, "epochs": epochs}
+    trial.log.log_tags(compiler_record())
     if plan.changes is None:  # only the validation set sees what a search tries
         report |= run.test(config).metrics
     return report
