@@ -82,6 +82,12 @@ def export(
         raise UserError("nothing to write: give --output DIR, --onnx FILE.onnx or --pt2 FILE.pt2")
     if dynamic and onnx is None:
         raise UserError("--dynamic is for --onnx FILE.onnx; the others have one window, or any")
+    if onnx is not None or pt2 is not None:  # before anything is written
+        from segmamba.inference.exported_network import check_file
+
+        for file, ending in ((onnx, ".onnx"), (pt2, ".pt2")):
+            if file is not None:
+                check_file(file, ending)
     if output is not None:
         from segmamba.inference.export import export_bundle
 

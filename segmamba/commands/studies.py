@@ -199,4 +199,7 @@ def _print_studies(rows: list[dict[str, Any]]) -> None:
             Text(row["verdict"] or row["question"]),  # an arm's name may look like markup
         )
     screen.print(table)
-    print_line(screen, "Dice: the best arm's mean over the regions, in points")
+    print_line(
+        screen,
+        "Dice: that of the trial that validation likes best, mean over the regions, in points",
+    )

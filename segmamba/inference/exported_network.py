@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import io
 import json
 import logging
@@ -173,8 +174,14 @@ def check_file(file: Path, ending: str) -> None:
             )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
     except OSError as error:
-        raise UserError(f"--{ending[1:]} {file}: cannot be written ({error.strerror})") from error
+        raise _not_written(file, error) from error
+
+
+def _not_written(file: Path, error: OSError) -> UserError:
+    return UserError(f"--{file.suffix[1:]} {file}: cannot be written ({error.strerror})")
 
 
 @contextlib.contextmanager
@@ -187,12 +194,20 @@ def appearing(file: Path, about: dict[str, Any]) -> Iterator[Path]:
 
     Yields:
         Where to write it: a file of the same name in a folder of its own.
+
+    Raises:
+        UserError: There is no space for it.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-        building = Path(folder) / file.name
-        yield building
-        write_json(facts_file(file), about)
-        os.replace(building, file)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            building = Path(folder) / file.name
+            yield building
+            write_json(facts_file(file), about)
+            os.replace(building, file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _not_written(file, error) from error
 
 
 def as_text(about: dict[str, Any]) -> str:

@@ -18,9 +18,10 @@ from segmamba.environment import describe_environment
 from segmamba.errors import UserError
 from segmamba.evaluation.inference_arms import score_arms
 from segmamba.evaluation.patients import NAMES
-from segmamba.files import check_writable, locked
+from segmamba.files import locked
 from segmamba.inference.predictor import load_predictor
 from segmamba.orchestration.engine.progress import ProgressDisplay
+from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG
 from segmamba.orchestration.tracking.store import Store, open_store, prose
 from segmamba.orchestration.tracking.study_run import PARENT_TAG, TRIAL_TAG
@@ -78,7 +79,7 @@ def run_inference_ablation(
         UserError: The runs have different data or splits, or an arm changes what training fixed.
     """
     started, device = time.time(), choose_device(options.device)
-    check_writable(options.output)
+    check_results(options.output)
     config = _config(checkpoints, options)
     data = prepare_split(config, options.output, steps=progress.steps)
     split, store = data.split(), open_store(options.output)

@@ -22,8 +22,9 @@ from segmamba.data.label_sets import AUTO
 from segmamba.data.source import PreparedData, prepare_split
 from segmamba.data.splits import Split
 from segmamba.errors import Stopped, UserError
-from segmamba.files import check_writable, locked, write_json
+from segmamba.files import locked, write_json
 from segmamba.json_files import read_json
+from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.log import Log, NoLog
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.run_folder import RunFolder, next_run_folder
@@ -84,7 +85,7 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
         RunStopped: The run cannot go on; what it has saved stays.
         Stopped: The observer ended it.
     """
-    check_writable(options.output)
+    check_results(options.output)
     results = Path(options.output).resolve()
     root, config = _chosen(options, results, observer)
     data = prepare_split(config, results, steps=observer.steps, learners=[config])

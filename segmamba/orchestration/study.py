@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
 from segmamba.errors import UserError
-from segmamba.files import check_writable, is_abandoned, locked
+from segmamba.files import is_abandoned, locked
 from segmamba.orchestration.conclusion import conclude, final_status
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.engine.live_page import LivePage
@@ -29,6 +29,7 @@ from segmamba.orchestration.engine.power_plan import planned_power
 from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.engine.study_resources import choose_compilation, plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
+from segmamba.orchestration.tracking.database import check_results
 from segmamba.studies.comparable import check_regions
 from segmamba.studies.results import Study
 from segmamba.studies.spec import StudySpec, resolve
@@ -218,7 +219,7 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
     spec = resolve(study, base).only(options.arms, options.preset)
     if spec.space and options.folds:
         raise UserError(f"--folds {options.folds}: a search trains on one split; leave --folds out")
-    check_writable(options.output)
+    check_results(options.output)
     if options.scheduler == "pbt":
         spec = spec.as_population()
         spec.budget.rounds_every(base.train)

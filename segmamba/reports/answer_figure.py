@@ -12,6 +12,7 @@ import numpy as np
 from segmamba.reports.style import (
     INK,
     MUTED,
+    NARROW_IN,
     PAPER,
     WIDTH_IN,
     arm_colours,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 LINE_IN, INTERVAL_IN, AROUND_IN = 0.17, 0.42, 0.75
 """Heights of a line of words, of the interval and its seeds below them, and of all around."""
-NARROW_IN = 3.6
-"""Width of the picture that a small screen shows."""
 CHARACTERS = {WIDTH_IN: 64, NARROW_IN: 44}
 """Of a line of words by the width of the picture."""
 NEAR = 2.5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from segmamba.reports.ensemble_tables import (
     variant_row,
 )
 from segmamba.reports.images import save_figure
-from segmamba.reports.pages import html_page, plain, template
+from segmamba.reports.pages import html_page, plain, shown_store, template
 from segmamba.reports.reading import ENSEMBLE as ENSEMBLE_READING
 from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
 from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
@@ -63,6 +65,7 @@ def _content(ensemble: Ensemble) -> dict[str, Any]:
         # The note on one seed is about arms, but these are members.
         "notes": [note for note in study.data.notes if not note.startswith("one seed")],
         "predict": _predict_command(ensemble),
+        "store": shown_store(study.mlflow_uri),
         "test_is_validation": study.data.test_is_validation,
         "tested": _tested(ensemble),
         "reading": ENSEMBLE_READING,
@@ -107,7 +110,7 @@ def _tested(ensemble: Ensemble) -> str:
 def _predict_command(ensemble: Ensemble) -> str:
     uri, address = ensemble.study.mlflow_uri, ensemble.registered.partition(" ")[0]
     store = (
-        f" --results {Path(uri.removeprefix('sqlite:///')).parent}"
+        f" --store {shlex.quote(str(Path(unquote(uri.removeprefix('sqlite:///'))).parent))}"
         if uri.startswith("sqlite:///")
         else ""
     )

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from segmamba.reports.answer_figure import NARROW_IN, draw_answer
+from segmamba.reports.answer_figure import draw_answer
 from segmamba.reports.difference_figures import draw_differences
 from segmamba.reports.look_figures import draw_looks
 from segmamba.reports.pareto_figures import draw_pareto
 from segmamba.reports.patient_figures import draw_cases
 from segmamba.reports.search_figures import draw_search
-from segmamba.reports.style import any_letters, report_style
+from segmamba.reports.style import NARROW_IN, any_letters, report_style
 from segmamba.reports.subset_figures import draw_subsets
 from segmamba.reports.trial_figures import draw_curves, draw_doses
 from segmamba.studies.results import Study
@@ -33,9 +33,12 @@ FIGURES: dict[str, Callable[[Study], Figure | None]] = {
 }
 """The function that draws each picture, or gives None where the study has nothing to show."""
 
-
-NARROW = "answer-narrow"
-"""The picture that answers, for a small screen: on the page alone."""
+NARROW: dict[str, Callable[[Study], Figure | None]] = {
+    "answer-narrow": functools.partial(draw_answer, width_in=NARROW_IN),
+    "pareto-narrow": functools.partial(draw_pareto, width_in=NARROW_IN),
+}
+"""Pictures for a small screen, in place of those that would be too small there: on the page
+alone."""
 
 
 def draw_all(study: Study) -> dict[str, Figure]:
@@ -51,15 +54,15 @@ def draw_all(study: Study) -> dict[str, Figure]:
 
 
 def draw_narrow(study: Study) -> dict[str, Figure]:
-    """Draw the picture that answers for a small screen.
+    """Draw the pictures that small screens have of their own.
 
     Args:
         study: The study.
 
     Returns:
-        It, under the name NARROW; {} where there is none.
+        The figures by name, those of NARROW that the study has data for.
     """
-    return _drawn({NARROW: functools.partial(draw_answer, width_in=NARROW_IN)}, study)
+    return _drawn(NARROW, study)
 
 
 def _drawn(

@@ -10,7 +10,7 @@ from segmamba.evaluation.patients import NAMES, counted
 from segmamba.evaluation.rules import LEGACY, LESIONWISE
 from segmamba.files import write_text
 from segmamba.reports.images import save_figure
-from segmamba.reports.pages import html_page, plain, template
+from segmamba.reports.pages import html_page, plain, shown_store, template
 from segmamba.reports.reading import INFERENCE
 from segmamba.reports.style import (
     ARM_COLOURS,
@@ -57,6 +57,10 @@ class InferenceResults(Protocol):
     @property
     def rows(self) -> Mapping[str, Sequence[Sequence[CaseRow]]]:
         """The rows of each arm, for every checkpoint and test case."""
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The address of the store that holds the runs."""
 
     @property
     def data(self) -> StudyData:
@@ -121,6 +125,7 @@ def _content(results: InferenceResults) -> dict[str, Any]:
         ],
         "rows": [_row(results, arm) for arm in results.arms],
         "pairs": [_pair(results, arm) for arm in results.arms if arm != results.baseline],
+        "store": shown_store(results.mlflow_uri),
         "rules": f"Dice and HD95: {LEGACY}; lesion-wise Dice: {LESIONWISE}",
         "settings": {
             arm: {name: plain(value) for name, value in changes.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,24 +83,40 @@ def _markdown_cell(value: Any) -> str:
 
 
 def shown_store(uri: str) -> str:
-    """Write the address of a store without the password in it.
+    """Write the address of a store as a command takes it, without the password in it.
 
     Args:
         uri: The address.
     """
-    return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:***@", uri)
+    return shlex.quote(re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:***@", uri))
 
 
-def runs_page(uri: str) -> str:
-    """The address below which MLflow shows runs.
+def server_of(uri: str) -> str:
+    """The address of the server that shows the runs of a store, without name and password.
 
     Args:
         uri: The store's address. Of a database or a folder, `mlflow ui` shows the runs on this
             machine.
-
-    Returns:
-        It, to be followed by the id of a run.
     """
     served = uri.startswith(("http://", "https://"))
-    base = re.sub(r"(?<=//)[^/@]*@", "", uri).rstrip("/") if served else MLFLOW_UI
-    return f"{base}/#/runs/"
+    return re.sub(r"(?<=//)[^/@]*@", "", uri).rstrip("/") if served else MLFLOW_UI
+
+
+def run_address(run_id: str, uri: str, page: str) -> str:
+    """The address of a run's page in MLflow.
+
+    Args:
+        run_id: The run.
+        uri: The store's address.
+        page: The address of the page that lists the store's runs; empty where it is not known.
+
+    Returns:
+        It, among MLflow's pages of model training; without `page` MLflow 3 opens the run among
+        those of generative AI.
+    """
+    listed, known, _ = page.partition("?")
+    return (
+        f"{listed}/{run_id}?workflowType=machine_learning"
+        if known
+        else f"{server_of(uri)}/#/runs/{run_id}"
+    )

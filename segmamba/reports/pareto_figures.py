@@ -6,7 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from segmamba.reports.style import INK, RULE, add_arm_legend, arm_colours, new_figure
+from segmamba.reports.style import (
+    INK,
+    RULE,
+    WIDTH_IN,
+    add_arm_legend,
+    arm_colours,
+    mark,
+    new_figure,
+)
 from segmamba.reports.units import unit_of
 from segmamba.studies.pareto import COSTS, ArmCost, Front, fronts
 from segmamba.studies.results import Study
@@ -22,13 +30,16 @@ NEAR = 2.5
 LEAST = 0.01
 """The least such spread: one Dice point."""
 PANEL_IN = 2.4
+MOST_TICKS = 4
+"""Intervals between the ticks of a cost; with more, numbers such as 54.175 touch."""
 
 
-def draw_pareto(study: Study) -> Figure | None:
+def draw_pareto(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw mean Dice against every cost that was measured.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches; a narrow one has its panels below each other.
 
     Returns:
         A mark for each arm, filled on the front; its interval of Dice, and the range of its trials'
@@ -38,8 +49,10 @@ def draw_pareto(study: Study) -> Figure | None:
     if not drawn:
         return None
     columns = 2 if len(drawn) == len(COSTS) else len(drawn)
+    if width_in < WIDTH_IN:
+        columns = 1
     lines = -(-len(drawn) // columns)
-    figure = new_figure(0.45 + PANEL_IN * lines)
+    figure = new_figure(0.45 + PANEL_IN * lines, width_in)
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     panels = [panel for line in grid for panel in line]
     limits = _limits([arm for front in drawn for arm in front.arms])
@@ -49,7 +62,7 @@ def draw_pareto(study: Study) -> Figure | None:
         panel.set_axis_off()
     for line in grid:
         line[0].set_ylabel("test mean Dice (points)")
-    add_arm_legend(figure, study, marker="D")
+    add_arm_legend(figure, study, "marks")
     return figure
 
 
@@ -74,13 +87,15 @@ def _draw(panel: Axes, study: Study, front: Front, limits: tuple[float, float]) 
     spent = [arm.cost / per for arm in front.arms]
     if max(spent) > WIDE * min(spent):
         panel.set_xscale("log")
+    else:
+        panel.locator_params(axis="x", nbins=MOST_TICKS)
     for arm in front.arms:
         colour, x, y = colours[arm.arm], arm.cost / per, 100 * arm.dice
         panel.plot([arm.low / per, arm.high / per], [y, y], color=colour, lw=1.2, zorder=2)
         if math.isfinite(arm.dice_low):
             _draw_interval(panel, x, arm, colour, limits)
         face = "none" if arm.behind else colour
-        panel.plot(x, y, "D", color=colour, mfc=face, ms=6.5, zorder=4)
+        panel.plot(x, y, mark(study, arm.arm), color=colour, mfc=face, ms=6.5, zorder=4)
     panel.set(xlabel=f"{front.cost.title} ({unit})", ylim=limits)
     panel.margins(x=0.12)
     low, high = panel.get_xlim()

@@ -4,6 +4,7 @@ Everything is computed from a Study, that is from what MLflow holds; so drawing 
 gives the same report.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from segmamba.files import write_text
 from segmamba.reports.difference_rows import difference_table
 from segmamba.reports.exports import TABLE_FILES, write_tables
 from segmamba.reports.look_rows import look_rows
-from segmamba.reports.pages import VIEWER, html_page, plain, runs_page, shown_store, template
+from segmamba.reports.pages import VIEWER, html_page, plain, run_address, shown_store, template
 from segmamba.reports.pareto_rows import pareto_table
 from segmamba.reports.patient_rows import patient_table
 from segmamba.reports.reading import reading_of, standing_rows
@@ -148,7 +149,7 @@ def _content(
         "sets": set_ids(study.data),
         "viewer": VIEWER if (folder / VIEWER).exists() else "",
         "store": shown_store(study.mlflow_uri),
-        "runs_page": runs_page(study.mlflow_uri),
+        "run_address": functools.partial(run_address, uri=study.mlflow_uri, page=study.mlflow_page),
         "served": study.mlflow_uri.startswith("http"),
         "dash": DASH,
     }

@@ -25,8 +25,10 @@ ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 Their yellow and black are left out: each vanishes on one of the two page colours.
 """
 LINE_STYLES = ("-", "--", ":", "-.")  # past six arms the colours come again with another line
+MARKS = ("D", "o", "s", "^")  # and with another mark
 LEAST_BAND_PT = 6.0
 WIDTH_IN = 7.2  # a two-column page of most journals, in inches
+NARROW_IN = 3.6  # what a small screen shows
 LONGEST_NAME = 36  # characters of an arm's name in a picture
 LEGEND_CHARACTERS = 110  # that fit beside each other below a picture
 
@@ -137,10 +139,26 @@ def line_style(study: Study, arm: str) -> str:
     Returns:
         A line style of matplotlib.
     """
+    return LINE_STYLES[_round(study, arm) % len(LINE_STYLES)]
+
+
+def mark(study: Study, arm: str) -> str:
+    """The mark of an arm, which tells arms of the same colour apart.
+
+    Args:
+        study: The study.
+        arm: Name of the arm.
+
+    Returns:
+        A marker of matplotlib.
+    """
+    return MARKS[_round(study, arm) % len(MARKS)]
+
+
+def _round(study: Study, arm: str) -> int:
+    """How often the colours have all been given before this arm gets its own."""
     others = _others(study)
-    if arm not in others:
-        return "-"
-    return LINE_STYLES[others.index(arm) // len(ARM_COLOURS) % len(LINE_STYLES)]
+    return others.index(arm) // len(ARM_COLOURS) if arm in others else 0
 
 
 def _others(study: Study) -> list[str]:
@@ -161,27 +179,30 @@ def short_name(arm: str) -> str:
     return textwrap.shorten(arm, LONGEST_NAME, placeholder="\N{HORIZONTAL ELLIPSIS}")
 
 
-def add_arm_legend(figure: Figure, study: Study, marker: str | None = None) -> None:
+def add_arm_legend(figure: Figure, study: Study, shown: Literal["lines", "marks"]) -> None:
     """Add a legend of the arms below a figure, in the study's order.
 
     Args:
         figure: The figure.
         study: The study.
-        marker: The arms' mark; None shows their lines.
+        shown: What the figure draws of an arm.
     """
     from matplotlib.lines import Line2D
 
-    look: dict[str, Any] = {"lw": 2.1} if marker is None else {"lw": 0, "marker": marker, "ms": 6}
     colours = arm_colours(study)
     labels = [short_name(arm) for arm in study.arms]
     handles = [
-        Line2D([], [], color=colours[arm], ls=line_style(study, arm), **look) for arm in study.arms
+        Line2D([], [], color=colours[arm], lw=2.1, ls=line_style(study, arm))
+        if shown == "lines"
+        else Line2D([], [], color=colours[arm], lw=0, marker=mark(study, arm), ms=6)
+        for arm in study.arms
     ]
     longest = max(map(len, labels))
+    characters = int(LEGEND_CHARACTERS * figure.get_figwidth() / WIDTH_IN)
     figure.legend(
         handles=handles,
         labels=labels,
         loc="outside lower center",
-        ncols=max(1, min(len(handles), LEGEND_CHARACTERS // (longest + 6))),
+        ncols=max(1, min(len(handles), characters // (longest + 6))),
         frameon=False,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmamba.data.labels import MODALITIES
-from segmamba.reports.style import INK, MUTED, RULE, add_arm_legend, arm_colours, new_figure
+from segmamba.reports.style import INK, MUTED, RULE, add_arm_legend, arm_colours, mark, new_figure
 from segmamba.studies.contrasts import Difference
 from segmamba.studies.modality_subsets import SubsetRow, subset_rows
 from segmamba.studies.results import Study
@@ -41,7 +41,7 @@ def draw_subsets(study: Study) -> Figure | None:
     _draw_modalities(which, rows)
     _draw_scores(scores, study, rows)
     _draw_differences(differences, study, rows)
-    add_arm_legend(figure, study, marker="o")
+    add_arm_legend(figure, study, "marks")
     return figure
 
 
@@ -65,10 +65,11 @@ def _draw_scores(panel: Axes, study: Study, rows: Sequence[SubsetRow]) -> None:
     colours = arm_colours(study)
     offsets = np.linspace(BETWEEN, -BETWEEN, len(study.arms)) if len(study.arms) > 1 else [0.0]
     for arm, offset in zip(study.arms, offsets, strict=True):
+        look = (colours[arm], mark(study, arm))
         for y, row in enumerate(rows):
             mean = row.means[arm]
             if mean.seeds:
-                _draw(panel, -y + float(offset), mean, colours[arm], (0, 100))
+                _draw(panel, -y + float(offset), mean, look, (0, 100))
     panel.set_title("mean Dice of the regions, points")
     _lines_between(panel, rows)
 
@@ -83,18 +84,27 @@ def _draw_differences(panel: Axes, study: Study, rows: Sequence[SubsetRow]) -> N
     offsets = np.linspace(BETWEEN, -BETWEEN, len(others)) if len(others) > 1 else [0.0]
     panel.axvline(0, color=MUTED, lw=0.8)
     for arm, offset in zip(others, offsets, strict=True):
+        look = (colours[arm], mark(study, arm))
         for y, row in enumerate(rows):
             if row.differences[arm].seeds:
-                _draw(panel, -y + float(offset), row.differences[arm], colours[arm], limits)
+                _draw(panel, -y + float(offset), row.differences[arm], look, limits)
     panel.set_xlim(limits)
     panel.set_title(f"minus '{study.baseline}', points")
     _lines_between(panel, rows)
 
 
 def _draw(
-    panel: Axes, y: float, value: Difference, colour: str, limits: tuple[float, float]
+    panel: Axes,
+    y: float,
+    value: Difference,
+    look: tuple[str, str],
+    limits: tuple[float, float],
 ) -> None:
-    """An estimate and its interval, in points; an end beyond the limits is an arrow."""
+    """An estimate and its interval, in points; an end beyond the limits is an arrow.
+
+    look: the arm's colour and its mark.
+    """
+    colour, marker = look
     if math.isfinite(value.low):
         whole = (100 * value.low, 100 * value.high)
         ends = np.clip(whole, *limits)
@@ -103,7 +113,7 @@ def _draw(
             if end != real:
                 panel.plot(end, y, arrow, color=colour, ms=4, clip_on=False)
     face = colour if math.isfinite(value.low) else "none"
-    panel.plot(100 * value.mean, y, "o", color=colour, mfc=face, ms=4)
+    panel.plot(100 * value.mean, y, marker, color=colour, mfc=face, ms=4)
 
 
 def _lines_between(panel: Axes, rows: Sequence[SubsetRow]) -> None:

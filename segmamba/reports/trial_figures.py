@@ -63,7 +63,7 @@ def draw_curves(study: Study) -> Figure | None:
         panel.set(xlabel="epoch", title=quantity.label)
         panel.locator_params(axis="x", integer=True, min_n_ticks=1)
         panel.grid(axis="y", color=RULE, lw=0.6)
-    add_arm_legend(figure, study)
+    add_arm_legend(figure, study, "lines")
     return figure
 
 

@@ -90,10 +90,15 @@ def fronts(study: Study) -> list[Front]:
     """
     dice = {arm: list(seed_scores(study, arm, COLUMN).values()) for arm in study.arms}
     means = {arm: statistics.fmean(scores) for arm, scores in dice.items() if scores}
-    return [_front(study, cost, means) for cost in COSTS] if means else []
+    if not means:
+        return []
+    sampled = sampled_means(study, COLUMN)
+    return [_front(study, cost, means, sampled) for cost in COSTS]
 
 
-def _front(study: Study, cost: Cost, dice: dict[str, float]) -> Front:
+def _front(
+    study: Study, cost: Cost, dice: dict[str, float], sampled: tuple[list[str], np.ndarray]
+) -> Front:
     found: dict[str, list[float]] = {}
     notes: list[str] = []
     for arm in dice:
@@ -109,7 +114,7 @@ def _front(study: Study, cost: Cost, dice: dict[str, float]) -> Front:
         f"{arm}: no {cost.title}, left out of its picture" for arm in dice if arm not in found
     ]
     spent = {arm: statistics.fmean(values) for arm, values in found.items()}
-    shares = _shares(study, spent)
+    shares = _shares(spent, *sampled)
     return Front(
         cost=cost,
         arms=tuple(_place(study, arm, found[arm], spent, dice, shares) for arm in found),
@@ -166,9 +171,8 @@ def _place(
     )
 
 
-def _shares(study: Study, spent: dict[str, float]) -> dict[str, float]:
-    """Arm to the share of bootstrap samples with which it is on the front."""
-    arms, means = sampled_means(study, COLUMN)
+def _shares(spent: dict[str, float], arms: list[str], means: np.ndarray) -> dict[str, float]:
+    """Arm to the share of bootstrap samples, as `sampled_means` has them, with it on the front."""
     kept = [place for place, arm in enumerate(arms) if arm in spent]
     if not kept:
         return {}

@@ -4,6 +4,7 @@ The example of examples/segment_nifti.py turns them into the segmentations of `s
 without this package.
 """
 
+import errno
 import importlib.util
 import json
 import re
@@ -22,7 +23,7 @@ from segmamba.config import PostprocessConfig
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
-from segmamba.inference import onnx_file, pt2_file
+from segmamba.inference import exported_network, onnx_file, pt2_file
 from segmamba.inference.exported_network import load_for_export
 from segmamba.inference.onnx_file import export_onnx, onnx_model
 from segmamba.inference.predictor import load_predictor
@@ -192,6 +193,8 @@ def test_torch_alone_runs_a_pt2_package_to_the_same_segmentation(tmp_path, case)
         (["--onnx", "net.pt2"], "name a file that ends in .onnx"),
         (["--pt2", "net.onnx"], "name a file that ends in .pt2"),
         (["--onnx", "there.onnx"], "there.onnx: exists already"),
+        (["--output", "bundle", "--onnx", "there.onnx"], "there.onnx: exists already"),
+        (["--output", "bundle", "--onnx", "new.onnx", "--pt2", "x.onnx"], "ends in .pt2"),
         (["--onnx", "net.onnx", "--labels", "brats1999"], "no known label convention"),
         (["--output", "bundle", "--dynamic"], "--dynamic is for --onnx"),
         (["--onnx", "net.onnx", "--checkpoint", "run"], "holds one network, not 2"),
@@ -206,6 +209,24 @@ def test_a_request_that_cannot_be_met_is_one_line_and_writes_nothing(
         export("--checkpoint", "run", *words)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there.onnx"]
     assert (tmp_path / "there.onnx").read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_network_is_read(tmp_path, monkeypatch):
+    def read_only(**options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(exported_network.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(UserError, match=r"--onnx .*net.onnx: cannot be written \(Read-only"):
+        export_onnx("no run", tmp_path / "net.onnx")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"--onnx .*net.onnx: cannot be written \(No space"),
+        exported_network.appearing(tmp_path / "net.onnx", {}),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_named_with_what_installs_it(run, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from segmamba.orchestration.listing import list_studies
 from segmamba.orchestration.reproduce import reproduce_run
 from segmamba.orchestration.tracking.arm_runs import log_arms
 from segmamba.orchestration.tracking.reuse import finished_run
-from segmamba.orchestration.tracking.store import open_store
+from segmamba.orchestration.tracking.store import Store, open_store
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, unfinished_study
 from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.champion import best_tested
@@ -184,3 +184,32 @@ def test_an_arm_is_called_as_it_is_in_names_and_shown_as_it_is_in_descriptions(s
     assert "<script" not in note and {t.arm for t in read.trials} == {"control", arm}
     (row,) = [line for line in note.splitlines() if "2 of 2" in line and "control" not in line]
     assert row.replace("\\|", "").count("|") == 8
+
+
+def test_a_run_of_an_arm_whose_end_was_not_heard_is_replaced_by_one_that_has_ended(
+    store, whole, monkeypatch
+):
+    """A store may go away between two requests; then all of them are made again."""
+    run, study = whole
+    for one in arm_runs(store[0], run).values():
+        store[0].client.delete_run(one.info.run_id)
+    end_run = Store.end_run
+
+    def away(self, run_id, status):
+        raise ConnectionError
+
+    monkeypatch.setattr(Store, "end_run", away)
+    with pytest.raises(ConnectionError):
+        log_arms(run, study)
+    monkeypatch.setattr(Store, "end_run", end_run)
+    log_arms(run, study)
+    found = arm_runs(store[0], run)
+    assert set(found) == set(EFFECTS)
+    assert {one.info.status for one in found.values()} == {"FINISHED"}
+
+
+def test_the_studys_own_run_has_a_name_among_its_arms_in_charts(store, whole):
+    """MLflow shows it with them, otherwise as "Unassigned"."""
+    run, study = whole
+    tags = store[0].client.get_run(run.run_id).data.tags
+    assert tags["summary"] == f"best trial of {study.name}"

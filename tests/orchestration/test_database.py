@@ -6,13 +6,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from segmamba.errors import UserError
 from segmamba.orchestration.tracking import database
-from segmamba.orchestration.tracking.database import make_whole, upgrade
+from segmamba.orchestration.tracking.database import check_results, make_whole, upgrade
 from segmamba.orchestration.tracking.store import open_store
 
 OPEN = """
@@ -40,6 +41,29 @@ def test_a_new_database_is_whole_and_leaves_nothing_beside_it(tmp_path):
     make_whole(tmp_path / "mlflow.db")
     assert {"runs", "experiments", "model_versions"} <= tables(tmp_path / "mlflow.db")
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("name", ["half%20done", "why?"])
+def test_a_folder_that_no_database_address_can_name_is_refused_before_anything_begins(
+    tmp_path, monkeypatch, name
+):
+    """SQLAlchemy would make the database elsewhere, or end in a traceback."""
+    with pytest.raises(UserError, match=r"--output .*choose another folder"):
+        check_results(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    check_results(tmp_path / name)
+    assert (tmp_path / name).is_dir()
+
+
+@pytest.mark.parametrize("name", ["50 % of é", "#1", 'it\'s "mine"'])
+def test_a_store_is_made_in_a_folder_of_any_other_name(tmp_path, name):
+    check_results(tmp_path / name)
+    store = open_store(tmp_path / name)
+    run_id = store.create_run("kept", {})
+    store.client.log_text(run_id, "words", "note.txt")
+    assert Path(store.client.download_artifacts(run_id, "note.txt")).read_text() == "words"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_database_that_is_killed_while_it_is_made_is_made_by_the_next_start(tmp_path):

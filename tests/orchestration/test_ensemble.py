@@ -126,6 +126,20 @@ def test_the_report_shows_every_member_the_vote_each_size_and_the_cost(tmp_path)
     )
 
 
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("postgresql://me:secret@host/db", "'postgresql://me:***@host/db'"),
+        ("sqlite:////my results/mlflow.db", "--store '/my results' --input"),
+    ],
+)
+def test_commands_of_the_report_can_be_copied_and_hold_no_password(tmp_path, uri, words):
+    found = ensemble_of(group_of("plain", [0.79, 0.80], 0.83))
+    found = dataclasses.replace(found, study=dataclasses.replace(found.study, mlflow_uri=uri))
+    text = write_ensemble_report(found, tmp_path).with_suffix(".md").read_text()
+    assert words in text and "secret" not in text
+
+
 @pytest.mark.parametrize("name", ["demo", "quick", "paper"])
 def test_diverse_members_differ_in_seed_patch_and_augmentation_and_all_can_be_trained(name):
     base = preset(name)

@@ -40,5 +40,7 @@ def test_the_address_is_that_of_mlflow_ui_or_of_the_server():
     assert database.page == f"http://127.0.0.1:5000/#/experiments/3/runs?{query}"
     server = Store("https://mlflow.example.org/", "1")
     assert server.page == f"https://mlflow.example.org/#/experiments/1/runs?{query}"
+    secret = Store("https://me:secret@mlflow.example.org", "1")
+    assert secret.page == server.page, "it is printed and kept with the study"
     arms = runs_address("http://host:1", "1", ARMS_VIEW)
     assert arms.endswith("-arms") and "compareRunsMode=CHART" in arms

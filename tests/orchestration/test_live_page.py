@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 
 import pytest
 
@@ -92,6 +93,21 @@ def test_the_page_is_written_while_no_trial_ends(written, tmp_path, monkeypatch)
     monkeypatch.setattr(live_page, "EVERY_S", 0.01)
     with LivePage(None, tmp_path, Heard()):
         written.after(3)
+
+
+def test_a_busy_machine_does_not_make_the_page_rare(written, study, tmp_path, monkeypatch):
+    """What counts is the processor's time that a page takes, not how long it waits for it."""
+    monkeypatch.setattr(live_page, "SHARE", 1000.0)
+
+    def read_slowly(run):
+        time.sleep(0.2)
+        return study
+
+    monkeypatch.setattr(study_reader, "read_study", read_slowly)
+    with LivePage(None, tmp_path, Heard()) as page:
+        written.after(1)
+        page.completed("b, seed 0")
+        written.after(2)
 
 
 def test_a_page_that_fails_is_said_once_and_stops_nothing(written, tmp_path, monkeypatch):

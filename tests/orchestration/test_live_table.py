@@ -153,3 +153,14 @@ def test_a_log_hears_of_epochs_where_nothing_else_was_said_for_a_while(monkeypat
     )
     progress.reported(plan.key, EPOCH)
     assert screen.getvalue().count("\n") == 1
+
+
+def test_no_time_is_left_where_every_trial_failed_before_its_first_epoch():
+    progress = StudyProgress(Console(file=io.StringIO(), width=100))
+    plan = TrialPlan(arm="a", seed=0)
+    assert progress.left_s() is None
+    progress.trials([plan], epochs=3, at_once=1)
+    progress.started(plan.key)
+    assert progress.left_s() is None
+    progress.failed(plan.key, "no reason", "log")
+    assert progress.left_s() == 0

@@ -10,14 +10,14 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from segmamba.reports.answer_figure import NARROW_IN, deciding_differences, draw_answer
+from segmamba.reports.answer_figure import deciding_differences, draw_answer
 from segmamba.reports.difference_figures import draw_differences
 from segmamba.reports.images import save_figure
 from segmamba.reports.look_figures import draw_looks
 from segmamba.reports.look_rows import look_rows
 from segmamba.reports.patient_figures import AT_EACH_END, MOST_NAMED, draw_cases
 from segmamba.reports.patient_rows import patient_table
-from segmamba.reports.style import BAND, WIDTH_IN, report_style
+from segmamba.reports.style import BAND, NARROW_IN, WIDTH_IN, report_style
 from segmamba.studies.verdict import verdict
 from tests.reports.test_look_figures import looked_at
 from tests.studies.synthetic import synthetic_study

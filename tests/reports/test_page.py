@@ -226,3 +226,23 @@ def test_a_study_that_broke_off_does_not_load_its_page_again(tmp_path):
     study = synthetic_study(seeds=1, cases=3, epochs=1)
     page = write_live_page(study, tmp_path, live(0, "1 of 4 trials")).read_text(encoding="utf-8")
     assert "http-equiv" not in page and 'id="live"' in page
+
+
+def test_a_trial_that_still_waits_is_no_fault_on_the_page_of_a_running_study(tmp_path):
+    study = synthetic_study(seeds=1, cases=3, epochs=1)
+    waiting = dataclasses.replace(study.trials[0], status="NOT STARTED", reason="never started")
+    study = dataclasses.replace(study, trials=(waiting, *study.trials[1:]))
+    page = write_live_page(study, tmp_path, live(1, "1 of 4 trials")).read_text(encoding="utf-8")
+    assert "not started" in page and "never started" not in page
+    assert "never started" in write_report(study, tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_study_of_one_arm_has_no_empty_table_of_differences(tmp_path):
+    study = synthetic_study({"depth 0": 0.0, "depth 4": 0.01}, seeds=1, cases=3, epochs=1)
+    baseline = study.baseline
+    trials = tuple(trial for trial in study.trials if trial.arm == baseline)
+    claim = study.hypothesis.within([baseline])
+    arms = {baseline: study.arms[baseline]}
+    study = dataclasses.replace(study, arms=arms, trials=trials, hypothesis=claim)
+    page = write_report(study, tmp_path).read_text(encoding="utf-8")
+    assert "No two arms to compare." in page and "p (Holm)" not in page

@@ -1,6 +1,7 @@
 """What a Dice point costs, in the report and in the metrics of the study's run."""
 
 import dataclasses
+import itertools
 import math
 import re
 
@@ -9,7 +10,8 @@ from mlflow.utils.validation import _validate_metric_name
 
 from segmamba.reports.pareto_figures import draw_pareto
 from segmamba.reports.pareto_rows import pareto_metrics, pareto_table
-from segmamba.reports.style import report_style
+from segmamba.reports.report import write_report
+from segmamba.reports.style import NARROW_IN, report_style
 from segmamba.reports.units import in_unit, unit_of
 from segmamba.studies.pareto import COSTS, Cost
 from tests.studies.synthetic import synthetic_study
@@ -19,9 +21,9 @@ EFFECTS = {"small": 0.0, "large": 0.2, "waste": 0.1}
 GIB = {"small": 1.0, "large": 3.0, "waste": 90.0}
 
 
-def drawn(study):
+def drawn(study, **options):
     with report_style():
-        return draw_pareto(study)
+        return draw_pareto(study, **options)
 
 
 def test_every_measured_cost_has_a_panel_with_its_front():
@@ -34,6 +36,45 @@ def test_every_measured_cost_has_a_panel_with_its_front():
     faces = [line.get_markerfacecolor() for line in panel.lines if line.get_marker() == "D"]
     assert [face == "none" for face in faces] == [False, False, True], "hollow: behind"
     assert len(drawn(synthetic_study(cases=6, epochs=1)).axes) == 2, "time and parameters"
+
+
+def test_arms_that_share_a_colour_have_marks_of_their_own():
+    """The colours are six, and come again."""
+    names = [f"arm {number}" for number in range(9)]
+    study = priced({name: 1.0 + i for i, name in enumerate(names)}, seeds=1)
+    figure = drawn(study)
+    shown = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    assert len([look for look in shown if look[1] in "Dos"]) == len(names)
+    (legend,) = figure.legends
+    looks = {(handle.get_color(), handle.get_marker()) for handle in legend.legend_handles}
+    assert looks <= shown and len(looks) == len(names)
+
+
+def test_a_small_screen_has_the_costs_below_each_other_as_large_as_words(tmp_path):
+    study = synthetic_study(cases=6, epochs=1)
+    figure = drawn(study, width_in=NARROW_IN)
+    lefts = {round(panel.get_subplotspec().colspan.start) for panel in figure.axes}
+    assert lefts == {0} and figure.get_figwidth() == NARROW_IN
+    page = write_report(study, tmp_path).read_text(encoding="utf-8")
+    assert page.count('<div class="narrow">') == 2, "of the answer and of the costs"
+
+
+def test_the_numbers_below_a_cost_do_not_touch():
+    costs = {"a": 54_175.0, "b": 54_298.0, "c": 54_300.0}
+    study = priced(dict.fromkeys(costs), seeds=1)
+    trials = tuple(
+        dataclasses.replace(t, metrics=t.metrics | {"model/parameters": costs[t.arm]})
+        for t in study.trials
+    )
+    figure = drawn(dataclasses.replace(study, trials=trials), width_in=2.7)
+    figure.draw_without_rendering()
+    (panel,) = figure.axes
+    boxes = [
+        label.get_window_extent()
+        for label in panel.get_xticklabels()
+        if panel.get_xlim()[0] <= label.get_position()[0] <= panel.get_xlim()[1]
+    ]
+    assert len(boxes) > 1 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_an_interval_of_dice_that_leaves_the_panel_ends_in_an_arrow():

@@ -27,7 +27,8 @@ EVERY_S = 120.0
 SETTLE_S = 2.0
 """From the end of a trial until MLflow knows of it."""
 SHARE = 20.0
-"""The pause after a page, in multiples of the time that it took: a twentieth of a core at most."""
+"""The pause after a page, in multiples of the processor's time that it took: a twentieth of a core
+at most, unless that would be more than EVERY_S."""
 REFRESH_S = 30
 """How often a browser loads the page again."""
 JOIN_S = 60.0
@@ -75,10 +76,11 @@ class LivePage:
 
     def _write_again(self) -> None:
         while not self._over.is_set():
-            began = time.monotonic()
+            began_s = time.thread_time()  # a busy machine makes a page late, not rare
             self._write()
-            self._over.wait(max(SETTLE_S, SHARE * (time.monotonic() - began)))
-            self._wake.wait(EVERY_S)
+            pause_s = min(EVERY_S, max(SETTLE_S, SHARE * (time.thread_time() - began_s)))
+            self._over.wait(pause_s)
+            self._wake.wait(EVERY_S - pause_s)
             self._wake.clear()
             self._over.wait(SETTLE_S)
 

@@ -203,6 +203,8 @@ class StudyProgress:
         epochs = sum(row.epoch for row in rows)
         open_rows = [row for row in rows if row.state in (WAITING, RUNNING)]
         missing = sum(self.epochs - row.epoch for row in open_rows) + self.further * self.epochs
+        if rows and not missing:
+            return 0.0
         if not epochs:
             return None
         spent = sum(row.seconds for row in rows)

@@ -33,7 +33,7 @@ from segmamba.studies.words import DASH, count, points
 
 KIND = "arm"
 CONTENT_TAG = "arm_sha256"
-"""The tag with the digest of all that a run of an arm holds, set when it holds it."""
+"""The tag with the digest of all that a run of an arm holds, set when it holds it and has ended."""
 TESTED = "test/dice_mean"
 """What every tested trial has."""
 OF_TRAINING = ("time/", "model/")
@@ -78,8 +78,8 @@ def log_arms(run: StudyRun, study: Study) -> None:
         run_id = store.create_run(summary.name, {**summary.tags, PARENT_TAG: run.run_id})
         store.log_params(run_id, summary.params)
         store.log_metric_entities(run_id, list(_entities(summary)))
-        store.set_tags(run_id, {CONTENT_TAG: digest})
         store.end_run(run_id, "FINISHED")
+        store.set_tags(run_id, {CONTENT_TAG: digest})  # last: what lacks it is written anew
     for run_id in known:
         store.client.delete_run(run_id)
 

@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from segmamba.errors import UserError
+from segmamba.files import check_writable
 
 SQLITE = "sqlite:///"
 JOURNALS = ("-journal", "-wal", "-shm")
@@ -26,6 +28,25 @@ def sqlite_path(uri: str) -> Path | None:
     """Return the file that a store's URI names, or None where it names no plain SQLite file."""
     plain = uri.startswith(SQLITE) and "?" not in uri
     return Path(uri.removeprefix(SQLITE)) if plain else None
+
+
+def check_results(folder: Path | str) -> None:
+    """Make the folder of the results, and check before anything begins that they can lie there.
+
+    Args:
+        folder: Where the database is or will be, unless MLFLOW_TRACKING_URI names another store.
+
+    Raises:
+        UserError: It cannot be written, or no address of a SQLite file can name it.
+    """
+    path = str(Path(folder).resolve())
+    # SQLAlchemy decodes %20 and takes what follows a question mark for options.
+    if not os.environ.get("MLFLOW_TRACKING_URI") and ("?" in path or unquote(path) != path):
+        raise UserError(
+            f"--output {folder}: MLflow's database cannot lie in {path}, whose name has a question "
+            "mark or an escape such as %20; choose another folder"
+        )
+    check_writable(folder)
 
 
 def make_whole(path: Path) -> None:

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from segmamba.orchestration.tracking.outbox import is_away
+from segmamba.reports.pages import server_of
 
 KIND_TAG, TRAINING = "mlflow.experimentKind", "custom_model_development"
 PRIMARY_TAG, PRIMARY = "mlflow.experiment.primaryMetric.name", "test/dice_mean"
@@ -23,7 +24,7 @@ VIEW, ARMS_VIEW = "segmamba", "segmamba-arms"
 VIEW_TAG = "mlflow.sharedViewState."
 """With the key of a view behind it: the tag that holds the view."""
 SUMMARY_TAG = "summary"
-"""The tag that names the run of an arm among those of all studies."""
+"""The tag that names the run of an arm, and that of a study, among those of all studies."""
 COLUMNS = (
     "tags.`answer`",
     "tags.`arm`",
@@ -33,8 +34,6 @@ COLUMNS = (
     "metrics.`val/best_dice_mean`",
     "metrics.`test/hd95_mm_mean`",
 )
-UI_ADDRESS = "http://127.0.0.1:5000"
-"""Where `mlflow ui` answers unless told otherwise."""
 
 
 def set_up_experiment(client: MlflowClient, experiment_id: str, known: Container[str]) -> None:
@@ -64,11 +63,10 @@ def runs_address(uri: str, experiment_id: str, view: str = VIEW) -> str:
         experiment_id: The experiment.
         view: VIEW lists studies with what is below them, ARMS_VIEW draws the runs of arms alone.
     """
-    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else UI_ADDRESS
     words = {"workflowType": "machine_learning", "viewStateShareKey": view}
     if view == ARMS_VIEW:
         words = {"compareRunsMode": "CHART", **words}
-    return f"{server}/#/experiments/{experiment_id}/runs?{urlencode(words)}"
+    return f"{server_of(uri)}/#/experiments/{experiment_id}/runs?{urlencode(words)}"
 
 
 def _tags() -> Mapping[str, str]:

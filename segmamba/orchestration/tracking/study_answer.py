@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from segmamba.orchestration.tracking.experiment_page import SUMMARY_TAG
 from segmamba.orchestration.tracking.store import prose
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, answered
@@ -43,6 +44,8 @@ def log_answer(run: StudyRun, study: Study, report: Path) -> None:
         metrics |= chosen
         # A resumed study may change them, so they cannot be parameters.
         tags |= {"best_arm": best.arm, "best_seed": str(best.seed)}
+        # MLflow's charts of arms show the run above them too: by this name, not as "Unassigned".
+        tags[SUMMARY_TAG] = f"best trial of {study.name}"
     store.log_metrics(run.run_id, metrics)
     store.set_tags(run.run_id, tags)
 
