@@ -4,6 +4,7 @@ import numpy as np
 
 from segmamba.evaluation.patients import patient_means
 from segmamba.studies.anova import crossed
+from segmamba.studies.metrics import metric_of
 from segmamba.studies.results import Study
 from segmamba.studies.scores import case_patients, case_scores, seed_scores, shared_cases
 
@@ -17,8 +18,9 @@ def mean_interval(study: Study, arm: str, column: str) -> tuple[float, float] | 
         column: Name of the column, for example dice_WT.
 
     Returns:
-        Its ends, in the unit of the column; None with fewer than two seeds, or where the seeds
-        share no patient. Where each seed tests other patients, the seeds alone decide.
+        Its ends, in the unit of the column, cut where no score can lie; None with fewer than two
+        seeds, or where the seeds share no patient. Where each seed tests other patients, the seeds
+        alone decide.
     """
     scores = case_scores(study, arm, column)
     if len(scores) < 2:
@@ -35,5 +37,6 @@ def mean_interval(study: Study, arm: str, column: str) -> tuple[float, float] | 
         values = np.array([[of[case] for case in cases] for of in scores.values()])
         table, _ = patient_means(values, [whose[case] for case in cases])
     layout = crossed(table)
-    half = float(layout.half_width())
-    return float(layout.mean) - half, float(layout.mean) + half
+    mean, half = float(layout.mean), float(layout.half_width())
+    highest = metric_of(column.rpartition("_")[0]).highest
+    return max(mean - half, 0.0), min(mean + half, highest)

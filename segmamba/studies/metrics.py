@@ -1,5 +1,6 @@
 """What a claim can be about: the metrics of the per-case tables, their units and their margins."""
 
+import math
 from dataclasses import dataclass
 
 from segmamba.config import DICE_MARGIN, HD95_MARGIN_MM
@@ -18,6 +19,8 @@ class Metric:
     scale: float
     """The unit that a reader sees, in that of the table: 100 makes Dice points of Dice."""
     higher_is_better: bool
+    highest: float
+    """The largest possible value, in the table's unit; the smallest is 0."""
     margin: float
     """The smallest difference that matters where a claim names none, in the table's unit."""
 
@@ -29,6 +32,7 @@ METRICS = {
         unit="Dice points",
         scale=100,
         higher_is_better=True,
+        highest=1.0,
         margin=DICE_MARGIN,
     ),
     "nsd_1mm": Metric(
@@ -37,6 +41,7 @@ METRICS = {
         unit="NSD points",
         scale=100,
         higher_is_better=True,
+        highest=1.0,
         margin=DICE_MARGIN,
     ),
     "hd95": Metric(
@@ -45,6 +50,7 @@ METRICS = {
         unit="mm",
         scale=1,
         higher_is_better=False,
+        highest=math.inf,
         margin=HD95_MARGIN_MM,
     ),
     "dice_one_missing": Metric(
@@ -53,6 +59,7 @@ METRICS = {
         unit="Dice points",
         scale=100,
         higher_is_better=True,
+        highest=1.0,
         margin=DICE_MARGIN,
     ),
 }
