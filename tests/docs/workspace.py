@@ -162,7 +162,7 @@ class Workspace:
         else:
             words = [path for word in words for path in self._expanded(word)]
             if words[1] == "compare-studies":  # the newest may be another page's, on other cases
-                words = [f"{w}_Run01" if w.startswith("ablate_") else w for w in words]
+                words = [re.sub(r"^(ablate_[a-z]+)$", r"\1_Run01", word) for word in words]
             self.run(*words, *self._limits(words), *NEEDED.get(words[1], []))
 
     def _replaced(self, word: str) -> str:
