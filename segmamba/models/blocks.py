@@ -251,7 +251,7 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C, D, H, W)."""
         if narrow_cpu.fits(x, self.conv1.out_channels):
-            if self._takes_own_statistics():
+            if self._take_statistics():
                 return self._on_cpu(x)
             if not torch.is_grad_enabled():
                 return self._predicts_on_cpu(x)
@@ -265,19 +265,16 @@ class ConvBlock(nn.Module):
         """
         if torch.compiler.is_compiling():
             narrow = self.conv1.narrow_input(x)
-            if narrow is not None and all(map(takes_statistics, (self.norm1, self.norm2))):
+            if narrow is not None and self._take_statistics():
                 y, sums = narrow_conv.narrow_conv_sums(narrow, self.conv1.weight)
                 y, sums = normalised_convolved(self.norm1, y, sums, self.conv2.weight)
                 return relu(normalised(self.norm2, y, sums))
         inner = conv_norm_relu(self.conv1, self.norm1, x)
         return conv_norm_relu(self.conv2, self.norm2, inner)
 
-    def _takes_own_statistics(self) -> bool:
+    def _take_statistics(self) -> bool:
         """Whether both norms normalise by what they are given."""
-        return all(
-            isinstance(norm, InstanceNorm) or (isinstance(norm, nn.BatchNorm3d) and norm.training)
-            for norm in (self.norm1, self.norm2)
-        )
+        return takes_statistics(self.norm1) and takes_statistics(self.norm2)
 
     def _predicts_on_cpu(self, x: Tensor) -> Tensor:
         """The block with known statistics by our kernels for a CPU; the result is plain."""
