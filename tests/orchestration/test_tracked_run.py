@@ -25,7 +25,6 @@ class Log(NoLog):
 
 def test_pictures_drawn_aside_are_logged_once_and_before_the_run_settles(tmp_path):
     log, folder, may_draw = Log(), RunFolder(tmp_path), threading.Event()
-    folder.plots.mkdir(parents=True)
     run = TrackedRun(None, folder, torch.device("cuda"), log)
     assert isinstance(run._aside, Aside)
 
