@@ -169,6 +169,15 @@ ChallengeOption = Annotated[
         autocompletion=complete_of(CHALLENGES),
     ),
 ]
+ThemeOption = Annotated[
+    str,
+    typer.Option(
+        "--theme",
+        help="What surrounds the images of drawn cases: dark for a screen, light for paper.",
+        metavar="NAME",
+        autocompletion=complete_of(("dark", "light")),
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

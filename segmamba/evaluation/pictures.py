@@ -14,7 +14,7 @@ from segmamba.evaluation.score import ScoreRow
 from segmamba.evaluation.summary import case_values, regions_of
 from segmamba.pictures.figures import new_figure, save_figure
 from segmamba.pictures.overlay import draw_cases
-from segmamba.pictures.palette import COLOURS_ON_WHITE
+from segmamba.pictures.palette import COLOURS_ON_WHITE, DARK, Theme
 from segmamba.pictures.view import surroundings
 
 if TYPE_CHECKING:
@@ -30,19 +30,20 @@ SHOWN = ("T1ce", "FLAIR")
 """The images of the worst cases."""
 
 
-def write_pictures(folder: str | Path, evaluation: Evaluation) -> list[Path]:
+def write_pictures(folder: str | Path, evaluation: Evaluation, theme: Theme = DARK) -> list[Path]:
     """Draw distribution.png and worst_cases.png.
 
     Args:
         folder: Where the pictures go.
         evaluation: The result of `evaluate`.
+        theme: What surrounds the images of the worst cases.
 
     Returns:
         The pictures.
     """
     return [
         draw_distribution(evaluation.rows, Path(folder) / "distribution.png"),
-        draw_worst(evaluation, Path(folder) / "worst_cases.png"),
+        draw_worst(evaluation, Path(folder) / "worst_cases.png", theme),
     ]
 
 
@@ -110,12 +111,13 @@ def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) 
     panel.grid(alpha=0.25)
 
 
-def draw_worst(evaluation: Evaluation, path: Path) -> Path:
+def draw_worst(evaluation: Evaluation, path: Path, theme: Theme = DARK) -> Path:
     """Draw truth, prediction and errors of the WORST cases by mean Dice under the first rule.
 
     Args:
         evaluation: The result of `evaluate`.
         path: The picture's file.
+        theme: What surrounds the images.
 
     Returns:
         `path`.
@@ -128,7 +130,7 @@ def draw_worst(evaluation: Evaluation, path: Path) -> Path:
     for case in worst:
         view = pair_view(pairs[case], f"{case}: mean Dice {scores[case]:.2f}, {rule}", SHOWN)
         views.append(view.cut(surroundings(view.tumour())))
-    draw_cases(path, views)
+    draw_cases(path, views, theme)
     return path
 
 

@@ -10,6 +10,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from segmamba.cli import main
 from segmamba.data.label_sets import GLIOMA, region_masks
@@ -19,8 +20,10 @@ from segmamba.evaluation.dice import dice
 from segmamba.evaluation.evaluate import evaluate
 from segmamba.evaluation.folders import match
 from segmamba.evaluation.hausdorff import MISSED_MM
+from segmamba.evaluation.pictures import write_pictures
 from segmamba.evaluation.rules import CHALLENGES, challenge_of
 from segmamba.evaluation.score import score_case
+from segmamba.pictures.palette import THEMES
 from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
 from tests.evaluation.scorers import hd95_mm, surface_distance_hd95_mm
 
@@ -366,6 +369,16 @@ def test_the_command_writes_tables_that_say_the_rule_and_pictures(
     )
     for name in ("distribution.png", "worst_cases.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_worst_cases_are_drawn_dark_or_light_as_asked(folders, tmp_path):
+    around = {}
+    evaluation = evaluate(*folders)
+    for name, theme in THEMES.items():
+        write_pictures(tmp_path, evaluation, theme)
+        with Image.open(tmp_path / "worst_cases.png") as picture:
+            around[name] = np.asarray(picture.convert("RGB"))[0, 0].tolist()
+    assert around == {"dark": [0, 0, 0], "light": [255, 255, 255]}
 
 
 def test_compare_pairs_cases_and_says_that_two_models_say_nothing_of_methods(folders, tmp_path):
