@@ -94,7 +94,8 @@ def described_version(study: Study) -> str:
     Args:
         study: The study, with its trials.
     """
-    return "\n\n".join([text(champion_words(study)), limits(study)])
+    answer = f"The study's verdict: {verdict(study).sentence}"
+    return "\n\n".join([text(champion_words(study)), text(answer), limits(study)])
 
 
 LOADING = (
