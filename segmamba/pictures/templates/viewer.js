@@ -13,7 +13,6 @@ const LETTERS = { m: 3, a: 0, c: 1, s: 2, d: 4 };
 const CROSSHAIR_MM = 1;
 const NORMAL = { 0: 2, 1: 1, 2: 0, 3: 2, 4: 2 }; // the axis that the arrows up and down move along
 const ERRORS = ["", "agreed", "other class", "missed", "false"];
-const DRAWN = [...LAYERS.slice(1), LAYERS[0]]; // the truth last: its outline lies on top
 const VIRIDIS = "linear-gradient(90deg, #440154, #3b528b, #21918c, #5ec962, #fde725)";
 const state = { place: -1, current: null, modality: "", layout: 3, region: "", outline: true,
   crosshair: true };
@@ -131,7 +130,7 @@ async function fill(pane) {
   });
   pane.classes = labelled(current.colours, [...current.classes]);
   pane.white = labelled(current.colours.map(() => "#ffffff"), [...current.classes]);
-  for (const layer of DRAWN) {
+  for (const layer of LAYERS) {
     const scale = layer.key === "uncertainty" ? [1 / 255, 0, 0.02, 1] : [];
     await nv.addVolumeFromUrl({
       url: layer.key + ".nii", name: layer.key + ".nii", opacity: 0,
@@ -151,14 +150,14 @@ async function fill(pane) {
   delete nv.drawScene;
 }
 
-// An outline in the classes' colours would be taken for one of the errors, or of the uncertainty.
+// Below errors and uncertainty, an outline in the classes' colours would change what theirs mean.
 function outlineIsWhite() {
   return state.outline && LAYERS.some(({ key, on }) => on && ["errors", "uncertainty"].includes(key) && isThere(key));
 }
 
 function applyOpacity({ nv, classes, white }) {
-  nv.volumes[DRAWN.length]?.setColormapLabel(outlineIsWhite() ? white : classes);
-  DRAWN.forEach((layer, n) => {
+  nv.volumes[1]?.setColormapLabel(outlineIsWhite() ? white : classes);
+  LAYERS.forEach((layer, n) => {
     const volume = nv.volumes[n + 1];
     if (volume) volume.opacity = layer.on && isThere(layer.key) ? layer.opacity : 0;
   });
@@ -166,7 +165,7 @@ function applyOpacity({ nv, classes, white }) {
 }
 
 function refresh(layer) {
-  const n = DRAWN.findIndex((one) => one.key === layer) + 1;
+  const n = LAYERS.findIndex((one) => one.key === layer) + 1;
   for (const pane of shownPanes()) {
     pane.nv.volumes[n].img = bytesOf(layer, pane).slice();
     pane.nv.updateGLVolume();
