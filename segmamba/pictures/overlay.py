@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmamba.data.label_sets import LabelSet
-from segmamba.pictures.figures import legible, new_figure, save_figure
+from segmamba.pictures.figures import legible, new_figure, png_of, save_figure
 from segmamba.pictures.palette import DARK, ERROR_COLOURS, REGION_COLOURS, Theme
 from segmamba.pictures.panel import (
     draw_errors,
@@ -116,9 +115,7 @@ def thumbnail(view: CaseView) -> bytes:
         layer = PLAIN if view.prediction is None else PREDICTION
         _draw(panel, view, modality, layer, axis, centre[axis])
         write(panel, 0, 1, title_of(modality, axis))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=THUMBNAIL_DPI, format="png")
-    return drawn.getvalue()
+    return png_of(figure, THUMBNAIL_DPI)
 
 
 def _columns(view: CaseView) -> list[Column]:

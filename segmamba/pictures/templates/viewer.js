@@ -86,7 +86,10 @@ async function addPane() {
     multiplanarPadPixels: 18, isRuler: false, logLevel: "error", loadingText: "", fontMinPx: 15, fontSizeScaling: 0.5,
     dragAndDropEnabled: false,
   });
-  const pane = { nv, canvas, header, prediction: panes.length };
+  // On paper the canvas has no size, and the space between the planes would make theirs negative.
+  const drawScene = () => (canvas.clientWidth ? Niivue.prototype.drawScene.call(nv) : undefined);
+  nv.drawScene = drawScene;
+  const pane = { nv, canvas, header, drawScene, prediction: panes.length };
   await nv.attachToCanvas(canvas);
   nv.onLocationChange = () => {
     showValues(pane, crosshairMm(pane));
@@ -147,7 +150,7 @@ async function fill(pane) {
   nv.setSliceType(state.layout);
   delete nv.updateGLVolume;
   applyOpacity(pane);
-  delete nv.drawScene;
+  nv.drawScene = pane.drawScene;
 }
 
 // Below errors and uncertainty, an outline in the classes' colours would change what theirs mean.
