@@ -20,7 +20,7 @@ from segmamba.training.advice import memory_advice
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, save_checkpoint
 from segmamba.training.compiling import decision_of_run
-from segmamba.training.drawing import NoPictures, PictureDrawer
+from segmamba.training.drawing import NoPictures, PictureDrawer, draw, prepare_to_draw
 from segmamba.training.fit import Checkpoint, Epoch, fit
 from segmamba.training.initial_weights import initial_weights
 from segmamba.training.plots import draw_training_curves
@@ -54,12 +54,13 @@ def train_run(
         callback: Watches the run.
         pictures: Draws while the run trains.
         saver: When checkpoints are written; None writes them at once.
-        aside: Draws the curves at the end, which need not be there when the iterator ends; None
-            draws them at once.
+        aside: Does what is left when the last epoch has been trained: it waits for the saver and
+            draws the curves. None does so before the iterator ends.
 
     Yields:
         `fit`'s epochs, each after it is saved; with a saver that writes behind the run, once the
-        epochs before it are. When the iterator ends or is closed, all are saved.
+        epochs before it are. When the iterator is closed, or has ended and `aside` has settled,
+        all are saved.
 
     Raises:
         RunStopped: The memory of the device or the disk does not suffice, or, as NonFiniteLoss,
@@ -67,9 +68,10 @@ def train_run(
     """
     callback, pictures = callback or Callback(), pictures or NoPictures()
     aside = aside or Aside(torch.device("cpu"))
+    prepare_to_draw(device)
     if device.type == "cpu":
         keep_freed_memory()
-    with _explained_faults(config, folder, device), settled(saver or AtOnce()) as saving:
+    with _explained_faults(config, folder, device), settled(saver or AtOnce(), aside.do) as saving:
         folder.write_config(config)
         resume_from = _last_checkpoint(config, folder, device, callback)
         done = resume_from["epoch"] if resume_from else 0
@@ -97,7 +99,7 @@ def train_run(
             _show_pictures(events, pictures.close(), len(history))
         if history:
             curves = folder.plots / "training_curves.png"
-            aside.do(partial(draw_training_curves, history, curves))
+            aside.do(partial(draw, device, draw_training_curves, history, curves))
 
 
 def _last_checkpoint(

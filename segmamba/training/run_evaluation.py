@@ -18,14 +18,14 @@ from segmamba.evaluation.modality_subsets import evaluate_subsets
 from segmamba.models import build_model
 from segmamba.models.state_dicts import load_into
 from segmamba.models.weights import load_network
-from segmamba.pictures.overlay import draw_cases
 from segmamba.training.callback import Callback
 from segmamba.training.checkpoint import resume_state, weights_digest
+from segmamba.training.drawing import draw
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.fit import Checkpoint
 from segmamba.training.pretrain_run import read_pretraining
 from segmamba.training.run_folder import RunFolder
-from segmamba.training.run_pictures import shown, worst_and_median_predicted
+from segmamba.training.run_pictures import draw_predicted, worst_and_median_predicted
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def evaluate_run(
     device: torch.device,
     callback: Callback | None = None,
     aside: Aside | None = None,
+    trained: Checkpoint | None = None,
 ) -> FinalMetrics:
     """Test a finished run once; write final_metrics.json and the picture of its validation.
 
@@ -58,16 +59,17 @@ def evaluate_run(
         folder: The folder of the run.
         device: Where the network predicts.
         callback: Watches the run.
-        aside: Does what needs no GPU, and what the run has left to it; None is one of its own. It
-            has settled when the test ends.
+        aside: Draws; None draws before the test ends.
+        trained: The checkpoint of the last epoch, where the run has just been trained; None reads
+            it.
 
     Returns:
         The content of final_metrics.json.
     """
-    callback, aside = callback or Callback(), aside or Aside(device)
+    callback, drawing, hashing = callback or Callback(), aside or Aside(device), Aside(device)
     started = time.perf_counter()
     model = build_model(config.model).to(device)
-    state, _ = resume_state([folder.last, folder.previous], device)
+    state = trained or resume_state([folder.last, folder.previous], device)[0]
     assert state is not None, f"{folder.root} has not been trained"
     chosen, last = _candidates(state, data, folder, device)
     test_last = config.train.test_last and chosen.epoch != last.epoch
@@ -78,27 +80,27 @@ def evaluate_run(
     def digest(which: str, weights: dict[str, torch.Tensor]) -> None:
         digests[which] = weights_digest(weights)
 
-    aside.do(partial(digest, "last", state["model"]))
+    hashing.do(partial(digest, "last", state["model"]))
     for candidate in [chosen, last] if test_last else [chosen]:
         weights = candidate.load()
         if candidate.checkpoint != "last":
-            aside.do(partial(digest, candidate.checkpoint, weights))
+            hashing.do(partial(digest, candidate.checkpoint, weights))
         source = f"{folder.root}: its {candidate.checkpoint} weights do not fit its config.json"
         load_into(model, weights, source, "keep a run's files together")
         if candidate is chosen and not data.test_is_validation:
             # There are no rows in a checkpoint of an earlier version.
             validated = state.get("best_rows", [])
-            _draw_chosen(aside, model, data.validation, validated, config, folder, chosen.epoch)
+            _draw_chosen(drawing, model, data.validation, validated, config, folder, chosen.epoch)
         cases = _watched(data.test, callback)
         rows = evaluate(model, cases, config, device, predicted_s.append)
         rows_of[candidate.epoch] = rows
         if candidate is chosen and data.test_is_validation:
-            _draw_chosen(aside, model, data.test, rows, config, folder, chosen.epoch)
+            _draw_chosen(drawing, model, data.test, rows, config, folder, chosen.epoch)
         if candidate is chosen and config.train.test_subsets:
             further = evaluate_subsets(model, _watched(data.test, callback), config, device)
             for row, scores in zip(rows, further, strict=True):
                 row |= scores
-    aside.settle()
+    hashing.settle()
     last_rows = rows_of.get(last.epoch)
     metrics = means(rows_of[chosen.epoch], "test")
     if last_rows is not None:
@@ -119,6 +121,8 @@ def evaluate_run(
         last_cases=last_rows,
     )
     result.write(folder.final_metrics)
+    if aside is None:
+        drawing.settle()
     return result
 
 
@@ -135,7 +139,7 @@ def _draw_chosen(
     path, device = folder.val_predictions(epoch), next(model.parameters()).device
     if rows and not path.exists():
         predicted = worst_and_median_predicted(model, cases, rows, config, device)
-        aside.do(lambda: draw_cases(path, shown(predicted)))
+        aside.do(partial(draw, device, draw_predicted, path, predicted))
 
 
 def _candidates(
@@ -144,6 +148,8 @@ def _candidates(
     """Return the checkpoint that is chosen for the test, and the last one."""
 
     def load_best() -> dict[str, Any]:
+        if state["best_epoch"] == state["epoch"]:  # the file may still be written
+            return state["model"]
         return load_network(folder.best, device).tensors
 
     last = _Candidate("last", state["epoch"], lambda: state["model"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from segmamba.data.label_sets import LabelSet
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import CaseScores, make_predictor, prepared_scan
 from segmamba.models import build_model
+from segmamba.pictures.overlay import draw_cases
 from segmamba.pictures.view import CaseView
 from segmamba.training.drawing import PictureDrawer
 from segmamba.training.fit import Epoch
@@ -97,3 +99,8 @@ def worst_and_median_predicted(
 def shown(predicted: Sequence[PredictedCase]) -> list[CaseView]:
     """What a picture shows of predicted cases; this is work for the CPU."""
     return [show(each.case, each.classes, each.name, each.labels) for each in predicted]
+
+
+def draw_predicted(path: Path, predicted: Sequence[PredictedCase]) -> None:
+    """Draw predicted cases to a file."""
+    draw_cases(path, shown(predicted))

@@ -76,10 +76,16 @@ def saver_for(device: torch.device) -> Saver:
 
 
 @contextlib.contextmanager
-def settled(saver: Saver) -> Iterator[Saver]:
+def settled(
+    saver: Saver, wait: Callable[[Callable[[], None]], None] = lambda settle: settle()
+) -> Iterator[Saver]:
     """Wait at the end of the block for what is still being written.
 
     Where the block fails or is left, that is the reason which counts.
+
+    Args:
+        saver: What writes.
+        wait: Calls what waits, perhaps later than the block ends.
     """
     try:
         yield saver
@@ -87,7 +93,7 @@ def settled(saver: Saver) -> Iterator[Saver]:
         with contextlib.suppress(Exception):
             saver.settle()
         raise
-    saver.settle()
+    wait(saver.settle)
 
 
 class _Copy:

@@ -184,7 +184,7 @@ def test_pictures_are_drawn_beside_the_run_and_reach_tensorboard(data, folder):
         "val_predictions_epoch_0003.png",
         "training_curves.png",
     } <= drawn
-    assert not [name for name in drawn if name.endswith(".pending")]
+    assert all(name.endswith(".png") for name in drawn)
     events = EventAccumulator(str(folder.logs), size_guidance={"images": 0})
     events.Reload()
     assert len(events.Images("val/predictions")) == len(

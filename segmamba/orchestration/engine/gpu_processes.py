@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
+
+from segmamba.processes import end_with_parent
 
 
 def process_on_gpu(gpu: int) -> ProcessPoolExecutor:
@@ -23,16 +23,8 @@ def process_on_gpu(gpu: int) -> ProcessPoolExecutor:
 
 def _see(gpu: int) -> None:
     """Let this process see one GPU of this machine alone, as a trial does."""
-    parent = parent_process()
-    assert parent, "a worker has one"
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    end_with_parent()  # a pool's worker would wait for work for ever
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(number) for number in range(gpu + 1)] if seen is None else seen.split(",")
     if gpu < len(names):  # otherwise the user hides what there is
         os.environ["CUDA_VISIBLE_DEVICES"] = names[gpu]
-
-
-def _end_with(sentinel: int) -> None:
-    """End this process with its parent: a pool's worker would wait for work for ever."""
-    wait([sentinel])
-    os._exit(1)

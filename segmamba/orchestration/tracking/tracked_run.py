@@ -19,7 +19,7 @@ from segmamba.orchestration.tracking.log import WEIGHTS_TAG, Log
 from segmamba.training.callback import Callback
 from segmamba.training.drawing import NoPictures, PictureDrawer
 from segmamba.training.final_metrics import FinalMetrics, read_final_metrics
-from segmamba.training.fit import Epoch
+from segmamba.training.fit import Checkpoint, Epoch
 from segmamba.training.run import train_run
 from segmamba.training.run_evaluation import evaluate_run
 from segmamba.training.run_folder import RunFolder
@@ -44,6 +44,8 @@ class TrackedRun:
     """Pictures that the log has."""
     _looking: threading.Lock = field(default_factory=threading.Lock)
     _aside: Aside = field(init=False)
+    _trained: Checkpoint | None = None
+    """That of the last epoch, once there is one."""
 
     def __post_init__(self) -> None:
         self._aside = Aside(self.device, after=self._log_pictures)
@@ -81,6 +83,7 @@ class TrackedRun:
             saver,
             self._aside,
         ):
+            self._trained = epoch.checkpoint
             # With what was saved before, should the process have died before the log had it.
             history = self.folder.read_history(epoch.number)
             self.log.log_history(history[sent:])
@@ -99,19 +102,25 @@ class TrackedRun:
             What final_metrics.json holds.
         """
         final = read_final_metrics(self.folder.final_metrics) or evaluate_run(
-            config, self.data, self.folder, self.device, self._callback(config), self._aside
+            config,
+            self.data,
+            self.folder,
+            self.device,
+            self._callback(config),
+            self._aside,
+            self._trained,
         )
-        self.settle()
         self.log.log_metrics(final.metrics, final.epochs)
         self.log.log_tags(
             {f"{WEIGHTS_TAG}{which}": digest for which, digest in final.weights_sha256.items()}
         )
         self.log.log_test_cases(final.cases_with_last())
         self.log.log_files([self.folder.final_metrics], None)
+        self.settle()
         return final
 
     def settle(self) -> None:
-        """Wait until all pictures are drawn and logged."""
+        """Wait until all is saved, and all pictures are drawn and logged."""
         self._aside.settle()
         self._log_pictures()
 
