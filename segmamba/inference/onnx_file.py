@@ -13,15 +13,8 @@ from torch import Tensor
 
 from segmamba.data.label_sets import AUTO
 from segmamba.errors import UserError
-from segmamba.inference.exported_network import (
-    Exporting,
-    Runs,
-    appearing,
-    as_text,
-    check_file,
-    load_for_export,
-    quiet,
-)
+from segmamba.inference.exported_file import FileFormat, as_text
+from segmamba.inference.exported_network import Exporting, Runs
 from segmamba.inference.facts import INPUT, KEY, OUTPUTS
 from segmamba.models.exportable import traced, traced_for_any_size
 
@@ -54,31 +47,26 @@ def export_onnx(
         UserError: The file exists, a package is missing, the checkpoint is not whole, the network
             cannot be exported so, or the file does not compute what the network computes.
     """
-    file = Path(file)
-    check_file(file, ".onnx")
-    _check_packages()
-    exporting = load_for_export(checkpoint, labels=labels, dynamic=dynamic)
-    model = onnx_model(exporting, dynamic=dynamic)
+    return ONNX.export(checkpoint, file, labels=labels, dynamic=dynamic)
+
+
+def _write(exporting: Exporting, file: Path) -> None:
+    model = onnx_model(exporting)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, as_text(exporting.facts)
     if (size := model.ByteSize()) > LARGEST:
         raise UserError(
-            f"{file}: the network takes {size / 2**30:.1f} GiB, and an ONNX file holds 2; export "
-            "it with --pt2"
+            f"--onnx {file.name}: the network takes {size / 2**30:.1f} GiB, and an ONNX file holds "
+            "2; export it with --pt2"
         )
-    with appearing(file, exporting.facts) as building:
-        building.write_bytes(model.SerializeToString())
-        patches = [exporting.patch(batch=2), exporting.patch(further=1)] if dynamic else []
-        exporting.check(file, runs_onnx(building), exporting.patch(), *patches)
-    return exporting
+    file.write_bytes(model.SerializeToString())
 
 
-def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
+def onnx_model(exporting: Exporting) -> "onnx.ModelProto":
     """The ONNX model of a network, without its facts.
 
     Args:
         exporting: The network.
-        dynamic: As `export_onnx` takes it.
 
     Returns:
         The model.
@@ -88,19 +76,20 @@ def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
     """
     from segmamba.inference.onnx_scan import OPSET, scan_call, scan_function
 
-    network = exporting.traceable("any size" if dynamic else "planes")
-    with quiet():
-        program = torch.onnx.export(
-            traced_for_any_size(network, exporting.multiples)
-            if dynamic
-            else traced(network, exporting.patch()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            custom_translation_table={torch.ops.segmamba.exported_scan.default: scan_call},
-            verbose=False,
-        )
+    graph = (
+        traced_for_any_size(exporting.traceable("any size"), exporting.multiples)
+        if exporting.dynamic
+        else traced(exporting.traceable("planes"), exporting.patch())
+    )
+    program = torch.onnx.export(
+        graph,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+        custom_translation_table={torch.ops.segmamba.exported_scan.default: scan_call},
+        verbose=False,
+    )
     assert program is not None, "dynamo=True returns one"
     model = program.model_proto
     model.producer_name, model.doc_string = "segmamba", str(exporting.facts["use"])
@@ -140,3 +129,6 @@ def _check_packages() -> None:
                 f"--onnx needs {name}, which cannot be imported ({error}); pip install "
                 "'segmamba[export]'"
             ) from error
+
+
+ONNX = FileFormat(".onnx", _check_packages, _write, runs_onnx)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from segmamba.config import ModelConfig
 from segmamba.config.model import OURS
 from segmamba.errors import UserError
-from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv, TransposedConv
+from segmamba.models.layers import Conv, InstanceNorm, PointwiseConv, TransposedConv
 from segmamba.models.outputs import Channels, probabilities
 from segmamba.models.segmamba import IN_CHANNELS
 

@@ -23,7 +23,7 @@ from segmamba.config import PostprocessConfig
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
-from segmamba.inference import exported_network, onnx_file, pt2_file
+from segmamba.inference import exported_file, onnx_file, pt2_file
 from segmamba.inference.exported_network import load_for_export
 from segmamba.inference.onnx_file import export_onnx, onnx_model
 from segmamba.inference.predictor import load_predictor
@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_network_is_read(tmp
     def read_only(**options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(exported_network.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(exported_file.tempfile, "TemporaryFile", read_only)
     with pytest.raises(UserError, match=r"--onnx .*net.onnx: cannot be written \(Read-only"):
         export_onnx("no run", tmp_path / "net.onnx")
 
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_network_is_read(tmp
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     with (
         pytest.raises(UserError, match=r"--onnx .*net.onnx: cannot be written \(No space"),
-        exported_network.appearing(tmp_path / "net.onnx", {}),
+        exported_file.appearing(tmp_path / "net.onnx", {}),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
@@ -264,8 +264,8 @@ def test_a_network_of_one_size_is_not_exported_for_any(tmp_path, changes, reason
 
 
 def test_a_file_that_computes_something_else_never_appears(run, tmp_path, monkeypatch):
-    def disturbed(exporting, *, dynamic):
-        model = onnx_model(exporting, dynamic=dynamic)
+    def disturbed(exporting):
+        model = onnx_model(exporting)
         name = next(
             i.name for i in model.graph.initializer if "head" in i.name and "bias" in i.name
         )

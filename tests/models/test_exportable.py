@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from segmamba.models.blocks import Conv
 from segmamba.models.exportable import (
     Exportable,
     convolved_by_planes,
     convolved_to_half,
 )
+from segmamba.models.layers import Conv
 from segmamba.models.outputs import output_channels
 from segmamba.models.scan import sequential_scan
 from segmamba.models.scan_export import CHUNK_TOKENS, expanded, exported_scan
