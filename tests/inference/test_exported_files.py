@@ -8,6 +8,7 @@ import errno
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 import typer
 
 from segmamba.cli import app
-from segmamba.config import PostprocessConfig
+from segmamba.config import PostprocessConfig, load_config
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
@@ -29,7 +30,7 @@ from segmamba.inference.onnx_file import export_onnx, onnx_model
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
 from tests.conftest import write_case
-from tests.inference.conftest import CONFIG, write_run
+from tests.inference.conftest import CONFIG, write_case_with_background, write_run
 
 onnxruntime = pytest.importorskip("onnxruntime")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "segment_nifti.py"
@@ -119,6 +120,27 @@ def test_the_example_gives_the_segmentation_of_segmamba_predict(exported, tmp_pa
     theirs = np.asanyarray(nibabel.as_closest_canonical(written).dataobj)
     assert len(np.unique(classes)) > 2
     assert (theirs == np.array([0, 1, 2, 4], np.uint8)[classes]).mean() > 0.9999, "but for ties"
+
+
+def test_the_example_normalises_over_the_box_where_the_network_does(exported, tmp_path):
+    """The network's file is what it was: what it says of normalisation alone is changed."""
+    run, net = tmp_path / "run", tmp_path / "net.onnx"
+    shutil.copytree(exported / "run", run)
+    config = load_config(run / "config.json").changed({"inference.normalise_over": "box"})
+    (run / "config.json").write_text(config.to_json())
+    facts = json.loads((exported / "net.onnx.json").read_text())
+    facts["preprocessing"] = load_for_export(run).facts["preprocessing"]
+    shutil.copy(exported / "net.onnx", net)
+    (tmp_path / "net.onnx.json").write_text(json.dumps(facts))
+    case = write_case_with_background(tmp_path / "data")
+    done = example(net, *images_of(case), tmp_path / "out.nii.gz")
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out.nii.gz"))
+    theirs, scan = np.asanyarray(written.dataobj), read_scan(case)
+    values = np.array([0, 1, 2, 4], np.uint8)
+    assert (theirs == values[load_predictor(run, "cpu").predict(scan)]).mean() > 0.9999
+    over_brain = load_predictor(exported / "run", "cpu").predict(scan)
+    assert (theirs == values[over_brain]).mean() < 0.99
 
 
 @pytest.mark.parametrize(
