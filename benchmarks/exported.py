@@ -105,8 +105,9 @@ def case_ways(run: Path, files: dict[str, Path], folder: Path, options: argparse
         spacing_mm = nibabel.affines.voxel_sizes(like.affine)
         example.write(output, example.segment(predict, facts, volumes, spacing_mm), like, facts)
 
-    ways: Ways = {OURS: lambda: [*predict_cases(predictor, cases, Outputs(folder / "out"))]}
     facts = load_for_export(run).facts
+    outputs = Outputs(folder / "out", facts["labels"]["convention"])
+    ways: Ways = {OURS: lambda: [*predict_cases(predictor, cases, outputs)]}
     for name, file in files.items():
         predict = loaded(example, file, options.threads)
         ways[name] = partial(by_example, predict, facts, file.with_suffix(".nii.gz"))
