@@ -249,10 +249,10 @@ class Predictor:
             covered[spacing_mm] = coverage(prepared.grids[spacing_mm], prepared.box, self.device)
         for member in self.members:
             spacing_mm = member.config.data.spacing_mm
-            image = on_device[spacing_mm]
+            seen = on_device[spacing_mm]
             if member.inference.normalise_over == "box":
-                image = normalised_over_box(image, prepared.background)
-            boxed = member.probabilities(image)
+                seen = normalised_over_box(seen, prepared.background)
+            boxed = member.probabilities(seen)
             probability = to_source(boxed, prepared.grids[spacing_mm], prepared.box)
             if not member.outputs.are_regions:
                 probability[0] += 1 - covered[spacing_mm]
