@@ -16,7 +16,7 @@ from segmamba.errors import UserError
 from segmamba.inference.exported_file import FileFormat, as_text
 from segmamba.inference.exported_network import Exporting, Runs
 from segmamba.inference.facts import INPUT, KEY, OUTPUTS
-from segmamba.models.exportable import traced, traced_for_any_size
+from segmamba.models.exportable import REASON, traced, traced_for_any_size
 
 if TYPE_CHECKING:
     import onnx
@@ -81,15 +81,20 @@ def onnx_model(exporting: Exporting) -> "onnx.ModelProto":
         if exporting.dynamic
         else traced(exporting.traceable("planes"), exporting.patch())
     )
-    program = torch.onnx.export(
-        graph,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=list(OUTPUTS),
-        custom_translation_table={torch.ops.segmamba.exported_scan.default: scan_call},
-        verbose=False,
-    )
+    try:
+        program = torch.onnx.export(
+            graph,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            custom_translation_table={torch.ops.segmamba.exported_scan.default: scan_call},
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(
+            f"this network cannot be exported to ONNX ({str(error)[:REASON]})"
+        ) from error
     assert program is not None, "dynamo=True returns one"
     model = program.model_proto
     model.producer_name, model.doc_string = "segmamba", str(exporting.facts["use"])
@@ -106,15 +111,27 @@ def runs_onnx(file: Path) -> Runs:
 
     Returns:
         From an image to probabilities and logits.
+
+    Raises:
+        UserError: onnxruntime cannot run it; by the function that is returned.
     """
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+    refused = (errors.Fail, errors.InvalidArgument, errors.RuntimeException, errors.NotImplemented)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities, logits = session.run(list(OUTPUTS), {INPUT: image.numpy()})
+        try:
+            probabilities, logits = session.run(list(OUTPUTS), {INPUT: image.numpy()})
+        except refused as error:
+            size = " x ".join(map(str, image.shape))
+            raise UserError(
+                f"{file.name}: not written, for onnxruntime cannot run it on an input of {size} "
+                f"({str(error)[:REASON]})"
+            ) from error
         return torch.from_numpy(probabilities), torch.from_numpy(logits)
 
     return run

@@ -26,6 +26,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.inference import exported_file, onnx_file, pt2_file
 from segmamba.inference.exported_network import load_for_export
+from segmamba.inference.facts import INPUT, OUTPUTS
 from segmamba.inference.onnx_file import export_onnx, onnx_model
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
@@ -273,7 +274,7 @@ def test_a_crf_is_refused(run, tmp_path):
     ("changes", "reason"),
     [
         ({"model.scan_path": "hilbert"}, "model.scan_path = 'hilbert' is an order of the voxels"),
-        ({"model.name": "umamba_bot", "data.patch_size": (64, 64, 32)}, "for one size alone"),
+        ({"model.name": "umamba_enc", "data.patch_size": (64, 64, 32)}, "every voxel of one size"),
     ],
 )
 def test_a_network_of_one_size_is_not_exported_for_any(tmp_path, changes, reason):
@@ -283,6 +284,24 @@ def test_a_network_of_one_size_is_not_exported_for_any(tmp_path, changes, reason
     with pytest.raises(UserError, match=re.escape(reason)):
         export_onnx(tmp_path, tmp_path / "net.onnx", dynamic=True)
     assert not (tmp_path / "net.onnx").exists()
+
+
+def test_an_input_that_onnxruntime_refuses_is_one_line(tmp_path):
+    from onnx import TensorProto, helper
+
+    sides = (1, 4, 8, 8, 8)
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, sides) for n in (INPUT, *OUTPUTS)]
+    nodes = [helper.make_node("Identity", [INPUT], [output]) for output in OUTPUTS]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    opset = [helper.make_opsetid("", 18)]
+    file = tmp_path / "net.onnx"
+    file.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    )
+    run = onnx_file.runs_onnx(file)
+    assert torch.equal(run(torch.ones(sides))[1], torch.ones(sides))
+    with pytest.raises(UserError, match=r"net.onnx: not written.*1 x 4 x 8 x 8 x 16 \(.*Got: 16"):
+        run(torch.ones(1, 4, 8, 8, 16))
 
 
 def test_a_file_that_computes_something_else_never_appears(run, tmp_path, monkeypatch):
