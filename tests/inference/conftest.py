@@ -62,7 +62,7 @@ def write_case_with_background(folder):
     (case,) = find_cases(folder)
     for path in case.images.values():
         file = nibabel.load(path)
-        voxels = np.array(file.dataobj)
+        voxels = np.asanyarray(file.dataobj).copy()
         voxels[20:, 22:] = 0
         nibabel.save(nibabel.Nifti1Image(voxels, file.affine), path)
     return case
