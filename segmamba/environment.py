@@ -79,13 +79,9 @@ def digest_of_code(root: Path, rooms: Sequence[str]) -> str:
 @functools.cache
 def all_packages() -> dict[str, str]:
     """List everything that is installed, as name to version."""
-    return dict(
-        sorted(
-            (d.metadata["Name"], d.version)
-            for d in importlib.metadata.distributions()
-            if d.metadata["Name"]
-        )
-    )
+    # A distribution reads and parses its file each time that it is asked for metadata.
+    read = (distribution.metadata for distribution in importlib.metadata.distributions())
+    return dict(sorted((each["Name"], each["Version"]) for each in read if each["Name"]))
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -45,24 +44,36 @@ def behind(
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def drawing(device: torch.device) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Draw pictures while a GPU goes on, one after the other in a thread; on a CPU, at once.
+class Aside:
+    """Does work of the CPU in a thread while a GPU goes on, one piece after the other.
+
+    On a CPU, each piece is done at once.
 
     Args:
         device: What goes on.
-
-    Yields:
-        A function that takes what draws a picture. All are drawn when the block ends.
+        after: Called after each piece, where it was done.
     """
-    if device.type == "cpu":
-        yield lambda draw: draw()
-        return
-    drawn: list[Future[None]] = []
-    with ThreadPoolExecutor(1) as thread:
-        yield lambda draw: drawn.append(thread.submit(draw))
-    for each in drawn:
-        each.result()
+
+    def __init__(self, device: torch.device, after: Callable[[], object] = lambda: None) -> None:
+        self._after = after
+        self._thread = None if device.type == "cpu" else ThreadPoolExecutor(1)
+        self._given: deque[Future[object]] = deque()
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Have `work()` called."""
+        if self._thread:
+            self._given.append(self._thread.submit(self._do, work))
+        else:
+            self._do(work)
+
+    def settle(self) -> None:
+        """Wait until all is done; raise what first kept a piece from it."""
+        while self._given:
+            self._given.popleft().result()
+
+    def _do(self, work: Callable[[], object]) -> None:
+        work()
+        self._after()
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:

@@ -6,6 +6,7 @@ computes is what a network of its own would.
 """
 
 import contextlib
+import copyreg
 import gc
 import importlib.util
 import sys
@@ -232,10 +233,25 @@ def _newly_compiled(module: torch.nn.Module, device: torch.device) -> _Compiled:
     torch._dynamo.config.recompile_limit = MOST_GRAPHS
     # The functions with gradients of our own are part of the graph by which the cache is asked.
     torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+    copyreg.pickle(torch.memory_format, _named_format)
     if _idle and (len(_idle) == MOST_GRAPHS - 1 or not _has_room(device)):
         forget_compiled()
     placed = module.to(device)
     return _Compiled(placed, torch.compile(placed, options=COMPILE_OPTIONS, fullgraph=True))
+
+
+def _named_format(value: torch.memory_format) -> tuple[Callable[[str], Any], tuple[str]]:
+    """Reduce a memory format to its name, as `copyreg` asks for it.
+
+    Pickle else names the first of all imported modules in which it finds the format. The compiler's
+    cache hashes that, and processes which have imported other modules would find nothing of each
+    other's there.
+    """
+    return _format_of, (str(value).removeprefix("torch."),)
+
+
+def _format_of(name: str) -> torch.memory_format:
+    return getattr(torch, name)
 
 
 def _has_room(device: torch.device) -> bool:

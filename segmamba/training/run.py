@@ -14,6 +14,7 @@ from segmamba.allocator import keep_freed_memory
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.errors import RunStopped
+from segmamba.evaluation.behind import Aside
 from segmamba.files import write_json
 from segmamba.training.advice import memory_advice
 from segmamba.training.callback import Callback
@@ -41,6 +42,7 @@ def train_run(
     callback: Callback | None = None,
     pictures: PictureDrawer | None = None,
     saver: Saver | None = None,
+    aside: Aside | None = None,
 ) -> Iterator[Epoch]:
     """Train a run in its folder, from its last good checkpoint on where there is one.
 
@@ -52,6 +54,8 @@ def train_run(
         callback: Watches the run.
         pictures: Draws while the run trains.
         saver: When checkpoints are written; None writes them at once.
+        aside: Draws the curves at the end, which need not be there when the iterator ends; None
+            draws them at once.
 
     Yields:
         `fit`'s epochs, each after it is saved; with a saver that writes behind the run, once the
@@ -62,6 +66,7 @@ def train_run(
             the loss is not finite. What was saved before stays.
     """
     callback, pictures = callback or Callback(), pictures or NoPictures()
+    aside = aside or Aside(torch.device("cpu"))
     if device.type == "cpu":
         keep_freed_memory()
     with _explained_faults(config, folder, device), settled(saver or AtOnce()) as saving:
@@ -91,7 +96,8 @@ def train_run(
                 yield epoch
             _show_pictures(events, pictures.close(), len(history))
         if history:
-            draw_training_curves(history, folder.plots / "training_curves.png")
+            curves = folder.plots / "training_curves.png"
+            aside.do(partial(draw_training_curves, history, curves))
 
 
 def _last_checkpoint(

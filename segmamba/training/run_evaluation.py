@@ -12,7 +12,7 @@ import torch
 from segmamba.config import Config
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.splits import Split
-from segmamba.evaluation.behind import drawing
+from segmamba.evaluation.behind import Aside
 from segmamba.evaluation.cases import CaseScores, evaluate, means
 from segmamba.evaluation.modality_subsets import evaluate_subsets
 from segmamba.models import build_model
@@ -25,7 +25,7 @@ from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.fit import Checkpoint
 from segmamba.training.pretrain_run import read_pretraining
 from segmamba.training.run_folder import RunFolder
-from segmamba.training.run_pictures import worst_and_median_shown
+from segmamba.training.run_pictures import shown, worst_and_median_predicted
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def evaluate_run(
     folder: RunFolder,
     device: torch.device,
     callback: Callback | None = None,
+    aside: Aside | None = None,
 ) -> FinalMetrics:
     """Test a finished run once; write final_metrics.json and the picture of its validation.
 
@@ -57,39 +58,47 @@ def evaluate_run(
         folder: The folder of the run.
         device: Where the network predicts.
         callback: Watches the run.
+        aside: Does what needs no GPU, and what the run has left to it; None is one of its own. It
+            has settled when the test ends.
 
     Returns:
         The content of final_metrics.json.
     """
-    callback = callback or Callback()
+    callback, aside = callback or Callback(), aside or Aside(device)
     started = time.perf_counter()
     model = build_model(config.model).to(device)
     state, _ = resume_state([folder.last, folder.previous], device)
     assert state is not None, f"{folder.root} has not been trained"
     chosen, last = _candidates(state, data, folder, device)
     test_last = config.train.test_last and chosen.epoch != last.epoch
-    digests = {"last": weights_digest(state["model"])}
+    digests: dict[str, str] = {}
     rows_of: dict[int, list[CaseScores]] = {}  # by epoch
     predicted_s: list[float] = []
-    with drawing(device) as draw:
-        for candidate in [chosen, last] if test_last else [chosen]:
-            weights = candidate.load()
-            digests[candidate.checkpoint] = weights_digest(weights)
-            source = f"{folder.root}: its {candidate.checkpoint} weights do not fit its config.json"
-            load_into(model, weights, source, "keep a run's files together")
-            if candidate is chosen and not data.test_is_validation:
-                # There are no rows in a checkpoint of an earlier version.
-                validated = state.get("best_rows", [])
-                _draw_chosen(draw, model, data.validation, validated, config, folder, chosen.epoch)
-            cases = _watched(data.test, callback)
-            rows = evaluate(model, cases, config, device, predicted_s.append)
-            rows_of[candidate.epoch] = rows
-            if candidate is chosen and data.test_is_validation:
-                _draw_chosen(draw, model, data.test, rows, config, folder, chosen.epoch)
-            if candidate is chosen and config.train.test_subsets:
-                further = evaluate_subsets(model, _watched(data.test, callback), config, device)
-                for row, scores in zip(rows, further, strict=True):
-                    row |= scores
+
+    def digest(which: str, weights: dict[str, torch.Tensor]) -> None:
+        digests[which] = weights_digest(weights)
+
+    aside.do(partial(digest, "last", state["model"]))
+    for candidate in [chosen, last] if test_last else [chosen]:
+        weights = candidate.load()
+        if candidate.checkpoint != "last":
+            aside.do(partial(digest, candidate.checkpoint, weights))
+        source = f"{folder.root}: its {candidate.checkpoint} weights do not fit its config.json"
+        load_into(model, weights, source, "keep a run's files together")
+        if candidate is chosen and not data.test_is_validation:
+            # There are no rows in a checkpoint of an earlier version.
+            validated = state.get("best_rows", [])
+            _draw_chosen(aside, model, data.validation, validated, config, folder, chosen.epoch)
+        cases = _watched(data.test, callback)
+        rows = evaluate(model, cases, config, device, predicted_s.append)
+        rows_of[candidate.epoch] = rows
+        if candidate is chosen and data.test_is_validation:
+            _draw_chosen(aside, model, data.test, rows, config, folder, chosen.epoch)
+        if candidate is chosen and config.train.test_subsets:
+            further = evaluate_subsets(model, _watched(data.test, callback), config, device)
+            for row, scores in zip(rows, further, strict=True):
+                row |= scores
+    aside.settle()
     last_rows = rows_of.get(last.epoch)
     metrics = means(rows_of[chosen.epoch], "test")
     if last_rows is not None:
@@ -114,7 +123,7 @@ def evaluate_run(
 
 
 def _draw_chosen(
-    draw: Callable[[Callable[[], None]], None],
+    aside: Aside,
     model: torch.nn.Module,
     cases: Sequence[PreparedCase],
     rows: Sequence[CaseScores],
@@ -125,8 +134,8 @@ def _draw_chosen(
     """Have the picture of the chosen epoch drawn, unless it was while the run trained."""
     path, device = folder.val_predictions(epoch), next(model.parameters()).device
     if rows and not path.exists():
-        shown = worst_and_median_shown(model, cases, rows, config, device)
-        draw(partial(draw_cases, path, shown))
+        predicted = worst_and_median_predicted(model, cases, rows, config, device)
+        aside.do(lambda: draw_cases(path, shown(predicted)))
 
 
 def _candidates(

@@ -1,10 +1,13 @@
 """Which cases the pictures of a run show, and what they look like to its network."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from segmamba.config import Config
+from segmamba.data.label_sets import LabelSet
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import CaseScores, make_predictor, prepared_scan
 from segmamba.models import build_model
@@ -43,17 +46,29 @@ def order_picture(
         return
     model = build_model(config.model).to(device)
     model.load_state_dict(epoch.checkpoint["model"])
-    shown = worst_and_median_shown(model, cases, epoch.rows, config, device)
-    drawer.order(shown, folder.val_predictions(epoch.number))
+    predicted = worst_and_median_predicted(model, cases, epoch.rows, config, device)
+    drawer.order(shown(predicted), folder.val_predictions(epoch.number))
 
 
-def worst_and_median_shown(
+@dataclass(frozen=True)
+class PredictedCase:
+    """A case of a picture, as a network predicts it."""
+
+    case: PreparedCase
+    classes: np.ndarray
+    """Class numbers, uint8 (x, y, z), on the source's grid."""
+    name: str
+    """What the picture calls the case, "worst" for example."""
+    labels: LabelSet
+
+
+def worst_and_median_predicted(
     model: torch.nn.Module,
     cases: Sequence[PreparedCase],
     rows: Sequence[CaseScores],
     config: Config,
     device: torch.device,
-) -> list[CaseView]:
+) -> list[PredictedCase]:
     """Predict the worst and the median case as the test would, for a picture.
 
     Args:
@@ -64,12 +79,21 @@ def worst_and_median_shown(
         device: Where the network predicts.
 
     Returns:
-        What the picture shows of each of the two cases; of one where there is only one.
+        The two cases; one where there is only one.
     """
     by_id: Mapping[str, PreparedCase] = {case.id: case for case in cases}
     predictor = make_predictor(model, config, device)
-    shown = []
-    for name, case_id in worst_and_median(rows).items():
-        classes = predictor.predict(prepared_scan(by_id[case_id], config))
-        shown.append(show(by_id[case_id], classes, name, predictor.labels))
-    return shown
+    return [
+        PredictedCase(
+            by_id[case_id],
+            predictor.predict(prepared_scan(by_id[case_id], config)),
+            name,
+            predictor.labels,
+        )
+        for name, case_id in worst_and_median(rows).items()
+    ]
+
+
+def shown(predicted: Sequence[PredictedCase]) -> list[CaseView]:
+    """What a picture shows of predicted cases; this is work for the CPU."""
+    return [show(each.case, each.classes, each.name, each.labels) for each in predicted]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from segmamba.data.label_sets import GLIOMA
-from segmamba.evaluation.behind import batched, behind, drawing
+from segmamba.evaluation.behind import Aside, batched, behind
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.hausdorff import surface_scores, tumour_box
 from tests.tiny import CPU
@@ -58,9 +58,8 @@ def test_a_cpu_does_one_thing_after_the_other():
     caller = threading.current_thread()
     assert list(behind(CPU, lambda _: threading.current_thread() is caller, range(3))) == [True] * 3
     seen = []
-    with drawing(CPU) as draw:
-        draw(lambda: seen.append(threading.current_thread()))
-        assert seen == [caller]
+    Aside(CPU).do(lambda: seen.append(threading.current_thread()))
+    assert seen == [caller]
 
 
 @pytest.mark.parametrize("device", [GPU, CPU], ids=str)
@@ -74,19 +73,31 @@ def test_an_error_of_one_item_reaches_the_caller(device):
         list(behind(device, fail, range(5)))
 
 
-@pytest.mark.parametrize("device", [GPU, CPU], ids=str)
-def test_pictures_are_drawn_when_the_block_ends_and_one_that_fails_is_an_error(device):
-    drawn = []
-    with drawing(device) as draw:
-        for number in range(3):
-            draw(lambda number=number: drawn.append(number))
-    assert drawn == [0, 1, 2]
+def test_work_aside_of_a_gpu_is_done_in_its_order_while_the_caller_goes_on():
+    went_on, done, caller = threading.Event(), [], threading.current_thread()
 
+    def work(number):
+        assert went_on.wait(30) and threading.current_thread() is not caller
+        done.append(number)
+
+    aside = Aside(GPU, after=lambda: done.append("after"))
+    for number in range(3):
+        aside.do(lambda number=number: work(number))
+    assert done == []
+    went_on.set()
+    aside.settle()
+    assert done == [0, "after", 1, "after", 2, "after"]
+
+
+@pytest.mark.parametrize("device", [GPU, CPU], ids=str)
+def test_work_aside_that_fails_is_an_error_of_whoever_waits_for_it(device):
     def fail():
         raise OSError("no space")
 
-    with pytest.raises(OSError, match="no space"), drawing(device) as draw:
-        draw(fail)
+    aside = Aside(device)
+    with pytest.raises(OSError, match="no space"):
+        aside.do(fail)
+        aside.settle()
 
 
 def test_batches_hold_every_item_in_order():

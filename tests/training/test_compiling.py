@@ -2,7 +2,10 @@
 
 import collections
 import gc
+import importlib
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -294,3 +297,23 @@ def test_on_a_gpu_a_reused_process_trains_as_a_fresh_one_and_frees_what_a_run_he
         alone, _ = fresh.submit(_gpu_losses, str(tmp_path), [2]).result()
     assert third == pytest.approx(alone, rel=0.01)
     assert memory[2] <= memory[1] + 2**20 and memory[1] <= memory[0] + 2**20, memory
+
+
+def test_a_graph_has_the_same_key_whatever_else_a_process_has_imported(compilations, monkeypatch):
+    """There are modules that find any name, such as Cython's `cython.cimports.libc`."""
+    from torch._inductor.codecache import FxGraphCachePickler
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        image = torch.empty(2, 4, 8, 8, 8).to(memory_format=torch.channels_last_3d)
+
+    def key():
+        empty = torch.fx.GraphModule({}, torch.fx.Graph())
+        return FxGraphCachePickler(empty).get_hash(image)
+
+    with computing(ForwardLoss(build_model(TINY.model), TINY), COMPILED, CPU):
+        before = key()
+        finds_any = types.ModuleType("finds_any")
+        finds_any.__getattr__ = lambda name: importlib.import_module(name)
+        monkeypatch.setattr(sys, "modules", {"finds_any": finds_any} | sys.modules)
+        assert key() == before

@@ -14,7 +14,7 @@ from segmamba.models.transfer import start_from
 from segmamba.pictures.overlay import draw_cases
 from segmamba.training.fit import fit
 from segmamba.training.plots import draw_training_curves
-from segmamba.training.run_pictures import worst_and_median_shown
+from segmamba.training.run_pictures import shown, worst_and_median_predicted
 from tests.classes import write_pediatric, write_post_treatment
 from tests.tiny import CPU, TINY
 
@@ -57,8 +57,8 @@ def test_every_region_is_learnt_validated_and_tested(prepared, outputs, tmp_path
         assert 0 <= rows[0][f"dice_{region}"] <= 1 and rows[0][f"hd95_mm_{region}"] >= 0
     mean = sum(rows[0][f"dice_{region}"] for region in labels.regions) / len(labels.regions)
     assert rows[0]["dice_mean"] == pytest.approx(mean)
-    shown = worst_and_median_shown(model, split.test, rows, config, CPU)
-    draw_cases(tmp_path / "shown.png", shown)
+    predicted = worst_and_median_predicted(model, split.test, rows, config, CPU)
+    draw_cases(tmp_path / "shown.png", shown(predicted))
     draw_training_curves([{"epoch": 1} | epoch.metrics], tmp_path / "curves.png")
     assert (
         (tmp_path / "shown.png").stat().st_size > 10_000 < (tmp_path / "curves.png").stat().st_size

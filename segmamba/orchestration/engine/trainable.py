@@ -175,6 +175,8 @@ def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any
     trial.log.log_tags(compiler_record())
     if plan.changes is None:  # only the validation set sees what a search tries
         report |= run.test(config).metrics
+    else:
+        run.settle()
     return report
 
 

@@ -5,6 +5,7 @@ what an epoch is told to besides, and gives the run its final status.
 """
 
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from segmamba.config import Config
 from segmamba.data.splits import Split
+from segmamba.evaluation.behind import Aside
 from segmamba.orchestration.tracking.log import WEIGHTS_TAG, Log
 from segmamba.training.callback import Callback
 from segmamba.training.drawing import NoPictures, PictureDrawer
@@ -40,6 +42,11 @@ class TrackedRun:
     """Watches the run; None writes where it is to `RunFolder.steps`."""
     _shown: set[tuple[Path, int]] = field(default_factory=set)
     """Pictures that the log has."""
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _aside: Aside = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._aside = Aside(self.device, after=self._log_pictures)
 
     def begin(self) -> None:
         """Log the data, the configuration and the environment, which the folder holds already."""
@@ -60,7 +67,8 @@ class TrackedRun:
             saver: When checkpoints are written; None writes them at once.
 
         Yields:
-            Every epoch, once it is logged and, as `train_run` says, saved.
+            Every epoch, once it is logged and, as `train_run` says, saved. The curves may still be
+            drawn when the iterator ends: `test` or `settle` follows.
         """
         sent = 0
         for epoch in train_run(
@@ -71,6 +79,7 @@ class TrackedRun:
             self._callback(config),
             pictures or NoPictures(),
             saver,
+            self._aside,
         ):
             # With what was saved before, should the process have died before the log had it.
             history = self.folder.read_history(epoch.number)
@@ -90,16 +99,21 @@ class TrackedRun:
             What final_metrics.json holds.
         """
         final = read_final_metrics(self.folder.final_metrics) or evaluate_run(
-            config, self.data, self.folder, self.device, self._callback(config)
+            config, self.data, self.folder, self.device, self._callback(config), self._aside
         )
+        self.settle()
         self.log.log_metrics(final.metrics, final.epochs)
         self.log.log_tags(
             {f"{WEIGHTS_TAG}{which}": digest for which, digest in final.weights_sha256.items()}
         )
         self.log.log_test_cases(final.cases_with_last())
-        self._log_pictures()
         self.log.log_files([self.folder.final_metrics], None)
         return final
+
+    def settle(self) -> None:
+        """Wait until all pictures are drawn and logged."""
+        self._aside.settle()
+        self._log_pictures()
 
     def _callback(self, config: Config) -> Callback:
         return self.callback or StepFile(
@@ -112,10 +126,11 @@ class TrackedRun:
 
     def _log_pictures(self) -> None:
         """Log the pictures that are new or were drawn again; those of epochs as a series."""
-        pictures = {(path, path.stat().st_mtime_ns) for path in self.folder.plots.glob("*.png")}
-        for path in sorted(path for path, _ in pictures - self._shown):
-            if of_epoch := OF_EPOCH.fullmatch(path.name):
-                self.log.log_picture(path, of_epoch[1], int(of_epoch[2]))
-            else:
-                self.log.log_files([path], "plots")
-        self._shown = pictures
+        with self._looking:  # the thread that draws looks, too
+            pictures = {(path, path.stat().st_mtime_ns) for path in self.folder.plots.glob("*.png")}
+            for path in sorted(path for path, _ in pictures - self._shown):
+                if of_epoch := OF_EPOCH.fullmatch(path.name):
+                    self.log.log_picture(path, of_epoch[1], int(of_epoch[2]))
+                else:
+                    self.log.log_files([path], "plots")
+            self._shown = pictures
