@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,24 @@ def write_json(path: Path | str, value: object) -> Path:
         ValueError: The value holds NaN or infinity, which no other JSON reader takes.
     """
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def seen_from(folder: Path | str, text: str) -> str:
+    """Write the paths in a text as they are seen from a folder: it may be moved, or sent.
+
+    Args:
+        folder: The folder.
+        text: What may name paths below it or beside it.
+
+    Returns:
+        The text. Paths elsewhere stay as they are.
+    """
+    for path in dict.fromkeys((Path(os.path.abspath(folder)), Path(folder).resolve())):
+        text = re.sub(rf"(?<![\w/.-]){re.escape(f'{path}{os.sep}')}", "", text)
+        if path.parent != path.parent.parent:  # below the root lies everything
+            beside = re.escape(f"{path.parent}{os.sep}")
+            text = re.sub(rf"(?<![\w/.-]){beside}", f"..{os.sep}", text)
+    return text
 
 
 def check_writable(folder: Path | str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from segmamba.orchestration.tracking import database
+from segmamba.training.compiler_cache import VARIABLES
 from tests import warm
 from tests.pictures.browser import browser, opened
 
@@ -108,8 +109,7 @@ def make_study():
 @pytest.fixture(autouse=True)
 def compilers_environment():
     """A run points the compiler at its own cache by variables of the process; tests do not."""
-    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ.get(name) for name in VARIABLES}
     yield
     for name, value in before.items():
         if value is None:

@@ -14,6 +14,7 @@ from segmamba.files import (
     is_abandoned,
     locked,
     replacing,
+    seen_from,
     write_bytes,
     write_json,
     write_text,
@@ -96,6 +97,20 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_other(tmp_path, monke
         if failing == "write":
             full()
     assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+
+
+def test_paths_in_a_reason_are_those_seen_from_the_studys_folder(tmp_path, monkeypatch):
+    results = tmp_path / "my Results"
+    study = results / "Depth_Run01"
+    study.mkdir(parents=True)
+    reason = f"{study}/a/seed0/last.pth: damaged (see {study}/a/logs/error.txt), {results}/cache/x"
+    shown = "a/seed0/last.pth: damaged (see a/logs/error.txt), ../cache/x"
+    assert seen_from(study, reason) == shown
+    monkeypatch.chdir(tmp_path)
+    assert seen_from("my Results/Depth_Run01", reason) == shown
+    for elsewhere in (f"/mnt{study}/a", "/data/brats/x.nii.gz", f"{results}2/x", "a | <b> [/c]"):
+        assert seen_from(study, elsewhere) == elsewhere
+    assert seen_from("/Results", "/data/brats, /Results/a") == "/data/brats, a"
 
 
 def test_a_folder_for_results_is_made_and_a_file_in_its_place_is_named(tmp_path):

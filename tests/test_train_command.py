@@ -7,11 +7,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import typer
 from mlflow import MlflowClient
 
+from segmamba.cli import app
+from segmamba.config import preset
+from segmamba.errors import UserError
 from segmamba.models.weights import load_checkpoint
+from segmamba.orchestration import single
 from segmamba.training.checkpoint import weights_digest
 from tests import warm
 from tests.conftest import write_case
@@ -355,3 +361,18 @@ def test_a_wrong_option_gets_one_line_and_code_2_and_begins_nothing(tmp_path, op
     )
     assert process.returncode == 2 and message in process.stderr and process.stderr.count("\n") == 1
     assert not list(tmp_path.glob("Results/SegMamba*"))
+
+
+def test_resume_without_a_run_starts_what_the_command_starts_without_it(tmp_path, monkeypatch):
+    chosen = []
+    observer = SimpleNamespace(say=lambda line: None)
+
+    def choose(options, callback):
+        chosen.append(single._chosen(options, tmp_path, observer))
+        raise UserError("nothing is trained here")
+
+    monkeypatch.setattr(single, "run_single", choose)
+    for words in (["train"], ["train", "--resume"]):
+        with pytest.raises(UserError, match="nothing is trained"):
+            typer.main.get_command(app)(words, standalone_mode=False)
+    assert chosen == [(None, preset("demo"))] * 2

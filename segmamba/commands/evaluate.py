@@ -16,6 +16,7 @@ from segmamba.commands.shared import (
     PatientsOption,
     ReadingSetOption,
     RuleOption,
+    ThemeOption,
     console,
     note_on_viewer,
     print_json,
@@ -84,6 +85,7 @@ def evaluate(
             "--html", help="Also write evaluation.html: tables to sort, and cases to look at."
         ),
     ] = False,
+    theme: ThemeOption = "dark",
     as_json: JsonOption = False,
 ) -> None:
     """Score a folder of predictions under named rules.
@@ -96,7 +98,9 @@ def evaluate(
     from segmamba.evaluation.evaluate import evaluate, write_evaluation
     from segmamba.evaluation.pictures import write_pictures
     from segmamba.evaluation.summary import render
+    from segmamba.pictures.palette import theme_named
 
+    around = theme_named(theme)
     with progress_bar("scoring cases") as progress:
         evaluation = evaluate(
             predictions,
@@ -112,7 +116,10 @@ def evaluate(
             patients=patients,
             progress=progress,
         )
-    written = [*write_evaluation(output, evaluation), *write_pictures(output, evaluation)]
+    written = [
+        *write_evaluation(output, evaluation),
+        *write_pictures(output, evaluation, around),
+    ]
     if html:
         from segmamba.evaluation.page import write_page
 

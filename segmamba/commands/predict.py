@@ -19,6 +19,7 @@ from segmamba.commands.shared import (
     NamesOption,
     OrientationOption,
     SetOption,
+    ThemeOption,
     complete_labels,
     console,
     note_on_viewer,
@@ -135,6 +136,7 @@ def predict(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also draw each case with its segmentation.")
     ] = False,
+    theme: ThemeOption = "dark",
     html: Annotated[
         bool, typer.Option("--html", help="Also write one page with all cases.")
     ] = False,
@@ -171,11 +173,13 @@ def predict(
     from segmamba.data.layouts.templates import resolve_names
     from segmamba.inference.outputs import Outputs
     from segmamba.inference.predictor import load_predictor
+    from segmamba.pictures.palette import theme_named
 
     options: dict[str, Any] = {
         "changes": settings,
         "postprocessing": _postprocessing(postprocess),
     }
+    around = theme_named(theme)
     if checkpoint and not model:
         members = [str(path) for path in checkpoint]
         predictor = load_predictor(checkpoint, device, **options)
@@ -190,6 +194,7 @@ def predict(
         probabilities=probabilities,
         uncertainty=uncertainty,
         overlay=overlay,
+        theme=around,
         page=html,
         skip_existing=skip_existing,
     )

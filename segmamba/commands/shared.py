@@ -169,6 +169,15 @@ ChallengeOption = Annotated[
         autocompletion=complete_of(CHALLENGES),
     ),
 ]
+ThemeOption = Annotated[
+    str,
+    typer.Option(
+        "--theme",
+        help="What surrounds the images of drawn cases: dark for a screen, light for paper.",
+        metavar="NAME",
+        autocompletion=complete_of(("dark", "light")),
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -325,12 +334,14 @@ def progress_bar(what: str) -> Iterator[Progress]:
 def console(**options: Any) -> "Console":
     """Make a rich Console of at most COLUMNS columns, and of so many where there is no terminal.
 
+    It shows text as it is: the name of a case or an arm may look like markup.
+
     Args:
         options: What rich's Console takes.
     """
     from rich.console import Console
 
-    made = Console(**options)
+    made = Console(markup=False, emoji=False, **options)
     made.width = min(made.width, COLUMNS) if made.is_terminal else COLUMNS
     return made
 

@@ -94,15 +94,12 @@ def train(
         *(["train.deterministic=true"] if deterministic else []),
     ]
     asked = data or labels or names or preset or config_file or assignments
-    config = (
-        _config(data, labels, names, preset, config_file, assignments)
-        if asked or not resume
-        else None
-    )
+    fresh = _config(data, labels, names, preset, config_file, assignments)
+    config = fresh if asked or not resume else None
 
     from segmamba.orchestration.single import RunOptions, run_single
 
-    options = RunOptions(config=config, output=output, resume=resume, device=device)
+    options = RunOptions(config=config, fresh=fresh, output=output, resume=resume, device=device)
     finished = _watched(lambda callback: run_single(options, callback), as_json=as_json)
     if as_json:
         print_json({"folder": str(finished.folder.root), **finished.final.as_dict()})

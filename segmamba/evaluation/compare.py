@@ -304,6 +304,8 @@ def _print_table(title: str, paired: list[Paired], console: Console) -> None:
         "A lower",
         "rank p",
         box=None,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.title = title
     for one in paired:

@@ -10,7 +10,7 @@ from segmamba.data.label_sets import MEAN
 from segmamba.errors import UserError
 from segmamba.evaluation.folders import Pair, pair_view
 from segmamba.evaluation.patients import counted, row_patient
-from segmamba.evaluation.pictures import draw_distribution
+from segmamba.evaluation.pictures import distribution
 from segmamba.evaluation.prediction_page import TEMPLATES
 from segmamba.evaluation.result import Evaluation
 from segmamba.evaluation.score import ScoreRow
@@ -18,11 +18,21 @@ from segmamba.evaluation.summary import case_values, regions_of
 from segmamba.files import write_text
 from segmamba.pictures.case_rows import CaseRow, Cell, cell
 from segmamba.pictures.encode import ViewerCase, encode_case
+from segmamba.pictures.figures import png_of
 from segmamba.pictures.pages import template
+from segmamba.pictures.palette import DARK, LIGHT
 from segmamba.pictures.viewer import by_interest, fitting, named_cases, viewer_section
 from segmamba.screen import points
 
 PAGE = "evaluation.html"
+NARROW, IN_THE_DARK = "(max-width: 44rem)", "(prefers-color-scheme: dark)"
+SPREAD = {
+    f"screen and {IN_THE_DARK} and {NARROW}": (DARK, 1),
+    f"screen and {IN_THE_DARK}": (DARK, 2),
+    f"screen and {NARROW}": (LIGHT, 1),
+    "all": (LIGHT, 2),
+}
+"""How the scores are drawn by where they are seen: the first that holds."""
 COLUMNS = ("Dice", "95 %", "median", "HD95 mm", "95 % mm", "median mm", "NSD 1 mm", "sensitivity")
 
 
@@ -30,7 +40,7 @@ def write_page(folder: str | Path, evaluation: Evaluation) -> Path:
     """Write the page beside the tables.
 
     Args:
-        folder: Where the page goes; distribution.png is drawn there as well.
+        folder: Where the page goes.
         evaluation: The result of `evaluate`.
 
     Returns:
@@ -39,8 +49,12 @@ def write_page(folder: str | Path, evaluation: Evaluation) -> Path:
     folder = Path(folder)
     rule = next(iter(evaluation.summary["scores"]))
     dice = case_values(evaluation.rows, rule, MEAN, "dice")
-    distribution = draw_distribution(evaluation.rows, folder / "distribution.png").read_bytes()
-    viewed = fitting(_viewer_cases(evaluation, dice), len(distribution) * 4 // 3)
+    spread = {
+        media: png_of(distribution(evaluation.rows, theme, across))
+        for media, (theme, across) in SPREAD.items()
+    }
+    taken = sum(len(drawn) for drawn in spread.values()) * 4 // 3
+    viewed = fitting(_viewer_cases(evaluation, dice), taken)
     held = {case.id for case in viewed}
     rows = [
         CaseRow(case, case in held, _cells(evaluation, rule, case))
@@ -57,7 +71,7 @@ def write_page(folder: str | Path, evaluation: Evaluation) -> Path:
         first_rule=rule,
         columns=list(rows[0].cells),
         rows=rows,
-        distribution=distribution,
+        spread=spread,
     )
     return write_text(folder / PAGE, text)
 

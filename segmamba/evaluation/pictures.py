@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from segmamba.evaluation.score import ScoreRow
 from segmamba.evaluation.summary import case_values, regions_of
 from segmamba.pictures.figures import new_figure, save_figure
 from segmamba.pictures.overlay import draw_cases
-from segmamba.pictures.palette import COLOURS_ON_WHITE
+from segmamba.pictures.palette import COLOURS_ON_WHITE, DARK, LIGHT, REGION_COLOURS, Theme
 from segmamba.pictures.view import surroundings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from segmamba.evaluation.compare import Comparison, Paired
     from segmamba.evaluation.result import Evaluation
@@ -30,19 +31,20 @@ SHOWN = ("T1ce", "FLAIR")
 """The images of the worst cases."""
 
 
-def write_pictures(folder: str | Path, evaluation: Evaluation) -> list[Path]:
+def write_pictures(folder: str | Path, evaluation: Evaluation, theme: Theme = DARK) -> list[Path]:
     """Draw distribution.png and worst_cases.png.
 
     Args:
         folder: Where the pictures go.
         evaluation: The result of `evaluate`.
+        theme: What surrounds the images of the worst cases.
 
     Returns:
         The pictures.
     """
     return [
         draw_distribution(evaluation.rows, Path(folder) / "distribution.png"),
-        draw_worst(evaluation, Path(folder) / "worst_cases.png"),
+        draw_worst(evaluation, Path(folder) / "worst_cases.png", theme),
     ]
 
 
@@ -58,32 +60,63 @@ def draw_distribution(rows: Sequence[ScoreRow], path: Path) -> Path:
     Returns:
         `path`.
     """
-    rules = list(dict.fromkeys(row["rule"] for row in rows))
-    figure = new_figure(figsize=(9, 3.2 * len(rules)), layout="constrained")
-    grid = figure.subplots(len(rules), 2, squeeze=False)
-    for panels, rule in zip(grid, rules, strict=True):
-        for panel, metric, name in zip(
-            panels, ("dice", "hd95_mm"), ("Dice", "HD95 (mm)"), strict=True
-        ):
-            _draw_spread(panel, rows, rule, metric)
-            panel.set(title=f"{name}, rule {rule}", xlim=(-0.6, len(regions_of(rows)) + 0.6))
-        panels[0].set_ylim(-0.03, 1.03)
-        panels[1].set_yscale("symlog", linthresh=1)
-        panels[1].set_ylim(-0.1, 600)
-        panels[1].set_yticks(
-            [0, 1, 3, 10, 30, 100, 374], ["0", "1", "3", "10", "30", "100", "374"], minor=False
-        )
-        panels[1].minorticks_off()
-    save_figure(figure, path)
+    save_figure(distribution(rows), path)
     return path
 
 
-def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) -> None:
+def distribution(rows: Sequence[ScoreRow], theme: Theme = LIGHT, across: int = 2) -> Figure:
+    """Make the figure of `draw_distribution`.
+
+    Args:
+        rows: The scores of each case, region and rule.
+        theme: The colours of the page and of the words.
+        across: Panels beside each other, 1 for a small screen.
+    """
+    from matplotlib import rc_context
+
+    rules = list(dict.fromkeys(row["rule"] for row in rows))
+    panels_in = (4.5, 3.2) if across == 2 else (4.2, 2.8)
+    down = 2 * len(rules) // across
+    with rc_context(_colours_of(theme)):
+        figure = new_figure(
+            figsize=(panels_in[0] * across, panels_in[1] * down), layout="constrained"
+        )
+        panels = iter(figure.subplots(down, across, squeeze=False).flat)
+        for rule in rules:
+            dice, hd95_mm = next(panels), next(panels)
+            for panel, metric, name in (
+                (dice, "dice", "Dice"),
+                (hd95_mm, "hd95_mm", "HD95 (mm)"),
+            ):
+                _draw_spread(panel, rows, rule, metric, theme)
+                panel.set(title=f"{name}, rule {rule}", xlim=(-0.6, len(regions_of(rows)) + 0.6))
+            dice.set_ylim(-0.03, 1.03)
+            hd95_mm.set_yscale("symlog", linthresh=1)
+            hd95_mm.set_ylim(-0.1, 600)
+            hd95_mm.set_yticks(
+                [0, 1, 3, 10, 30, 100, 374], ["0", "1", "3", "10", "30", "100", "374"], minor=False
+            )
+            hd95_mm.minorticks_off()
+        figure.draw_without_rendering()  # makes the ticks while the colours hold
+    return figure
+
+
+def _colours_of(theme: Theme) -> dict[Any, Any]:
+    """Matplotlib's settings for a page of this theme."""
+    words = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+    paper = ("figure.facecolor", "axes.facecolor")
+    return dict.fromkeys(words, theme.ink) | dict.fromkeys(paper, theme.page)
+
+
+def _draw_spread(
+    panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str, theme: Theme
+) -> None:
     rng = np.random.default_rng(0)
     names = (*regions_of(rows), MEAN)
+    known = COLOURS_ON_WHITE if theme == LIGHT else REGION_COLOURS
     for place, region in enumerate(names):
         values = np.array(list(case_values(rows, rule, region, metric).values()))
-        colour = COLOURS_ON_WHITE.get(region, GREY)
+        colour = known.get(region, GREY)
         box = {"facecolor": colour, "alpha": 0.35, "edgecolor": "none"}
         panel.boxplot(
             values,
@@ -92,7 +125,7 @@ def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) 
             showfliers=False,
             patch_artist=True,
             boxprops=box,
-            medianprops={"color": "black"},
+            medianprops={"color": theme.ink},
             whiskerprops={"color": GREY},
             capprops={"visible": False},
         )
@@ -100,7 +133,7 @@ def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) 
             place + rng.uniform(-0.18, 0.18, len(values)),
             values,
             s=9,
-            color="black",
+            color=theme.ink,
             alpha=0.45,
             linewidths=0,
             zorder=3,
@@ -110,12 +143,13 @@ def _draw_spread(panel: Axes, rows: Sequence[ScoreRow], rule: str, metric: str) 
     panel.grid(alpha=0.25)
 
 
-def draw_worst(evaluation: Evaluation, path: Path) -> Path:
+def draw_worst(evaluation: Evaluation, path: Path, theme: Theme = DARK) -> Path:
     """Draw truth, prediction and errors of the WORST cases by mean Dice under the first rule.
 
     Args:
         evaluation: The result of `evaluate`.
         path: The picture's file.
+        theme: What surrounds the images.
 
     Returns:
         `path`.
@@ -128,7 +162,7 @@ def draw_worst(evaluation: Evaluation, path: Path) -> Path:
     for case in worst:
         view = pair_view(pairs[case], f"{case}: mean Dice {scores[case]:.2f}, {rule}", SHOWN)
         views.append(view.cut(surroundings(view.tumour())))
-    draw_cases(path, views)
+    draw_cases(path, views, theme)
     return path
 
 

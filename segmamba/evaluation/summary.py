@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from segmamba.data.label_sets import MEAN
 from segmamba.evaluation.intervals import score_interval
 from segmamba.evaluation.patients import by_patient, counted, row_patient
+from segmamba.evaluation.rules import LESION_MISSED_MM
 from segmamba.evaluation.score import METRICS, ScoreRow
 from segmamba.screen import points, print_line
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from segmamba.evaluation.result import Evaluation
+
+REGION = "region"
+SPARE = ("specificity", "sensitivity", "sd", "NSD 1 mm", "median mm")
+"""Columns that a narrow terminal does without, in this order."""
 
 Figures = dict[str, float | None]
 """{"mean", "median", "sd", "low", "high"} of a score over patients, each patient's cases averaged
@@ -89,7 +93,9 @@ def patient_values(
 
 def _figures(of_patient: dict[str, float], metric: str) -> Figures:
     values = np.array(list(of_patient.values()))
-    low, high = score_interval(values, (0, math.inf if metric == "hd95_mm" else 1))
+    # Farther than a missed lesion is no mean distance, unless a larger grid has shown one.
+    most = max(LESION_MISSED_MM, float(values.max())) if metric == "hd95_mm" else 1
+    low, high = score_interval(values, (0, most))
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
     return {
         "mean": float(values.mean()),
@@ -123,40 +129,45 @@ def render(evaluation: Evaluation, console: Console) -> None:
 
 
 def _print_table(title: str, regions: dict[str, dict[str, Any]], console: Console) -> None:
-    """Print the figures of one rule, a row for each region."""
+    """Print the figures of one rule, a row for each region, in the columns that fit."""
     from rich.table import Table
 
-    table = Table(
-        "region",
-        "Dice",
-        "95 %",
-        "median",
-        "sd",
-        "HD95 mm",
-        "95 %",
-        "median",
-        "NSD 1 mm",
-        "sensitivity",
-        "specificity",
-        box=None,
-    )
+    rows = _fitting([_cells(region, metrics) for region, metrics in regions.items()], console.width)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.title = title
-    for region, metrics in regions.items():
-        dice, hd95_mm = metrics["dice"], metrics["hd95_mm"]
-        table.add_row(
-            region,
-            points(dice["mean"], decimals=2),
-            _interval(dice, scale=100),
-            points(dice["median"], decimals=2),
-            "-" if dice["sd"] is None else points(dice["sd"]),
-            f"{hd95_mm['mean']:.2f}",
-            _interval(hd95_mm),
-            f"{hd95_mm['median']:.2f}",
-            points(metrics["nsd_1mm"]["mean"]),
-            f"{metrics['sensitivity']['mean']:.3f}",
-            f"{metrics['specificity']['mean']:.5f}",
-        )
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == REGION else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
     console.print(table)
+
+
+def _cells(region: str, metrics: dict[str, Any]) -> dict[str, str]:
+    """A row of the table by the titles of its columns."""
+    dice, hd95_mm = metrics["dice"], metrics["hd95_mm"]
+    return {
+        REGION: region,
+        "Dice": points(dice["mean"], decimals=2),
+        "95 %": _interval(dice, scale=100),
+        "median": points(dice["median"], decimals=2),
+        "sd": "-" if dice["sd"] is None else points(dice["sd"]),
+        "HD95 mm": f"{hd95_mm['mean']:.2f}",
+        "95 % mm": _interval(hd95_mm),
+        "median mm": f"{hd95_mm['median']:.2f}",
+        "NSD 1 mm": points(metrics["nsd_1mm"]["mean"]),
+        "sensitivity": f"{metrics['sensitivity']['mean']:.3f}",
+        "specificity": f"{metrics['specificity']['mean']:.5f}",
+    }
+
+
+def _fitting(rows: list[dict[str, str]], width: int) -> list[dict[str, str]]:
+    """The rows without the SPARE columns that do not fit; the files and the page have them all."""
+    for spare in (None, *SPARE):
+        rows = [{name: text for name, text in row.items() if name != spare} for row in rows]
+        texts = ([name, *(row[name] for row in rows)] for name in rows[0])
+        if sum(1 + max(map(len, column)) for column in texts) - 1 <= width:
+            break
+    return rows
 
 
 def _size(evaluation: Evaluation) -> str:

@@ -219,7 +219,7 @@ def _draw(case: Case, classes: np.ndarray, labels: LabelSet, outputs: Outputs) -
     if outputs.overlay:
         heading = case.id if classes.any() else f"{case.id}: no tumour found"
         path = outputs.files(case.id, 1)["overlay"]
-        draw_cases(path, [replace(view, heading=heading)])
+        draw_cases(path, [replace(view, heading=heading)], outputs.theme)
     return thumbnail(view) if outputs.page else b""
 
 

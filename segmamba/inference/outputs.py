@@ -10,6 +10,7 @@ from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import written_values
 from segmamba.data.missing import missing_modalities
 from segmamba.errors import UserError
+from segmamba.pictures.palette import DARK, Theme
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """The states of an Outcome."""
@@ -28,6 +29,8 @@ class Outputs:
     uncertainty: bool = False
     """Entropy and, of several networks, disagreement."""
     overlay: bool = False
+    theme: Theme = DARK
+    """What surrounds the images of an overlay."""
     page: bool = False
     skip_existing: bool = False
     """Whether a case is left whose files are all there."""

@@ -1,18 +1,23 @@
 """Compiling and launching the kernels of narrow_conv.cu.
 
 They are compiled when they first run by NVRTC, which torch's CUDA wheels for Linux bring with
-cuda-bindings.
+cuda-bindings and Triton, and kept in Triton's cache.
 """
 
 import ctypes
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+BINARY = "narrow_conv.cubin"
+"""What the compiled file is called there."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +88,31 @@ def _function(kernel: Kernel) -> Any:
 @functools.cache
 def _module(stem: bool, dtype: torch.dtype, device: torch.device) -> Any:
     """narrow_conv.cu, compiled and loaded on a device."""
-    from cuda.bindings import driver, nvrtc
+    from cuda.bindings import driver
 
     source = resources.files("segmamba.models").joinpath("narrow_conv.cu").read_bytes()
     kind = {torch.bfloat16: b"bf16", torch.float16: b"f16"}[dtype]
-    options = [b"--gpu-architecture=sm_90a", b"-DKIND=" + kind, b"-DSTEM=%d" % stem]
+    options = (b"--gpu-architecture=sm_90a", b"-DKIND=" + kind, b"-DSTEM=%d" % stem)
+    with torch.cuda.device(device):
+        return _checked(driver.cuModuleLoadData(_binary(source, options)))[1]
+
+
+def _binary(source: bytes, options: Sequence[bytes]) -> bytes:
+    """Compile a file of CUDA, or find what it was compiled to in Triton's cache on the disk."""
+    from cuda.bindings import nvrtc
+    from triton.runtime.cache import get_cache_manager
+
+    version = b"%d.%d" % _checked(nvrtc.nvrtcVersion())[1:]
+    known = hashlib.sha256(b"\0".join([source, *options, version])).hexdigest()
+    kept = get_cache_manager(known)
+    if file := kept.get_file(BINARY):
+        return Path(file).read_bytes()
     _, program = _checked(nvrtc.nvrtcCreateProgram(source, b"narrow_conv.cu", 0, [], []))
-    _checked(nvrtc.nvrtcCompileProgram(program, len(options), options))
+    _checked(nvrtc.nvrtcCompileProgram(program, len(options), list(options)))
     binary = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program))[1])
     _checked(nvrtc.nvrtcGetCUBIN(program, binary))
-    with torch.cuda.device(device):
-        return _checked(driver.cuModuleLoadData(binary))[1]
+    kept.put(binary, BINARY)
+    return binary
 
 
 def _checked(result: tuple[Any, ...]) -> tuple[Any, ...]:

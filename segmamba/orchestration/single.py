@@ -48,6 +48,8 @@ class RunOptions:
 
     config: Config | None
     """None, with `resume`: whatever the run that is resumed has."""
+    fresh: Config = field(default_factory=Config)
+    """What starts where `config` is None and there is no run to resume."""
     name: str = NAME
     output: Path = Path("Results")
     resume: bool = False
@@ -168,7 +170,7 @@ def _chosen(
     if root is None:
         if options.resume:
             observer.say(f"resume   no unfinished {options.name} found in {results}: starting one")
-        return None, options.config or Config()
+        return None, options.config or options.fresh
     config = load_config(root / "config.json")
     asked = options.config or config
     if asked.model.classes == AUTO:  # the data's, which the run has found

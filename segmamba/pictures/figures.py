@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,18 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, which is there whole or not at all."""
     with replacing(path) as file:
         figure.savefig(file, dpi=DPI, format="png")
+
+
+def png_of(figure: Figure, dpi: int = DPI) -> bytes:
+    """Draw a figure as a PNG, for a page.
+
+    Args:
+        figure: The figure.
+        dpi: Dots of an inch.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, format="png")
+    return drawn.getvalue()
 
 
 def legible(text: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmamba.data.label_sets import LabelSet
-from segmamba.pictures.figures import legible, new_figure, save_figure
+from segmamba.pictures.figures import legible, new_figure, png_of, save_figure
 from segmamba.pictures.palette import DARK, ERROR_COLOURS, REGION_COLOURS, Theme
 from segmamba.pictures.panel import (
     draw_errors,
@@ -31,6 +30,8 @@ PLAIN, TRUTH, PREDICTION, ERRORS = "", "truth", "prediction", "errors"
 """What is drawn on the image of a panel."""
 COLUMN_IN, GAP_IN, TITLE_IN, HEADING_IN, LEGEND_IN = 2.7, 0.06, 0.22, 0.32, 0.36
 """Inches: a panel's width, between panels, above each, above each case, below all."""
+LEGEND_EDGE = 1.0
+"""Points of black around what the legend shows: on a white page yellow is hardly seen."""
 ROW_ASPECT = (0.4, 1.4)
 """The least and the greatest height of a row of panels, in widths."""
 THUMBNAIL_IN, THUMBNAIL_DPI = 3.2, 100
@@ -114,9 +115,7 @@ def thumbnail(view: CaseView) -> bytes:
         layer = PLAIN if view.prediction is None else PREDICTION
         _draw(panel, view, modality, layer, axis, centre[axis])
         write(panel, 0, 1, title_of(modality, axis))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=THUMBNAIL_DPI, format="png")
-    return drawn.getvalue()
+    return png_of(figure, THUMBNAIL_DPI)
 
 
 def _columns(view: CaseView) -> list[Column]:
@@ -153,13 +152,24 @@ def add_legend(figure: Figure, views: Sequence[CaseView], theme: Theme) -> None:
     """Say which colour is which region, and which is which error."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+    from matplotlib.patheffects import withStroke
 
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=REGION_COLOURS[region], linewidth=width, label=region)
+        Line2D(
+            [],
+            [],
+            color=REGION_COLOURS[region],
+            linewidth=width,
+            label=region,
+            path_effects=[withStroke(linewidth=width + LEGEND_EDGE, foreground="black")],
+        )
         for region, width in outline_widths(_labels(views)).items()
     ]
     if any(view.truth is not None and view.prediction is not None for view in views):
-        handles += [Patch(color=colour, label=name) for name, colour in ERROR_COLOURS.items()]
+        handles += [
+            Patch(facecolor=colour, edgecolor="black", linewidth=LEGEND_EDGE / 2, label=name)
+            for name, colour in ERROR_COLOURS.items()
+        ]
     figure.legend(
         handles=handles,
         loc="lower center",

@@ -7,6 +7,8 @@ the tests simulate them (Machado et al. 2009).
 
 from dataclasses import dataclass
 
+from segmamba.errors import UserError
+
 REGION_COLOURS = {
     "ET": "#d55e00",
     "TC": "#f0e442",
@@ -44,3 +46,22 @@ class Theme:
 
 DARK = Theme(page="#000000", ink="#e7e9eb")
 LIGHT = Theme(page="#ffffff", ink="#1b1c1d")
+THEMES = {"dark": DARK, "light": LIGHT}
+"""By the names that users give them."""
+
+
+def theme_named(name: str) -> Theme:
+    """Find a theme by its name.
+
+    Args:
+        name: What a user wrote.
+
+    Returns:
+        The theme.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name not in THEMES:
+        raise UserError(f"--theme {name!r}: choose one of {', '.join(THEMES)}")
+    return THEMES[name]

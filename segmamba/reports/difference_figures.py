@@ -12,6 +12,9 @@ import numpy as np
 from segmamba.reports.style import (
     INK,
     MUTED,
+    NARROW_IN,
+    NARROW_LINE,
+    WIDTH_IN,
     arm_colours,
     draw_margin,
     new_figure,
@@ -29,14 +32,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LABEL = {WIDTH_IN: 30, NARROW_IN: 22}
+"""Characters of a line of a row's label by the width of the picture."""
 NEAR = 2.5  # multiple of the largest estimate up to which intervals are shown
 
 
-def draw_differences(study: Study) -> Figure | None:
+def draw_differences(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw a forest plot of every paired difference, the region that decides first.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches; a narrow one has its regions below each other,
+            each with its own estimates.
 
     Returns:
         Estimates with 95 % intervals and seeds; None where no trials could be paired.
@@ -44,31 +51,37 @@ def draw_differences(study: Study) -> Figure | None:
     results = compare_arms(study)
     if not any(d.seeds for d in _differences(results)):
         return None
-    decides = study.hypothesis.regions[0]
+    decides, narrow = study.hypothesis.regions[0], width_in < WIDTH_IN
     regions = decisive_first(study, decides)
-    labels = [_row_label(result.regions[decides]) for result in results]
-    row_in = max(0.46, *(0.14 * label.count("\n") + 0.28 for label in labels))
-    figure = new_figure(0.8 + len(results) * row_in)
-    panels = figure.subplots(
-        1,
-        len(regions),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        width_ratios=[1.7] + [1] * (len(regions) - 1),
-    )[0]
+    labels = {
+        region: [_row_label(result.regions[region], LABEL[width_in]) for result in results]
+        for region in (regions if narrow else [decides])
+    }
+    lines = max(label.count("\n") for of_region in labels.values() for label in of_region)
+    row_in = max(0.46, 0.14 * lines + 0.28)
+    if narrow:
+        figure = new_figure(1.0 + len(regions) * (0.42 + len(results) * row_in), width_in)
+        panels = figure.subplots(len(regions), 1, sharex=True, squeeze=False)[:, 0]
+    else:
+        figure = new_figure(0.8 + len(results) * row_in)
+        widths = [1.7] + [1] * (len(regions) - 1)
+        panels = figure.subplots(
+            1, len(regions), sharex=True, sharey=True, squeeze=False, width_ratios=widths
+        )[0]
     for panel, region in zip(panels, regions, strict=True):
         _draw_region(panel, study, results, region)
-    panels[0].set_yticks([-y for y in range(len(results))], labels)
-    for tick, result in zip(panels[0].get_yticklabels(), results, strict=True):
-        tick.set_fontweight("bold" if result.decides else "normal")
+        if region in labels:
+            panel.set_yticks([-y for y in range(len(results))], labels[region])
+            for tick, result in zip(panel.get_yticklabels(), results, strict=True):
+                tick.set_fontweight("bold" if result.decides and region == decides else "normal")
+        panel.tick_params(axis="x", labelbottom=True)
     metric = METRICS[study.hypothesis.metric]
     what = "improvement" if not metric.higher_is_better else "difference"
-    figure.supxlabel(
+    words = (
         f"{what} in {metric.unit}; bars: the interval that decides, elsewhere 95 %; dots: seeds; "
-        f"grey: ±{amount(study.hypothesis.margin, metric)} margin",
-        fontsize=8,
+        f"grey: ±{amount(study.hypothesis.margin, metric)} margin"
     )
+    figure.supxlabel(textwrap.fill(words, NARROW_LINE) if narrow else words, fontsize=8)
     return figure
 
 
@@ -153,14 +166,14 @@ def _draw_interval(
         panel.plot(end, y, mark, color=colour, ms=5, clip_on=False, zorder=4)
 
 
-def _row_label(difference: Difference) -> str:
-    """The contrast, its estimate and its interval."""
+def _row_label(difference: Difference, characters: int) -> str:
+    """The contrast in lines of so many characters, its estimate and its interval."""
     contrast = (
         f"{short_name(difference.arm)} {MINUS} {short_name(difference.versus)}"
         if difference.versus
         else difference.label
     )
-    name = textwrap.fill(contrast, 30)
+    name = textwrap.fill(contrast, characters)
     if not difference.seeds:
         return name
     metric = difference.metric

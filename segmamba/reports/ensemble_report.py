@@ -154,13 +154,13 @@ def render_terminal(ensemble: Ensemble, console: Console) -> None:
         ensemble: The results.
         console: The terminal.
     """
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     for group in ensemble.groups:
         members = member_table(group, ensemble.study)
         shown = Table(
-            members["group"],
+            Column(Text(members["group"])),
             "validation",
             *members["headers"],
             title="Dice in points on the test set",

@@ -20,7 +20,7 @@ from segmamba.studies.results import Study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES: dict[str, Callable[[Study], Figure | None]] = {
+FIGURES: dict[str, Callable[..., Figure | None]] = {
     "answer": draw_answer,
     "differences": draw_differences,
     "subsets": draw_subsets,
@@ -31,14 +31,13 @@ FIGURES: dict[str, Callable[[Study], Figure | None]] = {
     "cases": draw_cases,
     "curves": draw_curves,
 }
-"""The function that draws each picture, or gives None where the study has nothing to show."""
+"""The function that draws each picture of a study with a `width_in` in inches, or gives None where
+the study has nothing to show."""
 
-NARROW: dict[str, Callable[[Study], Figure | None]] = {
-    "answer-narrow": functools.partial(draw_answer, width_in=NARROW_IN),
-    "pareto-narrow": functools.partial(draw_pareto, width_in=NARROW_IN),
+NARROW = {
+    f"{name}-narrow": functools.partial(draw, width_in=NARROW_IN) for name, draw in FIGURES.items()
 }
-"""Pictures for a small screen, in place of those that would be too small there: on the page
-alone."""
+"""The same for a small screen, where the others would be too small to read: on the page alone."""
 
 
 def draw_all(study: Study) -> dict[str, Figure]:
@@ -54,20 +53,18 @@ def draw_all(study: Study) -> dict[str, Figure]:
 
 
 def draw_narrow(study: Study) -> dict[str, Figure]:
-    """Draw the pictures that small screens have of their own.
+    """Draw them for a small screen.
 
     Args:
         study: The study.
 
     Returns:
-        The figures by name, those of NARROW that the study has data for.
+        The figures by name, in the order of NARROW.
     """
     return _drawn(NARROW, study)
 
 
-def _drawn(
-    draws: Mapping[str, Callable[[Study], Figure | None]], study: Study
-) -> dict[str, Figure]:
+def _drawn(draws: Mapping[str, Callable[..., Figure | None]], study: Study) -> dict[str, Figure]:
     with report_style(), any_letters():
         drawn = {name: draw(study) for name, draw in draws.items()}
         figures = {name: figure for name, figure in drawn.items() if figure}

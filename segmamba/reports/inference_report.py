@@ -232,8 +232,7 @@ def render_terminal(results: InferenceResults, console: Console) -> None:
         results: The results.
         console: The terminal.
     """
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     content = _content(results)
@@ -247,7 +246,7 @@ def render_terminal(results: InferenceResults, console: Console) -> None:
     for row in content["rows"]:
         table.add_row(Text(row["name"]), *row["cells"])
     pairs = Table(
-        escape(f"minus '{results.baseline}'"),
+        Column(Text(f"minus '{results.baseline}'")),
         "mean Dice",
         "95 % interval",
         "lesion-wise Dice",

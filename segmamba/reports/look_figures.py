@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from segmamba.reports.style import (
     INK,
     MUTED,
+    NARROW_LINE,
     PAPER,
+    WIDTH_IN,
     arm_colours,
     draw_margin,
     new_figure,
@@ -39,11 +41,12 @@ STATE_WORDS: dict[State, str] = {
 }
 
 
-def draw_looks(study: Study) -> Figure | None:
+def draw_looks(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw every contrast of a study's claim as its looks saw it, a panel each.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches; a narrow one has its panels below each other.
 
     Returns:
         Estimates with repeated 95 % intervals over seeds, the boundary of each look, the margin's
@@ -54,9 +57,10 @@ def draw_looks(study: Study) -> Figure | None:
     claim, last = study.hypothesis, study.looks[-1]
     metric = metric_of(claim.score)
     courses = [_course(study, contrast.key) for contrast in last.contrasts]
-    columns = min(COLUMNS, len(courses))
+    narrow = width_in < WIDTH_IN
+    columns = 1 if narrow else min(COLUMNS, len(courses))
     lines = -(-len(courses) // columns)
-    figure = new_figure(0.55 + (2.3 if lines == 1 else 1.75 * lines))
+    figure = new_figure(0.55 + (2.3 if lines == 1 else 1.75 * lines), width_in)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     panels = [panel for row in grid for panel in row]
     limits = _limits(courses, claim)
@@ -71,11 +75,11 @@ def draw_looks(study: Study) -> Figure | None:
         lowest = panels[[i for i in range(len(courses)) if i % columns == column][-1]]
         lowest.tick_params(axis="x", labelbottom=True)
     figure.supylabel(f"difference, {metric.unit}", fontsize=8)
-    figure.supxlabel(
+    words = (
         f"seeds, of at most {study.max_seeds}; bars: repeated 95 % interval, "
-        f"{_boundary_words(claim)}, grey: ±{amount(claim.margin, metric)} margin",
-        fontsize=8,
+        f"{_boundary_words(claim)}, grey: ±{amount(claim.margin, metric)} margin"
     )
+    figure.supxlabel(textwrap.fill(words, NARROW_LINE) if narrow else words, fontsize=8)
     return figure
 
 

@@ -80,12 +80,17 @@ class _Table:
     @property
     def needed_px(self) -> float:
         """The width that it needs on a screen."""
+        size = DENSE if "dense" in self.classes.split() else 1.0
+        return size * sum(CHARACTER_PX * width + GAP_PX for width in self.widths)
+
+    @property
+    def widths(self) -> list[int]:
+        """The least characters of each column."""
         columns: dict[int, int] = {}
         for row in (self.heads, *self.rows):
             for column, cell in enumerate(row):
                 columns[column] = max(columns.get(column, 0), cell.characters)
-        size = DENSE if "dense" in self.classes.split() else 1.0
-        return size * sum(CHARACTER_PX * width + GAP_PX for width in columns.values())
+        return list(columns.values())
 
     def folding(self) -> list[str]:
         """The classes by which the style sheet folds it."""
@@ -144,7 +149,9 @@ class _Tables(HTMLParser):
         if not table.heads:
             return
         names = " ".join([*table.classes.split(), *table.folding()])
-        self.parts[table.place] = f'<table class="{names}">' if names else "<table>"
+        # Its names may be broken anywhere, and a browser would break short ones for the numbers.
+        first = f' style="--first: {table.widths[0]}ch"'
+        self.parts[table.place] = f'<table class="{names}"{first}>' if names else f"<table{first}>"
         titles = [" ".join("".join(head.lines).split()) for head in table.heads]
         for row in table.rows:
             for title, cell in zip(titles, row, strict=False):

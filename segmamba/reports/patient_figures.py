@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from segmamba.data.label_sets import MEAN
 from segmamba.reports.style import (
     INK,
     MUTED,
+    NARROW_LINE,
+    WIDTH_IN,
     arm_colours,
     draw_margin,
     new_figure,
@@ -32,11 +35,12 @@ MOST_NAMED, AT_EACH_END = 40, 18
 ROW_IN, AROUND_IN = 0.15, 0.85
 
 
-def draw_cases(study: Study) -> Figure | None:
+def draw_cases(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw the contrast that the answer leads with, patient by patient.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches.
 
     Returns:
         The mean over seeds and the patient's cases of each test patient, by name and in order; of
@@ -49,7 +53,7 @@ def draw_cases(study: Study) -> Figure | None:
     metric = difference.metric
     order = np.argsort(-values, kind="stable")
     rows = _rows(order.tolist())
-    figure = new_figure(AROUND_IN + ROW_IN * len(rows))
+    figure = new_figure(AROUND_IN + ROW_IN * len(rows), width_in)
     panel, colours = figure.subplots(), arm_colours(study)
     draw_margin(panel, metric.scale * claim.margin)
     for y, place in enumerate(rows):
@@ -77,14 +81,18 @@ def draw_cases(study: Study) -> Figure | None:
     panel.axvline(metric.scale * difference.mean, color=INK, lw=1, ls="--", zorder=3)
     panel.set_ylim(0.7 - len(rows), 0.7)
     arm, gained = short_name(difference.arm), int((values > 0).sum())
-    panel.set_title(
+    title = (
         f"{arm} {MINUS} {short_name(difference.versus)}: better with {arm} in {gained} of "
         f"{len(values)} patients"
     )
-    panel.set_xlabel(
+    words = (
         f"{region_words(difference)}, {metric.unit}, {count(len(difference.seeds), 'seed')}; "
         f"dashed: the mean of all patients, {amount(difference.mean, metric, signed=True)}"
     )
+    if width_in < WIDTH_IN:  # the names take a part of it
+        title, words = (textwrap.fill(text, 3 * NARROW_LINE // 4) for text in (title, words))
+    panel.set_title(title)
+    panel.set_xlabel(words)
     return figure
 
 

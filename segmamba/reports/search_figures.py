@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmamba.reports.style import ARM_COLOURS, BASELINE_COLOUR, INK, MUTED, new_figure
+from segmamba.reports.style import ARM_COLOURS, BASELINE_COLOUR, INK, MUTED, WIDTH_IN, new_figure
 from segmamba.studies.results import Study
 
 if TYPE_CHECKING:
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 METRIC = "val/best_dice_mean"
 
 
-def draw_search(study: Study) -> Figure | None:
+def draw_search(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw the validation Dice of a search's trials and the importance of the settings.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches; a narrow one has its panels below each other.
 
     Returns:
         The trials in the order tried, with the best so far and the baseline; beside them the
@@ -28,8 +29,12 @@ def draw_search(study: Study) -> Figure | None:
     tried = [(i, trial) for i, trial in enumerate(study.searched) if METRIC in trial.metrics]
     if not tried:
         return None
-    figure = new_figure(2.6)
-    panel, bars = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    if width_in == WIDTH_IN:
+        figure = new_figure(2.6)
+        panel, bars = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    else:
+        figure = new_figure(4.8, width_in)
+        panel, bars = figure.subplots(2, 1)
     for status, label, colour, face in (
         ("FINISHED", "trained to the end", ARM_COLOURS[0], ARM_COLOURS[0]),
         ("STOPPED", "stopped early", MUTED, "none"),

@@ -29,6 +29,7 @@ MARKS = ("D", "o", "s", "^")  # and with another mark
 LEAST_BAND_PT = 6.0
 WIDTH_IN = 7.2  # a two-column page of most journals, in inches
 NARROW_IN = 3.6  # what a small screen shows
+NARROW_LINE = 50  # characters of a line of words below a narrow picture
 LONGEST_NAME = 36  # characters of an arm's name in a picture
 LEGEND_CHARACTERS = 110  # that fit beside each other below a picture
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmamba.data.labels import MODALITIES
-from segmamba.reports.style import INK, MUTED, RULE, add_arm_legend, arm_colours, mark, new_figure
+from segmamba.reports.style import (
+    INK,
+    MUTED,
+    RULE,
+    WIDTH_IN,
+    add_arm_legend,
+    arm_colours,
+    mark,
+    new_figure,
+)
 from segmamba.studies.contrasts import Difference
 from segmamba.studies.modality_subsets import SubsetRow, subset_rows
 from segmamba.studies.results import Study
@@ -24,11 +33,12 @@ BETWEEN = 0.22  # rows between the marks of two arms, together
 NEAR = 2.0  # multiple of the largest estimate up to which intervals of differences are shown
 
 
-def draw_subsets(study: Study) -> Figure | None:
+def draw_subsets(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw the mean Dice by subset: which modalities are there, the arms, and their differences.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches; a narrow one has its panels below each other.
 
     Returns:
         The figure; None where no trial was tested with subsets.
@@ -36,8 +46,16 @@ def draw_subsets(study: Study) -> Figure | None:
     rows = subset_rows(study)
     if not rows:
         return None
-    figure = new_figure(0.9 + ROW_IN * len(rows))
-    which, scores, differences = figure.subplots(1, 3, sharey=True, width_ratios=[1, 2.6, 2])
+    height_in = ROW_IN * len(rows)
+    if width_in == WIDTH_IN:
+        figure = new_figure(0.9 + height_in)
+        which, scores, differences = figure.subplots(1, 3, sharey=True, width_ratios=[1, 2.6, 2])
+    else:
+        figure = new_figure(1.4 + 2 * height_in, width_in)
+        (which, scores), (again, differences) = figure.subplots(
+            2, 2, sharey=True, width_ratios=[1, 1.6]
+        )
+        _draw_modalities(again, rows)
     _draw_modalities(which, rows)
     _draw_scores(scores, study, rows)
     _draw_differences(differences, study, rows)

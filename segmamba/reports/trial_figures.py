@@ -11,6 +11,7 @@ import numpy as np
 from segmamba.reports.style import (
     MUTED,
     RULE,
+    WIDTH_IN,
     add_arm_legend,
     arm_colours,
     line_style,
@@ -43,11 +44,12 @@ CURVES = (
 )
 
 
-def draw_curves(study: Study) -> Figure | None:
+def draw_curves(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw validation Dice and training loss over the epochs.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches; a narrow one has its panels below each other.
 
     Returns:
         A thin line for each trial and a thick one for the mean of an arm's finished trials; None
@@ -55,8 +57,9 @@ def draw_curves(study: Study) -> Figure | None:
     """
     if not any(trial.history.get(q.metric) for trial in study.trials for q in CURVES):
         return None
-    figure = new_figure(2.9)
-    for panel, quantity in zip(figure.subplots(1, 2), CURVES, strict=True):
+    lines, columns = (1, 2) if width_in == WIDTH_IN else (2, 1)
+    figure = new_figure(0.5 + 2.4 * lines, width_in)
+    for panel, quantity in zip(figure.subplots(lines, columns), CURVES, strict=True):
         for arm, colour in arm_colours(study).items():
             trials = [trial for trial in study.trials if trial.arm == arm]
             _draw_arm_curves(panel, trials, quantity, colour, line_style(study, arm))
@@ -116,11 +119,12 @@ def _arm_mean(study: Study, arm: str, column: str, scale: float) -> float:
     return float(np.mean(scores)) if scores else math.nan
 
 
-def draw_doses(study: Study) -> Figure | None:
+def draw_doses(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
     """Draw Dice against the dose of each trend that the study claims.
 
     Args:
         study: The study.
+        width_in: Width of the figure in inches; a narrow one has its panels below each other.
 
     Returns:
         A small mark for each trial and a large one for the mean of its arm; None where no claim is
@@ -134,9 +138,10 @@ def draw_doses(study: Study) -> Figure | None:
     ]
     if not trends:
         return None
-    figure = new_figure(2.5)
-    panels = figure.subplots(1, len(trends), squeeze=False)[0]
-    for panel, (claim, trend) in zip(panels, trends, strict=True):
+    lines, columns = (1, len(trends)) if width_in == WIDTH_IN else (len(trends), 1)
+    figure = new_figure(2.5 * lines, width_in)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for panel, (claim, trend) in zip(panels.flat, trends, strict=True):
         _draw_trend(panel, study, claim, trend)
     return figure
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+from segmamba.files import seen_from
 from segmamba.reports.pages import plain
 from segmamba.reports.tables import DASH, duration
 from segmamba.studies.results import Trial
@@ -32,7 +33,7 @@ def trial_row(trial: Trial, folder: Path) -> Row:
         "dice": points(trial.metrics.get("test/dice_mean")),
         "epochs": epochs,
         "time": duration(trial.metrics.get("time/train_total_s")),
-        "reason": trial.reason,
+        "reason": seen_from(folder, trial.reason),
         "run_id": trial.run_id or DASH,
         "folder": _below(trial.folder, folder),
         "folder_link": _link(trial.folder, folder),

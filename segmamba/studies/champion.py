@@ -4,7 +4,6 @@ import numpy as np
 
 from segmamba.studies.results import Study, Trial
 from segmamba.studies.scores import seed_scores
-from segmamba.studies.verdict import verdict
 from segmamba.studies.words import count, points
 
 
@@ -17,11 +16,13 @@ def best_tested(study: Study) -> Trial | None:
 def champion_words(study: Study) -> str:
     """What a reader has to know of the best run: it is one run, and its arm has a mean.
 
+    The verdict is for whoever shows the words to say.
+
     Args:
         study: The study.
 
     Returns:
-        Sentences with the arm's mean and the verdict; empty where nothing was tested.
+        Sentences with the arm's mean; empty where nothing was tested.
     """
     best = best_tested(study)
     if best is None:
@@ -32,6 +33,5 @@ def champion_words(study: Study) -> str:
     return (
         f"The best single run on the validation set is {best.arm}, seed {best.seed}{fold}; it is "
         f"chosen for its luck as well as for its arm. {best.arm} scores {mean} Dice points on the "
-        f"test set on average over {count(len(scores), 'seed')}. The study's verdict: "
-        f"{verdict(study).sentence}"
+        f"test set on average over {count(len(scores), 'seed')}."
     )

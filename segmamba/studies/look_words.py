@@ -93,11 +93,10 @@ def dropped_words(clauses: Sequence[str]) -> str:
     return "; ".join(clauses) or "no contrast of the claim needs it"
 
 
-def goes_on_words(seeds: int, max_seeds: int, alive: int, contrasts: int) -> str:
+def goes_on_words(max_seeds: int, alive: int, contrasts: int) -> str:
     """The sentence of a study that goes on.
 
     Args:
-        seeds: The seeds of the look.
         max_seeds: The most seeds of the study.
         alive: Contrasts that may still be decided.
         contrasts: All contrasts.
@@ -106,16 +105,17 @@ def goes_on_words(seeds: int, max_seeds: int, alive: int, contrasts: int) -> str
         One sentence.
     """
     left = "the contrast" if contrasts == 1 else f"{alive} of {contrasts} contrasts"
-    return f"Goes on after {seeds} of at most {max_seeds} seeds: {left} can still be decided."
+    return f"Goes on, to at most {max_seeds} seeds: {left} can still be decided."
 
 
-def decided_words(look: Look, claim: Hypothesis, answer: Answer) -> str:
+def decided_words(look: Look, claim: Hypothesis, answer: Answer, seeds: int) -> str:
     """The sentence of a study that stops because its claim is decided.
 
     Args:
         look: The look that decided it.
         claim: The claim.
         answer: The answer.
+        seeds: The seeds of the look that says so; more where further ones had begun.
 
     Returns:
         One sentence.
@@ -127,4 +127,5 @@ def decided_words(look: Look, claim: Hypothesis, answer: Answer) -> str:
     }.get((claim.direction, answer))
     show = [c for c in look.contrasts if c.state == state] or list(look.contrasts)
     why = summary_words(show, {}, claim)
-    return f"Stops after {look.seeds} seeds, the claim is {answer}: {why}."
+    stops = "Stops" if seeds == look.seeds else f"Stands as after {look.seeds} seeds"
+    return f"{stops}, the claim is {answer}: {why}."

@@ -262,20 +262,20 @@ def _outcome(
     decided = deciding_look((*earlier, now), claim)
     if decided is not None:
         answer = claim_answer(decided.contrasts, claim)
-        return dataclasses.replace(now, reason=decided_words(decided, claim, answer))
+        return dataclasses.replace(now, reason=decided_words(decided, claim, answer, seeds))
     if seeds >= study.max_seeds:
-        reason = f"Stops undecided: {study.max_seeds} of at most {study.max_seeds} seeds are spent."
+        reason = f"Stops undecided: all {study.max_seeds} seeds are spent."
         return dataclasses.replace(now, reason=reason)
     if not alive:
         why = summary_words(contrasts, hopeless, claim) or "the run lacks the arms of the claim"
-        return dataclasses.replace(now, reason=f"Stops undecided after {seeds} seeds: {why}.")
+        return dataclasses.replace(now, reason=f"Stops undecided: {why}.")
     needed = {arm for contrast, _ in alive for arm in contrast.weights}
     words = {c.key: state_words(c, hopeless[c.key], claim) for c in contrasts}
     trained = earlier[-1].arms if earlier else tuple(study.arms)
     return dataclasses.replace(
         now,
         arms=tuple(arm for arm in study.arms if arm in needed),
-        reason=goes_on_words(seeds, study.max_seeds, len(alive), len(contrasts)),
+        reason=goes_on_words(study.max_seeds, len(alive), len(contrasts)),
         dropped={
             arm: dropped_words([words[c.key] for asked, c in pairs if arm in asked.weights])
             for arm in trained

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 from dataclasses import dataclass
@@ -23,7 +24,12 @@ from segmamba.files import write_json
 if TYPE_CHECKING:
     from segmamba.config import Config
 
-VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
+VARIABLES = (
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "TORCHINDUCTOR_COMPILE_THREADS",
+    "TRITON_PTXAS_PATH",
+)
 USERS = {name: os.environ[name] for name in VARIABLES if name in os.environ}
 """What the user has chosen for the compiler; read before this program chooses."""
 COMPILED_CODE = ("models", "device.py", "training/losses.py", "training/step.py")
@@ -89,6 +95,10 @@ class CompilerCache:
             "TRITON_CACHE_DIR": str(self.folder / "triton"),
             "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, threads)),
         }
+        if assembler := _assembler_of_torch():
+            # torch's compiler chooses it when it first compiles, not when it finds its kernels in
+            # the cache. Triton looks for the scan's kernels by the assembler's version.
+            chosen["TRITON_PTXAS_PATH"] = assembler
         os.environ |= {name: USERS.get(name, value) for name, value in chosen.items()}
         global _in_use
         _in_use = CompilerCache(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
@@ -116,6 +126,14 @@ class CompilerCache:
 
 _in_use: CompilerCache | None = None
 """What `use` has chosen. The variable would not do: torch's compiler sets it where nobody has."""
+
+
+def _assembler_of_torch() -> str:
+    """The path of the assembler that torch brings with it; empty without one."""
+    package = importlib.util.find_spec("torch")
+    assert package and package.origin, "torch is a dependency"
+    file = Path(package.origin).with_name("bin") / "ptxas"
+    return str(file) if os.access(file, os.X_OK) else ""
 
 
 @functools.cache

@@ -49,7 +49,7 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2 * LIMIT_S)  # the first one makes the folder
+@pytest.mark.timeout(6 * LIMIT_S)  # the first one makes the folder
 @pytest.mark.parametrize("text", RUN, ids=str)
 def test_a_command_does_what_the_page_says_it_does_without_an_error(workspace, text):
     workspace.run_shown(RUN[text].words)

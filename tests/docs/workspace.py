@@ -7,6 +7,7 @@ ensemble and registered models, all tiny. Words that stand for something of the 
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,6 +52,7 @@ REPLACED = {
     "/path/to/brats": "brats",
     "/path/to/cases": "cases",
     "DIR": "brats",
+    r"(P\d+)_": r"(Training_\d+)",
     "Results/My_Run1": "Results/SegMamba_Run01",
     "RUN": "Results/SegMamba_Run01",
     "STUDY": "ablate_depth_Run01",
@@ -122,6 +124,9 @@ class Workspace:
         for number in range(2):
             write_case(self.folder / "cases", f"BraTS20_Training_{number:03d}", shape=SHAPE)
         write_named_cases(self.folder)
+        for name, ending in {"T1": "t1", "T1ce": "t1ce", "T2": "t2", "FLAIR": "flair"}.items():
+            case = self.folder / "brats" / "BraTS20_Training_000"
+            shutil.copy(case / f"{case.name}_{ending}.nii.gz", self.folder / f"{name}.nii.gz")
         (self.folder / "lumiere.toml").write_text(
             "\n".join(f'{m} = "{LUMIERE.format(name)}"' for m, name in LUMIERE_NAMES.items())
         )
@@ -178,7 +183,7 @@ class Workspace:
     @staticmethod
     def _limits(words: list[str]) -> list[str]:
         """One seed for studies that a page lets take as many as their claims need."""
-        is_study = words[0] == "python" or words[1:2] == ["study"]
+        is_study = words[1].startswith("experiments/") or words[1] == "study"
         if not is_study or SEEDS_AND_MORE & set(words) or "ablate_inference" in words[1]:
             return []
         return [] if "ensemble" in words[1] else ["--seeds", "1"]

@@ -3,6 +3,7 @@
 What is wrong with them is said in one line.
 """
 
+import io
 import json
 import shutil
 import sys
@@ -10,17 +11,22 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
 from segmamba.cli import main
 from segmamba.data.label_sets import GLIOMA, region_masks
 from segmamba.errors import UserError
+from segmamba.evaluation import summary
 from segmamba.evaluation.compare import compare
 from segmamba.evaluation.dice import dice
 from segmamba.evaluation.evaluate import evaluate
 from segmamba.evaluation.folders import match
 from segmamba.evaluation.hausdorff import MISSED_MM
-from segmamba.evaluation.rules import CHALLENGES, challenge_of
+from segmamba.evaluation.pictures import write_pictures
+from segmamba.evaluation.rules import CHALLENGES, LESION_MISSED_MM, challenge_of
 from segmamba.evaluation.score import score_case
+from segmamba.pictures.palette import THEMES
 from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
 from tests.evaluation.scorers import hd95_mm, surface_distance_hd95_mm
 
@@ -366,6 +372,35 @@ def test_the_command_writes_tables_that_say_the_rule_and_pictures(
     )
     for name in ("distribution.png", "worst_cases.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_interval_of_hd95_ends_where_a_missed_lesion_lies(folders):
+    evaluation = evaluate(*folders)
+    for regions in evaluation.summary["scores"].values():
+        for metrics in regions.values():
+            assert 0 <= metrics["hd95_mm"]["low"] <= metrics["hd95_mm"]["high"] <= LESION_MISSED_MM
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_the_tables_cut_no_figure_and_break_no_word_at_any_width(folders, width):
+    evaluation = evaluate(*folders)
+    screen = io.StringIO()
+    summary.render(evaluation, Console(file=screen, width=width))
+    text, _, _ = screen.getvalue().partition(f"\n{LEGACY}: ")  # lines follow the tables
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text and max(map(len, text.splitlines())) <= width
+    dice = evaluation.summary["scores"][LEGACY]["WT"]["dice"]
+    assert f"{100 * dice['low']:.1f}-{100 * dice['high']:.1f}" in text
+    assert ("specificity" in text) == (width >= 100) and "HD95 mm" in text
+
+
+def test_the_worst_cases_are_drawn_dark_or_light_as_asked(folders, tmp_path):
+    around = {}
+    evaluation = evaluate(*folders)
+    for name, theme in THEMES.items():
+        write_pictures(tmp_path, evaluation, theme)
+        with Image.open(tmp_path / "worst_cases.png") as picture:
+            around[name] = np.asarray(picture.convert("RGB"))[0, 0].tolist()
+    assert around == {"dark": [0, 0, 0], "light": [255, 255, 255]}
 
 
 def test_compare_pairs_cases_and_says_that_two_models_say_nothing_of_methods(folders, tmp_path):

@@ -6,9 +6,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
+from segmamba.errors import UserError
 from segmamba.inference.native_view import native_view
 from segmamba.inference.predictor import load_predictor
 from segmamba.pictures.overlay import picture
@@ -52,6 +54,24 @@ def test_with_zeros_it_is_predicted_said_and_warned_of(run, data, capsys):
     (case,) = [c for c in find_cases(data, missing="zeros") if c.id == "B"]
     scan = read_scan(case)
     assert stored.shape == (40, 44, 24) and not scan.image[:2].any() and scan.image[2:].any()
+
+
+def test_an_overlay_is_dark_or_light_as_asked_and_its_images_stay_on_black(run, data):
+    drawn = {}
+    for theme in ("dark", "light"):
+        asked = ("--missing", "zeros", "--overlay", "--theme", theme, "--output", theme)
+        assert predict(*asked) == 0
+        with Image.open(f"{theme}/overlays/A.png") as picture:
+            drawn[theme] = np.asarray(picture.convert("RGB")).astype(int)
+    dark, light = drawn["dark"], drawn["light"]
+    assert (dark[0, 0] == 0).all() and (light[0, 0] == 255).all()
+    assert light.mean() - dark.mean() > 30 and 0.6 < (dark == light).all(-1).mean() < 0.95
+
+
+def test_a_theme_that_is_none_is_refused_before_anything_is_predicted(run, data):
+    with pytest.raises(UserError, match="--theme 'sepia': choose one of dark, light"):
+        predict("--missing", "zeros", "--overlay", "--theme", "sepia")
+    assert not Path("out").exists()
 
 
 def test_the_prediction_is_that_of_zeros_in_the_place_of_the_missing_channels(run, data):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.inference.fold import folded
-from segmamba.models import blocks, layers, narrow_conv, recomputation
+from segmamba.models import blocks, layers, narrow_conv, narrow_conv_launch, recomputation
 
 
 def convolution(x, weight, packed):
@@ -192,3 +192,23 @@ def test_a_compiled_block_takes_its_norms_statistics_from_the_convolution(
     for want, got in zip(*found, strict=True):
         assert got.shape == want.shape and got.dtype == want.dtype
         assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+def test_kernels_that_were_compiled_before_are_found_on_the_disk(tmp_path, monkeypatch):
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="needs torch's CUDA wheels")
+    pytest.importorskip("triton", reason="needs torch's CUDA wheels")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiled, compile_program = [], nvrtc.nvrtcCompileProgram
+    monkeypatch.setattr(
+        nvrtc,
+        "nvrtcCompileProgram",
+        lambda *given: compiled.append(given) or compile_program(*given),
+    )
+    source, options = b'extern "C" __global__ void f() {}', (b"--gpu-architecture=sm_90a",)
+    try:
+        first = narrow_conv_launch._binary(source, options)
+    except RuntimeError as error:
+        pytest.skip(f"NVRTC cannot be loaded: {error}")
+    assert narrow_conv_launch._binary(source, options) == first and len(compiled) == 1
+    narrow_conv_launch._binary(source, (*options, b"-DSTEM=1"))
+    assert len(compiled) == 2

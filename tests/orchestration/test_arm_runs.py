@@ -7,10 +7,13 @@ import pytest
 from segmamba.errors import UserError
 from segmamba.orchestration.listing import list_studies
 from segmamba.orchestration.reproduce import reproduce_run
+from segmamba.orchestration.tracking import study_answer
 from segmamba.orchestration.tracking.arm_runs import log_arms
 from segmamba.orchestration.tracking.reuse import finished_run
 from segmamba.orchestration.tracking.store import Store, open_store
+from segmamba.orchestration.tracking.study_answer import log_answer
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, unfinished_study
+from segmamba.orchestration.tracking.study_text import text
 from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.champion import best_tested
 from segmamba.studies.scores import seed_scores
@@ -150,6 +153,31 @@ def test_the_parents_description_is_the_verdict_with_the_arms_and_the_limits(sto
     fresh = begin(store[0], study, store[1] / "fresh")
     started = store[0].client.get_run(fresh.run_id).data.tags["mlflow.note.content"]
     assert "No answer yet" in started
+
+
+def test_the_page_of_cases_is_an_artifact_or_is_said_to_lie_elsewhere(
+    store, whole, tmp_path, monkeypatch
+):
+    run, study = whole
+    report = tmp_path / "report.html"
+    for page in (report, report.with_suffix(".md")):
+        page.write_text("the report")
+
+    def logged():
+        log_answer(run, study, report)
+        held = {file.path for file in store[0].client.list_artifacts(run.run_id)}
+        return held, store[0].client.get_run(run.run_id).data.tags["mlflow.note.content"]
+
+    held, note = logged()
+    assert "viewer.html" not in held and "viewer" not in note
+    viewer = tmp_path / "viewer.html"
+    viewer.write_text("the cases")
+    monkeypatch.setattr(study_answer, "VIEWER_BYTES", 3)
+    held, note = logged()
+    assert "viewer.html" not in held and text(viewer) in note and "too large" in note
+    monkeypatch.setattr(study_answer, "VIEWER_BYTES", 30)
+    held, note = logged()
+    assert "viewer.html" in held and "viewer.html beside it shows the worst" in note
 
 
 def test_one_column_holds_the_score_of_study_arms_and_trials(store, whole):

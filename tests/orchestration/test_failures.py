@@ -175,6 +175,7 @@ def test_what_cannot_fit_is_infeasible_with_its_reason(trial, changes):
     )
     assert log.reason.startswith(final["failed"]) and "Traceback" in Path(final["log"]).read_text()
     assert (folder / "logs" / "error.txt") == Path(final["log"])
+    assert log.reason == f"{final['failed']} (see {trial_folder(Path(), PLAN)}/logs/error.txt)"
 
 
 def test_memory_that_the_machine_refuses_counts_as_well(trial):

@@ -1,6 +1,7 @@
 """What the terminal shows of trials, as lines and as a table."""
 
 import io
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,10 @@ from segmamba.data.preprocess import prepare_cases
 from segmamba.data.splits import Split
 from segmamba.orchestration.engine import trainable
 from segmamba.orchestration.engine.context import StudyContext
-from segmamba.orchestration.engine.progress import StudyProgress
+from segmamba.orchestration.engine.progress import StudyProgress, folder_of
 from segmamba.studies.spec import TrialPlan
+from segmamba.training.run_folder import steps_file
+from segmamba.training.step_file import StepFile
 from tests.conftest import write_case
 from tests.tiny import TINY
 
@@ -46,6 +49,32 @@ def test_a_line_of_a_trial_whose_dice_is_unknown_leaves_it_out(shown):
     progress.started(PLANS[0].key)
     progress.completed(PLANS[0].key)
     assert text() == "[1/2] a, seed 0: done in 0:00 min, ? left\n"
+
+
+def test_a_trial_that_is_resumed_after_its_last_epoch_is_tested_with_all_of_them(shown, tmp_path):
+    progress, _ = shown
+    progress.watch(tmp_path)
+    progress.started(PLANS[0].key)
+    file = steps_file(folder_of(tmp_path, PLANS[0].key))
+    file.parent.mkdir(parents=True)
+    StepFile(file, steps=4, patches=1, validation=2, test=2).on_test_case(1)
+    table = io.StringIO()
+    Console(file=table, width=120).print(progress._table())
+    assert "testing" in table.getvalue() and "3/3" in table.getvalue()
+    assert "0/3" in table.getvalue(), "the other trial waits"
+
+
+def test_the_time_left_is_that_of_the_epochs_left_where_a_start_goes_on_with_a_trial(
+    shown, monkeypatch
+):
+    """A trial of three epochs, of which an earlier start had trained one; an epoch takes 60 s."""
+    progress, _ = shown
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress.started(PLANS[0].key)
+    now[0] += 60
+    progress.reported(PLANS[0].key, {"epoch": 2})
+    assert progress.left_s() == 60 * (1 + 3)
 
 
 class AnyLog:

@@ -21,6 +21,7 @@ from segmamba.orchestration.tracking.model_folder import load_folder
 from segmamba.orchestration.tracking.registry import ALIAS, Networks, fetch_model, register_best
 from segmamba.orchestration.tracking.store import as_default, open_store
 from segmamba.studies.champion import champion_words
+from segmamba.studies.verdict import verdict
 from segmamba.training.run_folder import RunFolder
 from tests import warm
 from tests.studies.synthetic import synthetic_study
@@ -170,6 +171,7 @@ def test_a_studys_best_read_back_in_a_process_of_its_own_predicts_what_its_check
     for words in (
         champion_words(study).partition(".")[0],
         "best single run",
+        f"The study's verdict: {verdict(study).answer.capitalize()}",
         "Data: data/brats2023",
     ):
         assert words in described, described

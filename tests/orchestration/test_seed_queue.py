@@ -121,9 +121,16 @@ def test_a_resumed_study_goes_on_after_its_last_look_with_what_had_begun():
 
 
 def test_trials_that_finished_runs_answer_are_never_handed_out():
-    run = Run({3: ARMS}, is_answered=lambda plan: plan.seed < 4)
+    asked = []
+
+    def answered(plans):
+        asked.append(len(plans))
+        return {plan.key for plan in plans if plan.seed < 4}
+
+    run = Run({3: ARMS}, answered=answered)
     run.fill(slots=2)
     assert run.began == [] and run.queue.is_over
+    assert asked == [9, 3], "the trials of all arms and seeds up to a look at once"
     assert [seeds for seeds, _ in run.looked_at] == [3, 4]
 
 

@@ -74,6 +74,7 @@ def test_looks_are_taken_stored_and_shown_until_the_study_stops(calm):
     assert seeds == [3, 4], "the last look follows the last trial that there can be"
     for n in seeds:
         assert f"look     after {n} seeds: " in output
+        assert output.count(f"after {n} seeds") == 1, "it is said once"
     table = looks[f"looks/after_{seeds[-1]:02d}_seeds.json"]
     assert [row[table["columns"].index("look")] for row in table["data"]] == seeds
     assert study.data.metrics["look_estimate/high - low mean"] == pytest.approx(
@@ -121,6 +122,8 @@ def test_a_claim_that_is_edited_after_its_trials_is_not_taken_for_pre_registered
     edited = FILE.replace('than="low"', 'than="low", margin=0.02')
     (folder / "mine.py").write_text(edited)
     output = " ".join(finish(begin(folder)).split())
+    assert "reused 6 trials trained before, to the letter; --fresh trains them again" in output
+    assert output.count("reused ") <= 2, "a line for the trials up to a look, not for each"
     late = (folder / "Results" / "mine_Run02" / "report.md").read_text()
     for text in (output, late):
         assert "Not pre-registered: " in text

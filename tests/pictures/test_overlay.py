@@ -177,6 +177,21 @@ def test_a_light_picture_differs_from_a_dark_one_around_the_images_only(view):
         assert (seen(one) == seen(other)).mean() > 0.98
 
 
+@pytest.mark.parametrize("theme", [DARK, LIGHT], ids=["dark", "light"])
+def test_what_the_legend_shows_stands_out_from_the_page(view, theme):
+    """On white, the yellow of TC and the grey of "agreed" do so by a black edge alone."""
+    figure = picture([view], theme)
+    brightness = pixels(figure) @ (0.30, 0.59, 0.11)
+    handles = figure.legends[0].legend_handles
+    assert [handle.get_label() for handle in handles] == ["ET", "TC", "WT", *ERROR_COLOURS]
+    for handle in handles:
+        box = handle.get_window_extent().padded(2)
+        top = brightness.shape[0] - round(box.y1)
+        shown = brightness[top : round(top + box.height), round(box.x0) : round(box.x1)]
+        paper = brightness[0, 0]
+        assert np.abs(shown - paper).max() > 60, handle.get_label()
+
+
 def test_a_case_without_images_or_tumour_or_of_one_slice_is_drawn(view):
     from PIL import Image
 

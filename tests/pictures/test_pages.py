@@ -1,10 +1,12 @@
 """The pages of predictions and of an evaluation, written from files and opened in Chromium."""
 
+import io
 from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from segmamba.data.cases import list_cases
 from segmamba.evaluation.evaluate import evaluate
@@ -107,6 +109,25 @@ def test_the_page_of_an_evaluation_works_in_a_browser(evaluation_page, opened):
     assert shown.page.locator(".viewer-print").is_visible(), "in print, as it is now"
     assert not shown.page.locator(".viewer").is_visible()
     shown.assert_silent_and_alone()
+
+
+def test_the_spread_of_the_scores_is_dark_in_the_dark_and_as_large_as_words_on_small_screens(
+    evaluation_page, opened
+):
+    shown = opened(evaluation_page)
+    picture = shown.page.locator("figure img")
+
+    def seen(width, scheme, media="screen"):
+        shown.page.emulate_media(media=media, color_scheme=scheme)
+        shown.page.set_viewport_size({"width": width, "height": 800})
+        shown.page.wait_for_function("document.querySelector('figure img').complete")
+        drawn = Image.open(io.BytesIO(picture.screenshot())).convert("L")
+        return drawn.height / drawn.width, np.median(np.asarray(drawn))
+
+    (wide, white), (narrow, black) = seen(1000, "light"), seen(420, "dark")
+    assert wide < 1 < narrow and white > 250 and black < 5
+    assert seen(420, "light") == (pytest.approx(narrow, abs=0.02), white)
+    assert seen(1000, "dark", "print")[1] == white, "paper is white"
 
 
 @WITH_NIIVUE

@@ -8,6 +8,7 @@ import pytest
 from segmamba.pictures import encode
 from segmamba.pictures.encode import encode_case
 from segmamba.pictures.niivue import niivue_is_installed
+from segmamba.pictures.palette import CLASS_COLOURS, ERROR_COLOURS
 from segmamba.pictures.viewer import viewer_section
 from tests.pictures.conftest import ED, ET, SHAPE, made_view
 
@@ -38,6 +39,11 @@ def page(tmp_path_factory):
     return path
 
 
+def amount_of(image, colour):
+    """The share of pixels of about this colour."""
+    return (np.abs(image - np.array(colour)).max(-1) < 12).mean()
+
+
 def changed(one, other):
     """The share of pixels that differ."""
     return (np.abs(one - other).max(-1) > 8).mean()
@@ -58,7 +64,7 @@ def test_every_layer_modality_plane_and_slice_changes_the_picture_by_the_keyboar
     start = shown.press("a")
     assert start.std() > 10, "the canvas is not blank"
     now = start
-    for key in ("t", "p", "e", "u", "2", "ArrowUp", "s", "c", "d", "m", "PageUp", "ArrowLeft"):
+    for key in ("t", "p", "e", "u", "2", "ArrowUp", "s", "c", "d", "m", "x", "PageUp", "ArrowLeft"):
         before, now = now, shown.press(key)
         assert changed(before, now) > 0.001, f"{key} changes nothing"
     pressed = shown.page.locator('[aria-pressed="true"]').all_text_contents()
@@ -173,6 +179,50 @@ def test_only_one_layer_fills_so_that_colours_are_those_of_the_legend(page, open
         shown.press(key)
         on = shown.page.locator("[data-layer]:checked")
         assert [box.get_attribute("data-layer") for box in on.all()] == ["truth", layer]
+
+
+def test_the_legend_names_what_is_shown_and_no_outline_is_taken_for_an_error(page, opened):
+    """ED and "other class" are both orange: below errors and uncertainty the outline is white."""
+    shown = opened(page).wait()
+    shown.press("a", "x")
+    orange = [int(CLASS_COLOURS["ED"][i : i + 2], 16) for i in (1, 3, 5)]
+
+    def legend():
+        return shown.page.locator(".viewer-legend span").all_text_contents()
+
+    assert legend() == ["NCR", "ED", "ET"]
+    before = shown.pixels()
+    assert amount_of(before, orange) > 0.005
+    over = shown.press("e")
+    assert legend() == ["outline of the truth", *ERROR_COLOURS]
+    assert amount_of(over, orange) == 0
+    without = shown.press("t")
+    assert legend() == list(ERROR_COLOURS)
+    lighter = (over - without).max(-1) > 8
+    assert lighter.mean() > 0.005 and ((over - without) >= -2).all(), "white below"
+    shown.press("t")
+    shown.press("u")
+    assert legend() == ["outline of the truth", "uncertainty from 0 to 1"]
+    shown.press("u")
+    assert legend() == ["NCR", "ED", "ET"], "the truth alone"
+    assert amount_of(shown.press("a"), orange) > 0.005
+    shown.press("t")
+    assert legend() == []
+
+
+def test_the_crosshair_can_be_taken_off_what_it_hides(page, opened):
+    shown = opened(page, width=1400).wait()
+    shown.page.click('[data-case="2"]')
+    shown.wait().press("a")
+    button = shown.page.locator(".viewer-crosshair")
+    before = [shown.pixels(pane) for pane in (0, 1)]
+    button.click()
+    for pane, with_it in enumerate(before):
+        assert changed(with_it, shown.pixels(pane)) > 0.001
+    assert button.get_attribute("aria-pressed") == "false"
+    shown.press("x")
+    assert button.get_attribute("aria-pressed") == "true"
+    assert all(changed(with_it, shown.pixels(n)) == 0 for n, with_it in enumerate(before))
 
 
 def test_the_viewer_stays_inside_narrow_and_wide_windows(page, opened):

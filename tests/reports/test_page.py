@@ -25,6 +25,18 @@ CUT = """[...document.querySelectorAll('table, td, th, p, li, pre, svg, h1, summ
     .map((e) => [e.tagName + ' ' + e.className, e.getBoundingClientRect()])
     .filter(([, r]) => r.width > 0 && (r.right > innerWidth + 0.5 || r.left < -0.5))
     .map(([name, r]) => `${name} ${r.left} to ${r.right}`)"""
+BROKEN = """[...document.querySelectorAll('td:first-child')].flatMap((cell) => {
+    const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), found = [];
+    while (walk.nextNode())
+        for (const word of walk.currentNode.data.matchAll(/\\S+/g)) {
+            const range = document.createRange();
+            range.setStart(walk.currentNode, word.index);
+            range.setEnd(walk.currentNode, word.index + word[0].length);
+            const tops = new Set([...range.getClientRects()].map((r) => Math.round(r.top)));
+            if (tops.size > 1 && word[0].length <= 14) found.push(word[0]);
+        }
+    return found;
+})"""
 SCROLLED = """[...document.querySelectorAll('*')].filter((e) =>
     getComputedStyle(e).overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1
     && !e.closest('svg')).map((e) => e.tagName)"""
@@ -98,6 +110,32 @@ def test_nothing_is_cut_at_any_width_on_paper_or_in_the_dark(folder, opened):
     shown.page.set_viewport_size({"width": SHEET_PX, "height": 900})
     assert_whole(shown.page, "print")
     shown.assert_silent_and_alone()
+
+
+def test_no_name_of_an_arm_is_broken_within_a_word(tmp_path, opened):
+    effects = {"instance norm": 0.0, "depth 0": -0.02, "depth 1": -0.005}
+    study = synthetic_study(effects, seeds=3, cases=8, epochs=2, better="depth 1", than="depth 0")
+    shown = opened(write_report(study, tmp_path))
+    for width in (360, 420, 560, 700, 1000):
+        shown.page.set_viewport_size({"width": width, "height": 800})
+        assert shown.page.evaluate(BROKEN) == [], width
+        assert_whole(shown.page, width)
+
+
+def test_every_figure_is_drawn_for_small_screens_with_words_as_large_as_the_text(folder, opened):
+    shown = opened(folder / "report.html", width=420)
+    shown.page.evaluate("document.querySelectorAll('details').forEach((e) => e.open = true)")
+    sizes = shown.page.locator("figure").evaluate_all(
+        """(all) => all.map((figure) => {
+            const svg = [...figure.querySelectorAll('svg')].find((e) => e.getClientRects().length);
+            const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+            const sizes = [...svg.querySelectorAll('text')].map((e) =>
+                parseFloat(getComputedStyle(e).fontSize) * scale);
+            return [figure.id, Math.min(...sizes)];
+        })"""
+    )
+    assert {"answer", "differences", "curves", "cases", "pareto", "search"} <= dict(sizes).keys()
+    assert all(px > 9.5 for _, px in sizes), sizes
 
 
 def test_a_wide_table_is_folded_where_it_does_not_fit_and_names_its_columns(folder, opened):

@@ -56,7 +56,7 @@ def test_a_small_screen_has_the_costs_below_each_other_as_large_as_words(tmp_pat
     lefts = {round(panel.get_subplotspec().colspan.start) for panel in figure.axes}
     assert lefts == {0} and figure.get_figwidth() == NARROW_IN
     page = write_report(study, tmp_path).read_text(encoding="utf-8")
-    assert page.count('<div class="narrow">') == 2, "of the answer and of the costs"
+    assert page.count('<div class="narrow">') == 5, "of each figure, and as large as the words"
 
 
 def test_the_numbers_below_a_cost_do_not_touch():

@@ -168,7 +168,7 @@ def test_a_study_between_two_looks_is_undecided_so_far():
     study = sequential({"a": 0.0, "b": 0.01}, seed_sd=0.01)
     assert "the first look is after 3 seeds" in verdict(first_seeds(study, 2)).sentence
     look = take_look(study, study.hypothesis, 3, ())
-    assert look.arms == ("a", "b") and "Goes on after 3 of at most 8 seeds" in look.reason
+    assert look.arms == ("a", "b") and look.reason.startswith("Goes on, to at most 8 seeds: ")
     now = dataclasses.replace(first_seeds(study, 3), looks=(look,))
     assert "Undecided so far, after 3 of at most 8 seeds" in verdict(now).sentence
 
@@ -181,7 +181,8 @@ def test_a_seed_that_had_begun_is_counted_and_the_decision_stands():
     seeds = decided.looks[-1].seeds
     assert verdict(decided).answer == "supported" and seeds < 8
     over = take_look(study, claim, seeds + 1, decided.looks)
-    assert over.arms == () and f"after {seeds} seeds" in over.reason
+    assert decided.looks[-1].reason.startswith("Stops, the claim is supported: ")
+    assert over.arms == () and over.reason.startswith(f"Stands as after {seeds} seeds, the claim ")
     assert over.contrasts[0] == decided.looks[-1].contrasts[0]
     counted = dataclasses.replace(first_seeds(study, seeds + 1), looks=(*decided.looks, over))
     assert verdict(counted).answer == "supported"

@@ -4,6 +4,7 @@ import collections
 import gc
 import importlib
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -60,7 +61,7 @@ def compilations(monkeypatch):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A compiler's cache that this process uses."""
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"):
+    for name in compiler_cache.VARIABLES:
         monkeypatch.setenv(name, "")
     made = CompilerCache(tmp_path / "compiler")
     made.use(threads=2)
@@ -146,6 +147,19 @@ def test_the_cache_lies_with_the_results_unless_the_user_has_chosen_a_folder(tmp
     assert CompilerCache.below(tmp_path).folder == tmp_path / "cache" / "compiler"
     monkeypatch.setattr(compiler_cache, "USERS", {"TORCHINDUCTOR_CACHE_DIR": "/there"})
     assert CompilerCache.below(tmp_path).folder == Path("/there")
+
+
+def test_triton_assembles_with_what_torch_brings_whoever_compiled_before(tmp_path, monkeypatch):
+    torchs, users = tmp_path / "bin" / "ptxas", "/opt/ptxas"
+    torchs.parent.mkdir()
+    torchs.touch(mode=0o755)
+    package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", {"torch": package}.get)
+    CompilerCache(tmp_path).use(threads=1)
+    assert os.environ["TRITON_PTXAS_PATH"] == str(torchs)
+    monkeypatch.setattr(compiler_cache, "USERS", {"TRITON_PTXAS_PATH": users})
+    CompilerCache(tmp_path).use(threads=1)
+    assert os.environ["TRITON_PTXAS_PATH"] == users
 
 
 def test_the_list_of_graphs_says_which_they_are(cache):

@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.tune.experiment import Trial
 
+from segmamba.files import seen_from
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.failures import (
     assess,
@@ -111,7 +112,8 @@ class FinishRuns(tune.Callback):
         )
         self.progress.failed(plan.key, reason, failures_file(folder))
         marks = {INFEASIBLE_TAG: "yes"} if decision.memory else None
-        self._end(plan, "FAILED", reason=reason, marks=marks)
+        shown = seen_from(self.context.folder, reason)
+        self._end(plan, "FAILED", reason=shown, marks=marks)
 
     def settle(self) -> None:
         """Wait until MLflow knows how every trial ended.

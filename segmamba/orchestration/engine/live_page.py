@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmamba.files import seen_from
 from segmamba.screen import Progress, clock
 from segmamba.studies.results import ENDED
 
@@ -66,7 +67,8 @@ class LivePage:
         if error is not None and not self._thread.is_alive():
             stopped = isinstance(error, KeyboardInterrupt)
             reason = " ".join(str(error).split()) or type(error).__name__
-            self._write(ended="Stopped" if stopped else f"Ended by an error: {reason}")
+            shown = seen_from(self._folder, reason)
+            self._write(ended="Stopped" if stopped else f"Ended by an error: {shown}")
 
     def close(self) -> None:
         """Write no further page; wait for one that is being written."""

@@ -86,6 +86,8 @@ class _Row:
 
     state: str = WAITING
     epoch: int = 0
+    earlier: int = 0
+    """Epochs that an earlier start has trained."""
     dice: float | None = None
     """The latest Dice on the validation set, from 0 to 1."""
     best: float | None = None
@@ -155,8 +157,10 @@ class StudyProgress:
 
     def reported(self, key: str, metrics: Mapping[str, float]) -> None:
         """A trial has finished an epoch; `metrics` has its number as "epoch"."""
-        row = self.rows[key]
-        row.epoch, row.seconds = int(metrics["epoch"]), time.monotonic() - row.began
+        row, epoch = self.rows[key], int(metrics["epoch"])
+        if not row.epoch:
+            row.earlier = epoch - 1
+        row.epoch, row.seconds = epoch, time.monotonic() - row.began
         row.dice = metrics.get("val/dice_mean", row.dice)
         row.best = metrics.get("val/best_dice_mean", row.best)
         row.loss = metrics.get("train/loss", row.loss)
@@ -199,15 +203,17 @@ class StudyProgress:
 
     def left_s(self) -> float | None:
         """The seconds that are left, from the mean epoch so far; None before the first one."""
-        rows = list(self.rows.values())  # the live page asks from a thread of its own
-        epochs = sum(row.epoch for row in rows)
-        open_rows = [row for row in rows if row.state in (WAITING, RUNNING)]
-        missing = sum(self.epochs - row.epoch for row in open_rows) + self.further * self.epochs
+        rows = dict(self.rows)  # the live page asks from a thread of its own
+        epochs = sum(row.epoch - row.earlier for row in rows.values())
+        missing = self.further * self.epochs
+        for key, row in rows.items():
+            if row.state in (WAITING, RUNNING):
+                missing += self.epochs - self._trained(row, self._steps(key, row))
         if rows and not missing:
             return 0.0
         if not epochs:
             return None
-        spent = sum(row.seconds for row in rows)
+        spent = sum(row.seconds for row in rows.values())
         return spent / epochs * missing / self.at_once
 
     def _left(self) -> str:
@@ -228,9 +234,9 @@ class StudyProgress:
     def _cells(self, key: str, row: _Row) -> Cells:
         """What the table shows of a trial."""
         steps = self._steps(key, row)
-        epoch, rate = row.epoch, row.patches_per_s
+        epoch, rate = self._trained(row, steps), row.patches_per_s
         if steps:
-            epoch = steps.epoch or row.epoch
+            epoch = steps.epoch or epoch
             rate = steps.patches_per_s or rate
         return Cells(
             state=steps.phase if steps else row.state,
@@ -243,6 +249,12 @@ class StudyProgress:
             patches_per_s="" if rate is None else f"{rate:.1f}",
             time=_spent(row),
         )
+
+    def _trained(self, row: _Row, steps: Steps | None) -> int:
+        """The whole epochs of a trial, also of one that reports none, resumed after the last."""
+        if row.epoch or not steps:
+            return row.epoch
+        return self.epochs if steps.phase == "testing" else max(0, steps.epoch - 1)
 
     def _steps(self, key: str, row: _Row) -> Steps | None:
         """Where a running trial is within its epoch; None where that is not known."""

@@ -33,7 +33,7 @@ class SeedQueue:
         ended: Keys of the trials that no start runs again.
         take_look: Takes the look after so many seeds, with the looks before it; None while MLflow
             does not know yet how all of its trials ended.
-        is_answered: Whether a trial need not run, because a finished run answers it.
+        answered: The keys of those trials that need not run, because finished runs answer them.
         length: How long a trial takes, in any unit.
     """
 
@@ -44,18 +44,18 @@ class SeedQueue:
         ended: Collection[str],
         *,
         take_look: Callable[[int, Sequence[Look]], Look | None],
-        is_answered: Callable[[TrialPlan], bool] = lambda plan: False,
+        answered: Callable[[Sequence[TrialPlan]], Collection[str]] = lambda plans: (),
         length: Callable[[TrialPlan], float] = lambda plan: 1.0,
     ) -> None:
         self.study, self._arms = study, tuple(arm for arm in study.arms if arm in arms)
-        self._take_look, self._is_answered, self._length = take_look, is_answered, length
+        self._take_look, self._answered, self._length = take_look, answered, length
         self._ended = set(ended)
         self._begun: set[str] = set()
         self._running: dict[str, tuple[TrialPlan, float]] = {}
         """Key of each running trial to the trial and the share of it that is done."""
         self.looks: list[Look] = list(study.looks)
         known = [plan for plan in study.plans if plan.arm in self._arms]
-        self._waiting = deque(filter(self._must_run, sorted(known, key=self._order)))
+        self._waiting = deque(self._to_run(sorted(known, key=self._order)))
 
     def next(self) -> TrialPlan | None:
         """Hand out the next trial.
@@ -75,7 +75,7 @@ class SeedQueue:
                 return None
             self.looks.append(look)
             if look.arms:
-                self._waiting.extend(filter(self._must_run, self._plans_of(look.seeds, look.arms)))
+                self._waiting.extend(self._to_run(self._plans_of(look.seeds, look.arms)))
 
     @property
     def waiting(self) -> list[TrialPlan]:
@@ -116,13 +116,13 @@ class SeedQueue:
     def _order(self, plan: TrialPlan) -> tuple[int, int, int]:
         return plan.seed, plan.fold or 0, self._arms.index(plan.arm)
 
-    def _must_run(self, plan: TrialPlan) -> bool:
-        if plan.key in self._ended or plan.key in self._begun:
-            return False
-        if self._is_answered(plan):
-            self._ended.add(plan.key)
-            return False
-        return True
+    def _to_run(self, plans: Sequence[TrialPlan]) -> list[TrialPlan]:
+        """Those that have not begun and that no finished run answers."""
+        over = self._ended | self._begun
+        new = [plan for plan in plans if plan.key not in over]
+        answered = set(self._answered(new)) if new else set()
+        self._ended |= answered
+        return [plan for plan in new if plan.key not in answered]
 
     def _start(self, plan: TrialPlan) -> TrialPlan:
         self._begun.add(plan.key)
@@ -153,7 +153,7 @@ class SeedQueue:
         if not self.goes_on or self._next_look >= self.study.max_seeds:
             return None
         arms = self.looks[-1].arms if self.looks else self._arms
-        plans = list(filter(self._must_run, self._plans_of(self._next_look, arms)))
+        plans = self._to_run(self._plans_of(self._next_look, arms))
         shortest = min(plans, key=self._length, default=None)
         if shortest is None or idle < WORTH_STARTING * self._length(shortest):
             return None

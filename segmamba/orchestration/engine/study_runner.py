@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from segmamba.orchestration.engine.planning import announce, fold_changes, infea
 from segmamba.orchestration.engine.resources import Resources, loader_workers
 from segmamba.studies.results import ENDED
 from segmamba.studies.spec import FOUND, Stage, TrialPlan
+from segmamba.studies.words import count
 from segmamba.training.compiler_cache import CompilerCache
 from segmamba.training.passes import forward_passes
 
@@ -65,7 +66,9 @@ class StudyRunner:
             return
         ended = {(t.arm, t.seed, t.fold) for t in self.study.trials if t.status in OVER}
         plans = [plan for plan in self.study.plans if (plan.arm, plan.seed, plan.fold) not in ended]
-        plans = self._without_reused(self._without_infeasible(plans))
+        plans = self._without_infeasible(plans)
+        reused = self._reused(plans)
+        plans = [plan for plan in plans if plan.key not in reused]
         announce(self.study, self.resources, len(plans), self.progress)
         if not plans:  # only the report was missing
             return
@@ -86,7 +89,7 @@ class StudyRunner:
             {plan.arm for plan in plans},
             self._over(),
             take_look=looks.take,
-            is_answered=self._is_reused,
+            answered=self._reused,
             length=lambda plan: forward_passes(self.context.config(plan)),
         )
         first = queue.next()
@@ -111,15 +114,6 @@ class StudyRunner:
             for trial in self.study.trials
             if trial.status in OVER or (trial.seed in looked_at and trial.status in ENDED)
         }
-
-    def _is_reused(self, plan: TrialPlan) -> bool:
-        """Whether a finished run answers a trial; then it is taken from there."""
-        if self.options.fresh:
-            return False
-        reused = self.context.run.reuse_trial(plan.key, self.context.trial_tags(plan))
-        if reused:
-            self.progress.say(f"reused   {plan.key}: trained before, to the letter")
-        return reused
 
     @property
     def arms_scheduler(self) -> str:
@@ -243,18 +237,19 @@ class StudyRunner:
                 )
         return [plan for plan in plans if plan.arm not in reasons]
 
-    def _without_reused(self, plans: list[TrialPlan]) -> list[TrialPlan]:
-        """The plans that no finished run answers; the others are taken from there."""
+    def _reused(self, plans: Sequence[TrialPlan]) -> set[str]:
+        """The keys of the trials that finished runs answer; they are taken from there."""
         if self.options.fresh or self.study.round_every:
-            return plans
+            return set()
         run, tags = self.context.run, self.context.trial_tags
         reused = {plan.key for plan in plans if run.reuse_trial(plan.key, tags(plan))}
         if reused:
+            them = "it" if len(reused) == 1 else "them"
             self.progress.say(
-                f"reused   {len(reused)} trials that were trained before, to the letter; --fresh "
-                "trains them again"
+                f"reused   {count(len(reused), 'trial')} trained before, to the letter; --fresh "
+                f"trains {them} again"
             )
-        return [plan for plan in plans if plan.key not in reused]
+        return reused
 
 
 def study_context(

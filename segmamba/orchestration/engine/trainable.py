@@ -14,6 +14,7 @@ from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
 from segmamba.errors import UserError
+from segmamba.files import seen_from
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.failures import ALL_LEVELS, assess, read_failures
 from segmamba.orchestration.engine.one_thread import OneThread
@@ -93,13 +94,13 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
         join_population(plan, trial.folder, log)
         report = _with_enough_memory(trial, config, context.split(plan))
     except UserError as error:
-        report = _failed(root, str(error), traceback.format_exc(), log) | {"infeasible": True}
+        report = _failed(context, root, str(error), log) | {"infeasible": True}
     except Exception as error:
-        report = _failed(root, _reason(error), traceback.format_exc(), log)
+        report = _failed(context, root, _reason(error), log)
     patience_s = 2.0 if is_full(report.get("failed", "")) else CLOSING_PATIENCE_S
     if log and not log.close(patience_s) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
-        report = _failed(root, reason, log.away_because)
+        report = _failed(context, root, reason, details=log.away_because)
     free_memory()  # for the next trial of this process
     tune.report(report)
 
@@ -206,15 +207,21 @@ def out_of_memory(error: BaseException) -> bool:
     return exhausted or "can't allocate memory" in str(error)
 
 
-def _failed(root: Path, reason: str, details: str, log: RunLog | None = None) -> dict[str, Any]:
-    """What a failed trial reports; `log` gets the reason too."""
+def _failed(
+    context: StudyContext, root: Path, reason: str, log: RunLog | None = None, details: str = ""
+) -> dict[str, Any]:
+    """What a failed trial reports.
+
+    `log` gets the reason too, with the paths as they are seen from the study's folder. `details`
+    are written to a file; empty takes the traceback of the error that is being handled.
+    """
     file: Path | str = root / "logs" / "error.txt"
     try:
-        Path(file).write_text(details)
+        Path(file).write_text(details or traceback.format_exc())
     except OSError as error:  # a full disk: the reason still reaches the driver, and perhaps MLflow
         file = f"none ({error.strerror})"
     if log:
-        log.log_reason(f"{reason} (see {file})")
+        log.log_reason(seen_from(context.folder, f"{reason} (see {file})"))
     return {"epoch": 0, "failed": reason, "log": str(file)}
 
 

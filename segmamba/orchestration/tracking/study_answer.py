@@ -7,9 +7,13 @@ from segmamba.orchestration.tracking.experiment_page import SUMMARY_TAG
 from segmamba.orchestration.tracking.store import prose
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, answered
+from segmamba.reports.pages import VIEWER
 from segmamba.studies.champion import best_tested
 from segmamba.studies.results import Study
 from segmamba.studies.verdict import Verdict, verdict
+
+VIEWER_BYTES = 30_000_000
+"""Of a larger page of cases, MLflow has the place alone."""
 
 
 def log_answer(run: StudyRun, study: Study, report: Path) -> None:
@@ -20,7 +24,8 @@ def log_answer(run: StudyRun, study: Study, report: Path) -> None:
     Args:
         run: The study's run.
         study: As it stands; the best trial is the one that the validation set chooses.
-        report: Path of report.html, with report.md, plots/ and tables/ beside it.
+        report: Path of report.html, with report.md, plots/, tables/ and perhaps viewer.html beside
+            it.
     """
     store, answer = run.store, verdict(study)
     for path in (report.with_suffix(".md"), report):
@@ -31,7 +36,7 @@ def log_answer(run: StudyRun, study: Study, report: Path) -> None:
     tags = {
         "answer": answer.answer,
         "verdict": prose(answer.sentence),
-        NOTE_TAG: prose(answered(study)),
+        NOTE_TAG: prose(answered(study, _log_viewer(run, report.with_name(VIEWER)))),
     }
     best, metrics = best_tested(study), _figures(answer)
     if best:
@@ -48,6 +53,17 @@ def log_answer(run: StudyRun, study: Study, report: Path) -> None:
         tags[SUMMARY_TAG] = f"best trial of {study.name}"
     store.log_metrics(run.run_id, metrics)
     store.set_tags(run.run_id, tags)
+
+
+def _log_viewer(run: StudyRun, page: Path) -> str:
+    """Log the page of the study's cases; the sentence on where it is, empty where there is none."""
+    if not page.is_file():
+        return ""
+    shows = "the worst, the median and the best case of each arm"
+    if page.stat().st_size > VIEWER_BYTES:
+        return f"{page}, too large for an artifact, shows {shows}."
+    run.store.client.log_artifact(run.run_id, str(page))
+    return f"{page.name} beside it shows {shows}; download it to open it."
 
 
 def _figures(answer: Verdict) -> dict[str, float]:

@@ -33,11 +33,12 @@ def begun(study: Study) -> str:
     return f"**{text(study.question)}**\n\nNo answer yet. The claim: {text(study.hypothesis.claim)}"
 
 
-def answered(study: Study) -> str:
+def answered(study: Study, viewer: str = "") -> str:
     """Return the description of a study that has ended: verdict, arms and limits.
 
     Args:
         study: The study, with its trials.
+        viewer: A sentence on where the page of its cases is.
     """
     parts = [
         f"**{text(study.question)}**",
@@ -46,7 +47,8 @@ def answered(study: Study) -> str:
         _arms(study),
         "test/… of this run are the scores of the one trial that the validation set likes best, "
         "named in its tags best\\_arm and best\\_seed. Below it are a run for each arm, with means "
-        "over its seeds, and a run for each trial. report.html is among its artifacts.",
+        "over its seeds, and a run for each trial. report.html is among its artifacts"
+        + (f"; {text(viewer)}" if viewer else "."),
         limits(study),
     ]
     return "\n\n".join(parts)
@@ -94,7 +96,8 @@ def described_version(study: Study) -> str:
     Args:
         study: The study, with its trials.
     """
-    return "\n\n".join([text(champion_words(study)), limits(study)])
+    answer = f"The study's verdict: {verdict(study).sentence}"
+    return "\n\n".join([text(champion_words(study)), text(answer), limits(study)])
 
 
 LOADING = (

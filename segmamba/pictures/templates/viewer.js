@@ -10,9 +10,12 @@ const LAYERS = [
   { key: "uncertainty", name: "uncertainty", letter: "u", on: false, opacity: 0.7 },
 ];
 const LETTERS = { m: 3, a: 0, c: 1, s: 2, d: 4 };
+const CROSSHAIR_MM = 1;
 const NORMAL = { 0: 2, 1: 1, 2: 0, 3: 2, 4: 2 }; // the axis that the arrows up and down move along
 const ERRORS = ["", "agreed", "other class", "missed", "false"];
-const state = { place: -1, current: null, modality: "", layout: 3, region: "", outline: true };
+const VIRIDIS = "linear-gradient(90deg, #440154, #3b528b, #21918c, #5ec962, #fde725)";
+const state = { place: -1, current: null, modality: "", layout: 3, region: "", outline: true,
+  crosshair: true };
 const panes = [];
 let Niivue = null;
 let turn = Promise.resolve();
@@ -76,14 +79,17 @@ async function addPane() {
       element("div", { className: "viewer-canvas" }, canvas)),
   );
   const nv = new Niivue({
-    backColor: [0, 0, 0, 1], crosshairColor: [0.34, 0.71, 0.91, 0.8], crosshairWidth: 1,
+    backColor: [0, 0, 0, 1], crosshairColor: [0.34, 0.71, 0.91, 0.8], crosshairWidth: state.crosshair ? CROSSHAIR_MM : 0,
     crosshairWidthUnit: "mm", crosshairGap: 6, fontColor: [1, 1, 1, 1], show3Dcrosshair: true,
     isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarShowRender: 1,
     multiplanarLayout: 2, isNearestInterpolation: true, showAllOrientationMarkers: true,
-    isRuler: false, logLevel: "error", loadingText: "", fontMinPx: 15, fontSizeScaling: 0.5,
+    multiplanarPadPixels: 18, isRuler: false, logLevel: "error", loadingText: "", fontMinPx: 15, fontSizeScaling: 0.5,
     dragAndDropEnabled: false,
   });
-  const pane = { nv, canvas, header, prediction: panes.length };
+  // On paper the canvas has no size, and the space between the planes would make theirs negative.
+  const drawScene = () => (canvas.clientWidth ? Niivue.prototype.drawScene.call(nv) : undefined);
+  nv.drawScene = drawScene;
+  const pane = { nv, canvas, header, drawScene, prediction: panes.length };
   await nv.attachToCanvas(canvas);
   nv.onLocationChange = () => {
     showValues(pane, crosshairMm(pane));
@@ -125,7 +131,8 @@ async function fill(pane) {
     buffer: nifti(current.shape, current.affine, image.bytes, slope, image.low - slope, image.low,
       image.high),
   });
-  const classes = labelled(current.colours, [...current.classes]);
+  pane.classes = labelled(current.colours, [...current.classes]);
+  pane.white = labelled(current.colours.map(() => "#ffffff"), [...current.classes]);
   for (const layer of LAYERS) {
     const scale = layer.key === "uncertainty" ? [1 / 255, 0, 0.02, 1] : [];
     await nv.addVolumeFromUrl({
@@ -134,7 +141,7 @@ async function fill(pane) {
       buffer: nifti(current.shape, current.affine, bytesOf(layer.key, pane), ...scale),
     });
     const volume = nv.volumes.at(-1);
-    if (layer.key === "truth" || layer.key === "prediction") volume.setColormapLabel(classes);
+    if (layer.key === "truth" || layer.key === "prediction") volume.setColormapLabel(pane.classes);
     if (layer.key === "errors")
       volume.setColormapLabel(
         labelled(["#000000", ...ERRORS.slice(1).map((name) => config.errors[name])], [...ERRORS]),
@@ -143,10 +150,16 @@ async function fill(pane) {
   nv.setSliceType(state.layout);
   delete nv.updateGLVolume;
   applyOpacity(pane);
-  delete nv.drawScene;
+  nv.drawScene = pane.drawScene;
 }
 
-function applyOpacity({ nv }) {
+// Below errors and uncertainty, an outline in the classes' colours would change what theirs mean.
+function outlineIsWhite() {
+  return state.outline && LAYERS.some(({ key, on }) => on && ["errors", "uncertainty"].includes(key) && isThere(key));
+}
+
+function applyOpacity({ nv, classes, white }) {
+  nv.volumes[1]?.setColormapLabel(outlineIsWhite() ? white : classes);
   LAYERS.forEach((layer, n) => {
     const volume = nv.volumes[n + 1];
     if (volume) volume.opacity = layer.on && isThere(layer.key) ? layer.opacity : 0;
@@ -212,15 +225,21 @@ function drawControls() {
   );
   press(part("modalities").children, (b) => b.textContent === state.modality);
   press(part("layouts").children, (b) => Number(b.dataset.layout) === state.layout);
+  press([part("crosshair")], () => state.crosshair);
   part("layers").replaceChildren(...LAYERS.filter((layer) => isThere(layer.key)).map(layerControl));
   const swatch = (colour, name) => {
     const patch = element("i");
     patch.style.background = colour;
     return element("span", {}, patch, name);
   };
+  const shown = (key) => isThere(key) && LAYERS.find((layer) => layer.key === key).on;
+  const white = outlineIsWhite();
   part("legend").replaceChildren(
-    ...current.classes.slice(1).map((name, n) => swatch(current.colours[n + 1], name)),
-    ...(isThere("errors") ? ERRORS.slice(1).map((name) => swatch(config.errors[name], name)) : []),
+    ...(shown("prediction") || (shown("truth") && !white)
+      ? current.classes.slice(1).map((name, n) => swatch(current.colours[n + 1], name)) : []),
+    ...(shown("truth") && white ? [swatch("#ffffff", "outline of the truth")] : []),
+    ...(shown("errors") ? ERRORS.slice(1).map((name) => swatch(config.errors[name], name)) : []),
+    ...(shown("uncertainty") ? [swatch(VIRIDIS, "uncertainty from 0 to 1")] : []),
   );
   const coarse = current.images.filter((image) => image.step > 1);
   part("note").textContent =
@@ -246,6 +265,8 @@ function layerControl(layer) {
     outline.onchange = () => {
       state.outline = outline.checked;
       refresh("truth");
+      shownPanes().forEach(applyOpacity);
+      drawControls();
     };
     return element("div", {}, row, element("label", {}, outline, "as outline"));
   }
@@ -294,6 +315,12 @@ function setLayout(layout) {
   state.layout = layout;
   for (const { nv } of shownPanes()) nv.setSliceType(layout);
   press(part("layouts").children, (b) => Number(b.dataset.layout) === layout);
+}
+
+function setCrosshair(on) {
+  state.crosshair = on;
+  for (const { nv } of panes) nv.setCrosshairWidth(on ? CROSSHAIR_MM : 0);
+  press([part("crosshair")], () => on);
 }
 
 function setModality(name) {
@@ -375,6 +402,7 @@ function onKey(event) {
     ArrowLeft: [0, 1], ArrowRight: [0, -1], PageUp: [1, 1], PageDown: [1, -1] }[event.key];
   if (along) move(...along);
   else if (layer) isThere(layer.key) && setLayer(layer, !layer.on);
+  else if (event.key === "x") setCrosshair(!state.crosshair);
   else if (event.key in LETTERS) setLayout(LETTERS[event.key]);
   else if (image) setModality(image.name);
   else if (event.key === "n") open(state.place + 1);
@@ -392,6 +420,7 @@ async function start() {
   root.addEventListener("keydown", onKey, true);
   for (const button of part("layouts").children)
     button.onclick = () => setLayout(Number(button.dataset.layout));
+  part("crosshair").onclick = () => setCrosshair(!state.crosshair);
   for (const button of part("list").querySelectorAll("button"))
     button.onclick = () => open(Number(button.dataset.case));
   document.addEventListener("click", (event) => {
