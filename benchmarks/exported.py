@@ -1,12 +1,15 @@
 """An exported network by the example runner, against our own prediction, on a CPU.
 
-    python benchmarks/exported.py [--preset demo] [--repeats 5] [--threads 2] [--pt2] [--json FILE]
+    python benchmarks/exported.py [--preset demo] [--repeats 5] [--threads 2] [--dynamic] [--pt2]
+        [--window] [--json FILE]
 
 One 240x240x155 case, from four NIfTI files to one: by `segmamba predict`'s own code, and by
-examples/segment_nifti.py with an ONNX file of one window, with one of any window, whose 3-D
-convolutions stay 3-D, and, with --pt2, with a .pt2 package. The ways take turns, and a ratio is the
-median of those of the turns, so that what else runs on the machine meets all of them. Networks are
-loaded before. Segmentations are compared.
+examples/segment_nifti.py with an ONNX file of one window; with --dynamic also with one of any
+window, whose 3-D convolutions stay 3-D; with --pt2 also with a .pt2 package. The ways take turns,
+and a ratio is the median of those of the turns, so that what else runs on the machine meets all of
+them. The seconds of CPU that all threads of the process took are compared too, which depend less on
+what else runs: onnxruntime's threads sleep while they wait. Networks are loaded before.
+Segmentations are compared.
 
 --window measures the forward pass of one window in their place, which takes a paper network a
 minute in all.
@@ -44,6 +47,9 @@ OURS, FIXED, DYNAMIC, PT2 = "ours", "ONNX, one window", "ONNX, any window", ".pt
 GOAL = 1.5
 """How many times our own seconds the example may take."""
 Ways = dict[str, Callable[[], Any]]
+CLOCKS = ("s", "CPU s")
+Taken = dict[str, dict[str, list[float]]]
+"""What each of CLOCKS measured, by way."""
 
 
 def main() -> None:
@@ -51,6 +57,7 @@ def main() -> None:
     parser.add_argument("--preset", default="demo", help="whose network, demo or paper")
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each way")
+    parser.add_argument("--dynamic", action="store_true", help="also an ONNX file of any window")
     parser.add_argument("--pt2", action="store_true", help="also a .pt2 package")
     parser.add_argument("--window", action="store_true", help="one forward pass, not a case")
     options = parser.parse_args()
@@ -58,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         run = write_run(folder / "run", options.preset)
-        files = write_files(run, folder, pt2=options.pt2)
+        files = write_files(run, folder, options)
         ways = (
             window_ways(load_for_export(run), files, options)
             if options.window
@@ -72,13 +79,15 @@ def main() -> None:
     report(figures, options.json, threads=options.threads, load=round(load, 1))
 
 
-def write_files(run: Path, folder: Path, *, pt2: bool) -> dict[str, Path]:
+def write_files(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, Path]:
     """The exported files by what they are called in the table."""
-    files = {FIXED: folder / "fixed.onnx", DYNAMIC: folder / "dynamic.onnx"}
+    files = {FIXED: folder / "fixed.onnx"}
+    if options.dynamic:
+        files[DYNAMIC] = folder / "dynamic.onnx"
     for name, file in files.items():
         taken = seconds(partial(export_onnx, run, file, dynamic=name == DYNAMIC))
         print(f"{name}: written and checked in {taken:.0f} s", flush=True)
-    if pt2:
+    if options.pt2:
         files[PT2] = folder / "net.pt2"
         print(f"{PT2}: {seconds(partial(export_pt2, run, files[PT2])):.0f} s", flush=True)
     return files
@@ -96,8 +105,9 @@ def case_ways(run: Path, files: dict[str, Path], folder: Path, options: argparse
         spacing_mm = nibabel.affines.voxel_sizes(like.affine)
         example.write(output, example.segment(predict, facts, volumes, spacing_mm), like, facts)
 
-    ways: Ways = {OURS: lambda: [*predict_cases(predictor, cases, Outputs(folder / "out"))]}
     facts = load_for_export(run).facts
+    outputs = Outputs(folder / "out", facts["labels"]["convention"])
+    ways: Ways = {OURS: lambda: [*predict_cases(predictor, cases, outputs)]}
     for name, file in files.items():
         predict = loaded(example, file, options.threads)
         ways[name] = partial(by_example, predict, facts, file.with_suffix(".nii.gz"))
@@ -127,33 +137,40 @@ def loaded(example: ModuleType, file: Path, threads: int) -> Callable[[np.ndarra
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
     return lambda windows: session.run(["probabilities"], {"image": windows})[0]
 
 
-def in_turns(ways: Ways, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, by turns, after one that warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+def in_turns(ways: Ways, repeats: int) -> Taken:
+    """Seconds and CPU seconds of each way, by turns, after one that warms up."""
+    taken: Taken = {clock: {name: [] for name in ways} for clock in CLOCKS}
     for turn in range(repeats + 1):
         for name, action in ways.items():
-            spent = seconds(action)
-            print(f"{time.strftime('%H:%M:%S')} turn {turn}: {name} {spent:.2f} s", flush=True)
-            if turn:
-                taken[name].append(spent)
+            before = time.process_time()
+            spent = dict(zip(CLOCKS, (seconds(action), time.process_time() - before), strict=True))
+            words = ", ".join(f"{value:.2f} {clock}" for clock, value in spent.items())
+            print(f"{time.strftime('%H:%M:%S')} turn {turn}: {name} {words}", flush=True)
+            for clock in CLOCKS if turn else ():
+                taken[clock][name].append(spent[clock])
     return taken
 
 
-def compared(taken: dict[str, list[float]], title: str) -> dict[str, Figure]:
+def compared(taken: Taken, title: str) -> dict[str, Figure]:
     """The medians, and the ratios to ours."""
     figures = {
-        f"{title}: {name}": Figure(statistics.median(times), "s") for name, times in taken.items()
+        f"{title}: {name}, {clock}": Figure(statistics.median(values), "s")
+        for clock, of_ways in taken.items()
+        for name, values in of_ways.items()
     }
-    for name, times in taken.items():
-        ratio = statistics.median(t / own for t, own in zip(times, taken[OURS], strict=True))
-        if name == FIXED:
-            figures[f"{title}: {name}, times ours"] = at_most(ratio, GOAL, "x")
-        elif name != OURS:
-            figures[f"{title}: {name}, times ours"] = Figure(ratio, "x")
+    for clock, of_ways in taken.items():
+        for name, values in of_ways.items():
+            pairs = zip(values, of_ways[OURS], strict=True)
+            ratio = statistics.median(value / own for value, own in pairs)
+            if name != OURS:
+                figures[f"{title}: {name}, times our {clock}"] = (
+                    at_most(ratio, GOAL, "x") if name == FIXED else Figure(ratio, "x")
+                )
     return figures
 
 

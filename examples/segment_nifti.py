@@ -74,6 +74,8 @@ def segment(predict: Predict, facts: Facts, images: np.ndarray, spacing_mm: Any)
     cut = tuple(slice(at[0], at[-1] + 1) for at in box)
     # the values that the network was trained on have half precision
     brain = working[(slice(None), *cut)].astype(np.float16).astype(np.float32)
+    if facts["preprocessing"]["normalised_over"] == "box":
+        brain = over_box(brain, images)
     probability = np.zeros((len(facts["output"]["channels"]), *inside.shape), np.float32)
     if facts["output"]["activation"] == "softmax":
         probability[0] = 1  # outside the box is background
@@ -88,6 +90,17 @@ def zscored(image: np.ndarray) -> np.ndarray:
     if brain.any():
         values = image[brain].astype(np.float64)
         out[brain] = (values - values.mean()) / max(values.std(), 1e-8)
+    return out
+
+
+def over_box(brain: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The z-scores of a box with the background counted, where its intensity 0 stands for."""
+    out = np.zeros_like(brain)
+    for scores, image, target in zip(brain, images, out, strict=True):
+        if image.any():
+            values = image[image != 0].astype(np.float64)
+            filled = np.where(scores != 0, scores, -values.mean() / max(values.std(), 1e-8))
+            target[:] = (filled - filled.mean()) / max(filled.std(), 1e-8)
     return out
 
 

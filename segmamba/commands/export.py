@@ -83,7 +83,7 @@ def export(
     if dynamic and onnx is None:
         raise UserError("--dynamic is for --onnx FILE.onnx; the others have one window, or any")
     if onnx is not None or pt2 is not None:  # before anything is written
-        from segmamba.inference.exported_network import check_file
+        from segmamba.inference.exported_file import check_file
 
         for file, ending in ((onnx, ".onnx"), (pt2, ".pt2")):
             if file is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from segmamba.config.rules import require
 
@@ -26,6 +27,10 @@ class InferenceConfig:
     window_batch: int = 0
     """Windows in one forward pass. 0 chooses: 8 on a GPU, fewer where its memory is short, and 2 on
     a CPU."""
+    normalise_over: Literal["brain", "box"] = "brain"
+    """Which voxels' mean and standard deviation z-score an image. brain: those that are not 0,
+    which stay 0 outside; every network that is trained here. box: all of the smallest box around
+    the brain, background included, for weights of others that were trained so."""
 
     def __post_init__(self) -> None:
         require(0 <= self.overlap < 1, "inference.overlap", self.overlap, "must lie in [0, 1)")
@@ -64,7 +69,8 @@ class InferenceConfig:
             else f", scales {' '.join(f'{scale:g}' for scale in self.scales)}"
         )
         overlap = f"{self.overlap_voxels} voxels" if self.overlap_voxels else f"{self.overlap:g}"
-        return f"overlap {overlap}{mirrors}{scales}"
+        box = ", z-scored over the brain's box" if self.normalise_over == "box" else ""
+        return f"overlap {overlap}{mirrors}{scales}{box}"
 
     def overlaps(self, window: Sequence[int]) -> tuple[float, float, float]:
         """Compute the overlap of neighbouring windows.

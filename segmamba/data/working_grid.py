@@ -124,6 +124,22 @@ def zscore(image: np.ndarray) -> np.ndarray:
     return out
 
 
+def background_levels(image: np.ndarray) -> np.ndarray:
+    """Return where the background of each channel lies on the scale of its brain's z-scores.
+
+    Args:
+        image: (4, x, y, z), 0 outside the brain.
+
+    Returns:
+        float32 (4,): what `zscore` would make of 0; 0 for a missing modality.
+    """
+    levels = np.zeros(len(image), np.float32)
+    for number, channel in enumerate(image):
+        if (values := channel[channel != 0].astype(np.float64)).size:
+            levels[number] = -values.mean() / max(values.std(), 1e-8)
+    return levels
+
+
 def resample(array: np.ndarray, zoom: Sequence[float], *, order: int) -> np.ndarray:
     """Scale a volume so that its edges stay where they are.
 

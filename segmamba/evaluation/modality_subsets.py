@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -96,4 +97,4 @@ def _analysed(
         image[dropped] = 0
     if not any(image.any() for image in images.values()):
         return None
-    return predictor.analyse(PreparedScan(images, prepared.grids))
+    return predictor.analyse(replace(prepared, images=images))

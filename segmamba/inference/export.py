@@ -59,6 +59,8 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = A
         raise UserError(f"--bundle {folder}: exists already; choose another folder or remove it")
     weights, config_file = find_checkpoint(checkpoint)
     config, postprocessing = load_config(config_file), _postprocessing(checkpoint)
+    if config.inference.normalise_over != "brain":
+        raise UserError(f"{config_file}: a bundle z-scores over the brain; export it with --onnx")
     values = convention(label_set(config.model.classes).convention if labels == AUTO else labels)
     # this refuses weights that do not fit before anything is written
     member = load_member(checkpoint, torch.device("cpu"))

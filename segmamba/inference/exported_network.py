@@ -1,15 +1,7 @@
-"""A trained network on its way into a file of another runtime, and the check of that file."""
+"""A trained network on its way into a file of another runtime, and what that file must compute."""
 
-import contextlib
 import copy
-import errno
-import io
-import json
-import logging
-import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +13,6 @@ from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.data.label_sets import AUTO
 from segmamba.data.labels import MODALITIES, convention
 from segmamba.errors import UserError
-from segmamba.files import write_json
 from segmamba.inference.checkpoint_files import (
     CONFIG_FILE,
     find_beside,
@@ -56,6 +47,8 @@ class Exporting:
     """How its weights were read."""
     window: tuple[int, int, int]
     multiples: tuple[int, int, int]
+    dynamic: bool = False
+    """Whether the file takes any batch and any window."""
 
     def traceable(self, form: Form = "plain") -> Exportable:
         """The copy that is traced; see Exportable."""
@@ -67,8 +60,14 @@ class Exporting:
         generator = torch.Generator().manual_seed(SEED)
         return torch.randn(batch, len(MODALITIES), *sides, generator=generator)
 
+    @property
+    def patches(self) -> list[Tensor]:
+        """The images on which a file is compared with the network."""
+        others = [self.patch(batch=2), self.patch(further=1)] if self.dynamic else []
+        return [self.patch(), *others]
+
     @torch.inference_mode()
-    def check(self, file: Path, run: Runs, *patches: Tensor) -> None:
+    def check(self, file: Path, run: Runs) -> None:
         """Compare what a written file computes with the network in double precision.
 
         Our own single precision may be further away than TOLERANCE, where norms of few voxels
@@ -77,13 +76,12 @@ class Exporting:
         Args:
             file: The file, for the message.
             run: What it computes.
-            *patches: Images.
 
         Raises:
             UserError: They differ.
         """
         exact = copy.deepcopy(self.network).double()
-        for patch in patches:
+        for patch in self.patches:
             expected = exact(patch.double())
             shares = probabilities(expected, self.outputs)
             own = self.network(patch)
@@ -139,7 +137,9 @@ def load_for_export(
         released=find_beside(find_weights(checkpoint), CONFIG_FILE) is None,
     )
     window = config.data.patch_size
-    return Exporting(member.single, member.outputs, about, member.notes, window, multiples)
+    return Exporting(
+        member.single, member.outputs, about, member.notes, window, multiples, dynamic=dynamic
+    )
 
 
 def _postprocessing(checkpoint: str | Path) -> PostprocessConfig:
@@ -148,81 +148,3 @@ def _postprocessing(checkpoint: str | Path) -> PostprocessConfig:
     if postprocessing.crf_steps:
         raise UserError(f"{file}: a file has no CRF; export with postprocess.crf_steps 0")
     return postprocessing
-
-
-def facts_file(file: Path) -> Path:
-    """The JSON beside an exported file: FILE.onnx.json beside FILE.onnx."""
-    return file.with_name(f"{file.name}.json")
-
-
-def check_file(file: Path, ending: str) -> None:
-    """Refuse a file of another ending, or one that is there already.
-
-    Args:
-        file: The file to write.
-        ending: Of its name.
-
-    Raises:
-        UserError: It cannot be written there.
-    """
-    if file.suffix != ending:
-        raise UserError(f"--{ending[1:]} {file}: name a file that ends in {ending}")
-    for path in (file, facts_file(file)):
-        if path.exists():
-            raise UserError(
-                f"--{ending[1:]} {path}: exists already; choose another name or remove it"
-            )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise _not_written(file, error) from error
-
-
-def _not_written(file: Path, error: OSError) -> UserError:
-    return UserError(f"--{file.suffix[1:]} {file}: cannot be written ({error.strerror})")
-
-
-@contextlib.contextmanager
-def appearing(file: Path, about: dict[str, Any]) -> Iterator[Path]:
-    """Write a file and its facts, which appear when the block ends without an error.
-
-    Args:
-        file: The file's place; the JSON lies beside it.
-        about: The facts.
-
-    Yields:
-        Where to write it: a file of the same name in a folder of its own.
-
-    Raises:
-        UserError: There is no space for it.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            building = Path(folder) / file.name
-            yield building
-            write_json(facts_file(file), about)
-            os.replace(building, file)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise _not_written(file, error) from error
-
-
-def as_text(about: dict[str, Any]) -> str:
-    """The facts as the text that a file holds."""
-    return json.dumps(about)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what torch's exporters say about their own parts off the screen."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

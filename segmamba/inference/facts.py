@@ -63,6 +63,7 @@ def facts(
         "preprocessing": {
             "orientation": "RAS",
             "normalisation": "z-score of each channel over its voxels that are not 0, which stay 0",
+            "normalised_over": inference.normalise_over,
             "spacing_mm": config.data.spacing_mm,
             "interpolation": "linear along each axis, edges on edges, after the normalisation",
             "crop": "box of the voxels that are not 0 in any channel",

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from segmamba.models.blocks import ConvBlock, Downsample, Shift
+from segmamba.models.blocks import ConvBlock, Downsample
+from segmamba.models.layers import Shift
 from segmamba.models.umamba import FullPrecisionMamba
 
 MULTIPLYING = (nn.Conv3d, nn.ConvTranspose3d, nn.Linear)

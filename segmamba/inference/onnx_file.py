@@ -13,17 +13,10 @@ from torch import Tensor
 
 from segmamba.data.label_sets import AUTO
 from segmamba.errors import UserError
-from segmamba.inference.exported_network import (
-    Exporting,
-    Runs,
-    appearing,
-    as_text,
-    check_file,
-    load_for_export,
-    quiet,
-)
+from segmamba.inference.exported_file import FileFormat, as_text
+from segmamba.inference.exported_network import Exporting, Runs
 from segmamba.inference.facts import INPUT, KEY, OUTPUTS
-from segmamba.models.exportable import traced, traced_for_any_size
+from segmamba.models.exportable import REASON, traced, traced_for_any_size
 
 if TYPE_CHECKING:
     import onnx
@@ -54,31 +47,26 @@ def export_onnx(
         UserError: The file exists, a package is missing, the checkpoint is not whole, the network
             cannot be exported so, or the file does not compute what the network computes.
     """
-    file = Path(file)
-    check_file(file, ".onnx")
-    _check_packages()
-    exporting = load_for_export(checkpoint, labels=labels, dynamic=dynamic)
-    model = onnx_model(exporting, dynamic=dynamic)
+    return ONNX.export(checkpoint, file, labels=labels, dynamic=dynamic)
+
+
+def _write(exporting: Exporting, file: Path) -> None:
+    model = onnx_model(exporting)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, as_text(exporting.facts)
     if (size := model.ByteSize()) > LARGEST:
         raise UserError(
-            f"{file}: the network takes {size / 2**30:.1f} GiB, and an ONNX file holds 2; export "
-            "it with --pt2"
+            f"--onnx {file.name}: the network takes {size / 2**30:.1f} GiB, and an ONNX file holds "
+            "2; export it with --pt2"
         )
-    with appearing(file, exporting.facts) as building:
-        building.write_bytes(model.SerializeToString())
-        patches = [exporting.patch(batch=2), exporting.patch(further=1)] if dynamic else []
-        exporting.check(file, runs_onnx(building), exporting.patch(), *patches)
-    return exporting
+    file.write_bytes(model.SerializeToString())
 
 
-def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
+def onnx_model(exporting: Exporting) -> "onnx.ModelProto":
     """The ONNX model of a network, without its facts.
 
     Args:
         exporting: The network.
-        dynamic: As `export_onnx` takes it.
 
     Returns:
         The model.
@@ -88,12 +76,14 @@ def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
     """
     from segmamba.inference.onnx_scan import OPSET, scan_call, scan_function
 
-    network = exporting.traceable("any size" if dynamic else "planes")
-    with quiet():
+    graph = (
+        traced_for_any_size(exporting.traceable("any size"), exporting.multiples)
+        if exporting.dynamic
+        else traced(exporting.traceable("planes"), exporting.patch())
+    )
+    try:
         program = torch.onnx.export(
-            traced_for_any_size(network, exporting.multiples)
-            if dynamic
-            else traced(network, exporting.patch()),
+            graph,
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
@@ -101,6 +91,10 @@ def onnx_model(exporting: Exporting, *, dynamic: bool) -> "onnx.ModelProto":
             custom_translation_table={torch.ops.segmamba.exported_scan.default: scan_call},
             verbose=False,
         )
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(
+            f"this network cannot be exported to ONNX ({str(error)[:REASON]})"
+        ) from error
     assert program is not None, "dynamo=True returns one"
     model = program.model_proto
     model.producer_name, model.doc_string = "segmamba", str(exporting.facts["use"])
@@ -117,15 +111,27 @@ def runs_onnx(file: Path) -> Runs:
 
     Returns:
         From an image to probabilities and logits.
+
+    Raises:
+        UserError: onnxruntime cannot run it; by the function that is returned.
     """
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+    refused = (errors.Fail, errors.InvalidArgument, errors.RuntimeException, errors.NotImplemented)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities, logits = session.run(list(OUTPUTS), {INPUT: image.numpy()})
+        try:
+            probabilities, logits = session.run(list(OUTPUTS), {INPUT: image.numpy()})
+        except refused as error:
+            size = " x ".join(map(str, image.shape))
+            raise UserError(
+                f"{file.name}: not written, for onnxruntime cannot run it on an input of {size} "
+                f"({str(error)[:REASON]})"
+            ) from error
         return torch.from_numpy(probabilities), torch.from_numpy(logits)
 
     return run
@@ -140,3 +146,6 @@ def _check_packages() -> None:
                 f"--onnx needs {name}, which cannot be imported ({error}); pip install "
                 "'segmamba[export]'"
             ) from error
+
+
+ONNX = FileFormat(".onnx", _check_packages, _write, runs_onnx)

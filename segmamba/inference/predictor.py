@@ -16,6 +16,7 @@ part of it that holds the brain.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from segmamba.config import InferenceConfig, PostprocessConfig, load_postprocess
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.volumes import Scan
+from segmamba.data.working_grid import background_levels
 from segmamba.device import choose_device
 from segmamba.errors import UserError
 from segmamba.inference.checkpoint_files import WEIGHTS_FILE, postprocess_file
@@ -37,7 +39,12 @@ from segmamba.inference.postprocess import (
     likeliest,
     postprocess_classes,
 )
-from segmamba.inference.prepared_scan import Analysis, PreparedScan, prepare_scan
+from segmamba.inference.prepared_scan import (
+    Analysis,
+    PreparedScan,
+    normalised_over_box,
+    prepare_scan,
+)
 from segmamba.inference.uncertainty import vote_with_entropy
 from segmamba.models.outputs import Channels
 
@@ -136,7 +143,12 @@ class Predictor:
         Returns:
             What every other method takes as well.
         """
-        return scan if isinstance(scan, PreparedScan) else prepare_scan(scan, self.spacings_mm)
+        if isinstance(scan, PreparedScan):
+            return scan
+        prepared = prepare_scan(scan, self.spacings_mm)
+        if not any(member.inference.normalise_over == "box" for member in self.members):
+            return prepared
+        return replace(prepared, background=background_levels(scan.image))
 
     def predict(self, scan: Scan | PreparedScan) -> np.ndarray:
         """Segment a scan.
@@ -237,7 +249,10 @@ class Predictor:
             covered[spacing_mm] = coverage(prepared.grids[spacing_mm], prepared.box, self.device)
         for member in self.members:
             spacing_mm = member.config.data.spacing_mm
-            boxed = member.probabilities(on_device[spacing_mm])
+            seen = on_device[spacing_mm]
+            if member.inference.normalise_over == "box":
+                seen = normalised_over_box(seen, prepared.background)
+            boxed = member.probabilities(seen)
             probability = to_source(boxed, prepared.grids[spacing_mm], prepared.box)
             if not member.outputs.are_regions:
                 probability[0] += 1 - covered[spacing_mm]

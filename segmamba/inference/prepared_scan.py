@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from segmamba.data.case import Finding
 from segmamba.data.volumes import Scan
 from segmamba.data.working_grid import to_working_grid
+from segmamba.errors import UserError
 from segmamba.inference.grids import Box, Grids, HasGrids, source_box, union
 
 
@@ -25,6 +28,8 @@ class PreparedScan:
     """{spacing in mm: Grids, or the PreparedCase that the image comes from}."""
     findings: tuple[Finding, ...] = ()
     """What is to say about its files."""
+    background: np.ndarray | None = None
+    """float32 (4,), the `background_levels` of the scan; None where no network asks for them."""
     box: Box = field(init=False)
     """Slices of the source's grid that hold all that is predicted; outside is background."""
 
@@ -81,3 +86,30 @@ def prepare_scan(scan: Scan, spacings_mm: Iterable[float]) -> PreparedScan:
         images[spacing_mm], _, fields = to_working_grid(scan, spacing_mm)
         grids[spacing_mm] = Grids(**fields)
     return PreparedScan(images, grids, scan.findings)
+
+
+def normalised_over_box(image: Tensor, background: np.ndarray | None) -> Tensor:
+    """Z-score the channels of a box over all of its voxels, as `inference.normalise_over` = box.
+
+    It is what a z-score of the box's own intensities gives, since the scores within the brain are
+    these intensities on another scale.
+
+    Args:
+        image: float32 (4, x, y, z), z-scored within the brain, 0 outside.
+        background: float32 (4,), the scan's `background_levels`.
+
+    Returns:
+        float32 (4, x, y, z), of mean 0 and standard deviation 1 for each channel.
+
+    Raises:
+        UserError: The image is one of the cache, which keeps no levels.
+    """
+    if background is None:
+        raise UserError(
+            "inference.normalise_over = box is for predictions from files, with weights that were "
+            "trained so; what is trained and tested here is normalised over the brain"
+        )
+    levels = torch.from_numpy(background).to(image.device)[:, None, None, None]
+    filled = torch.where(image != 0, image, levels)
+    deviation, mean = torch.std_mean(filled, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (filled - mean) / deviation.clamp_min(1e-8)

@@ -10,22 +10,14 @@ It holds machine code for the processor that it was made on.
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from segmamba.data.label_sets import AUTO
 from segmamba.errors import UserError
-from segmamba.inference.exported_network import (
-    Exporting,
-    Runs,
-    appearing,
-    as_text,
-    check_file,
-    load_for_export,
-    quiet,
-)
+from segmamba.inference.exported_file import FileFormat, as_text
+from segmamba.inference.exported_network import Exporting, Runs
 from segmamba.inference.facts import KEY
 from segmamba.models.exportable import traced
 from segmamba.models.scan_export import expanded
@@ -51,18 +43,16 @@ def export_pt2(checkpoint: str | Path, file: str | Path, *, labels: str = AUTO) 
         UserError: The file exists, there is no C++ compiler, the checkpoint is not whole, or the
             file does not compute what the network computes.
     """
-    file = Path(file)
-    check_file(file, ".pt2")
-    _check_compiler()
-    exporting = load_for_export(checkpoint, labels=labels)
-    with appearing(file, exporting.facts) as building, quiet():
-        graph = traced(exporting.traceable(), exporting.patch())
-        graph = graph.run_decompositions({torch.ops.segmamba.exported_scan.default: expanded})
-        torch._inductor.aoti_compile_and_package(
-            graph, package_path=str(building), inductor_configs=_settings(exporting.facts)
-        )
-        exporting.check(file, runs_pt2(building), exporting.patch())
-    return exporting
+    return PT2.export(checkpoint, file, labels=labels)
+
+
+def _write(exporting: Exporting, file: Path) -> None:
+    graph = traced(exporting.traceable(), exporting.patch())
+    graph = graph.run_decompositions({torch.ops.segmamba.exported_scan.default: expanded})
+    settings = {"aot_inductor.metadata": {KEY: as_text(exporting.facts)}}
+    torch._inductor.aoti_compile_and_package(
+        graph, package_path=str(file), inductor_configs=settings
+    )
 
 
 def runs_pt2(file: Path) -> Runs:
@@ -83,10 +73,6 @@ def runs_pt2(file: Path) -> Runs:
     return run
 
 
-def _settings(about: dict[str, Any]) -> dict[str, Any]:
-    return {"aot_inductor.metadata": {KEY: as_text(about)}}
-
-
 def _check_compiler() -> None:
     from torch._inductor import config
 
@@ -96,3 +82,6 @@ def _check_compiler() -> None:
             "--pt2 compiles the network, and there is no C++ compiler; install g++, for example by "
             "apt install g++"
         )
+
+
+PT2 = FileFormat(".pt2", _check_compiler, _write, runs_pt2)

@@ -7,6 +7,7 @@ weights that were trained on arrays (z, y, x) mean the same there.
 Legend: B batch, C channels, K output channels, D, H, W the axes of a volume.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -14,14 +15,12 @@ from torch import Tensor, nn
 
 from segmamba.config import ModelConfig
 from segmamba.errors import UserError
-from segmamba.models.blocks import InstanceNorm
+from segmamba.models.layers import InstanceNorm
 from segmamba.models.segmamba import check_sides
 
 
-class AuthorsNetwork(nn.Module):
+class AuthorsNetwork(nn.Module, ABC):
     """A network of other authors under our interface: (B, 4, D, H, W) to logits (B, K, D, H, W).
-
-    Subclasses define `predict`.
 
     Args:
         config: `scan_axes`.
@@ -57,6 +56,7 @@ class AuthorsNetwork(nn.Module):
         outputs = [_permuted(logits, self._back) for logits in self.predict(turned)]
         return outputs if len(outputs) > 1 else outputs[0]
 
+    @abstractmethod
     def predict(self, x: Tensor) -> list[Tensor]:
         """Predict logits of a turned volume.
 
@@ -66,7 +66,6 @@ class AuthorsNetwork(nn.Module):
         Returns:
             Logits (B, K, D, H, W) and, where they are asked for, coarser ones.
         """
-        raise NotImplementedError
 
     def _check_more_than_a_voxel(self, sides: Sequence[int]) -> None:
         """Refuse an input whose deepest level is one voxel, which no instance norm can scale."""

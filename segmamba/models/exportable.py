@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmamba.config import ModelConfig
-from segmamba.config.model import OURS
 from segmamba.errors import UserError
-from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv, TransposedConv
+from segmamba.models.layers import Conv, InstanceNorm, PointwiseConv, TransposedConv
 from segmamba.models.outputs import Channels, probabilities
 from segmamba.models.segmamba import IN_CHANNELS
 
 Form = Literal["plain", "planes", "any size"]
+REASON = 200
+"""Characters of torch's own words in an error."""
 SCAN = "exported"
 """The entry of `segmamba.models.scan.IMPLEMENTATIONS` that an exported graph holds."""
 
@@ -39,6 +40,8 @@ PLAIN: dict[type[nn.Module], Callable[..., Tensor]] = {
     InstanceNorm: _normed,
 }
 """What computes a layer of ours in an exported graph."""
+ONE_SIZE = {"umamba_enc": "has layers with a weight for every voxel of one size"}
+"""Networks that are not exported for any size, and why."""
 
 
 class Exportable(nn.Module):
@@ -172,9 +175,15 @@ def traced(network: Exportable, image: Tensor) -> torch.export.ExportedProgram:
 
     Returns:
         The graph.
+
+    Raises:
+        UserError: The network branches on what its tensors hold.
     """
-    with torch.no_grad():
-        return torch.export.export(network, (image,), strict=False)
+    try:
+        with torch.no_grad():
+            return torch.export.export(network, (image,), strict=False)
+    except (ValueError, RuntimeError) as error:  # torch's errors of tracing are both
+        raise UserError(f"this network cannot be exported ({str(error)[:REASON]})") from error
 
 
 def check_any_size(config: ModelConfig) -> None:
@@ -189,8 +198,8 @@ def check_any_size(config: ModelConfig) -> None:
     reason = ""
     if config.scan_path != "raster":
         reason = f"model.scan_path = {config.scan_path!r} is an order of the voxels of one size"
-    elif config.name not in OURS:
-        reason = f"model.name = {config.name!r} is exported for one size alone"
+    elif config.name in ONE_SIZE:
+        reason = f"model.name = {config.name!r} {ONE_SIZE[config.name]}"
     if reason:
         raise UserError(f"--dynamic: {reason}; leave out --dynamic")
 
@@ -223,7 +232,7 @@ def traced_for_any_size(
                 strict=False,
             )
     except (ValueError, RuntimeError) as error:  # torch's errors of constraints are both
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"this network cannot be exported for any size ({reason}); leave out --dynamic"
+            f"this network cannot be exported for any size ({str(error)[:REASON]}); leave out "
+            "--dynamic"
         ) from error

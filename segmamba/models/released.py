@@ -156,6 +156,7 @@ def released_network(content: Any, tensors: Mapping[str, Tensor], source: str | 
     if kind.name.startswith("segmamba"):
         channels = XING_CHANNELS
         changes |= {"data.patch_size": XING_PATCH, "data.spacing_mm": 1.0}
+        changes["inference.normalise_over"] = "box"
     elif isinstance(content, Mapping) and "init_args" in content:
         channels = _nnunet_channels(content, file)
         changes |= _nnunet_plan(content, file)
@@ -180,8 +181,8 @@ def released_network(content: Any, tensors: Mapping[str, Tensor], source: str | 
         f"{file}: {_described(kind, channels)}; meant for windows of {side} voxels of "
         f"{config.data.spacing_mm:g} mm, arrays (z, y, x)"
     )
-    if kind.name.startswith("segmamba"):
-        note += "; its authors z-score with the background, this program within the brain"
+    if config.inference.normalise_over == "box":
+        note += ", z-scored with the background of the box around the brain"
     return Released(config, ordered, note)
 
 
@@ -276,6 +277,7 @@ def _nnunet_plan(content: Mapping[str, Any], file: str) -> dict[str, object]:
             break  # it inherits from itself
         plan, name = {**part, **plan}, part.get("inherits_from")
     patch, spacing = (_three(plan.get(key), key, file) for key in ("patch_size", "spacing"))
+    masked = {bool(within) for within in plan.get("use_mask_for_norm", ())}
     strides = planned_strides([int(side) for side in patch])
     reasons = {
         "voxels of unequal sides": max(spacing) - min(spacing) > SPACING_TOLERANCE_MM,
@@ -287,6 +289,7 @@ def _nnunet_plan(content: Mapping[str, Any], file: str) -> dict[str, object]:
         "images that are not z-scored": any(
             scheme != "ZScoreNormalization" for scheme in plan.get("normalization_schemes", ())
         ),
+        "some images z-scored over the brain and some with the background": len(masked) > 1,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
         raise UserError(f"{file}: planned for {'; '.join(wrong)}, which this program does not have")
@@ -295,6 +298,7 @@ def _nnunet_plan(content: Mapping[str, Any], file: str) -> dict[str, object]:
         "data.patch_size": (x, y, z),
         "model.planned_for": (x, y, z),
         "data.spacing_mm": float(spacing[0]),
+        "inference.normalise_over": "box" if masked == {False} else "brain",
     }
 
 

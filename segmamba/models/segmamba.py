@@ -23,16 +23,11 @@ from torch import Tensor, nn
 from segmamba.config import LEVELS, SIDE_MULTIPLE, ModelConfig
 from segmamba.data.labels import MODALITIES
 from segmamba.errors import UserError
-from segmamba.models.blocks import (
-    AttentionGate,
-    ConvBlock,
-    Downsample,
-    PointwiseConv,
-    checkpointed,
-    upsample_layer,
-)
+from segmamba.models.blocks import AttentionGate, ConvBlock, Downsample
+from segmamba.models.layers import PointwiseConv, upsample_layer
 from segmamba.models.mixers import mixer_block
 from segmamba.models.outputs import output_channels
+from segmamba.models.recomputation import checkpointed
 
 IN_CHANNELS = len(MODALITIES)
 

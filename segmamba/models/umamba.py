@@ -15,6 +15,7 @@ Legend: B batch, C channels, D, H, W the axes of a volume, s a stage, 0 at full 
 """
 
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from segmamba.config import ModelConfig
 from segmamba.errors import UserError
 from segmamba.models.authors_mamba import MambaLayer
 from segmamba.models.authors_network import AuthorsNetwork, turned_axes
-from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv
+from segmamba.models.layers import Conv, InstanceNorm, PointwiseConv
 from segmamba.models.mamba import MEMORY_ORDER, ScanDirection
 from segmamba.models.nnunet_plan import PATCH, Plan, Stride
 from segmamba.models.outputs import output_channels
@@ -53,8 +54,9 @@ class _UMamba(AuthorsNetwork):
         self.decoder = _Decoder(self.encoder, plan, len(output_channels(config)))
         self.apply(_he_initialised)
 
+    @abstractmethod
     def _build_encoder(self, plan: Plan, config: ModelConfig) -> "_Encoder":
-        raise NotImplementedError
+        """The encoder, and what else stands beside it."""
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """The features of every stage, full resolution first."""

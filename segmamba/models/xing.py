@@ -20,6 +20,7 @@ at every other size.
 Legend: B batch, C channels, D, H, W the axes of a volume.
 """
 
+from abc import abstractmethod
 from itertools import pairwise
 from typing import cast
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from segmamba.config import ModelConfig
 from segmamba.models.authors_mamba import ResidualMambaLayer
 from segmamba.models.authors_network import AuthorsNetwork, with_fast_norms
-from segmamba.models.blocks import Conv, InstanceNorm, PointwiseConv
+from segmamba.models.layers import Conv, InstanceNorm, PointwiseConv
 from segmamba.models.mamba import MEMORY_ORDER, ScanDirection, scan_directions
 from segmamba.models.outputs import output_channels
 from segmamba.models.peers import optional_class
@@ -100,9 +101,9 @@ class _Unetr(AuthorsNetwork):
             decoded = self.get_submodule(f"decoder{number}")(decoded, skips.pop())
         return [self.out(self.decoder1(decoded))]
 
+    @abstractmethod
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The first block's features at full resolution, and the encoder's four."""
-        raise NotImplementedError
 
 
 class XingSegMamba(_Unetr):

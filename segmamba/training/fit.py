@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from segmamba.config import Config
+from segmamba.config.rules import require
 from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.label_sets import label_set
 from segmamba.data.loader import Batch, patches_per_epoch
@@ -106,9 +107,10 @@ def fit(
 
     Raises:
         NonFiniteLoss: The loss became NaN or infinite.
-        UserError: The cases have other classes than the network.
+        UserError: The cases have other classes than the network, or the configuration asks for
+            images that are normalised in another way.
     """
-    _check_classes(config, data)
+    _check_cases(config, data)
     callback = callback or Callback()
     seed_everything(config.seed, deterministic=config.train.deterministic)
     with computing(ForwardLoss(build_model(config.model), config), config, device) as (
@@ -166,8 +168,14 @@ def _epochs(
         yield Epoch(epoch, metrics, is_best, rows, _checkpoint(learner, epoch, best))
 
 
-def _check_classes(config: Config, data: Split) -> None:
-    """Raise UserError where the labels of a case are not of the network's label set."""
+def _check_cases(config: Config, data: Split) -> None:
+    """Raise UserError where a case's labels or images are not what the network is to learn."""
+    require(
+        config.inference.normalise_over == "brain",
+        "inference.normalise_over",
+        config.inference.normalise_over,
+        "a network that is trained here takes images z-scored over the brain",
+    )
     wanted = label_set(config.model.classes).name
     for case in (*data.train, *data.validation):
         if case.classes_of != wanted:

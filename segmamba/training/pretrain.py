@@ -27,7 +27,7 @@ from segmamba.data.loader import unlabelled_batches
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.sampling import MASK, generator
 from segmamba.models import build_model
-from segmamba.models.blocks import PointwiseConv
+from segmamba.models.layers import PointwiseConv
 from segmamba.models.segmamba import IN_CHANNELS
 from segmamba.training.callback import Callback
 from segmamba.training.compiling import computing

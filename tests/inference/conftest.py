@@ -1,5 +1,6 @@
 """Untrained runs with checkpoint and configuration, and the scans they predict."""
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -52,4 +53,16 @@ def case(tmp_path):
         label=False,
     )
     (case,) = find_cases(tmp_path / "data")
+    return case
+
+
+def write_case_with_background(folder):
+    """A case of 40x44x24 voxels of 1 mm; a quarter of the box around its brain is background."""
+    write_case(folder, "X", shape=(40, 44, 24), label=False)
+    (case,) = find_cases(folder)
+    for path in case.images.values():
+        file = nibabel.load(path)
+        voxels = np.asanyarray(file.dataobj).copy()
+        voxels[20:, 22:] = 0
+        nibabel.save(nibabel.Nifti1Image(voxels, file.affine), path)
     return case

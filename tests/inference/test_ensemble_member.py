@@ -12,7 +12,7 @@ from segmamba.inference import ensemble_member
 from segmamba.inference.ensemble_member import MIRRORS, Member
 from segmamba.inference.fold import folded, in_half
 from segmamba.models import build_model
-from segmamba.models.blocks import Conv
+from segmamba.models.layers import Conv
 from segmamba.training.randomness import seed_everything
 from tests.tiny import CPU, TINY
 

@@ -16,7 +16,8 @@ from segmamba.errors import UserError
 from segmamba.inference.export import export_bundle
 from segmamba.inference.onnx_file import export_onnx
 from segmamba.inference.pt2_file import export_pt2
-from segmamba.models import build_model
+from segmamba.models import AUTHORS, build_model
+from segmamba.models.peers import PEERS
 from tests.tiny import TINY
 
 pytest.importorskip("onnxruntime")
@@ -55,8 +56,8 @@ def table() -> dict[str, dict[str, str]]:
 
 
 def write_tiny_run(folder, changes):
-    ours = changes.get("model.name", "segmamba") in ("segmamba", "unet", "control")
-    patch = (32, 32, 16) if ours else (64, 64, 64)
+    name = changes.get("model.name", "segmamba")
+    patch = (64, 64, 64) if name in PEERS else (32, 32, 32) if name in AUTHORS else (32, 32, 16)
     config = TINY.changed({"data.patch_size": patch, "model.base_channels": 8, **changes})
     if "umamba" in config.model.name:
         config = config.changed({"model.planned_for": patch})

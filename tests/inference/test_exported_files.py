@@ -8,6 +8,7 @@ import errno
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,17 +20,18 @@ import torch
 import typer
 
 from segmamba.cli import app
-from segmamba.config import PostprocessConfig
+from segmamba.config import PostprocessConfig, load_config
 from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
-from segmamba.inference import exported_network, onnx_file, pt2_file
+from segmamba.inference import exported_file, onnx_file, pt2_file
 from segmamba.inference.exported_network import load_for_export
+from segmamba.inference.facts import INPUT, OUTPUTS
 from segmamba.inference.onnx_file import export_onnx, onnx_model
 from segmamba.inference.predictor import load_predictor
 from segmamba.models import build_model
 from tests.conftest import write_case
-from tests.inference.conftest import CONFIG, write_run
+from tests.inference.conftest import CONFIG, write_case_with_background, write_run
 
 onnxruntime = pytest.importorskip("onnxruntime")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "segment_nifti.py"
@@ -119,6 +121,27 @@ def test_the_example_gives_the_segmentation_of_segmamba_predict(exported, tmp_pa
     theirs = np.asanyarray(nibabel.as_closest_canonical(written).dataobj)
     assert len(np.unique(classes)) > 2
     assert (theirs == np.array([0, 1, 2, 4], np.uint8)[classes]).mean() > 0.9999, "but for ties"
+
+
+def test_the_example_normalises_over_the_box_where_the_network_does(exported, tmp_path):
+    """The network's file is what it was: what it says of normalisation alone is changed."""
+    run, net = tmp_path / "run", tmp_path / "net.onnx"
+    shutil.copytree(exported / "run", run)
+    config = load_config(run / "config.json").changed({"inference.normalise_over": "box"})
+    (run / "config.json").write_text(config.to_json())
+    facts = json.loads((exported / "net.onnx.json").read_text())
+    facts["preprocessing"] = load_for_export(run).facts["preprocessing"]
+    shutil.copy(exported / "net.onnx", net)
+    (tmp_path / "net.onnx.json").write_text(json.dumps(facts))
+    case = write_case_with_background(tmp_path / "data")
+    done = example(net, *images_of(case), tmp_path / "out.nii.gz")
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out.nii.gz"))
+    theirs, scan = np.asanyarray(written.dataobj), read_scan(case)
+    values = np.array([0, 1, 2, 4], np.uint8)
+    assert (theirs == values[load_predictor(run, "cpu").predict(scan)]).mean() > 0.9999
+    over_brain = load_predictor(exported / "run", "cpu").predict(scan)
+    assert (theirs == values[over_brain]).mean() < 0.99
 
 
 @pytest.mark.parametrize(
@@ -215,7 +238,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_network_is_read(tmp
     def read_only(**options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(exported_network.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(exported_file.tempfile, "TemporaryFile", read_only)
     with pytest.raises(UserError, match=r"--onnx .*net.onnx: cannot be written \(Read-only"):
         export_onnx("no run", tmp_path / "net.onnx")
 
@@ -223,7 +246,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_network_is_read(tmp
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     with (
         pytest.raises(UserError, match=r"--onnx .*net.onnx: cannot be written \(No space"),
-        exported_network.appearing(tmp_path / "net.onnx", {}),
+        exported_file.appearing(tmp_path / "net.onnx", {}),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
@@ -251,7 +274,7 @@ def test_a_crf_is_refused(run, tmp_path):
     ("changes", "reason"),
     [
         ({"model.scan_path": "hilbert"}, "model.scan_path = 'hilbert' is an order of the voxels"),
-        ({"model.name": "umamba_bot", "data.patch_size": (64, 64, 32)}, "for one size alone"),
+        ({"model.name": "umamba_enc", "data.patch_size": (64, 64, 32)}, "every voxel of one size"),
     ],
 )
 def test_a_network_of_one_size_is_not_exported_for_any(tmp_path, changes, reason):
@@ -263,9 +286,27 @@ def test_a_network_of_one_size_is_not_exported_for_any(tmp_path, changes, reason
     assert not (tmp_path / "net.onnx").exists()
 
 
+def test_an_input_that_onnxruntime_refuses_is_one_line(tmp_path):
+    from onnx import TensorProto, helper
+
+    sides = (1, 4, 8, 8, 8)
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, sides) for n in (INPUT, *OUTPUTS)]
+    nodes = [helper.make_node("Identity", [INPUT], [output]) for output in OUTPUTS]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    opset = [helper.make_opsetid("", 18)]
+    file = tmp_path / "net.onnx"
+    file.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    )
+    run = onnx_file.runs_onnx(file)
+    assert torch.equal(run(torch.ones(sides))[1], torch.ones(sides))
+    with pytest.raises(UserError, match=r"net.onnx: not written.*1 x 4 x 8 x 8 x 16 \(.*Got: 16"):
+        run(torch.ones(1, 4, 8, 8, 16))
+
+
 def test_a_file_that_computes_something_else_never_appears(run, tmp_path, monkeypatch):
-    def disturbed(exporting, *, dynamic):
-        model = onnx_model(exporting, dynamic=dynamic)
+    def disturbed(exporting):
+        model = onnx_model(exporting)
         name = next(
             i.name for i in model.graph.initializer if "head" in i.name and "bias" in i.name
         )

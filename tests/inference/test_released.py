@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,10 +12,12 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from segmamba.inference.ensemble_member import load_member
 from segmamba.inference.predictor import load_predictor
+from segmamba.inference.prepared_scan import normalised_over_box
 from segmamba.models import build_model
 from segmamba.models.released import XING_CHANNELS
 from segmamba.training.initial_weights import initial_weights
 from segmamba.training.run_folder import RunFolder
+from tests.inference.conftest import write_case_with_background
 from tests.tiny import CPU, TINY
 from tests.training.test_initial_weights import Told
 
@@ -111,6 +114,48 @@ def test_a_case_is_predicted_by_released_weights(tmp_path, case):
     assert any("ge-xing/SegMamba" in note for note in predictor.notes)
 
 
+def normalised_by_its_authors(image):
+    """Cut to what is not 0 in any image, then z-scored with the background."""
+    places = np.argwhere(image.any(0))
+    box = tuple(slice(a, b + 1) for a, b in zip(places.min(0), places.max(0), strict=True))
+    cut = image[(slice(None), *box)].astype(np.float64)
+    mean, deviation = (f(cut, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    return box, (cut - mean) / deviation
+
+
+def test_released_segmamba_sees_images_that_are_normalised_as_by_its_authors(tmp_path):
+    path, _ = xing_file(tmp_path)
+    scan = read_scan(write_case_with_background(tmp_path / "data"))
+    windows = {"data.patch_size": (32, 32, 32)}
+    predictor = load_predictor(path, "cpu", changes=windows)
+    box, image = normalised_by_its_authors(scan.image)
+    wanted = predictor.members[0].probabilities(torch.from_numpy(image).float())
+    got = predictor.probabilities(scan)[(slice(None), *box)]
+    assert torch.allclose(got, wanted, atol=1e-3), "but for images in half precision"
+    changes = windows | {"inference.normalise_over": "brain"}
+    over_brain = load_predictor(path, "cpu", changes=changes).probabilities(scan)
+    assert (over_brain[(slice(None), *box)] - wanted).abs().max() > 0.05
+    assert "with the background" in predictor.notes[-1] and "brain's box" in predictor.summary
+
+
+def test_a_missing_image_is_zero_over_the_box_too():
+    image = torch.zeros(4, 6, 6, 6)
+    image[1:, 1:4, 1:4, 1:4] = torch.randn(3, 3, 3, 3)
+    out = normalised_over_box(image, np.array([0, -2, -2, -2], np.float32))
+    assert not out[0].any()
+    assert torch.allclose(out[1:].std((1, 2, 3), correction=0), torch.ones(3))
+    assert (out[1:, 0] < out[1:, 1:4, 1:4, 1:4].mean((1, 2, 3))[:, None, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("masked", "over"), [([True] * 4, "brain"), ([False] * 4, "box"), (None, "brain")]
+)
+def test_nnunets_plan_says_whether_the_background_counts(tmp_path, masked, over):
+    changes = {} if masked is None else {"use_mask_for_norm": masked}
+    path, _ = nnunet_file(tmp_path, **changes)
+    assert load_member(path, CPU).inference.normalise_over == over
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -122,6 +167,7 @@ def test_a_case_is_predicted_by_released_weights(tmp_path, case):
         ({"pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2]]}, "other strides than nnU-Net plans"),
         ({"patch_size": [40, 16, 32]}, r"checkpoint_final.*data\.patch_size.*40"),
         ({"normalization_schemes": ["CTNormalization"] * 4}, "not z-scored"),
+        ({"use_mask_for_norm": [True, False, True, True]}, "some with the background"),
     ],
 )
 def test_a_network_for_other_images_is_refused_with_the_reason(tmp_path, changes, message):

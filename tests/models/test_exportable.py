@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from segmamba.models.blocks import Conv
+from segmamba.errors import UserError
 from segmamba.models.exportable import (
     Exportable,
     convolved_by_planes,
     convolved_to_half,
+    traced,
 )
+from segmamba.models.layers import Conv
 from segmamba.models.outputs import output_channels
 from segmamba.models.scan import sequential_scan
 from segmamba.models.scan_export import CHUNK_TOKENS, expanded, exported_scan
@@ -97,3 +99,16 @@ def test_a_network_in_its_exported_form_computes_what_it_computed(form):
     assert torch.allclose(logits, expected, atol=1e-4)
     assert torch.allclose(probabilities, expected.softmax(1), atol=1e-4)
     assert all("forward" not in vars(m) for m in network.modules() if isinstance(m, Conv))
+
+
+class Branching(nn.Module):
+    """A network whose graph depends on what a voxel holds."""
+
+    def forward(self, x):
+        return torch.cat([x[:, :1]] * 4, 1) if x[0, 0, 0, 0, 0] > 0 else x
+
+
+def test_a_network_that_is_no_one_graph_is_refused_in_one_line():
+    network = Exportable(Branching(), output_channels(SMALL))
+    with pytest.raises(UserError, match="this network cannot be exported"):
+        traced(network, volume(16, 16, 16))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from segmamba.inference.fold import folded
-from segmamba.models import blocks, narrow_conv, narrow_conv_launch
+from segmamba.models import blocks, layers, narrow_conv, narrow_conv_launch, recomputation
 
 
 def convolution(x, weight, packed):
@@ -155,7 +155,7 @@ def test_a_folded_norm_is_added_by_the_narrow_convolution(channels, monkeypatch)
     block.eval()
     with torch.no_grad():
         want, block, calls = block(x), folded(block, "cuda"), []
-        monkeypatch.setattr(blocks.Conv, "narrow_input", lambda conv, x: calls.append(conv) or x)
+        monkeypatch.setattr(layers.Conv, "narrow_input", lambda conv, x: calls.append(conv) or x)
         got = block(x)
     assert len(calls) == 2 and (got - want).norm() / want.norm() < 1e-5
 
@@ -175,11 +175,11 @@ def test_a_compiled_block_takes_its_norms_statistics_from_the_convolution(
     for compiled in (False, True):
         one, calls = copy.deepcopy(block), []
         if compiled:
-            monkeypatch.setattr(blocks.Conv, "narrow_input", lambda conv, x: x)
+            monkeypatch.setattr(layers.Conv, "narrow_input", lambda conv, x: x)
             narrow_conv._summed_convolution.register_kernel("cpu", counted(calls))
 
         def run(x, one=one):
-            return blocks.checkpointed(one, x) if recomputed else one(x)
+            return recomputation.checkpointed(one, x) if recomputed else one(x)
 
         if compiled:
             torch.compiler.reset()

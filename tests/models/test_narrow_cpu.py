@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from segmamba.config import preset
 from segmamba.inference.fold import folded
 from segmamba.models import build_model, cpu_library, narrow_cpu
-from segmamba.models.blocks import ConvBlock, Downsample, TransposedConv
+from segmamba.models.blocks import ConvBlock, Downsample
+from segmamba.models.layers import TransposedConv
 from tests.models.kernels import needs_kernels, threads
 
 SIDES = (6, 5, 32)
@@ -163,7 +164,8 @@ SANITIZED = """
 import torch
 torch.set_num_threads(2)
 from segmamba.models import narrow_cpu, scan_native
-from segmamba.models.blocks import ConvBlock, Downsample, TransposedConv
+from segmamba.models.blocks import ConvBlock, Downsample
+from segmamba.models.layers import TransposedConv
 from segmamba.models.cpu_library import find_library
 from segmamba.training import loss_cpu
 assert find_library()[0] is not None, find_library()[1]

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from segmamba.config import Config
 from segmamba.errors import UserError
 from segmamba.models import build_model, decay_groups
-from segmamba.models.blocks import InstanceNorm
 from segmamba.models.compiling import constant_result
+from segmamba.models.layers import InstanceNorm
 from tests.tiny import TINY
 
 SMALL = TINY.changed(

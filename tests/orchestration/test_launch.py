@@ -8,6 +8,7 @@ import weakref
 import pytest
 
 from segmamba.data.splits import Split
+from segmamba.errors import UserError
 from segmamba.orchestration.engine import cluster, trainable
 from segmamba.orchestration.engine.cluster import machine_for
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
@@ -49,6 +50,22 @@ def ray_with_one_core_and_a_gpu(tmp_path_factory):
         ray.shutdown()
 
 
+def launcher(folder, *, gpus=0, compile="auto"):
+    store = open_store(folder)
+    context = StudyContext(
+        {"a": TINY},
+        {None: ({}, Split([], [], [], False, ()))},
+        folder,
+        StudyRun(store, store.create_run("study", {})),
+        {},
+        1,
+        "auto",
+        "a",
+    )
+    resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile=compile)
+    return TrialLauncher(context, resources, SilentProgress())
+
+
 @pytest.mark.parametrize(
     ("gpus", "scheduler", "compile", "processes"),
     [
@@ -63,24 +80,30 @@ def test_trials_share_a_process_on_a_cpu_alone(
     ray_with_one_core_and_a_gpu, tmp_path, monkeypatch, gpus, scheduler, compile, processes
 ):
     monkeypatch.setattr(trainable, "run_trial", writes_its_process)
-    store = open_store(tmp_path)
-    context = StudyContext(
-        {"a": TINY},
-        {None: ({}, Split([], [], [], False, ()))},
-        tmp_path,
-        StudyRun(store, store.create_run("study", {})),
-        {},
-        1,
-        "auto",
-        "a",
-    )
-    resources = Resources(gpus=gpus, cpus=1, threads=1, at_once=1, cores=1, compile=compile)
-    TrialLauncher(context, resources, SilentProgress()).run_trials(
-        PLANS, scheduler=scheduler, base=TINY
-    )
+    launcher(tmp_path, gpus=gpus, compile=compile).run_trials(PLANS, scheduler=scheduler, base=TINY)
     assert (
         len({(trial_folder(tmp_path, plan) / "process").read_text() for plan in PLANS}) == processes
     )
+
+
+def test_a_machine_without_memory_ends_a_study_in_one_line(
+    ray_with_one_core_and_a_gpu, tmp_path, monkeypatch
+):
+    """As Tune raises it where Ray's memory monitor has ended the process of a trial."""
+    from ray import tune
+    from ray.exceptions import OutOfMemoryError
+
+    def raises(cause):
+        def fit(tuner):
+            raise RuntimeError("Caught unexpected exception") from cause
+
+        monkeypatch.setattr(tune.Tuner, "fit", fit)
+        launcher(tmp_path).run_trials(PLANS, scheduler="none", base=TINY)
+
+    with pytest.raises(UserError, match=r"memory ran out.*--cpus, and go on with --resume"):
+        raises(OutOfMemoryError("2 worker(s) were killed"))
+    with pytest.raises(RuntimeError, match="unexpected"):
+        raises(ValueError("another"))
 
 
 def test_ray_is_shut_down_when_no_circle_holds_its_objects_any_more(monkeypatch):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from segmamba.errors import UserError
+from segmamba.evaluation.cases import make_predictor, prepared_scan
 from segmamba.models import build_model, decay_groups
 from segmamba.training import fit as fit_module
 from segmamba.training import run_evaluation as evaluation_module
@@ -313,3 +315,13 @@ def test_a_callback_gets_every_step_and_case_and_may_end_the_run(data):
 
 def test_an_epoch_brings_the_scores_of_each_validation_case(data, whole_run):
     assert [row["case"] for row in whole_run[0].rows] == [case.id for case in data.validation]
+
+
+def test_what_is_trained_here_is_normalised_over_the_brain(data):
+    """The cache keeps no intensities of the background, which a z-score over the box counts."""
+    config = TINY.changed({"inference.normalise_over": "box"})
+    with pytest.raises(UserError, match=r"inference\.normalise_over.*trained here"):
+        next(fit(config, data, CPU))
+    predictor = make_predictor(build_model(config.model), config, CPU)
+    with pytest.raises(UserError, match="predictions from files"):
+        predictor.predict(prepared_scan(data.test[0], config))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from segmamba.errors import UserError
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.failures import MOST_RESTARTS, clear_failures
 from segmamba.orchestration.engine.resources import Resources, reuses_processes
@@ -146,6 +147,9 @@ class TrialLauncher:
             storage: Folder for what Tune itself keeps. Without one it is thrown away: a study goes
                 on from its trials' own folders and from MLflow.
             **tuning: Further fields of Ray's TuneConfig.
+
+        Raises:
+            UserError: The memory of the machine ran out.
         """
         kept = (
             nullcontext(str(storage))
@@ -183,6 +187,16 @@ class TrialLauncher:
             before = signal.getsignal(signal.SIGINT)
             try:
                 tuner.fit()
+            except RuntimeError as error:
+                from ray.exceptions import OutOfMemoryError
+
+                # Tune takes an actor that the memory monitor ended for no dead actor, and gives up.
+                if not isinstance(error.__cause__, OutOfMemoryError):
+                    raise
+                raise UserError(
+                    "the machine's memory ran out, and Ray ended trials; finished trials are kept. "
+                    "Free memory or allow fewer --cpus, and go on with --resume"
+                ) from error
             finally:
                 # Tune leaves a handler that swallows the next Ctrl-C.
                 signal.signal(signal.SIGINT, before)
