@@ -43,6 +43,9 @@ def warmed(tmp_path_factory):
         patch.setenv(warm.DATABASES, str(folder))
         warm.warm_spawn(patch.setattr)
         yield
+        drawing = sys.modules.get("segmamba.training.drawing")
+        if drawing and drawing._process.cache_info().currsize:
+            drawing._process().shutdown()
         warm.end()
 
 

@@ -170,9 +170,13 @@ def test_a_run_folder_holds_all_that_was_promised_and_goes_on_where_it_stopped(d
     stopped = train_run(config, data, folder, CPU)
     next(stopped)
     stopped.close()
-    assert [e.number for e in train_run(config, data, folder, CPU)] == [2, 3]
+    epochs = list(train_run(config, data, folder, CPU))
+    assert [e.number for e in epochs] == [2, 3]
     result = evaluate_run(config, data, folder, CPU)
     assert read_final_metrics(folder.final_metrics) == result
+    from_memory = evaluate_run(config, data, folder, CPU, trained=epochs[-1].checkpoint)
+    assert (from_memory.cases, from_memory.tested_epoch) == (result.cases, result.tested_epoch)
+    assert from_memory.weights_sha256 == result.weights_sha256
     metrics, rows = result.metrics, result.cases
     names = {str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file()}
     assert {
