@@ -23,19 +23,25 @@ TOLERANCE = 0.02
 
 
 @pytest.fixture(scope="module")
-def compiler(tmp_path_factory):
+def empty_cache(tmp_path_factory):
     """The environment with a compiler's cache for all studies of this module."""
     folder = tmp_path_factory.mktemp("compiler")
     return {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)}
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory, compiler):
-    """The folder of a study that nobody disturbed."""
+def calm(tmp_path_factory, empty_cache):
+    """The folder of a study that nobody disturbed; the first one that used the cache."""
     cwd = tmp_path_factory.mktemp("calm")
-    output = finish(begun(cwd, compiler))
+    output = finish(begun(cwd, empty_cache))
     assert "compile  1 network new to the compiler" in output
     return cwd
+
+
+@pytest.fixture(scope="module")
+def compiler(calm, empty_cache):
+    """The environment with the cache that the undisturbed study has filled."""
+    return empty_cache
 
 
 def begun(cwd, env, *options, **changes):
