@@ -375,7 +375,7 @@ def test_500_steps_stay_finite_in_every_precision_on_a_gpu(name, dtype):
 def test_a_gpu_gives_what_the_cpu_gives(name):
     model, x = seeded(name, base_channels=8).eval(), volume(*PATCH)
     # Convolutions in TF32 differ by more in a network of random weights.
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         want, got = model(x), model.cuda()(x.cuda()).cpu()
     assert torch.allclose(got, want, atol=1e-2 * float(want.abs().max()))
 
