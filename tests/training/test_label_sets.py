@@ -11,10 +11,10 @@ from segmamba.errors import UserError
 from segmamba.evaluation.cases import evaluate
 from segmamba.models import build_model
 from segmamba.models.transfer import start_from
-from segmamba.pictures.overlay import draw_cases
+from segmamba.training.drawing import draw
 from segmamba.training.fit import fit
 from segmamba.training.plots import draw_training_curves
-from segmamba.training.run_pictures import shown, worst_and_median_predicted
+from segmamba.training.run_pictures import draw_predicted, worst_and_median_predicted
 from tests.classes import write_pediatric, write_post_treatment
 from tests.tiny import CPU, TINY
 
@@ -58,7 +58,7 @@ def test_every_region_is_learnt_validated_and_tested(prepared, outputs, tmp_path
     mean = sum(rows[0][f"dice_{region}"] for region in labels.regions) / len(labels.regions)
     assert rows[0]["dice_mean"] == pytest.approx(mean)
     predicted = worst_and_median_predicted(model, split.test, rows, config, CPU)
-    draw_cases(tmp_path / "shown.png", shown(predicted))
+    draw(torch.device("cuda"), draw_predicted, tmp_path / "shown.png", predicted)
     draw_training_curves([{"epoch": 1} | epoch.metrics], tmp_path / "curves.png")
     assert (
         (tmp_path / "shown.png").stat().st_size > 10_000 < (tmp_path / "curves.png").stat().st_size
