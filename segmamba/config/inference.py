@@ -29,7 +29,7 @@ class InferenceConfig:
     a CPU."""
     normalise_over: Literal["brain", "box"] = "brain"
     """Which voxels' mean and standard deviation z-score an image. brain: those that are not 0,
-    which stay 0 outside; every network that is trained here. box: all of the smallest box around
+    and the others stay 0; every network that is trained here. box: all of the smallest box around
     the brain, background included, for weights of others that were trained so."""
 
     def __post_init__(self) -> None:

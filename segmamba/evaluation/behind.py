@@ -1,4 +1,4 @@
-"""Work on the CPU for one case while the device is busy with the next ones."""
+"""Work on the CPU while the device is busy with what comes next."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -51,25 +51,29 @@ class Aside:
 
     Args:
         device: What goes on.
-        after: Called after each piece, where it was done.
+        after: Called after each piece, by the same thread.
     """
 
     def __init__(self, device: torch.device, after: Callable[[], object] = lambda: None) -> None:
-        self._after = after
-        self._thread = None if device.type == "cpu" else ThreadPoolExecutor(1)
-        self._given: deque[Future[object]] = deque()
+        self._device, self._after = device, after
+        self._thread: ThreadPoolExecutor | None = None
+        self._given: list[Future[None]] = []
 
     def do(self, work: Callable[[], object]) -> None:
         """Have `work()` called."""
-        if self._thread:
-            self._given.append(self._thread.submit(self._do, work))
-        else:
+        if self._device.type == "cpu":
             self._do(work)
+            return
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        self._given.append(self._thread.submit(self._do, work))
 
     def settle(self) -> None:
-        """Wait until all is done; raise what first kept a piece from it."""
-        while self._given:
-            self._given.popleft().result()
+        """Wait until all is done, and end the thread; raise what the first piece failed with."""
+        if self._thread:
+            self._thread.shutdown()
+        given, self._given, self._thread = self._given, [], None
+        for each in given:
+            each.result()
 
     def _do(self, work: Callable[[], object]) -> None:
         work()

@@ -13,6 +13,11 @@ INPUT, OUTPUTS = "image", ("probabilities", "logits")
 KEY = "segmamba"
 """Under which the file holds the JSON."""
 RESEARCH = "Research only. The weights are no medical device."
+NORMALISATION = {
+    "brain": "z-score of each channel over its voxels that are not 0, which stay 0",
+    "box": "z-score of each channel over all voxels of the crop",
+}
+"""By `inference.normalise_over`."""
 PHANTOMS = (
     "By its configuration the network was trained on the embedded phantoms only: what it finds in "
     "patients is no evidence of anything."
@@ -62,7 +67,7 @@ def facts(
         },
         "preprocessing": {
             "orientation": "RAS",
-            "normalisation": "z-score of each channel over its voxels that are not 0, which stay 0",
+            "normalisation": NORMALISATION[inference.normalise_over],
             "normalised_over": inference.normalise_over,
             "spacing_mm": config.data.spacing_mm,
             "interpolation": "linear along each axis, edges on edges, after the normalisation",

@@ -113,15 +113,26 @@ def runs_onnx(file: Path) -> Runs:
         From an image to probabilities and logits.
 
     Raises:
-        UserError: onnxruntime cannot run it; by the function that is returned.
+        UserError: onnxruntime cannot load it, or, by the function that is returned, run it.
     """
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    refused = (errors.Fail, errors.InvalidArgument, errors.RuntimeException, errors.NotImplemented)
+    refused = (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except refused as error:
+        raise UserError(
+            f"{file.name}: not written, for onnxruntime cannot load it ({str(error)[:REASON]})"
+        ) from error
 
     def run(image: Tensor) -> tuple[Tensor, Tensor]:
         try:

@@ -90,6 +90,8 @@ def obstacle(device: int = 0) -> str | None:
         or importlib.util.find_spec("cuda.bindings") is None
     ):
         return "cuda-bindings is not installed (torch's CUDA wheels for Linux bring it)"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (torch's CUDA wheels for Linux bring it)"
     return None
 
 

@@ -4,6 +4,7 @@ They are compiled when they first run by NVRTC, which torch's CUDA wheels for Li
 cuda-bindings and Triton, and kept in Triton's cache.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -111,7 +112,10 @@ def _binary(source: bytes, options: Sequence[bytes]) -> bytes:
     _checked(nvrtc.nvrtcCompileProgram(program, len(options), list(options)))
     binary = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program))[1])
     _checked(nvrtc.nvrtcGetCUBIN(program, binary))
-    kept.put(binary, BINARY)
+    with contextlib.suppress(
+        OSError
+    ):  # a folder that is full or read-only: compile again next time
+        kept.put(binary, BINARY)
     return binary
 
 

@@ -42,12 +42,13 @@ def conclude(
         return read_study(run)
 
     study = run.store.retry(read, progress.say)
+    viewer = None
     if options.viewer and final_status(study) == "FINISHED":
-        add_viewer(study, folder, options.output, progress)
+        viewer = add_viewer(study, folder, options.output, progress)
     report = write_report(study, folder)
 
     def publish() -> None:
-        log_answer(run, study, report)
+        log_answer(run, study, report, viewer)
         log_arms(run, study)
         run.store.log_metrics(run.run_id, pareto_metrics(study))
         if spec.registers_best:

@@ -133,6 +133,12 @@ def _config(checkpoints: Sequence[Path], options: InferenceOptions) -> Config:
             f"({', '.join(dict.fromkeys(config.model.classes for config in configs))}); give runs "
             "of one study"
         )
+    for path, config in zip(checkpoints, configs, strict=True):
+        if config.inference.normalise_over != "brain":
+            raise UserError(
+                f"{path}: its images are normalised over the brain's box, which prepared cases do "
+                "not keep; predict with each option and compare by segmamba evaluate"
+            )
     changes |= options.reading
     sources = [seeded(config.changed(changes), config.seed) for config in configs]
     if any(source != sources[0] for source in sources[1:]):

@@ -3,9 +3,10 @@
 import functools
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +21,8 @@ from segmamba.training.plots import draw_training_curves
 from segmamba.training.run_folder import EPOCH_METRICS, RunFolder, read_epochs
 
 P = ParamSpec("P")
+_LOCK = threading.Lock()
+"""Held while the process that draws is given something: a run's threads share it."""
 
 
 def draw(
@@ -37,14 +40,12 @@ def draw(
     if device.type == "cpu":
         function(*arguments, **named)
         return
-    try:
-        _submitted(function, *arguments, **named).result()
-    except BrokenProcessPool:  # it was killed, perhaps for want of memory
+    if not _drawn(_submitted(function, *arguments, **named)):
         function(*arguments, **named)
 
 
 def prepare_to_draw(device: torch.device) -> None:
-    """Start the process by which `draw` draws, for which nobody has to wait now."""
+    """Start the process by which `draw` draws, so that the first picture need not wait for it."""
     if device.type != "cpu":
         _submitted(_nothing)
 
@@ -90,36 +91,59 @@ class Pictures:
     def __init__(self, folder: RunFolder) -> None:
         """Draw for the run in `folder`, whose curves are drawn with each picture."""
         self._folder = folder
-        self._ordered: deque[tuple[Future[None], Path]] = deque()
+        self._ordered: deque[tuple[Future[None] | None, list[CaseView], Path]] = deque()
 
     def order(self, shown: list[CaseView], path: Path) -> None:
         """Have some cases drawn to `path`, once the pictures before it are done."""
-        curves = self._folder.plots / "training_curves.png"
-        drawing = _submitted(_draw, path, shown, self._folder.history, curves)
-        self._ordered.append((drawing, path))
+        self._ordered.append((_submitted(_draw, path, shown, *self._curves()), shown, path))
 
     def finished(self) -> list[Path]:
-        """Return the pictures that are there since the last call."""
-        drawn = []
-        while self._ordered and self._ordered[0][0].done():
-            path = self._ordered.popleft()[1]
-            drawn += [path] if path.exists() else []
-        return drawn
+        """Return the pictures that are there since the last call.
+
+        Raises:
+            Exception: What kept a picture from being drawn.
+        """
+        there = []
+        while self._ordered and (self._ordered[0][0] is None or self._ordered[0][0].done()):
+            drawing, shown, path = self._ordered.popleft()
+            if not _drawn(drawing):
+                _draw(path, shown, *self._curves())
+            there.append(path)
+        return there
 
     def close(self) -> list[Path]:
         """Wait until everything that was ordered is drawn; return what `finished` would."""
-        for drawing, _ in self._ordered:
-            drawing.exception()
+        wait([drawing for drawing, _, _ in self._ordered if drawing])
         return self.finished()
 
+    def _curves(self) -> tuple[Path, Path]:
+        return self._folder.history, self._folder.plots / "training_curves.png"
 
-def _submitted(function: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> Future[None]:
-    """Give the process that draws something to do."""
+
+def _submitted(
+    function: Callable[P, None], *arguments: P.args, **named: P.kwargs
+) -> Future[None] | None:
+    """Give the process that draws something to do; None where there can be none."""
+    with _LOCK:
+        for _ in range(2):
+            try:
+                return _process().submit(function, *arguments, **named)
+            except BrokenProcessPool:
+                _process.cache_clear()
+            except OSError:  # no further process is allowed
+                return None
+    return None
+
+
+def _drawn(drawing: Future[None] | None) -> bool:
+    """Wait for the process that draws; whether it has drawn and not died. Raise what it raised."""
+    if drawing is None:
+        return False
     try:
-        return _process().submit(function, *arguments, **named)
-    except BrokenProcessPool:
-        _process.cache_clear()
-        return _process().submit(function, *arguments, **named)
+        drawing.result()
+    except BrokenProcessPool:  # it was killed, perhaps for want of memory
+        return False
+    return True
 
 
 @functools.cache
@@ -137,7 +161,7 @@ def _begin() -> None:
 
 
 def _nothing() -> None:
-    """What was imported to find this function is all that it is called for."""
+    """Do nothing: to start the process and its imports is the purpose."""
 
 
 def _draw(path: Path, shown: list[CaseView], history: Path, curves: Path) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ def train_run(
     pictures: PictureDrawer | None = None,
     saver: Saver | None = None,
     aside: Aside | None = None,
+    wait: Callable[[Callable[[], None]], None] = lambda saved: saved(),
 ) -> Iterator[Epoch]:
     """Train a run in its folder, from its last good checkpoint on where there is one.
 
@@ -54,13 +55,14 @@ def train_run(
         callback: Watches the run.
         pictures: Draws while the run trains.
         saver: When checkpoints are written; None writes them at once.
-        aside: Does what is left when the last epoch has been trained: it waits for the saver and
-            draws the curves. None does so before the iterator ends.
+        aside: Draws the curves when the last epoch has been trained; None draws them at once.
+        wait: Is given, when the last epoch has been trained, what waits for the saver and raises as
+            this function does. It may be called after the iterator has ended.
 
     Yields:
         `fit`'s epochs, each after it is saved; with a saver that writes behind the run, once the
-        epochs before it are. When the iterator is closed, or has ended and `aside` has settled,
-        all are saved.
+        epochs before it are. When the iterator ends or is closed, all are saved, unless `wait`
+        puts that off.
 
     Raises:
         RunStopped: The memory of the device or the disk does not suffice, or, as NonFiniteLoss,
@@ -71,7 +73,15 @@ def train_run(
     prepare_to_draw(device)
     if device.type == "cpu":
         keep_freed_memory()
-    with _explained_faults(config, folder, device), settled(saver or AtOnce(), aside.do) as saving:
+
+    def explained(settle: Callable[[], None]) -> None:
+        with _explained_faults(config, folder, device):
+            settle()
+
+    with (
+        _explained_faults(config, folder, device),
+        settled(saver or AtOnce(), lambda settle: wait(partial(explained, settle))) as saving,
+    ):
         folder.write_config(config)
         resume_from = _last_checkpoint(config, folder, device, callback)
         done = resume_from["epoch"] if resume_from else 0
@@ -99,7 +109,8 @@ def train_run(
             _show_pictures(events, pictures.close(), len(history))
         if history:
             curves = folder.plots / "training_curves.png"
-            aside.do(partial(draw, device, draw_training_curves, history, curves))
+            draws = partial(draw, device, draw_training_curves, history, curves)
+            aside.do(partial(explained, draws))
 
 
 def _last_checkpoint(

@@ -45,6 +45,7 @@ def evaluate_run(
     callback: Callback | None = None,
     aside: Aside | None = None,
     trained: Checkpoint | None = None,
+    saved: Callable[[], None] = lambda: None,
 ) -> FinalMetrics:
     """Test a finished run once; write final_metrics.json and the picture of its validation.
 
@@ -62,6 +63,8 @@ def evaluate_run(
         aside: Draws; None draws before the test ends.
         trained: The checkpoint of the last epoch, where the run has just been trained; None reads
             it.
+        saved: Returns once all checkpoints are on the disk. No result is written before: it would
+            be about weights that a run killed then has not kept.
 
     Returns:
         The content of final_metrics.json.
@@ -120,6 +123,7 @@ def evaluate_run(
         cases=rows_of[chosen.epoch],
         last_cases=last_rows,
     )
+    saved()
     result.write(folder.final_metrics)
     if aside is None:
         drawing.settle()

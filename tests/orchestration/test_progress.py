@@ -64,6 +64,21 @@ def test_a_trial_that_is_resumed_after_its_last_epoch_is_tested_with_all_of_them
     assert "0/3" in table.getvalue(), "the other trial waits"
 
 
+def test_epochs_of_pretraining_are_not_taken_for_epochs_of_the_trial(shown, tmp_path):
+    progress, _ = shown
+    progress.watch(tmp_path)
+    first, second = PLANS[0].key, PLANS[1].key
+    progress.started(first)
+    progress.completed(first)
+    row = progress.rows[first]
+    row.epoch, row.seconds = 3, 30.0
+    progress.started(second)
+    file = steps_file(folder_of(tmp_path, second))
+    file.parent.mkdir(parents=True)
+    StepFile(file, steps=4, patches=1, validation=2, test=2).on_pretraining_step(50, 4)
+    assert progress.left_s() == 30.0
+
+
 def test_the_time_left_is_that_of_the_epochs_left_where_a_start_goes_on_with_a_trial(
     shown, monkeypatch
 ):

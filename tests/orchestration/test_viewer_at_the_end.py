@@ -91,12 +91,15 @@ def test_the_viewer_comes_before_the_report_that_links_to_it(
     def add(study, folder, output, progress):
         calls.append(folder)
         (folder / "viewer.html").touch()
+        return folder / "viewer.html"
 
     monkeypatch.setattr(study_viewer, "add_viewer", add)
     monkeypatch.setattr(study_reader, "read_study", lambda run: study)
     monkeypatch.setattr(registry, "register_best", None)
     monkeypatch.setattr(
-        study_answer, "log_answer", lambda run, study, report: run.logged.append(report.name)
+        study_answer,
+        "log_answer",
+        lambda run, study, report, viewer: run.logged.append((report.name, bool(viewer))),
     )
     monkeypatch.setattr(arm_runs, "log_arms", lambda run, study: run.logged.append("arms"))
     run, options = Run(), StudyOptions(viewer=viewer)
@@ -104,4 +107,4 @@ def test_the_viewer_comes_before_the_report_that_links_to_it(
     assert len(calls) == made
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ('href="viewer.html"' in page) == bool(made)
-    assert run.logged == ["closed", "report.html", "arms", "pareto/parameters/a"]
+    assert run.logged == ["closed", ("report.html", bool(made)), "arms", "pareto/parameters/a"]

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
-from segmamba.training.drawing import draw, prepare_to_draw
+from segmamba.training.drawing import Pictures, draw, prepare_to_draw
+from segmamba.training.run_folder import RunFolder
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -29,6 +31,26 @@ def test_pictures_beside_a_gpu_are_drawn_by_one_process_which_is_replaced_if_it_
         draw(GPU, write_process, tmp_path / f"{number}")
         drawn.append(int((tmp_path / f"{number}").read_text()))
     assert drawn[0] not in drawn[2:] and drawn[3] != os.getpid()
+
+
+def die_elsewhere(path, run):
+    if os.getpid() != run:
+        os._exit(1)
+    write_process(path)
+
+
+def test_a_picture_is_drawn_by_the_run_where_the_process_dies_over_it(tmp_path):
+    draw(GPU, die_elsewhere, tmp_path / "drawn", os.getpid())
+    assert (tmp_path / "drawn").read_text() == str(os.getpid())
+
+
+def test_a_picture_that_cannot_be_drawn_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        draw(GPU, write_process, tmp_path / "no folder" / "drawn")
+    pictures = Pictures(RunFolder(tmp_path / "run"))
+    pictures.order(["not a view"], tmp_path / "drawn.png")
+    with pytest.raises(AttributeError):
+        pictures.close()
 
 
 def test_a_cpu_draws_at_once_in_the_process_of_the_run(tmp_path):

@@ -252,7 +252,7 @@ class StudyProgress:
 
     def _trained(self, row: _Row, steps: Steps | None) -> int:
         """The whole epochs of a trial, also of one that reports none, resumed after the last."""
-        if row.epoch or not steps:
+        if row.epoch or not steps or steps.phase == "pretraining":
             return row.epoch
         return self.epochs if steps.phase == "testing" else max(0, steps.epoch - 1)
 

@@ -7,7 +7,6 @@ from segmamba.orchestration.tracking.experiment_page import SUMMARY_TAG
 from segmamba.orchestration.tracking.store import prose
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, answered
-from segmamba.reports.pages import VIEWER
 from segmamba.studies.champion import best_tested
 from segmamba.studies.results import Study
 from segmamba.studies.verdict import Verdict, verdict
@@ -16,7 +15,7 @@ VIEWER_BYTES = 30_000_000
 """Of a larger page of cases, MLflow has the place alone."""
 
 
-def log_answer(run: StudyRun, study: Study, report: Path) -> None:
+def log_answer(run: StudyRun, study: Study, report: Path, viewer: Path | None = None) -> None:
     """Log the report, its pictures, the answer, and the figures of the best trial.
 
     Repeated, as after a resume, it says what is so now.
@@ -24,8 +23,8 @@ def log_answer(run: StudyRun, study: Study, report: Path) -> None:
     Args:
         run: The study's run.
         study: As it stands; the best trial is the one that the validation set chooses.
-        report: Path of report.html, with report.md, plots/, tables/ and perhaps viewer.html beside
-            it.
+        report: Path of report.html, with report.md, plots/ and tables/ beside it.
+        viewer: The page of the study's cases; None without one of what the study is now.
     """
     store, answer = run.store, verdict(study)
     for path in (report.with_suffix(".md"), report):
@@ -36,7 +35,7 @@ def log_answer(run: StudyRun, study: Study, report: Path) -> None:
     tags = {
         "answer": answer.answer,
         "verdict": prose(answer.sentence),
-        NOTE_TAG: prose(answered(study, _log_viewer(run, report.with_name(VIEWER)))),
+        NOTE_TAG: prose(answered(study, _log_viewer(run, viewer))),
     }
     best, metrics = best_tested(study), _figures(answer)
     if best:
@@ -55,13 +54,13 @@ def log_answer(run: StudyRun, study: Study, report: Path) -> None:
     store.set_tags(run.run_id, tags)
 
 
-def _log_viewer(run: StudyRun, page: Path) -> str:
+def _log_viewer(run: StudyRun, page: Path | None) -> str:
     """Log the page of the study's cases; the sentence on where it is, empty where there is none."""
-    if not page.is_file():
+    if page is None:
         return ""
     shows = "the worst, the median and the best case of each arm"
     if page.stat().st_size > VIEWER_BYTES:
-        return f"{page}, too large for an artifact, shows {shows}."
+        return f"{page.name} in the study's folder, too large for an artifact, shows {shows}."
     run.store.client.log_artifact(run.run_id, str(page))
     return f"{page.name} beside it shows {shows}; download it to open it."
 

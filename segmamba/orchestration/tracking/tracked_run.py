@@ -4,9 +4,10 @@
 what an epoch is told to besides, and gives the run its final status.
 """
 
+import contextlib
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,9 @@ class TrackedRun:
     _looking: threading.Lock = field(default_factory=threading.Lock)
     _aside: Aside = field(init=False)
     _trained: Checkpoint | None = None
-    """That of the last epoch, once there is one."""
+    """That of the last epoch, from there to the end of the test."""
+    _wait: Callable[[], None] | None = None
+    """Waits for the saver, once the last epoch is trained."""
 
     def __post_init__(self) -> None:
         self._aside = Aside(self.device, after=self._log_pictures)
@@ -69,8 +72,9 @@ class TrackedRun:
             saver: When checkpoints are written; None writes them at once.
 
         Yields:
-            Every epoch, once it is logged and, as `train_run` says, saved. The curves may still be
-            drawn when the iterator ends: `test` or `settle` follows.
+            Every epoch, once it is logged and, as `train_run` says, saved. When the iterator ends,
+            the last checkpoint may still be written and the curves drawn: `test` or `settle`
+            follows.
         """
         sent = 0
         for epoch in train_run(
@@ -82,6 +86,7 @@ class TrackedRun:
             pictures or NoPictures(),
             saver,
             self._aside,
+            self._put_off,
         ):
             self._trained = epoch.checkpoint
             # With what was saved before, should the process have died before the log had it.
@@ -101,15 +106,22 @@ class TrackedRun:
         Returns:
             What final_metrics.json holds.
         """
-        final = read_final_metrics(self.folder.final_metrics) or evaluate_run(
-            config,
-            self.data,
-            self.folder,
-            self.device,
-            self._callback(config),
-            self._aside,
-            self._trained,
-        )
+        try:
+            final = read_final_metrics(self.folder.final_metrics) or evaluate_run(
+                config,
+                self.data,
+                self.folder,
+                self.device,
+                self._callback(config),
+                self._aside,
+                self._trained,
+                self._saved,
+            )
+        except BaseException:
+            with contextlib.suppress(Exception):  # the test's failure is the reason that counts
+                self.settle()
+            raise
+        self._trained = None
         self.log.log_metrics(final.metrics, final.epochs)
         self.log.log_tags(
             {f"{WEIGHTS_TAG}{which}": digest for which, digest in final.weights_sha256.items()}
@@ -121,8 +133,21 @@ class TrackedRun:
 
     def settle(self) -> None:
         """Wait until all is saved, and all pictures are drawn and logged."""
-        self._aside.settle()
-        self._log_pictures()
+        try:
+            self._saved()
+        finally:
+            self._aside.settle()
+            self._log_pictures()
+
+    def _put_off(self, wait: Callable[[], None]) -> None:
+        """Leave the last checkpoint to its saver while the test begins."""
+        self._wait = wait
+
+    def _saved(self) -> None:
+        """Wait until the checkpoints are on the disk."""
+        wait, self._wait = self._wait, None
+        if wait:
+            wait()
 
     def _callback(self, config: Config) -> Callback:
         return self.callback or StepFile(
