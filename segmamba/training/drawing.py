@@ -14,10 +14,8 @@ from typing import ParamSpec, Protocol
 
 import torch
 
-from segmamba.pictures.overlay import draw_cases
-from segmamba.pictures.view import CaseView
 from segmamba.processes import end_with_parent
-from segmamba.training.plots import draw_training_curves
+from segmamba.training.plots import PredictedCase, draw_predicted, draw_training_curves
 from segmamba.training.run_folder import EPOCH_METRICS, RunFolder, read_epochs
 
 P = ParamSpec("P")
@@ -56,8 +54,8 @@ class PictureDrawer(Protocol):
     draws: bool
     """Whether `order` draws."""
 
-    def order(self, shown: list[CaseView], path: Path) -> None:
-        """Have some cases drawn to `path`, and the run's curves."""
+    def order(self, predicted: list[PredictedCase], path: Path) -> None:
+        """Have predicted cases drawn to `path`, and the run's curves."""
 
     def finished(self) -> list[Path]:
         """Return the pictures that are there since the last call."""
@@ -71,7 +69,7 @@ class NoPictures:
 
     draws = False
 
-    def order(self, shown: list[CaseView], path: Path) -> None:
+    def order(self, predicted: list[PredictedCase], path: Path) -> None:
         """Do nothing."""
 
     def finished(self) -> list[Path]:
@@ -91,11 +89,11 @@ class Pictures:
     def __init__(self, folder: RunFolder) -> None:
         """Draw for the run in `folder`, whose curves are drawn with each picture."""
         self._folder = folder
-        self._ordered: deque[tuple[Future[None] | None, list[CaseView], Path]] = deque()
+        self._ordered: deque[tuple[Future[None] | None, list[PredictedCase], Path]] = deque()
 
-    def order(self, shown: list[CaseView], path: Path) -> None:
-        """Have some cases drawn to `path`, once the pictures before it are done."""
-        self._ordered.append((_submitted(_draw, path, shown, *self._curves()), shown, path))
+    def order(self, predicted: list[PredictedCase], path: Path) -> None:
+        """Have predicted cases drawn to `path`, once the pictures before it are done."""
+        self._ordered.append((_submitted(_draw, path, predicted, *self._curves()), predicted, path))
 
     def finished(self) -> list[Path]:
         """Return the pictures that are there since the last call.
@@ -105,9 +103,9 @@ class Pictures:
         """
         there = []
         while self._ordered and (self._ordered[0][0] is None or self._ordered[0][0].done()):
-            drawing, shown, path = self._ordered.popleft()
+            drawing, predicted, path = self._ordered.popleft()
             if not _drawn(drawing):
-                _draw(path, shown, *self._curves())
+                _draw(path, predicted, *self._curves())
             there.append(path)
         return there
 
@@ -164,8 +162,8 @@ def _nothing() -> None:
     """Do nothing: to start the process and its imports is the purpose."""
 
 
-def _draw(path: Path, shown: list[CaseView], history: Path, curves: Path) -> None:
+def _draw(path: Path, predicted: list[PredictedCase], history: Path, curves: Path) -> None:
     """Draw a picture and the curves."""
-    draw_cases(path, shown)
+    draw_predicted(path, predicted)
     if history.exists():
         draw_training_curves(read_epochs(history, EPOCH_METRICS), curves)

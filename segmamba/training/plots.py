@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import MODALITIES
 from segmamba.evaluation.dice import dice
 from segmamba.pictures.figures import new_figure, save_figure
+from segmamba.pictures.overlay import draw_cases
 from segmamba.pictures.palette import COLOURS_ON_WHITE
 from segmamba.pictures.view import CaseView, surroundings
 
@@ -92,27 +94,42 @@ def worst_and_median(rows: Sequence[CaseScores]) -> dict[str, str]:
     return named
 
 
-def show(case: PreparedCase, prediction: np.ndarray, name: str, labels: LabelSet) -> CaseView:
+@dataclass(frozen=True)
+class PredictedCase:
+    """A case of a picture, as a network predicts it."""
+
+    case: PreparedCase
+    classes: np.ndarray
+    """Class numbers, uint8 (x, y, z), on the source's grid."""
+    name: str
+    """What the picture calls the case, "worst" for example."""
+    labels: LabelSet
+
+
+def draw_predicted(path: Path, predicted: Sequence[PredictedCase]) -> None:
+    """Draw predicted cases to a file, beside the truth."""
+    draw_cases(path, [show(each) for each in predicted])
+
+
+def show(predicted: PredictedCase) -> CaseView:
     """Cut a case and its prediction to what a picture shows.
 
     Truth and prediction lie on the grid of the case's files; images of another working grid are
     interpolated to it.
 
     Args:
-        case: The case.
-        prediction: Class numbers, uint8 (x, y, z), on the source's grid.
-        name: What the heading calls the case, "worst" for example.
-        labels: The label set of truth and prediction.
+        predicted: The case.
 
     Returns:
         The surroundings of the tumour, with a heading.
     """
+    case, prediction, labels = predicted.case, predicted.classes, predicted.labels
     truth = np.array(case.source_label())
     score = dice(prediction, truth, labels)["mean"]
     image = case.whole(
         np.asarray(case.image()[[MODALITIES.index(m) for m in SHOWN_MODALITIES]], np.float32)
     )
-    heading = f"{name} case {case.id}, Dice {score:.2f}"
+    heading = f"{predicted.name} case {case.id}, Dice {score:.2f}"
     if image.shape[1:] != truth.shape:
         working_mm = case.source_spacing_mm[0] * truth.shape[0] / image.shape[1]
         heading += f"; images interpolated from {working_mm:.2g} mm"

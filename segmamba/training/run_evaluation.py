@@ -23,9 +23,10 @@ from segmamba.training.checkpoint import resume_state, weights_digest
 from segmamba.training.drawing import draw
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.fit import Checkpoint
+from segmamba.training.plots import draw_predicted
 from segmamba.training.pretrain_run import read_pretraining
 from segmamba.training.run_folder import RunFolder
-from segmamba.training.run_pictures import draw_predicted, worst_and_median_predicted
+from segmamba.training.run_pictures import worst_and_median_predicted
 
 
 @dataclass(frozen=True)

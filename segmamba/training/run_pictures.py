@@ -1,22 +1,16 @@
 """Which cases the pictures of a run show, and what they look like to its network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from segmamba.config import Config
-from segmamba.data.label_sets import LabelSet
 from segmamba.data.preprocess import PreparedCase
 from segmamba.evaluation.cases import CaseScores, make_predictor, prepared_scan
 from segmamba.models import build_model
-from segmamba.pictures.overlay import draw_cases
-from segmamba.pictures.view import CaseView
 from segmamba.training.drawing import PictureDrawer
 from segmamba.training.fit import Epoch
-from segmamba.training.plots import show, worst_and_median
+from segmamba.training.plots import PredictedCase, worst_and_median
 from segmamba.training.run_folder import RunFolder
 
 
@@ -49,19 +43,7 @@ def order_picture(
     model = build_model(config.model).to(device)
     model.load_state_dict(epoch.checkpoint["model"])
     predicted = worst_and_median_predicted(model, cases, epoch.rows, config, device)
-    drawer.order(shown(predicted), folder.val_predictions(epoch.number))
-
-
-@dataclass(frozen=True)
-class PredictedCase:
-    """A case of a picture, as a network predicts it."""
-
-    case: PreparedCase
-    classes: np.ndarray
-    """Class numbers, uint8 (x, y, z), on the source's grid."""
-    name: str
-    """What the picture calls the case, "worst" for example."""
-    labels: LabelSet
+    drawer.order(predicted, folder.val_predictions(epoch.number))
 
 
 def worst_and_median_predicted(
@@ -94,13 +76,3 @@ def worst_and_median_predicted(
         )
         for name, case_id in worst_and_median(rows).items()
     ]
-
-
-def shown(predicted: Sequence[PredictedCase]) -> list[CaseView]:
-    """What a picture shows of predicted cases; this is work for the CPU."""
-    return [show(each.case, each.classes, each.name, each.labels) for each in predicted]
-
-
-def draw_predicted(path: Path, predicted: Sequence[PredictedCase]) -> None:
-    """Draw predicted cases to a file."""
-    draw_cases(path, shown(predicted))

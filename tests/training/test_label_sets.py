@@ -13,8 +13,8 @@ from segmamba.models import build_model
 from segmamba.models.transfer import start_from
 from segmamba.training.drawing import draw
 from segmamba.training.fit import fit
-from segmamba.training.plots import draw_training_curves
-from segmamba.training.run_pictures import draw_predicted, worst_and_median_predicted
+from segmamba.training.plots import draw_predicted, draw_training_curves
+from segmamba.training.run_pictures import worst_and_median_predicted
 from tests.classes import write_pediatric, write_post_treatment
 from tests.tiny import CPU, TINY
 
