@@ -17,12 +17,11 @@ from segmamba.data.label_sets import label_set
 from segmamba.data.labels import MODALITIES, to_classes
 from segmamba.data.phantom import KINDS, make_case
 from segmamba.pictures.overlay import TRUTH, draw_cases
-from segmamba.pictures.palette import DARK, LIGHT
+from segmamba.pictures.palette import THEMES
 from segmamba.pictures.view import CaseView, surroundings
 
 SIZE, KIND = (240, 240, 155), "glioma"
 MARGIN = 1 / 50  # around the brain, of the volume's sides
-THEMES = {"dark": DARK, "light": LIGHT}
 
 
 def view_of(seed: int, index: int) -> CaseView:

@@ -12,7 +12,6 @@ import numpy as np
 from segmamba.reports.style import (
     INK,
     MUTED,
-    NARROW_IN,
     NARROW_LINE,
     WIDTH_IN,
     arm_colours,
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABEL = {WIDTH_IN: 30, NARROW_IN: 22}
-"""Characters of a line of a row's label by the width of the picture."""
+LABEL, LABEL_NARROW = 30, 22
+"""Characters of a line of a row's label, also in a narrow picture."""
 NEAR = 2.5  # multiple of the largest estimate up to which intervals are shown
 
 
@@ -53,8 +52,9 @@ def draw_differences(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
         return None
     decides, narrow = study.hypothesis.regions[0], width_in < WIDTH_IN
     regions = decisive_first(study, decides)
+    characters = LABEL_NARROW if narrow else LABEL
     labels = {
-        region: [_row_label(result.regions[region], LABEL[width_in]) for result in results]
+        region: [_row_label(result.regions[region], characters) for result in results]
         for region in (regions if narrow else [decides])
     }
     lines = max(label.count("\n") for of_region in labels.values() for label in of_region)

@@ -16,7 +16,7 @@ def best_tested(study: Study) -> Trial | None:
 def champion_words(study: Study) -> str:
     """What a reader has to know of the best run: it is one run, and its arm has a mean.
 
-    The verdict is for whoever shows the words to say.
+    They leave the verdict out, which a page says once.
 
     Args:
         study: The study.

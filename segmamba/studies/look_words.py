@@ -127,5 +127,5 @@ def decided_words(look: Look, claim: Hypothesis, answer: Answer, seeds: int) -> 
     }.get((claim.direction, answer))
     show = [c for c in look.contrasts if c.state == state] or list(look.contrasts)
     why = summary_words(show, {}, claim)
-    stops = "Stops" if seeds == look.seeds else f"Stands as after {look.seeds} seeds"
+    stops = "Stops" if seeds == look.seeds else f"As it stood after {look.seeds} seeds"
     return f"{stops}, the claim is {answer}: {why}."
