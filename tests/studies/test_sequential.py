@@ -182,7 +182,9 @@ def test_a_seed_that_had_begun_is_counted_and_the_decision_stands():
     assert verdict(decided).answer == "supported" and seeds < 8
     over = take_look(study, claim, seeds + 1, decided.looks)
     assert decided.looks[-1].reason.startswith("Stops, the claim is supported: ")
-    assert over.arms == () and over.reason.startswith(f"As it stood after {seeds} seeds, the claim ")
+    assert over.arms == () and over.reason.startswith(
+        f"As it stood after {seeds} seeds, the claim "
+    )
     assert over.contrasts[0] == decided.looks[-1].contrasts[0]
     counted = dataclasses.replace(first_seeds(study, seeds + 1), looks=(*decided.looks, over))
     assert verdict(counted).answer == "supported"

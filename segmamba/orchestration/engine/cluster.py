@@ -11,9 +11,10 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,8 @@ FOR_RAY = {
     # ASHA waits for a metric, as it should: not every epoch evaluates the validation set.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
+STARTS, PAUSE_S = 3, 2.0
+"""How often Ray's start is tried on a machine that is too busy for it, and seconds in between."""
 SENT_TO_ALL_S = 1.0
 """Seconds within which Ray's processes end on a SIGTERM that was sent to them as well."""
 NODE_GONE = re.compile(r"node with node id: \w+ and address: (\S+) .*has been marked dead")
@@ -89,13 +92,16 @@ def ray_here(
 
     Yields:
         What `meanwhile` returned.
+
+    Raises:
+        UserError: Ray does not start here.
     """
     import psutil
     import ray
 
     with ThreadPoolExecutor(1) as executor:
         prepared = executor.submit(meanwhile)
-        _quietly(
+        _started_here(
             lambda: ray.init(
                 address="local",
                 num_cpus=machine.cores,
@@ -216,6 +222,40 @@ def _until_done(
             # freed while the thread shuts it down.
             gc.collect()
             ending.start()
+
+
+def _started_here(start: Callable[[], object]) -> None:
+    """Start Ray on this machine, once more where a busy machine was too slow for it.
+
+    Raises:
+        UserError: It does not start.
+    """
+    import ray
+
+    for left in reversed(range(STARTS)):
+        try:
+            _quietly(start)
+        except Exception as error:  # Ray raises some of its faults as plain exceptions
+            ray.shutdown()
+            _end_half_started()
+            if not left:
+                raise UserError(
+                    f"Ray does not start on this machine ({first_line(error)}); free memory and "
+                    "processes, or try again when the machine is less busy"
+                ) from error
+            time.sleep(PAUSE_S)
+        else:
+            return
+
+
+def _end_half_started() -> None:
+    """End the processes of a Ray that has not come up; their own ones end with them."""
+    import psutil
+
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if process.name() in ("gcs_server", "raylet"):
+                process.kill()
 
 
 def _quietly(start: Callable[[], object]) -> None:
