@@ -13,7 +13,6 @@ from segmamba.orchestration.tracking.reuse import finished_run
 from segmamba.orchestration.tracking.store import Store, open_store
 from segmamba.orchestration.tracking.study_answer import log_answer
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, unfinished_study
-from segmamba.orchestration.tracking.study_text import text
 from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.champion import best_tested
 from segmamba.studies.scores import seed_scores
@@ -163,20 +162,22 @@ def test_the_page_of_cases_is_an_artifact_or_is_said_to_lie_elsewhere(
     for page in (report, report.with_suffix(".md")):
         page.write_text("the report")
 
-    def logged():
-        log_answer(run, study, report)
+    def logged(page):
+        log_answer(run, study, report, page)
         held = {file.path for file in store[0].client.list_artifacts(run.run_id)}
         return held, store[0].client.get_run(run.run_id).data.tags["mlflow.note.content"]
 
-    held, note = logged()
-    assert "viewer.html" not in held and "viewer" not in note
     viewer = tmp_path / "viewer.html"
+    viewer.write_text("the cases of an earlier start")
+    held, note = logged(None)
+    assert "viewer.html" not in held and "viewer" not in note
     viewer.write_text("the cases")
     monkeypatch.setattr(study_answer, "VIEWER_BYTES", 3)
-    held, note = logged()
-    assert "viewer.html" not in held and text(viewer) in note and "too large" in note
+    held, note = logged(viewer)
+    assert "viewer.html" not in held and "too large" in note
+    assert "viewer.html in the study's folder" in note and str(tmp_path) not in note
     monkeypatch.setattr(study_answer, "VIEWER_BYTES", 30)
-    held, note = logged()
+    held, note = logged(viewer)
     assert "viewer.html" in held and "viewer.html beside it shows the worst" in note
 
 
