@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -98,15 +99,24 @@ class Pictures:
     def finished(self) -> list[Path]:
         """Return the pictures that are there since the last call.
 
+        A picture that cannot be drawn is a warning: it stops no run.
+
         Raises:
-            Exception: What kept a picture from being drawn.
+            OSError: The disk takes no more.
         """
         there = []
         while self._ordered and (self._ordered[0][0] is None or self._ordered[0][0].done()):
             drawing, predicted, path = self._ordered.popleft()
-            if not _drawn(drawing):
-                _draw(path, predicted, *self._curves())
-            there.append(path)
+            try:
+                if not _drawn(drawing):
+                    _draw(path, predicted, *self._curves())
+            except OSError:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                warnings.warn(f"{path.name} is not drawn ({reason})", stacklevel=2)
+            else:
+                there.append(path)
         return there
 
     def close(self) -> list[Path]:

@@ -225,7 +225,7 @@ def _until_done(
 
 
 def _started_here(start: Callable[[], object]) -> None:
-    """Start Ray on this machine, once more where a busy machine was too slow for it.
+    """Start Ray on this machine, again where a busy machine was too slow for it.
 
     Raises:
         UserError: It does not start.
