@@ -10,8 +10,8 @@ import numpy as np
 
 from segmamba.data.labels import MODALITIES
 from segmamba.data.summary import Fingerprint, MeasuredCase
-from segmamba.files import replacing, write_json
-from segmamba.pictures.figures import legible
+from segmamba.files import write_json
+from segmamba.pictures.figures import legible, new_figure, save_figure
 from segmamba.pictures.palette import COLOURS_ON_WHITE
 
 if TYPE_CHECKING:
@@ -200,18 +200,12 @@ def draw_grids(path: Path, cases: Sequence[MeasuredCase]) -> Path:
 
 
 def _new_figure() -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return new_figure(figsize=(9, 3.6), layout="constrained")
 
 
 def _save(figure: Figure, path: Path) -> Path:
     for panel in figure.axes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=130, format="png")
+    save_figure(figure, path)
     return path

@@ -23,24 +23,19 @@ def new_figure(**options: Any) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    return Figure(**options)
+    return Figure(**{"dpi": DPI} | options)  # laid out for the dots that it is saved with
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, which is there whole or not at all."""
     with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png")
+        figure.savefig(file, dpi="figure", format="png")
 
 
-def png_of(figure: Figure, dpi: int = DPI) -> bytes:
-    """Draw a figure as a PNG, for a page.
-
-    Args:
-        figure: The figure.
-        dpi: Dots of an inch.
-    """
+def png_of(figure: Figure) -> bytes:
+    """Draw a figure as a PNG, for a page."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=dpi, format="png")
+    figure.savefig(drawn, dpi="figure", format="png")
     return drawn.getvalue()
 
 

@@ -107,7 +107,7 @@ def thumbnail(view: CaseView) -> bytes:
     """
     heights = [THUMBNAIL_IN * _aspect(view, axis) for axis in ROWS]
     size = (3 * THUMBNAIL_IN + 2 * GAP_IN, max(heights))
-    figure = new_figure(figsize=size, facecolor=DARK.page)
+    figure = new_figure(figsize=size, dpi=THUMBNAIL_DPI, facecolor=DARK.page)
     modality, centre = next(iter(view.shown), None), view.centre()
     for place, axis in enumerate(ROWS):
         left = place * (THUMBNAIL_IN + GAP_IN) / size[0]
@@ -115,7 +115,7 @@ def thumbnail(view: CaseView) -> bytes:
         layer = PLAIN if view.prediction is None else PREDICTION
         _draw(panel, view, modality, layer, axis, centre[axis])
         write(panel, 0, 1, title_of(modality, axis))
-    return png_of(figure, THUMBNAIL_DPI)
+    return png_of(figure)
 
 
 def _columns(view: CaseView) -> list[Column]:

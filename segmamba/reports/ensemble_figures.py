@@ -14,6 +14,7 @@ from segmamba.reports.style import (
     INK,
     MUTED,
     RULE,
+    lay_out,
     new_figure,
     report_style,
 )
@@ -37,7 +38,7 @@ def draw_ensemble(ensemble: Ensemble) -> dict[str, Figure]:
     with report_style():
         figures = {"members": draw_sizes(ensemble), "gains": draw_gains(ensemble)}
         for figure in figures.values():
-            figure.draw_without_rendering()  # makes the ticks while the style holds
+            lay_out(figure)  # while the style holds
         return figures
 
 

@@ -12,7 +12,7 @@ from segmamba.reports.look_figures import draw_looks
 from segmamba.reports.pareto_figures import draw_pareto
 from segmamba.reports.patient_figures import draw_cases
 from segmamba.reports.search_figures import draw_search
-from segmamba.reports.style import NARROW_IN, any_letters, report_style
+from segmamba.reports.style import NARROW_IN, any_letters, lay_out, report_style
 from segmamba.reports.subset_figures import draw_subsets
 from segmamba.reports.trial_figures import draw_curves, draw_doses
 from segmamba.studies.results import Study
@@ -69,5 +69,5 @@ def _drawn(draws: Mapping[str, Callable[..., Figure | None]], study: Study) -> d
         drawn = {name: draw(study) for name, draw in draws.items()}
         figures = {name: figure for name, figure in drawn.items() if figure}
         for figure in figures.values():
-            figure.draw_without_rendering()  # makes the ticks while the style holds
+            lay_out(figure)  # while the style holds
         return figures

@@ -17,13 +17,12 @@ from segmamba.reports.style import (
     PAPER,
     RULE,
     any_letters,
+    lay_out,
     report_style,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-DPI = 300  # what journals ask of line art on a page
 
 # The page gives these colours by CSS variables, which differ in dark mode.
 PAGE_COLOURS = {
@@ -55,7 +54,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     write_text(folder / f"{name}.svg", svg)
     with report_style(), any_letters():
         with replacing(folder / f"{name}.png") as file:
-            figure.savefig(file, dpi=DPI, format="png", facecolor="white")
+            figure.savefig(file, dpi="figure", format="png", facecolor="white")
         with replacing(folder / f"{name}.pdf") as file:
             figure.savefig(file, format="pdf", facecolor="white", metadata=DATELESS)
     return _element(svg, name)
@@ -77,11 +76,10 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """A figure as an SVG file; its layout is made once and then kept."""
+    """A figure as an SVG file."""
     text = io.StringIO()
     with report_style(), any_letters():
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        lay_out(figure)
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return text.getvalue()
 

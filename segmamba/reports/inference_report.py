@@ -17,6 +17,7 @@ from segmamba.reports.style import (
     BASELINE_COLOUR,
     INK,
     MUTED,
+    lay_out,
     new_figure,
     report_style,
 )
@@ -192,7 +193,7 @@ def draw_differences(results: InferenceResults) -> Figure:
         figure.supxlabel(
             f"minus '{results.baseline}', Dice points; bars: 95 % interval", fontsize=8
         )
-        figure.draw_without_rendering()
+        lay_out(figure)
     return figure
 
 

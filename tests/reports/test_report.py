@@ -6,7 +6,9 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from segmamba.reports.difference_figures import draw_differences
@@ -115,6 +117,14 @@ def test_markdown_shows_pictures_that_exist_and_nothing_half_written_is_left(fol
     assert written == {"report.md", "report.html", *plots, *tables}
     links = re.findall(r'href="((?:plots|tables)/[^"]+)"', (folder / "report.html").read_text())
     assert set(links) == plots | tables, "the page links to each of them"
+
+
+def test_no_picture_is_cut_at_its_edge(folder):
+    for path in (folder / "plots").glob("*.png"):
+        with Image.open(path) as file:
+            ink = np.asarray(file.convert("L")) < 200
+        edges = (ink[:2], ink[-2:], ink[:, :2], ink[:, -2:])
+        assert ink.any() and not any(edge.any() for edge in edges), path.name
 
 
 def test_drawing_again_gives_the_same_report(study, folder, tmp_path):
