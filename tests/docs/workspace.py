@@ -30,8 +30,10 @@ SEEDS_AND_MORE = {"--seeds", "--max-seeds", "--plan", "--help", "--folds", "--re
 NEEDED = {
     "experiments/ablate_patch_size.py": ["--set", "train.steps_per_epoch=16"],
     "experiments/compare_baselines.py": ["--set", "model.base_channels=8"],
+    "pbt": ["--set", "train.epochs=4"],
 }
-"""What a script needs where presets are tiny: steps that can be shared out, SegResNet's groups."""
+"""What a script, or a word of its command, needs where presets are tiny: steps that can be shared
+out, SegResNet's groups, a population's rounds."""
 NOT_RUN = {
     "pip ": "installs packages; .ci/run installs from constraints.txt",
     "make test": "runs these tests",
@@ -168,7 +170,8 @@ class Workspace:
             words = [path for word in words for path in self._expanded(word)]
             if words[1] == "compare-studies":  # the newest may be another page's, on other cases
                 words = [re.sub(r"^(ablate_[a-z]+)$", r"\1_Run01", word) for word in words]
-            self.run(*words, *self._limits(words), *NEEDED.get(words[1], []))
+            needed = [option for word in words for option in NEEDED.get(word, [])]
+            self.run(*words, *self._limits(words), *needed)
 
     def _replaced(self, word: str) -> str:
         word = word.replace("RUN_ID", self.run_id)

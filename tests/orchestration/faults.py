@@ -43,6 +43,7 @@ def start(cwd, *options, env=None, **changes):
         "depth 2",
         "--cpus",
         "1",
+        "--no-viewer",
         *settings,
         *options,
     ]

@@ -32,7 +32,8 @@ def study(tmp_path_factory):
             (folder / "C2_t2.nii.gz").unlink()
     settings = [part for pair in CHANGES.items() for part in ("--set", _assignment(*pair))]
     script = ROOT / "experiments" / "ablate_modalities.py"
-    command = [sys.executable, script, "--data", "data", "--seeds", "1", *settings]
+    options = ("--data", "data", "--seeds", "1", "--no-viewer")
+    command = [sys.executable, script, *options, *settings]
     process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
     return cwd / "Results" / "ablate_modalities_Run01", process
 

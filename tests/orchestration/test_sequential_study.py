@@ -26,7 +26,8 @@ STUDY = StudySpec(
 def begin(folder, *options):
     """A study on one core, so that no trial begins ahead of a look."""
     settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
-    command = [*COMMAND, "study", "mine.py", "--data", "data", "--cpus", "1", *settings, *options]
+    fixed = ("study", "mine.py", "--data", "data", "--cpus", "1", "--no-viewer")
+    command = [*COMMAND, *fixed, *settings, *options]
     return warm.Process(command, cwd=folder, stderr=subprocess.STDOUT, session=True)
 
 

@@ -64,7 +64,7 @@ def study(home, file, *options, **changes):
     settings = [
         part for name, value in (TINY | changes).items() for part in ("--set", f"{name}={value}")
     ]
-    done = segmamba(home, "study", file, "--data", "data", *options, *settings)
+    done = segmamba(home, "study", file, "--data", "data", "--no-viewer", *options, *settings)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
