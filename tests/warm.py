@@ -374,6 +374,7 @@ def _become(request, pipes):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # found anew, by that environment
     # torch's compiler, which the warm process has imported, has set variables of its own
     compiler_cache.USERS = {n: os.environ[n] for n in compiler_cache.VARIABLES if n in os.environ}
     try:

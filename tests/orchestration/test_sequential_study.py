@@ -1,7 +1,9 @@
 """A study that adds seeds until it knows, in real processes; killed, it takes the same looks."""
 
 import json
+import os
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,12 +25,12 @@ STUDY = StudySpec(
 '''
 
 
-def begin(folder, *options):
+def begin(folder, *options, env=None):
     """A study on one core, so that no trial begins ahead of a look."""
     settings = [part for name, value in TINY.items() for part in ("--set", f"{name}={value}")]
     fixed = ("study", "mine.py", "--data", "data", "--cpus", "1", "--no-viewer")
     command = [*COMMAND, *fixed, *settings, *options]
-    return warm.Process(command, cwd=folder, stderr=subprocess.STDOUT, session=True)
+    return warm.Process(command, cwd=folder, env=env, stderr=subprocess.STDOUT, session=True)
 
 
 def finish(study):
@@ -62,10 +64,15 @@ def stored(folder):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """The folder of a study that nobody disturbed, and what it printed."""
+    """The folder of a study that nobody disturbed, and what it printed.
+
+    Its temporary folder has a name that is too long for Ray's sockets.
+    """
     folder = tmp_path_factory.mktemp("calm")
     data(folder)
-    return folder, finish(begin(folder))
+    long = folder / ("t" * 90)
+    long.mkdir()
+    return folder, finish(begin(folder, env=os.environ | {"TMPDIR": str(long)}))
 
 
 def test_looks_are_taken_stored_and_shown_until_the_study_stops(calm):
@@ -86,18 +93,31 @@ def test_looks_are_taken_stored_and_shown_until_the_study_stops(calm):
     assert study.info.status == "FINISHED" and study.data.tags["answer"]
 
 
+@pytest.fixture
+def temporary():
+    """A folder for temporary files with a short name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def test_a_study_whose_driver_was_killed_takes_the_same_looks_and_gives_the_same_answer(
-    calm, tmp_path
+    calm, tmp_path, temporary
 ):
     data(tmp_path)
-    study = begin(tmp_path)
+    env = os.environ | {"TMPDIR": str(temporary)}
+    study = begin(tmp_path, env=env)
     looks = tmp_path / "Results" / "mlartifacts"
     while not list(looks.glob("*/artifacts/looks/after_03_seeds.json")):
         assert study.poll() is None, study.communicate()
         time.sleep(0.02)
     study.kill()
     study.communicate()
-    resumed = finish(begin(tmp_path, "--resume"))
+    left = list(temporary.glob("segmamba-*"))
+    assert left
+    for folder in left:
+        os.utime(folder, (0, 0))  # no longer taken for one that is just being made
+    resumed = finish(begin(tmp_path, "--resume", env=env))
+    assert not list(temporary.glob("segmamba-*"))
     assert "look     after 3 seeds" not in resumed and "look     after 4 seeds" in resumed
     (before, calm_study, _), (after, resumed_study, _) = stored(calm[0]), stored(tmp_path)
     assert before == after

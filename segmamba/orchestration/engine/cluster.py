@@ -23,6 +23,7 @@ import segmamba
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.cluster_nodes import first_line, inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
+from segmamba.orchestration.engine.scratch import scratch
 
 if TYPE_CHECKING:
     import psutil
@@ -94,13 +95,15 @@ def ray_here(
         What `meanwhile` returned.
 
     Raises:
-        UserError: Ray does not start here.
+        UserError: Ray does not start here, or there is no folder for its sockets.
     """
     import psutil
     import ray
 
-    with ThreadPoolExecutor(1) as executor:
+    with ExitStack() as here, ThreadPoolExecutor(1) as executor:
         prepared = executor.submit(meanwhile)
+        # Left after Ray's processes have ended, since it is entered before they are waited for.
+        folder = (waiting or here).enter_context(scratch())
         _started_here(
             lambda: ray.init(
                 address="local",
@@ -109,6 +112,7 @@ def ray_here(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
             )
         )
         with _until_done(psutil.Process().children(), waiting):

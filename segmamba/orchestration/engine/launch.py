@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from segmamba.errors import UserError
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.failures import MOST_RESTARTS, clear_failures
 from segmamba.orchestration.engine.resources import Resources, reuses_processes
+from segmamba.orchestration.engine.scratch import scratch
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -151,12 +151,7 @@ class TrialLauncher:
         Raises:
             UserError: The memory of the machine ran out.
         """
-        kept = (
-            nullcontext(str(storage))
-            if storage
-            else tempfile.TemporaryDirectory(prefix="segmamba_tune_")
-        )
-        with kept as folder:
+        with nullcontext(storage) if storage else scratch() as folder:
             from ray import tune
 
             from segmamba.orchestration.engine.callbacks import FinishRuns
@@ -177,7 +172,7 @@ class TrialLauncher:
                 ),
                 run_config=tune.RunConfig(
                     name=time.strftime("%Y-%m-%d_%H-%M-%S"),
-                    storage_path=folder,
+                    storage_path=str(folder),
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=COPIES_KEPT),
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=MOST_RESTARTS),

@@ -1,0 +1,96 @@
+"""The temporary folder of a study: short, private, and gone with the study, however that ends."""
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from segmamba.errors import UserError
+from segmamba.orchestration.engine import scratch as module
+from segmamba.orchestration.engine.scratch import LONGEST_SOCKET, PREFIX, SOCKET, scratch
+
+HOLDS = """
+import sys
+from segmamba.orchestration.engine.scratch import scratch
+with scratch() as folder:
+    (folder / "left").write_text("by a killed study")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path_factory, monkeypatch):
+    """A folder for temporary files with a short name."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield folder
+
+
+def begun():
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    return process, process.stdout.readline().strip()
+
+
+def ended(process):
+    process.kill()
+    process.communicate()
+
+
+def aged(folder):
+    """As if the folder had been made an hour ago."""
+    at = os.stat(folder).st_mtime - 3600
+    os.utime(folder, (at, at))
+
+
+def test_it_is_private_and_gone_after_the_block_and_after_an_error(place):
+    with scratch() as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and str(folder.parent) == place
+    with pytest.raises(KeyboardInterrupt), scratch():
+        raise KeyboardInterrupt
+    assert os.listdir(place) == []
+
+
+def test_what_a_killed_study_left_goes_with_the_next_one_and_what_a_running_one_uses_stays(place):
+    (running, used), (killed, left), (just, new) = begun(), begun(), begun()
+    ended(killed)
+    ended(just)
+    for folder in (used, left):
+        aged(folder)
+    mine = os.path.join(place, "segmamba.txt")
+    open(mine, "w").close()
+    aged(mine)
+    with scratch():
+        assert os.path.exists(used) and not os.path.exists(left)
+        assert os.path.exists(new), "it may belong to a study that is about to lock it"
+    ended(running)
+    assert os.path.exists(mine)
+
+
+def test_where_the_systems_folder_has_too_long_a_name_another_one_is_taken(place, monkeypatch):
+    deep = os.path.join(place, "a" * 60)
+    os.mkdir(deep)
+    monkeypatch.setattr(tempfile, "tempdir", deep)
+    with scratch() as folder:
+        assert not str(folder).startswith(place)
+        assert len(os.fsencode(folder / SOCKET)) <= LONGEST_SOCKET
+        assert folder.name.startswith(PREFIX)
+    monkeypatch.setattr(module.os, "access", lambda path, mode: path == deep)
+    with pytest.raises(UserError, match=r"at most \d+ bytes; .*a+ is none, set RAY_TMPDIR"):
+        scratch().__enter__()
+
+
+def test_ray_tmpdir_comes_first(place, monkeypatch):
+    chosen = os.path.join(place, "mine")
+    os.mkdir(chosen)
+    monkeypatch.setenv("RAY_TMPDIR", chosen)
+    with scratch() as folder:
+        assert str(folder.parent) == chosen
