@@ -1,5 +1,6 @@
 """The run of an arm in MLflow: its figures, one for each arm whatever happens, and no trial."""
 
+import dataclasses
 import statistics
 
 import pytest
@@ -118,6 +119,16 @@ def test_a_study_that_was_stopped_and_went_on_has_one_run_an_arm_with_all_its_se
     assert {one.info.run_name for one in runs.values()} == {"depth 0, 3 seeds", "depth 2, 3 seeds"}
     history = store[0].client.get_metric_history(runs["depth 0"].info.run_id, "val/dice_mean")
     assert [metric.step for metric in history] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("other", ["ablate-depth_Run07", "ablate_depth_Run07_Run01"])
+def test_resume_takes_no_other_study_for_one_whose_name_is_like_it(tmp_path, monkeypatch, other):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(tmp_path)
+    study = dataclasses.replace(synthetic_study(EFFECTS, seeds=1, **SMALL), name=other)
+    begin(store, study, tmp_path / other)
+    assert unfinished_study(store, "ablate_depth") is None
+    assert unfinished_study(store, other.rpartition("_Run")[0]).name == other
 
 
 def test_a_run_of_an_arm_that_a_kill_left_half_written_is_replaced(store):

@@ -102,11 +102,10 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
 
 def unfinished_study(store: Store, name: str) -> Study | None:
     """Return the newest Study called `name`_RunNN whose parent run is not FINISHED."""
-    condition = (
-        f"tags.kind = 'study' and tags.study LIKE '{name}_Run%' and attributes.status != 'FINISHED'"
-    )
-    runs = store.search(condition, order_by="attributes.start_time DESC", limit=1)
-    return read_study(StudyRun(store, runs[0].info.run_id)) if runs else None
+    for run in study_runs(store, "attributes.status != 'FINISHED'"):
+        if _without_number(run.data.tags["study"]) == name:
+            return read_study(StudyRun(store, run.info.run_id))
+    return None
 
 
 def find_study(store: Store, name: str) -> StudyRun:
@@ -118,18 +117,27 @@ def find_study(store: Store, name: str) -> StudyRun:
     runs = study_runs(store)
     for run in runs:
         study = run.data.tags["study"]
-        if name in (run.info.run_id, study, study.rpartition("_Run")[0]):
+        if name in (run.info.run_id, study, _without_number(study)):
             return StudyRun(store, run.info.run_id)
     known = list(dict.fromkeys(run.data.tags["study"] for run in runs))
     hint = f"there are {', '.join(known[:8])}" if known else "nothing has run there yet"
     raise UserError(f"no study {name!r} in {store.uri}; {hint}")
 
 
-def study_runs(store: Store) -> list[Run]:
-    """Return the parent runs of all studies, newest first."""
-    return store.search(
-        "tags.kind = 'study'", order_by="attributes.start_time DESC", limit=MAX_STUDIES
-    )
+def study_runs(store: Store, condition: str = "") -> list[Run]:
+    """Return the parent runs of all studies, newest first.
+
+    Args:
+        store: The store.
+        condition: In MLflow's language of filters: only those of which it holds.
+    """
+    conditions = " and ".join(filter(None, ("tags.kind = 'study'", condition)))
+    return store.search(conditions, order_by="attributes.start_time DESC", limit=MAX_STUDIES)
+
+
+def _without_number(study: str) -> str:
+    """The declared name of a study that is called so_RunNN."""
+    return study.rpartition("_Run")[0]
 
 
 def _claim_of(store: Store, run: Run) -> Hypothesis:
