@@ -11,9 +11,13 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from segmamba.redaction import redacted
 
 PACKAGES = (
     "segmamba",
@@ -84,6 +88,11 @@ def all_packages() -> dict[str, str]:
     return dict(sorted((each["Name"], each["Version"]) for each in read if each["Name"]))
 
 
+def command() -> str:
+    """The command that began this process, as a shell takes it, without passwords."""
+    return redacted(shlex.join([Path(sys.executable).name, *sys.argv]))
+
+
 @functools.cache
 def git_commit() -> str:
     """Name the commit of the checkout that this code runs from.
@@ -101,16 +110,25 @@ def git_commit() -> str:
 
 @functools.cache
 def git_diff() -> str:
-    """Return how the checkout's files differ from its commit; empty outside a checkout."""
-    return _git("diff", "HEAD", "--", ".")
+    """Return how the checkout's files differ from its commit, without passwords.
+
+    Returns:
+        What `git diff` prints; empty outside a checkout, and where SEGMAMBA_GIT_DIFF is 0.
+    """
+    if os.environ.get("SEGMAMBA_GIT_DIFF") == "0":
+        return ""
+    return redacted(_git("diff", "HEAD", "--", "."))
 
 
 def _git(*arguments: str) -> str:
-    """Run git in the folder of this code; empty where that fails."""
+    """Run git in the checkout of this code; empty where it lies in none of its own."""
+    folder = Path(__file__).parents[1]
+    if not (folder / ".git").exists():  # installed, perhaps inside another project's checkout
+        return ""
     try:
         return subprocess.run(
             ["git", *arguments],
-            cwd=Path(__file__).parents[1],
+            cwd=folder,
             capture_output=True,
             text=True,
             check=True,

@@ -1,15 +1,17 @@
 """The user's mistakes and early ends, which the commands turn into a line and an exit code."""
 
+from segmamba.redaction import redacted
+
 
 class UserError(Exception):
     """Something that the user can mend; the exit code is 2.
 
     Args:
-        message: Names the thing, the place and the fix. It becomes a single line.
+        message: Names the thing, the place and the fix. It becomes a single line without passwords.
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(redacted(" ".join(str(message).split())))
 
 
 class RunStopped(Exception):

@@ -23,6 +23,7 @@ from segmamba.commands.command_line import (
 )
 from segmamba.config import PRESETS, DataConfig, field_docs, parse_assignments, preset
 from segmamba.errors import UserError
+from segmamba.redaction import redacted
 from segmamba.screen import Progress, print_line
 
 if TYPE_CHECKING:
@@ -378,8 +379,9 @@ def print_runs(screen: "Console", uri: str, page: str) -> None:
 
 
 def shown_uri(uri: str) -> str:
-    """Write the store as one would type it: relative to the working directory where possible."""
+    """Write the store as one would type it but for a password: relative to the working directory
+    where possible."""
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
         uri = f"sqlite:///{path.relative_to(Path.cwd())}"
-    return shlex.quote(uri)
+    return shlex.quote(redacted(uri))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from segmamba.config import Config
 from segmamba.data.source import PreparedData, prepare_split, source_changes
 from segmamba.data.splits import seeded
 from segmamba.device import choose_device
-from segmamba.environment import describe_environment
+from segmamba.environment import command, describe_environment
 from segmamba.errors import UserError
 from segmamba.evaluation.inference_arms import score_arms
 from segmamba.evaluation.patients import NAMES
@@ -92,7 +90,7 @@ def run_inference_ablation(
         rows={arm: [] for arm in arms},
         data=study_data_from(_description(data, config)),
         environment=describe_environment(),
-        command=shlex.join([Path(sys.executable).name, *sys.argv]),
+        command=command(),
         mlflow_uri=store.uri,
         run_id="",
         seconds=0.0,

@@ -6,8 +6,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import shlex
-import sys
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from segmamba.config import Config, load_config
 from segmamba.data.label_sets import AUTO
 from segmamba.data.source import PreparedData, prepare_split
 from segmamba.data.splits import Split
+from segmamba.environment import command
 from segmamba.errors import Stopped, UserError
 from segmamba.files import locked, write_json
 from segmamba.json_files import read_json
@@ -282,5 +281,5 @@ def _tags(
         "folder": str(folder.root),
         "execution": decision_of_run(config, device, folder.root)[1],
         "data_sha256": record["data_sha256"],
-        "mlflow.source.name": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "mlflow.source.name": command(),
     }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segmamba.redaction import redacted, without_user
 from segmamba.reports.page_tables import STEPS_PX, fit_tables
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def shown_store(uri: str) -> str:
     Args:
         uri: The address.
     """
-    return shlex.quote(re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:***@", uri))
+    return shlex.quote(redacted(uri))
 
 
 def server_of(uri: str) -> str:
@@ -99,7 +100,7 @@ def server_of(uri: str) -> str:
             machine.
     """
     served = uri.startswith(("http://", "https://"))
-    return re.sub(r"(?<=//)[^/@]*@", "", uri).rstrip("/") if served else MLFLOW_UI
+    return without_user(uri).rstrip("/") if served else MLFLOW_UI
 
 
 def run_address(run_id: str, uri: str, page: str) -> str:

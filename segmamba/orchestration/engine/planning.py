@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmamba.config import Config
 from segmamba.data.splits import SETS, Split, read_splits, seeded
+from segmamba.environment import command
 from segmamba.errors import UserError
 from segmamba.studies.alpha_spending import FIRST_LOOK, MAX_SEEDS
 from segmamba.studies.budget import AUTO
@@ -160,7 +158,7 @@ def planned_study(ready: Prepared, options: StudyOptions) -> Study:
         config=base.to_flat_dict(),
         data=study_data_from(data),
         environment={},
-        command=shlex.join([Path(sys.executable).name, *sys.argv]),
+        command=command(),
         mlflow_uri="",
         parent_run_id="",
         seconds=0.0,

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import requests
 from mlflow.exceptions import MlflowException
 
+from segmamba.redaction import redacted
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 REFUSALS = (
     "INVALID_PARAMETER_VALUE",
@@ -110,6 +112,6 @@ def is_away(error: Exception) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return an exception in one line."""
-    lines = str(error).strip().splitlines()
+    """Return an exception in one line, without passwords."""
+    lines = redacted(str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]

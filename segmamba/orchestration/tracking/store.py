@@ -26,6 +26,7 @@ from segmamba.orchestration.tracking.database import (
 )
 from segmamba.orchestration.tracking.experiment_page import runs_address, set_up_experiment
 from segmamba.orchestration.tracking.outbox import is_away, reason_of
+from segmamba.redaction import redacted
 
 EXPERIMENT = "segmamba"
 STORE_PATIENCE_S = 600.0
@@ -94,7 +95,7 @@ class Store:
                     raise store_away(self.uri, seconds, reason_of(error)) from error
                 if not said:
                     say(
-                        f"mlflow   {self.uri} does not answer ({reason_of(error)}); "
+                        f"mlflow   {redacted(self.uri)} does not answer ({reason_of(error)}); "
                         f"trying again for up to {seconds / 60:.0f} min"
                     )
                     said = True
@@ -190,8 +191,11 @@ def metric_entities(metrics: Mapping[str, float], step: int) -> list[Metric]:
 
 
 def prose(text: object) -> str:
-    """Return a text for people as a tag takes it, cut at TAG_LENGTH; JSON must not be cut."""
-    return str(text)[:TAG_LENGTH]
+    """Return a text for people as a tag takes it, without passwords and cut at TAG_LENGTH.
+
+    JSON must not be cut.
+    """
+    return redacted(str(text))[:TAG_LENGTH]
 
 
 def store_uri(results: str | Path) -> str:

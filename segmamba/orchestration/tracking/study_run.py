@@ -28,6 +28,7 @@ from segmamba.orchestration.tracking.run_log import (
 )
 from segmamba.orchestration.tracking.store import Store, prose
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, begun
+from segmamba.redaction import redacted
 from segmamba.studies.results import Study, Trial
 from segmamba.studies.spec import Stage
 
@@ -244,7 +245,7 @@ def start_study(
     store.log_params(run.run_id, params)
     inputs = dataset_inputs(study.data.source, next(iter(splits.values())))
     store.client.log_inputs(run.run_id, inputs)
-    record = asdict(study)
+    record = asdict(study) | {"mlflow_uri": redacted(study.mlflow_uri)}
     for name in (
         "trials",
         "searched",

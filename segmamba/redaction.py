@@ -1,0 +1,71 @@
+"""Passwords and tokens, kept out of everything that is printed, written or logged."""
+
+import os
+import re
+from urllib.parse import unquote
+
+HIDDEN = "***"
+LEAST = 5
+"""Characters of a password that is looked for in any text: a shorter one is part of many words."""
+_ADDRESS = re.compile(r"(?<=://)[^\s'\"<>]+")
+_OPTION = re.compile(
+    r"(?<=[?&;])([\w-]*(?:passw(?:or)?d|pwd|token|secret|signature|apikey|api_key))=[^&;#\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+def redacted(text: str) -> str:
+    """Hide the passwords and tokens of addresses in a text, and those that MLflow takes.
+
+    Args:
+        text: Any text, an address for one.
+
+    Returns:
+        It with *** for what an address has between user and host (all of it where there is no
+        colon: a token), for options of an address such as `password=`, and for the values of
+        MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN and the password in
+        MLFLOW_TRACKING_URI, wherever they stand.
+    """
+    text = _OPTION.sub(rf"\1={HIDDEN}", _ADDRESS.sub(lambda found: _address(found[0]), text))
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def without_user(uri: str) -> str:
+    """Leave out the user and the password of an address.
+
+    Args:
+        uri: The address.
+    """
+    scheme, separator, rest = uri.partition("://")
+    return scheme + separator + rest[_end_of_user(rest) + 1 :]
+
+
+def _address(rest: str) -> str:
+    """What follows an address's ://, with its user's password hidden."""
+    end = _end_of_user(rest)
+    user, colon, _ = rest[:end].partition(":")
+    return (f"{user}:{HIDDEN}" if colon else HIDDEN) + rest[end:] if end > 0 else rest
+
+
+def _end_of_user(rest: str) -> int:
+    """Where the @ stands that ends user and password; -1 where there are none.
+
+    A password may hold / and @, though an address should have them escaped.
+    """
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        return authority.rindex("@")
+    port = authority.partition(":")[2]
+    is_password = port and not port.isdigit() and not authority.startswith("[")
+    return rest.rfind("@") if is_password else -1
+
+
+def _secrets() -> set[str]:
+    variables = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    found = {os.environ.get(name, "") for name in variables}
+    rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")[2]
+    user, colon, password = rest[: max(0, _end_of_user(rest))].partition(":")
+    found.add(password if colon else user)
+    return {form for one in found for form in (one, unquote(one)) if len(form) >= LEAST}
