@@ -56,6 +56,32 @@ def test_a_folder_that_no_database_address_can_name_is_refused_before_anything_b
     assert (tmp_path / name).is_dir()
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("sqlite:///{0}/half%20done/x.db", "has an escape such as %20"),
+        ("sqlite:////proc/none/x.db", "cannot be used"),
+        ("oracle+no_such_driver://me:secret@host/db", "cannot be used"),
+        ("postgresql+psycopg2://me:secret@host/db", "psycopg2|cannot be used"),
+    ],
+)
+def test_an_address_that_no_store_can_have_is_refused_in_a_line(
+    tmp_path, monkeypatch, address, message
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(tmp_path))
+    with pytest.raises(UserError, match=message) as refused:
+        open_store(tmp_path / "Results")
+    assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "half%20done").exists()
+
+
+def test_a_database_whose_address_has_options_is_made_whole_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mine.db?timeout=60")
+    store = open_store(tmp_path / "Results")
+    assert store.uri.endswith("/mine.db?timeout=60") and "runs" in tables(tmp_path / "mine.db")
+    assert [path.name for path in tmp_path.glob("*.db*")] == ["mine.db"]
+
+
 @pytest.mark.parametrize("name", ["50 % of é", "#1", 'it\'s "mine"'])
 def test_a_store_is_made_in_a_folder_of_any_other_name(tmp_path, name):
     check_results(tmp_path / name)

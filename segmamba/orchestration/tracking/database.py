@@ -25,9 +25,20 @@ UPGRADE_LIMIT_S = 600.0
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file that a store's URI names, or None where it names no plain SQLite file."""
-    plain = uri.startswith(SQLITE) and "?" not in uri
-    return Path(uri.removeprefix(SQLITE)) if plain else None
+    """Return the file that a store's URI names, options apart; None where it names no SQLite file.
+
+    Raises:
+        UserError: SQLAlchemy, which decodes %20 and the like, would take another file.
+    """
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    if not uri.startswith(SQLITE) or path.startswith((":memory:", "file:")) or not path:
+        return None
+    if unquote(path) != path:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={uri}: the file's name has an escape such as %20, which MLflow's "
+            "database does not keep; choose another name"
+        )
+    return Path(path)
 
 
 def check_results(folder: Path | str) -> None:

@@ -205,8 +205,8 @@ def store_uri(results: str | Path) -> str:
     since Ray's workers run in another folder.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(results).resolve()}/mlflow.db"
-    path = sqlite_path(uri)
-    return f"{SQLITE}{path.resolve()}" if path else uri
+    path, (_, question, options) = sqlite_path(uri), uri.partition("?")
+    return f"{SQLITE}{path.resolve()}{question}{options}" if path else uri
 
 
 def open_store(results: str | Path) -> Store:
@@ -235,7 +235,11 @@ def open_store(results: str | Path) -> Store:
             )
             set_up_experiment(client, experiment_id, experiment.tags if experiment else ())
             return Store(uri, experiment_id)
-    except (MlflowException, requests.RequestException) as error:
+    except ImportError as error:
+        raise UserError(
+            f"MLflow store {uri} needs a driver that is not installed: pip install {error.name}"
+        ) from error
+    except (MlflowException, requests.RequestException, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"MLflow store {uri} cannot be used ({reason}); correct or unset MLFLOW_TRACKING_URI"
