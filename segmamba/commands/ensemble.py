@@ -32,6 +32,7 @@ from segmamba.commands.shared import (
     run_app,
     with_orientation,
 )
+from segmamba.commands.study_result import stopped_code
 from segmamba.config import parse_assignments
 from segmamba.config import preset as preset_named
 from segmamba.errors import UserError
@@ -190,9 +191,8 @@ def _run(
             from segmamba.reports.ensemble_report import as_dict, render_terminal
 
             ensemble, report = finish_ensemble(trained, options, expected_gain, progress)
-    except KeyboardInterrupt:
-        print_line(screen, STOPPED)
-        return 130
+    except KeyboardInterrupt as end:
+        return stopped_code(screen, end)
     if as_json:
         print_json(as_dict(ensemble))
     render_terminal(ensemble, screen)

@@ -35,7 +35,7 @@ from segmamba.commands.shared import (
     with_orientation,
 )
 from segmamba.commands.study_file import load_study
-from segmamba.commands.study_result import print_result
+from segmamba.commands.study_result import print_result, stopped_code
 from segmamba.config import parse_assignments
 from segmamba.config import preset as preset_named
 from segmamba.errors import UserError
@@ -282,9 +282,8 @@ def run_declared(study: "Study", options: "StudyOptions", *, as_json: bool) -> i
     try:
         with StudyProgress(screen) as progress:
             result, folder = run_study(study, options, progress)
-    except KeyboardInterrupt:  # before or after the trials, which end in an orderly way
-        print_line(screen, STOPPED)
-        return 130
+    except KeyboardInterrupt as end:  # before or after the trials, which end in an orderly way
+        return stopped_code(screen, end)
     # The live table is gone by now: what follows is the last that the terminal shows.
     ran = (*result.trials, *result.searched)
     stopped = any(trial.status in ("KILLED", "NOT STARTED") for trial in ran)

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segmamba.commands.shared import print_json, print_runs
+from segmamba.commands.shared import STOPPED, print_json, print_runs
+from segmamba.screen import print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from segmamba.studies.results import Study
+
+
+def stopped_code(screen: Console, end: KeyboardInterrupt) -> int:
+    """Say how a stopped study goes on, and return the exit code.
+
+    Where Ray has died, this process ends here and now with exit code 1: to wait for Ray's threads,
+    as an orderly exit does, would take a minute.
+
+    Args:
+        screen: Takes the line.
+        end: What has stopped it: Ctrl-C, a batch system or Ray's death.
+    """
+    from segmamba.orchestration.engine.ray_watch import RayEnded
+
+    if isinstance(end, RayEnded):
+        print(f"error: {end}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    print_line(screen, STOPPED)
+    return 130
 
 
 def print_result(

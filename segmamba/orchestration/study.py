@@ -26,6 +26,7 @@ from segmamba.orchestration.engine.planning import (
     splits_of,
 )
 from segmamba.orchestration.engine.power_plan import planned_power
+from segmamba.orchestration.engine.ray_watch import RayWatch
 from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.engine.study_resources import choose_compilation, plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
@@ -107,11 +108,12 @@ def open_study(
     """
     ready = _prepared(declared, options, progress)
     planned = planned_study(ready, options)
+    watch = RayWatch()
     with contextlib.ExitStack() as held:
         with (
             _machine(ready, options, progress) as machine,
             _compiling(planned, ready, options, machine) as graphs,
-            _ray(options, machine, held) as (store, environment),
+            _ray(options, machine, held, watch) as (store, environment),
         ):
             _close_abandoned(store, ready.spec.name, progress)
             planned = dataclasses.replace(
@@ -122,7 +124,7 @@ def open_study(
             )
             folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
-            statuses = held.enter_context(_running(run, progress))
+            statuses = held.enter_context(_running(run, progress, watch))
             progress.watch(folder)
             context = study_context(ready, options, study, resources, run=run, folder=folder)
             live = held.enter_context(LivePage(run, folder, progress))
@@ -170,7 +172,7 @@ def _compiling(
 
 
 def _ray(
-    options: StudyOptions, machine: Machine, held: contextlib.ExitStack
+    options: StudyOptions, machine: Machine, held: contextlib.ExitStack, watch: RayWatch
 ) -> contextlib.AbstractContextManager[tuple[Store, dict[str, str]]]:
     """Ray while a block runs: the cluster that was joined, or one of our own.
 
@@ -181,7 +183,7 @@ def _ray(
 
     if options.ray_address:
         return contextlib.nullcontext(_opened(options))
-    return ray_here(machine, functools.partial(_opened, options), held)
+    return ray_here(machine, functools.partial(_opened, options), held, watch)
 
 
 def _opened(options: StudyOptions) -> tuple[Store, dict[str, str]]:
@@ -239,12 +241,12 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
 
 
 @contextlib.contextmanager
-def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
+def _running(run: StudyRun, progress: ProgressDisplay, watch: RayWatch) -> Iterator[list[str]]:
     """The study's MLflow run while it runs; the block appends its final status to what it gets.
 
-    The run ends FAILED after an exception and KILLED after Ctrl-C, and so do the trials that were
-    running. An absent store or a full disk ends the study as StudyHalted; then the run stays as it
-    is, and `--resume` finds it.
+    The run ends FAILED after an exception and KILLED after Ctrl-C and where Ray has died, and so do
+    the trials that were running. An absent store or a full disk ends the study as StudyHalted; then
+    the run stays as it is, and `--resume` finds it.
     """
     from segmamba.orchestration.tracking.store import StudyHalted, disk_full, is_full
 
@@ -252,6 +254,7 @@ def _running(run: StudyRun, progress: ProgressDisplay) -> Iterator[list[str]]:
         run.close_stopped_trials()
         run.end(status)
 
+    watch.closing = functools.partial(end, "KILLED")
     retry, statuses = run.store.retry, []  # type: ignore[var-annotated]  # filled by the block
     retry(functools.partial(run.begin, time.time()), progress.say)
     try:

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -81,6 +82,29 @@ def test_a_stopped_study_says_so_closes_its_runs_and_goes_on_with_resume(
     assert {run.info.status for run in by_kind.values()} == {"KILLED"} and "--resume" in by_kind[
         "trial"
     ].data.tags["reason"]
+    finish(start(tmp_path, "--resume"))
+    assert_as_if_nothing_had_happened(tmp_path, calm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_the_death_of_ray_ends_a_study_in_a_line_and_it_goes_on_with_resume(calm, tmp_path, name):
+    study = start(tmp_path)
+    trials = wait_for_first_epoch(tmp_path, study)
+    started = psutil.Process(study.pid).children(recursive=True)
+    (victim,) = (process for process in started if process.name() == name)
+    died = time.monotonic()
+    victim.kill()
+    output, _ = study.communicate(timeout=60)
+    assert time.monotonic() - died < 30, "it is not Ray's minute"
+    assert study.returncode == 1 and "Traceback" not in output, output
+    (line,) = (line for line in output.splitlines() if line.startswith("error: "))
+    assert line == output.splitlines()[-1] and "aylet is terminated" not in output
+    assert f"Ray's process {name} has died" in line and "--resume goes on with it" in line
+    by_kind, _ = runs(tmp_path)
+    assert {run.info.status for run in by_kind.values()} == {"KILLED"}
+    _, alive = psutil.wait_procs([*trials, *started], timeout=10)
+    assert not alive, "nothing outlives the study"
     finish(start(tmp_path, "--resume"))
     assert_as_if_nothing_had_happened(tmp_path, calm)
 

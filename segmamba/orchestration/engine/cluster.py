@@ -23,6 +23,7 @@ import segmamba
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.cluster_nodes import first_line, inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
+from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch
 from segmamba.orchestration.engine.scratch import scratch
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ STARTS, PAUSE_S = 3, 2.0
 SENT_TO_ALL_S = 1.0
 """Seconds within which Ray's processes end on a SIGTERM that was sent to them as well."""
 NODE_GONE = re.compile(r"node with node id: \w+ and address: (\S+) .*has been marked dead")
+RAYLET_GONE = "Raylet is terminated"
 
 Prepared = TypeVar("Prepared")
 
@@ -82,6 +84,7 @@ def ray_here(
     machine: Machine,
     meanwhile: Callable[[], Prepared],
     waiting: ExitStack | None = None,
+    watch: RayWatch | None = None,
 ) -> Iterator[Prepared]:
     """Run Ray on this machine until the block ends.
 
@@ -90,6 +93,7 @@ def ray_here(
         meanwhile: Called in a thread while Ray starts.
         waiting: The end of this stack waits for the end of Ray's processes, which takes a second.
             Without one the end of the block waits.
+        watch: Notes the death of one of Ray's own processes, which ends the block as RayEnded.
 
     Yields:
         What `meanwhile` returned.
@@ -115,7 +119,8 @@ def ray_here(
                 _temp_dir=str(folder),
             )
         )
-        with _until_done(psutil.Process().children(), waiting):
+        own = psutil.Process().children()
+        with _until_done(own, waiting, watch), node_deaths_in_a_line():
             yield prepared.result()
 
 
@@ -158,10 +163,10 @@ def ray_cluster(address: str, output: str | Path, store_uri: str) -> Iterator[Ma
 
 @contextmanager
 def node_deaths_in_a_line() -> Iterator[None]:
-    """Print the death of a node as one line on stderr.
+    """Print the death of a node as one line on stderr, and that of the own raylet not at all.
 
-    Ray prints what its head reports to stdout, whatever its log level. Everything but the death of
-    a node is still printed there.
+    Ray prints what its head reports to stdout, whatever its log level. Everything else is still
+    printed there.
     """
     from ray._private import worker
 
@@ -172,7 +177,10 @@ def node_deaths_in_a_line() -> Iterator[None]:
         return
 
     def show(data: dict[str, Any], *args: Any, **options: Any) -> None:
-        gone = NODE_GONE.search(" ".join(data["lines"]))
+        lines = " ".join(data["lines"])
+        gone = NODE_GONE.search(lines)
+        if RAYLET_GONE in lines:  # `RayWatch` says so in a line
+            return
         if gone:
             print(
                 f"node     {gone[1]} is gone; what ran there goes on from its last checkpoint "
@@ -202,30 +210,34 @@ def shipped() -> dict[str, list[str]]:
 
 @contextmanager
 def _until_done(
-    processes: Sequence[psutil.Process], waiting: ExitStack | None = None
+    processes: Sequence[psutil.Process],
+    waiting: ExitStack | None = None,
+    watch: RayWatch | None = None,
 ) -> Iterator[None]:
     """Shut Ray down when the block ends, and handle SIGTERM until then.
 
-    processes: Ray's own, started by this process. waiting: see `ray_here`.
+    processes: Ray's own, started by this process. waiting, watch: see `ray_here`.
     """
     import ray
 
-    ending = threading.Thread(target=ray.shutdown)
+    ending, watch = threading.Thread(target=ray.shutdown), watch or RayWatch()
     with ExitStack() as here:
         waiting = waiting or here
         # Registered now, and not when the thread starts: what `waiting` is given meanwhile ends
         # first.
-        waiting.callback(ending.join)
+        waiting.callback(lambda: ending.join() if ending.ident else None)
         waiting.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         # After ray.init, which installs a handler that aborts.
-        signal.signal(signal.SIGTERM, functools.partial(_as_sigint, processes))
+        signal.signal(signal.SIGTERM, functools.partial(_as_sigint, processes, watch))
         try:
-            yield
+            with watch.watching(processes):
+                yield
         finally:
-            # Tune leaves circles that hold object references. Ray exits the process where one is
-            # freed while the thread shuts it down.
-            gc.collect()
-            ending.start()
+            if not watch.lost:  # Ray would wait for what has died
+                # Tune leaves circles that hold object references. Ray exits the process where one
+                # is freed while the thread shuts it down.
+                gc.collect()
+                ending.start()
 
 
 def _started_here(start: Callable[[], object]) -> None:
@@ -274,14 +286,18 @@ def _quietly(start: Callable[[], object]) -> None:
     logger.setLevel(logging.CRITICAL)  # ray.init has set its own
 
 
-def _as_sigint(processes: Sequence[psutil.Process], number: int, frame: FrameType | None) -> None:
+def _as_sigint(
+    processes: Sequence[psutil.Process], watch: RayWatch, number: int, frame: FrameType | None
+) -> None:
     """Handle the SIGTERM of a batch system as Ctrl-C: Tune stops the trials and returns.
 
     Where Ray's own processes got the signal too, they are gone. Tune would wait a minute for them
-    before Ray ends this process; it is left at once.
+    before Ray ends this process; it is left at once, as where the signal comes from the watch.
     """
     import psutil
 
+    if watch.lost:
+        raise RayEnded(watch.lost)
     gone, _ = psutil.wait_procs(processes, timeout=SENT_TO_ALL_S)
     if gone:
         raise KeyboardInterrupt
