@@ -14,9 +14,12 @@ from segmamba.reports.style import (
     INK,
     MUTED,
     RULE,
+    add_legend,
+    any_letters,
     lay_out,
     new_figure,
     report_style,
+    short_name,
 )
 from segmamba.studies.ensemble_verdict import Ensemble, gain
 from segmamba.studies.hypothesis import MINUS
@@ -35,7 +38,7 @@ def draw_ensemble(ensemble: Ensemble) -> dict[str, Figure]:
     Returns:
         The figures by name.
     """
-    with report_style():
+    with report_style(), any_letters():
         figures = {"members": draw_sizes(ensemble), "gains": draw_gains(ensemble)}
         for figure in figures.values():
             lay_out(figure)  # while the style holds
@@ -54,7 +57,7 @@ def draw_sizes(ensemble: Ensemble) -> Figure:
     figure = new_figure(3.0)
     panel = figure.subplots()
     for number, group in enumerate(ensemble.groups):
-        colour, sizes = ARM_COLOURS[number], group.by_size()
+        colour, sizes = ARM_COLOURS[number % len(ARM_COLOURS)], group.by_size()
         shift = 0.06 * (number - (len(ensemble.groups) - 1) / 2)
         for size, means in sizes.items():
             panel.plot(
@@ -72,7 +75,7 @@ def draw_sizes(ensemble: Ensemble) -> Figure:
             "-",
             lw=1.8,
             color=colour,
-            label=group.name,
+            label=short_name(group.name),
         )
     first = ensemble.groups[0]
     best = first.members[first.best]
@@ -81,12 +84,12 @@ def draw_sizes(ensemble: Ensemble) -> Figure:
         color=BASELINE_COLOUR,
         ls="--",
         lw=1,
-        label=f"{best}, the best on the validation set",
+        label=f"{short_name(best)}, the best on the validation set",
     )
     panel.set(xlabel="members that vote", ylabel="mean Dice on the test set, points")
     panel.locator_params(axis="x", integer=True)
     panel.grid(axis="y", color=RULE, lw=0.5)
-    panel.legend(frameon=False, loc="lower right")
+    add_legend(figure, *panel.get_legend_handles_labels())
     return figure
 
 
@@ -108,7 +111,7 @@ def draw_gains(ensemble: Ensemble) -> Figure:
         _draw_region(panel, ensemble, region)
         panel.set_ylim(0.5 - rows, 0.5)
     labels = [
-        f"{group.name} ensemble {MINUS}\n{against}"
+        f"{short_name(group.name)} ensemble {MINUS}\n{against}"
         for group in ensemble.groups
         for against in ("mean of its members", "its best member")
     ]
@@ -133,6 +136,6 @@ def _draw_region(panel: Axes, ensemble: Ensemble, region: str) -> None:
             y = -(2 * number + row)
             if low is not None and high is not None:
                 panel.plot([100 * low, 100 * high], [y, y], color=INK, lw=1.4)
-            panel.plot(100 * mean, y, "o", color=ARM_COLOURS[number], ms=5)
+            panel.plot(100 * mean, y, "o", color=ARM_COLOURS[number % len(ARM_COLOURS)], ms=5)
     panel.set_title("mean of regions" if region == "mean" else region)
     panel.tick_params(axis="y", length=0)

@@ -17,9 +17,11 @@ from segmamba.reports.style import (
     BASELINE_COLOUR,
     INK,
     MUTED,
+    any_letters,
     lay_out,
     new_figure,
     report_style,
+    short_name,
 )
 from segmamba.reports.tables import DASH, PHANTOM_NOTICE, duration
 from segmamba.studies.hypothesis import MINUS
@@ -175,7 +177,7 @@ def draw_differences(results: InferenceResults) -> Figure:
         The figure.
     """
     arms = [arm for arm in results.arms if arm != results.baseline]
-    with report_style():
+    with report_style(), any_letters():
         figure = new_figure(0.9 + 0.36 * len(arms))
         panels = figure.subplots(1, 2, sharey=True)
         for panel, (column, title) in zip(panels, FIGURE_COLUMNS.items(), strict=True):
@@ -189,9 +191,9 @@ def draw_differences(results: InferenceResults) -> Figure:
             panel.set_title(title)
             panel.tick_params(axis="y", length=0)
             panel.set_ylim(0.5 - len(arms), 0.5)
-        panels[0].set_yticks([-y for y in range(len(arms))], arms)
+        panels[0].set_yticks([-y for y in range(len(arms))], [short_name(arm) for arm in arms])
         figure.supxlabel(
-            f"minus '{results.baseline}', Dice points; bars: 95 % interval", fontsize=8
+            f"minus '{short_name(results.baseline)}', Dice points; bars: 95 % interval", fontsize=8
         )
         lay_out(figure)
     return figure

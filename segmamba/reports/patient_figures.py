@@ -11,8 +11,9 @@ import numpy as np
 from segmamba.data.label_sets import MEAN
 from segmamba.reports.style import (
     INK,
+    LEGEND_CHARACTERS,
     MUTED,
-    NARROW_LINE,
+    TITLE_CHARACTERS,
     WIDTH_IN,
     arm_colours,
     draw_margin,
@@ -89,10 +90,9 @@ def draw_cases(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
         f"{region_words(difference)}, {metric.unit}, {count(len(difference.seeds), 'seed')}; "
         f"dashed: the mean of all patients, {amount(difference.mean, metric, signed=True)}"
     )
-    if width_in < WIDTH_IN:  # the names take a part of it
-        title, words = (textwrap.fill(text, 3 * NARROW_LINE // 4) for text in (title, words))
-    panel.set_title(title)
-    panel.set_xlabel(words)
+    # Over and below the whole picture: the names at the left take a part of it.
+    figure.suptitle(textwrap.fill(title, int(TITLE_CHARACTERS * width_in / WIDTH_IN)), fontsize=9)
+    figure.supxlabel(textwrap.fill(words, int(LEGEND_CHARACTERS * width_in / WIDTH_IN)), fontsize=8)
     return figure
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from segmamba.studies.results import Study
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -33,6 +34,8 @@ NARROW_IN = 3.6  # what a small screen shows
 NARROW_LINE = 50  # characters of a line of words below a narrow picture
 LONGEST_NAME = 36  # characters of an arm's name in a picture
 LEGEND_CHARACTERS = 110  # that fit beside each other below a picture
+LEGEND_LINE_IN = 0.17
+TITLE_CHARACTERS = 90  # of a title above a picture of full width
 
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -186,11 +189,12 @@ def short_name(arm: str) -> str:
         arm: Name of the arm.
 
     Returns:
-        The name, cut between words.
+        The name with its middle left out: names of one study differ at their ends more often.
     """
     if len(arm) <= LONGEST_NAME:
         return arm
-    return textwrap.shorten(arm, LONGEST_NAME, placeholder="\N{HORIZONTAL ELLIPSIS}")
+    end = (LONGEST_NAME - 1) // 2
+    return f"{arm[: LONGEST_NAME - 1 - end].rstrip()}\N{HORIZONTAL ELLIPSIS}{arm[-end:].lstrip()}"
 
 
 def add_arm_legend(figure: Figure, study: Study, shown: Literal["lines", "marks"]) -> None:
@@ -211,12 +215,22 @@ def add_arm_legend(figure: Figure, study: Study, shown: Literal["lines", "marks"
         else Line2D([], [], color=colours[arm], lw=0, marker=mark(study, arm), ms=6)
         for arm in study.arms
     ]
+    add_legend(figure, handles, labels)
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
+    """Add a legend below a figure, which grows by what more than a line of it takes.
+
+    Args:
+        figure: The figure.
+        handles: What is explained.
+        labels: Its words.
+    """
     longest = max(map(len, labels))
     characters = int(LEGEND_CHARACTERS * figure.get_figwidth() / WIDTH_IN)
+    columns = max(1, min(len(handles), characters // (longest + 6)))
+    lines = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE_IN * (lines - 1))
     figure.legend(
-        handles=handles,
-        labels=labels,
-        loc="outside lower center",
-        ncols=max(1, min(len(handles), characters // (longest + 6))),
-        frameon=False,
+        handles=handles, labels=labels, loc="outside lower center", ncols=columns, frameon=False
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from segmamba.reports.style import (
     arm_colours,
     mark,
     new_figure,
+    short_name,
 )
 from segmamba.studies.contrasts import Difference
 from segmamba.studies.modality_subsets import SubsetRow, subset_rows
@@ -107,7 +109,7 @@ def _draw_differences(panel: Axes, study: Study, rows: Sequence[SubsetRow]) -> N
             if row.differences[arm].seeds:
                 _draw(panel, -y + float(offset), row.differences[arm], look, limits)
     panel.set_xlim(limits)
-    panel.set_title(f"minus '{study.baseline}', points")
+    panel.set_title(textwrap.fill(f"minus '{short_name(study.baseline)}', points", 26))
     _lines_between(panel, rows)
 
 

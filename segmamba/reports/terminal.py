@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLOURS = {"supported": "green", "rejected": "red", "equivalent": "blue", "undecided": "yellow"}
+BASELINE_MARK = " *"
 SHORT = {
-    " (baseline)": " *",
     " \N{PLUS-MINUS SIGN} ": "\N{PLUS-MINUS SIGN}",
     " of ": "/",
     "mean Dice": "mean",
@@ -66,7 +66,7 @@ def render_arms(study: Study, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    headers, rows = _fitting(*arm_table(study), width=console.width)
+    headers, rows = _fitting(*arm_table(study), baseline=study.baseline, width=console.width)
     table = Table(
         title="Dice in points, mean±sd over seeds, on the test set; * is the baseline",
         title_justify="left",
@@ -91,11 +91,17 @@ def render_arms(study: Study, console: Console) -> None:
 
 
 def _fitting(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, width: int
+    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, baseline: str, width: int
 ) -> tuple[list[str], list[list[Cell]]]:
     """Headers and rows in short words, without the columns that do not fit into the width."""
     short_headers = [_compact(header) for header in headers]
-    short_rows = [[(_compact(text), best) for text, best in row] for row in rows]
+    short_rows = [
+        [
+            (baseline + BASELINE_MARK if arm == f"{baseline} (baseline)" else arm, strong),
+            *((_compact(text), best) for text, best in row),
+        ]
+        for (arm, strong), *row in rows
+    ]
     for spare in (None, *SPARE_COLUMNS):
         if spare in short_headers:
             at = short_headers.index(spare)

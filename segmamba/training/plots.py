@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import MODALITIES
@@ -36,11 +36,12 @@ def draw_training_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     figure = new_figure(figsize=(12, 3.2))
     # A computed layout would take half of the drawing's time. The right margin holds half of the
     # last tick's label.
-    figure.subplots_adjust(left=0.045, right=0.985, bottom=0.155, top=0.9, wspace=0.19)
+    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.155, top=0.9, wspace=0.21)
     loss, val, rate = figure.subplots(1, 3)
     epochs = [e["epoch"] for e in history]
     loss.plot(epochs, [e["train/loss"] for e in history], marker=".", color="#333333")
     loss.set(title="training loss", xlabel="epoch")
+    loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.5g}"))
     validated = [e for e in history if "val/dice_mean" in e]
     when = [e["epoch"] for e in validated]
     for region in _regions(validated):

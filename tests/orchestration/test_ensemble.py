@@ -19,10 +19,12 @@ from segmamba.data.cases import find_cases
 from segmamba.data.volumes import read_scan
 from segmamba.evaluation.ensemble_scores import ENSEMBLE, Group
 from segmamba.orchestration.tracking.store import as_default
+from segmamba.reports.ensemble_figures import draw_ensemble
 from segmamba.reports.ensemble_report import as_dict, write_ensemble_report
 from segmamba.studies.ensemble_verdict import Ensemble, answer, gain, verdict_sentence
 from tests import warm
 from tests.conftest import write_case
+from tests.reports.test_figures_of_the_page import words_outside
 from tests.studies.synthetic import synthetic_study
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +92,15 @@ def ensemble_of(*groups):
         registered="models:/segmamba-ensemble@champion (version 1, champion)",
         seconds=12.0,
     )
+
+
+def test_more_groups_than_colours_with_long_names_are_drawn_whole(recwarn):
+    names = [f"deep_supervision_with_attention_gates_{n}" for n in range(6)] + ["\N{BRAIN}"]
+    figures = draw_ensemble(ensemble_of(*(group_of(name, [0.79, 0.8], 0.83) for name in names)))
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    for figure in figures.values():
+        assert min(panel.get_window_extent().width for panel in figure.axes) > 0.6 * figure.dpi
+        assert not words_outside(figure)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from PIL import Image
 
 from segmamba.reports.answer_figure import deciding_differences, draw_answer
 from segmamba.reports.difference_figures import draw_differences
+from segmamba.reports.figures import draw_all, draw_narrow
 from segmamba.reports.images import save_figure
 from segmamba.reports.look_figures import draw_looks
 from segmamba.reports.look_rows import look_rows
 from segmamba.reports.patient_figures import AT_EACH_END, MOST_NAMED, draw_cases
 from segmamba.reports.patient_rows import patient_table
-from segmamba.reports.style import BAND, NARROW_IN, WIDTH_IN, report_style
+from segmamba.reports.style import BAND, NARROW_IN, WIDTH_IN, report_style, short_name
 from segmamba.studies.verdict import verdict
 from tests.reports.test_look_figures import looked_at
 from tests.studies.synthetic import synthetic_study
@@ -107,6 +110,44 @@ def test_a_figure_is_saved_in_every_form_and_draws_letters_that_its_font_lacks(t
     svg = (tmp_path / "answer.svg").read_text(encoding="utf-8")
     assert svg.startswith("<?xml") and "\N{BRAIN}" in svg and "var(" not in svg
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def words_outside(figure):
+    """The words of a figure that leave it; numbers of an axis are drawn within its limits alone."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    found = []
+    for text in figure.findobj(Text):
+        box = text.get_window_extent(renderer)
+        over = max(-box.x0, box.x1 - figure.bbox.width, -box.y0, box.y1 - figure.bbox.height)
+        if over > 2 and re.search("[a-z]", text.get_text()):
+            found.append(text.get_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        ("Mamba blocks in no stage", "Mamba blocks in every stage of two"),
+        ("deep_supervision_with_attention_gates", "no_deep_supervision_and_no_attention_gates"),
+        tuple(f"an arm with a name of many words {n}" for n in range(20)),
+    ],
+    ids=["words", "one word", "twenty"],
+)
+def test_the_words_of_a_figure_stay_within_it_and_leave_room_for_what_it_shows(arms):
+    study = synthetic_study({arm: 0.01 * n for n, arm in enumerate(arms)}, seeds=2, cases=8)
+    for draw in (draw_all, draw_narrow):
+        for name, figure in draw(study).items():
+            assert not words_outside(figure), name
+            heights = [panel.get_window_extent().height / figure.dpi for panel in figure.axes]
+            assert min(heights) > 0.6, name
+
+
+def test_names_that_differ_at_their_ends_stay_apart_when_they_are_shortened():
+    names = [f"model.mamba_depths=2-2-2-2_bidirectional_{end}" for end in ("on", "off")]
+    names += ["mamba_depths_2222_scan_bidirectional_on", "a name of " + "many words " * 6 + "1"]
+    short = [short_name(name) for name in names]
+    assert len(set(short)) == 4 and all(len(name) <= 36 for name in short)
+    assert short[0].startswith("model.mamba") and short[0].endswith("bidirectional_on")
 
 
 def test_every_look_has_its_row_for_every_contrast():

@@ -43,8 +43,9 @@ SCROLLED = """[...document.querySelectorAll('*')].filter((e) =>
 
 
 def hostile_study():
-    """Seven arms and cases with hostile names, every column, a search of six settings, a plan."""
-    effects = dict.fromkeys([*NAMES, "an arm with a name that has many words in it", "g"], 0.0)
+    """Eight arms and cases with hostile names, every column, a search of six settings, a plan."""
+    long = ("an arm with a name that has many words in it", "no_deep_supervision_and_no_attention")
+    effects = dict.fromkeys([*NAMES, *long, "g"], 0.0)
     study = synthetic_study(
         effects | {"g": 0.03}, seeds=3, cases=14, epochs=2, better="g", than=NAMES[0], phantom=True
     )

@@ -119,6 +119,15 @@ def test_markdown_shows_pictures_that_exist_and_nothing_half_written_is_left(fol
     assert set(links) == plots | tables, "the page links to each of them"
 
 
+def test_the_terminal_shortens_its_own_words_and_no_arms_name():
+    arms = ("mean Dice loss", "loss of Dice", "no training of gates", "gates (baseline)")
+    study = synthetic_study(dict.fromkeys(arms, 0.0), seeds=2, cases=3, epochs=2)
+    screen = io.StringIO()
+    render_terminal(study, Console(file=screen, width=160))
+    rows = [line for line in screen.getvalue().splitlines() if line.startswith(arms)]
+    assert len(rows) == 4 and [" * " in row for row in rows] == [True, False, False, False]
+
+
 def test_no_picture_is_cut_at_its_edge(folder):
     for path in (folder / "plots").glob("*.png"):
         with Image.open(path) as file:
