@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 # reused. Three or four seeds for all, which takes longer than the hour of two seeds each.
 studies: $(INSTALLED)
 	for study in ablate_depth ablate_patch_size ablate_loss_weights ablate_augmentation \
-	  ablate_architecture ablate_modalities compare_baselines tune_hyperparameters; do \
+	  ablate_architecture ablate_mixer ablate_modalities compare_baselines tune_hyperparameters; do \
 	  $(BIN)/python experiments/$$study.py --max-seeds 4 || exit 1; done
 	$(BIN)/python experiments/ablate_learning.py --max-seeds 4 --set data.labelled_share=0.2
 	$(BIN)/segmamba studies
