@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ PLAIN, TRUTH, PREDICTION, ERRORS = "", "truth", "prediction", "errors"
 """What is drawn on the image of a panel."""
 COLUMN_IN, GAP_IN, TITLE_IN, HEADING_IN, LEGEND_IN = 2.7, 0.06, 0.22, 0.32, 0.36
 """Inches: a panel's width, between panels, above each, above each case, below all."""
+LINE_IN, CHARACTER_IN = 0.18, 0.135
+"""Inches of a further line of a heading, and of a wide character in it."""
 LEGEND_EDGE = 1.0
 """Points of black around what the legend shows: on a white page yellow is hardly seen."""
 ROW_ASPECT = (0.4, 1.4)
@@ -66,20 +69,24 @@ def picture(
     cells = [columns or _columns(view) for view in views]
     heights = [[COLUMN_IN * _aspect(view, axis) for axis in ROWS] for view in views]
     width = max(map(len, cells)) * (COLUMN_IN + GAP_IN) + GAP_IN
-    height = LEGEND_IN + sum(HEADING_IN + sum(h + TITLE_IN for h in rows) for rows in heights)
+    headings = [textwrap.fill(legible(view.heading), int(width / CHARACTER_IN)) for view in views]
+    headings_in = [HEADING_IN + LINE_IN * heading.count("\n") for heading in headings]
+    height = LEGEND_IN + sum(headings_in) + sum(h + TITLE_IN for rows in heights for h in rows)
     figure = new_figure(figsize=(width, height), facecolor=theme.page)
     top = height
-    for view, row_cells, rows in zip(views, cells, heights, strict=True):
+    for view, row_cells, rows, heading, heading_in in zip(
+        views, cells, heights, headings, headings_in, strict=True
+    ):
         figure.text(
             GAP_IN / width,
             1 - (height - top + 0.06) / height,
-            legible(view.heading),
+            heading,
             color=theme.ink,
             fontsize=11,
             va="top",
             parse_math=False,
         )
-        top -= HEADING_IN
+        top -= heading_in
         centre = view.centre()
         for axis, row_in in zip(ROWS, rows, strict=True):
             top -= TITLE_IN + row_in

@@ -163,6 +163,20 @@ def test_headings_are_shown_as_they_are_written(view, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["BraTS-GLI-00001-000_" * 7, "M" * 131, "many words " * 12])
+def test_a_long_heading_is_wrapped_and_the_panels_keep_their_place(view, name):
+    figure = picture([replace(view, heading=f"worst case {name}, Dice 12.3"), view])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    (heading, _) = figure.texts
+    box, page = heading.get_window_extent(renderer), figure.bbox
+    assert box.x0 >= 0 and box.x1 <= page.width and box.y1 <= page.height
+    titles = [panel.title.get_window_extent(renderer) for panel in figure.axes]
+    assert max(title.y1 for title in titles) < box.y0
+    assert figure.axes[0].get_window_extent().width == pytest.approx(
+        picture([view]).axes[0].get_window_extent().width
+    )
+
+
 def test_a_name_that_the_font_lacks_is_drawn_without_a_warning(view, tmp_path):
     named = replace(view, heading="M\u00fcller \N{BRAIN} \u60a3\u8005")
     (heading,) = picture([named]).texts
@@ -185,7 +199,7 @@ def test_what_the_legend_shows_stands_out_from_the_page(view, theme):
     handles = figure.legends[0].legend_handles
     assert [handle.get_label() for handle in handles] == ["ET", "TC", "WT", *ERROR_COLOURS]
     for handle in handles:
-        box = handle.get_window_extent().padded(2)
+        box = handle.get_window_extent().padded(4)
         top = brightness.shape[0] - round(box.y1)
         shown = brightness[top : round(top + box.height), round(box.x0) : round(box.x1)]
         paper = brightness[0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     import psutil
 
 OWN = ("gcs_server", "raylet")
-EVERY_S = 0.5
+EVERY_S, TURNS = 0.5, 20
+"""How often Ray's processes are looked at, and how many looks go by between two at their children,
+which takes reading the whole machine's processes."""
 GRACE_S = 3.0
 """Seconds in which a study that is ending anyway, as when SIGTERM was sent to all, leaves Ray."""
 LEAVE_S = 8.0
@@ -71,9 +74,8 @@ class RayWatch:
         thread.join()
         if self.lost:
             self._end_workers()
-            raise RayEnded(
-                self.lost
-            ) from error  # Tune takes an interrupt for the end of its trials
+            # Whatever else came of it: Tune takes an interrupt for the end of its trials.
+            raise RayEnded(self.lost) from error
         if error is not None:
             raise error
 
@@ -82,9 +84,11 @@ class RayWatch:
 
         watched = [process for process in self._processes if _name(process) in OWN]
         names = {process.pid: _name(process) for process in watched}
+        turns = itertools.count()
         while watched and not self._over.wait(EVERY_S):
-            with suppress(psutil.Error):
-                self._workers = psutil.Process().children(recursive=True)
+            if next(turns) % TURNS == 0:
+                with suppress(psutil.Error):
+                    self._workers = psutil.Process().children(recursive=True)
             dead = next((process for process in watched if _is_dead(process)), None)
             if dead is None:
                 continue
