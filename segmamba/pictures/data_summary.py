@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 FAR = 5
 """How many times the usual intensity is far from it: other units, or no skull-stripping."""
 MOST_NAMED = 10
+LONGEST_NAME = 27
+"""Characters of a case's name that fit across a panel."""
+NAME_PT, PANEL_PT = 8.0, 180.0
+"""Points of a line of names, and the height of a panel."""
 
 
 def write_summary(
@@ -157,10 +161,15 @@ def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, 
         for place, row in enumerate(rows)
         if middle > 0 and not middle / FAR <= row["median"] <= middle * FAR
     ]
-    for place in far[-MOST_NAMED:]:
+    apart = len(rows) * NAME_PT / PANEL_PT
+    named = far[-MOST_NAMED:]
+    # From the top down: each at its case's bar, or below the name above it.
+    height = float(len(rows))
+    for place in reversed(named):
+        height = min(float(place), height - apart)
         panel.annotate(
-            legible(ids[place]),
-            (0.98, place),
+            legible(_short(ids[place])),
+            (0.98, height),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="top",
@@ -168,10 +177,19 @@ def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, 
             textcoords="offset points",
             fontsize=7,
             parse_math=False,
-        )
+            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+        ).set_in_layout(False)
     ends = [row["p99.5"] for row in rows]
     if middle > 0 and max(ends) > FAR * float(np.median(ends)):
         panel.set_xscale("symlog", linthresh=middle)
+
+
+def _short(name: str) -> str:
+    """A name that fits into a panel, its middle left out."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = (LONGEST_NAME - 1) // 2
+    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 def draw_grids(path: Path, cases: Sequence[MeasuredCase]) -> Path:

@@ -1,7 +1,10 @@
 """What the pictures of a data set's fingerprint say of the case that is not like the others."""
 
+import itertools
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from segmamba.data.labels import MODALITIES
 from segmamba.data.summary import MeasuredCase
@@ -46,3 +49,17 @@ def test_the_line_is_the_median_of_the_table_which_counts_cases_without(drawn):
 
 def _is_line(collection):
     return hasattr(collection, "get_segments")
+
+
+def test_names_of_far_cases_stand_apart_and_a_long_one_takes_no_room_of_the_panels(drawn):
+    cases = [case(f"C{n}") for n in range(40)]
+    cases += [case(f"far_{n}_" + "x" * 120 + str(n), 40.0 + n) for n in range(8)]
+    figure = drawn(data_summary.draw_intensities, cases)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (panel,) = (axes for axes in figure.axes if axes.get_title() == "T2")
+    assert panel.get_window_extent().width > 1.5 * figure.dpi
+    boxes = sorted((text.get_window_extent(renderer) for text in panel.texts), key=lambda b: b.y0)
+    assert len(boxes) == 8 and len({text.get_text() for text in panel.texts}) == 8
+    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+    assert min(box.x0 for box in boxes) >= 0
