@@ -57,7 +57,7 @@ def without_training(patch):
     patch(
         study,
         "_ray",
-        lambda options, machine, waiting: contextlib.nullcontext(study._opened(options)),
+        lambda options, machine, waiting, watch: contextlib.nullcontext(study._opened(options)),
     )
 
 
