@@ -90,7 +90,7 @@ def all_packages() -> dict[str, str]:
 
 def command() -> str:
     """The command that began this process, as a shell takes it, without passwords."""
-    return redacted(shlex.join([Path(sys.executable).name, *sys.argv]))
+    return shlex.join([Path(sys.executable).name, *map(redacted, sys.argv)])
 
 
 @functools.cache

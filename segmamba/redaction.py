@@ -9,7 +9,7 @@ LEAST = 5
 """Characters of a password that is looked for in any text: a shorter one is part of many words."""
 _ADDRESS = re.compile(r"(?<=://)[^\s'\"<>]+")
 _OPTION = re.compile(
-    r"(?<=[?&;])([\w-]*(?:passw(?:or)?d|pwd|token|secret|signature|apikey|api_key))=[^&;#\s'\"]+",
+    r"(?<=[?&;])([\w-]*(?:passw(?:or)?d|pass|pwd|token|secret|signature|apikey|api_key))=[^&;#\s'\"]+",
     re.IGNORECASE,
 )
 
@@ -45,8 +45,12 @@ def without_user(uri: str) -> str:
 def _address(rest: str) -> str:
     """What follows an address's ://, with its user's password hidden."""
     end = _end_of_user(rest)
-    user, colon, _ = rest[:end].partition(":")
-    return (f"{user}:{HIDDEN}" if colon else HIDDEN) + rest[end:] if end > 0 else rest
+    if end <= 0:
+        return rest
+    user, _, password = rest[:end].partition(":")
+    # Some hosts take a token for the user's name.
+    kept = "" if password in ("", "x-oauth-basic") else f"{user}:"
+    return kept + HIDDEN + rest[end:]
 
 
 def _end_of_user(rest: str) -> int:

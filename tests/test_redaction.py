@@ -31,6 +31,8 @@ def no_store(monkeypatch):
         ("postgresql://me:se:cret@host/db", "postgresql://me:***@host/db", "postgresql://host/db"),
         ("http://me:1234@host:8080", "http://me:***@host:8080", "http://host:8080"),
         ("http://token@host", "http://***@host", "http://host"),
+        ("https://token:@host/x", "https://***@host/x", "https://host/x"),
+        ("pg://host/db?user=me&pass=secret1", "pg://host/db?user=me&pass=***", None),
         ("mysql+pymysql://me:a/b@host/db", "mysql+pymysql://me:***@host/db", None),
         ("postgresql://me:a@b@host/db", "postgresql://me:***@host/db", "postgresql://host/db"),
         ("http://me:a?b#c@host/x", "http://me:***@host/x", "http://host/x"),

@@ -163,10 +163,15 @@ def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, 
     ]
     apart = len(rows) * NAME_PT / PANEL_PT
     named = far[-MOST_NAMED:]
-    # From the top down: each at its case's bar, or below the name above it.
-    height = float(len(rows))
+    # From the top down, each at its case's bar or below the name above it; then up from the axis.
+    heights: list[float] = []
     for place in reversed(named):
-        height = min(float(place), height - apart)
+        heights.append(min([float(place), *(height - apart for height in heights[-1:])]))
+    least = apart
+    for at in reversed(range(len(heights))):
+        heights[at] = max(heights[at], least)
+        least = heights[at] + apart
+    for place, height in zip(reversed(named), heights, strict=True):
         panel.annotate(
             legible(_short(ids[place])),
             (0.98, height),

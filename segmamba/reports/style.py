@@ -38,6 +38,8 @@ LEGEND_LINE_IN = 0.17
 TITLE_CHARACTERS = 90  # of a title above a picture of full width
 
 STYLE: dict[str, Any] = {
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,  # `lay_out` does it once
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 9,

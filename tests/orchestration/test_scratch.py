@@ -65,14 +65,18 @@ def test_what_a_killed_study_left_goes_with_the_next_one_and_what_a_running_one_
     ended(just)
     for folder in (used, left):
         aged(folder)
-    mine = os.path.join(place, "segmamba.txt")
-    open(mine, "w").close()
-    aged(mine)
+    mine = [
+        os.path.join(place, name)
+        for name in ("segmamba-results", ".segmamba-abcdefgh", ".segmamba-my results")
+    ]
+    for folder in mine:
+        os.makedirs(os.path.join(folder, "study_Run01"))
+        aged(folder)
     with scratch():
         assert os.path.exists(used) and not os.path.exists(left)
         assert os.path.exists(new), "it may belong to a study that is about to lock it"
     ended(running)
-    assert os.path.exists(mine)
+    assert all(os.path.exists(os.path.join(folder, "study_Run01")) for folder in mine)
 
 
 def test_where_the_systems_folder_has_too_long_a_name_another_one_is_taken(place, monkeypatch):
@@ -89,7 +93,7 @@ def test_where_the_systems_folder_has_too_long_a_name_another_one_is_taken(place
 
 
 def test_ray_tmpdir_comes_first(place, monkeypatch):
-    chosen = os.path.join(place, "mine")
+    chosen = os.path.join(place, "m")
     os.mkdir(chosen)
     monkeypatch.setenv("RAY_TMPDIR", chosen)
     with scratch() as folder:

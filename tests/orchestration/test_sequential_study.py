@@ -112,12 +112,12 @@ def test_a_study_whose_driver_was_killed_takes_the_same_looks_and_gives_the_same
         time.sleep(0.02)
     study.kill()
     study.communicate()
-    left = list(temporary.glob("segmamba-*"))
+    left = list(temporary.glob(".segmamba-*"))
     assert left
     for folder in left:
         os.utime(folder, (0, 0))  # no longer taken for one that is just being made
     resumed = finish(begin(tmp_path, "--resume", env=env))
-    assert not list(temporary.glob("segmamba-*"))
+    assert not list(temporary.glob(".segmamba-*"))
     assert "look     after 3 seeds" not in resumed and "look     after 4 seeds" in resumed
     (before, calm_study, _), (after, resumed_study, _) = stored(calm[0]), stored(tmp_path)
     assert before == after

@@ -120,7 +120,7 @@ def ray_here(
             )
         )
         own = psutil.Process().children()
-        with _until_done(own, waiting, watch), node_deaths_in_a_line():
+        with _until_done(own, waiting, watch), node_deaths_in_a_line(watched=True):
             yield prepared.result()
 
 
@@ -162,11 +162,15 @@ def ray_cluster(address: str, output: str | Path, store_uri: str) -> Iterator[Ma
 
 
 @contextmanager
-def node_deaths_in_a_line() -> Iterator[None]:
-    """Print the death of a node as one line on stderr, and that of the own raylet not at all.
+def node_deaths_in_a_line(*, watched: bool = False) -> Iterator[None]:
+    """Print the death of a node as one line on stderr.
 
     Ray prints what its head reports to stdout, whatever its log level. Everything else is still
     printed there.
+
+    Args:
+        watched: Whether a `RayWatch` says that the raylet of this machine has died; Ray then does
+            not.
     """
     from ray._private import worker
 
@@ -179,7 +183,7 @@ def node_deaths_in_a_line() -> Iterator[None]:
     def show(data: dict[str, Any], *args: Any, **options: Any) -> None:
         lines = " ".join(data["lines"])
         gone = NODE_GONE.search(lines)
-        if RAYLET_GONE in lines:  # `RayWatch` says so in a line
+        if watched and RAYLET_GONE in lines:
             return
         if gone:
             print(
@@ -300,5 +304,6 @@ def _as_sigint(
         raise RayEnded(watch.lost)
     gone, _ = psutil.wait_procs(processes, timeout=SENT_TO_ALL_S)
     if gone:
+        watch.ending = True
         raise KeyboardInterrupt
     os.kill(os.getpid(), signal.SIGINT)

@@ -46,6 +46,8 @@ class RayWatch:
     def __init__(self) -> None:
         """Watch nothing yet."""
         self.lost = ""
+        self.ending = False
+        """Whether the main thread leaves Ray for another reason, however long that takes."""
         self.closing: Callable[[], object] = lambda: None
         """What is left to do where the main thread never comes back from Ray."""
         self._processes: list[psutil.Process] = []
@@ -87,12 +89,12 @@ class RayWatch:
         turns = itertools.count()
         while watched and not self._over.wait(EVERY_S):
             if next(turns) % TURNS == 0:
-                with suppress(psutil.Error):
+                with suppress(psutil.Error, OSError):
                     self._workers = psutil.Process().children(recursive=True)
             dead = next((process for process in watched if _is_dead(process)), None)
             if dead is None:
                 continue
-            if not self._over.wait(GRACE_S):
+            if not self._over.wait(GRACE_S) and not self.ending:
                 self.lost = names[dead.pid]
                 os.kill(os.getpid(), signal.SIGTERM)
                 if not self._over.wait(LEAVE_S):

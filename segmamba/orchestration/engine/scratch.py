@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segmamba.errors import UserError
-from segmamba.files import is_abandoned, locked
+from segmamba.files import LOCK, is_abandoned, locked
 
-PREFIX = "segmamba-"
+PREFIX = ".segmamba-"
+MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
+"""A name that `tempfile.mkdtemp` gives such a folder, and nobody else."""
 SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """The longest name that Ray gives a socket in its temporary folder."""
 LONGEST_SOCKET = 103
@@ -37,8 +40,9 @@ def scratch() -> Iterator[Path]:
     for left in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             status = left.stat()
-            old = status.st_uid == os.getuid() and time.time() - status.st_mtime > NEW_S
-            if old and is_abandoned(left):
+            ours = MADE.fullmatch(left.name) and status.st_uid == os.getuid()
+            old = (left / LOCK).exists() and time.time() - status.st_mtime > NEW_S
+            if ours and old and is_abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     try:

@@ -237,12 +237,15 @@ def open_store(results: str | Path) -> Store:
             return Store(uri, experiment_id)
     except ImportError as error:
         raise UserError(
-            f"MLflow store {uri} needs a driver that is not installed: pip install {error.name}"
+            f"MLflow store {uri} needs a driver of databases that is not installed ({error})"
         ) from error
     except (MlflowException, requests.RequestException, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        if is_full(error):
+            raise disk_full(error) from error
+        named = "MLFLOW_TRACKING_URI" in os.environ
+        mend = "correct or unset MLFLOW_TRACKING_URI" if named else "choose another --output"
         raise UserError(
-            f"MLflow store {uri} cannot be used ({reason}); correct or unset MLFLOW_TRACKING_URI"
+            f"MLflow store {uri} cannot be used ({reason_of(error)}); {mend}"
         ) from error
 
 
