@@ -11,7 +11,7 @@ import numpy as np
 from segmamba.data.labels import MODALITIES
 from segmamba.data.summary import Fingerprint, MeasuredCase
 from segmamba.files import write_json
-from segmamba.pictures.figures import legible, new_figure, save_figure
+from segmamba.pictures.figures import legible, new_figure, save_figure, shortened
 from segmamba.pictures.palette import COLOURS_ON_WHITE
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, 
         least = heights[at] + apart
     for place, height in zip(reversed(named), heights, strict=True):
         panel.annotate(
-            legible(_short(ids[place])),
+            legible(shortened(ids[place], LONGEST_NAME)),
             (0.98, height),
             xycoords=("axes fraction", "data"),
             ha="right",
@@ -187,14 +187,6 @@ def _show_far_ones(panel: Axes, ids: Sequence[str], rows: Sequence[Mapping[str, 
     ends = [row["p99.5"] for row in rows]
     if middle > 0 and max(ends) > FAR * float(np.median(ends)):
         panel.set_xscale("symlog", linthresh=middle)
-
-
-def _short(name: str) -> str:
-    """A name that fits into a panel, its middle left out."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    half = (LONGEST_NAME - 1) // 2
-    return f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 def draw_grids(path: Path, cases: Sequence[MeasuredCase]) -> Path:

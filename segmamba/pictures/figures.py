@@ -52,6 +52,19 @@ def legible(text: str) -> str:
     return "".join(c if ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def shortened(text: str, characters: int) -> str:
+    """Leave the middle of a text out: names differ at their ends more often.
+
+    Args:
+        text: A name.
+        characters: How many the result has at most.
+    """
+    if len(text) <= characters:
+        return text
+    end = (characters - 1) // 2
+    return f"{text[: characters - 1 - end].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[-end:].lstrip()}"
+
+
 @cache
 def _characters() -> frozenset[int]:
     from matplotlib.font_manager import findfont

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from segmamba.pictures.figures import shortened
 from segmamba.studies.results import Study
 
 if TYPE_CHECKING:
@@ -191,12 +192,9 @@ def short_name(arm: str) -> str:
         arm: Name of the arm.
 
     Returns:
-        The name with its middle left out: names of one study differ at their ends more often.
+        The name with its middle left out.
     """
-    if len(arm) <= LONGEST_NAME:
-        return arm
-    end = (LONGEST_NAME - 1) // 2
-    return f"{arm[: LONGEST_NAME - 1 - end].rstrip()}\N{HORIZONTAL ELLIPSIS}{arm[-end:].lstrip()}"
+    return shortened(arm, LONGEST_NAME)
 
 
 def add_arm_legend(figure: Figure, study: Study, shown: Literal["lines", "marks"]) -> None:
