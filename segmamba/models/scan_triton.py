@@ -3,7 +3,8 @@
 Importing this file needs triton; nothing else does. The sequence is cut into chunks of TOKENS, and
 three launches make the forward:
   1. summary: the state that each chunk would leave if it began at zero;
-  2. carry:   the true state after every chunk, a recurrence over the chunks;
+  2. carry:   the true state after every chunk, a recurrence over the chunks, which are cut into
+              segments in the same way where there are many;
   3. output:  every chunk again, from its true first state.
 The backward runs the same three on dh, recomputing the states (as Gu & Dao 2023, section 3.3.2,
 do). Only the sums over channels, in dB and dC, cross lanes. Every sum has a fixed order: results
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from segmamba.models.scan_triton_kernels import (
     carry_kernel,
+    fold_kernel,
     gradient_kernel,
     output_kernel,
     summary_back_kernel,
@@ -31,6 +33,8 @@ from segmamba.models.scan_types import Gradients
 
 TOKENS, CHANNELS = 16, 32
 """Of a program; 32 is the lanes of a warp, and `store_sums` is written for 16 x 32."""
+SEGMENT = 64
+"""Chunks that one program carries a state along, one after the other."""
 
 
 def scan_forward(
@@ -43,7 +47,7 @@ def scan_forward(
     y = torch.empty_like(x)
     shape = x.shape[1:]
     summary_kernel[grid](x, delta, A, B, bias, states, totals, *shape, **sizes)
-    _carry(states, totals, A, grid, sizes, backwards=False)
+    _carry(states, totals, A, sizes, backwards=False)
     output_kernel[grid](x, delta, A, B, C, D, bias, states, y, *shape, **sizes)
     return y, states
 
@@ -68,7 +72,7 @@ def scan_backward(
     dBC = x.new_empty(parts, dtype=torch.float32)
     dD, dbias = torch.empty_like(totals), torch.empty_like(totals)
     summary_back_kernel[grid](dy, delta, A, C, bias, dstates, totals, *x.shape[1:], **sizes)
-    _carry(dstates, totals, A, grid, sizes, backwards=True)
+    _carry(dstates, totals, A, sizes, backwards=True)
     inputs, outputs = (dy, x, delta, A, B, C, D, bias), (dx, ddelta, dBC[0], dBC[1], dD, dbias)
     gradient_kernel[grid](*inputs, states, dstates, *outputs, *x.shape, **sizes)
     dA, dD, dbias = dstates.sum((0, 1)).t(), dD.sum((0, 1)), dbias.sum((0, 1))
@@ -105,15 +109,17 @@ def _whole_chunks(B: Tensor) -> Tensor:
 
 
 def _carry(
-    states: Tensor,
-    totals: Tensor,
-    A: Tensor,
-    grid: tuple[int, int, int],
-    sizes: dict[str, Any],
-    *,
-    backwards: bool,
+    states: Tensor, totals: Tensor, A: Tensor, sizes: dict[str, Any], *, backwards: bool
 ) -> None:
     """Make the chunks' own states the true ones, in place."""
-    carry_kernel[(A.shape[1], grid[1], grid[2])](
-        states, totals, A, grid[0], A.shape[0], **sizes, BACKWARDS=backwards
-    )
+    batch, chunks, states_of_channel, channels = states.shape
+    segments = triton.cdiv(chunks, SEGMENT)
+    grid = (segments, states_of_channel * triton.cdiv(channels, CHANNELS), batch)
+    options = sizes | {"SEGMENT": SEGMENT, "BACKWARDS": backwards}
+    of_segments = states  # not read, where there is one
+    if segments > 1:
+        of_segments = states.new_empty(batch, segments, states_of_channel, channels)
+        its_totals = totals.new_empty(batch, segments, channels)
+        fold_kernel[grid](states, totals, A, of_segments, its_totals, chunks, channels, **options)
+        _carry(of_segments, its_totals, A, sizes, backwards=backwards)
+    carry_kernel[grid](states, totals, A, of_segments, chunks, channels, **options)
