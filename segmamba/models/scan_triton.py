@@ -35,6 +35,9 @@ TOKENS, CHANNELS = 16, 32
 """Of a program; 32 is the lanes of a warp, and `store_sums` is written for 16 x 32."""
 SEGMENT = 64
 """Chunks that one program carries a state along, one after the other."""
+OUTPUT_REGISTERS, GRADIENT_REGISTERS = 96, 168
+"""Most registers of a thread of those kernels on an NVIDIA GPU: more programs run at once, which
+gains more than the few values cost that then lie in memory."""
 
 
 def scan_forward(
@@ -48,6 +51,7 @@ def scan_forward(
     shape = x.shape[1:]
     summary_kernel[grid](x, delta, A, B, bias, states, totals, *shape, **sizes)
     _carry(states, totals, A, sizes, backwards=False)
+    sizes |= _at_most(OUTPUT_REGISTERS, x)
     output_kernel[grid](x, delta, A, B, C, D, bias, states, y, *shape, **sizes)
     return y, states
 
@@ -74,6 +78,7 @@ def scan_backward(
     summary_back_kernel[grid](dy, delta, A, C, bias, dstates, totals, *x.shape[1:], **sizes)
     _carry(dstates, totals, A, sizes, backwards=True)
     inputs, outputs = (dy, x, delta, A, B, C, D, bias), (dx, ddelta, dBC[0], dBC[1], dD, dbias)
+    sizes |= _at_most(GRADIENT_REGISTERS, x)
     gradient_kernel[grid](*inputs, states, dstates, *outputs, *x.shape, **sizes)
     dA, dD, dbias = dstates.sum((0, 1)).t(), dD.sum((0, 1)), dbias.sum((0, 1))
     dB, dC = (
@@ -93,6 +98,11 @@ def _launch(x: Tensor, A: Tensor) -> tuple[tuple[int, int, int], dict[str, Any]]
     batch, length, channels = x.shape
     grid = (triton.cdiv(length, TOKENS), triton.cdiv(channels, CHANNELS), batch)
     return grid, {"N": A.shape[1], "TOKENS": TOKENS, "CHANNELS": CHANNELS, "num_warps": 1}
+
+
+def _at_most(registers: int, x: Tensor) -> dict[str, int]:
+    """The option that limits a kernel's registers, where the compiler knows it."""
+    return {"maxnreg": registers} if x.is_cuda and torch.version.hip is None else {}
 
 
 def _chunk_buffers(x: Tensor, A: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
