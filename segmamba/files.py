@@ -104,6 +104,20 @@ def seen_from(folder: Path | str, text: str) -> str:
     return text
 
 
+def was_moved(before: object, now: object) -> bool:
+    """Tell whether two settings may name one folder or file that was moved in between.
+
+    Args:
+        before: The path as it was.
+        now: The path as it is.
+
+    Returns:
+        False also where both exist, or neither: then they are two.
+    """
+    paths = isinstance(before, str) and isinstance(now, str) and before and now
+    return bool(paths) and not Path(str(before)).exists() and Path(str(now)).exists()
+
+
 def check_writable(folder: Path | str) -> None:
     """Make the folder of the results, and check that it can be written before anything begins.
 

@@ -313,12 +313,11 @@ def _registered(address: str, results: Path, device: str, options: dict[str, Any
 
     from segmamba.orchestration.tracking.model_folder import load_folder
     from segmamba.orchestration.tracking.registry import fetch_model
-    from segmamba.orchestration.tracking.store import store_uri
+    from segmamba.orchestration.tracking.store import store_to_read
 
+    uri = store_to_read(results)
     with tempfile.TemporaryDirectory() as scratch:
-        return load_folder(
-            fetch_model(address, store_uri(results), Path(scratch)), device, **options
-        )
+        return load_folder(fetch_model(address, uri, Path(scratch)), device, **options)
 
 
 def _postprocessing(name: str) -> PostprocessConfig | None:

@@ -21,7 +21,7 @@ from segmamba.data.source import PreparedData, prepare_split
 from segmamba.data.splits import Split
 from segmamba.environment import command
 from segmamba.errors import Stopped, UserError
-from segmamba.files import locked, write_json
+from segmamba.files import locked, was_moved, write_json
 from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.log import Log, NoLog
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 NAME = "SegMamba"
 FREE_TO_CHANGE = ("data.workers",)
 """Settings that a resumed run may have otherwise: no result depends on them."""
+PLACES = ("data.source", "data.patients")
+"""Settings that say where the data are, which may be moved; `_check_same_data` sees to the rest."""
 CLOSING_S = {"FINISHED": 60.0}
 """How long the end of a run waits for MLflow, by its status; 10 s where it did not finish."""
 
@@ -178,7 +180,9 @@ def _chosen(
     differing = [
         f"{name} was {before[name]!r} and is {value!r}"
         for name, value in now.items()
-        if before[name] != value and name not in FREE_TO_CHANGE
+        if before[name] != value
+        and name not in FREE_TO_CHANGE
+        and not (name in PLACES and was_moved(before[name], value))
     ]
     if differing:
         raise UserError(

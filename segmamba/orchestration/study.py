@@ -291,6 +291,8 @@ def _begun(
         run = StudyRun(store, stopped.parent_run_id)
         check_same(stopped, planned)
         check_place(run.folder, results / stopped.name)
+        if run.folder and Path(run.folder) != results / stopped.name:
+            run.moved_to(results / stopped.name)
         ended = sum(trial.status == "FINISHED" for trial in stopped.trials)
         progress.say(f"resume   {stopped.name}: {ended} of {len(stopped.trials)} trials are done")
         left, baseline = len(stopped.trials) - ended, ready.configs[ready.spec.baseline]
