@@ -118,20 +118,50 @@ def was_moved(before: object, now: object) -> bool:
     return bool(paths) and not Path(str(before)).exists() and Path(str(now)).exists()
 
 
-def check_writable(folder: Path | str) -> None:
+def check_writable(folder: Path | str, option: str = "--output") -> None:
     """Make the folder of the results, and check that it can be written before anything begins.
+
+    Args:
+        folder: The folder.
+        option: How the user named it.
 
     Raises:
         UserError: It cannot be written.
     """
-    try:
+    with _explained(folder, option):
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+
+
+def check_may_be_made(path: Path | str, option: str) -> None:
+    """Check that a file or a folder can be written or made, and make nothing.
+
+    Args:
+        path: The file or folder.
+        option: How the user named it.
+
+    Raises:
+        UserError: It cannot.
+    """
+    with _explained(path, option):
+        near = Path(path) if Path(path).is_dir() else Path(path).absolute().parent
+        while not near.exists() and near != near.parent:
+            near = near.parent
+        with tempfile.TemporaryFile(dir=near):
+            pass
+        if Path(path).is_file():
+            os.close(os.open(path, os.O_WRONLY))
+
+
+@contextlib.contextmanager
+def _explained(path: Path | str, option: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a ValueError: NUL in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(
-            f"--output {folder}: cannot be written ({error.strerror or error}); "
-            "choose another folder"
+            f"{option} {path}: cannot be written ({reason}); choose another folder"
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmamba.commands.command_line import complete_of, old_names
+from segmamba.commands.command_line import complete_of, may_become_folder, old_names
 from segmamba.commands.shared import (
     CONVENTIONS_HELP,
     READING_SETTINGS,
@@ -56,6 +56,7 @@ def predict(
         typer.Option(
             help="Folder for CASE.nii.gz, predictions.json and what else is asked for.",
             metavar="DIR",
+            callback=may_become_folder,
         ),
     ],
     checkpoint: Annotated[

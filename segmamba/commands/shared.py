@@ -4,6 +4,7 @@ Each option that several commands take is declared here once, as an annotated ty
 its default: `output: OutputOption = RESULTS`. Imports nothing slow.
 """
 
+import errno
 import gc
 import json
 import shlex
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 100
 RESULTS = Path("Results")
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 STOPPED = "stopped  the same command with --resume goes on with it"
 
 CONVENTIONS = ("brats2018", "brats2023", "brats2024", "brats2024ped", "msd")
@@ -255,7 +257,8 @@ def new_app(**options: Any) -> App:
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a typer app and exit.
 
-    A UserError is one line on stderr and exit code 2, like a wrong option.
+    A UserError is one line on stderr and exit code 2, like a wrong option; so is a file or folder
+    that this user may not read or write.
 
     Args:
         app: The app.
@@ -268,6 +271,11 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
             print_line(console(stderr=True), f"error: {error}")
         else:
             print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NOT_ALLOWED or not error.filename:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     finally:
         # The process ends: to search all that torch and MLflow made for garbage takes a second.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
 from segmamba.errors import UserError
-from segmamba.files import is_abandoned, locked
+from segmamba.files import check_writable, is_abandoned, locked
 from segmamba.orchestration.conclusion import conclude, final_status
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.engine.live_page import LivePage
@@ -222,6 +222,8 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
     if spec.space and options.folds:
         raise UserError(f"--folds {options.folds}: a search trains on one split; leave --folds out")
     check_results(options.output)
+    if options.cache and not options.ray_address:
+        check_writable(on_this_node(options.cache), "--cache")
     if options.scheduler == "pbt":
         spec = spec.as_population()
         spec.budget.rounds_every(base.train)

@@ -18,9 +18,11 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from segmamba.errors import UserError
+from segmamba.files import check_writable
 from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.database import (
     SQLITE,
+    database_in,
     make_whole,
     sqlite_path,
 )
@@ -205,7 +207,7 @@ def store_uri(results: str | Path) -> str:
     It is MLFLOW_TRACKING_URI where that is set, else a SQLite file in `results`. It is absolute,
     since Ray's workers run in another folder.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(results).resolve()}/mlflow.db"
+    uri = database_in(results)
     path, (_, question, options) = sqlite_path(uri), uri.partition("?")
     return f"{SQLITE}{path.resolve()}{question}{options}" if path else uri
 
@@ -234,8 +236,9 @@ def open_store(results: str | Path) -> Store:
         UserError: The store cannot be used: it is away, damaged, or no store.
     """
     quiet()
-    results, uri = Path(results).resolve(), store_uri(results)
-    results.mkdir(parents=True, exist_ok=True)
+    uri = store_uri(results)
+    check_writable(results)
+    results = Path(results).resolve()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     path = sqlite_path(uri)
     location = (results / ARTIFACTS).as_uri() if uri.startswith("sqlite:") else None
