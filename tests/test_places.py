@@ -1,6 +1,8 @@
 """Where a user works: folders that may not be written, that are links, odd names, no HOME."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +10,7 @@ from segmamba.cli import app
 from segmamba.commands.shared import run_app
 from segmamba.training.run_folder import RunFolder
 from tests.conftest import write_case
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_CHANGES
 from tests.unprivileged import unprivileged
 
 WRITING = {
@@ -121,3 +123,41 @@ def test_a_name_that_no_database_can_have_is_refused_alike_by_all_that_have_one(
     assert code == 2 and out == "" and err.count("\n") == 1, (out, err)
     assert "whose name has a question mark or an escape such as %20" in err
     assert not places["out"].exists()
+
+
+def test_data_that_can_only_be_read_are_trained_on_through_links_and_without_a_home(
+    tmp_path, capsys, monkeypatch
+):
+    for number in range(6):
+        write_case(tmp_path / "real", f"Été_{number:03d}", seed=number, shape=(32, 32, 24))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "home").mkdir()
+    for path in (*(tmp_path / "real").rglob("*"), tmp_path / "real", tmp_path / "home"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    os.symlink("real", "data")
+    os.symlink("results", "Results")
+    settings = TINY_CHANGES | {"data.validation_share": 0.2, "train.epochs": 1}
+    words = [f"--set={name}={value}".replace(" ", "") for name, value in settings.items()]
+    with unprivileged():
+        code, out, err = ended(["train", "--data", "data", "--device", "cpu", *words], capsys)
+    assert code == 0, err
+    assert f"run      {tmp_path / 'results' / 'SegMamba_Run01'}" in out
+    assert (tmp_path / "results" / "SegMamba_Run01" / "metrics" / "final_metrics.json").is_file()
+    assert not any(path.name.endswith(".json") for path in (tmp_path / "real").rglob("*"))
+
+
+@pytest.mark.parametrize("coerced", ["0", "1"])
+def test_names_outside_ascii_are_read_and_shown_in_the_c_locale(tmp_path, coerced):
+    write_case(tmp_path / "données", "Été_000")
+    environment = os.environ | {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", "from segmamba.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "data", "check", "données", "--output", "trouvé.csv"],
+        cwd=tmp_path,
+        env=environment | {"PYTHONCOERCECLOCALE": coerced},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert "0 with errors" in done.stdout.decode() and (tmp_path / "trouvé.csv").is_file()

@@ -22,6 +22,7 @@ from segmamba.commands.command_line import (
     complete_preset,
     complete_setting,
 )
+from segmamba.commands.utf8 import speak_utf8
 from segmamba.config import PRESETS, DataConfig, field_docs, parse_assignments, preset
 from segmamba.errors import UserError
 from segmamba.redaction import redacted
@@ -264,6 +265,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         app: The app.
         arguments: What stands in for the arguments of the process.
     """
+    if arguments is None:
+        speak_utf8()
     try:
         app(arguments, standalone_mode=True)
     except UserError as error:

@@ -70,7 +70,9 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = A
         for name in ("configs", "models", "docs"):
             (building / name).mkdir()
         shutil.copy(config_file, building / "models" / "config.json")
-        (building / "models" / POSTPROCESS_FILE).write_text(postprocessing.to_json())
+        (building / "models" / POSTPROCESS_FILE).write_text(
+            postprocessing.to_json(), encoding="utf-8"
+        )
         network = BundleNetwork(config_file)
         network.network.load_state_dict(load_network(weights).tensors)
         torch.save(network.state_dict(), building / "models" / "model.pt")
@@ -78,7 +80,7 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = A
         _write_json(
             building / "configs" / "inference.json", inference_config(member.config, values)
         )
-        (building / "docs" / "README.md").write_text(readme(config, values))
+        (building / "docs" / "README.md").write_text(readme(config, values), encoding="utf-8")
         shutil.copy(_licence(), building / "LICENSE")
         building.chmod(0o755)
         building.rename(folder)
@@ -104,4 +106,4 @@ def _licence() -> Path:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -147,7 +147,9 @@ def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_En
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        (folder.logs / "error.txt").write_text(traceback.format_exc())
+        (folder.logs / "error.txt").write_text(
+            traceback.format_exc(), encoding="utf-8", errors="backslashreplace"
+        )
         raise
     finally:
         # A refusal of the store has been raised already, and must not hide how the run ended.

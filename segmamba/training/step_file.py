@@ -86,7 +86,7 @@ class StepFile(Callback):
         steps = Steps(phase=phase, epoch=epoch, done=done, total=total, patches_per_s=rate)
         temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         try:  # not brought to the disk: it is out of date in a second
-            temporary.write_text(json.dumps(asdict(steps)))
+            temporary.write_text(json.dumps(asdict(steps)), encoding="utf-8")
             os.replace(temporary, self.file)
         except OSError:  # a full disk or a share that is away: the run says so where it must write
             with contextlib.suppress(OSError):
@@ -103,6 +103,6 @@ def read_steps(file: Path) -> Steps | None:
         Its Steps; None where there is no such file or it cannot be read.
     """
     try:
-        return Steps(**json.loads(file.read_text()))
+        return Steps(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None

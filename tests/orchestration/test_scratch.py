@@ -10,7 +10,16 @@ import pytest
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine import scratch as module
-from segmamba.orchestration.engine.scratch import LONGEST_SOCKET, PREFIX, SOCKET, scratch
+from segmamba.orchestration.engine.scratch import (
+    LONGEST_SOCKET,
+    PREFIX,
+    SOCKET,
+    TOKEN_PATH,
+    TOKENS,
+    scratch,
+    token_where_none_can_be_kept,
+)
+from tests.unprivileged import unprivileged
 
 HOLDS = """
 import sys
@@ -49,6 +58,29 @@ def aged(folder):
     """As if the folder had been made an hour ago."""
     at = os.stat(folder).st_mtime - 3600
     os.utime(folder, (at, at))
+
+
+def test_ray_gets_a_token_where_the_users_home_can_keep_none(tmp_path, monkeypatch):
+    for name in TOKENS:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    with token_where_none_can_be_kept(tmp_path):
+        assert TOKEN_PATH not in os.environ, "Ray keeps its own"
+    home.chmod(0o555)
+    with unprivileged(), token_where_none_can_be_kept(tmp_path):
+        given = os.environ[TOKEN_PATH]
+        with open(given, encoding="utf-8") as file:
+            assert len(file.read()) == 64 and os.path.dirname(given) == str(tmp_path)
+    assert TOKEN_PATH not in os.environ
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as of a user without a name
+    with token_where_none_can_be_kept(tmp_path):
+        assert TOKEN_PATH in os.environ
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    with token_where_none_can_be_kept(tmp_path):
+        assert TOKEN_PATH not in os.environ
 
 
 def test_it_is_private_and_gone_after_the_block_and_after_an_error(place):

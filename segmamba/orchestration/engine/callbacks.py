@@ -154,4 +154,8 @@ def _plan(trial: Trial) -> TrialPlan:
 def _last_error(trial: Trial) -> str:
     """What Ray writes of the trial's last failure."""
     file = Path(trial.error_file) if trial.error_file else None
-    return file.read_text().rpartition("Failure #")[2] if file and file.exists() else ""
+    return (
+        file.read_text(encoding="utf-8", errors="replace").rpartition("Failure #")[2]
+        if file and file.exists()
+        else ""
+    )

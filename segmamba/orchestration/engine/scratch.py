@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segmamba.errors import UserError
-from segmamba.files import LOCK, is_abandoned, locked
+from segmamba.files import LOCK, check_may_be_made, is_abandoned, locked, write_text
 
 PREFIX = ".segmamba-"
 MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
@@ -20,6 +21,9 @@ SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 LONGEST_SOCKET = 103
 """Bytes of a Unix socket's path on every system: `sun_path` has 104 of them on macOS, 108 on
 Linux, of which one ends it."""
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+TOKENS = {"RAY_AUTH_TOKEN", TOKEN_PATH}
+"""By which the environment gives Ray its token."""
 NEW_S = 60.0
 """Seconds for which a folder that nobody has locked is taken for one that is just being made."""
 
@@ -50,6 +54,36 @@ def scratch() -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def token_where_none_can_be_kept(folder: Path) -> Iterator[None]:
+    """Give Ray a token while a block runs, where its own place for one cannot be written.
+
+    Ray keeps the token by which its processes know each other in the user's home, which a
+    container's or a batch system's user may lack.
+
+    Args:
+        folder: A folder that nobody else can read.
+    """
+    kept = Path(os.path.expanduser("~/.ray/auth_token"))
+    if TOKENS & os.environ.keys() or kept.exists() or (kept.is_absolute() and _may_be_made(kept)):
+        yield
+        return
+    token = write_text(folder / "auth_token", secrets.token_hex(32))
+    os.environ[TOKEN_PATH] = str(token)
+    try:
+        yield
+    finally:
+        os.environ.pop(TOKEN_PATH, None)
+
+
+def _may_be_made(path: Path) -> bool:
+    try:
+        check_may_be_made(path, "")
+    except UserError:
+        return False
+    return True
 
 
 def _place() -> Path:

@@ -217,7 +217,9 @@ def _failed(
     """
     file: Path | str = root / "logs" / "error.txt"
     try:
-        Path(file).write_text(details or traceback.format_exc())
+        Path(file).write_text(
+            details or traceback.format_exc(), encoding="utf-8", errors="backslashreplace"
+        )
     except OSError as error:  # a full disk: the reason still reaches the driver, and perhaps MLflow
         file = f"none ({error.strerror})"
     if log:

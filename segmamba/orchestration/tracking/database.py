@@ -129,7 +129,12 @@ def upgrade(path: Path) -> Path:
                     database.execute(f'DROP TABLE "{name}"')
         command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"{SQLITE}{copy}"]
         ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=UPGRADE_LIMIT_S, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=UPGRADE_LIMIT_S,
+            check=False,
         )
         if ended.returncode:
             reason = (ended.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
