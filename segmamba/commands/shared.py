@@ -9,10 +9,11 @@ import gc
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -277,12 +278,20 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except OSError as error:
         if error.errno not in NOT_ALLOWED or not error.filename:
-            raise
+            _end_with_traceback()
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        _end_with_traceback()
     finally:
         # The process ends: to search all that torch and MLflow made for garbage takes a second.
         gc.freeze()
+
+
+def _end_with_traceback() -> NoReturn:
+    """End with the traceback of the exception that is being handled, without passwords."""
+    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+    sys.exit(1)
 
 
 def with_orientation(changes: Sequence[str] | None, orientation: str | None) -> list[str]:

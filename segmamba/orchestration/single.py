@@ -25,6 +25,7 @@ from segmamba.files import locked, was_moved, write_json
 from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.log import Log, NoLog
+from segmamba.redaction import redacted
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.run_folder import RunFolder, next_run_folder
 
@@ -148,7 +149,7 @@ def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_En
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         (folder.logs / "error.txt").write_text(
-            traceback.format_exc(), encoding="utf-8", errors="backslashreplace"
+            redacted(traceback.format_exc()), encoding="utf-8", errors="backslashreplace"
         )
         raise
     finally:
