@@ -7,7 +7,6 @@ import json
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +14,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from segmamba.errors import UserError
+from segmamba.leftovers import temporary_beside
 
 LOCK = ".process.lock"
 
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Yields:
         The file, under a temporary name in the same folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             yield file

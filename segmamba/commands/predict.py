@@ -312,13 +312,14 @@ def _registered(address: str, results: Path, device: str, options: dict[str, Any
     """Load a model from the registry of the store below `results`."""
     import tempfile
 
+    from segmamba.leftovers import folder_beside
     from segmamba.orchestration.tracking.model_folder import load_folder
     from segmamba.orchestration.tracking.registry import fetch_model
     from segmamba.orchestration.tracking.store import store_to_read
 
     uri = store_to_read(results)
-    with tempfile.TemporaryDirectory() as scratch:
-        return load_folder(fetch_model(address, uri, Path(scratch)), device, **options)
+    with folder_beside(Path(tempfile.gettempdir()) / "segmamba-model") as scratch:
+        return load_folder(fetch_model(address, uri, scratch), device, **options)
 
 
 def _postprocessing(name: str) -> PostprocessConfig | None:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from segmamba.files import write_bytes
+from segmamba.leftovers import folder_beside
 
 R = TypeVar("R")
 OFF = "SEGMAMBA_CPU_KERNELS"
@@ -74,7 +75,7 @@ def _loaded(compiler: str) -> ctypes.CDLL:
     if kept and _is_whole(kept / name):
         with contextlib.suppress(OSError):  # it cannot be loaded from there
             return ctypes.CDLL(str(kept / name))
-    with tempfile.TemporaryDirectory(prefix="segmamba_") as folder:
+    with folder_beside(Path(tempfile.gettempdir()) / "segmamba-kernels") as folder:
         for file, text in sources.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
         built, units = Path(folder) / name, sorted(map(str, Path(folder).glob("*.c")))

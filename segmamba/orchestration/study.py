@@ -14,6 +14,7 @@ from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
 from segmamba.errors import UserError
 from segmamba.files import check_writable, is_abandoned, locked
+from segmamba.leftovers import remove_leftovers
 from segmamba.orchestration.conclusion import conclude, final_status
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.engine.live_page import LivePage
@@ -124,6 +125,7 @@ def open_study(
             )
             folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
+            remove_leftovers(folder.parent, folder, *folder.glob("*/"))
             statuses = held.enter_context(_running(run, progress, watch))
             progress.watch(folder)
             context = study_context(ready, options, study, resources, run=run, folder=folder)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from segmamba.leftovers import temporary_beside
 from segmamba.training.callback import Callback
 
 EVERY_S = 1.0
@@ -84,7 +85,7 @@ class StepFile(Callback):
             return
         self._written_at = now
         steps = Steps(phase=phase, epoch=epoch, done=done, total=total, patches_per_s=rate)
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        temporary = temporary_beside(self.file)
         try:  # not brought to the disk: it is out of date in a second
             temporary.write_text(json.dumps(asdict(steps)), encoding="utf-8")
             os.replace(temporary, self.file)

@@ -24,7 +24,7 @@ from segmamba.errors import UserError
 from segmamba.orchestration.engine.cluster_nodes import first_line, inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
 from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch
-from segmamba.orchestration.engine.scratch import scratch, token_where_none_can_be_kept
+from segmamba.orchestration.engine.scratch import RAY, scratch, token_where_none_can_be_kept
 
 if TYPE_CHECKING:
     import psutil
@@ -117,7 +117,7 @@ def ray_here(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / RAY),
             )
         )
         own = psutil.Process().children()

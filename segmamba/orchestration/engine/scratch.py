@@ -16,7 +16,9 @@ from segmamba.files import LOCK, check_may_be_made, is_abandoned, locked, write_
 PREFIX = ".segmamba-"
 MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
 """A name that `tempfile.mkdtemp` gives such a folder, and nobody else."""
-SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+RAY = "r"
+"""Ray's own folder in it, which Ray opens to all users."""
+SOCKET = f"{RAY}/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """The longest name that Ray gives a socket in its temporary folder."""
 LONGEST_SOCKET = 103
 """Bytes of a Unix socket's path on every system: `sun_path` has 104 of them on macOS, 108 on
