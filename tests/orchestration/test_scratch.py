@@ -130,3 +130,21 @@ def test_ray_tmpdir_comes_first(place, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", chosen)
     with scratch() as folder:
         assert str(folder.parent) == chosen
+
+
+def test_what_versions_before_left_goes_where_nobody_can_be_using_it(place, monkeypatch):
+    monkeypatch.setattr("psutil.boot_time", lambda: os.stat(place).st_mtime - 10)
+    old, fresh, own, other = (
+        os.path.join(place, name)
+        for name in ("segmamba_tune_abcd_012", "segmamba_tune_abcd_013", "segmamba_tune_abcd_014")
+        + ("segmamba_tune_of_mine",)
+    )
+    for folder in (old, fresh, own, other):
+        run = os.path.join(folder, "notes" if folder == own else "2026-11-29_00-42-05")
+        os.makedirs(os.path.join(run, "trial_1"))
+        for path in (os.path.join(run, "trial_1"), run, folder):
+            aged(path)
+    os.utime(os.path.join(fresh, "2026-11-29_00-42-05"))
+    with scratch():
+        pass
+    assert sorted(os.listdir(place)) == sorted(map(os.path.basename, (fresh, own, other)))

@@ -16,6 +16,9 @@ from segmamba.files import LOCK, check_may_be_made, is_abandoned, locked, write_
 PREFIX = ".segmamba-"
 MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
 """A name that `tempfile.mkdtemp` gives such a folder, and nobody else."""
+EARLIER = re.compile(r"segmamba_tune_\w{8}")
+TUNES = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}")
+"""The folder of a Tune run in it."""
 RAY = "r"
 """Ray's own folder in it, which Ray opens to all users."""
 SOCKET = f"{RAY}/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
@@ -50,12 +53,32 @@ def scratch() -> Iterator[Path]:
             old = (left / LOCK).exists() and time.time() - status.st_mtime > NEW_S
             if ours and old and is_abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)
+    _remove_earlier_versions()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     try:
         with locked(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_earlier_versions() -> None:
+    """Remove what killed studies of versions before 0.4 have left for Tune.
+
+    Such a folder does not say whose it is. It goes where it holds what Tune keeps and nothing else,
+    and nothing in it has changed since the machine was started: nobody can be using it.
+    """
+    import psutil
+
+    for left in Path(tempfile.gettempdir()).glob("segmamba_tune_*"):
+        with contextlib.suppress(OSError):
+            ours = EARLIER.fullmatch(left.name) and left.lstat().st_uid == os.getuid()
+            if not ours or left.is_symlink():
+                continue
+            tunes = all(TUNES.fullmatch(path.name) for path in left.iterdir())
+            changed = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
+            if tunes and changed < psutil.boot_time():
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
