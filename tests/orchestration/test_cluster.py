@@ -288,10 +288,9 @@ def test_the_code_that_travels_is_small():
 
 
 @pytest.mark.slow
-def test_a_ray_of_our_own_listens_on_loopback_alone_and_its_files_are_private(
-    monkeypatch, tmp_path
-):
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+def test_a_ray_of_our_own_listens_on_loopback_alone_and_its_files_are_private(monkeypatch):
+    place = tempfile.TemporaryDirectory(dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", place.name)
     code = """
 import os, psutil, stat, sys
 from segmamba.orchestration.engine.cluster import machine_for, ray_here
