@@ -269,7 +269,7 @@ def main(arguments: list[str]) -> None:
     for path in (model, beside, *images):
         if not path.is_file():
             sys.exit(f"{path}: no such file")
-    facts = json.loads(beside.read_text())
+    facts = json.loads(beside.read_text(encoding="utf-8"))
     if facts["window"]["scales"] != [1.0]:
         sys.exit(f"{model}: was trained for several scales, which this example does not average")
     predict = load_pt2(model) if model.suffix == ".pt2" else load_onnx(model)

@@ -130,10 +130,10 @@ def _git(*arguments: str) -> str:
             ["git", *arguments],
             cwd=folder,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=True,
             timeout=10,
-            errors="replace",
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -142,7 +142,7 @@ def _git(*arguments: str) -> str:
 def _driver() -> str:
     """Read the version of the NVIDIA driver."""
     try:
-        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+        first = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
     except (OSError, IndexError):
         return "unknown"
     return next((word for word in first.split() if word[0].isdigit() and "." in word), "unknown")
@@ -156,7 +156,7 @@ def _cores() -> int | None:
 def cpu_name() -> str:
     """Read the processor's name, as the processor gives it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next(

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +14,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from segmamba.errors import UserError
+from segmamba.leftovers import temporary_beside
 
 LOCK = ".process.lock"
 
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Yields:
         The file, under a temporary name in the same folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -104,20 +104,64 @@ def seen_from(folder: Path | str, text: str) -> str:
     return text
 
 
-def check_writable(folder: Path | str) -> None:
+def was_moved(before: object, now: object) -> bool:
+    """Tell whether two settings may name one folder or file that was moved in between.
+
+    Args:
+        before: The path as it was.
+        now: The path as it is.
+
+    Returns:
+        False also where both exist, or neither: then they are two.
+    """
+    paths = isinstance(before, str) and isinstance(now, str) and before and now
+    return bool(paths) and not Path(str(before)).exists() and Path(str(now)).exists()
+
+
+def check_writable(folder: Path | str, option: str = "--output") -> None:
     """Make the folder of the results, and check that it can be written before anything begins.
+
+    Args:
+        folder: The folder.
+        option: How the user named it.
 
     Raises:
         UserError: It cannot be written.
     """
-    try:
+    with _explained(folder, option):
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+
+
+def check_may_be_made(path: Path | str, option: str) -> None:
+    """Check that a file or a folder can be written or made, and make nothing.
+
+    Args:
+        path: The file or folder.
+        option: How the user named it.
+
+    Raises:
+        UserError: It cannot.
+    """
+    with _explained(path, option):
+        near = Path(path) if Path(path).is_dir() else Path(path).absolute().parent
+        while not near.exists() and near != near.parent:
+            near = near.parent
+        with tempfile.TemporaryFile(dir=near):
+            pass
+        if Path(path).is_file():
+            os.close(os.open(path, os.O_WRONLY))
+
+
+@contextlib.contextmanager
+def _explained(path: Path | str, option: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a ValueError: NUL in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(
-            f"--output {folder}: cannot be written ({error.strerror or error}); "
-            "choose another folder"
+            f"{option} {path}: cannot be written ({reason}); choose another folder"
         ) from error
 
 

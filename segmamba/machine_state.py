@@ -27,7 +27,9 @@ def read_driver() -> Driver | None:
     """Ask nvidia-smi for the driver; None where there is no GPU or no driver."""
     try:
         banner, listing = (
-            subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+            subprocess.run(
+                command, capture_output=True, encoding="utf-8", check=True, timeout=20
+            ).stdout
             for command in (["nvidia-smi"], ["nvidia-smi", "-L"])
         )
     except (OSError, subprocess.SubprocessError):
@@ -67,12 +69,13 @@ def gpu_error() -> str | None:
 def free_memory() -> int:
     """Measure the bytes of memory that this process may still take."""
     try:
-        meminfo = Path("/proc/meminfo").read_text()
+        meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
     except OSError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # no /proc: all there is
     try:
         limit, used = (
-            Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current")
+            Path("/sys/fs/cgroup", name).read_text(encoding="utf-8")
+            for name in ("memory.max", "memory.current")
         )
     except OSError:
         limit, used = "max", "0"

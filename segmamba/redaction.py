@@ -2,14 +2,36 @@
 
 import os
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 HIDDEN = "***"
 LEAST = 5
 """Characters of a password that is looked for in any text: a shorter one is part of many words."""
+SECRET_VARIABLES = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "RAY_AUTH_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "DATABRICKS_TOKEN",
+)
+"""Variables of the environment whose values are secrets."""
+ADDRESS_VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "RAY_ADDRESS",
+    *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "ALL")),
+    *(f"{kind}_proxy" for kind in ("http", "https", "all")),
+)
+"""Variables whose values are addresses, which may hold a password."""
+_QUOTED = re.compile(
+    r"(?<=://)(?!\[)([^\s/:@'\"<>]*):(?!\s|\d*(?:[/\s,;.)\]'\"?#]|$))((?:(?!://)[^\n@]){1,200})@(?=[\w\[])"
+)
+"""User and password of an address where the password holds blanks or quotes."""
 _ADDRESS = re.compile(r"(?<=://)[^\s'\"<>]+")
 _OPTION = re.compile(
-    r"(?<=[?&;])([\w-]*(?:passw(?:or)?d|pass|pwd|token|secret|signature|apikey|api_key))=[^&;#\s'\"]+",
+    r"(?<=[?&;])([\w-]*(?:passw(?:or)?d|pass|pwd|token|secret|signature|apikey|api_key))=([^&;#\s'\"]+)",
     re.IGNORECASE,
 )
 
@@ -22,10 +44,10 @@ def redacted(text: str) -> str:
 
     Returns:
         It with *** for what an address has between user and host (all of it where there is no
-        colon: a token), for options of an address such as `password=`, and for the values of
-        MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN and the password in
-        MLFLOW_TRACKING_URI, wherever they stand.
+        colon: a token), for options of an address such as `password=`, and, wherever they stand,
+        for the values of SECRET_VARIABLES and the passwords in ADDRESS_VARIABLES.
     """
+    text = _QUOTED.sub(rf"\1:{HIDDEN}@", text)
     text = _OPTION.sub(rf"\1={HIDDEN}", _ADDRESS.sub(lambda found: _address(found[0]), text))
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
@@ -67,9 +89,13 @@ def _end_of_user(rest: str) -> int:
 
 
 def _secrets() -> set[str]:
-    variables = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-    found = {os.environ.get(name, "") for name in variables}
-    rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")[2]
-    user, colon, password = rest[: max(0, _end_of_user(rest))].partition(":")
-    found.add(password if colon else user)
-    return {form for one in found for form in (one, unquote(one)) if len(form) >= LEAST}
+    found = {os.environ.get(name, "") for name in SECRET_VARIABLES}
+    for name in ADDRESS_VARIABLES:
+        uri = os.environ.get(name, "")
+        rest = uri.partition("://")[2]
+        quoted = _QUOTED.search(uri)
+        user, colon, password = rest[: max(0, _end_of_user(rest))].partition(":")
+        found.add(password if colon else user)
+        found.update([quoted[2]] if quoted else [])
+        found.update(option[2] for option in _OPTION.finditer(uri))
+    return {form for one in found for form in (one, unquote(one), quote(one)) if len(form) >= LEAST}

@@ -1,14 +1,18 @@
 """Passwords and tokens, hidden in addresses and wherever else they stand."""
 
 import json
+import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from segmamba import environment
-from segmamba.commands.shared import shown_uri
+from segmamba.commands.shared import new_app, run_app, shown_uri
 from segmamba.environment import command, git_commit, git_diff
 from segmamba.errors import UserError
+from segmamba.orchestration.engine.callbacks import FinishRuns
+from segmamba.orchestration.engine.progress import SilentProgress
 from segmamba.orchestration.tracking.outbox import reason_of
 from segmamba.orchestration.tracking.store import Store, StudyHalted, open_store, prose
 from segmamba.orchestration.tracking.study_run import STUDY_FILE
@@ -70,6 +74,56 @@ def test_what_mlflow_takes_is_hidden_in_any_text(monkeypatch, variable, value):
     assert redacted(said) == "HTTPConnectionPool: login with *** refused"
     for text in (str(UserError(said)), reason_of(Exception(said)), prose(said)):
         assert SECRET not in text and "refused" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see http://me:pa ss'w\"ord@host/x now", "see http://me:***@host/x now"),
+        ("mysql+pymysql://me:it's hunter2@db:3306/x?a=b", "mysql+pymysql://me:***@db:3306/x?a=b"),
+        ("ray://me:hunter2 x@head:10001", "ray://me:***@head:10001"),
+        ("page http://127.0.0.1:5000 and models:/x@champion", ""),
+        ("http://[::1]:80, ask a@b.c", ""),
+        ("http://host: refused; ask a@b.c", ""),
+        ("sqlite:////a b/c.db and file:///x y@z", ""),
+    ],
+)
+def test_a_password_may_hold_blanks_and_quotes_and_no_other_text_is_eaten(text, shown):
+    assert redacted(text) == (shown or text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_PROXY", f"http://me:{SECRET}@proxy:3128"),
+        ("https_proxy", f"http://me:{SECRET}@proxy:3128"),
+        ("RAY_AUTH_TOKEN", SECRET),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("MLFLOW_TRACKING_URI", f"postgresql://host/db?user=me&password={SECRET}"),
+    ],
+)
+def test_secrets_of_proxies_and_stores_are_hidden_in_any_text(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    assert redacted(f"login with {SECRET} refused") == "login with *** refused"
+
+
+def test_what_ray_stores_of_a_studys_callback_names_no_store():
+    finish = FinishRuns(SimpleNamespace(run=f"http://me:{SECRET}@host"), SilentProgress())
+    assert b"hunter2" not in pickle.dumps(finish)
+
+
+def test_a_traceback_is_shown_without_passwords(capsys, monkeypatch):
+    app = new_app()
+
+    @app.command()
+    def fail():
+        raise RuntimeError(f"http://me:{SECRET}@host")
+
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, [])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 1 and "Traceback" in shown and "http://me:***@host" in shown
+    assert "hunter2" not in shown
 
 
 def test_a_short_password_of_the_environment_does_not_eat_words(monkeypatch):

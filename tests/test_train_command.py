@@ -194,6 +194,22 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(calm, source, 
     assert_as_if_nothing_had_happened(tmp_path, folder)
 
 
+def test_a_run_whose_results_and_data_are_moved_is_gone_on_with_and_reproduced(
+    calm, source, tmp_path
+):
+    was, now = tmp_path / "was", tmp_path / "now"
+    shutil.copytree(source, was / "data")
+    assert killed_at(was, calm[1] // 3, was / "data").returncode == -signal.SIGKILL
+    was.rename(now)
+    resumed = run(now, *arguments(now / "data", "--resume"))
+    assert resumed.returncode == 0 and "resume   SegMamba_Run01" in resumed.stdout, resumed.stderr
+    assert_as_if_nothing_had_happened(now, calm[0])
+    now.rename(tmp_path / "again")
+    process, rows = reproduced(tmp_path / "again", "--data", tmp_path / "again" / "data")
+    assert process.returncode == 0 and rows["train/loss"]["same"], process.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["again"], "made where it was"
+
+
 def test_a_run_killed_while_it_writes_an_epoch_that_mlflow_has_ends_as_if_nothing_had_happened(
     calm, source, tmp_path
 ):
@@ -296,14 +312,14 @@ def test_resuming_with_other_settings_is_refused(calm, source, tmp_path):
     assert "optim.lr was 0.003 and is 0.001" in refused.stderr
 
 
-def reproduced(cwd):
+def reproduced(cwd, *more):
     """Run `segmamba reproduce` on the calm run: (process, rows by name)."""
     client = MlflowClient(f"sqlite:///{cwd}/Results/mlflow.db")
     runs = client.search_runs(
         [client.get_experiment_by_name("segmamba").experiment_id],
         "tags.`mlflow.runName` = 'SegMamba_Run01'",
     )
-    process = run(cwd, "reproduce", runs[0].info.run_id, "--device", "cpu", "--json")
+    process = run(cwd, "reproduce", runs[0].info.run_id, "--device", "cpu", "--json", *more)
     return process, {row["name"]: row for row in json.loads(process.stdout)["rows"]}
 
 

@@ -6,12 +6,15 @@ Imports nothing slow.
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
 from segmamba.config import PRESETS, field_docs
+from segmamba.errors import UserError
+from segmamba.files import check_may_be_made
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -78,6 +81,39 @@ class App(typer.Typer):
             return super(App, self).command(name, **{"short_help": first} | options)(function)
 
         return add
+
+
+def may_be_made(context: typer.Context, parameter: Any, value: Any) -> Any:
+    """The callback of an option that names what a command writes: that this will be possible.
+
+    Args:
+        context: The command's.
+        parameter: The option.
+        value: Its value; None is not checked.
+
+    Returns:
+        The value.
+
+    Raises:
+        UserError: The file or folder cannot be written or made.
+    """
+    if value is not None and not context.resilient_parsing:
+        check_may_be_made(value, parameter.opts[0])
+    return value
+
+
+def may_become_folder(context: typer.Context, parameter: Any, value: Any) -> Any:
+    """As `may_be_made`, of what becomes a folder."""
+    if value is not None and Path(value).is_file():
+        raise UserError(f"{parameter.opts[0]} {value}: is a file; give a folder")
+    return may_be_made(context, parameter, value)
+
+
+def may_become_file(context: typer.Context, parameter: Any, value: Any) -> Any:
+    """As `may_be_made`, of what becomes a file."""
+    if value is not None and Path(value).is_dir():
+        raise UserError(f"{parameter.opts[0]} {value}: is a folder; give a file")
+    return may_be_made(context, parameter, value)
 
 
 def complete_preset(incomplete: str) -> list[str]:

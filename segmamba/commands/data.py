@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from segmamba.commands.command_line import may_become_file, may_become_folder
 from segmamba.commands.shared import (
     RESULTS,
     DatasetArgument,
@@ -44,6 +45,7 @@ def check(
             help="Also write all findings to this CSV file.",
             metavar="FILE.csv",
             show_default=False,
+            callback=may_become_file,
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -108,7 +110,12 @@ def summary(
     patients: PatientsOption = "",
     missing: MissingOption = "error",
     output: Annotated[
-        Path, typer.Option(help="Folder for summary.json and the pictures.", metavar="DIR")
+        Path,
+        typer.Option(
+            help="Folder for summary.json and the pictures.",
+            metavar="DIR",
+            callback=may_become_folder,
+        ),
     ] = RESULTS / "data_summary",
     as_json: JsonOption = False,
 ) -> None:
@@ -153,9 +160,10 @@ def splits(
     seed: Annotated[
         int, typer.Option(help="Chooses which patients fall into which fold.", metavar="N")
     ] = 0,
-    output: Annotated[Path, typer.Option(help="File for the folds.", metavar="FILE.json")] = Path(
-        "splits_final.json"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(help="File for the folds.", metavar="FILE.json", callback=may_become_file),
+    ] = Path("splits_final.json"),
     as_json: JsonOption = False,
 ) -> None:
     """Write stratified folds by patient as splits_final.json.

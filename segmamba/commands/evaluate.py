@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from segmamba.commands.command_line import may_become_folder
 from segmamba.commands.shared import (
     RESULTS,
     ChallengeOption,
@@ -77,6 +78,7 @@ def evaluate(
         typer.Option(
             help="Folder for cases.csv, summary.csv, evaluation.json and the pictures.",
             metavar="DIR",
+            callback=may_become_folder,
         ),
     ] = RESULTS / "evaluation",
     html: Annotated[
@@ -163,7 +165,9 @@ def compare(
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder for differences.csv, comparison.json and the picture.", metavar="DIR"
+            help="Folder for differences.csv, comparison.json and the picture.",
+            metavar="DIR",
+            callback=may_become_folder,
         ),
     ] = RESULTS / "comparison",
     as_json: JsonOption = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from segmamba.commands.command_line import old_names
+from segmamba.commands.command_line import may_become_file, may_become_folder, old_names
 from segmamba.commands.shared import complete_labels, console
 from segmamba.errors import UserError
 from segmamba.screen import print_line
@@ -27,6 +27,7 @@ def export(
             "--output",
             help="New folder, which becomes the MONAI bundle.",
             metavar="DIR",
+            callback=may_become_folder,
             show_default=False,
         ),
     ] = None,
@@ -37,6 +38,7 @@ def export(
             help="New FILE.onnx, which onnxruntime runs without torch, and FILE.onnx.json, which "
             "says how. Needs segmamba[export].",
             metavar="FILE",
+            callback=may_become_file,
             show_default=False,
         ),
     ] = None,
@@ -47,6 +49,7 @@ def export(
             help="New FILE.pt2 (torch.export, AOTInductor), which torch runs on a CPU without this "
             "package, and FILE.pt2.json. Needs a C++ compiler.",
             metavar="FILE",
+            callback=may_become_file,
             show_default=False,
         ),
     ] = None,

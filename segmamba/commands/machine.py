@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from segmamba.commands.command_line import may_become_folder
 from segmamba.commands.shared import (
     RESULTS,
     JsonOption,
@@ -81,13 +82,15 @@ def describe(
 
 def phantom(
     folder: Annotated[
-        Path | None, typer.Argument(help="The same as --output DIR.", metavar="DIR")
+        Path | None,
+        typer.Argument(help="The same as --output DIR.", metavar="DIR", callback=may_become_folder),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             help="Where the cases go; a folder begun earlier is completed.",
             metavar="DIR",
+            callback=may_become_folder,
             show_default=False,
         ),
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segmamba.commands.command_line import complete_of, old_names
+from segmamba.commands.command_line import complete_of, may_become_folder, old_names
 from segmamba.commands.shared import (
     CONVENTIONS_HELP,
     READING_SETTINGS,
@@ -56,6 +56,7 @@ def predict(
         typer.Option(
             help="Folder for CASE.nii.gz, predictions.json and what else is asked for.",
             metavar="DIR",
+            callback=may_become_folder,
         ),
     ],
     checkpoint: Annotated[
@@ -311,14 +312,14 @@ def _registered(address: str, results: Path, device: str, options: dict[str, Any
     """Load a model from the registry of the store below `results`."""
     import tempfile
 
+    from segmamba.leftovers import folder_beside
     from segmamba.orchestration.tracking.model_folder import load_folder
     from segmamba.orchestration.tracking.registry import fetch_model
-    from segmamba.orchestration.tracking.store import store_uri
+    from segmamba.orchestration.tracking.store import store_to_read
 
-    with tempfile.TemporaryDirectory() as scratch:
-        return load_folder(
-            fetch_model(address, store_uri(results), Path(scratch)), device, **options
-        )
+    uri = store_to_read(results)
+    with folder_beside(Path(tempfile.gettempdir()) / "segmamba-model") as scratch:
+        return load_folder(fetch_model(address, uri, scratch), device, **options)
 
 
 def _postprocessing(name: str) -> PostprocessConfig | None:

@@ -4,14 +4,16 @@ Each option that several commands take is declared here once, as an annotated ty
 its default: `output: OutputOption = RESULTS`. Imports nothing slow.
 """
 
+import errno
 import gc
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -21,6 +23,7 @@ from segmamba.commands.command_line import (
     complete_preset,
     complete_setting,
 )
+from segmamba.commands.utf8 import speak_utf8
 from segmamba.config import PRESETS, DataConfig, field_docs, parse_assignments, preset
 from segmamba.errors import UserError
 from segmamba.redaction import redacted
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 100
 RESULTS = Path("Results")
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 STOPPED = "stopped  the same command with --resume goes on with it"
 
 CONVENTIONS = ("brats2018", "brats2023", "brats2024", "brats2024ped", "msd")
@@ -255,12 +259,15 @@ def new_app(**options: Any) -> App:
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a typer app and exit.
 
-    A UserError is one line on stderr and exit code 2, like a wrong option.
+    A UserError is one line on stderr and exit code 2, like a wrong option; so is a file or folder
+    that this user may not read or write.
 
     Args:
         app: The app.
         arguments: What stands in for the arguments of the process.
     """
+    if arguments is None:
+        speak_utf8()
     try:
         app(arguments, standalone_mode=True)
     except UserError as error:
@@ -269,9 +276,22 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         else:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in NOT_ALLOWED or not error.filename:
+            _end_with_traceback()
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        _end_with_traceback()
     finally:
         # The process ends: to search all that torch and MLflow made for garbage takes a second.
         gc.freeze()
+
+
+def _end_with_traceback() -> NoReturn:
+    """End with the traceback of the exception that is being handled, without passwords."""
+    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+    sys.exit(1)
 
 
 def with_orientation(changes: Sequence[str] | None, orientation: str | None) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from segmamba.commands.command_line import may_become_file
 from segmamba.commands.shared import (
     RESULTS,
     ChallengeOption,
@@ -47,6 +48,7 @@ def tune_postprocessing(
             help="File for the settings. Default: postprocessing.json beside the checkpoint.",
             metavar="FILE.json",
             show_default=False,
+            callback=may_become_file,
         ),
     ] = None,
     results: Annotated[Path | None, typer.Option(hidden=True)] = None,

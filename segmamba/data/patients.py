@@ -140,7 +140,7 @@ def _of_expression(rule: str, ids: Sequence[str]) -> dict[str, str]:
             [sys.executable, "-I", "-S", "-c", _MATCHER],
             input=json.dumps([rule, list(ids)]),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=MATCHING_S,
             check=True,
         )

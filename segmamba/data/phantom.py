@@ -9,7 +9,6 @@ patient at any size.
 
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from segmamba.data.phantom_tumour import grow_tumour, plan_tumour
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.json_files import read_json
+from segmamba.leftovers import folder_beside
 
 GENERATOR_VERSION = 2  # raise it whenever the voxels of a case change
 SMALLEST_SIZE, LARGEST_SIZE = (48, 48, 48), (240, 240, 155)
@@ -228,8 +228,8 @@ def _write_case(
     folder = case_folder.parent
     parts = images | {LABEL: label}
     arrays = {naming.suffix_of(part): array for part, array in parts.items()}
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        half_done = Path(scratch) / case_folder.name
+    with folder_beside(folder) as scratch:
+        half_done = scratch / case_folder.name
         half_done.mkdir()
         for suffix, array in arrays.items():
             nibabel.save(

@@ -244,7 +244,7 @@ def _write(
         "findings": [asdict(finding) for finding in scan.findings],
         "image_digests": image_digests(scan.image),
     }
-    (building / "case.json").write_text(json.dumps(meta, indent=1))
+    (building / "case.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     np.save(building / "image.npy", image)
     if label is not None:
         np.save(building / "label.npy", label)

@@ -102,7 +102,7 @@ def recorded_digests(path: Path, stamps: Stamps) -> dict[str, str] | None:
         The digests; None where the record does not know these files, or cannot be sure.
     """
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         last_change_ns = max(max(stamp[1:3]) for stamp in stamps.values())
         if record["stamps"] != stamps or last_change_ns > record["read_ns"] - TICK_S * 10**9:
             return None

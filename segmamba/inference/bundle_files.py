@@ -208,7 +208,7 @@ def readme(config: Config, convention: Convention) -> str:
     values = ", ".join(f"{v} {name}" for v, name in _values(convention, channels.labels).items())
     return (
         (TEMPLATES / "bundle_readme.md")
-        .read_text()
+        .read_text(encoding="utf-8")
         .format(
             modalities=", ".join(MODALITIES),
             channels=", ".join(channels.names),

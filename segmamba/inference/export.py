@@ -14,7 +14,6 @@ The network still comes from this package, which the bundle names as required.
 import importlib.metadata
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from segmamba.inference.bundle import BundleNetwork
 from segmamba.inference.bundle_files import inference_config, metadata, readme
 from segmamba.inference.checkpoint_files import find_checkpoint, postprocess_file
 from segmamba.inference.ensemble_member import load_member
+from segmamba.leftovers import folder_beside
 from segmamba.models.weights import load_network
 
 LICENCE = Path(__file__).parents[2] / "LICENSE"
@@ -65,12 +65,13 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = A
     # this refuses weights that do not fit before anything is written
     member = load_member(checkpoint, torch.device("cpu"))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with folder_beside(folder) as building:
         for name in ("configs", "models", "docs"):
             (building / name).mkdir()
         shutil.copy(config_file, building / "models" / "config.json")
-        (building / "models" / POSTPROCESS_FILE).write_text(postprocessing.to_json())
+        (building / "models" / POSTPROCESS_FILE).write_text(
+            postprocessing.to_json(), encoding="utf-8"
+        )
         network = BundleNetwork(config_file)
         network.network.load_state_dict(load_network(weights).tensors)
         torch.save(network.state_dict(), building / "models" / "model.pt")
@@ -78,12 +79,10 @@ def export_bundle(checkpoint: str | Path, folder: str | Path, *, labels: str = A
         _write_json(
             building / "configs" / "inference.json", inference_config(member.config, values)
         )
-        (building / "docs" / "README.md").write_text(readme(config, values))
+        (building / "docs" / "README.md").write_text(readme(config, values), encoding="utf-8")
         shutil.copy(_licence(), building / "LICENSE")
         building.chmod(0o755)
         building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 
@@ -104,4 +103,4 @@ def _licence() -> Path:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

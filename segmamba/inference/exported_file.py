@@ -16,6 +16,7 @@ from typing import Any
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.inference.exported_network import Exporting, Runs, load_for_export
+from segmamba.leftovers import folder_beside
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def appearing(file: Path, about: dict[str, Any]) -> Iterator[Path]:
         UserError: There is no space for it.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            building = Path(folder) / file.name
+        with folder_beside(file) as folder:
+            building = folder / file.name
             yield building
             write_json(facts_file(file), about)
             os.replace(building, file)

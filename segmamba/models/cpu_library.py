@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from segmamba.files import write_bytes
+from segmamba.leftovers import folder_beside
 
 R = TypeVar("R")
 OFF = "SEGMAMBA_CPU_KERNELS"
@@ -74,9 +75,9 @@ def _loaded(compiler: str) -> ctypes.CDLL:
     if kept and _is_whole(kept / name):
         with contextlib.suppress(OSError):  # it cannot be loaded from there
             return ctypes.CDLL(str(kept / name))
-    with tempfile.TemporaryDirectory(prefix="segmamba_") as folder:
+    with folder_beside(Path(tempfile.gettempdir()) / "segmamba-kernels") as folder:
         for file, text in sources.items():
-            (Path(folder) / file).write_text(text)
+            (Path(folder) / file).write_text(text, encoding="utf-8")
         built, units = Path(folder) / name, sorted(map(str, Path(folder).glob("*.c")))
         _output_of(*command, *FLAGS, "-o", str(built), *units)
         if kept:
@@ -89,7 +90,10 @@ def _sources() -> dict[str, str]:
     """The text of each file of cpu_kernels/, in the order of their names."""
     folder = resources.files("segmamba.models").joinpath("cpu_kernels")
     files = [file for file in folder.iterdir() if file.name.endswith((".c", ".h"))]
-    return {file.name: file.read_text() for file in sorted(files, key=lambda file: file.name)}
+    return {
+        file.name: file.read_text(encoding="utf-8")
+        for file in sorted(files, key=lambda file: file.name)
+    }
 
 
 def _output_of(*command: str) -> str:
@@ -97,7 +101,7 @@ def _output_of(*command: str) -> str:
         command,
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         timeout=COMPILE_LIMIT_S,
     ).stdout
@@ -118,7 +122,9 @@ def _is_whole(library: Path) -> bool:
     try:
         if not all(map(_is_ours_alone, (library, digest))):
             return False
-        return hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
+        return hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text(
+            encoding="utf-8"
+        )
     except (OSError, ValueError):
         return False
 
@@ -135,7 +141,7 @@ def _is_ours_alone(path: Path) -> bool:
 
 def _processor() -> str:
     """What the compiler's `-march=native` depends on."""
-    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     model = next((line for line in lines if line.startswith("model name")), platform.processor())
     return f"{platform.machine()} {model} {features}"

@@ -121,6 +121,8 @@ def _best_on_validation(trials: list[Trial]) -> int:
 def _split(study: Study, options: StudyOptions, progress: ProgressDisplay) -> Split[PreparedCase]:
     """The cases that the members were trained and tested on."""
     config = from_flat_dict(flat_as_stored(study.config))
+    if options.data:  # they may have been moved since the study began
+        config = config.changed({"data.source": str(Path(options.data).resolve())})
     data = prepare_split(config, options.output, steps=progress.steps, workers=options.cpus)
     return data.split()
 

@@ -50,9 +50,8 @@ def redraw(output: Path, name: str) -> tuple[Study, Path]:
     if store is None:
         raise UserError(f"--output {output}: no study has run there")
     run = find_study(store, name)
-    study, recorded = read_study(run), run.folder
-    there = recorded and Path(recorded).is_dir()
-    folder = Path(recorded) if there else Path(output).resolve() / study.name
+    folder = _folder_of(run, Path(output).resolve())
+    study = read_study(run)
     write_report(study, folder)
     return study, folder
 
@@ -115,6 +114,17 @@ def _existing(output: Path) -> Store | None:
     """The store, or None where there is none yet: to look must not make one."""
     path = sqlite_path(store_uri(output))
     return None if path and not path.exists() else open_store(output)
+
+
+def _folder_of(run: StudyRun, results: Path) -> Path:
+    """The folder of a study: where it ran, or, where that is gone, in the results it is now."""
+    recorded = run.folder
+    if recorded and Path(recorded).is_dir():
+        return Path(recorded)
+    folder = results / run.name
+    if recorded and folder.is_dir():
+        run.moved_to(folder)
+    return folder
 
 
 def _best_dice(metrics: Mapping[str, float]) -> float | None:

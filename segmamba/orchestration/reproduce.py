@@ -15,7 +15,7 @@ from segmamba.data.source import source_changes
 from segmamba.errors import UserError
 from segmamba.orchestration.single import FinishedRun, RunOptions, run_single
 from segmamba.orchestration.tracking.log import WEIGHTS_TAG
-from segmamba.orchestration.tracking.store import Store, open_store
+from segmamba.orchestration.tracking.store import Store, open_store, store_to_read
 from segmamba.screen import print_line
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def reproduce_run(
     Raises:
         UserError: There is no such run, it was never tested, or its data are not there.
     """
+    store_to_read(output)  # to look for a run makes no store
     store = open_store(output)
     try:
         run = store.client.get_run(run_id)

@@ -21,10 +21,11 @@ from segmamba.data.source import PreparedData, prepare_split
 from segmamba.data.splits import Split
 from segmamba.environment import command
 from segmamba.errors import Stopped, UserError
-from segmamba.files import locked, write_json
+from segmamba.files import locked, was_moved, write_json
 from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.log import Log, NoLog
+from segmamba.redaction import redacted
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.run_folder import RunFolder, next_run_folder
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 NAME = "SegMamba"
 FREE_TO_CHANGE = ("data.workers",)
 """Settings that a resumed run may have otherwise: no result depends on them."""
+PLACES = ("data.source", "data.patients")
+"""Settings that say where the data are, which may be moved; `_check_same_data` sees to the rest."""
 CLOSING_S = {"FINISHED": 60.0}
 """How long the end of a run waits for MLflow, by its status; 10 s where it did not finish."""
 
@@ -145,7 +148,9 @@ def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_En
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        (folder.logs / "error.txt").write_text(traceback.format_exc())
+        (folder.logs / "error.txt").write_text(
+            redacted(traceback.format_exc()), encoding="utf-8", errors="backslashreplace"
+        )
         raise
     finally:
         # A refusal of the store has been raised already, and must not hide how the run ended.
@@ -178,7 +183,9 @@ def _chosen(
     differing = [
         f"{name} was {before[name]!r} and is {value!r}"
         for name, value in now.items()
-        if before[name] != value and name not in FREE_TO_CHANGE
+        if before[name] != value
+        and name not in FREE_TO_CHANGE
+        and not (name in PLACES and was_moved(before[name], value))
     ]
     if differing:
         raise UserError(

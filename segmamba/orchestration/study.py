@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
 from segmamba.errors import UserError
-from segmamba.files import is_abandoned, locked
+from segmamba.files import check_writable, is_abandoned, locked
+from segmamba.leftovers import remove_leftovers
 from segmamba.orchestration.conclusion import conclude, final_status
 from segmamba.orchestration.engine.caching import on_this_node, prepare_on_nodes
 from segmamba.orchestration.engine.live_page import LivePage
@@ -124,6 +125,7 @@ def open_study(
             )
             folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
+            remove_leftovers(folder.parent, folder, *folder.glob("*/"))
             statuses = held.enter_context(_running(run, progress, watch))
             progress.watch(folder)
             context = study_context(ready, options, study, resources, run=run, folder=folder)
@@ -222,6 +224,8 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
     if spec.space and options.folds:
         raise UserError(f"--folds {options.folds}: a search trains on one split; leave --folds out")
     check_results(options.output)
+    if options.cache and not options.ray_address:
+        check_writable(on_this_node(options.cache), "--cache")
     if options.scheduler == "pbt":
         spec = spec.as_population()
         spec.budget.rounds_every(base.train)
@@ -291,6 +295,8 @@ def _begun(
         run = StudyRun(store, stopped.parent_run_id)
         check_same(stopped, planned)
         check_place(run.folder, results / stopped.name)
+        if run.folder and Path(run.folder) != results / stopped.name:
+            run.moved_to(results / stopped.name)
         ended = sum(trial.status == "FINISHED" for trial in stopped.trials)
         progress.say(f"resume   {stopped.name}: {ended} of {len(stopped.trials)} trials are done")
         left, baseline = len(stopped.trials) - ended, ready.configs[ready.spec.baseline]

@@ -84,7 +84,7 @@ def _row_of(contrasts: int) -> int:
 @cache
 def _levels() -> dict[tuple[int, int], tuple[float, ...]]:
     """The levels of all looks by (max_seeds, contrasts)."""
-    stored = json.loads(TABLE_FILE.read_text())["levels"]
+    stored = json.loads(TABLE_FILE.read_text(encoding="utf-8"))["levels"]
     return {(int(n), int(k)): tuple(row) for n, rows in stored.items() for k, row in rows.items()}
 
 

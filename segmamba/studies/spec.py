@@ -17,7 +17,7 @@ from segmamba.errors import UserError
 from segmamba.studies.budget import Budget
 from segmamba.studies.comparable import check_chosen, check_different, check_may_vary
 from segmamba.studies.hypothesis import Hypothesis
-from segmamba.studies.names import check_arm_name, check_study_name
+from segmamba.studies.names import arm_called, check_arm_name, check_arms_apart, check_study_name
 from segmamba.studies.search_space import Distribution, Times
 from segmamba.studies.trial_plan import Changes, Stage, TrialPlan
 
@@ -95,6 +95,7 @@ class StudySpec:
             object.__setattr__(self, "arms", {self.baseline: {}, FOUND: {}} | self.arms)
         for arm in self.arms:
             check_arm_name(arm, self.name)
+        check_arms_apart(self.arms, self.name)
         names = ", ".join(self.arms)
         if self.baseline not in self.arms:
             raise UserError(
@@ -102,8 +103,10 @@ class StudySpec:
             )
         for arm in itertools.chain(self.demo_arms, *(claim.arms for claim in self.claims)):
             if arm not in self.arms:
+                spelled = arm_called(arm, self.arms) in self.arms
+                hint = f" (it is {arm!a} here, with other characters there)" if spelled else ""
                 raise UserError(
-                    f"study {self.name}: {arm!r} is named but is no arm; the arms are {names}"
+                    f"study {self.name}: {arm!r} is named but is no arm; the arms are {names}{hint}"
                 )
 
     @property
@@ -125,7 +128,7 @@ class StudySpec:
         Raises:
             UserError: If a name is no arm, or the baseline is missing.
         """
-        names = list(names)
+        names = [arm_called(name, self.arms) for name in names]
         chosen = bool(names)
         if ALL_ARMS in names:
             return self

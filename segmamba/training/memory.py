@@ -189,7 +189,7 @@ def _proc_bytes(field: str) -> int:
     """Return the resident memory of this process: VmRSS now, or VmHWM at its peak."""
     line = next(
         line
-        for line in Path("/proc/self/status").read_text().splitlines()
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         if line.startswith(field)
     )
     return int(line.split()[1]) * 1024

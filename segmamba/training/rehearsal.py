@@ -187,7 +187,7 @@ def _peak_bytes(device: torch.device) -> int:
         return 0
     return next(
         int(line.split()[1]) * 1024
-        for line in status.read_text().splitlines()
+        for line in status.read_text(encoding="utf-8").splitlines()
         if line.startswith("VmHWM")
     )
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from segmamba.leftovers import temporary_beside
 from segmamba.training.callback import Callback
 
 EVERY_S = 1.0
@@ -84,9 +85,9 @@ class StepFile(Callback):
             return
         self._written_at = now
         steps = Steps(phase=phase, epoch=epoch, done=done, total=total, patches_per_s=rate)
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        temporary = temporary_beside(self.file)
         try:  # not brought to the disk: it is out of date in a second
-            temporary.write_text(json.dumps(asdict(steps)))
+            temporary.write_text(json.dumps(asdict(steps)), encoding="utf-8")
             os.replace(temporary, self.file)
         except OSError:  # a full disk or a share that is away: the run says so where it must write
             with contextlib.suppress(OSError):
@@ -103,6 +104,6 @@ def read_steps(file: Path) -> Steps | None:
         Its Steps; None where there is no such file or it cannot be read.
     """
     try:
-        return Steps(**json.loads(file.read_text()))
+        return Steps(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -287,11 +288,15 @@ def test_the_code_that_travels_is_small():
 
 
 @pytest.mark.slow
-def test_a_ray_of_our_own_listens_on_loopback_alone():
+def test_a_ray_of_our_own_listens_on_loopback_alone_and_its_files_are_private(monkeypatch):
+    place = tempfile.TemporaryDirectory(dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", place.name)
     code = """
-import psutil
+import os, psutil, stat, sys
 from segmamba.orchestration.engine.cluster import machine_for, ray_here
 with machine_for(None, 1, ".", "") as machine, ray_here(machine, lambda: None):
+    for folder in os.scandir(os.environ["RAY_TMPDIR"]):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         print(*[c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"])

@@ -46,6 +46,11 @@ def inside(settings):
     )
 
 
+def copied(folder, arm, epoch):
+    """Where the checkpoint of a member after an epoch lies."""
+    return str(folder / "population" / f"{arm} at {epoch}")
+
+
 class RayLike:
     """Ray's loop as the scheduler sees it, without processes.
 
@@ -54,7 +59,7 @@ class RayLike:
 
     def __init__(self, folder, size=4, scores=None):
         folder.mkdir(exist_ok=True)
-        self.rounds = Rounds(folder, EVERY)
+        self.folder, self.rounds = folder, Rounds(folder, EVERY)
         self.rounds.begin(SPACE, BASELINE, size)
         self.scheduler, self.search_alg = Population(SPACE, self.rounds, EPOCHS), None
         self.scores = scores or {arm: number / 10 for number, arm in enumerate(self.rounds.members)}
@@ -112,7 +117,7 @@ class RayLike:
                 continue
             while trial.status == RayTrial.RUNNING and trial.epoch < epoch:
                 trial.epoch += 1
-                trial.checkpoint = SimpleNamespace(path=f"{arm} at {trial.epoch}")
+                trial.checkpoint = SimpleNamespace(path=copied(self.folder, arm, trial.epoch))
                 decision = self.scheduler.on_trial_result(
                     self, trial, {"epoch": trial.epoch, SCORE: self.scores[arm]}
                 )
@@ -139,7 +144,10 @@ def test_at_a_round_the_worst_takes_the_best_ones_checkpoint_and_other_settings_
     ray.run_until(EVERY)
     worst, best = ray.plans["trial 00"], ray.plans["trial 03"]
     assert worst.stages[-1] == Stage(
-        epoch=EVERY, changes=worst.changes, donor="trial 03", checkpoint=f"trial 03 at {EVERY}"
+        epoch=EVERY,
+        changes=worst.changes,
+        donor="trial 03",
+        checkpoint=copied(tmp_path, "trial 03", EVERY),
     )
     assert worst.changes not in (BASELINE, best.changes) and inside(worst.changes)
     assert {arm: plan.stages for arm, plan in ray.plans.items() if arm != "trial 00"} == {
@@ -174,7 +182,8 @@ def test_a_population_whose_driver_died_goes_on_to_the_same_end(tmp_path):
     again = RayLike(tmp_path / "cut")
     assert again.plans == cut.plans
     again.run_until(2 * EVERY)
-    assert again.plans == calm.plans and again.rounds.done == 2 * EVERY
+    elsewhere = str(again.plans).replace(str(tmp_path / "cut"), str(tmp_path / "calm"))
+    assert elsewhere == str(calm.plans) and again.rounds.done == 2 * EVERY
     with pytest.raises(UserError, match="--resume: the population has 4 members; give --trials 4"):
         Rounds(tmp_path / "cut", EVERY).begin(SPACE, BASELINE, 5)
 
@@ -286,6 +295,38 @@ def test_a_copy_brings_weights_optimiser_and_epoch_once_and_the_member_goes_on_f
     assert epochs_done(member) == 3, "a process that starts again has its copy already"
     (part, end), *more = parts(preset("demo"), stages, member)
     assert (part.optim.lr, end, more) == (8e-4, 6, [])
+
+
+def test_a_member_whose_copy_is_gone_keeps_its_weights_and_says_so(tmp_path):
+    member = RunFolder(tmp_path / "member")
+    save_checkpoint(checkpoint(2, 1.0), member.last)
+    gone = Stage(epoch=2, changes={}, donor="trial 03", checkpoint=str(tmp_path / "copy"))
+    plan = TrialPlan(
+        arm="trial 00", seed=0, changes={}, stages=(Stage(epoch=0, changes={}), gone), round_every=2
+    )
+    with pytest.raises(FileNotFoundError, match="which trial 00 takes from trial 03, is gone"):
+        join_population(plan, member, RecordedLog())
+    assert epochs_done(member) == 2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_copies_of_a_population_are_found_where_its_folder_was_moved(tmp_path, whole):
+    before, now = tmp_path / "Results" / "tune_Run01", tmp_path / "Elsewhere" / "tune_Run01"
+    before.mkdir(parents=True)
+    rounds = Rounds(before, 2)
+    rounds.begin(SPACE, BASELINE, 2)
+    copy = before / "population" / "2026" / "trial_a" / "checkpoint_000000"
+    stage = Stage(epoch=2, changes=BASELINE, donor="trial 00", checkpoint=str(copy))
+    rounds.settle(2, {"trial 01": stage})
+    kept = (before / "population.json").read_text()
+    assert str(before) not in kept
+    if whole:  # as versions before 0.4 kept it
+        (before / "population.json").write_text(
+            kept.replace('"population/', f'"{before}/population/')
+        )
+    before.parent.rename(now.parent)
+    moved = Rounds(now, 2).members["trial 01"][-1]
+    assert moved.checkpoint == str(now / copy.relative_to(before))
 
 
 def test_whoever_follows_a_schedule_trains_each_part_with_its_settings(tmp_path):

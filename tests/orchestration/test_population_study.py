@@ -1,6 +1,7 @@
 """A population trained by the real command, undisturbed and with its driver killed midway."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ STUDY = "Results/tune_hyperparameters_Run01"
 SERIES = ("train/loss", "train/tumour_centre_share", "val/dice_mean", "val/best_dice_mean")
 
 
-def start(cwd, *options):
+def start(cwd, *options, env=None):
     cwd.mkdir(exist_ok=True)
     settings = [
         part
@@ -35,7 +36,7 @@ def start(cwd, *options):
         "1",
         *settings,
     ]
-    return warm.Process([*command, *options], cwd=cwd, stderr=subprocess.STDOUT)
+    return warm.Process([*command, *options], cwd=cwd, env=env, stderr=subprocess.STDOUT)
 
 
 def runs(cwd):
@@ -155,3 +156,16 @@ def test_it_is_refused_where_it_cannot_be_done_and_planned_where_it_can(tmp_path
     )
     planned = finish(start(tmp_path, "--plan", "--json"))
     assert "6 trials" in planned or '"trials": 6' in planned
+
+
+def test_no_file_of_a_population_holds_the_stores_password(tmp_path):
+    secret = "s3cret-of-the-store"
+    uri = f"sqlite:///{tmp_path}/st.db?password={secret}"
+    study = start(tmp_path, env=os.environ | {"MLFLOW_TRACKING_URI": uri})
+    copies = tmp_path / STUDY / "population"
+    wait_for(lambda: list(copies.glob("*/tuner.pkl")), study, "what Tune stores")
+    wait_for(lambda: list(copies.glob("*/experiment_state*")), study, "state of Tune's")
+    study.kill()
+    study.communicate()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if secret.encode() in path.read_bytes()]

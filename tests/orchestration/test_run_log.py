@@ -57,6 +57,20 @@ def test_an_epoch_is_sent_once_however_often_it_is_told_and_a_second_start_adds_
     assert store.client.get_run(first.run_id).info.status == "FINISHED"
 
 
+def test_a_run_goes_on_where_its_data_were_moved_and_with_no_other_setting(store):
+    first = open_log(store)
+    first.log_config({"optim.lr": 1e-4, "data.source": "/was", "data.workers": 2})
+    assert first.close()
+    second = open_log(store)
+    second.log_config({"optim.lr": 1e-4, "data.source": "/now", "data.workers": 0, "seed": 1})
+    assert second.close()
+    kept = {"optim.lr": "0.0001", "data.source": "/was", "data.workers": "2", "seed": "1"}
+    assert store.client.get_run(first.run_id).data.params == kept
+    third = open_log(store)
+    third.log_config({"optim.lr": 1e-3})
+    assert not third.close() and "Changing param values is not allowed" in third.away_because
+
+
 def test_a_file_that_is_gone_when_its_turn_comes_holds_up_nothing(store, tmp_path):
     kept = tmp_path / "kept.png"
     kept.write_bytes(b"a picture")

@@ -10,7 +10,16 @@ import pytest
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine import scratch as module
-from segmamba.orchestration.engine.scratch import LONGEST_SOCKET, PREFIX, SOCKET, scratch
+from segmamba.orchestration.engine.scratch import (
+    LONGEST_SOCKET,
+    PREFIX,
+    SOCKET,
+    TOKEN_PATH,
+    TOKENS,
+    scratch,
+    token_where_none_can_be_kept,
+)
+from tests.unprivileged import unprivileged
 
 HOLDS = """
 import sys
@@ -49,6 +58,29 @@ def aged(folder):
     """As if the folder had been made an hour ago."""
     at = os.stat(folder).st_mtime - 3600
     os.utime(folder, (at, at))
+
+
+def test_ray_gets_a_token_where_the_users_home_can_keep_none(tmp_path, monkeypatch):
+    for name in TOKENS:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    with token_where_none_can_be_kept(tmp_path):
+        assert TOKEN_PATH not in os.environ, "Ray keeps its own"
+    home.chmod(0o555)
+    with unprivileged(), token_where_none_can_be_kept(tmp_path):
+        given = os.environ[TOKEN_PATH]
+        with open(given, encoding="utf-8") as file:
+            assert len(file.read()) == 64 and os.path.dirname(given) == str(tmp_path)
+    assert TOKEN_PATH not in os.environ
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as of a user without a name
+    with token_where_none_can_be_kept(tmp_path):
+        assert TOKEN_PATH in os.environ
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    with token_where_none_can_be_kept(tmp_path):
+        assert TOKEN_PATH not in os.environ
 
 
 def test_it_is_private_and_gone_after_the_block_and_after_an_error(place):
@@ -98,3 +130,21 @@ def test_ray_tmpdir_comes_first(place, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", chosen)
     with scratch() as folder:
         assert str(folder.parent) == chosen
+
+
+def test_what_versions_before_left_goes_where_nobody_can_be_using_it(place, monkeypatch):
+    monkeypatch.setattr("psutil.boot_time", lambda: os.stat(place).st_mtime - 10)
+    old, fresh, own, other = (
+        os.path.join(place, name)
+        for name in ("segmamba_tune_abcd_012", "segmamba_tune_abcd_013", "segmamba_tune_abcd_014")
+        + ("segmamba_tune_of_mine",)
+    )
+    for folder in (old, fresh, own, other):
+        run = os.path.join(folder, "notes" if folder == own else "2026-11-29_00-42-05")
+        os.makedirs(os.path.join(run, "trial_1"))
+        for path in (os.path.join(run, "trial_1"), run, folder):
+            aged(path)
+    os.utime(os.path.join(fresh, "2026-11-29_00-42-05"))
+    with scratch():
+        pass
+    assert sorted(os.listdir(place)) == sorted(map(os.path.basename, (fresh, own, other)))

@@ -1,12 +1,13 @@
 """Calls to a store that is away or whose disk is full; a study that is not where it is sought."""
 
+import dataclasses
 import sqlite3
 
 import pytest
 import requests
 
 from segmamba.errors import UserError
-from segmamba.orchestration.study import check_place
+from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.tracking import store as store_module
 from segmamba.orchestration.tracking.store import Store, StudyHalted
 
@@ -73,3 +74,16 @@ def test_a_study_goes_on_where_its_checkpoints_are_or_where_they_were_moved(tmp_
     with pytest.raises(UserError, match="began in"):
         check_place(str(old), new)
     check_place(str(old), old)
+
+
+def test_data_that_were_moved_are_the_same_data_and_those_beside_them_are_not(make_study, tmp_path):
+    was, now = tmp_path / "was", tmp_path / "now"
+    now.mkdir()
+    begun, planned = (
+        dataclasses.replace(study, config={**study.config, "data.source": str(place)})
+        for study, place in ((make_study(), was), (make_study(), now))
+    )
+    check_same(begun, planned)
+    was.mkdir()
+    with pytest.raises(UserError, match=r"data\.source was"):
+        check_same(begun, planned)

@@ -61,6 +61,23 @@ def test_a_study_whose_driver_was_killed_is_resumed_to_the_same_end(calm, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_killed_study_is_moved_and_goes_on_to_the_same_end_with_nothing_where_it_was(
+    calm, tmp_path
+):
+    was, now = tmp_path / "was", tmp_path / "now"
+    was.mkdir()
+    study = start(was)
+    for trial in wait_for_first_epoch(was, study):
+        trial.suspend()
+    study.kill()
+    study.communicate()
+    was.rename(now)
+    assert "0 of 1 trials are done" in finish(start(now, "--resume"))
+    assert_as_if_nothing_had_happened(now, calm)
+    assert not was.exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "sent"),
     [(signal.SIGINT, os.kill), (signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg)],

@@ -16,7 +16,7 @@ from segmamba.orchestration.engine.failures import (
     read_failures,
     record_failure,
 )
-from segmamba.orchestration.engine.progress import ProgressDisplay, SilentProgress
+from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.run_log import STOPPED_TAG
 from segmamba.orchestration.tracking.study_run import INFEASIBLE_TAG
@@ -43,8 +43,11 @@ class FinishRuns(tune.Callback):
         """Trial to the number of its Stages that were printed."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what Ray stores of its callbacks: a terminal cannot be stored."""
-        return {"context": self.context, "progress": SilentProgress()}
+        """Return what Ray stores of its callbacks: nothing, since a study goes on without it.
+
+        The address of the store, which may hold a password, stays in memory.
+        """
+        return {}
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
@@ -154,4 +157,8 @@ def _plan(trial: Trial) -> TrialPlan:
 def _last_error(trial: Trial) -> str:
     """What Ray writes of the trial's last failure."""
     file = Path(trial.error_file) if trial.error_file else None
-    return file.read_text().rpartition("Failure #")[2] if file and file.exists() else ""
+    return (
+        file.read_text(encoding="utf-8", errors="replace").rpartition("Failure #")[2]
+        if file and file.exists()
+        else ""
+    )

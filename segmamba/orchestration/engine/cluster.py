@@ -24,7 +24,7 @@ from segmamba.errors import UserError
 from segmamba.orchestration.engine.cluster_nodes import first_line, inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
 from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch
-from segmamba.orchestration.engine.scratch import scratch
+from segmamba.orchestration.engine.scratch import RAY, scratch, token_where_none_can_be_kept
 
 if TYPE_CHECKING:
     import psutil
@@ -108,6 +108,7 @@ def ray_here(
         prepared = executor.submit(meanwhile)
         # Left after Ray's processes have ended, since it is entered before they are waited for.
         folder = (waiting or here).enter_context(scratch())
+        (waiting or here).enter_context(token_where_none_can_be_kept(folder))
         _started_here(
             lambda: ray.init(
                 address="local",
@@ -116,7 +117,7 @@ def ray_here(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / RAY),
             )
         )
         own = psutil.Process().children()

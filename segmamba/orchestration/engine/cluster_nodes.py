@@ -65,7 +65,7 @@ def inspect_nodes(output: Path, store_uri: str) -> Machine:
             "start one with ray start --address=..."
         )
     token = output / f".seen_by_all_nodes_{uuid.uuid4().hex}"
-    token.write_text("may be deleted\n")
+    token.write_text("may be deleted\n", encoding="utf-8")
     try:
         probe = ray.remote(num_cpus=1, max_retries=0)(report_node)
         tasks = {
@@ -169,7 +169,7 @@ def report_node(token: str) -> NodeReport:
 
 
 def _machine_id() -> str:
-    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else socket.gethostname()
+    return BOOT_ID.read_text(encoding="utf-8").strip() if BOOT_ID.exists() else socket.gethostname()
 
 
 def check_reports(reports: Mapping[str, NodeReport], output: Path, store_uri: str) -> None:

@@ -51,6 +51,8 @@ def join_population(plan: TrialPlan, folder: RunFolder, log: RunLog) -> None:
         else []
     )
     if newest.donor and (len(known) < len(rows) or epochs_done(folder) < newest.epoch):
+        if not (copy := Path(newest.checkpoint) / folder.last.name).exists():
+            raise FileNotFoundError(f"{copy}, which {plan.arm} takes from {newest.donor}, is gone")
         for target in (folder.previous, folder.best, folder.last):
             take_file(Path(newest.checkpoint) / target.name, target)
     write_json(record, rows)

@@ -32,14 +32,16 @@ class Rounds:
     """
 
     def __init__(self, folder: str | Path, every: int) -> None:
-        self._file, self.every, self.done = Path(folder) / "population.json", every, 0
+        self._folder, self.every, self.done = Path(folder), every, 0
+        self._file = self._folder / "population.json"
         self.members: dict[str, tuple[Stage, ...]] = {}
         if self._file.exists():
             fix = "restore it from a copy, or start the study anew"
             kept = read_json(self._file, _Kept, fix=fix)
             self.done = kept["done"]
             self.members = {
-                arm: tuple(map(_with_tuples, stages)) for arm, stages in kept["members"].items()
+                arm: tuple(self._here(_with_tuples(stage)) for stage in stages)
+                for arm, stages in kept["members"].items()
             }
             donors = {stage.donor for stages in self.members.values() for stage in stages}
             if empty := [arm for arm, stages in self.members.items() if not stages]:
@@ -112,10 +114,27 @@ class Rounds:
 
     def _keep(self) -> None:
         members = {
-            arm: [dataclasses.asdict(stage) for stage in stages]
+            arm: [dataclasses.asdict(stage) | {"checkpoint": self._kept(stage)} for stage in stages]
             for arm, stages in self.members.items()
         }
         write_json(self._file, {"done": self.done, "members": members})
+
+    def _kept(self, stage: Stage) -> str:
+        """The copy of a Stage as seen from the study's folder, which may be moved."""
+        copy = Path(stage.checkpoint)
+        below = copy.is_relative_to(self._folder)
+        return str(copy.relative_to(self._folder)) if below else stage.checkpoint
+
+    def _here(self, stage: Stage) -> Stage:
+        """A Stage that was kept, with its copy where the study's folder is now."""
+        copy, name = Path(stage.checkpoint), self._folder.name
+        if not stage.checkpoint:
+            return stage
+        if copy.is_absolute() and not copy.exists() and name in copy.parts:
+            # A version before 0.4 kept it whole, and the folder was moved.
+            behind = copy.parts[::-1].index(name)
+            copy = Path(*copy.parts[len(copy.parts) - behind :])
+        return dataclasses.replace(stage, checkpoint=str(self._folder / copy))
 
 
 class _Kept(TypedDict):

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 from segmamba.config import flat_as_stored
 from segmamba.data.splits import SETS
 from segmamba.errors import UserError
+from segmamba.files import was_moved
 from segmamba.studies.registration import changes_of_claim
 from segmamba.studies.spec import FOUND
 
 if TYPE_CHECKING:
     from segmamba.studies.results import Study
+
+PLACES = ("data.source", "data.patients")
+"""Settings that say where the data are; that they are the same data is seen from their cases."""
 
 
 def check_place(began_in: str, folder: Path) -> None:
@@ -47,7 +51,7 @@ def check_same(stopped: Study, planned: Study) -> None:
     differences = [
         f"{name} was {before.get(name)!r} and is {value!r}"
         for name, value in now.items()
-        if before.get(name) != value
+        if before.get(name) != value and not (name in PLACES and was_moved(before.get(name), value))
     ]
     if _arms(stopped) != _arms(planned):
         differences.append("arms differ")

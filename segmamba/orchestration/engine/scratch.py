@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -10,16 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segmamba.errors import UserError
-from segmamba.files import LOCK, is_abandoned, locked
+from segmamba.files import LOCK, check_may_be_made, is_abandoned, locked, write_text
 
 PREFIX = ".segmamba-"
 MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
 """A name that `tempfile.mkdtemp` gives such a folder, and nobody else."""
-SOCKET = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+EARLIER = re.compile(r"segmamba_tune_\w{8}")
+TUNES = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}")
+"""The folder of a Tune run in it."""
+RAY = "r"
+"""Ray's own folder in it, which Ray opens to all users."""
+SOCKET = f"{RAY}/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """The longest name that Ray gives a socket in its temporary folder."""
 LONGEST_SOCKET = 103
 """Bytes of a Unix socket's path on every system: `sun_path` has 104 of them on macOS, 108 on
 Linux, of which one ends it."""
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+TOKENS = {"RAY_AUTH_TOKEN", TOKEN_PATH}
+"""By which the environment gives Ray its token."""
 NEW_S = 60.0
 """Seconds for which a folder that nobody has locked is taken for one that is just being made."""
 
@@ -44,12 +53,62 @@ def scratch() -> Iterator[Path]:
             old = (left / LOCK).exists() and time.time() - status.st_mtime > NEW_S
             if ours and old and is_abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)
+    _remove_earlier_versions()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     try:
         with locked(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_earlier_versions() -> None:
+    """Remove what killed studies of versions before 0.4 have left for Tune.
+
+    Such a folder does not say whose it is. It goes where it holds what Tune keeps and nothing else,
+    and nothing in it has changed since the machine was started: nobody can be using it.
+    """
+    import psutil
+
+    for left in Path(tempfile.gettempdir()).glob("segmamba_tune_*"):
+        with contextlib.suppress(OSError):
+            ours = EARLIER.fullmatch(left.name) and left.lstat().st_uid == os.getuid()
+            if not ours or left.is_symlink():
+                continue
+            tunes = all(TUNES.fullmatch(path.name) for path in left.iterdir())
+            changed = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
+            if tunes and changed < psutil.boot_time():
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def token_where_none_can_be_kept(folder: Path) -> Iterator[None]:
+    """Give Ray a token while a block runs, where its own place for one cannot be written.
+
+    Ray keeps the token by which its processes know each other in the user's home, which a
+    container's or a batch system's user may lack.
+
+    Args:
+        folder: A folder that nobody else can read.
+    """
+    kept = Path(os.path.expanduser("~/.ray/auth_token"))
+    if TOKENS & os.environ.keys() or kept.exists() or (kept.is_absolute() and _may_be_made(kept)):
+        yield
+        return
+    token = write_text(folder / "auth_token", secrets.token_hex(32))
+    os.environ[TOKEN_PATH] = str(token)
+    try:
+        yield
+    finally:
+        os.environ.pop(TOKEN_PATH, None)
+
+
+def _may_be_made(path: Path) -> bool:
+    try:
+        check_may_be_made(path, "")
+    except UserError:
+        return False
+    return True
 
 
 def _place() -> Path:

@@ -27,6 +27,7 @@ from segmamba.orchestration.engine.population_member import (
 from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_TAG, RunLog
 from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
+from segmamba.redaction import redacted
 from segmamba.studies.spec import Stage, TrialPlan
 from segmamba.training.compiler_cache import CompilerCache
 from segmamba.training.compiling import (
@@ -217,7 +218,9 @@ def _failed(
     """
     file: Path | str = root / "logs" / "error.txt"
     try:
-        Path(file).write_text(details or traceback.format_exc())
+        Path(file).write_text(
+            redacted(details or traceback.format_exc()), encoding="utf-8", errors="backslashreplace"
+        )
     except OSError as error:  # a full disk: the reason still reaches the driver, and perhaps MLflow
         file = f"none ({error.strerror})"
     if log:

@@ -52,14 +52,31 @@ def check_results(folder: Path | str) -> None:
     Raises:
         UserError: It cannot be written, or no address of a SQLite file can name it.
     """
+    database_in(folder)
+    check_writable(folder)
+
+
+def database_in(folder: Path | str) -> str:
+    """Return the URI of the store for results in a folder.
+
+    It is MLFLOW_TRACKING_URI where that is set, else a SQLite file in the folder.
+
+    Args:
+        folder: The folder of results.
+
+    Raises:
+        UserError: No address of a SQLite file can name it.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
     path = str(Path(folder).resolve())
     # SQLAlchemy decodes %20 and takes what follows a question mark for options.
-    if not os.environ.get("MLFLOW_TRACKING_URI") and ("?" in path or unquote(path) != path):
+    if "?" in path or unquote(path) != path:
         raise UserError(
             f"--output {folder}: MLflow's database cannot lie in {path}, whose name has a question "
             "mark or an escape such as %20; choose another folder"
         )
-    check_writable(folder)
+    return f"{SQLITE}{path}/mlflow.db"
 
 
 def make_whole(path: Path) -> None:
@@ -130,7 +147,12 @@ def _obstacle(upgrading: list[str]) -> str:
     """Run MLflow's upgrade; the reason why it did not end well, "" where it did."""
     try:
         ended = subprocess.run(
-            upgrading, capture_output=True, text=True, timeout=UPGRADE_LIMIT_S, check=False
+            upgrading,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=UPGRADE_LIMIT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"it took longer than {UPGRADE_LIMIT_S:.0f} s"

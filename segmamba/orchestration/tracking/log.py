@@ -9,6 +9,15 @@ from segmamba.data.splits import Split
 WEIGHTS_TAG = "weights_sha256_"
 """With "best" or "last" behind it: the tag that holds the digest of a checkpoint's weights."""
 
+NEUTRAL = {
+    "data.source": "",
+    "data.names": (),
+    "data.patients": "",
+    "data.max_volume_mib": 0,
+    "data.workers": 0,
+}
+"""Settings that no result depends on, each with what stands for all its values."""
+
 
 class Log(Protocol):
     """Takes what a training run has to say. No call waits for a server, but for `close`."""
@@ -18,7 +27,10 @@ class Log(Protocol):
         """Why the tracker does not answer; empty where it does."""
 
     def log_config(self, flat: Mapping[str, object]) -> None:
-        """Log the full flat configuration; logging the same values again is harmless."""
+        """Log the full flat configuration; logging the same values again is harmless.
+
+        A run that goes on keeps what it says of NEUTRAL settings.
+        """
 
     def log_data(self, data: Split) -> None:
         """Log the three sets of a Split; logging the same ones again is harmless."""

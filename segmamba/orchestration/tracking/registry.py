@@ -20,6 +20,7 @@ from mlflow.types import ParamSchema, ParamSpec
 from segmamba.config import PostprocessConfig, load_postprocess
 from segmamba.errors import UserError
 from segmamba.inference.checkpoint_files import postprocess_file
+from segmamba.leftovers import folder_beside
 from segmamba.orchestration.tracking.model_folder import write_folder
 from segmamba.orchestration.tracking.outbox import is_away
 from segmamba.orchestration.tracking.store import Store, as_default, prose, quiet
@@ -107,13 +108,12 @@ def register_networks(
     client = store.client
     if versions := client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         return versions[0]
-    with as_default(store.uri), tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+    place = Path(tempfile.gettempdir()) / "segmamba-model"
+    with as_default(store.uri), folder_beside(place) as scratch, warnings.catch_warnings():
         # The signature stands in for an example.
         warnings.filterwarnings("ignore", ".*input example was not provided")
-        folder = Path(scratch) / ARTIFACT
-        written = write_folder(
-            Path(scratch) / NETWORKS, networks.checkpoints, networks.postprocessing
-        )
+        folder = scratch / ARTIFACT
+        written = write_folder(scratch / NETWORKS, networks.checkpoints, networks.postprocessing)
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),

@@ -14,21 +14,13 @@ from segmamba.data.splits import Split
 from segmamba.device import choose_device, device_kind
 from segmamba.environment import digest_of_code
 from segmamba.models.cpu_library import find_library
-from segmamba.orchestration.tracking.log import WEIGHTS_TAG
+from segmamba.orchestration.tracking.log import NEUTRAL, WEIGHTS_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG
 from segmamba.orchestration.tracking.store import Store
 
 DIGEST_TAG, REUSED_TAG, MADE_WITH_TAG = "trial_digest", "reused_from", "made_with"
 ROOMS = ("config", "data", "models", "inference", "evaluation", "training", "device.py")
 """The code that decides what a trial's result is."""
-NEUTRAL = {
-    "data.source": "",
-    "data.names": (),
-    "data.patients": "",
-    "data.max_volume_mib": 0,
-    "data.workers": 0,
-}
-"""Settings that no result depends on, each with what stands for all its values."""
 
 
 def trial_digest(config: Config, split: Split) -> str:

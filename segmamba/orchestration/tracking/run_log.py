@@ -17,6 +17,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from segmamba.data.splits import Split
+from segmamba.orchestration.tracking.log import NEUTRAL
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.store import Store, fail_fast, metric_entities, prose, quiet
 
@@ -59,8 +60,12 @@ class RunLog:
         self._outbox.put(self._open)
 
     def log_config(self, flat: Mapping[str, object]) -> None:
-        """Log the full flat configuration as parameters."""
-        self._outbox.put(lambda: self._store.log_params(self.run_id, flat))
+        """Log the full flat configuration as parameters.
+
+        MLflow lets none be changed. A run that goes on where its data were moved keeps their first
+        place, and so all NEUTRAL settings.
+        """
+        self._outbox.put(functools.partial(self._send_config, flat))
 
     def log_data(self, data: Split) -> None:
         """Log the Split's three sets as dataset inputs."""
@@ -130,6 +135,11 @@ class RunLog:
         history = self._store.client.get_metric_history(self.run_id, "train/loss")
         self._logged = {metric.step for metric in history}
         self._watch_machine()
+
+    def _send_config(self, flat: Mapping[str, object]) -> None:
+        known = self._store.client.get_run(self.run_id).data.params
+        kept = known.keys() & NEUTRAL.keys()
+        self._store.log_params(self.run_id, {n: v for n, v in flat.items() if n not in kept})
 
     def _send_epoch(self, batch: list[Metric], epoch: int) -> None:
         if epoch not in self._logged:

@@ -18,14 +18,17 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from segmamba.errors import UserError
+from segmamba.files import check_writable
 from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.database import (
     SQLITE,
+    database_in,
     make_whole,
     sqlite_path,
 )
 from segmamba.orchestration.tracking.experiment_page import runs_address, set_up_experiment
 from segmamba.orchestration.tracking.outbox import is_away, reason_of
+from segmamba.orchestration.tracking.relocation import ARTIFACTS, ROOT_TAG, follow
 from segmamba.redaction import redacted
 
 EXPERIMENT = "segmamba"
@@ -204,28 +207,47 @@ def store_uri(results: str | Path) -> str:
     It is MLFLOW_TRACKING_URI where that is set, else a SQLite file in `results`. It is absolute,
     since Ray's workers run in another folder.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(results).resolve()}/mlflow.db"
+    uri = database_in(results)
     path, (_, question, options) = sqlite_path(uri), uri.partition("?")
     return f"{SQLITE}{path.resolve()}{question}{options}" if path else uri
+
+
+def store_to_read(results: str | Path) -> str:
+    """Return the URI of a store that nothing is written to, which may be somebody else's.
+
+    Raises:
+        UserError: There is none, or it cannot be used.
+    """
+    uri = store_uri(results)
+    path = sqlite_path(uri)
+    if path and not path.exists():
+        raise UserError(f"there is no MLflow store {path}; no study or run has ended there")
+    if path and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK):
+        open_store(results)  # where its folder was moved, it names what lies there now
+    return uri
 
 
 def open_store(results: str | Path) -> Store:
     """Open the store for results in a folder; its database and experiment are made where missing.
 
+    Where the folder was moved or copied, the store names the files that are in it now.
+
     Raises:
         UserError: The store cannot be used: it is away, damaged, or no store.
     """
     quiet()
-    results, uri = Path(results).resolve(), store_uri(results)
-    results.mkdir(parents=True, exist_ok=True)
+    uri = store_uri(results)
+    check_writable(results)
+    results = Path(results).resolve()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     path = sqlite_path(uri)
-    location = (results / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    location = (results / ARTIFACTS).as_uri() if uri.startswith("sqlite:") else None
     # Behind a lock: SQLite migrations of two processes at once destroy each other.
     try:
         with FileLock((path.parent if path else results) / ".mlflow.lock"), _few_retries():
             if path:
                 make_whole(path)
+                follow(path, results)
             client = _client(uri)
             experiment = client.get_experiment_by_name(name)
             experiment_id = (
@@ -233,7 +255,10 @@ def open_store(results: str | Path) -> Store:
                 if experiment
                 else client.create_experiment(name, artifact_location=location)
             )
-            set_up_experiment(client, experiment_id, experiment.tags if experiment else ())
+            known = experiment.tags if experiment else {}
+            set_up_experiment(client, experiment_id, known)
+            if path and known.get(ROOT_TAG) != str(path.parent):
+                client.set_experiment_tag(experiment_id, ROOT_TAG, str(path.parent))
             return Store(uri, experiment_id)
     except ImportError as error:
         raise UserError(

@@ -50,9 +50,30 @@ class StudyRun:
     run_id: str
 
     @property
+    def name(self) -> str:
+        """What the study is called, with its _RunNN."""
+        return self.store.client.get_run(self.run_id).data.tags["study"]
+
+    @property
     def folder(self) -> str:
         """Where the study keeps its trials; empty where its run does not say."""
         return self.store.client.get_run(self.run_id).data.tags.get(FOLDER_TAG, "")
+
+    def moved_to(self, folder: Path) -> None:
+        """Note that the folder of results with the study was moved.
+
+        A store beside the results does this for all studies when it is opened; a server's cannot.
+
+        Args:
+            folder: The study's folder now.
+        """
+        before = Path(self.folder).parent
+        runs = [self.store.client.get_run(self.run_id), *self.children()]
+        for run in runs:
+            was = Path(run.data.tags.get(FOLDER_TAG, ""))
+            if was.is_relative_to(before):
+                now = folder.parent / was.relative_to(before)
+                self.store.set_tags(run.info.run_id, {FOLDER_TAG: now})
 
     def stored(self) -> dict[str, Any]:
         """Return what `start_study` kept, as plain JSON."""
@@ -200,7 +221,8 @@ class StudyRun:
             schedule: Of a population, the Stages that led to the chosen weights.
         """
         if schedule:
-            stages = [asdict(stage) for stage in schedule]
+            # The copies are gone by now.
+            stages = [asdict(stage) | {"checkpoint": ""} for stage in schedule]
             self.store.client.log_dict(self.run_id, stages, SCHEDULE_FILE)  # type: ignore[arg-type]  # any JSON
         self.store.set_tags(
             self.run_id,

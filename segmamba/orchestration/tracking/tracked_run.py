@@ -16,6 +16,7 @@ import torch
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.evaluation.behind import Aside
+from segmamba.leftovers import remove_leftovers
 from segmamba.orchestration.tracking.log import WEIGHTS_TAG, Log
 from segmamba.training.callback import Callback
 from segmamba.training.drawing import NoPictures, PictureDrawer
@@ -55,6 +56,7 @@ class TrackedRun:
 
     def begin(self) -> None:
         """Log the data, the configuration and the environment, which the folder holds already."""
+        remove_leftovers(self.folder.root, *self.folder.root.glob("*/"))
         self.log.log_data(self.data)
         self.log.log_files([self.folder.config, self.folder.environment], None)
 
