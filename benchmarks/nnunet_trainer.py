@@ -1,7 +1,7 @@
 """What nnU-Net's own trainer makes of the cases that `train_run.py` takes: its plan, loader, loop.
 
     python benchmarks/nnunet_trainer.py [--data DIR] [--labels mixed] [--cases 8] [--epochs 4] \\
-        [--iterations 250] [--patch 128 128 64] [--batch-size 2] [--json FILE]
+        [--iterations 250] [--limit-s 480] [--patch 128 128 64] [--batch-size 2] [--json FILE]
 
 It needs `pip install nnunetv2`. The cases become nnU-Net's raw format in a temporary folder; its
 planner and its preprocessing (3d_fullres) make of them what they make of any data set, and its
@@ -10,6 +10,9 @@ own proportion of one to five, the checkpoint and the picture of its progress. T
 (compilation, cuDNN's choices) is not counted. nnU-Net's variables such as nnUNet_compile and
 nnUNet_n_proc_DA hold here too. Its validation of whole cases follows once after the last epoch of
 a training; it is not run.
+
+Up to six batches and one of each process lie ready when an epoch begins: with few iterations they
+flatter the loader.
 
 The plan depends on the cases: those made up here are smaller than real ones once they are cropped.
 --patch gives the planner the size of a patch in its place, along x, y and z.
@@ -83,10 +86,13 @@ def dataset_json(cases: Sequence[Case]) -> dict[str, object]:
     }
 
 
-def plan_and_preprocess(patch: Sequence[int] | None, batch_size: int | None) -> dict[str, Any]:
+def plan_and_preprocess(
+    cases: int, patch: Sequence[int] | None, batch_size: int | None
+) -> dict[str, Any]:
     """Run nnU-Net's planner and preprocessing, as `nnUNetv2_plan_and_preprocess` does.
 
     Args:
+        cases: How many there are.
         patch: Voxels of a patch along x, y and z; None leaves them to the planner.
         batch_size: Patches of a step; None leaves them to the planner.
 
@@ -117,7 +123,7 @@ def plan_and_preprocess(patch: Sequence[int] | None, batch_size: int | None) -> 
                 )
             return plan | ({"batch_size": batch_size} if batch_size else {})
 
-    processes = os.cpu_count()
+    processes = min(cases, os.cpu_count())
     steps.extract_fingerprints(
         [DATASET], num_processes=processes, verbose=False, show_progress_bar=False
     )
@@ -128,10 +134,26 @@ def plan_and_preprocess(patch: Sequence[int] | None, batch_size: int | None) -> 
     return plans
 
 
+class TimeIsOver(Exception):
+    """The time for the epochs is over."""
+
+
 def measure(
-    plans_file: Path, device: torch.device, epochs: int, iterations: int
+    plans_file: Path, device: torch.device, epochs: int, iterations: int, until: float
 ) -> tuple[dict[str, float], dict[str, object]]:
-    """Train; return rates and times over the counted epochs, and what they depend on."""
+    """Train; return rates and times over the counted epochs, and what they depend on.
+
+    Args:
+        plans_file: nnU-Net's plans, beside which its dataset.json lies.
+        device: Where it trains.
+        epochs: Epochs at most.
+        iterations: Steps of an epoch.
+        until: Of `time.perf_counter`; the epoch in which it is reached is the last one, unless none
+            is counted yet.
+
+    Returns:
+        (figures by name, what else a report must say).
+    """
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -164,6 +186,8 @@ def measure(
                 f"all {rows[-1]['epoch_s']:.1f} s",
                 flush=True,
             )
+            if len(rows) > NOT_COUNTED and time.perf_counter() > until:
+                raise TimeIsOver
 
         def row(self, now: float) -> dict[str, float]:
             """The figures of an epoch that ends now."""
@@ -197,7 +221,10 @@ def measure(
     trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
     trainer.num_val_iterations_per_epoch = max(1, iterations // TRAINING_FOR_ONE_VALIDATION)
     steps.wrap(trainer, "train_step")
-    trainer.run_training()
+    try:
+        trainer.run_training()
+    except TimeIsOver:
+        trainer.on_train_end()
     counted = rows[NOT_COUNTED:]
     values = {name: float(np.mean([row[name] for row in counted])) for name in counted[0]}
     if "gpu_peak_gib" in values:
@@ -234,6 +261,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=250, help="steps of an epoch")
+    parser.add_argument(
+        "--limit-s",
+        type=float,
+        default=480.0,
+        help="stop after the counted epoch in which so many seconds since the start are over",
+    )
     parser.add_argument("--patch", type=int, nargs=3, metavar=("X", "Y", "Z"))
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--device", default="auto")
@@ -259,21 +292,24 @@ def main() -> None:
         config = preset("paper").changed(
             source_changes(options.data or root / "made_up", options.labels)
         )
-        cases, source, _ = labelled_cases(config, root, lambda label: lambda done, total: None)
+        found, source, _ = labelled_cases(config, root, lambda label: lambda done, total: None)
+        cases = found[: options.cases]
         if len(cases) < FEWEST_CASES:
             raise SystemExit(f"{source}: {len(cases)} cases; nnU-Net needs {FEWEST_CASES}")
-        write_raw(cases[: options.cases], root / "nnUNet_raw" / NAME)
-        plans = plan_and_preprocess(options.patch, options.batch_size)
+        write_raw(cases, root / "nnUNet_raw" / NAME)
+        plans = plan_and_preprocess(len(cases), options.patch, options.batch_size)
         from segmamba.device import choose_device
 
         device, ready_s = choose_device(options.device), time.perf_counter() - began
         print(
-            f"{min(len(cases), options.cases)} of {source if options.data else 'made-up cases'}; "
+            f"{len(cases)} cases, {source if options.data else 'made up'}; "
             f"{device}; cases ready after {ready_s:.0f} s",
             flush=True,
         )
         plans_file = root / "nnUNet_preprocessed" / NAME / f"{plans['plans_name']}.json"
-        values, machine = measure(plans_file, device, options.epochs, options.iterations)
+        values, machine = measure(
+            plans_file, device, options.epochs, options.iterations, began + options.limit_s
+        )
     print("; ".join(f"{name} {value}" for name, value in machine.items()))
     values["cases_ready_s"] = ready_s
     figures = {name: Figure(value, unit_of(name)) for name, value in values.items()}
