@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from segmamba.training.run_folder import RunFolder
 
 NOT_COUNTED = 2
+BRATS_SHAPE = (240, 240, 155)
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 GOALS: dict[str, tuple[Callable[[float, float, str], Figure], float]] = {
     "patches_per_s": (at_least, 78.0),
@@ -51,13 +52,13 @@ GOALS: dict[str, tuple[Callable[[float, float, str], Figure], float]] = {
 UNITS = {"patches_per_s": "/s", "gpu_peak_gib": "GiB"}
 
 
-def write_cases(folder: Path, count: int) -> None:
-    """Write `count` cases of BraTS size below `folder`, one process each."""
+def write_cases(folder: Path, count: int, shape: tuple[int, ...] = BRATS_SHAPE) -> None:
+    """Write `count` cases below `folder`, one process each."""
     with get_context("spawn").Pool(min(count, os.cpu_count())) as pool:
-        pool.starmap(write_case, [(folder, number) for number in range(count)], chunksize=1)
+        pool.starmap(write_case, [(folder, number, shape) for number in range(count)], chunksize=1)
 
 
-def write_case(folder: Path, number: int, shape: tuple[int, int, int] = (240, 240, 155)) -> None:
+def write_case(folder: Path, number: int, shape: tuple[int, ...] = BRATS_SHAPE) -> None:
     """Write a case: an ellipsoid of noise with a nested ball in it."""
     rng = np.random.default_rng(number)
     grid = np.meshgrid(
