@@ -12,6 +12,8 @@ from pathlib import Path
 
 VARIABLE = "SEGMAMBA_CPU_LIBRARIES"
 """The environment variable that names the folder of the libraries."""
+ROOT = 0
+"""The user id whose files are trusted, too."""
 MACHINES = ("x86_64", "AMD64")
 """The machines whose processors have levels, as Python's `platform` names them."""
 LEVELS = {
@@ -73,6 +75,6 @@ def _is_safe(library: Path) -> bool:
     except OSError:
         return False
     return all(
-        state.st_uid in (0, os.geteuid()) and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        state.st_uid in (ROOT, os.geteuid()) and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         for state in states
     )
