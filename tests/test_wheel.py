@@ -24,7 +24,7 @@ def tell():
     root, told = os.environ["CHECKOUT"], os.environ["FOREIGN"]
     files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
     ours = [name for name in sys.modules if name.partition(".")[0] in {packages}]
-    foreign = sorted(file for file in files if file.startswith(root + os.sep))
+    foreign = sorted(f for f in files if f.startswith(root + os.sep) and "site-packages" not in f)
     with open(os.path.join(told, str(os.getpid())), "w") as file:
         print(len(ours), *foreign, file=file)
 
