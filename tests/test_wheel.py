@@ -92,6 +92,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * LIMIT_S)
 def test_the_installed_wheel_runs_the_demo_and_predicts_without_the_checkout(wheel, tmp_path):
     site, tiny, foreign = (tmp_path / name for name in ("site", "tiny", "foreign"))
     elsewhere = tmp_path / "elsewhere"
