@@ -1,4 +1,5 @@
 # make demo | studies | ensemble | test | test-slow | test-gpu | setup-gpu | lint | docs | pictures
+# make lock
 # Each sets up .venv first where that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 
 .PHONY: demo studies ensemble test test-slow test-gpu setup-gpu lint docs clean
-.PHONY: pictures picture-report
+.PHONY: pictures picture-report lock
 
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
@@ -56,6 +57,13 @@ pictures: $(INSTALLED)
 
 picture-report: $(INSTALLED)
 	$(BIN)/python docs/draw_pictures.py report --keep
+
+# requirements/, from pyproject.toml and constraints.txt; uv asks the package index.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	.venv-lock/bin/python requirements/lock.py
+	rm -rf .venv-lock
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(PIP) --quiet -c constraints.txt -e '.[docs]'

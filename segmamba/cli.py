@@ -10,6 +10,7 @@ import typer
 from search_spaces.ablate_inference import ARMS, BASELINE
 from segmamba.commands import (
     ablate_inference,
+    challenge,
     data,
     demo,
     ensemble,
@@ -38,6 +39,8 @@ for command in (
     train.train,
     train.reproduce,
     predict.predict,
+    challenge.challenge,
+    challenge.infer,
     export.export,
     evaluate.evaluate,
     evaluate.compare,

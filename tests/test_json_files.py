@@ -55,7 +55,7 @@ class Entry(TypedDict):
         (f'{{"name": "a", "other": {10**400}}}', "$.other: an integer of more than 64 bits"),
         ("", "the file is empty"),
         ("null", "$: expected an object, found null"),
-        ('{"name": "a", "other": ' + "[" * 5000, "nested too deeply"),
+        ('{"name": "a", "other": ' + "[" * 200_000, "nested too deeply"),
         ('{"name": "a", "other": ' + "[" * 300 + "]" * 300 + "}", "recursion limit exceeded"),
         (
             '{"name": "a", "b": [' + "1," * 9000 + "[" * 900 + "]" * 901 + "}",
@@ -100,7 +100,7 @@ def test_what_is_no_regular_file_or_too_large_is_refused_without_reading_it(tmp_
         ("pipe", "it is no regular file"),
         ("folder", "it is a folder"),
         ("absent", "No such file"),
-        ("zero\0byte", "null byte"),
+        ("zero\0byte", "null (byte|character)"),
     ):
         with pytest.raises(UserError, match=message):
             read_json(tmp_path / f"{name}.json", dict[str, Any])

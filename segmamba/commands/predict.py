@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -239,6 +240,8 @@ def run_prediction(
             what the predictor's networks say.
         as_json: Print the content of predictions.json instead of the folder.
 
+    Where there is no failures.log, tracebacks go to stderr.
+
     Returns:
         The exit code: 1 if a case failed for a reason of ours, 2 if by its files, else 0.
     """
@@ -268,6 +271,8 @@ def run_prediction(
             progress(len(outcomes), len(cases))
             if outcome.state == FAILED:
                 print_line(screen, f"error: {outcome.error}")
+                if outcome.traceback and not outputs.record:
+                    print(outcome.traceback, file=sys.stderr)
     for note in summarised([outcome.findings for outcome in outcomes]):
         print_line(screen, f"note: {note}")
     if skipped := [outcome.case for outcome in outcomes if outcome.state == SKIPPED]:

@@ -58,7 +58,7 @@ def predict_cases(
     """Predict cases and write what is asked for.
 
     A bad case fails alone, whatever it raises: its Outcome names the error. A traceback is for
-    errors that the files do not explain; it goes to failures.log as well.
+    errors that the files do not explain; it goes to failures.log as well, where there is to be one.
 
     Args:
         predictor: Who predicts.
@@ -73,14 +73,15 @@ def predict_cases(
     """
     _make_folders(outputs, len(predictor))
     log = outputs.folder / LOG
-    log.unlink(missing_ok=True)
+    if outputs.record:
+        log.unlink(missing_ok=True)
     tracebacks: list[str] = []
     for outcome in _outcomes(predictor, cases, outputs):
         if outcome.state == FAILED:  # what an earlier prediction left there is not this one's
             with writing_to(outputs):
                 for path in outputs.files(outcome.case, len(predictor)).values():
                     path.unlink(missing_ok=True)
-        if outcome.traceback:
+        if outcome.traceback and outputs.record:
             tracebacks.append(f"{outcome.case}\n{outcome.traceback}")
             with writing_to(outputs):
                 write_text(log, "\n".join(tracebacks))
@@ -100,7 +101,7 @@ def _outcomes(predictor: Predictor, cases: Iterable[Case], outputs: Outputs) -> 
             yield writing.popleft().result()
 
 
-def _alone(case: Case, stage: Callable[[], Result]) -> Result | Outcome:
+def _alone(case: Case, outputs: Outputs, stage: Callable[[], Result]) -> Result | Outcome:
     """The result of a stage, or the Outcome that ends the case here."""
     try:
         return stage()
@@ -109,7 +110,8 @@ def _alone(case: Case, stage: Callable[[], Result]) -> Result | Outcome:
         return Outcome(case.id, FAILED, str(error) if named else f"{case.id}: {error}")
     except Exception as error:
         line = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
-        text = f"{case.id}: not predicted ({line}); {LOG} beside the predictions has the traceback"
+        where = f"; {LOG} beside the predictions has the traceback" if outputs.record else ""
+        text = f"{case.id}: not predicted ({line}){where}"
         outcome = Outcome(case.id, FAILED, text, traceback=traceback.format_exc())
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # only now that the traceback holds no tensor any more
@@ -134,7 +136,7 @@ def _read(predictor: Predictor, case: Case, outputs: Outputs) -> PreparedScan | 
             raise UserError(errors[0])
         return predictor.prepare(read_scan(replace(case, label=None)))
 
-    return _alone(case, prepare)
+    return _alone(case, outputs, prepare)
 
 
 def _predict(
@@ -146,6 +148,7 @@ def _predict(
     scan, started = prepared, time.perf_counter()
     analysis = _alone(
         case,
+        outputs,
         lambda: predictor.analyse(
             scan, probabilities=outputs.probabilities, uncertainty=outputs.uncertainty
         ),
@@ -165,7 +168,7 @@ def _finish(
     if isinstance(predicted, Outcome):
         return predicted
     analysis, predict_s = predicted
-    return _alone(case, lambda: _written(predictor, case, analysis, predict_s, outputs))
+    return _alone(case, outputs, lambda: _written(predictor, case, analysis, predict_s, outputs))
 
 
 def _written(

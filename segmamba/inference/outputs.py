@@ -34,6 +34,8 @@ class Outputs:
     page: bool = False
     skip_existing: bool = False
     """Whether a case is left whose files are all there."""
+    record: bool = True
+    """Whether predictions.json and failures.log are written; some programs take images alone."""
 
     def convention_for(self, case: Case, classes: LabelSet) -> str:
         """Name the label convention in which a case is written.

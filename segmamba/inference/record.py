@@ -125,13 +125,14 @@ def begin_record(
         for case in () if outputs.skip_existing else cases:
             for path in outputs.files(case.id, len(predictor)).values():
                 path.unlink(missing_ok=True)
-        write_json(outputs.folder / RECORD, how | {"cases": rows})
+        if outputs.record:
+            write_json(outputs.folder / RECORD, how | {"cases": rows})
 
 
 def write_record(
     predictor: "Predictor", outcomes: Sequence[Outcome], outputs: Outputs, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Write predictions.json.
+    """Write predictions.json, unless the outputs are to be without it.
 
     Args:
         predictor: Who predicted.
@@ -140,7 +141,7 @@ def write_record(
         names: What to call the predictor's networks.
 
     Returns:
-        What predictions.json holds.
+        What predictions.json holds, or would.
 
     Raises:
         UserError: The output folder cannot be written.
@@ -153,8 +154,9 @@ def write_record(
             for outcome in outcomes
         ],
     }
-    with writing_to(outputs):
-        write_json(outputs.folder / RECORD, record)
+    if outputs.record:
+        with writing_to(outputs):
+            write_json(outputs.folder / RECORD, record)
     return record
 
 

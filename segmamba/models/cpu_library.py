@@ -2,8 +2,9 @@
 
 The machine's own C compiler takes less than a second, once for a machine: the library is kept in
 the user's cache folder, by its source, compiler and processor. It is loaded from there only where
-this user alone can write it. Without a compiler torch's kernels serve, which are slower for narrow
-volumes and for scans; results then differ in the last bits.
+this user alone can write it. A container has it compiled beforehand (cpu_build.py).
+Without either, torch's kernels serve, which are slower for narrow volumes and for scans; results
+then differ in the last bits.
 """
 
 import contextlib
@@ -29,11 +30,13 @@ from torch import Tensor
 
 from segmamba.files import write_bytes
 from segmamba.leftovers import folder_beside
+from segmamba.models.cpu_prebuilt import prebuilt_library
 
 R = TypeVar("R")
 OFF = "SEGMAMBA_CPU_KERNELS"
 """The environment variable that, set to 0, leaves everything to torch."""
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+HERE = "-march=native"
 COMPILE_LIMIT_S = 120.0
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -48,10 +51,14 @@ def find_library() -> tuple[ctypes.CDLL | None, str]:
     """Load the kernels, and compile them first where that was not done yet.
 
     Returns:
-        The library, or None where there is none; and the compiler, or the reason in words.
+        The library, or None where there is none; and the compiler or the library's file, or the
+        reason in words.
     """
     if os.environ.get(OFF) == "0":
         return None, f"{OFF}=0"
+    if prebuilt := prebuilt_library(_features(), digest_of(kernel_sources())):
+        with contextlib.suppress(OSError):  # it is of another system's C library
+            return ctypes.CDLL(str(prebuilt)), str(prebuilt)
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc"))), None)
     if compiler is None:
         return None, "no C compiler found (cc or gcc)"
@@ -67,8 +74,8 @@ def find_library() -> tuple[ctypes.CDLL | None, str]:
 def _loaded(compiler: str) -> ctypes.CDLL:
     """The library from the user's cache folder; else a new one, which is kept there if possible."""
     command = shlex.split(compiler)
-    sources = _sources()
-    compiled_by = *FLAGS, _output_of(*command, "--version"), _processor()
+    sources = kernel_sources()
+    compiled_by = *FLAGS, HERE, _output_of(*command, "--version"), _processor()
     made_of = "\n".join([*itertools.chain(*sources.items()), *compiled_by])
     name = f"cpu_kernels_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
     kept = _cache_folder()
@@ -76,17 +83,44 @@ def _loaded(compiler: str) -> ctypes.CDLL:
         with contextlib.suppress(OSError):  # it cannot be loaded from there
             return ctypes.CDLL(str(kept / name))
     with folder_beside(Path(tempfile.gettempdir()) / "segmamba-kernels") as folder:
-        for file, text in sources.items():
-            (Path(folder) / file).write_text(text, encoding="utf-8")
-        built, units = Path(folder) / name, sorted(map(str, Path(folder).glob("*.c")))
-        _output_of(*command, *FLAGS, "-o", str(built), *units)
+        built = compile_kernels(command, sources, HERE, Path(folder) / name)
         if kept:
             with contextlib.suppress(OSError):  # a full disk, for example: the next process tries
                 _keep(built.read_bytes(), kept / name)  # others may be doing the same
         return ctypes.CDLL(str(built))  # it stays in memory when its file goes
 
 
-def _sources() -> dict[str, str]:
+def compile_kernels(
+    command: list[str], sources: dict[str, str], target: str, library: Path
+) -> Path:
+    """Compile the kernels.
+
+    Args:
+        command: The C compiler.
+        sources: As `kernel_sources` returns them; they are written beside the library.
+        target: The option that says for which processors.
+        library: The file to write.
+
+    Returns:
+        The library.
+
+    Raises:
+        OSError: There is no such compiler, or the folder cannot be written.
+        subprocess.CalledProcessError: The compiler refuses.
+    """
+    for file, text in sources.items():
+        library.with_name(file).write_text(text)
+    units = [str(library.with_name(file)) for file in sources if file.endswith(".c")]
+    _output_of(*command, *FLAGS, target, "-o", str(library), *units)
+    return library
+
+
+def digest_of(sources: dict[str, str]) -> str:
+    """Digest the sources, by which a prebuilt library is found."""
+    return hashlib.sha256("\n".join(itertools.chain(*sources.items())).encode()).hexdigest()
+
+
+def kernel_sources() -> dict[str, str]:
     """The text of each file of cpu_kernels/, in the order of their names."""
     folder = resources.files("segmamba.models").joinpath("cpu_kernels")
     files = [file for file in folder.iterdir() if file.name.endswith((".c", ".h"))]
@@ -141,10 +175,18 @@ def _is_ours_alone(path: Path) -> bool:
 
 def _processor() -> str:
     """What the compiler's `-march=native` depends on."""
+    model = _line_of_processor("model name") or platform.processor()
+    return f"{platform.machine()} {model} {_features()}"
+
+
+def _features() -> str:
+    """What the processor can do, as the system lists it; empty where it does not."""
+    return _line_of_processor("flags") or _line_of_processor("Features")
+
+
+def _line_of_processor(start: str) -> str:
     lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    model = next((line for line in lines if line.startswith("model name")), platform.processor())
-    return f"{platform.machine()} {model} {features}"
+    return next((line for line in lines if line.startswith(start)), "")
 
 
 def _cache_folder() -> Path | None:

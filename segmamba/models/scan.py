@@ -292,6 +292,8 @@ def _triton_obstacle(device_type: str) -> str | None:
         return None  # triton's interpreter, by which the kernels are tested
     if device_type != "cuda":
         return f"needs a CUDA device, not {device_type}"
+    if not torch.cuda.is_available():  # torch was built for one, and none is here
+        return "needs a CUDA device, and torch sees none"
     capability = torch.cuda.get_device_capability()
     if capability >= (7, 0):
         return None

@@ -307,3 +307,12 @@ def test_inputs_in_half_precision_beside_a_scan_in_fp32_are_read_as_what_they_ar
     for mine, theirs in zip(got, wanted, strict=True):
         assert (mine.float() - theirs).norm() < 0.01 * theirs.norm()
     assert [t.dtype for t in got] == [t.dtype for t in inputs]
+
+
+def test_a_torch_for_gpus_on_a_machine_without_one_names_that_as_the_obstacle(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        scan.importlib.util, "find_spec", lambda name: name == "triton" or found(name)
+    )
+    with pytest.raises(UserError, match=r"model.scan = 'triton'.*torch sees none"):
+        choose_scan("triton", "cuda")

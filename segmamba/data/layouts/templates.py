@@ -10,11 +10,10 @@ A template is matched against the end of a file's path, from a folder's name on.
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import tomllib
 
 from segmamba.data.case import ERROR, Case, Finding, patient_of
 from segmamba.data.image_files import ENDINGS, ending_of, stem_of
@@ -24,6 +23,11 @@ from segmamba.data.layouts.names import part_findings
 from segmamba.data.layouts.namings import LABEL
 from segmamba.data.layouts.stated import convention_or_finding
 from segmamba.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PARTS = (*MODALITIES, LABEL)
 FIELDS = ("case", "patient", "session")
