@@ -109,7 +109,7 @@ def compile_kernels(
         subprocess.CalledProcessError: The compiler refuses.
     """
     for file, text in sources.items():
-        library.with_name(file).write_text(text)
+        library.with_name(file).write_text(text, encoding="utf-8")
     units = [str(library.with_name(file)) for file in sources if file.endswith(".c")]
     _output_of(*command, *FLAGS, target, "-o", str(library), *units)
     return library
