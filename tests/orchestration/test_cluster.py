@@ -16,7 +16,7 @@ import pytest
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine import cluster, cluster_nodes
-from segmamba.orchestration.engine.machine import Node, this_machine
+from segmamba.orchestration.engine.machine import Node
 from tests.orchestration.faults import (
     STUDY,
     assert_as_if_nothing_had_happened,
@@ -204,21 +204,6 @@ def test_trials_run_on_the_nodes_with_gpus_where_there_are_any():
     assert cluster_nodes.machine_of([head], 1).name == "1 node with 64 cores"
 
 
-def test_an_address_where_no_cluster_is_gets_one_line(monkeypatch):
-    import ray
-
-    def refuse(**options):
-        raise ConnectionError("ray client connection timeout\nmore")
-
-    monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(
-        UserError,
-        match=r"--ray-address 10.0.0.1:6379: no cluster can be joined there "
-        r"\(ray client connection timeout\)",
-    ):
-        cluster.ray_cluster("10.0.0.1:6379", "Results", "sqlite:///x").__enter__()
-
-
 def test_a_nodes_death_is_one_line_and_what_else_ray_reports_stays(capsys):
     from ray._private import worker
 
@@ -303,27 +288,3 @@ with machine_for(None, 1, ".", "") as machine, ray_here(machine, lambda: None):
     assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, (
         done.stdout + done.stderr
     )
-
-
-@pytest.mark.parametrize("failures", [2, 3])
-def test_ray_is_started_again_on_a_machine_that_is_too_busy_for_it(failures, monkeypatch):
-    tried = []
-
-    def init(**options):
-        tried.append(options["address"])
-        if len(tried) <= failures:
-            raise Exception("The current node timed out during startup. This could happen because")
-
-    monkeypatch.setattr("ray.init", init)
-    monkeypatch.setattr(cluster, "PAUSE_S", 0.0)
-    if failures < cluster.STARTS:
-        with cluster.ray_here(this_machine(1), lambda: "prepared") as prepared:
-            assert prepared == "prepared"
-    else:
-        message = r"Ray does not start on this machine \(The current node timed out during startup"
-        with (
-            pytest.raises(UserError, match=message),
-            cluster.ray_here(this_machine(1), lambda: "prepared"),
-        ):
-            pass
-    assert tried == ["local"] * 3
