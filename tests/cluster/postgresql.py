@@ -159,6 +159,7 @@ class Server:
             "MLFLOW_AUTH_ADMIN_PASSWORD": self.admin_password,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
             "MLFLOW_BACKEND_STORE_URI": database.uri("mlflow"),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen idle processes
         }
         self._env.pop("MLFLOW_TRACKING_URI", None)
 

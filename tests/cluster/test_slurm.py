@@ -57,6 +57,7 @@ def start_mlflow(slurm):
     database, artifacts = f"sqlite:///{SHARED}/mlflow.db", f"{SHARED}/mlartifacts"
     log = slurm.folder / "log" / "mlflow.log"
     slurm.start(
+        *["env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"],  # a dozen idle processes
         *[sys.executable, "-m", "mlflow", "server", "--host=10.77.0.1", "--port=5000"],
         *["--workers=1", "--allowed-hosts=mlflow.example.org:5000"],
         *[f"--backend-store-uri={database}", f"--artifacts-destination={artifacts}"],
