@@ -1,18 +1,21 @@
 """Passwords and tokens, hidden in addresses and wherever else they stand."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from segmamba import environment
-from segmamba.commands.shared import shown_uri
+from segmamba.commands.shared import new_app, run_app, shown_uri
 from segmamba.environment import command, git_commit, git_diff
 from segmamba.errors import UserError
 from segmamba.orchestration.tracking.outbox import reason_of
 from segmamba.orchestration.tracking.store import Store, StudyHalted, open_store, prose
 from segmamba.orchestration.tracking.study_run import STUDY_FILE
 from segmamba.redaction import redacted, without_user
+from segmamba.screen import print_line
 from tests.orchestration.mlflow_study import begin
 from tests.studies.synthetic import synthetic_study
 
@@ -127,3 +130,22 @@ def test_changes_of_the_code_are_kept_without_passwords_and_can_be_left_out(monk
     monkeypatch.setenv("SEGMAMBA_GIT_DIFF", "0")
     assert git_diff() == ""
     git_diff.cache_clear()
+
+
+def test_no_line_and_no_traceback_on_the_terminal_has_a_password(capsys, monkeypatch):
+    uri = f"http://me:{SECRET}@host"
+    print_line(Console(), f"page     cannot be written ({uri})")
+    app = new_app()
+
+    @app.command()
+    def fail():
+        raise RuntimeError(f"API request to {uri} failed")
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(RuntimeError) as raised:
+        run_app(app, [])
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    printed = capsys.readouterr()
+    assert "(http://me:***@host)" in printed.out
+    assert "RuntimeError: API request to http://me:***@host failed" in printed.err
+    assert "Traceback" in printed.err and "hunter2" not in printed.out + printed.err

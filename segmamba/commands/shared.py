@@ -8,9 +8,11 @@ import gc
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -269,9 +271,21 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         else:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        sys.excepthook = _print_without_passwords  # typer has set its own
+        raise
     finally:
         # The process ends: to search all that torch and MLflow made for garbage takes a second.
         gc.freeze()
+
+
+def _print_without_passwords(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an exception as Python does; addresses in its text keep no password."""
+    print(
+        redacted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end=""
+    )
 
 
 def with_orientation(changes: Sequence[str] | None, orientation: str | None) -> list[str]:

@@ -25,6 +25,7 @@ from segmamba.files import locked, write_json
 from segmamba.json_files import read_json
 from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.log import Log, NoLog
+from segmamba.redaction import redacted
 from segmamba.training.final_metrics import FinalMetrics
 from segmamba.training.run_folder import RunFolder, next_run_folder
 
@@ -144,8 +145,8 @@ def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_En
         status, reason = "KILLED", f"stopped by {stop}; --resume goes on with it"
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        (folder.logs / "error.txt").write_text(traceback.format_exc())
+        reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
+        (folder.logs / "error.txt").write_text(redacted(traceback.format_exc()))
         raise
     finally:
         # A refusal of the store has been raised already, and must not hide how the run ended.

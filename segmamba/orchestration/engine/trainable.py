@@ -24,9 +24,10 @@ from segmamba.orchestration.engine.population_member import (
     report_again,
     report_epoch,
 )
-from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_TAG, RunLog
-from segmamba.orchestration.tracking.store import is_full
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG, RunLog
+from segmamba.orchestration.tracking.store import is_full, patience_s
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
+from segmamba.redaction import redacted
 from segmamba.studies.spec import Stage, TrialPlan
 from segmamba.training.compiler_cache import CompilerCache
 from segmamba.training.compiling import (
@@ -97,8 +98,8 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
         report = _failed(context, root, str(error), log) | {"infeasible": True}
     except Exception as error:
         report = _failed(context, root, _reason(error), log)
-    patience_s = 2.0 if is_full(report.get("failed", "")) else CLOSING_PATIENCE_S
-    if log and not log.close(patience_s) and "failed" not in report:
+    waited_s = 2.0 if is_full(report.get("failed", "")) else patience_s()
+    if log and not log.close(waited_s) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
         report = _failed(context, root, reason, details=log.away_because)
     free_memory()  # for the next trial of this process
@@ -217,7 +218,7 @@ def _failed(
     """
     file: Path | str = root / "logs" / "error.txt"
     try:
-        Path(file).write_text(details or traceback.format_exc())
+        Path(file).write_text(redacted(details or traceback.format_exc()))
     except OSError as error:  # a full disk: the reason still reaches the driver, and perhaps MLflow
         file = f"none ({error.strerror})"
     if log:
@@ -228,8 +229,8 @@ def _failed(
 def _reason(error: BaseException) -> str:
     """An exception in one line."""
     if is_full(error):
-        return (
+        return redacted(
             f"the disk is full ({error}); the last checkpoint is intact, and --resume goes on "
             "from it"
         )[:500]
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
