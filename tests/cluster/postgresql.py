@@ -165,6 +165,8 @@ class Server:
 
     def start(self):
         options = ["--host=127.0.0.1", f"--port={self.port}", "--workers=2", "--serve-artifacts"]
+        # Otherwise a worker that a busy machine starts slowly is killed after 5 s, again and again.
+        options.append("--uvicorn-opts=--timeout-worker-healthcheck 300")
         kept = f"--artifacts-destination={self.folder}/artifacts"
         command = [sys.executable, "-m", "mlflow", "server", "--app-name=basic-auth", *options]
         with (self.folder / "log").open("ab") as log:

@@ -72,6 +72,8 @@ def machine_for(
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         yield this_machine(cores)
         return
+    # Ray tries for minutes, a wrong token too; `join` knows what is worth another attempt.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     with ray_cluster(address, output, store_uri) as machine:
         yield dataclasses.replace(machine, cores=min(machine.cores, cores or machine.cores))
 

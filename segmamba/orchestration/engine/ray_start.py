@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.cluster_nodes import first_line
@@ -23,6 +25,7 @@ JOIN_PATIENCE_S, JOIN_PAUSE_S = 120.0, 2.0
 """How long a cluster that is not yet up is waited for, and seconds between two attempts."""
 ANSWER_S = 5.0
 """Seconds for a connection to a cluster's address."""
+WRONG_TOKEN = b"InvalidAuthToken"
 HOST_AND_PORT = re.compile(r"\[?(?P<host>[^/]+?)\]?:(?P<port>\d+)")
 
 
@@ -150,8 +153,42 @@ def _quietly(start: Callable[[], object]) -> None:
 
     Ray warns about its own defaults before its log level counts, and prints the traceback of a
     trial whose reason is shown in a line anyway.
+
+    Raises:
+        RuntimeError: A cluster takes another token, which Ray's own exception does not say.
+        Exception: Any other of Ray's.
     """
     logger = logging.getLogger("ray")
     logger.setLevel(logging.CRITICAL)
-    start()
+    with tempfile.TemporaryFile() as native:
+        try:
+            with _native_lines_to(native.fileno()):
+                start()
+        except Exception as error:
+            native.seek(0)
+            if WRONG_TOKEN in native.read():
+                raise RuntimeError("the cluster takes another token") from error
+            raise
     logger.setLevel(logging.CRITICAL)  # ray.init has set its own
+
+
+@contextmanager
+def _native_lines_to(file: int) -> Iterator[None]:
+    """Keep off the terminal what Ray's C++ writes to standard error, a line a second for one.
+
+    What Python writes there still appears, that of other threads too.
+
+    Args:
+        file: The descriptor of the file that gets it.
+    """
+    kept, python = os.dup(2), sys.stderr
+    with open(kept, "w", buffering=1, errors="backslashreplace") as terminal:
+        # A test's or a notebook's standard error is no descriptor.
+        if python is sys.__stderr__:
+            sys.stderr = terminal
+        os.dup2(file, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            sys.stderr = python
