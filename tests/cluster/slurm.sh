@@ -22,6 +22,7 @@ if [ -z "${INSIDE:-}" ]; then
     exec unshare --net --mount --uts --ipc --pid --fork --kill-child --mount-proc "$0" "$@"
 fi
 
+trap 'exit 0' INT TERM                             # Ctrl-C; from outside, kill -KILL
 mkdir -p "$folder"/{etc,log,state,shared,tmp,state/node1,state/node2}
 mount -t tmpfs tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm          # of Ray's object stores
