@@ -150,7 +150,7 @@ class Server:
         folder.mkdir()
         (folder / "auth.ini").write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database.uri('users')}\n"
-            "admin_username = admin\n"
+            "admin_username = admin\nauth_cache_ttl_seconds = 60\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
         self._env = {

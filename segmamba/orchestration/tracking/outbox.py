@@ -105,13 +105,17 @@ class Outbox:
             else:
                 self.away_because, self._answered = "", time.monotonic()
                 return True
+            # Ever longer, at the end too: a server that is overloaded still works on what was
+            # given up here.
             if self._closing.is_set():
-                if time.monotonic() + self._first_pause_s > self._answered + self._patience_s:
+                left_s = self._answered + self._patience_s - time.monotonic()
+                if left_s < self._first_pause_s:
                     return False
-                time.sleep(self._first_pause_s)
-            else:
-                self._closing.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                time.sleep(min(pause, left_s))
+            elif self._closing.wait(pause):
+                pause = self._first_pause_s
+                continue
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def is_away(error: Exception) -> bool:
