@@ -236,7 +236,7 @@ def run(trials: int, nodes: int, cores: int, kills: int, folder: Path) -> dict[s
         with machine_for(cluster.address, 0, folder, context.run.store.uri) as machine:
             print(f"{machine.name}; {trials} trials, {kills} nodes will be killed", flush=True)
             trainable.run_trial = simulated_trial
-            from ray import cloudpickle, tune
+            from ray import cloudpickle
 
             cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
             resources = Resources(
@@ -248,8 +248,8 @@ def run(trials: int, nodes: int, cores: int, kills: int, folder: Path) -> dict[s
                 compile="auto",
             )
             began = time.monotonic()
-            launch.TrialLauncher(context, resources, Counter(trials, cluster, kills)).run(
-                {"trial": tune.grid_search(plans)}, reuse_actors=True
+            launch.TrialLauncher(context, resources, Counter(trials, cluster, kills)).run_trials(
+                plans, scheduler="none", base=context.configs["a"]
             )
             seconds = time.monotonic() - began
     finally:

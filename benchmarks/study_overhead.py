@@ -119,14 +119,14 @@ def simulated_figures(folder: Path, options: argparse.Namespace) -> dict[str, Fi
     with machine_for(None, CORES, folder, "") as machine, ray_here(machine, lambda: None):
         context, plans = simulated_study(folder, options.simulated)
         trainable.run_trial = simulated_trial
-        from ray import cloudpickle, tune
+        from ray import cloudpickle
 
         cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
 
         callback = Watch()
         resources = Resources(gpus=0, cpus=1, threads=1, at_once=1, cores=CORES, compile="auto")
-        launch.TrialLauncher(context, resources, callback).run(
-            {"trial": tune.grid_search(plans)}, reuse_actors=True
+        launch.TrialLauncher(context, resources, callback).run_trials(
+            plans, scheduler="none", base=context.configs["a"]
         )
     count, wrong = accounted(context, plans)
     quarter, end = callback.rss[len(callback.rss) // 4], callback.rss[-1]

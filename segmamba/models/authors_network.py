@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from segmamba.config import ModelConfig
 from segmamba.errors import UserError
-from segmamba.models.layers import InstanceNorm
+from segmamba.models.layers import Conv, InstanceNorm
 from segmamba.models.segmamba import check_sides
 
 
@@ -82,8 +83,10 @@ def turned_axes(config: ModelConfig) -> tuple[int, ...]:
     return tuple("dhw".index(letter) for letter in config.scan_axes)
 
 
-def with_fast_norms(module: nn.Module) -> nn.Module:
-    """Replace torch's instance norms without parameters, in place, by ours, which compute the same.
+def with_fast_layers(module: nn.Module) -> nn.Module:
+    """Replace torch's instance norms without parameters and 3x3x3 convolutions, in place, by ours.
+
+    Ours compute the same, with the same parameters.
 
     Args:
         module: Any module.
@@ -95,7 +98,24 @@ def with_fast_norms(module: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if type(child) is nn.InstanceNorm3d and not child.affine:
                 setattr(parent, name, InstanceNorm(child.num_features, affine=False))
+            elif type(child) is nn.Conv3d and child.kernel_size == (3, 3, 3):
+                setattr(parent, name, _fast(child))
     return module
+
+
+def _fast(convolution: nn.Conv3d) -> Conv:
+    """Ours, with the parameters of torch's; no random number is drawn for others."""
+    fast = skip_init(
+        Conv,
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,
+        stride=convolution.stride,
+        padding=convolution.padding,
+        bias=convolution.bias is not None,
+    )
+    fast.weight, fast.bias = convolution.weight, convolution.bias
+    return fast
 
 
 def _permuted(x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -36,7 +36,7 @@ def conv_norm_relu(conv: Conv, norm: nn.Module, x: Tensor) -> Tensor:
     """
     if narrow_cpu.fits(x, conv.out_channels):
         return _conv_norm_relu_on_cpu(conv, norm, x)
-    if isinstance(norm, Shift):
+    if isinstance(norm, Shift) and conv.out_channels == narrow_conv.CHANNELS:
         narrow = conv.narrow_input(x)
         if narrow is not None:
             return narrow_conv.narrow_conv_relu(narrow, conv.weight, norm.offset)
@@ -123,7 +123,7 @@ class ConvBlock(nn.Module):
         In a compiled network our own kernels take the sums that the norms need as they write;
         uncompiled, torch's own norms are faster.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and self.conv1.out_channels == narrow_conv.CHANNELS:
             narrow = self.conv1.narrow_input(x)
             if narrow is not None and self._take_statistics():
                 y, sums = narrow_conv.narrow_conv_sums(narrow, self.conv1.weight)

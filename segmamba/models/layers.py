@@ -78,7 +78,8 @@ class Conv(nn.Conv3d):
         """Convolve (B, C, D, H, W)."""
         narrow = self.narrow_input(x)
         if narrow is not None:
-            return narrow_conv.narrow_conv(narrow, self.weight)
+            y = narrow_conv.narrow_conv(narrow, self.weight)
+            return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None, None]
         if self.kernel_size == self.stride == (2, 2, 2) and narrow_cpu.halves(x):
             return narrow_cpu.halve(x, self.weight, self.bias)
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
@@ -105,7 +106,7 @@ class Conv(nn.Conv3d):
         Returns:
             The same values, or None where torch convolves.
         """
-        if not x.is_cuda or self.bias is not None or self.padding != (1, 1, 1):
+        if not x.is_cuda or self.padding != (1, 1, 1) or self.stride != (1, 1, 1):
             return None
         half = x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x
         return half if narrow_conv.fits(half, self.weight) else None

@@ -1,4 +1,4 @@
-"""3x3x3 convolutions to 32 channels for Hopper GPUs, in half precision.
+"""3x3x3 convolutions to 32 or 48 channels for Hopper GPUs, in half precision.
 
 cuDNN reaches a quarter of the GPU's rate there. The kernels are in narrow_conv.cu. Around them,
 weights are put in the kernels' order and gradients summed by torch, so that torch.compile fuses
@@ -6,6 +6,9 @@ that work.
 
 Legend: B batch, C channels, (D, H, W) the volume. Volumes are channels-last; kd, kh, kw are a tap's
 place along d, h and w. A stem is a convolution of 4 channels, whose kernel takes pairs of voxels.
+
+The kernels read and write tiles of 32 channels. 48 channels are two tiles that overlap, (0 ... 31)
+and (16 ... 47): of what both read, the second has weights of 0, and what both write is the same.
 """
 
 import functools
@@ -20,6 +23,8 @@ from segmamba.models.compiling import constant_result
 from segmamba.models.narrow_conv_launch import Kernel, LaunchShape
 
 CHANNELS, STEM_CHANNELS, PAIR = 32, 4, 8
+TAKEN = {32: (32, 64), 48: (48,)}
+"""Channels of an input that is no stem's, by those of the output."""
 WIDTH, TILE_D = 64, 4
 """Voxels along w and d of a block, as in narrow_conv.cu."""
 HOPPER = (9, 0)
@@ -34,8 +39,8 @@ LEAST_FILLED = 0.75
 def fits(x: Tensor, weight: Tensor) -> bool:
     """Whether `narrow_conv` takes these.
 
-    It takes half precision on a Hopper GPU, 4, 32 or 64 channels to 32, and a width that fills the
-    tiles.
+    It takes half precision on a Hopper GPU, 4, 32 or 64 channels to 32, 4 or 48 to 48, and a width
+    that fills the tiles.
 
     Args:
         x: (B, C, D, H, W).
@@ -49,12 +54,12 @@ def fits(x: Tensor, weight: Tensor) -> bool:
         not x.is_cuda
         or x.dtype not in (torch.bfloat16, torch.float16)
         or kernel != [3, 3, 3]
-        or out_channels != CHANNELS
+        or out_channels not in TAKEN
     ):
         return False
     depth, height, width = x.shape[2:]
     filled = width / (-(-width // WIDTH) * WIDTH)
-    known = in_channels in (CHANNELS, 2 * CHANNELS) or (
+    known = in_channels in TAKEN[out_channels] or (
         in_channels == STEM_CHANNELS and not x.requires_grad
     )
     return (
@@ -100,10 +105,10 @@ def narrow_conv(x: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         x: (B, C, D, H, W) in half precision, for which `fits` holds.
-        weight: (32, C, 3, 3, 3). Its gradient has its own dtype: under autocast, fp32.
+        weight: (C', C, 3, 3, 3), C' 32 or 48. Its gradient has its own dtype: under autocast, fp32.
 
     Returns:
-        (B, 32, D, H, W) in the dtype of x.
+        (B, C', D, H, W) in the dtype of x.
     """
     return _convolution(_input(x), weight, _packed(weight.detach(), x.dtype))
 
@@ -168,7 +173,7 @@ def weight_gradient(dy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         The gradient in the dtype of the weight.
     """
-    return _weight_gradient(_gradient_parts(_input(dy), x).sum(1), x, weight)
+    return _weight_gradient(_gradient_parts(_input(dy), x).sum(2), x, weight)
 
 
 def _input(x: Tensor) -> Tensor:
@@ -183,14 +188,14 @@ def _input(x: Tensor) -> Tensor:
 def _convolution(x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
     """Convolve x (B, C, D, H, W), or (B, 8, D, H, W + 1) in pairs of voxels.
 
-    `weight` is there for its gradient.
+    `weight` is there for its gradient and the number of its outputs.
     """
-    return _convolve(x, packed, None)
+    return _convolve(x, packed, None, into=_output(x, len(weight)))
 
 
 @_convolution.register_fake
 def _(x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
-    return _output(x, packed)
+    return _output(x, len(weight))
 
 
 @torch.library.custom_op("segmamba::narrow_conv_relu", mutates_args=())
@@ -200,7 +205,7 @@ def _convolution_relu(x: Tensor, packed: Tensor, shift: Tensor) -> Tensor:
 
 @_convolution_relu.register_fake
 def _(x: Tensor, packed: Tensor, shift: Tensor) -> Tensor:
-    return _output(x, packed)
+    return _output(x)
 
 
 @torch.library.custom_op("segmamba::norm_gradient_narrow_conv", mutates_args=())
@@ -214,7 +219,7 @@ def _norm_gradient(
 
 @_norm_gradient.register_fake
 def _(dy: Tensor, packed: Tensor, before: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    return _output(dy, packed), _sums(dy)
+    return _output(dy), _sums(dy)
 
 
 @torch.library.custom_op("segmamba::summed_narrow_conv", mutates_args=())
@@ -229,20 +234,26 @@ def _summed_convolution(x: Tensor, weight: Tensor, packed: Tensor) -> tuple[Tens
 
 @_summed_convolution.register_fake
 def _(x: Tensor, weight: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
-    return _output(x, packed), _sums(x)
+    return _output(x), _sums(x)
 
 
 def _convolve(
-    x: Tensor, packed: Tensor, *extra: Tensor | None, kernel: str = "convolution"
+    x: Tensor,
+    packed: Tensor,
+    *extra: Tensor | None,
+    kernel: str = "convolution",
+    into: Tensor | None = None,
 ) -> Tensor:
     """Launch a kernel that convolves; `extra` is what it takes behind the result."""
-    y, (span, grid) = _output(x, packed), _grid(x, halo=2)
-    more = int(x.shape[1] == 2 * CHANNELS)
+    y = _output(x) if into is None else into
+    span, grid = _grid(x, halo=2)
+    *_, second = _tiles(x)
+    more = int(second > 0)
     shared = packed[0].nbytes + 4 * _slot(x, TILE_D + 2) + BARRIERS + SUMS
     shape = LaunchShape(grid, THREADS, shared)
     integers = [*y.shape[2:], x.shape[1], y.shape[1], span, more]
-    for first, part in enumerate(packed):
-        tensors = [x, x[:, CHANNELS * more :], part, y[:, first * CHANNELS :], *extra]
+    for first, part in zip(_tiles(y), packed, strict=True):
+        tensors = [x, x[:, second:], part, y[:, first:], *extra]
         _kernel(kernel, x).launch(shape, tensors, integers)
     return y
 
@@ -251,22 +262,23 @@ def _convolve(
 def _gradient_parts(dy: Tensor, x: Tensor) -> Tensor:
     """Sums over the voxels of a block.
 
-    They are fp32 (32 input channels, block, unit, kh, 16, output channel); units are those of
+    They are fp32 (tile of dy, tile of x, block, unit, kh, 16, output channel); units are those of
     narrow_conv.cu.
     """
-    parts, (span, grid) = _parts(x), _grid(x, halo=0)
+    parts, (span, grid) = _parts(dy, x), _grid(x, halo=0)
     shared = 3 * _slot(x, TILE_D + 2) + 7 * TILE_D * WIDTH * 2 * CHANNELS
     threads = STEM_THREADS if x.shape[1] == PAIR else THREADS
     kernel, shape = _kernel("weight_gradient", x), LaunchShape(grid, threads, shared)
-    integers = [*dy.shape[2:], x.shape[1], CHANNELS, span]
-    for first, part in enumerate(parts):
-        kernel.launch(shape, [x[:, first * CHANNELS :], dy, part], integers)
+    integers = [*dy.shape[2:], x.shape[1], dy.shape[1], span]
+    for of_dy, of_tile in zip(_tiles(dy), parts, strict=True):
+        for of_x, part in zip(_tiles(x), of_tile, strict=True):
+            kernel.launch(shape, [x[:, of_x:], dy[:, of_dy:], part], integers)
     return parts
 
 
 @_gradient_parts.register_fake
 def _(dy: Tensor, x: Tensor) -> Tensor:
-    return _parts(x)
+    return _parts(dy, x)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -276,7 +288,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]
         flipped = _flipped(weight)
         dx = _convolution(dy, flipped, _packed(flipped, dy.dtype))
     if ctx.needs_input_grad[1]:
-        dweight = _weight_gradient(_gradient_parts(dy, x).sum(1), x, weight)
+        dweight = _weight_gradient(_gradient_parts(dy, x).sum(2), x, weight)
     return dx, dweight, None
 
 
@@ -287,13 +299,24 @@ def _flipped(weight: Tensor) -> Tensor:
 
 def _weight_gradient(parts: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Parts that are summed over the blocks, in the order and dtype of the weight."""
-    if x.shape[1] == PAIR:  # (1, kd, kh, kw and channel, output)
-        taps = parts.reshape(3, 3, 4, STEM_CHANNELS, CHANNELS)[:, :, :3]
-        gradient = taps.permute(4, 3, 0, 1, 2)
+    if x.shape[1] == PAIR:  # (tile, 1, kd, kh, kw and channel, output)
+        taps = parts.reshape(-1, 3, 3, 4, STEM_CHANNELS, CHANNELS)[:, :, :, :3]
+        gradient = taps.permute(0, 5, 4, 1, 2, 3)
     else:
-        taps = parts.reshape(-1, 3, 3, 2, 3, 16, CHANNELS)
-        gradient = taps.permute(6, 0, 3, 5, 1, 4, 2).reshape(weight.shape)
+        taps = parts.reshape(*parts.shape[:2], 3, 3, 2, 3, 16, CHANNELS)
+        gradient = taps.permute(0, 7, 1, 4, 6, 2, 5, 3).flatten(2, 4)
+    gradient = _without_overlap(gradient.flatten(0, 1), weight.shape[0], 0)
+    gradient = _without_overlap(gradient, weight.shape[1], 1)
     return gradient.to(weight.dtype).contiguous(memory_format=torch.channels_last_3d)
+
+
+def _without_overlap(tiles: Tensor, channels: int, dim: int) -> Tensor:
+    """The channels of tiles that lie side by side, each of them once."""
+    overlap = tiles.shape[dim] - channels
+    if not overlap:
+        return tiles
+    first, rest = tiles.tensor_split((CHANNELS,), dim)
+    return torch.cat([first, rest.narrow(dim, overlap, rest.shape[dim] - overlap)], dim)
 
 
 def _summed_backward(
@@ -313,10 +336,15 @@ _summed_convolution.register_autograd(_summed_backward, setup_context=_keep)
 def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight (C', C, 3, 3, 3) in the kernel's order.
 
-    The order is (C' / 32, source, kd, kw, group of 8 inputs, 2 - kh, 32 outputs, 8). A thread holds
-    outputs 2 t, 2 t + 1 of each tile of 8; in the order of the outputs they are 8 neighbours. A
-    stem's groups are pairs along w.
+    The order is (tile, source, kd, kw, group of 8 inputs, 2 - kh, 32 outputs, 8). A thread holds
+    outputs 2 t, 2 t + 1 of each 8; in the order of the outputs they are 8 neighbours. A stem's
+    groups are pairs along w.
     """
+    overlap = -weight.shape[0] % CHANNELS
+    weight = torch.cat([weight[:CHANNELS], weight[CHANNELS - overlap :]]) if overlap else weight
+    if weight.shape[1] > CHANNELS and (overlap := -weight.shape[1] % CHANNELS):
+        read = weight.new_zeros(len(weight), overlap, *weight.shape[2:])
+        weight = torch.cat([weight[:, :CHANNELS], read, weight[:, CHANNELS:]], 1)
     weight = weight.to(dtype).flip(3).unflatten(0, (-1, 4, 4, 2))  # 32 outputs: thread, tile, 2
     if weight.shape[4] == STEM_CHANNELS:
         # (.., channel, kd, kh, group, kw of the group)
@@ -326,15 +354,22 @@ def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.reshape(weight.shape[0], -1, 3, 3, 4, 3, CHANNELS, 8).contiguous()
 
 
-def _output(x: Tensor, packed: Tensor) -> Tensor:
-    shape = (x.shape[0], packed.shape[0] * CHANNELS, *_volume(x))
+def _tiles(x: Tensor) -> list[int]:
+    """The first channels of the tiles of (B, C, D, H, W)."""
+    last = max(x.shape[1] - CHANNELS, 0)
+    return [min(first, last) for first in range(0, x.shape[1], CHANNELS)]
+
+
+def _output(x: Tensor, channels: int = CHANNELS) -> Tensor:
+    shape = (x.shape[0], channels, *_volume(x))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
-def _parts(x: Tensor) -> Tensor:
+def _parts(dy: Tensor, x: Tensor) -> Tensor:
     _, (blocks_hw, blocks_d, batch) = _grid(x, halo=0)
-    units, sources = (3, 1) if x.shape[1] == PAIR else (18, x.shape[1] // CHANNELS)
-    shape = (sources, blocks_hw * blocks_d * batch, units, 3, 16, CHANNELS)
+    units = 3 if x.shape[1] == PAIR else 18
+    tiles = len(_tiles(dy)), len(_tiles(x))
+    shape = (*tiles, blocks_hw * blocks_d * batch, units, 3, 16, CHANNELS)
     return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 

@@ -3,7 +3,8 @@
 Importing this file needs triton; nothing else does. The sequence is cut into chunks of TOKENS, and
 three launches make the forward:
   1. summary: the state that each chunk would leave if it began at zero;
-  2. carry:   the true state after every chunk, a recurrence over the chunks;
+  2. carry:   the true state after every chunk, a recurrence over the chunks, which are cut into
+              segments in the same way where there are many;
   3. output:  every chunk again, from its true first state.
 The backward runs the same three on dh, recomputing the states (as Gu & Dao 2023, section 3.3.2,
 do). Only the sums over channels, in dB and dC, cross lanes. Every sum has a fixed order: results
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from segmamba.models.scan_triton_kernels import (
     carry_kernel,
+    fold_kernel,
     gradient_kernel,
     output_kernel,
     summary_back_kernel,
@@ -31,6 +33,11 @@ from segmamba.models.scan_types import Gradients
 
 TOKENS, CHANNELS = 16, 32
 """Of a program; 32 is the lanes of a warp, and `store_sums` is written for 16 x 32."""
+SEGMENT = 64
+"""Chunks that one program carries a state along, one after the other."""
+OUTPUT_REGISTERS, GRADIENT_REGISTERS = 96, 168
+"""Most registers of a thread of those kernels on an NVIDIA GPU: more programs run at once, which
+gains more than the few values cost that then lie in memory."""
 
 
 def scan_forward(
@@ -43,7 +50,8 @@ def scan_forward(
     y = torch.empty_like(x)
     shape = x.shape[1:]
     summary_kernel[grid](x, delta, A, B, bias, states, totals, *shape, **sizes)
-    _carry(states, totals, A, grid, sizes, backwards=False)
+    _carry(states, totals, A, sizes, backwards=False)
+    sizes |= _at_most(OUTPUT_REGISTERS, x)
     output_kernel[grid](x, delta, A, B, C, D, bias, states, y, *shape, **sizes)
     return y, states
 
@@ -68,8 +76,9 @@ def scan_backward(
     dBC = x.new_empty(parts, dtype=torch.float32)
     dD, dbias = torch.empty_like(totals), torch.empty_like(totals)
     summary_back_kernel[grid](dy, delta, A, C, bias, dstates, totals, *x.shape[1:], **sizes)
-    _carry(dstates, totals, A, grid, sizes, backwards=True)
+    _carry(dstates, totals, A, sizes, backwards=True)
     inputs, outputs = (dy, x, delta, A, B, C, D, bias), (dx, ddelta, dBC[0], dBC[1], dD, dbias)
+    sizes |= _at_most(GRADIENT_REGISTERS, x)
     gradient_kernel[grid](*inputs, states, dstates, *outputs, *x.shape, **sizes)
     dA, dD, dbias = dstates.sum((0, 1)).t(), dD.sum((0, 1)), dbias.sum((0, 1))
     dB, dC = (
@@ -91,6 +100,11 @@ def _launch(x: Tensor, A: Tensor) -> tuple[tuple[int, int, int], dict[str, Any]]
     return grid, {"N": A.shape[1], "TOKENS": TOKENS, "CHANNELS": CHANNELS, "num_warps": 1}
 
 
+def _at_most(registers: int, x: Tensor) -> dict[str, int]:
+    """The option that limits a kernel's registers, where the compiler knows it."""
+    return {"maxnreg": registers} if x.is_cuda and torch.version.hip is None else {}
+
+
 def _chunk_buffers(x: Tensor, A: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Uninitialised chunk states (b, k, n, c) and step sums (b, k, c)."""
     batch, _, channels = x.shape
@@ -105,15 +119,17 @@ def _whole_chunks(B: Tensor) -> Tensor:
 
 
 def _carry(
-    states: Tensor,
-    totals: Tensor,
-    A: Tensor,
-    grid: tuple[int, int, int],
-    sizes: dict[str, Any],
-    *,
-    backwards: bool,
+    states: Tensor, totals: Tensor, A: Tensor, sizes: dict[str, Any], *, backwards: bool
 ) -> None:
     """Make the chunks' own states the true ones, in place."""
-    carry_kernel[(A.shape[1], grid[1], grid[2])](
-        states, totals, A, grid[0], A.shape[0], **sizes, BACKWARDS=backwards
-    )
+    batch, chunks, states_of_channel, channels = states.shape
+    segments = triton.cdiv(chunks, SEGMENT)
+    grid = (segments, states_of_channel * triton.cdiv(channels, CHANNELS), batch)
+    options = sizes | {"SEGMENT": SEGMENT, "BACKWARDS": backwards}
+    of_segments = states  # not read, where there is one
+    if segments > 1:
+        of_segments = states.new_empty(batch, segments, states_of_channel, channels)
+        its_totals = totals.new_empty(batch, segments, channels)
+        fold_kernel[grid](states, totals, A, of_segments, its_totals, chunks, channels, **options)
+        _carry(of_segments, its_totals, A, sizes, backwards=backwards)
+    carry_kernel[grid](states, totals, A, of_segments, chunks, channels, **options)

@@ -1,7 +1,8 @@
 """The kernels of the selective scan, which `scan_triton` launches.
 
-The forward is summary, carry, output; the backward is summary_back, carry, gradient. A program
-loops over the states n with the chunk's tokens unrolled, and loads one state ahead of its use.
+The forward is summary, carry, output; the backward is summary_back, carry, gradient. Where there
+are many chunks, fold comes before carry. A program loops over the states n with the chunk's tokens
+unrolled, and loads one state ahead of its use; fold and carry have a program for every state.
 
 Legend: b batch, l tokens, c channels, n states, k chunks. x, raw delta, y (b, l, c); A (c, n);
 B, C (b, l, n), padded to whole chunks; D, bias (c); chunk states (b, k, n, c) fp32. Parameters
@@ -20,6 +21,8 @@ from segmamba.models.scan_triton_parts import (
     mixing,
     place,
     rate,
+    segment_place,
+    segment_rows,
     step_sizes,
     store_gradients,
     store_rows,
@@ -60,42 +63,86 @@ def summary_kernel(
 
 
 @triton.jit
-def carry_kernel(
+def fold_kernel(
     states: tl.tensor,
     totals: tl.tensor,
     A: tl.tensor,
+    of_segments: tl.tensor,
+    totals_of_segments: tl.tensor,
     chunks: tl.tensor,
     channels: tl.tensor,
     N: tl.constexpr,
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr,
     BACKWARDS: tl.constexpr,
 ) -> None:
-    """In place: states[k] += decay_k * states of the chunk before (behind, if BACKWARDS)."""
-    n, c = tl.program_id(0), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    at_totals = tl.program_id(2).to(tl.int64) * chunks * channels
-    at_states, pitch = at_totals * N + n * channels, N * channels
+    """What a segment, SEGMENT chunks, adds to the state behind it, and its steps' sum.
+
+    Segments are laid out as chunks are: (b, segment, n, c) and (b, segment, c).
+    """
+    n, c, at, count = segment_place(chunks, channels, N, CHANNELS, SEGMENT)
     A_n = rate(A, n, c, channels, N)
-    state = tl.zeros((CHANNELS,), tl.float32)
-    begin = chunks - 1 if BACKWARDS else 0
-    next_totals = load_rows(
-        totals, at_totals, channels, begin, chunks, c, channels, TOKENS, BACKWARDS
-    )
-    next_added = load_rows(states, at_states, pitch, begin, chunks, c, channels, TOKENS, BACKWARDS)
-    for done in range(0, chunks, TOKENS):
-        first = begin - done if BACKWARDS else done
-        behind = first - TOKENS if BACKWARDS else first + TOKENS
-        row_totals, added, carried = next_totals, next_added, ()
-        next_totals = load_rows(
-            totals, at_totals, channels, behind, chunks, c, channels, TOKENS, BACKWARDS
-        )
-        next_added = load_rows(
-            states, at_states, pitch, behind, chunks, c, channels, TOKENS, BACKWARDS
+    state, total = tl.zeros((CHANNELS,), tl.float32), tl.zeros((CHANNELS,), tl.float32)
+    for done in range(0, SEGMENT, TOKENS):
+        first = SEGMENT - 1 - done if BACKWARDS else done
+        steps, added = segment_rows(
+            states, totals, at, n, first, count, c, channels, N, TOKENS, BACKWARDS
         )
         for i in tl.static_range(TOKENS):
-            state = tl.exp2(row_totals[i] * A_n) * state + added[i]
+            state = tl.exp2(steps[i] * A_n) * state + added[i]
+            total += steps[i]
+    segment = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(of_segments + (segment * N + n) * channels + c, state, mask=c < channels)
+    tl.store(totals_of_segments + segment * channels + c, total, mask=(c < channels) & (n == 0))
+
+
+@triton.jit
+def carry_kernel(
+    states: tl.tensor,
+    totals: tl.tensor,
+    A: tl.tensor,
+    of_segments: tl.tensor,
+    chunks: tl.tensor,
+    channels: tl.tensor,
+    N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+) -> None:
+    """In place: states[k] += decay_k * states of the chunk before (behind, if BACKWARDS).
+
+    of_segments, (b, segment, n, c), are the true states that the segments leave.
+    """
+    n, c, at, count = segment_place(chunks, channels, N, CHANNELS, SEGMENT)
+    A_n = rate(A, n, c, channels, N)
+    segment, segments = tl.program_id(0), tl.num_programs(0)
+    before = segment + 1 if BACKWARDS else segment - 1
+    exists = (before >= 0) & (before < segments)
+    sample = tl.program_id(2).to(tl.int64) * segments
+    state = chunk_state(of_segments, sample + before, n, c, exists, channels, N)
+    for done in range(0, SEGMENT, TOKENS):
+        first = SEGMENT - 1 - done if BACKWARDS else done
+        steps, added = segment_rows(
+            states, totals, at, n, first, count, c, channels, N, TOKENS, BACKWARDS
+        )
+        carried = ()
+        for i in tl.static_range(TOKENS):
+            state = tl.exp2(steps[i] * A_n) * state + added[i]
             carried = carried + (state,)
-        store_rows(carried, states, at_states, pitch, first, chunks, c, channels, TOKENS, BACKWARDS)
+        store_rows(
+            carried,
+            states,
+            (at * N + n) * channels,
+            N * channels,
+            first,
+            count,
+            c,
+            channels,
+            TOKENS,
+            BACKWARDS,
+        )
 
 
 @triton.jit

@@ -155,6 +155,57 @@ def chunk_state(
 
 
 @triton.jit
+def segment_place(
+    chunks: tl.tensor,
+    channels: tl.tensor,
+    N: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    SEGMENT: tl.constexpr,
+) -> tl.tuple:
+    """Where a program works that walks over a segment's chunks for one state.
+
+    It is the state n, its channels, the segment's first chunk in (b, k), and how many it has.
+    """
+    n, first = tl.program_id(1) % N, tl.program_id(0) * SEGMENT
+    c = tl.program_id(1) // N * CHANNELS + tl.arange(0, CHANNELS)
+    at = tl.program_id(2).to(tl.int64) * chunks + first
+    return n, c, at, tl.minimum(chunks - first, SEGMENT)
+
+
+@triton.jit
+def segment_rows(
+    states: tl.tensor,
+    totals: tl.tensor,
+    at: tl.tensor,
+    n: tl.tensor,
+    first: tl.tensor,
+    count: tl.tensor,
+    c: tl.tensor,
+    channels: tl.tensor,
+    N: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+) -> tl.tuple:
+    """The steps' sums and the states of TOKENS chunks, from the segment's chunk `first` on.
+
+    Chunks that do not exist have steps and states of 0, which change no state.
+    """
+    steps = load_rows(totals, at * channels, channels, first, count, c, channels, TOKENS, BACKWARDS)
+    added = load_rows(
+        states,
+        (at * N + n) * channels,
+        N * channels,
+        first,
+        count,
+        c,
+        channels,
+        TOKENS,
+        BACKWARDS,
+    )
+    return steps, added
+
+
+@triton.jit
 def store_sums(
     rows: tl.tuple,
     pointer: tl.tensor,

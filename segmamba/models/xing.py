@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from segmamba.config import ModelConfig
 from segmamba.models.authors_mamba import ResidualMambaLayer
-from segmamba.models.authors_network import AuthorsNetwork, with_fast_norms
+from segmamba.models.authors_network import AuthorsNetwork, with_fast_layers
 from segmamba.models.layers import Conv, InstanceNorm, PointwiseConv
 from segmamba.models.mamba import MEMORY_ORDER, ScanDirection, scan_directions
 from segmamba.models.outputs import output_channels
@@ -75,7 +75,7 @@ class _Unetr(AuthorsNetwork):
         self.vit = encoder
         for number, (given, wanted) in enumerate(pairwise((IN_CHANNELS, *levels)), 1):
             built = block(in_channels=given, out_channels=wanted, stride=1, **fixed)
-            self.add_module(f"encoder{number}", with_fast_norms(built))
+            self.add_module(f"encoder{number}", with_fast_layers(built))
         for number in range(len(levels), 1, -1):
             built = up(
                 in_channels=levels[number - 1],
@@ -83,9 +83,9 @@ class _Unetr(AuthorsNetwork):
                 upsample_kernel_size=2,
                 **fixed,
             )
-            self.add_module(f"decoder{number}", with_fast_norms(built))
+            self.add_module(f"decoder{number}", with_fast_layers(built))
         built = block(in_channels=widths[0], out_channels=widths[0], stride=1, **fixed)
-        self.decoder1 = with_fast_norms(built)
+        self.decoder1 = with_fast_layers(built)
         self.out = out(
             spatial_dims=3, in_channels=widths[0], out_channels=len(output_channels(config))
         )

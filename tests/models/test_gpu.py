@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from segmamba.config import ModelConfig, preset
 from segmamba.data.phantom import make_case
 from segmamba.errors import UserError
-from segmamba.models import blocks, build_model, narrow_conv
+from segmamba.models import blocks, build_model, layers, narrow_conv
 from segmamba.models.scan import causal_conv_silu, choose_scan, selective_scan
 from tests.models.test_scan import NAMES, random_inputs
 
@@ -153,6 +153,18 @@ def test_every_mixer_and_path_is_on_the_gpu_what_it_is_on_a_cpu_and_compiles(cha
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("length", [1000, 3000, 70_000])
+def test_states_are_carried_over_segments_of_chunks_and_over_segments_of_segments(length):
+    inputs = [t.cuda() for t in random_inputs(1, length, 40, 3, dtype=torch.float32)]
+    results = []
+    for implementation in ("portable", "triton"):
+        leaves = [t.detach().clone().requires_grad_() for t in inputs]
+        y = selective_scan(*leaves, implementation=implementation)
+        results.append([y.detach(), *torch.autograd.grad(y.square().mean(), leaves)])
+    for want, got in zip(*results, strict=True):
+        assert (got - want).norm() < 1e-4 * want.norm()
+
+
 def test_checkpoints_go_between_cpu_and_gpu_and_from_kernel_to_kernel(kernel, tmp_path):
     torch.manual_seed(0)
     on_cpu = build_model(dataclasses.replace(SMALL, scan="portable")).eval()
@@ -203,14 +215,19 @@ def test_training_in_half_precision_stays_finite(kernel, dtype):
         (2, 64, 4, 1, 64),
         (1, 4, 5, 9, 48),
         (2, 4, 8, 9, 70),
+        (2, 48, 7, 11, 50),
+        (1, 48, 5, 20, 128),
     ],
 )
-def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
+@pytest.mark.parametrize("outputs", [32, 48])
+def test_narrow_convolution_equals_float64_with_its_gradients(shape, outputs, dtype):
     if narrow_conv.obstacle():
         pytest.skip(narrow_conv.obstacle())
+    if shape[1] not in (4, *narrow_conv.TAKEN[outputs]):
+        pytest.skip("cuDNN convolves")
     torch.manual_seed(0)
-    x, weight = torch.randn(shape).to(dtype), (0.05 * torch.randn(32, shape[1], 3, 3, 3)).to(dtype)
-    dy = torch.randn(shape[0], 32, *shape[2:]).to(dtype)
+    weight = (0.05 * torch.randn(outputs, shape[1], 3, 3, 3)).to(dtype)
+    x, dy = torch.randn(shape).to(dtype), torch.randn(shape[0], outputs, *shape[2:]).to(dtype)
     exact = [x.double().requires_grad_(shape[1] != 4), weight.double().requires_grad_()]
     own = [x.cuda().requires_grad_(shape[1] != 4), weight.float().cuda().requires_grad_()]
     want, got = F.conv3d(*exact, padding=1), narrow_conv.narrow_conv(*own)
@@ -220,10 +237,10 @@ def test_narrow_convolution_equals_float64_with_its_gradients(shape, dtype):
         (want, got),
         *((e.grad, o.grad) for e, o in zip(exact, own, strict=True) if e.requires_grad),
     ]
-    predicted = narrow_conv.narrow_conv_relu(
-        own[0].detach(), own[1].detach(), torch.arange(-16.0, 16.0, device="cuda") / 16
-    )
-    pairs.insert(0, (F.relu(want + torch.arange(-16.0, 16.0)[:, None, None, None] / 16), predicted))
+    if outputs == 32:
+        shift = torch.arange(-16.0, 16.0) / 16
+        predicted = narrow_conv.narrow_conv_relu(*(t.detach() for t in own), shift.cuda())
+        pairs.insert(0, (F.relu(want + shift[:, None, None, None]), predicted))
     errors = [
         float((b.detach().double().cpu() - a.detach()).norm() / a.detach().norm()) for a, b in pairs
     ]
@@ -260,6 +277,28 @@ def test_narrow_convolutions_sum_what_a_norm_needs(shape, dtype):
     exact = dn.double()
     want = torch.stack([exact, exact * before], 1).sum((3, 4, 5))
     assert (sums - want).norm() < 1e-5 * want.norm()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("channels", [32, 48])
+def test_a_convolution_with_a_bias_is_ours_too(channels, bias, monkeypatch):
+    if narrow_conv.obstacle():
+        pytest.skip(narrow_conv.obstacle())
+    torch.manual_seed(0)
+    layer = layers.Conv(channels, channels, 3, padding=1, bias=bias).cuda()
+    x, calls, convolve = (
+        torch.randn(1, channels, 8, 8, 64, device="cuda"),
+        [],
+        narrow_conv.narrow_conv,
+    )
+    monkeypatch.setattr(
+        narrow_conv, "narrow_conv", lambda *inputs: calls.append(1) or convolve(*inputs)
+    )
+    with torch.no_grad(), torch.autocast("cuda", torch.float16):
+        got = layer(x)
+    offset = layer.bias.double() if bias else None
+    want = F.conv3d(x.double(), layer.weight.double(), offset, padding=1)
+    assert calls and (got - want).norm() < 3e-3 * want.norm()
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])

@@ -19,8 +19,9 @@ def convolution(x, weight, packed):
 
     packed is (C' / 32, source, kd, kw, group, 2 - kh, n, 8).
     """
-    halves, sources, _, taps_w, groups, _, _, _ = packed.shape
-    dense = x.new_zeros(32 * halves, 4 if taps_w == 1 else 32 * sources, 3, 3, 4)
+    tiles, sources, _, taps_w, groups, _, _, _ = packed.shape
+    channels = 32 * tiles if weight is None else len(weight)
+    dense = x.new_zeros(32 * tiles, 4 if taps_w == 1 else 32 * sources, 3, 3, 4)
     for n in range(32):
         output = 8 * (n % 8 // 2) + 2 * (n // 8) + n % 2
         for group in range(groups):
@@ -35,9 +36,11 @@ def convolution(x, weight, packed):
                     dense[output::32, at : at + 8, :, kh, :3] = part[:, source].movedim(3, 1)
     assert (dense[..., 3] == 0).all()
     volume = x[:, 4:, ..., :-1] if taps_w == 1 else x  # of the pairs (w - 1, w) the second
-    return F.conv3d(volume, dense[..., :3], padding=1).contiguous(
-        memory_format=torch.channels_last_3d
-    )
+    if taps_w == 3 and sources == 2:  # the second of two tiles that overlap
+        volume = torch.cat([volume[:, :32], volume[:, -32:]], 1)
+    y = F.conv3d(volume, dense[..., :3], padding=1)
+    y = torch.cat([y[:, :32], y[:, 32 * tiles - channels + 32 :]], 1) if tiles == 2 else y
+    return y.contiguous(memory_format=torch.channels_last_3d)
 
 
 def summed_convolution(x, weight, packed):
@@ -61,8 +64,16 @@ def counted(calls):
 
 
 def gradient_parts(dy, x):
-    parts, stem = torch.zeros_like(narrow_conv._parts(x)), x.shape[1] == 8
+    all_parts, stem = torch.zeros_like(narrow_conv._parts(dy, x)), x.shape[1] == 8
     volume = x[:, 4:, ..., :-1] if stem else x
+    if not stem and x.shape[1] > 32:
+        volume = torch.cat([x[:, :32], x[:, -32:]], 1)
+    for parts, tile in zip(all_parts, narrow_conv._tiles(dy), strict=True):
+        fill_parts(parts, volume, dy[:, tile : tile + 32], stem=stem)
+    return all_parts
+
+
+def fill_parts(parts, volume, dy, *, stem):
     gradient = torch.nn.grad.conv3d_weight(volume, (32, volume.shape[1], 3, 3, 3), dy, padding=1)
     block = parts.shape[1] - 1
     for kd in range(3):
@@ -76,7 +87,6 @@ def gradient_parts(dy, x):
                     parts[:, block, 2 * (3 * kd + kw) + half, kh] = tap.unflatten(0, (-1, 2, 16))[
                         :, half
                     ]
-    return parts
 
 
 @pytest.fixture(autouse=True)
@@ -97,12 +107,12 @@ def stand_ins(monkeypatch):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("channels", [4, 32, 64])
-def test_result_and_gradients_are_those_of_the_convolution(channels, compiled):
+@pytest.mark.parametrize(("channels", "outputs"), [(4, 32), (32, 32), (64, 32), (4, 48), (48, 48)])
+def test_result_and_gradients_are_those_of_the_convolution(channels, outputs, compiled):
     torch.manual_seed(0)
     inputs = (
         torch.randn(2, channels, 3, 4, 5, requires_grad=channels != 4),
-        torch.randn(32, channels, 3, 3, 3, requires_grad=True),
+        torch.randn(outputs, channels, 3, 3, 3, requires_grad=True),
     )
     run = (
         torch.compile(narrow_conv.narrow_conv, backend="aot_eager", fullgraph=True)

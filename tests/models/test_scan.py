@@ -232,11 +232,15 @@ def test_causal_convolution_sees_no_later_token(width):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("shape", [(1, 5, 3, 4), (2, 37, 40, 3), (1, 600, 8, 2)])
-def test_triton_kernels_equal_the_oracle_in_tritons_interpreter(shape):
+@pytest.mark.parametrize(
+    ("shape", "segment"), [((1, 5, 3, 4), 64), ((2, 37, 40, 3), 64), ((1, 600, 8, 2), 16)]
+)
+def test_triton_kernels_equal_the_oracle_in_tritons_interpreter(shape, segment):
     script = f"""
 import torch
+from segmamba.models import scan_triton
 from tests.models.test_scan import assert_matches_oracle, random_inputs
+scan_triton.SEGMENT = {segment}
 inputs = random_inputs(*{shape}, dtype=torch.float32)
 assert_matches_oracle(inputs, implementation="triton", tolerance=1e-5)
 """

@@ -1,6 +1,8 @@
 """MLflow's database is there whole or not at all, however its making or its upgrade ends."""
 
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +17,7 @@ from segmamba.errors import UserError
 from segmamba.orchestration.tracking import database
 from segmamba.orchestration.tracking.database import check_results, make_whole, upgrade
 from segmamba.orchestration.tracking.store import open_store
+from tests import warm
 
 OPEN = """
 import sys
@@ -180,3 +183,131 @@ def test_a_database_that_is_being_written_is_not_upgraded(tmp_path):
         upgrade(path)
     writer.execute("ROLLBACK")
     writer.close()
+
+
+def test_an_upgrade_that_takes_too_long_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "mlflow.db"
+    leave_half_made(path)
+    before = path.read_bytes()
+    monkeypatch.setattr(database, "UPGRADE_LIMIT_S", 0.01)
+    with pytest.raises(UserError, match=r"longer than 0 s.*not been changed"):
+        upgrade(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_a_backup_is_whole_or_not_there(tmp_path, monkeypatch):
+    """A process that is killed while it copies must not leave half a backup that looks like one."""
+    path, copied = tmp_path / "mlflow.db", []
+    leave_half_made(path)
+    monkeypatch.setattr(
+        database, "_copy", lambda source, target: copied.append(target) or die(target)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        upgrade(path)
+    assert copied and [p.name for p in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def die(target):
+    target.write_bytes(b"half")
+    raise KeyboardInterrupt
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from segmamba.orchestration.tracking import database
+from tests import warm
+database._create = warm.MAKE_DATABASE
+print("begin", flush=True)
+database.make_whole(Path(sys.argv[1]))
+print("end", flush=True)
+"""
+
+
+def killed_after(seconds, path):
+    """Make or upgrade a database in a process, and kill it so many seconds after it began.
+
+    Returns:
+        How long it took, or None where it was killed.
+    """
+    process = warm.Process([sys.executable, "-c", MAKE, str(path)])
+    assert process.stdout.readline() == "begin\n"
+    began = time.monotonic()
+    while process.poll() is None and time.monotonic() - began < seconds:
+        time.sleep(0.002)
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_30_kills_while_a_database_is_made_lose_no_folder(tmp_path):
+    (tmp_path / "first").mkdir()
+    whole = killed_after(600, tmp_path / "first" / "mlflow.db")
+    moments, kills = random.Random(0), 0
+    path = tmp_path / "mlflow.db"
+    while kills < 30:
+        kills += killed_after(moments.uniform(0, whole), path) is None
+        if path.exists():
+            assert {"runs", "experiments", "model_versions"} <= tables(path)
+            path.unlink()
+    make_whole(path)
+    assert open_store(tmp_path).create_run("after the kills", {})
+    assert not list(tmp_path.glob(".mlflow.db.*")), "the half-made ones are gone"
+
+
+def make_older(path, run_id):
+    """A database of an MLflow of about a year before, with a run."""
+    import alembic.command
+    import sqlalchemy
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    address = f"sqlite:///{path}"
+    engine = sqlalchemy.create_engine(address)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    config = _get_alembic_config(address)
+    revisions = [r.revision for r in ScriptDirectory.from_config(config).walk_revisions()]
+    alembic.command.upgrade(config, revisions[12])  # the newest comes first
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
+            "VALUES (0, 'Default', ?, 'active')",
+            (str(path.parent / "mlartifacts"),),
+        )
+        connection.execute(
+            "INSERT INTO runs (run_uuid, name, experiment_id, status, lifecycle_stage, "
+            "start_time, artifact_uri, source_type, user_id) "
+            "VALUES (?, 'kept', 0, 'FINISHED', 'active', 1, ?, 'LOCAL', 'me')",
+            (run_id, str(path.parent / "mlartifacts" / run_id / "artifacts")),
+        )
+
+
+@pytest.mark.slow
+def test_10_kills_while_an_older_mlflows_database_is_upgraded_lose_no_run(tmp_path):
+    older, path, run_id = tmp_path / "older.db", tmp_path / "mlflow.db", "0" * 32
+    make_older(older, run_id)
+    shutil.copyfile(older, path)
+    assert database._version(path) != database._newest_version()
+    whole = killed_after(600, path)
+    assert database._version(path) == database._newest_version()
+    moments, kills = random.Random(0), 0
+    shutil.copyfile(older, path)
+    while kills < 10:
+        kills += killed_after(moments.uniform(0, whole), path) is None
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert connection.execute("SELECT run_uuid FROM runs").fetchall() == [(run_id,)]
+        for backup in tmp_path.glob("mlflow.db.before-upgrade-*"):
+            assert database._version(backup) == database._version(older)
+            assert database._rows(backup, "runs") == 1
+        if database._version(path) == database._newest_version():
+            shutil.copyfile(older, path)
+    make_whole(path)
+    assert open_store(tmp_path).client.get_run(run_id).info.status == "FINISHED"
+    assert not list(tmp_path.glob(".mlflow.db.*"))

@@ -56,12 +56,14 @@ class TrialLauncher:
             scheduler: What may stop a trial early: none or asha.
             base: The configuration whose epochs the scheduler counts.
         """
-        from ray import tune
+        from segmamba.orchestration.engine.given_trials import GivenTrials
 
         self._clear_failures(plans)
         self.run(
-            {"trial": tune.grid_search(plans)},
+            {},
             scheduler=_scheduler(scheduler, base),
+            search_alg=GivenTrials(plans),
+            num_samples=len(plans),
             reuse_actors=reuses_processes(scheduler),
         )
 

@@ -21,6 +21,8 @@ from segmamba.files import check_writable
 SQLITE = "sqlite:///"
 JOURNALS = ("-journal", "-wal", "-shm")
 """What SQLite keeps beside a file that is being written."""
+BEFORE = ".before"
+"""Follows the name of what is being made: a copy of what was there before."""
 UPGRADE_LIMIT_S = 600.0
 
 
@@ -111,19 +113,30 @@ def upgrade(path: Path) -> Path:
                 if name.startswith("_alembic_tmp_"):  # of a migration that was interrupted
                     database.execute(f'DROP TABLE "{name}"')
         command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"{SQLITE}{copy}"]
-        ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=UPGRADE_LIMIT_S, check=False
-        )
-        if ended.returncode:
-            reason = (ended.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
+        if reason := _obstacle(command):
             raise UserError(
                 f"{path}: MLflow's database is of another version and cannot be upgraded "
                 f"({reason}); it has not been changed: move it away or use its own MLflow"
             )
         kept = path.with_name(f"{path.name}.before-upgrade-{time.strftime('%Y%m%d-%H%M%S')}")
-        _copy(path, kept)
+        before = Path(f"{copy}{BEFORE}")
+        _copy(path, before)
+        _rename(before, kept)
         _rename(copy, path)
     return kept
+
+
+def _obstacle(upgrading: list[str]) -> str:
+    """Run MLflow's upgrade; the reason why it did not end well, "" where it did."""
+    try:
+        ended = subprocess.run(
+            upgrading, capture_output=True, text=True, timeout=UPGRADE_LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {UPGRADE_LIMIT_S:.0f} s"
+    if not ended.returncode:
+        return ""
+    return (ended.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
 
 
 def _create(path: Path) -> None:
@@ -147,7 +160,7 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        for ending in ("", *JOURNALS):
+        for ending in ("", BEFORE, *JOURNALS):
             Path(f"{temporary}{ending}").unlink(missing_ok=True)
 
 
