@@ -24,8 +24,8 @@ from segmamba.orchestration.engine.population_member import (
     report_again,
     report_epoch,
 )
-from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_TAG, RunLog
-from segmamba.orchestration.tracking.store import is_full
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG, RunLog
+from segmamba.orchestration.tracking.store import is_full, patience_s
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.redaction import redacted
 from segmamba.studies.spec import Stage, TrialPlan
@@ -98,8 +98,8 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
         report = _failed(context, root, str(error), log) | {"infeasible": True}
     except Exception as error:
         report = _failed(context, root, _reason(error), log)
-    patience_s = 2.0 if is_full(report.get("failed", "")) else CLOSING_PATIENCE_S
-    if log and not log.close(patience_s) and "failed" not in report:
+    waited_s = 2.0 if is_full(report.get("failed", "")) else patience_s()
+    if log and not log.close(waited_s) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
         report = _failed(context, root, reason, details=log.away_because)
     free_memory()  # for the next trial of this process
@@ -231,8 +231,8 @@ def _failed(
 def _reason(error: BaseException) -> str:
     """An exception in one line."""
     if is_full(error):
-        return (
+        return redacted(
             f"the disk is full ({error}); the last checkpoint is intact, and --resume goes on "
             "from it"
         )[:500]
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -237,13 +237,13 @@ class StudyRun:
 def start_study(
     store: Store, study: Study, splits: Mapping[int | None, Split], folder: Path
 ) -> StudyRun:
-    """Make the parent run of a study.
+    """Make the parent run of a study; again, after a call whose answer was lost, the same.
 
     Args:
         store: Where to.
         study: Without trials; it is kept as an artifact of the run.
         splits: Fold to Split; the first is logged as the run's data.
-        folder: Where the study keeps its trials.
+        folder: Where the study keeps its trials, and no other study its.
     """
     tags = {
         "kind": "study",
@@ -257,7 +257,9 @@ def start_study(
         FOLDER_TAG: str(folder),
         **registration_tags(study.claims),
     }
-    run = StudyRun(store, store.create_run(study.name, tags))
+    begun_before = store.search("tags.kind = 'study' and attributes.status = 'RUNNING'")
+    same = [run.info.run_id for run in begun_before if run.data.tags.get(FOLDER_TAG) == str(folder)]
+    run = StudyRun(store, same[0] if same else store.create_run(study.name, tags))
     params = {
         "question": study.question,
         "arms": ", ".join(study.arms),
