@@ -104,6 +104,22 @@ def seen_from(folder: Path | str, text: str) -> str:
     return text
 
 
+def is_there(path: Path | str) -> bool:
+    """Tell whether something is seen at a path; False also where this user may not look."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def is_gone(path: Path | str) -> bool:
+    """Tell whether nothing is at a path; False also where this user may not look."""
+    try:
+        return not Path(path).exists()
+    except OSError:
+        return False
+
+
 def was_moved(before: object, now: object) -> bool:
     """Tell whether two settings may name one folder or file that was moved in between.
 
@@ -115,7 +131,7 @@ def was_moved(before: object, now: object) -> bool:
         False also where both exist, or neither: then they are two.
     """
     paths = isinstance(before, str) and isinstance(now, str) and before and now
-    return bool(paths) and not Path(str(before)).exists() and Path(str(now)).exists()
+    return bool(paths) and is_gone(str(before)) and is_there(str(now))
 
 
 def check_writable(folder: Path | str, option: str = "--output") -> None:

@@ -1,5 +1,6 @@
 """Passwords and tokens, kept out of everything that is printed, written or logged."""
 
+import json
 import os
 import re
 from urllib.parse import quote, unquote
@@ -7,10 +8,14 @@ from urllib.parse import quote, unquote
 HIDDEN = "***"
 LEAST = 5
 """Characters of a password that is looked for in any text: a shorter one is part of many words."""
+COMMON = ("mlflow", "segmamba", "postgres", "password")
+"""Passwords that are words of any text, and are hidden in addresses alone; so are numbers."""
 SECRET_VARIABLES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
     "RAY_AUTH_TOKEN",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AZURE_STORAGE_ACCESS_KEY",
@@ -20,6 +25,7 @@ SECRET_VARIABLES = (
 ADDRESS_VARIABLES = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_REGISTRY_URI",
+    "MLFLOW_BACKEND_STORE_URI",
     "RAY_ADDRESS",
     *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "ALL")),
     *(f"{kind}_proxy" for kind in ("http", "https", "all")),
@@ -50,7 +56,7 @@ def redacted(text: str) -> str:
     text = _QUOTED.sub(rf"\1:{HIDDEN}@", text)
     text = _OPTION.sub(rf"\1={HIDDEN}", _ADDRESS.sub(lambda found: _address(found[0]), text))
     for secret in sorted(_secrets(), key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        text = re.sub(rf"(?<![\w.]){re.escape(secret)}(?!\w)", HIDDEN, text)
     return text
 
 
@@ -95,7 +101,14 @@ def _secrets() -> set[str]:
         rest = uri.partition("://")[2]
         quoted = _QUOTED.search(uri)
         user, colon, password = rest[: max(0, _end_of_user(rest))].partition(":")
-        found.add(password if colon else user)
+        # a lone user may be a token of a web server; a database's user is none
+        found.add(password if colon else user * uri.startswith("http"))
         found.update([quoted[2]] if quoted else [])
         found.update(option[2] for option in _OPTION.finditer(uri))
-    return {form for one in found for form in (one, unquote(one), quote(one)) if len(form) >= LEAST}
+    return {
+        form
+        for one in found
+        if not one.isdigit() and one not in COMMON
+        for form in (one, unquote(one), quote(one), json.dumps(one)[1:-1])
+        if len(form) >= LEAST
+    }

@@ -9,6 +9,7 @@ Legend: B batch, C channels, K output channels, D, H, W the axes of a volume.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +99,19 @@ def with_fast_layers(module: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if type(child) is nn.InstanceNorm3d and not child.affine:
                 setattr(parent, name, InstanceNorm(child.num_features, affine=False))
-            elif type(child) is nn.Conv3d and child.kernel_size == (3, 3, 3):
+            elif _is_plain(child):
                 setattr(parent, name, _fast(child))
     return module
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv3d]:
+    return (
+        type(module) is nn.Conv3d
+        and module.kernel_size == (3, 3, 3)
+        and module.dilation == (1, 1, 1)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+    )
 
 
 def _fast(convolution: nn.Conv3d) -> Conv:

@@ -9,6 +9,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from segmamba.errors import UserError
+from segmamba.files import is_there
 from segmamba.orchestration.tracking.database import sqlite_path
 from segmamba.orchestration.tracking.store import Store, open_store, store_uri
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, study_runs
@@ -119,12 +120,7 @@ def _existing(output: Path) -> Store | None:
 def _folder_of(run: StudyRun, results: Path) -> Path:
     """The folder of a study: where it ran, or, where that is gone, in the results it is now."""
     recorded = run.folder
-    if recorded and Path(recorded).is_dir():
-        return Path(recorded)
-    folder = results / run.name
-    if recorded and folder.is_dir():
-        run.moved_to(folder)
-    return folder
+    return Path(recorded) if recorded and is_there(recorded) else results / run.name
 
 
 def _best_dice(metrics: Mapping[str, float]) -> float | None:

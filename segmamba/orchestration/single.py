@@ -237,6 +237,8 @@ def _read_mark(file: Path) -> _Mark:
 
 
 def _check_same_data(folder: RunFolder, record: dict[str, Any], data: Split) -> None:
+    from segmamba.training.record import data_digest
+
     for name, ids in record["split"].items():
         if not hasattr(data, name):
             raise UserError(
@@ -248,6 +250,11 @@ def _check_same_data(folder: RunFolder, record: dict[str, Any], data: Split) -> 
                 f"--resume: the {name} cases are not those that {folder.root.name} began with; "
                 "give it the same data, or start a new run"
             )
+    if record.get("data_sha256", data_digest(data)) != data_digest(data):
+        raise UserError(
+            f"--resume: the images or labels are not those that {folder.root.name} began with; "
+            "give it the same data, or start a new run"
+        )
 
 
 def _store(results: Path) -> Store | None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from segmamba.orchestration.engine.planning import (
 )
 from segmamba.orchestration.engine.power_plan import planned_power
 from segmamba.orchestration.engine.ray_watch import RayWatch
-from segmamba.orchestration.engine.resume import check_place, check_same
+from segmamba.orchestration.engine.resume import check_place, check_same, check_same_cases
 from segmamba.orchestration.engine.study_resources import choose_compilation, plan_resources
 from segmamba.orchestration.engine.study_runner import StudyRunner, study_context
 from segmamba.orchestration.tracking.database import check_results
@@ -296,6 +297,7 @@ def _begun(
     if stopped:
         run = StudyRun(store, stopped.parent_run_id)
         check_same(stopped, planned)
+        check_same_cases(stopped, ready.splits)
         kept = store.retry(lambda: run.folder, progress.say)
         check_place(kept, results / stopped.name)
         if kept and Path(kept) != results / stopped.name:
@@ -314,5 +316,6 @@ def _begun(
     resource_plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
     folder = next_run_folder(results, name)
     study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
-    run = store.retry(lambda: start_study(store, study, ready.splits, folder), progress.say)
+    start = functools.partial(start_study, store, study, ready.splits, folder, uuid.uuid4().hex)
+    run = store.retry(start, progress.say)
     return dataclasses.replace(study, parent_run_id=run.run_id), run, resource_plan.resources

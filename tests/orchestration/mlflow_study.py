@@ -13,11 +13,11 @@ from segmamba.orchestration.tracking.study_run import StudyRun, start_study
 NOTHING = Split([], [], [], test_is_validation=False, notes=())
 
 
-def begin(store, study, folder):
+def begin(store, study, folder, start=""):
     """The StudyRun of a study as it starts."""
     environment = study.environment | {"git commit": "0123abc"}
     bare = dataclasses.replace(study, trials=(), environment=environment)
-    return start_study(store, bare, {None: NOTHING}, Path(folder))
+    return start_study(store, bare, {None: NOTHING}, Path(folder), start)
 
 
 def add_trials(run, trials):

@@ -18,7 +18,7 @@ def test_a_study_whose_first_answer_was_lost_has_one_run(make_study, tmp_path, m
     monkeypatch.setattr(store_module, "PAUSE_S", 0.01)
     monkeypatch.setenv("SEGMAMBA_PATIENCE_S", "5")
     monkeypatch.setattr(Store, "create_run", lost)
-    run = store.retry(lambda: begin(store, make_study(), tmp_path / "study"), said.append)
+    run = store.retry(lambda: begin(store, make_study(), tmp_path / "study", "key"), said.append)
     assert created == [run.run_id] and len(said) == 1
     assert [one.info.run_id for one in store.search("tags.kind = 'study'")] == created
     assert run.folder == str(tmp_path / "study") and run.stored()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmamba.config import flat_as_stored
-from segmamba.data.splits import SETS
+from segmamba.data.splits import SETS, Split
 from segmamba.errors import UserError
 from segmamba.files import was_moved
 from segmamba.studies.registration import changes_of_claim
@@ -30,10 +31,32 @@ def check_place(began_in: str, folder: Path) -> None:
     Raises:
         UserError: It names the folder to give.
     """
-    if began_in and Path(began_in) != folder and (Path(began_in).is_dir() or not folder.is_dir()):
+    if began_in and Path(began_in) != folder and not was_moved(began_in, str(folder)):
         raise UserError(
             f"--resume: {folder.name} began in {began_in}; give --output {Path(began_in).parent}, "
             "or leave --resume out"
+        )
+
+
+def check_same_cases(stopped: Study, splits: Mapping[int | None, Split]) -> None:
+    """Refuse to go on with other images or labels than those of the trials that have ended.
+
+    Args:
+        stopped: As an earlier start left it.
+        splits: Fold to Split of this start.
+
+    Raises:
+        UserError: Cases have the same names and other content.
+    """
+    from segmamba.orchestration.tracking.reuse import made_with
+
+    ended = [trial for trial in stopped.trials if trial.status == "FINISHED"]
+    before = {trial.made_with["cases"] for trial in ended if "cases" in trial.made_with}
+    now = {made_with(split)["cases"] for split in splits.values()}
+    if not before <= now:
+        raise UserError(
+            f"--resume: the images or labels are not those that {stopped.name} began with; give it "
+            "the same data, or leave --resume out"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segmamba.errors import UserError
-from segmamba.files import LOCK, check_may_be_made, is_abandoned, locked, write_text
+from segmamba.files import LOCK, check_may_be_made, is_abandoned, is_there, locked, write_text
 
 PREFIX = ".segmamba-"
 MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
@@ -92,7 +92,7 @@ def token_where_none_can_be_kept(folder: Path) -> Iterator[None]:
         folder: A folder that nobody else can read.
     """
     kept = Path(os.path.expanduser("~/.ray/auth_token"))
-    if TOKENS & os.environ.keys() or kept.exists() or (kept.is_absolute() and _may_be_made(kept)):
+    if TOKENS & os.environ.keys() or is_there(kept) or (kept.is_absolute() and _may_be_made(kept)):
         yield
         return
     token = write_text(folder / "auth_token", secrets.token_hex(32))

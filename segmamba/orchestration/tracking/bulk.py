@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_STATE, TEMPORARILY_UNAVAILABLE
 
 from segmamba.orchestration.tracking.database import sqlite_path
 from segmamba.orchestration.tracking.store import Store
@@ -88,13 +89,13 @@ def histories_of(store: Store, runs: Sequence[Run]) -> dict[str, Histories]:
     path = sqlite_path(store.uri)
     if path is None:
         return {run.info.run_id: _history(store, run) for run in runs}
-    begins = " OR ".join(f"key LIKE '{prefix}%'" for prefix in PREFIXES)
+    begins = " OR ".join(f"key GLOB '{prefix}*'" for prefix in PREFIXES)
     with _opened(path) as database:
         rows = _by_run(
             database,
             f"SELECT run_uuid, key, step, value, is_nan FROM metrics WHERE ({begins})",
             [run.info.run_id for run in runs],
-            order="step, timestamp",
+            order="step, timestamp, value",
         )
     found = {}
     for run in runs:
@@ -109,10 +110,13 @@ def histories_of(store: Store, runs: Sequence[Run]) -> dict[str, Histories]:
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The database; what goes wrong is raised as if MLflow had met it."""
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE_S)) as database:
+        address = f"{path.absolute().as_uri()}?mode=ro"  # where it is missing, none is made
+        with contextlib.closing(sqlite3.connect(address, timeout=PATIENCE_S, uri=True)) as database:
             yield database
     except sqlite3.Error as error:
-        raise MlflowException(f"{path}: {error}") from error
+        busy = getattr(error, "sqlite_errorname", "") in ("", "SQLITE_BUSY", "SQLITE_LOCKED")
+        code = TEMPORARILY_UNAVAILABLE if busy else INVALID_STATE
+        raise MlflowException(f"{path}: {error}", error_code=code) from error
 
 
 def _history(store: Store, run: Run) -> Histories:

@@ -20,6 +20,8 @@ REFUSALS = (
     "RESOURCE_DOES_NOT_EXIST",
     "RESOURCE_ALREADY_EXISTS",
     "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "ENDPOINT_NOT_FOUND",
     "INVALID_STATE",
 )
 """Error codes of calls that MLflow will never take."""

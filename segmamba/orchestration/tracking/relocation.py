@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from segmamba.errors import UserError
-from segmamba.files import LOCK, is_abandoned
+from segmamba.files import LOCK, is_abandoned, is_gone
 
 ROOT_TAG = "segmamba.folder"
 """The tag of an experiment: the folder in which its database lay when it was opened last."""
@@ -79,13 +79,13 @@ def _has_moved(
     uris = _column(opened, "runs", "artifact_uri")
     prefix = f"{(old / ARTIFACTS).as_uri()}/"
     runs = [uri.removeprefix(prefix).partition("/")[0] for uri in uris if uri.startswith(prefix)]
-    here = any((new / ARTIFACTS / run).is_dir() for run in runs)
-    gone = not (old / ARTIFACTS).is_dir()
+    here = [(new / ARTIFACTS / run).is_dir() for run in runs]
+    gone = is_gone(old / ARTIFACTS)
     if new != home:  # the database has stayed, and serves a copy's original, too
-        return here and gone
+        return gone and bool(here) and all(here)
     if recorded:
-        return here or (gone and str(old) in recorded)
-    return here or not uris
+        return any(here) or (gone and str(old) in recorded)
+    return any(here) or (gone and not uris)
 
 
 def _check_unused(old: Path, new: Path) -> None:
@@ -103,10 +103,13 @@ def _rewrite(opened: sqlite3.Connection, old: Path, new: Path) -> None:
         if table not in tables:
             continue
         for before, after in ((str(old), str(new)), (old.as_uri(), new.as_uri())):
-            below = f"substr({column}, 1, length(:old) + 1) = :old || '/' OR {column} = :old"
+            below = "(substr({0}, 1, length({1}) + 1) = {1} || '/' OR {0} = {1})"
+            moved = below.format(column, ":old")
+            if Path(new).is_relative_to(old):  # what another former folder's became stays
+                moved += f" AND NOT {below.format(column, ':new')}"
             opened.execute(
                 f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "
-                f"WHERE ({below})" + (f" AND {condition}" if condition else ""),
+                f"WHERE {moved}" + (f" AND {condition}" if condition else ""),
                 {"old": before, "new": after},
             )
 

@@ -4,10 +4,11 @@ import contextlib
 import functools
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import mlflow
@@ -187,7 +188,7 @@ class Store:
         """
         place = run.info.artifact_uri
         there = mlflow.artifacts.list_artifacts(artifact_uri=place, tracking_uri=self.uri)
-        if not any(file.path == name for file in there):
+        if not any(PurePosixPath(file.path).name == name for file in there):
             return None
         path = mlflow.artifacts.download_artifacts(
             artifact_uri=f"{place}/{name}", tracking_uri=self.uri
@@ -240,7 +241,8 @@ def store_to_read(results: str | Path) -> str:
     path = sqlite_path(uri)
     if path and not path.exists():
         raise UserError(f"there is no MLflow store {path}; no study or run has ended there")
-    if path and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK):
+    own = path and path.parent == Path(results).resolve()
+    if own and path and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK):
         open_store(results)  # where its folder was moved, it names what lies there now
     return uri
 
@@ -282,7 +284,7 @@ def open_store(results: str | Path) -> Store:
         raise UserError(
             f"MLflow store {uri} needs a driver of databases that is not installed ({error})"
         ) from error
-    except (MlflowException, requests.RequestException, OSError) as error:
+    except (MlflowException, requests.RequestException, OSError, sqlite3.Error) as error:
         if is_full(error):
             raise disk_full(error) from error
         named = "MLFLOW_TRACKING_URI" in os.environ

@@ -7,6 +7,7 @@ statuses. study_reader.py reads it all back.
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from segmamba.studies.spec import Stage
 
 STUDY_FILE = "study.json"
 TRIAL_TAG, FOUND_TAG, CHANGES_TAG = "trial", "found", "changes"
+START_TAG = "start_key"
 INFEASIBLE_TAG, IMPORTANCE_TAG = "infeasible", "importance"
 COPIED_TAG, SCHEDULE_FILE = "copied", "schedule.json"
 STARTS_TAG, EARLIER_S_TAG, BEGAN_TAG = "starts", "earlier_s", "start_began"
@@ -236,7 +238,11 @@ class StudyRun:
 
 
 def start_study(
-    store: Store, study: Study, splits: Mapping[int | None, Split], folder: Path
+    store: Store,
+    study: Study,
+    splits: Mapping[int | None, Split],
+    folder: Path,
+    start: str = "",
 ) -> StudyRun:
     """Make the parent run of a study; again, after a call whose answer was lost, the same.
 
@@ -244,7 +250,8 @@ def start_study(
         store: Where to.
         study: Without trials; it is kept as an artifact of the run.
         splits: Fold to Split; the first is logged as the run's data.
-        folder: Where the study keeps its trials, and no other study its.
+        folder: Where the study keeps its trials.
+        start: A text that no other start has, by which the run is found again after such a call.
     """
     tags = {
         "kind": "study",
@@ -258,9 +265,9 @@ def start_study(
         FOLDER_TAG: str(folder),
         **registration_tags(study.claims),
     }
-    begun_before = store.search("tags.kind = 'study' and attributes.status = 'RUNNING'")
-    same = [run.info.run_id for run in begun_before if run.data.tags.get(FOLDER_TAG) == str(folder)]
-    run = StudyRun(store, same[0] if same else store.create_run(study.name, tags))
+    tags[START_TAG] = start or uuid.uuid4().hex
+    same = store.search(f"tags.{START_TAG} = '{tags[START_TAG]}'")
+    run = StudyRun(store, same[0].info.run_id if same else store.create_run(study.name, tags))
     params = {
         "question": study.question,
         "arms": ", ".join(study.arms),
