@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
+from segmamba.disks import disk_reason
 from segmamba.errors import UserError
 from segmamba.files import check_writable, is_abandoned, locked
 from segmamba.leftovers import remove_leftovers
@@ -126,7 +127,7 @@ def open_study(
             folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
             remove_leftovers(folder.parent, folder, *folder.glob("*/"))
-            statuses = held.enter_context(_running(run, progress, watch))
+            statuses = held.enter_context(_running(run, folder, progress, watch))
             progress.watch(folder)
             context = study_context(ready, options, study, resources, run=run, folder=folder)
             live = held.enter_context(LivePage(run, folder, progress))
@@ -245,14 +246,16 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
 
 
 @contextlib.contextmanager
-def _running(run: StudyRun, progress: ProgressDisplay, watch: RayWatch) -> Iterator[list[str]]:
+def _running(
+    run: StudyRun, folder: Path, progress: ProgressDisplay, watch: RayWatch
+) -> Iterator[list[str]]:
     """The study's MLflow run while it runs; the block appends its final status to what it gets.
 
     The run ends FAILED after an exception and KILLED after Ctrl-C and where Ray has died, and so do
     the trials that were running. An absent store or a full disk ends the study as StudyHalted; then
     the run stays as it is, and `--resume` finds it.
     """
-    from segmamba.orchestration.tracking.store import StudyHalted, disk_full, is_full
+    from segmamba.orchestration.tracking.store import StudyHalted, disk_full
 
     def end(status: str) -> None:
         run.close_stopped_trials()
@@ -266,8 +269,8 @@ def _running(run: StudyRun, progress: ProgressDisplay, watch: RayWatch) -> Itera
     except StudyHalted:
         raise
     except BaseException as error:
-        if is_full(error):
-            raise disk_full(error) from error
+        if disk_reason(error):
+            raise disk_full(error, folder) from error
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         retry(functools.partial(end, status), progress.say)
         raise

@@ -13,6 +13,7 @@ from ray import tune
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
+from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
 from segmamba.files import seen_from
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
@@ -25,7 +26,6 @@ from segmamba.orchestration.engine.population_member import (
     report_epoch,
 )
 from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_TAG, RunLog
-from segmamba.orchestration.tracking.store import is_full
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.redaction import redacted
 from segmamba.studies.spec import Stage, TrialPlan
@@ -37,6 +37,7 @@ from segmamba.training.compiling import (
     free_memory,
 )
 from segmamba.training.record import record_environment
+from segmamba.training.run import SAVED
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.saving import AtOnce, saver_for
 
@@ -98,7 +99,7 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
         report = _failed(context, root, str(error), log) | {"infeasible": True}
     except Exception as error:
         report = _failed(context, root, _reason(error), log)
-    patience_s = 2.0 if is_full(report.get("failed", "")) else CLOSING_PATIENCE_S
+    patience_s = 2.0 if disk_reason(report.get("failed", "")) else CLOSING_PATIENCE_S
     if log and not log.close(patience_s) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
         report = _failed(context, root, reason, details=log.away_because)
@@ -230,9 +231,6 @@ def _failed(
 
 def _reason(error: BaseException) -> str:
     """An exception in one line."""
-    if is_full(error):
-        return (
-            f"the disk is full ({error}); the last checkpoint is intact, and --resume goes on "
-            "from it"
-        )[:500]
+    if disk_reason(error):
+        return disk_line(error, SAVED)
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.json_files import read_json
@@ -35,7 +36,6 @@ EXPERIMENT = "segmamba"
 STORE_PATIENCE_S = 600.0
 """How long a study waits for a store that is away, unless SEGMAMBA_PATIENCE_S says otherwise."""
 PAUSE_S = 5.0
-FULL = ("No space left on device", "disk is full", "Disk quota exceeded")
 BATCH_METRICS, BATCH_PARAMS = 1000, 100
 """MLflow's largest log_batch."""
 TAG_LENGTH = 5000
@@ -90,8 +90,8 @@ class Store:
             try:
                 return call()
             except Exception as error:
-                if is_full(error):
-                    raise disk_full(error) from error
+                if disk_reason(error):
+                    raise disk_full(error, sqlite_path(self.uri) or "") from error
                 if not is_away(error):
                     raise
                 if time.monotonic() >= deadline:
@@ -265,8 +265,8 @@ def open_store(results: str | Path) -> Store:
             f"MLflow store {uri} needs a driver of databases that is not installed ({error})"
         ) from error
     except (MlflowException, requests.RequestException, OSError) as error:
-        if is_full(error):
-            raise disk_full(error) from error
+        if disk_reason(error):
+            raise disk_full(error, path or "") from error
         named = "MLFLOW_TRACKING_URI" in os.environ
         mend = "correct or unset MLFLOW_TRACKING_URI" if named else "choose another --output"
         raise UserError(
@@ -319,17 +319,15 @@ def store_away(uri: str, seconds: float, reason: str) -> StudyHalted:
     )
 
 
-def is_full(error: object) -> bool:
-    """Return whether a disk without space is behind an exception or its text."""
-    return any(words in str(error) for words in FULL)
+def disk_full(error: BaseException, place: Path | str = "") -> StudyHalted:
+    """Return the exception for a disk that takes no more.
 
-
-def disk_full(error: BaseException) -> StudyHalted:
-    """Return the exception for a full disk, which names the file where that is known."""
-    where = f" ({error.filename})" if getattr(error, "filename", None) else ""  # type: ignore[attr-defined]  # OSError has it
+    Args:
+        error: One for which `disk_reason` gives a reason.
+        place: What was written, where the exception does not know.
+    """
     return StudyHalted(
-        f"the disk is full{where}: free some space, then the same command with --resume goes on "
-        "where it stopped"
+        disk_line(error, "the same command with --resume goes on where it stopped", place)
     )
 
 
