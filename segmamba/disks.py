@@ -16,9 +16,9 @@ BY_NUMBER = {
     errno.EROFS: READ_ONLY,
 }
 BY_WORDS = {
-    # The last two are NumPy's, which does not say why.
+    # The last ones are NumPy's and torch's, which do not say why.
     r"No space left on device|disk is full|\d+ requested and \d+ written"
-    r"|problem writing element \d+ to file": FULL,
+    r"|problem writing element \d+ to file|inline_container.*unexpected pos": FULL,
     r"Disk quota exceeded|quota is used up": QUOTA,
     r"Read-only file system|attempt to write a readonly database|disk is read-only": READ_ONLY,
 }

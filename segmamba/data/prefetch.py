@@ -107,6 +107,8 @@ def _lacking(needed: int) -> str:
 
 def _killed(error: Exception) -> str:
     """What became of the processes; empty where the error is another one."""
+    if re.search(r"unable to .*shared memory|No space left on device", str(error)):
+        return f"{SHARED_MEMORY} is full"
     if not GONE.search(str(error)) and not isinstance(error, (ConnectionError, EOFError)):
         return ""
     why = f"{SHARED_MEMORY} is full" if "Bus error" in str(error) else "memory?"

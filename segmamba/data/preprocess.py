@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,14 +41,15 @@ from segmamba.data.volumes import Scan, read_scan
 from segmamba.data.working_grid import BoxGeometry, must_resample, to_working_grid
 from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
+from segmamba.leftovers import folder_beside
 
 FORMAT = 4  # raise it when the meaning of a cached file changes
 # Candidate patch centres kept per kind: more than any training run draws from one case.
 CENTRES = 50_000
 BUILDING = ".building-"
 SOURCES = "sources.json"  # beside case.json: which files were read
-# A case takes seconds. What has stood unfinished for so long belongs to a process that was killed.
-ABANDONED_S = 3600
+ABANDONED_S = 24 * 3600
+"""Seconds for which what a version before 0.4 began to build is left: it does not say whose it is."""
 
 
 def prepare_cases(
@@ -201,14 +201,13 @@ def _build(case: Case, cache: Path, config: DataConfig) -> _Place:
         return _Place(None, f"{case.id}: {error}")
     if stamps_of(case) != stamps and read_digests(case) != digests:
         return _Place(None, f"{case.id}: its files changed while they were read; start again")
-    building = None
     try:
-        building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
-        _write(building, case, scan, geometry, image, label)
-        if scan.label is not None and must_resample(scan, config.spacing_mm):
-            np.save(building / "source_label.npy", scan.label)
-        write_record(building / SOURCES, stamps, digests, read_ns)
-        os.rename(building, folder)
+        with folder_beside(folder) as building:
+            _write(building, case, scan, geometry, image, label)
+            if scan.label is not None and must_resample(scan, config.spacing_mm):
+                np.save(building / "source_label.npy", scan.label)
+            write_record(building / SOURCES, stamps, digests, read_ns)
+            os.rename(building, folder)
     except OSError as error:
         # A folder that is there means that another process finished the same case first.
         if not folder.exists():
@@ -220,9 +219,6 @@ def _build(case: Case, cache: Path, config: DataConfig) -> _Place:
                 f"{case.id}: cannot be written to the cache in {cache} ({error}); "
                 "choose another --output",
             )
-    finally:
-        if building:
-            shutil.rmtree(building, ignore_errors=True)
     return _Place(folder)
 
 

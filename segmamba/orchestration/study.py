@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmamba.clock import steady_s
 from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
-from segmamba.disks import disk_reason
+from segmamba.disks import disk_reason, gone_line, is_gone
 from segmamba.errors import UserError
 from segmamba.files import check_writable, is_abandoned, locked
 from segmamba.leftovers import remove_leftovers
@@ -252,7 +252,7 @@ def _running(
     """The study's MLflow run while it runs; the block appends its final status to what it gets.
 
     The run ends FAILED after an exception and KILLED after Ctrl-C and where Ray has died, and so do
-    the trials that were running. An absent store or a full disk ends the study as StudyHalted; then
+    the trials that were running. An absent store, a full disk or a folder that is gone ends the study as StudyHalted; then
     the run stays as it is, and `--resume` finds it.
     """
     from segmamba.orchestration.tracking.store import StudyHalted, disk_full
@@ -263,7 +263,7 @@ def _running(
 
     watch.closing = functools.partial(end, "KILLED")
     retry, statuses = run.store.retry, []  # type: ignore[var-annotated]  # filled by the block
-    retry(functools.partial(run.begin, time.time()), progress.say)
+    retry(functools.partial(run.begin, steady_s()), progress.say)
     try:
         yield statuses
     except StudyHalted:
@@ -271,6 +271,8 @@ def _running(
     except BaseException as error:
         if disk_reason(error):
             raise disk_full(error, folder) from error
+        if is_gone(error, folder):
+            raise StudyHalted(gone_line(folder)) from error
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         retry(functools.partial(end, status), progress.say)
         raise

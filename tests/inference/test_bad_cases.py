@@ -163,7 +163,7 @@ ERRORS = (
     RuntimeError("CUDA error: an illegal memory access"),
     torch.OutOfMemoryError("CUDA out of memory"),
     ZeroDivisionError(),
-    OSError(28, "No space left on device"),
+    OSError(5, "Input/output error"),
     AssertionError("a line\nand another"),
 )
 

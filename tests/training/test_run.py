@@ -83,7 +83,7 @@ def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(checkpoint_module._Hashed, "write", full)
     with pytest.raises(
         RunStopped,
-        match=r"the disk is full .* the last checkpoint is whole: free space, then --resume",
+        match=r"last.pth: the disk is full .* free some space, then --resume goes on from the last",
     ):
         next(run)
     assert (

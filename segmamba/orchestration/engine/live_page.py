@@ -102,7 +102,7 @@ class LivePage:
                 live = live_state(self._study, self._display.left_s(), ended=ended)
                 write_live_page(self._study, self._folder, live)
         except Exception as error:  # whatever it is, the study is worth more than its page
-            if not self._warned:
+            if not self._warned and self._folder.is_dir():
                 self._warned = True
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.say(f"page     cannot be written ({reason}); the study goes on without it")

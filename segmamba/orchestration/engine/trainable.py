@@ -13,7 +13,7 @@ from ray import tune
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
-from segmamba.disks import disk_line, disk_reason
+from segmamba.disks import disk_line, disk_reason, gone_line, is_gone
 from segmamba.errors import UserError
 from segmamba.files import seen_from
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
@@ -83,6 +83,8 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
     torch.set_num_threads(context.threads)
     root = trial_folder(context.folder, plan)
     try:
+        # It is not made anew: where it was removed, the study is over.
+        context.folder.stat()
         config, device = context.config(plan), _sound_device()
         if context.compiler:
             CompilerCache(Path(context.compiler)).use(context.threads)
@@ -98,7 +100,8 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
     except UserError as error:
         report = _failed(context, root, str(error), log) | {"infeasible": True}
     except Exception as error:
-        report = _failed(context, root, _reason(error), log)
+        gone = is_gone(error, context.folder)
+        report = _failed(context, root, gone_line(context.folder) if gone else _reason(error), log)
     patience_s = 2.0 if disk_reason(report.get("failed", "")) else CLOSING_PATIENCE_S
     if log and not log.close(patience_s) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"

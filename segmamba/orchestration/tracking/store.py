@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from segmamba.disks import disk_line, disk_reason
+from segmamba.disks import disk_line, disk_reason, gone_line
 from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.json_files import read_json
@@ -81,7 +81,8 @@ class Store:
             say: Is given one line when the store first does not answer.
 
         Raises:
-            StudyHalted: The store stays away for STORE_PATIENCE_S, or the disk is full.
+            StudyHalted: The store stays away for STORE_PATIENCE_S or was removed, or the disk takes
+                no more.
         """
         fail_fast()
         seconds, said = patience_s(), False
@@ -90,8 +91,11 @@ class Store:
             try:
                 return call()
             except Exception as error:
+                place = sqlite_path(self.uri)
+                if place and not place.exists():
+                    raise StudyHalted(gone_line(place)) from error
                 if disk_reason(error):
-                    raise disk_full(error, sqlite_path(self.uri) or "") from error
+                    raise disk_full(error, place or "") from error
                 if not is_away(error):
                     raise
                 if time.monotonic() >= deadline:
