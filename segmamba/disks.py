@@ -25,6 +25,7 @@ BY_WORDS = {
 """For what names no number: SQLite, MLflow, other processes."""
 FIXES = {QUOTA: "remove files or have the quota raised", READ_ONLY: "have it made writable again"}
 FIX = "free some space"
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def disk_reason(error: BaseException | str) -> str:
@@ -55,6 +56,8 @@ def disk_line(error: BaseException | str, go_on: str, place: Path | str = "") ->
     """
     system = [one for one in _chain(error) if isinstance(one, OSError)]
     place = next((str(one.filename) for one in system if one.filename), str(place))
+    if not place and SHARED_MEMORY.is_dir() and not shutil.disk_usage(SHARED_MEMORY).free:
+        place = str(SHARED_MEMORY)  # semaphores lie there, whose errors name no file
     reason = disk_reason(error)
     where = f"{_final_name(place)}: " if place else ""
     room = f" ({_room(Path(place))})" if place and reason != READ_ONLY else ""

@@ -49,7 +49,7 @@ CENTRES = 50_000
 BUILDING = ".building-"
 SOURCES = "sources.json"  # beside case.json: which files were read
 ABANDONED_S = 24 * 3600
-"""Seconds for which what a version before 0.4 began to build is left: it does not say whose it is."""
+"""Seconds after which what a version before 0.4 began to build is removed; it names no process."""
 
 
 def prepare_cases(

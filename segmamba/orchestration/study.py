@@ -252,8 +252,8 @@ def _running(
     """The study's MLflow run while it runs; the block appends its final status to what it gets.
 
     The run ends FAILED after an exception and KILLED after Ctrl-C and where Ray has died, and so do
-    the trials that were running. An absent store, a full disk or a folder that is gone ends the study as StudyHalted; then
-    the run stays as it is, and `--resume` finds it.
+    the trials that were running. An absent store, a full disk or a folder that is gone ends the
+    study as StudyHalted; then the run stays as it is, and `--resume` finds it.
     """
     from segmamba.orchestration.tracking.store import StudyHalted, disk_full
 
