@@ -146,6 +146,11 @@ def _fill(target: np.ndarray, patch: np.ndarray) -> None:
     target[..., :x, :y, :z] = patch
 
 
+def batch_bytes(config: Config) -> int:
+    """Return the bytes of a batch on its way from a worker."""
+    return config.train.batch_size * math.prod(config.data.patch_size) * BYTES_PER_VOXEL
+
+
 def patches_per_epoch(train: TrainConfig) -> int:
     """How many patches an epoch draws.
 
@@ -216,7 +221,6 @@ def _stream(
     dataset: Batches, config: Config, epochs: range, *, pin_memory: bool, say: Say
 ) -> Generator[Batch, None, None]:
     train = config.train
-    voxels = train.batch_size * math.prod(config.data.patch_size)
     return prefetched(
         dataset,
         range(
@@ -224,7 +228,7 @@ def _stream(
             (epochs.stop - 1) * dataset.per_epoch // train.batch_size,
         ),
         workers=config.data.workers,
-        item_bytes=voxels * BYTES_PER_VOXEL,
+        item_bytes=batch_bytes(config),
         pin_memory=pin_memory,
         say=say,
     )

@@ -73,35 +73,44 @@ def prefetched(
     if not workers:
         yield from iter(_loader(dataset, numbers, 0, pin_memory=pin_memory))
         return
-    done = 0
-    lacking = _lacking(workers * (PREFETCH + 1) * item_bytes)
-    if not lacking:
+    done, note = 0, note_on_shared_memory(workers, item_bytes)
+    if not note:
         try:
             for item in _by_processes(dataset, numbers, workers, pin_memory=pin_memory):
                 yield item
                 done += 1
             return
         except (RuntimeError, OSError, EOFError) as error:
-            lacking = _killed(error)
-            if not lacking:
+            killed = _killed(error)
+            if not killed:
                 raise
-    say(f"data.workers = {workers}: {lacking}; {INSTEAD}")
+            note = f"data.workers = {workers}: {killed}; {INSTEAD}"
+    say(note)
     yield from _by_threads(dataset, numbers[done:], workers, pin_memory=pin_memory)
 
 
-def _lacking(needed: int) -> str:
-    """Why shared memory does not do for so many bytes; empty where it does.
+def note_on_shared_memory(workers: int, item_bytes: int, *, streams: int = 1) -> str:
+    """Say where shared memory does not do for what the workers hold.
 
     Where it is full the kernel kills the worker with SIGBUS. A container has 64 MiB by default.
+
+    Args:
+        workers: The processes of a stream.
+        item_bytes: Of an item in shared memory.
+        streams: How many streams there are at once.
+
+    Returns:
+        The line; empty where it does.
     """
-    if not SHARED_MEMORY.exists():
+    needed = streams * workers * (PREFETCH + 1) * item_bytes
+    if not needed or not SHARED_MEMORY.exists():
         return ""
     free = shutil.disk_usage(SHARED_MEMORY).free
     if needed + SPARE_BYTES <= free:
         return ""
     return (
-        f"their batches take {needed / 2**20:.0f} MiB of shared memory and {SHARED_MEMORY} has "
-        f"{free / 2**20:.0f} MiB free (docker run --shm-size=2g gives more)"
+        f"data.workers = {workers}: their batches take {needed / 2**20:.0f} MiB of shared memory and {SHARED_MEMORY} has "
+        f"{free / 2**20:.0f} MiB free (docker run --shm-size=2g gives more); {INSTEAD}"
     )
 
 
