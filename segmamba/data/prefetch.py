@@ -109,8 +109,9 @@ def note_on_shared_memory(workers: int, item_bytes: int, *, streams: int = 1) ->
     if needed + SPARE_BYTES <= free:
         return ""
     return (
-        f"data.workers = {workers}: their batches take {needed / 2**20:.0f} MiB of shared "
-        f"memory and {SHARED_MEMORY} has {free / 2**20:.0f} MiB free (docker run --shm-size=2g gives more); {INSTEAD}"
+        f"data.workers = {workers}: their batches take {needed / 2**20:.0f} MiB of shared memory "
+        f"and {SHARED_MEMORY} has {free / 2**20:.0f} MiB free (docker run --shm-size=2g gives "
+        f"more); {INSTEAD}"
     )
 
 
