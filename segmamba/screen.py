@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from segmamba.redaction import redacted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,7 +31,7 @@ LABELLED = re.compile(r"\w+ {2,}|\s*")
 def print_line(
     console: Console, text: str, style: str | None = None, *, copied: bool = False
 ) -> None:
-    """Print one line as it is; a terminal that is too narrow for it gets several.
+    """Print one line, without passwords; a terminal that is too narrow for it gets several.
 
     Brackets in a file's name are no markup. Lines end between words, so that no path is cut in two.
 
@@ -39,6 +41,7 @@ def print_line(
         style: A rich style for the whole line.
         copied: Whether the line is a command that users copy, which stays one line.
     """
+    text = redacted(text)
     if console.is_terminal and not copied:
         text = folded(text, console.width)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from segmamba import environment
 from segmamba.commands.shared import new_app, run_app, shown_uri
@@ -17,6 +18,7 @@ from segmamba.orchestration.tracking.outbox import reason_of
 from segmamba.orchestration.tracking.store import Store, StudyHalted, open_store, prose
 from segmamba.orchestration.tracking.study_run import STUDY_FILE
 from segmamba.redaction import redacted, without_user
+from segmamba.screen import print_line
 from tests.orchestration.mlflow_study import begin
 from tests.studies.synthetic import synthetic_study
 
@@ -181,3 +183,20 @@ def test_changes_of_the_code_are_kept_without_passwords_and_can_be_left_out(monk
     monkeypatch.setenv("SEGMAMBA_GIT_DIFF", "0")
     assert git_diff() == ""
     git_diff.cache_clear()
+
+
+def test_no_line_and_no_traceback_on_the_terminal_has_a_password(capsys):
+    uri = f"http://me:{SECRET}@host"
+    print_line(Console(), f"page     cannot be written ({uri})")
+    app = new_app()
+
+    @app.command()
+    def fail():
+        raise RuntimeError(f"API request to {uri} failed")
+
+    with pytest.raises(SystemExit, match="1"):
+        run_app(app, [])
+    printed = capsys.readouterr()
+    assert "(http://me:***@host)" in printed.out
+    assert "RuntimeError: API request to http://me:***@host failed" in printed.err
+    assert "Traceback" in printed.err and "hunter2" not in printed.out + printed.err

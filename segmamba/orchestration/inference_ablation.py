@@ -19,10 +19,11 @@ from segmamba.evaluation.patients import NAMES
 from segmamba.files import locked
 from segmamba.inference.predictor import load_predictor
 from segmamba.orchestration.engine.progress import ProgressDisplay
+from segmamba.orchestration.tracking.bulk import PARENT_TAG
 from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG
 from segmamba.orchestration.tracking.store import Store, open_store, prose
-from segmamba.orchestration.tracking.study_run import PARENT_TAG, TRIAL_TAG
+from segmamba.orchestration.tracking.study_run import TRIAL_TAG
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, text
 from segmamba.reports.inference_report import write_inference_report
 from segmamba.reports.tables import PHANTOM_NOTICE

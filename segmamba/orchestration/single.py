@@ -147,7 +147,7 @@ def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_En
         status, reason = "KILLED", f"stopped by {stop}; --resume goes on with it"
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
         text = redacted(traceback.format_exc()).encode("utf-8", "backslashreplace")
         with contextlib.suppress(OSError):  # a full disk, or a folder that is gone
             (folder.root / "logs" / "error.txt").write_bytes(text)

@@ -209,7 +209,7 @@ def _close_abandoned(store: Store, name: str, progress: ProgressDisplay) -> None
     """End the runs of studies whose driver is gone, with a line for each."""
     from segmamba.orchestration.tracking.study_run import close_abandoned
 
-    for closed in close_abandoned(store, is_abandoned):
+    for closed in store.retry(lambda: close_abandoned(store, is_abandoned), progress.say):
         hint = "; --resume goes on with it" if closed.rpartition("_Run")[0] == name else ""
         progress.say(f"closed   {closed}: its process is gone{hint}")
 
@@ -295,12 +295,15 @@ def _begun(
     from segmamba.training.run_folder import next_run_folder
 
     results, name = Path(options.output).resolve(), ready.spec.name
-    stopped = unfinished_study(store, name) if options.resume else None
+    stopped = None
+    if options.resume:
+        stopped = store.retry(lambda: unfinished_study(store, name), progress.say)
     if stopped:
         run = StudyRun(store, stopped.parent_run_id)
         check_same(stopped, planned)
-        check_place(run.folder, results / stopped.name)
-        if run.folder and Path(run.folder) != results / stopped.name:
+        kept = store.retry(lambda: run.folder, progress.say)
+        check_place(kept, results / stopped.name)
+        if kept and Path(kept) != results / stopped.name:
             run.moved_to(results / stopped.name)
         ended = sum(trial.status == "FINISHED" for trial in stopped.trials)
         progress.say(f"resume   {stopped.name}: {ended} of {len(stopped.trials)} trials are done")
@@ -316,5 +319,5 @@ def _begun(
     resource_plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
     folder = next_run_folder(results, name)
     study = dataclasses.replace(planned, name=folder.name, resource_plan=resource_plan.as_dict())
-    run = start_study(store, study, ready.splits, folder)
+    run = store.retry(lambda: start_study(store, study, ready.splits, folder), progress.say)
     return dataclasses.replace(study, parent_run_id=run.run_id), run, resource_plan.resources

@@ -73,7 +73,10 @@ def draw_curves(study: Study, width_in: float = WIDTH_IN) -> Figure | None:
 def _draw_arm_curves(
     panel: Axes, trials: Sequence[Trial], quantity: Quantity, colour: str, style: str
 ) -> None:
+    from matplotlib.collections import LineCollection
+
     values: dict[int, list[float]] = {}
+    thin: list[list[tuple[int, float]]] = []
     for trial in trials:
         curve = [
             (step, quantity.scale * value)
@@ -82,20 +85,19 @@ def _draw_arm_curves(
         ]
         if not curve:
             continue
-        panel.plot(
-            *zip(*curve, strict=True),
-            color=colour,
-            lw=0.7,
-            alpha=0.45,
-            ls=style,
-            marker=_mark(curve),
-            ms=3,
-        )
+        thin.append(curve)
+        if _mark(curve):
+            panel.plot(*zip(*curve, strict=True), _mark(curve), color=colour, alpha=0.45, ms=3)
         if trial.status == "FINISHED":
             for step, value in curve:
                 values.setdefault(step, []).append(value)
         else:
             panel.plot(*curve[-1], "x", color=colour, ms=5)  # where it broke off
+    # one artist, however many trials: thousands of lines of their own take a minute
+    panel.add_collection(
+        LineCollection(thin, colors=colour, linewidths=0.7, alpha=0.45, linestyles=style)
+    )
+    panel.autoscale_view()
     if values:
         steps = sorted(values)
         panel.plot(

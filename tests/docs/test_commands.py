@@ -77,7 +77,8 @@ class Shown:
 
     @property
     def words(self) -> list[str]:
-        words = shlex.split(re.sub(r"[][]", "", self.text), comments=True)  # [--data DIR]
+        text = re.sub(r"[][]", "", self.text).removesuffix("&")  # [--data DIR]
+        words = shlex.split(text, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
             words.pop(0)
         return [words[0].removeprefix(".venv/bin/"), *words[1:]] if words else []

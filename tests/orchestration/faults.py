@@ -27,14 +27,14 @@ SETTINGS = {
 STUDY = "ablate_depth_Run01"
 
 
-def start(cwd, *options, env=None, **changes):
-    """A study of one arm and one seed, started in `cwd`.
+def command(*options, **changes):
+    """The command of a study of one arm and one seed.
 
     changes: of SETTINGS, with __ for the dot.
     """
     chosen = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
     settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
-    command = [
+    return [
         sys.executable,
         ROOT / "experiments" / "ablate_depth.py",
         "--seeds",
@@ -47,8 +47,14 @@ def start(cwd, *options, env=None, **changes):
         *settings,
         *options,
     ]
+
+
+def start(cwd, *options, env=None, **changes):
+    """The study of `command`, started in `cwd`."""
     # In a session of its own: a signal to its group is not one to the tests.
-    return warm.Process(command, cwd=cwd, env=env, stderr=subprocess.STDOUT, session=True)
+    return warm.Process(
+        command(*options, **changes), cwd=cwd, env=env, stderr=subprocess.STDOUT, session=True
+    )
 
 
 def finish(study, code=0):

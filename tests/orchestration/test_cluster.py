@@ -17,16 +17,31 @@ import pytest
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine import cluster, cluster_nodes
-from segmamba.orchestration.engine.machine import Node, this_machine
+from segmamba.orchestration.engine.machine import Node
 from tests.orchestration.faults import (
+    ROOT,
     STUDY,
     assert_as_if_nothing_had_happened,
+    command,
     finish,
     start,
     wait_for,
 )
 
 RAY = Path(sys.executable).with_name("ray")
+
+
+def join(cwd, nodes, *options, **variables):
+    """A study on a cluster: a fresh process, since Ray reads its token when it is imported."""
+    return subprocess.Popen(
+        [*map(str, command("--ray-address", nodes.address, *options))],
+        cwd=cwd,
+        env={**nodes.env, "PYTHONPATH": str(ROOT), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 class Nodes:
@@ -41,6 +56,8 @@ class Nodes:
         self.env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
         # A test in this process that started Ray on this machine alone has set it for good.
         self.env.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
+
+    def begin(self):
         self._ray(
             "--head",
             "--port",
@@ -84,6 +101,11 @@ class Nodes:
             ).read_text()
             time.sleep(0.2)
 
+    def end(self):
+        for group in self.groups:
+            if group.poll() is None:
+                self.kill(group)
+
     @staticmethod
     def kill(group):
         """As if its plug were pulled."""
@@ -95,10 +117,41 @@ class Nodes:
 def nodes(tmp_path):
     (tmp_path / "nodes").mkdir()
     nodes = Nodes(tmp_path / "nodes")
+    nodes.begin()
     yield nodes
-    for group in nodes.groups:
-        if group.poll() is None:
-            nodes.kill(group)
+    nodes.end()
+
+
+@pytest.fixture
+def later_nodes(tmp_path):
+    """Nodes that have an address and a token, and have not begun."""
+    (tmp_path / "nodes").mkdir()
+    nodes = Nodes(tmp_path / "nodes")
+    yield nodes
+    nodes.end()
+
+
+@pytest.mark.slow
+def test_a_study_that_is_started_before_its_cluster_waits_for_it(later_nodes, tmp_path):
+    nodes = later_nodes
+    study = join(tmp_path, nodes)
+    while "is not there yet" not in (line := study.stdout.readline()):
+        assert line, "it waits"
+    nodes.begin()
+    nodes.add()
+    finish(study)
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_one_line(nodes, tmp_path):
+    output = finish(join(tmp_path, nodes, RAY_AUTH_TOKEN=secrets.token_hex(16)), code=2)
+    *before, line = output.splitlines()
+    assert (
+        f"--ray-address {nodes.address}: no cluster can be joined there (the cluster takes" in line
+    )
+    assert all("cases: 6" in other for other in before), (
+        "Ray's own lines, one a second, are not ours"
+    )
 
 
 @pytest.mark.slow
@@ -106,7 +159,7 @@ def test_a_trial_whose_node_dies_goes_on_from_its_last_checkpoint_on_another(nod
     (tmp_path / "calm").mkdir()
     finish(start(tmp_path / "calm"))
     first = nodes.add()
-    study = start(tmp_path, "--ray-address", nodes.address, env=nodes.env)
+    study = join(tmp_path, nodes)
     wait_for(
         lambda: list(tmp_path.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth")),
         study,
@@ -129,9 +182,7 @@ def test_a_trial_whose_node_dies_goes_on_from_its_last_checkpoint_on_another(nod
 def test_each_node_may_have_a_cache_of_its_own(nodes, tmp_path):
     nodes.env |= {"OWN_DISK": str(tmp_path / "own")}
     nodes.add()
-    finish(
-        start(tmp_path, "--ray-address", nodes.address, "--cache", "$OWN_DISK/cases", env=nodes.env)
-    )
+    finish(join(tmp_path, nodes, "--cache", "$OWN_DISK/cases"))
     assert (
         list((tmp_path / "own" / "cases").glob("*/case.json"))
         and not (tmp_path / "Results" / "cache").exists()
@@ -143,8 +194,6 @@ def test_a_plan_is_made_for_the_cluster_and_measured_on_a_node_unless_nodes_diff
     nodes.env |= {"OWN_DISK": str(tmp_path / "own")}
     groups = [nodes.add(), nodes.add()]
     asked = (
-        "--ray-address",
-        nodes.address,
         "--plan",
         "--cpus",
         "0",
@@ -153,7 +202,7 @@ def test_a_plan_is_made_for_the_cluster_and_measured_on_a_node_unless_nodes_diff
         "--cache",
         "$OWN_DISK/cases",
     )
-    study = start(tmp_path, *asked, env=nodes.env)
+    study = join(tmp_path, nodes, *asked)
     measuring = wait_for(
         lambda: [group for group in groups if "_rehearse_there" in titles(group)],
         study,
@@ -169,7 +218,7 @@ def test_a_plan_is_made_for_the_cluster_and_measured_on_a_node_unless_nodes_diff
         tmp_path.glob("Results/*_Run*")
     ), "a plan says the notes and begins nothing"
     nodes.add(cores=2)
-    output = " ".join(finish(start(tmp_path, *asked, env=nodes.env)).split())
+    output = " ".join(finish(join(tmp_path, nodes, *asked)).split())
     assert (
         "machine 3 nodes with 4 cores trials 2, 2 at once, 1 core each time not measured, "
         "since the nodes differ:" in output
@@ -203,21 +252,6 @@ def test_trials_run_on_the_nodes_with_gpus_where_there_are_any():
         unlike.differing == "a has 4 cores and 1 x A100 of 80 GiB, b 4 cores and 1 x H100 of 80 GiB"
     )
     assert cluster_nodes.machine_of([head], 1).name == "1 node with 64 cores"
-
-
-def test_an_address_where_no_cluster_is_gets_one_line(monkeypatch):
-    import ray
-
-    def refuse(**options):
-        raise ConnectionError("ray client connection timeout\nmore")
-
-    monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(
-        UserError,
-        match=r"--ray-address 10.0.0.1:6379: no cluster can be joined there "
-        r"\(ray client connection timeout\)",
-    ):
-        cluster.ray_cluster("10.0.0.1:6379", "Results", "sqlite:///x").__enter__()
 
 
 def test_a_nodes_death_is_one_line_and_what_else_ray_reports_stays(capsys):
@@ -308,27 +342,3 @@ with machine_for(None, 1, ".", "") as machine, ray_here(machine, lambda: None):
     assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, (
         done.stdout + done.stderr
     )
-
-
-@pytest.mark.parametrize("failures", [2, 3])
-def test_ray_is_started_again_on_a_machine_that_is_too_busy_for_it(failures, monkeypatch):
-    tried = []
-
-    def init(**options):
-        tried.append(options["address"])
-        if len(tried) <= failures:
-            raise Exception("The current node timed out during startup. This could happen because")
-
-    monkeypatch.setattr("ray.init", init)
-    monkeypatch.setattr(cluster, "PAUSE_S", 0.0)
-    if failures < cluster.STARTS:
-        with cluster.ray_here(this_machine(1), lambda: "prepared") as prepared:
-            assert prepared == "prepared"
-    else:
-        message = r"Ray does not start on this machine \(The current node timed out during startup"
-        with (
-            pytest.raises(UserError, match=message),
-            cluster.ray_here(this_machine(1), lambda: "prepared"),
-        ):
-            pass
-    assert tried == ["local"] * 3

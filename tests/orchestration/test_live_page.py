@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from segmamba.orchestration.engine import live_page
 from segmamba.orchestration.engine.live_page import LivePage, live_state
@@ -147,3 +148,23 @@ def test_the_page_counts_trials_and_says_which_run_and_what_is_left(study):
     assert "not known yet" in live_state(study, None).sentence
     adding = dataclasses.replace(study, max_seeds=6)
     assert "further seeds follow" in live_state(adding, 1.0).sentence
+
+
+def test_a_server_that_is_away_is_named_without_its_password_and_the_study_goes_on(
+    tmp_path, monkeypatch
+):
+    tried = Written()
+
+    def fail(run):
+        tried.add(None)
+        raise MlflowException("API request to http://me:hunter22@host failed", 1)  # an internal one
+
+    monkeypatch.setattr(study_reader, "read_study", fail)
+    heard = Heard()
+    with LivePage(None, tmp_path, heard):
+        tried.after(1)
+    (said,) = (line for line in heard.lines if "mlflow" in line)
+    assert said == (
+        "mlflow   does not answer (API request to http://me:***@host failed); training goes on, "
+        "and what MLflow misses is sent when it is back"
+    )

@@ -7,6 +7,7 @@ import pytest
 import requests
 from mlflow.exceptions import MlflowException
 
+from segmamba.orchestration.tracking import outbox as outbox_module
 from segmamba.orchestration.tracking.outbox import Outbox
 
 
@@ -51,3 +52,16 @@ def test_a_refusal_is_no_absence_and_is_raised_where_the_next_call_is_given():
     with pytest.raises(MlflowException, match="no such run"):
         outbox.put(lambda: None)
     assert not outbox.close(1) and outbox.away_because == "no such run"
+
+
+def test_a_server_that_is_slow_is_waited_for_as_long_as_it_answers(monkeypatch):
+    monkeypatch.setattr(outbox_module, "LONGEST_PAUSE_S", 1.0)
+    outbox, made = Outbox(first_pause_s=0.01), []
+
+    def slow(number):
+        time.sleep(0.4)
+        made.append(number)
+
+    for number in range(5):  # together longer than any wait for a single one
+        outbox.put(lambda number=number: slow(number))
+    assert outbox.close(0.5) and made == list(range(5))

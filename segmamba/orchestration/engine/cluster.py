@@ -11,18 +11,17 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import segmamba
-from segmamba.errors import UserError
-from segmamba.orchestration.engine.cluster_nodes import first_line, inspect_nodes
+from segmamba.orchestration.engine.cluster_nodes import inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
+from segmamba.orchestration.engine.ray_start import join, start_here
 from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch
 from segmamba.orchestration.engine.scratch import RAY, scratch, token_where_none_can_be_kept
 
@@ -38,8 +37,6 @@ FOR_RAY = {
     # ASHA waits for a metric, as it should: not every epoch evaluates the validation set.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
-STARTS, PAUSE_S = 3, 2.0
-"""How often Ray's start is tried on a machine that is too busy for it, and seconds in between."""
 SENT_TO_ALL_S = 1.0
 """Seconds within which Ray's processes end on a SIGTERM that was sent to them as well."""
 NODE_GONE = re.compile(r"node with node id: \w+ and address: (\S+) .*has been marked dead")
@@ -75,6 +72,8 @@ def machine_for(
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         yield this_machine(cores)
         return
+    # Ray tries for minutes, a wrong token too; `join` knows what is worth another attempt.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     with ray_cluster(address, output, store_uri) as machine:
         yield dataclasses.replace(machine, cores=min(machine.cores, cores or machine.cores))
 
@@ -109,16 +108,17 @@ def ray_here(
         # Left after Ray's processes have ended, since it is entered before they are waited for.
         folder = (waiting or here).enter_context(scratch())
         (waiting or here).enter_context(token_where_none_can_be_kept(folder))
-        _started_here(
+        start_here(
             lambda: ray.init(
                 address="local",
                 num_cpus=machine.cores,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(folder / RAY),
-            )
+            ),
+            machine.cores,
         )
         own = psutil.Process().children()
         with _until_done(own, waiting, watch), node_deaths_in_a_line(watched=True):
@@ -143,21 +143,15 @@ def ray_cluster(address: str, output: str | Path, store_uri: str) -> Iterator[Ma
     """
     import ray
 
-    try:
-        _quietly(
-            lambda: ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env=shipped(),
-            )
-        )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(
-            f"--ray-address {address}: no cluster can be joined there ({first_line(error)}); "
-            "see `ray status`, and ~/.ray/auth_token must be the cluster's (docs/how-to/cluster.md)"
-        ) from error
-
+    join(
+        address,
+        lambda: ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            runtime_env=shipped(),
+        ),
+    )
     with _until_done([]), node_deaths_in_a_line():
         yield inspect_nodes(Path(output).resolve(), store_uri)
 
@@ -243,52 +237,6 @@ def _until_done(
                 # is freed while the thread shuts it down.
                 gc.collect()
                 ending.start()
-
-
-def _started_here(start: Callable[[], object]) -> None:
-    """Start Ray on this machine, again where a busy machine was too slow for it.
-
-    Raises:
-        UserError: It does not start.
-    """
-    import ray
-
-    for left in reversed(range(STARTS)):
-        try:
-            _quietly(start)
-        except Exception as error:  # Ray raises some of its faults as plain exceptions
-            ray.shutdown()
-            _end_half_started()
-            if not left:
-                raise UserError(
-                    f"Ray does not start on this machine ({first_line(error)}); free memory and "
-                    "processes, or try again when the machine is less busy"
-                ) from error
-            time.sleep(PAUSE_S)
-        else:
-            return
-
-
-def _end_half_started() -> None:
-    """End the processes of a Ray that has not come up; their own ones end with them."""
-    import psutil
-
-    for process in psutil.Process().children():
-        with suppress(psutil.Error):
-            if process.name() in ("gcs_server", "raylet"):
-                process.kill()
-
-
-def _quietly(start: Callable[[], object]) -> None:
-    """Call a function that starts Ray, without Ray's log lines.
-
-    Ray warns about its own defaults before its log level counts, and prints the traceback of a
-    trial whose reason is shown in a line anyway.
-    """
-    logger = logging.getLogger("ray")
-    logger.setLevel(logging.CRITICAL)
-    start()
-    logger.setLevel(logging.CRITICAL)  # ray.init has set its own
 
 
 def _as_sigint(

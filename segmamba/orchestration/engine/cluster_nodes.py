@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from segmamba.orchestration.engine.machine import Machine, Node
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROBE_S = 120
 """Seconds for a node to answer: its first worker process must start and unpack the code."""
+FIRST_NODE_S = 120.0
+"""Seconds for a cluster that has just come up to get its first node with a core."""
 SHARED_HINT = "--output must be a folder that all nodes share, at the same path"
 
 
@@ -50,20 +53,13 @@ def inspect_nodes(output: Path, store_uri: str) -> Machine:
         The machine that the nodes form.
 
     Raises:
-        UserError: There is no node with a core, or one does not answer, cannot run the code, see
-            the folder or use the store.
+        UserError: There is no node with a core within FIRST_NODE_S, or one does not answer, cannot
+            run the code, see the folder or use the store.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    entries = [
-        node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-    ]
-    if not entries:
-        raise UserError(
-            "--ray-address: no node of the cluster offers a CPU core; "
-            "start one with ray start --address=..."
-        )
+    entries = _nodes_with_cores()
     token = output / f".seen_by_all_nodes_{uuid.uuid4().hex}"
     token.write_text("may be deleted\n", encoding="utf-8")
     try:
@@ -89,6 +85,25 @@ def inspect_nodes(output: Path, store_uri: str) -> Machine:
     check_reports(by_host, output, store_uri)
     nodes = [_node(entry, report) for entry, report in zip(entries, reports, strict=True)]
     return machine_of(nodes, sum(report.memory_bytes for report in by_host.values()))
+
+
+def _nodes_with_cores() -> list[dict[str, Any]]:
+    """Ray's entries of the nodes that can run something; the first one is waited for."""
+    import ray
+
+    deadline = time.monotonic() + FIRST_NODE_S
+    while True:
+        entries = [
+            node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+        ]
+        if entries:
+            return entries
+        if time.monotonic() >= deadline:
+            raise UserError(
+                "--ray-address: no node of the cluster offers a CPU core; "
+                "start one with ray start --address=..."
+            )
+        time.sleep(1.0)
 
 
 def _report(entry: Mapping[str, Any], task: Any) -> NodeReport:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmamba.files import seen_from
+from segmamba.redaction import redacted
 from segmamba.screen import Progress, clock
 from segmamba.studies.results import ENDED
 
@@ -66,7 +67,7 @@ class LivePage:
         self.close()
         if error is not None and not self._thread.is_alive():
             stopped = isinstance(error, KeyboardInterrupt)
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = redacted(" ".join(str(error).split())) or type(error).__name__
             shown = seen_from(self._folder, reason)
             self._write(ended="Stopped" if stopped else f"Ended by an error: {shown}")
 
@@ -102,10 +103,25 @@ class LivePage:
                 live = live_state(self._study, self._display.left_s(), ended=ended)
                 write_live_page(self._study, self._folder, live)
         except Exception as error:  # whatever it is, the study is worth more than its page
-            if not self._warned and self._folder.is_dir():
-                self._warned = True
-                reason = " ".join(str(error).split()) or type(error).__name__
-                self.say(f"page     cannot be written ({reason}); the study goes on without it")
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        """Say once why there is no page, and what that means for the study."""
+        from mlflow.exceptions import MlflowException
+
+        from segmamba.orchestration.tracking.outbox import is_away, reason_of
+
+        if self._warned or not self._folder.is_dir():
+            return
+        self._warned = True
+        if isinstance(error, MlflowException) and is_away(error):
+            self.say(
+                f"mlflow   does not answer ({reason_of(error)}); training goes on, and what MLflow "
+                "misses is sent when it is back"
+            )
+            return
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self.say(f"page     cannot be written ({reason}); the study goes on without it")
 
     def steps(self, label: str) -> Progress:
         """The Progress of a preparation with this name."""

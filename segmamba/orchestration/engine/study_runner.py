@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.context import StudyContext, TrialFunction
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from segmamba.orchestration.tracking.study_run import StudyRun
     from segmamba.studies.results import Study, Trial
 
+T = TypeVar("T")
 OVER = ("FINISHED", "INFEASIBLE")
 """Statuses of trials that no later start runs again."""
 
@@ -143,7 +144,7 @@ class StudyRunner:
             )
             self.progress.trials([], base.train.epochs, self.resources.at_once, further=missing)
             self._launch_search(baseline, missing, rounds, ended)
-        study = read_study(self.context.run)
+        study = self._retry(lambda: read_study(self.context.run))
         if sum(trial.status in ENDED for trial in study.searched) < wanted:
             return None, ()
         shutil.rmtree(
@@ -155,7 +156,7 @@ class StudyRunner:
         schedule = tuple(rounds.lineage(best.arm)) if rounds else ()
         # The Dice of a population's member comes of many settings.
         shares = {} if rounds else importance(spec.space, study.searched)
-        self.context.run.log_search_result(best, shares, schedule)
+        self._retry(lambda: self.context.run.log_search_result(best, shares, schedule))
         settings = ", ".join(f"{name} {value}" for name, value in (best.changes or {}).items())
         self.progress.say(f"found    {best.arm}: {settings}")
         return best, schedule
@@ -205,6 +206,10 @@ class StudyRunner:
         pays = all(compile_decision(config, device)[0] for config in configs.values())
         return "always" if pays else "never"
 
+    def _retry(self, call: Callable[[], T]) -> T:
+        """What a call to MLflow returns, made again while MLflow is away."""
+        return self.context.run.store.retry(call, self.progress.say)
+
     def _launcher(self) -> TrialLauncher:
         """What runs the trials, once their graphs are compiled."""
         from segmamba.data.loader import batch_bytes
@@ -235,12 +240,15 @@ class StudyRunner:
             self.progress.say(f"left out {arm}: {reason}")
         for plan in plans:
             if plan.arm in reasons:
-                self.context.run.end_trial(
-                    plan.key,
-                    "FAILED",
-                    tags=functools.partial(self.context.trial_tags, plan),
-                    reason=reasons[plan.arm],
-                    marks={INFEASIBLE_TAG: "yes"},
+                self._retry(
+                    functools.partial(
+                        self.context.run.end_trial,
+                        plan.key,
+                        "FAILED",
+                        tags=functools.partial(self.context.trial_tags, plan),
+                        reason=reasons[plan.arm],
+                        marks={INFEASIBLE_TAG: "yes"},
+                    )
                 )
         return [plan for plan in plans if plan.arm not in reasons]
 
@@ -249,7 +257,11 @@ class StudyRunner:
         if self.options.fresh or self.study.round_every:
             return set()
         run, tags = self.context.run, self.context.trial_tags
-        reused = {plan.key for plan in plans if run.reuse_trial(plan.key, tags(plan))}
+        reused = {
+            plan.key
+            for plan in plans
+            if self._retry(functools.partial(run.reuse_trial, plan.key, tags(plan)))
+        }
         if reused:
             them = "it" if len(reused) == 1 else "them"
             self.progress.say(

@@ -25,7 +25,8 @@ from segmamba.orchestration.engine.population_member import (
     report_again,
     report_epoch,
 )
-from segmamba.orchestration.tracking.run_log import CLOSING_PATIENCE_S, FOLDER_TAG, RunLog
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG, RunLog
+from segmamba.orchestration.tracking.store import patience_s
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.redaction import redacted
 from segmamba.studies.spec import Stage, TrialPlan
@@ -102,8 +103,8 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
     except Exception as error:
         gone = is_gone(error, context.folder)
         report = _failed(context, root, gone_line(context.folder) if gone else _reason(error), log)
-    patience_s = 2.0 if disk_reason(report.get("failed", "")) else CLOSING_PATIENCE_S
-    if log and not log.close(patience_s) and "failed" not in report:
+    hopeless = disk_reason(report.get("failed", "")) or not context.folder.is_dir()
+    if log and not log.close(2.0 if hopeless else patience_s()) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
         report = _failed(context, root, reason, details=log.away_because)
     free_memory()  # for the next trial of this process
@@ -235,5 +236,5 @@ def _failed(
 def _reason(error: BaseException) -> str:
     """An exception in one line."""
     if disk_reason(error):
-        return disk_line(error, SAVED)
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        return redacted(disk_line(error, SAVED))
+    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 
 from mlflow.entities import Metric
 
+from segmamba.orchestration.tracking.bulk import PARENT_TAG
 from segmamba.orchestration.tracking.experiment_page import SUMMARY_TAG
 from segmamba.orchestration.tracking.store import metric_entities, prose
-from segmamba.orchestration.tracking.study_run import PARENT_TAG, StudyRun
+from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, text
 from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.results import Study, Trial

@@ -45,7 +45,9 @@ class Outbox:
         self._first_pause_s = first_pause_s
         self._refused: Exception | None = None
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._closing, self._deadline = threading.Event(), 0.0
+        self._closing, self._patience_s = threading.Event(), 0.0
+        self._answered = 0.0
+        """When the server last took a call, or, once that is later, when `close` was called."""
         # A daemon, so that an absent server holds up no exit.
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
@@ -66,15 +68,23 @@ class Outbox:
         self._calls.put(call)
 
     def close(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all calls are made.
+        """Wait until all calls are made, for `seconds` at most in which none is.
+
+        A server that is slow is waited for as long as it answers.
 
         Returns:
             Whether they are; `away_because` says why not.
         """
-        self._deadline = time.monotonic() + seconds
+        self._patience_s = seconds
+        self._answered = time.monotonic()
         self._closing.set()
         self._calls.put(None)
-        self._thread.join(seconds + LONGEST_PAUSE_S)  # one call may be on its way
+        while self._thread.is_alive():
+            # One call may be on its way.
+            left_s = self._answered + seconds + LONGEST_PAUSE_S - time.monotonic()
+            if left_s <= 0:
+                break
+            self._thread.join(left_s)
         return not self._thread.is_alive() and not self.away_because
 
     def _run(self) -> None:
@@ -93,15 +103,19 @@ class Outbox:
                     self._refused = error
                     return False
             else:
-                self.away_because = ""
+                self.away_because, self._answered = "", time.monotonic()
                 return True
+            # Ever longer, at the end too: a server that is overloaded still works on what was
+            # given up here.
             if self._closing.is_set():
-                if time.monotonic() + self._first_pause_s > self._deadline:
+                left_s = self._answered + self._patience_s - time.monotonic()
+                if left_s < self._first_pause_s:
                     return False
-                time.sleep(self._first_pause_s)
-            else:
-                self._closing.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                time.sleep(min(pause, left_s))
+            elif self._closing.wait(pause):
+                pause = self._first_pause_s
+                continue
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def is_away(error: Exception) -> bool:

@@ -185,6 +185,24 @@ class Store:
         path = self.client.download_artifacts(run_id, name)
         return read_json(path, expected, fix=f"restore it in the artifacts of run {run_id}")
 
+    def json_of(self, run: Run, name: str, expected: type[T]) -> T | None:
+        """Return a JSON artifact at the top level of a run that has been read, or None.
+
+        Unlike `artifact_json` it does not ask the store where the run's artifacts are.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        place = run.info.artifact_uri
+        there = mlflow.artifacts.list_artifacts(artifact_uri=place, tracking_uri=self.uri)
+        if not any(file.path == name for file in there):
+            return None
+        path = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{place}/{name}", tracking_uri=self.uri
+        )
+        fix = f"restore it in the artifacts of run {run.info.run_id}"
+        return read_json(path, expected, fix=fix)
+
 
 @functools.cache
 def _client(uri: str) -> MlflowClient:

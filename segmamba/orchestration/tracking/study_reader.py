@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
 from segmamba.json_files import parse_json
+from segmamba.orchestration.tracking.bulk import Histories, histories_of
 from segmamba.orchestration.tracking.registration import registration_of
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, MADE_WITH_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
@@ -80,8 +81,10 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
     if study.max_seeds:
         study = _with_looks(study, stored_looks(run), by_key)
 
+    courses = histories_of(store, children) if histories else {}
+
     def trial(run: Run | None, arm: str, seed: int, fold: int | None) -> Trial:
-        return _trial(store, run, arm, seed, fold, histories=histories)
+        return _trial(store, run, arm, seed, fold, courses)
 
     trials = [trial(by_key.get(plan.key), plan.arm, plan.seed, plan.fold) for plan in study.plans]
     searched = sorted(
@@ -191,8 +194,7 @@ def _trial(
     arm: str,
     seed: int,
     fold: int | None,
-    *,
-    histories: bool,
+    courses: Mapping[str, Histories],
 ) -> Trial:
     if run is None:
         return Trial(
@@ -211,29 +213,18 @@ def _trial(
         folder=tags.get(FOLDER_TAG, ""),
         params=data.params,
         metrics=data.metrics,
-        history={
-            name: _series(store, run_id, name)
-            for name in data.metrics
-            if name.startswith(("train/", "val/"))
-        }
-        if histories
-        else {},
-        test_cases=_test_cases(store, run_id),
+        history=courses.get(run_id, {}),
+        test_cases=_test_cases(store, run),
         digest=tags.get(DIGEST_TAG, ""),
         made_with=_tag(run, MADE_WITH_TAG, dict[str, str]) if MADE_WITH_TAG in tags else {},
     )
 
 
-def _series(store: Store, run_id: str, name: str) -> list[tuple[int, float]]:
-    history = store.client.get_metric_history(run_id, name)
-    return [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)]
-
-
-def _test_cases(store: Store, run_id: str) -> list[dict[str, Any]]:
+def _test_cases(store: Store, run: Run) -> list[dict[str, Any]]:
     """One dict a case, none where the trial was not tested."""
-    if not store.has_artifact(run_id, TEST_TABLE):
+    table, run_id = store.json_of(run, TEST_TABLE, _Table), run.info.run_id
+    if table is None:
         return []
-    table = store.artifact_json(run_id, TEST_TABLE, _Table)
     columns = table["columns"]
     for number, row in enumerate(table["data"]):
         if len(row) != len(columns) or not isinstance(dict(zip(columns, row)).get("case"), str):  # noqa: B905

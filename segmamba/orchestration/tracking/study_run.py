@@ -16,6 +16,7 @@ from mlflow.entities import Run
 from segmamba.clock import steady_s
 from segmamba.data.splits import Split
 from segmamba.json_files import parse_json
+from segmamba.orchestration.tracking.bulk import PARENT_TAG, runs_below
 from segmamba.orchestration.tracking.registration import registration_tags
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over
 from segmamba.orchestration.tracking.run_log import (
@@ -33,7 +34,7 @@ from segmamba.studies.results import Study, Trial
 from segmamba.studies.spec import Stage
 
 STUDY_FILE = "study.json"
-PARENT_TAG, TRIAL_TAG, FOUND_TAG, CHANGES_TAG = "mlflow.parentRunId", "trial", "found", "changes"
+TRIAL_TAG, FOUND_TAG, CHANGES_TAG = "trial", "found", "changes"
 INFEASIBLE_TAG, IMPORTANCE_TAG = "infeasible", "importance"
 COPIED_TAG, SCHEDULE_FILE = "copied", "schedule.json"
 STARTS_TAG, EARLIER_S_TAG, BEGAN_TAG = "starts", "earlier_s", "start_began"
@@ -116,7 +117,7 @@ class StudyRun:
 
         The runs of arms are below the study's too, but are no trials.
         """
-        runs = self.store.search(f"tags.`{PARENT_TAG}` = '{self.run_id}'")
+        runs = runs_below(self.store, self.run_id)
         return [run for run in runs if TRIAL_TAG in run.data.tags]
 
     def child(self, key: str) -> Run | None:
@@ -241,13 +242,13 @@ class StudyRun:
 def start_study(
     store: Store, study: Study, splits: Mapping[int | None, Split], folder: Path
 ) -> StudyRun:
-    """Make the parent run of a study.
+    """Make the parent run of a study; again, after a call whose answer was lost, the same.
 
     Args:
         store: Where to.
         study: Without trials; it is kept as an artifact of the run.
         splits: Fold to Split; the first is logged as the run's data.
-        folder: Where the study keeps its trials.
+        folder: Where the study keeps its trials, and no other study its.
     """
     tags = {
         "kind": "study",
@@ -261,7 +262,9 @@ def start_study(
         FOLDER_TAG: str(folder),
         **registration_tags(study.claims),
     }
-    run = StudyRun(store, store.create_run(study.name, tags))
+    begun_before = store.search("tags.kind = 'study' and attributes.status = 'RUNNING'")
+    same = [run.info.run_id for run in begun_before if run.data.tags.get(FOLDER_TAG) == str(folder)]
+    run = StudyRun(store, same[0] if same else store.create_run(study.name, tags))
     params = {
         "question": study.question,
         "arms": ", ".join(study.arms),
