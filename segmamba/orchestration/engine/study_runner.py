@@ -223,8 +223,11 @@ class StudyRunner:
                 f"--resume: {self.study.name} began compiled and would go on otherwise "
                 f"({self.graphs.choice.reason}); put that right, or start a new study"
             )
+        base, workers = self.ready.base, self.context.workers
         note = note_on_shared_memory(
-            self.context.workers, batch_bytes(self.ready.base), streams=self.resources.at_once
+            base.data.workers if workers is None else workers,
+            batch_bytes(base),
+            streams=self.resources.at_once,
         )
         if note and not self.options.ray_address:  # the nodes of a cluster have their own
             self.progress.say(f"note     {note}")
