@@ -266,7 +266,10 @@ def _running(
     retry(functools.partial(run.begin, steady_s()), progress.say)
     try:
         yield statuses
-    except StudyHalted:
+    except StudyHalted as error:
+        if disk_reason(error):
+            with contextlib.suppress(Exception):  # the store may have room where a trial had none
+                end("KILLED")
         raise
     except BaseException as error:
         if disk_reason(error):
