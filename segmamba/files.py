@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from segmamba.disks import naming
 from segmamba.errors import UserError
 from segmamba.leftovers import temporary_beside
 
@@ -32,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

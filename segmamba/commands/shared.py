@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from segmamba.commands.command_line import (
 )
 from segmamba.commands.utf8 import speak_utf8
 from segmamba.config import PRESETS, DataConfig, field_docs, parse_assignments, preset
+from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
 from segmamba.redaction import redacted
 from segmamba.screen import Progress, print_line
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 100
 RESULTS = Path("Results")
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 STOPPED = "stopped  the same command with --resume goes on with it"
 
 CONVENTIONS = ("brats2018", "brats2023", "brats2024", "brats2024ped", "msd")
@@ -260,7 +261,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a typer app and exit.
 
     A UserError is one line on stderr and exit code 2, like a wrong option; so is a file or folder
-    that this user may not read or write.
+    that this user may not read or write, or a disk that takes no more.
 
     Args:
         app: The app.
@@ -276,22 +277,25 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
         else:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in NOT_ALLOWED or not error.filename:
-            _end_with_traceback()
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except Exception as error:
+        line = _line_of(error)
+        if not line:
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+            sys.exit(1)
+        print(redacted(f"error: {line}"), file=sys.stderr)
         sys.exit(2)
-    except Exception:
-        _end_with_traceback()
     finally:
         # The process ends: to search all that torch and MLflow made for garbage takes a second.
         gc.freeze()
 
 
-def _end_with_traceback() -> NoReturn:
-    """End with the traceback of the exception that is being handled, without passwords."""
-    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-    sys.exit(1)
+def _line_of(error: Exception) -> str:
+    """What the user must know of an exception that is no fault of ours; empty where it is one."""
+    if disk_reason(error):
+        return disk_line(error, "give the command again, with --resume where it has that option")
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return ""
 
 
 def with_orientation(changes: Sequence[str] | None, orientation: str | None) -> list[str]:

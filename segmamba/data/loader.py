@@ -9,33 +9,22 @@ Legend: B batch, C modalities, (D, H, W) = NIfTI (x, y, z).
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import signal
-import threading
-import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing import get_start_method
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from segmamba.data.labels import MODALITIES
+from segmamba.data.prefetch import Say, prefetched, unsaid
 from segmamba.data.sampling import Draw, PatchId, draw, draw_anywhere, patch_slices
-from segmamba.errors import UserError
 
 if TYPE_CHECKING:
     from segmamba.config import Config, TrainConfig
     from segmamba.data.prepared_case import PreparedCase
 
-PREFETCH = 2  # batches that a worker has ready beyond the one it is filling
-SHARED_MEMORY = Path("/dev/shm")
 BYTES_PER_VOXEL = 2 * len(MODALITIES) + 1  # float16 images and a uint8 label
 
 
@@ -157,6 +146,11 @@ def _fill(target: np.ndarray, patch: np.ndarray) -> None:
     target[..., :x, :y, :z] = patch
 
 
+def batch_bytes(config: Config) -> int:
+    """Return the bytes of a batch on its way from a worker."""
+    return config.train.batch_size * math.prod(config.data.patch_size) * BYTES_PER_VOXEL
+
+
 def patches_per_epoch(train: TrainConfig) -> int:
     """How many patches an epoch draws.
 
@@ -177,6 +171,7 @@ def batches(
     pin_memory: bool,
     last_epoch: int | None = None,
     chances: np.ndarray | None = None,
+    say: Say = unsaid,
 ) -> Generator[Batch, None, None]:
     """Stream the batches of a run, prefetched. Closing the generator ends its workers.
 
@@ -187,20 +182,23 @@ def batches(
         pin_memory: Put batches into page-locked memory, for a GPU.
         last_epoch: The stream ends with this epoch. None is the last epoch of the run.
         chances: (cases,), the probability of each case, as in `sampling.draw`.
+        say: Is given a line where threads take the place of `data.workers` processes.
 
     Yields:
         Batches in the order of the run.
-
-    Raises:
-        UserError: Shared memory cannot hold what the workers prefetch.
     """
     dataset = Batches(cases, config, patches_per_epoch(config.train), chances)
     epochs = range(first_epoch, (last_epoch or config.train.epochs) + 1)
-    return _stream(dataset, config, epochs, pin_memory=pin_memory)
+    return _stream(dataset, config, epochs, pin_memory=pin_memory, say=say)
 
 
 def unlabelled_batches(
-    cases: Sequence[PreparedCase], config: Config, *, first_epoch: int, pin_memory: bool
+    cases: Sequence[PreparedCase],
+    config: Config,
+    *,
+    first_epoch: int,
+    pin_memory: bool,
+    say: Say = unsaid,
 ) -> Generator[Batch, None, None]:
     """Stream batches of patches from anywhere, without labels.
 
@@ -209,90 +207,28 @@ def unlabelled_batches(
         config: As in `batches`.
         first_epoch: The stream begins with this epoch, from 1.
         pin_memory: Put batches into page-locked memory, for a GPU.
+        say: As in `batches`.
 
     Yields:
         Batches to the end of the run, their labels all 0.
-
-    Raises:
-        UserError: Shared memory cannot hold what the workers prefetch.
     """
     dataset = UnlabelledBatches(cases, config, patches_per_epoch(config.train))
     epochs = range(first_epoch, config.train.epochs + 1)
-    return _stream(dataset, config, epochs, pin_memory=pin_memory)
+    return _stream(dataset, config, epochs, pin_memory=pin_memory, say=say)
 
 
 def _stream(
-    dataset: Batches, config: Config, epochs: range, *, pin_memory: bool
+    dataset: Batches, config: Config, epochs: range, *, pin_memory: bool, say: Say
 ) -> Generator[Batch, None, None]:
-    train, workers = config.train, config.data.workers
-    _check_shared_memory(workers, train.batch_size, config.data.patch_size)
-    numbers = range(
-        (epochs.start - 1) * dataset.per_epoch // train.batch_size,
-        (epochs.stop - 1) * dataset.per_epoch // train.batch_size,
-    )
-    # A fork server starts the workers itself, so their parent is another process than this one.
-    end_with_parent = (
-        None if get_start_method() == "forkserver" else partial(_end_without, os.getpid())
-    )
-    loader = DataLoader(
+    train = config.train
+    return prefetched(
         dataset,
-        sampler=numbers,
-        batch_size=None,
-        # Of its own, or starting workers would move the program's generator on.
-        generator=torch.Generator().manual_seed(config.seed),
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
+        range(
+            (epochs.start - 1) * dataset.per_epoch // train.batch_size,
+            (epochs.stop - 1) * dataset.per_epoch // train.batch_size,
+        ),
+        workers=config.data.workers,
+        item_bytes=batch_bytes(config),
         pin_memory=pin_memory,
-        worker_init_fn=end_with_parent,
+        say=say,
     )
-    with _interrupts_held_back() if workers else nullcontext():
-        stream = iter(loader)  # starts the workers
-    # Only this generator's frame holds the iterator: when the frame goes, the workers end.
-    yield from stream
-
-
-def _end_without(parent: int, worker: int) -> None:
-    """End this worker once its parent has ended.
-
-    torch's own watch learns who the parent is too late where that is killed while workers start.
-    Such a worker would wait for ever, with its memory.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(2)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back while workers start.
-
-    Ctrl-C reaches every process of the terminal. The parent ends its workers, which otherwise die
-    before it, with tracebacks. A worker inherits the block from its first instruction on. The
-    parent gets interrupts again when the block ends.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _check_shared_memory(workers: int, batch_size: int, patch_size: Sequence[int]) -> None:
-    """Refuse workers whose batches do not fit into /dev/shm, 64 MiB in a container by default.
-
-    Where it is full the kernel kills the worker with SIGBUS.
-    """
-    if not workers or not SHARED_MEMORY.exists():
-        return
-    needed = workers * (PREFETCH + 1) * batch_size * math.prod(patch_size) * BYTES_PER_VOXEL
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if needed > free:
-        raise UserError(
-            f"data.workers = {workers}: their batches take {needed / 2**20:.0f} MiB of shared "
-            f"memory and {SHARED_MEMORY} has {free / 2**20:.0f} MiB free; give the container more "
-            "(docker run --shm-size=2g) or --set data.workers=0"
-        )

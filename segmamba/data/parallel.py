@@ -66,10 +66,14 @@ def map_cases(
         return _map_here(function, cases, progress)
     results: dict[int, ResultT] = {}
     context = get_context("spawn")
-    # A process that dies while another one is being started would leave the pool waiting for ever:
-    # none begins before all are there.
-    all_there = context.Event()
-    with ProcessPoolExecutor(min(len(cases), workers), context, initializer=all_there.wait) as pool:
+    try:
+        # A process that dies while another one is being started would leave the pool waiting for
+        # ever: none begins before all are there.
+        all_there = context.Event()
+        made = ProcessPoolExecutor(min(len(cases), workers), context, initializer=all_there.wait)
+    except OSError:  # a full /dev/shm takes no semaphore
+        return _map_here(function, cases, progress)
+    with made as pool:
         jobs = {pool.submit(function, case): place for place, case in enumerate(cases)}
         all_there.set()
         try:

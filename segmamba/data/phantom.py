@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
+from segmamba import disks
 from segmamba.data.image_files import PHANTOM_NOTE
 from segmamba.data.label_sets import label_set
 from segmamba.data.labels import from_classes
@@ -232,10 +233,9 @@ def _write_case(
         half_done = scratch / case_folder.name
         half_done.mkdir()
         for suffix, array in arrays.items():
-            nibabel.save(
-                nibabel.Nifti1Image(array, affine),
-                half_done / f"{case_folder.name}{naming.separator}{suffix}.nii.gz",
-            )
+            name = f"{case_folder.name}{naming.separator}{suffix}.nii.gz"
+            with disks.naming(case_folder / name):
+                nibabel.save(nibabel.Nifti1Image(array, affine), half_done / name)
         try:
             os.replace(half_done, case_folder)
         except OSError:

@@ -16,8 +16,10 @@ benchmarks/README.md.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -127,11 +129,11 @@ class PreparedCase:
 
     def image(self) -> np.ndarray:
         """float16 (4, x, y, z), z-scored, 0 outside the brain."""
-        return np.load(self.folder / "image.npy", mmap_mode="r")
+        return _mapped(self.folder / "image.npy")
 
     def label(self) -> np.ndarray:
         """uint8 (x, y, z), class numbers on the grid of `image`."""
-        return np.load(self.folder / "label.npy", mmap_mode="r")
+        return _mapped(self.folder / "label.npy")
 
     def whole(self, array: np.ndarray) -> np.ndarray:
         """Put an array back into the working grid.
@@ -150,7 +152,7 @@ class PreparedCase:
         Predictions are measured against it.
         """
         path = self.folder / "source_label.npy"
-        return np.load(path, mmap_mode="r") if path.exists() else self.whole(self.label())
+        return _mapped(path) if path.exists() else self.whole(self.label())
 
     def voxels(self, kind: str) -> np.ndarray:
         """Candidates for the centre of a patch.
@@ -161,4 +163,17 @@ class PreparedCase:
         Returns:
             int32 (n,), flat indices into `label`.
         """
-        return np.load(self.folder / f"{kind}_voxels.npy", mmap_mode="r")
+        return _mapped(self.folder / f"{kind}_voxels.npy")
+
+
+_PARSING = threading.Lock()
+
+
+def _mapped(path: Path) -> Any:
+    """Map an array's file into memory.
+
+    One thread at a time: NumPy parses the header with `ast`, which several threads at once may
+    break in Python before 3.12 (SystemError: AST constructor recursion depth mismatch).
+    """
+    with _PARSING:
+        return np.load(path, mmap_mode="r")

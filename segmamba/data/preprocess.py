@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,15 +39,17 @@ from segmamba.data.source_files import (
 )
 from segmamba.data.volumes import Scan, read_scan
 from segmamba.data.working_grid import BoxGeometry, must_resample, to_working_grid
+from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
+from segmamba.leftovers import folder_beside
 
 FORMAT = 4  # raise it when the meaning of a cached file changes
 # Candidate patch centres kept per kind: more than any training run draws from one case.
 CENTRES = 50_000
 BUILDING = ".building-"
 SOURCES = "sources.json"  # beside case.json: which files were read
-# A case takes seconds. What has stood unfinished for so long belongs to a process that was killed.
-ABANDONED_S = 3600
+ABANDONED_S = 24 * 3600
+"""Seconds after which what a version before 0.4 began to build is removed; it names no process."""
 
 
 def prepare_cases(
@@ -72,8 +73,8 @@ def prepare_cases(
         The prepared cases in the order of `cases`.
 
     Raises:
-        UserError: A case is bad. The message names the first one and counts the others. Good cases
-            stay in the cache.
+        UserError: A case is bad, where the message names the first one and counts the others, or
+            the disk takes no more. Good cases stay in the cache.
     """
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
@@ -200,23 +201,24 @@ def _build(case: Case, cache: Path, config: DataConfig) -> _Place:
         return _Place(None, f"{case.id}: {error}")
     if stamps_of(case) != stamps and read_digests(case) != digests:
         return _Place(None, f"{case.id}: its files changed while they were read; start again")
-    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
     try:
-        _write(building, case, scan, geometry, image, label)
-        if scan.label is not None and must_resample(scan, config.spacing_mm):
-            np.save(building / "source_label.npy", scan.label)
-        write_record(building / SOURCES, stamps, digests, read_ns)
-        os.rename(building, folder)
+        with folder_beside(folder) as building:
+            _write(building, case, scan, geometry, image, label)
+            if scan.label is not None and must_resample(scan, config.spacing_mm):
+                np.save(building / "source_label.npy", scan.label)
+            write_record(building / SOURCES, stamps, digests, read_ns)
+            os.rename(building, folder)
     except OSError as error:
         # A folder that is there means that another process finished the same case first.
         if not folder.exists():
+            if disk_reason(error):  # nor does it take another case
+                go_on = "the same command goes on; or choose another --output"
+                raise UserError(f"{case.id}: {disk_line(error, go_on, cache)}") from error
             return _Place(
                 None,
-                f"{case.id}: cannot be written to the cache in {cache} ({error}); free "
-                "space or choose another --output",
+                f"{case.id}: cannot be written to the cache in {cache} ({error}); "
+                "choose another --output",
             )
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return _Place(folder)
 
 

@@ -1,7 +1,6 @@
 """A file of another runtime. It appears when it has computed what the network computes."""
 
 import contextlib
-import errno
 import io
 import json
 import logging
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.inference.exported_network import Exporting, Runs, load_for_export
@@ -112,10 +112,11 @@ def appearing(file: Path, about: dict[str, Any]) -> Iterator[Path]:
             yield building
             write_json(facts_file(file), about)
             os.replace(building, file)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:  # the writers' own ones wrap the system's
+        if not disk_reason(error):
             raise
-        raise _not_written(file, error) from error
+        line = disk_line(error, "give the command again", file)
+        raise UserError(f"--{file.suffix[1:]} {line}") from error
 
 
 def as_text(about: dict[str, Any]) -> str:

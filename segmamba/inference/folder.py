@@ -29,11 +29,12 @@ from segmamba.data.case import ERROR, Case
 from segmamba.data.label_sets import LabelSet, region_dict, translation
 from segmamba.data.labels import convention, written_values
 from segmamba.data.volumes import read_scan
+from segmamba.disks import disk_line, disk_reason, gone_line, is_gone
 from segmamba.errors import UserError
 from segmamba.files import write_text
 from segmamba.inference.native_view import native_view
 from segmamba.inference.nifti_writer import Reference, write_labels, write_shares
-from segmamba.inference.outputs import DONE, FAILED, SKIPPED, Outcome, Outputs, writing_to
+from segmamba.inference.outputs import AGAIN, DONE, FAILED, SKIPPED, Outcome, Outputs, writing_to
 from segmamba.inference.predictor import Predictor
 from segmamba.inference.prepared_scan import Analysis, PreparedScan
 from segmamba.pictures.overlay import draw_cases, thumbnail
@@ -69,7 +70,8 @@ def predict_cases(
         An Outcome for each case as it is finished, in the order of `cases`.
 
     Raises:
-        UserError: The output folder cannot be made.
+        UserError: The output folder cannot be made, was removed meanwhile, or its disk takes no
+            more. The cases that were finished stay.
     """
     _make_folders(outputs, len(predictor))
     log = outputs.folder / LOG
@@ -109,6 +111,10 @@ def _alone(case: Case, outputs: Outputs, stage: Callable[[], Result]) -> Result 
         named = str(error).startswith(f"{case.id}: ")
         return Outcome(case.id, FAILED, str(error) if named else f"{case.id}: {error}")
     except Exception as error:
+        if disk_reason(error):  # the cases behind it would fail alike
+            raise UserError(disk_line(error, AGAIN, outputs.folder)) from error
+        if is_gone(error, outputs.folder):
+            raise UserError(gone_line(outputs.folder)) from error
         line = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
         where = f"; {LOG} beside the predictions has the traceback" if outputs.record else ""
         text = f"{case.id}: not predicted ({line}){where}"

@@ -16,6 +16,7 @@ from segmamba.data.itk_images import is_itk
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import MODALITIES, from_classes
 from segmamba.data.volumes import CANONICAL
+from segmamba.disks import disk_reason
 from segmamba.errors import UserError
 from segmamba.files import write_bytes
 
@@ -156,6 +157,6 @@ def _write(path: Path, image: nibabel.Nifti1Image, level: int) -> Path:
     try:
         return write_bytes(path, gzip.compress(image.to_bytes(), level, mtime=0))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error}); free space or choose another --output"
-        ) from error
+        if disk_reason(error):
+            raise
+        raise UserError(f"{path}: cannot be written ({error}); choose another --output") from error

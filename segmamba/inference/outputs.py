@@ -9,11 +9,13 @@ from segmamba.data.case import Case, Finding
 from segmamba.data.label_sets import LabelSet
 from segmamba.data.labels import written_values
 from segmamba.data.missing import missing_modalities
+from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
 from segmamba.pictures.palette import DARK, Theme
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 """The states of an Outcome."""
+AGAIN = "the same command with --skip-existing goes on"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def writing_to(outputs: Outputs) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if disk_reason(error):
+            raise UserError(disk_line(error, AGAIN, outputs.folder)) from error
         raise UserError(
             f"--output {outputs.folder}: cannot be written ({error}); choose another folder"
         ) from error

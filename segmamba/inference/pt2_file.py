@@ -9,6 +9,7 @@ It holds machine code for the processor that it was made on.
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -50,9 +51,14 @@ def _write(exporting: Exporting, file: Path) -> None:
     graph = traced(exporting.traceable(), exporting.patch())
     graph = graph.run_decompositions({torch.ops.segmamba.exported_scan.default: expanded})
     settings = {"aot_inductor.metadata": {KEY: as_text(exporting.facts)}}
-    torch._inductor.aoti_compile_and_package(
-        graph, package_path=str(file), inductor_configs=settings
-    )
+    # Where the disk is full, torch's writer of archives ends the process: it writes where the
+    # compiler has just had room.
+    with tempfile.TemporaryDirectory() as folder:
+        packaged = Path(folder) / file.name
+        torch._inductor.aoti_compile_and_package(
+            graph, package_path=str(packaged), inductor_configs=settings
+        )
+        shutil.copyfile(packaged, file)
 
 
 def runs_pt2(file: Path) -> Runs:

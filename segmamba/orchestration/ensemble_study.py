@@ -68,7 +68,7 @@ def finish_ensemble(
     Raises:
         UserError: A member's weights are gone.
     """
-    started, device, store = time.time(), choose_device(), open_store(options.output)
+    started, device, store = time.monotonic(), choose_device(), open_store(options.output)
     split = _split(study, options, progress)
     groups: list[Group] = []
     validation: dict[str, float] = {}
@@ -100,7 +100,7 @@ def finish_ensemble(
         expected_gain=expected_gain,
         validation=validation,
         registered=_register(study, groups, split, validation, store, progress),
-        seconds=time.time() - started,
+        seconds=time.monotonic() - started,
     )
     report = write_ensemble_report(ensemble, Path(options.output).resolve() / study.name)
     store.retry(functools.partial(_log, ensemble, store, report), progress.say)

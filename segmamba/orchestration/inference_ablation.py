@@ -77,7 +77,7 @@ def run_inference_ablation(
     Raises:
         UserError: The runs have different data or splits, or an arm changes what training fixed.
     """
-    started, device = time.time(), choose_device(options.device)
+    started, device = time.monotonic(), choose_device(options.device)
     check_results(options.output)
     config = _config(checkpoints, options)
     data = prepare_split(config, options.output, steps=progress.steps)
@@ -106,7 +106,7 @@ def run_inference_ablation(
                 scored = score_arms(path, result.arms, split.test, device, progress=steps)
                 for arm, rows in scored.items():
                     result.rows[arm].append(rows)
-            result = dataclasses.replace(result, seconds=time.time() - started)
+            result = dataclasses.replace(result, seconds=time.monotonic() - started)
             report = write_inference_report(result, folder)
             _log(result, store, report)
             status = "FINISHED"

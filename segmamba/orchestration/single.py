@@ -148,9 +148,9 @@ def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_En
         raise
     except Exception as error:
         reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
-        (folder.logs / "error.txt").write_text(
-            redacted(traceback.format_exc()), encoding="utf-8", errors="backslashreplace"
-        )
+        text = redacted(traceback.format_exc()).encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):  # a full disk, or a folder that is gone
+            (folder.root / "logs" / "error.txt").write_bytes(text)
         raise
     finally:
         # A refusal of the store has been raised already, and must not hide how the run ended.
@@ -158,8 +158,9 @@ def _told_to(log: Log, folder: RunFolder, observer: RunObserver) -> Iterator[_En
             if reason:
                 log.log_reason(reason)
             log.end(status)
-        ending.sent = log.close(CLOSING_S.get(status, 10.0))
-        if not ending.sent:
+        there = folder.root.is_dir()
+        ending.sent = log.close(CLOSING_S.get(status, 10.0) if there else 0.0)
+        if there and not ending.sent:
             observer.on_note(
                 f"MLflow did not take everything ({log.away_because}); the run's folder has it "
                 "all, and --resume sends what is missing"

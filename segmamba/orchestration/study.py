@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmamba.clock import steady_s
 from segmamba.config import Config, preset
 from segmamba.data.source import prepare_split, source_changes
+from segmamba.disks import disk_reason, gone_line, is_gone
 from segmamba.errors import UserError
 from segmamba.files import check_writable, is_abandoned, locked
 from segmamba.leftovers import remove_leftovers
@@ -127,7 +128,7 @@ def open_study(
             folder = Path(options.output).resolve() / study.name
             held.enter_context(locked(folder))
             remove_leftovers(folder.parent, folder, *folder.glob("*/"))
-            statuses = held.enter_context(_running(run, progress, watch))
+            statuses = held.enter_context(_running(run, folder, progress, watch))
             progress.watch(folder)
             context = study_context(ready, options, study, resources, run=run, folder=folder)
             live = held.enter_context(LivePage(run, folder, progress))
@@ -246,14 +247,16 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
 
 
 @contextlib.contextmanager
-def _running(run: StudyRun, progress: ProgressDisplay, watch: RayWatch) -> Iterator[list[str]]:
+def _running(
+    run: StudyRun, folder: Path, progress: ProgressDisplay, watch: RayWatch
+) -> Iterator[list[str]]:
     """The study's MLflow run while it runs; the block appends its final status to what it gets.
 
     The run ends FAILED after an exception and KILLED after Ctrl-C and where Ray has died, and so do
-    the trials that were running. An absent store or a full disk ends the study as StudyHalted; then
-    the run stays as it is, and `--resume` finds it.
+    the trials that were running. An absent store, a full disk or a folder that is gone ends the
+    study as StudyHalted; then the run stays as it is, and `--resume` finds it.
     """
-    from segmamba.orchestration.tracking.store import StudyHalted, disk_full, is_full
+    from segmamba.orchestration.tracking.store import StudyHalted, disk_full
 
     def end(status: str) -> None:
         run.close_stopped_trials()
@@ -261,14 +264,19 @@ def _running(run: StudyRun, progress: ProgressDisplay, watch: RayWatch) -> Itera
 
     watch.closing = functools.partial(end, "KILLED")
     retry, statuses = run.store.retry, []  # type: ignore[var-annotated]  # filled by the block
-    retry(functools.partial(run.begin, time.time()), progress.say)
+    retry(functools.partial(run.begin, steady_s()), progress.say)
     try:
         yield statuses
-    except StudyHalted:
+    except StudyHalted as error:
+        if disk_reason(error):
+            with contextlib.suppress(Exception):  # the store may have room where a trial had none
+                end("KILLED")
         raise
     except BaseException as error:
-        if is_full(error):
-            raise disk_full(error) from error
+        if disk_reason(error):
+            raise disk_full(error, folder) from error
+        if is_gone(error, folder):
+            raise StudyHalted(gone_line(folder)) from error
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         retry(functools.partial(end, status), progress.say)
         raise

@@ -17,6 +17,7 @@ from segmamba.config.rules import require
 from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.label_sets import label_set
 from segmamba.data.loader import Batch, patches_per_epoch
+from segmamba.data.prefetch import Say
 from segmamba.data.splits import Split
 from segmamba.errors import RunStopped, UserError
 from segmamba.evaluation.cases import CaseScores, Validator, means
@@ -119,7 +120,9 @@ def fit(
     ):
         if start:
             start(network.model)
-        learner, done, best = _begin(network.model, forward_loss, config, data, device, resume_from)
+        learner, done, best = _begin(
+            network.model, forward_loss, config, data, device, resume_from, _once(callback.on_note)
+        )
         yield from _epochs(learner, done, best, config, data, device, callback)
 
 
@@ -286,6 +289,7 @@ def _begin(
     data: Split,
     device: torch.device,
     resume_from: Checkpoint | None,
+    say: Say,
 ) -> tuple[Learner, int, Best]:
     """Return the Learner around a model, the number of epochs it has done, and the best of them."""
     done, best = 0, Best()
@@ -298,14 +302,14 @@ def _begin(
         )
     average = weight_average(model, config.learning)
     teacher = make_teacher(
-        model, average.model, data.unlabelled, config, device, first_epoch=done + 1
+        model, average.model, data.unlabelled, config, device, first_epoch=done + 1, say=say
     )
     learner = Learner(
         model,
         forward_loss,
         Optimizer(model, config, device),
         average,
-        case_sampling(data.train, config, device),
+        case_sampling(data.train, config, device, say),
         teacher,
     )
     if resume_from:
@@ -314,6 +318,18 @@ def _begin(
         learner.sampling.load_state_dict(resume_from["cases"])
         set_random_state(resume_from["random"])
     return learner, done, best
+
+
+def _once(say: Say) -> Say:
+    """Say the same line once: some streams begin with every epoch."""
+    said: set[str] = set()
+
+    def say_once(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return say_once
 
 
 def _checkpoint(learner: Learner, epoch: int, best: Best) -> Checkpoint:

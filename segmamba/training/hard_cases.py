@@ -15,6 +15,7 @@ import torch
 from segmamba.config import Config
 from segmamba.data.feed import DeviceFeed
 from segmamba.data.loader import batches
+from segmamba.data.prefetch import Say, unsaid
 from segmamba.data.preprocess import PreparedCase
 
 MEMORY = 0.5
@@ -38,7 +39,7 @@ class CaseSampling(Protocol):
 
 
 def case_sampling(
-    cases: Sequence[PreparedCase], config: Config, device: torch.device
+    cases: Sequence[PreparedCase], config: Config, device: torch.device, say: Say = unsaid
 ) -> CaseSampling:
     """Return `HardCases`, or `UniformSampling` where the configuration has hard cases off.
 
@@ -46,20 +47,28 @@ def case_sampling(
         cases: The labelled training cases.
         config: Its `learning.hard_case_factor` decides; 1 is off.
         device: Where the batches go.
+        say: As in `batches`.
 
     Returns:
         The source of every epoch's batches.
     """
     if config.learning.hard_case_factor > 1:
-        return HardCases(cases, config, device)
-    return UniformSampling(cases, config, device)
+        return HardCases(cases, config, device, say)
+    return UniformSampling(cases, config, device, say)
 
 
 class UniformSampling:
     """Shuffled passes through the cases: one stream of batches through all epochs."""
 
-    def __init__(self, cases: Sequence[PreparedCase], config: Config, device: torch.device) -> None:
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        config: Config,
+        device: torch.device,
+        say: Say = unsaid,
+    ) -> None:
         self._cases, self._config, self._device = cases, config, device
+        self._say = say
         self._stream: DeviceFeed | None = None
 
     def stream(self, epoch: int) -> DeviceFeed:
@@ -70,6 +79,7 @@ class UniformSampling:
                 self._config,
                 first_epoch=epoch,
                 pin_memory=self._device.type == "cuda",
+                say=self._say,
             )
             self._stream = DeviceFeed(loader, self._device)
         return self._stream
@@ -91,8 +101,15 @@ class HardCases:
     The chances follow from the losses of the epochs before it and from nothing else.
     """
 
-    def __init__(self, cases: Sequence[PreparedCase], config: Config, device: torch.device) -> None:
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        config: Config,
+        device: torch.device,
+        say: Say = unsaid,
+    ) -> None:
         self._cases, self._config, self._device = cases, config, device
+        self._say = say
         self._losses = np.full(len(cases), np.inf)  # a case that was never seen is hardest
 
     def stream(self, epoch: int) -> DeviceFeed:
@@ -104,6 +121,7 @@ class HardCases:
             last_epoch=epoch,
             pin_memory=self._device.type == "cuda",
             chances=chances(self._losses, self._config.learning.hard_case_factor),
+            say=self._say,
         )
         return DeviceFeed(loader, self._device)
 

@@ -19,6 +19,7 @@ from segmamba.data.augment import augment, draw_augmentation
 from segmamba.data.augment_intensity import add_noise, shift_and_stretch
 from segmamba.data.feed import DeviceFeed
 from segmamba.data.loader import Batch, patches_per_epoch, unlabelled_batches
+from segmamba.data.prefetch import Say, unsaid
 from segmamba.data.preprocess import PreparedCase
 from segmamba.data.sampling import STUDENT, TEACHER, generator
 from segmamba.errors import UserError
@@ -44,6 +45,7 @@ def make_teacher(
     device: torch.device,
     *,
     first_epoch: int,
+    say: Say = unsaid,
 ) -> Teacher:
     """Return `MeanTeacher`, or `NoTeacher` where the configuration has it off.
 
@@ -54,6 +56,7 @@ def make_teacher(
         config: Its `learning.consistency_weight` decides; 0 is off.
         device: Where the networks are.
         first_epoch: The epoch, from 1, in which the stream of patches begins.
+        say: As in `unlabelled_batches`.
 
     Returns:
         What teaches the student in each micro-batch.
@@ -68,7 +71,7 @@ def make_teacher(
             "learning.consistency_weight: no unlabelled cases to learn from; "
             "set data.labelled_share below 1, or add cases without a segmentation to the data"
         )
-    return MeanTeacher(student, averaged, cases, config, device, first_epoch=first_epoch)
+    return MeanTeacher(student, averaged, cases, config, device, first_epoch=first_epoch, say=say)
 
 
 class NoTeacher:
@@ -94,6 +97,7 @@ class MeanTeacher:
         device: torch.device,
         *,
         first_epoch: int,
+        say: Say = unsaid,
     ) -> None:
         """Take the trained network, its moving average and the cases; see `make_teacher`."""
         self._student, self._teacher, self._config = student, teacher, config
@@ -101,7 +105,7 @@ class MeanTeacher:
         self._labelled_patches = patches_per_epoch(config.train)
         self._stream = DeviceFeed(
             unlabelled_batches(
-                cases, config, first_epoch=first_epoch, pin_memory=device.type == "cuda"
+                cases, config, first_epoch=first_epoch, pin_memory=device.type == "cuda", say=say
             ),
             device,
         )

@@ -9,6 +9,7 @@ import multiprocessing
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def measure_training_memory(config: Config, device: torch.device) -> int:
         Bytes.
 
     Raises:
-        UserError: The device is a CPU and there is no /proc.
+        UserError: The device is a CPU, and there is no /proc or its memory does not suffice.
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -122,7 +123,14 @@ def measure_training_memory(config: Config, device: torch.device) -> int:
             "--measure: on a CPU it needs Linux's /proc; run it on Linux or on a machine with a GPU"
         )
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(_resident_growth, config, torch.get_num_threads()).result()
+        measured = fresh.submit(_resident_growth, config, torch.get_num_threads())
+        try:
+            return measured.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "--measure: the process that trained was killed (memory?); free some memory, or "
+                "choose a smaller data.patch_size or train.batch_size"
+            ) from error
 
 
 def _resident_growth(config: Config, threads: int) -> int:

@@ -127,7 +127,13 @@ def _epochs(
         set_random_state(resume_from["random"])
         done = resume_from["epoch"]
     stream = DeviceFeed(
-        unlabelled_batches(cases, config, first_epoch=done + 1, pin_memory=device.type == "cuda"),
+        unlabelled_batches(
+            cases,
+            config,
+            first_epoch=done + 1,
+            pin_memory=device.type == "cuda",
+            say=callback.on_note,
+        ),
         device,
     )
     for epoch in range(done + 1, config.train.epochs + 1):

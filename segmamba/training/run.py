@@ -1,7 +1,6 @@
 """One training run: `fit` with its run folder around it."""
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from segmamba.allocator import keep_freed_memory
 from segmamba.config import Config
 from segmamba.data.splits import Split
+from segmamba.disks import disk_line, disk_reason, gone_line, is_gone
 from segmamba.errors import RunStopped
 from segmamba.evaluation.behind import Aside
 from segmamba.files import write_json
@@ -31,7 +31,7 @@ from segmamba.training.saving import AtOnce, Saver, settled
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SAVED = "--resume goes on from the last whole checkpoint"
 
 
 def train_run(
@@ -148,18 +148,17 @@ def _save_copies(
 
 @contextlib.contextmanager
 def _explained_faults(config: Config, folder: RunFolder, device: torch.device) -> Iterator[None]:
-    """Turn the machine's lack of memory or disk into a RunStopped that says what to do."""
+    """Turn the machine's lack of memory, disk or folder into a RunStopped with the fix."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise RunStopped(memory_advice(config, device)) from error
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if is_gone(error, folder.root):
+            raise RunStopped(gone_line(folder.root)) from error
+        if not disk_reason(error):
             raise
-        raise RunStopped(
-            f"{folder.root}: the disk is full ({error.strerror}); "
-            "the last checkpoint is whole: free space, then --resume"
-        ) from error
+        raise RunStopped(disk_line(error, SAVED, folder.root)) from error
 
 
 def _show_pictures(events: "SummaryWriter", paths: Sequence[Path], epoch: int) -> None:

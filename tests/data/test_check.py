@@ -34,6 +34,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.errors import UserError
 from tests import warm
 from tests.conftest import BRATS_AFFINE, NEW_NAMES, write_case
+from tests.small_disks import PRIVATE_MOUNTS, needs_private_mounts
 
 SHAPE = (48, 48, 32)
 
@@ -511,3 +512,26 @@ def test_real_cases_know_their_patients_and_conventions():
     ]
     assert {case.convention for case in cases} == {"brats2018", "brats2023"} <= set(CONVENTIONS)
     assert patient_of("Brats18_2013_2_1") in {case.patient for case in cases}
+
+
+FULL_SHARED_MEMORY = (
+    PRIVATE_MOUNTS
+    + """
+import sys
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", "/dev/shm"], check=True)
+open("/dev/shm/ballast", "wb").write(bytes(4096))
+from segmamba.data import parallel
+from segmamba.data.cases import find_cases
+parallel.SERIAL_BYTES = 0
+print(parallel.map_cases(lambda case: case.id, find_cases(sys.argv[1]), lost=None, workers=2))
+"""
+)
+
+
+def test_cases_are_read_one_after_the_other_where_shared_memory_has_no_room_for_a_lock(
+    cases_folder,
+):
+    needs_private_mounts()
+    ended = warm.run([sys.executable, "-c", FULL_SHARED_MEMORY, cases_folder])
+    ids = [f"BraTS20_Training_{number:03d}" for number in range(3)]
+    assert ended.stdout == f"{ids}\n", ended.stderr

@@ -1,5 +1,7 @@
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,14 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+import torch
 
-from segmamba.data import loader
+from segmamba.data import loader, prefetch
 from segmamba.data.cases import find_cases
 from segmamba.data.loader import batches, unlabelled_batches
 from segmamba.data.preprocess import prepare_cases
 from segmamba.data.sampling import PatchId, draw, patch_slices
-from segmamba.errors import UserError
+from tests import warm
 from tests.conftest import write_case
+from tests.small_disks import PRIVATE_MOUNTS, needs_private_mounts
 from tests.tiny import TINY
 
 CONFIG = TINY.changed(
@@ -171,7 +175,7 @@ for batch in batches(cases, config, first_epoch=1, pin_memory=False):
 
 LATE = """
 import os, time
-from segmamba.data.loader import _end_without
+from segmamba.data.prefetch import _end_without
 parent = os.getpid()
 child = os.fork()
 if child:
@@ -198,13 +202,13 @@ def test_a_worker_whose_parent_is_gone_before_it_looks_ends_as_well():
 def test_workers_learn_whose_end_is_theirs(prepared, monkeypatch):
     given = {}
     monkeypatch.setattr(
-        loader, "DataLoader", lambda dataset, **options: given.update(options) or []
+        prefetch, "DataLoader", lambda dataset, **options: given.update(options) or []
     )
     assert list(batches(*prepared, first_epoch=1, pin_memory=False)) == []
-    assert given["worker_init_fn"].func is loader._end_without and given["worker_init_fn"].args == (
-        os.getpid(),
-    )
-    monkeypatch.setattr(loader, "get_start_method", lambda: "forkserver")
+    assert given["worker_init_fn"].func is prefetch._end_without and given[
+        "worker_init_fn"
+    ].args == (os.getpid(),)
+    monkeypatch.setattr(prefetch, "get_start_method", lambda: "forkserver")
     list(batches(*prepared, first_epoch=1, pin_memory=False))
     assert given["worker_init_fn"] is None, "a fork server starts them, and lives on"
 
@@ -248,21 +252,104 @@ def test_a_worker_stays_small_however_many_cases_there_are(prepared):
     stream.close()
 
 
-def test_shared_memory_too_small_for_the_workers_is_refused_before_the_kernel_kills(
-    prepared, monkeypatch
-):
+@pytest.fixture(scope="module")
+def undisturbed(prepared):
+    """Every batch of a run, as this process alone makes them."""
+    return list(batches(*prepared, first_epoch=1, pin_memory=False))
+
+
+def with_two_workers(prepared, lines):
     cases, config = prepared
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
-    stream = batches(
-        cases,
-        config.changed({"data.workers": 4, "data.patch_size": (128, 128, 64)}),
-        first_epoch=1,
-        pin_memory=False,
+    config = config.changed({"data.workers": 2})
+    return batches(cases, config, first_epoch=1, pin_memory=False, say=lines.append)
+
+
+def assert_same(stream, expected):
+    for batch, other in zip(stream, expected, strict=True):
+        assert torch.equal(batch.image, other.image) and torch.equal(batch.label, other.label)
+        assert batch.cases == other.cases and (batch.index == other.index).all()
+
+
+def test_threads_read_the_same_patches_where_shared_memory_is_too_small(
+    prepared, undisturbed, monkeypatch
+):
+    free = SimpleNamespace(free=2**20)
+    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: free)
+    lines, before = [], workers_of(os.getpid())
+    stream = with_two_workers(prepared, lines)
+    first = next(stream)
+    assert workers_of(os.getpid()) == before, "no process reads"
+    assert_same([first, *stream], undisturbed)
+    assert len(lines) == 1 and re.fullmatch(
+        r"data\.workers = 2: their batches take .* MiB of shared memory and /dev/shm has 1 MiB "
+        r"free \(docker run --shm-size=2g gives more\); threads of one process read .*",
+        lines[0],
     )
-    with pytest.raises(
-        UserError, match=r"data\.workers = 4: their batches take 216 MiB.*64 MiB free.*--shm-size"
-    ):
-        next(stream)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS], ids=["memory", "shared memory"])
+def test_threads_go_on_where_a_worker_is_killed_and_no_patch_is_another(prepared, undisturbed, how):
+    lines, before = [], set(workers_of(os.getpid()))
+    stream = with_two_workers(prepared, lines)
+    read = [next(stream) for _ in range(3)]
+    for worker in set(workers_of(os.getpid())) - before:
+        os.kill(worker, how)
+    time.sleep(0.2)  # torch would raise it here, in the midst of a step
+    assert_same([*read, *stream], undisturbed)
+    assert len(lines) == 1 and "one of the processes was killed" in lines[0]
+
+
+def test_an_error_in_a_worker_is_raised_as_it_is(prepared, monkeypatch):
+    def broken(self, number):
+        raise RuntimeError("the file is damaged")
+
+    monkeypatch.setattr(loader.Batches, "__getitem__", broken)
+    lines = []
+    with pytest.raises(RuntimeError, match="the file is damaged"):
+        next(with_two_workers(prepared, lines))
+    assert not lines
+
+
+SHARED_MEMORY = (
+    PRIVATE_MOUNTS
+    + """
+import json, sys
+size, cases_folder, cache = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"], check=True)
+import hashlib
+from segmamba.data.cases import find_cases
+from segmamba.data.loader import batches
+from segmamba.data.preprocess import prepare_cases
+from tests.tiny import TINY
+changes = {"data.workers": 2, "data.patch_size": (48, 48, 32), "train.batch_size": 8}
+config = TINY.changed(changes | {"train.steps_per_epoch": 8})
+cases = prepare_cases(find_cases(cases_folder), cache, config.data)
+lines, sha256 = [], hashlib.sha256()
+stream = batches(cases, config, first_epoch=1, pin_memory=False, say=lines.append)
+held = []
+for batch in stream:
+    held.append(batch if "held" in cache else None)  # then no page becomes free
+    sha256.update(batch.image.numpy().tobytes() + batch.label.numpy().tobytes())
+print(json.dumps({"sha256": sha256.hexdigest(), "lines": lines}))
+"""
+)
+
+
+def test_a_run_in_a_small_or_full_dev_shm_reads_the_same_patches(cases_folder, tmp_path):
+    needs_private_mounts()
+    found = {}
+    for name, size in (("large", "256m"), ("held", "64m"), ("docker", "8m"), ("full", "4k")):
+        command = [sys.executable, "-c", SHARED_MEMORY, size, cases_folder, tmp_path / name]
+        ended = warm.run(command)
+        assert ended.returncode == 0, ended.stderr
+        found[name] = json.loads(ended.stdout.splitlines()[-1])
+    assert len({one["sha256"] for one in found.values()}) == 1
+    assert {name: len(one["lines"]) for name, one in found.items()} == {
+        "large": 0,
+        "held": 1,
+        "docker": 1,
+        "full": 1,
+    }
 
 
 def test_a_stream_may_end_before_the_run_does(prepared):

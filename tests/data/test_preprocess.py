@@ -22,6 +22,7 @@ from segmamba.data.volumes import read_scan
 from segmamba.data.working_grid import zscore
 from segmamba.errors import UserError
 from tests.conftest import write_case
+from tests.small_disks import small_disk
 
 
 def test_zscore_uses_non_zero_voxels_and_leaves_the_background_at_zero():
@@ -436,9 +437,36 @@ def test_what_a_killed_builder_left_is_cleared_and_what_a_running_one_writes_is_
     for folder in (abandoned, running):
         folder.mkdir(parents=True)
         (folder / "image.npy").write_bytes(b"half")
-    os.utime(abandoned, (time.time() - 7200,) * 2)
+    os.utime(abandoned, (time.time() - 2 * 24 * 3600,) * 2)
     prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     assert not abandoned.exists() and (running / "image.npy").exists()
+
+
+def test_a_real_full_disk_is_one_line_and_the_same_call_goes_on_with_the_same_files(
+    cases_folder, tmp_path
+):
+    cases = find_cases(cases_folder)
+    whole = prepare_cases(cases, tmp_path / "whole", DataConfig())
+    size = sum(path.stat().st_size for path in whole[0].folder.iterdir())
+    with small_disk(tmp_path / "disk", f"{3 * size // 2048}k") as disk:
+        cache = disk.folder / "cache"
+        with pytest.raises(
+            UserError, match=r"^BraTS20_Training_001: .*/cache: the disk is full .*; free some"
+        ):
+            prepare_cases(cases, cache, DataConfig())
+        assert [path.name for path in cache.iterdir()] == [whole[0].folder.name]
+        disk.remount("size=40m")
+        for case in prepare_cases(cases, cache, DataConfig()):
+            for path in case.folder.iterdir():
+                same = (
+                    path.read_bytes()
+                    == (tmp_path / "whole" / case.folder.name / path.name).read_bytes()
+                )
+                assert same or path.name == "sources.json"
+        disk.remount("ro")
+        prepare_cases(cases, cache, DataConfig())  # a cache that is only read
+        with pytest.raises(OSError, match="Read-only"):
+            prepare_cases(cases, disk.folder / "other", DataConfig())
 
 
 def test_a_full_disk_is_named_with_the_case_and_leaves_nothing_behind(
@@ -450,7 +478,7 @@ def test_a_full_disk_is_named_with_the_case_and_leaves_nothing_behind(
     monkeypatch.setattr(preprocess.np, "save", no_space)
     with pytest.raises(
         UserError,
-        match=r"BraTS20_Training_000: cannot be written to the cache.*No space left.*free space",
+        match=r"BraTS20_Training_000: .*/cache: the disk is full \(.*\); free some space, then",
     ):
         prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     assert list((tmp_path / "cache").iterdir()) == []

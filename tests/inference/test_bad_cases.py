@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -22,6 +23,7 @@ from segmamba.inference.outputs import DONE, FAILED, Outputs
 from segmamba.inference.predictor import load_predictor
 from tests.conftest import tumour_case, write_case
 from tests.inference.conftest import write_run
+from tests.small_disks import small_disk
 
 SHAPE = (32, 32, 20)
 IMAGES = ("t1", "t1ce", "t2", "flair")
@@ -163,7 +165,7 @@ ERRORS = (
     RuntimeError("CUDA error: an illegal memory access"),
     torch.OutOfMemoryError("CUDA out of memory"),
     ZeroDivisionError(),
-    OSError(28, "No space left on device"),
+    OSError(5, "Input/output error"),
     AssertionError("a line\nand another"),
 )
 
@@ -247,3 +249,23 @@ def test_the_prediction_does_not_depend_on_what_lies_outside_the_brain(predictor
     assert expected.std() > 0.01 and torch.allclose(result, expected, atol=5e-3)
     labels = [likeliest.argmax(0) for likeliest in (expected, result)]
     assert (labels[0] != labels[1]).float().mean() < 1e-3
+
+
+def test_a_full_disk_ends_the_prediction_in_one_line_and_skip_existing_goes_on(
+    predictor, three, tmp_path
+):
+    whole = Outputs(tmp_path / "whole", probabilities=True)
+    run_prediction(predictor, three, "auto", whole, ["run"], as_json=False)
+    of_a_case = sum(path.stat().st_size for path in whole.files("A", 1).values())
+    with small_disk(tmp_path / "disk", f"{of_a_case * 2 // 1024}k") as disk:
+        outputs = Outputs(disk.folder / "out", probabilities=True)
+        with pytest.raises(UserError, match=r"nii.gz: the disk is full .* with --skip-existing"):
+            run_prediction(predictor, three, "auto", outputs, ["run"], as_json=False)
+        assert outputs.files("A", 1)["labels"].exists(), "what was finished stays"
+        assert not list(disk.folder.rglob("*.part"))
+        disk.remount("size=40m")
+        again = replace(outputs, skip_existing=True)
+        assert run_prediction(predictor, three, "auto", again, ["run"], as_json=False) == 0
+        for case in "ABC":
+            for kind, path in whole.files(case, 1).items():
+                assert outputs.files(case, 1)[kind].read_bytes() == path.read_bytes()

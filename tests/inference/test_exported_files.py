@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_network_is_read(tmp
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     with (
-        pytest.raises(UserError, match=r"--onnx .*net.onnx: cannot be written \(No space"),
+        pytest.raises(UserError, match=r"--onnx .*net.onnx: the disk is full"),
         exported_file.appearing(tmp_path / "net.onnx", {}),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")

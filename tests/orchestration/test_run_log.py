@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
 from segmamba.orchestration.tracking.store import open_store
+from tests import warm
 
 EPOCHS = [
     {"epoch": number, "train/loss": 1 / number, "val/dice_mean": number / 10}
@@ -261,3 +264,51 @@ def test_a_picture_of_an_epoch_is_one_of_a_series_and_logged_once(store, tmp_pat
         assert picture.size == (40, 30) and picture.getpixel((0, 0)) == (20, 0, 0)
     plots = [file.path for file in store.client.list_artifacts(log.run_id, "plots")]
     assert plots == [f"plots/{broken.name}"]
+
+
+WRITES = """
+import sys, threading
+from segmamba.orchestration.tracking.run_log import RunLog, keyed_run
+from segmamba.orchestration.tracking.store import open_store
+results, key = sys.argv[1:]
+store = open_store(results)
+log = RunLog(store, lambda: keyed_run(store, key, f"Run{key}", {"dataset": "d"}), "d")
+away = []
+for number in range(1, 7):
+    log.log_config({f"setting.{number}": number})
+    log.log_history([{"epoch": n, "train/loss": 1 / n} for n in range(1, number + 1)])
+    away.append(log.away_because)
+log.end("FINISHED")
+print(log.close(120), sorted(set(away)))
+"""
+
+
+def test_eight_processes_that_write_to_one_sqlite_file_lose_nothing(tmp_path):
+    command = [sys.executable, "-c", WRITES, str(tmp_path)]
+    writers = [warm.Process([*command, str(number)], cwd=tmp_path) for number in range(8)]
+    for writer in writers:
+        printed, errors = writer.communicate(timeout=300)
+        assert printed == "True ['']\n", errors
+    store = open_store(tmp_path)
+    runs = store.search("")
+    assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) == 8
+    for run in runs:
+        assert steps(store, run.info.run_id) == list(range(1, 7))
+        assert len(run.data.params) == 6
+
+
+def test_a_process_waits_a_minute_for_others_that_write_to_the_same_file(store):
+    store.search("")
+    with store.client._tracking_client.store.ManagedSessionMaker() as session:
+        waits_ms = session.connection().exec_driver_sql("PRAGMA busy_timeout").scalar()
+    assert waits_ms == 60_000
+
+
+@pytest.mark.slow
+def test_a_database_that_another_process_holds_for_long_is_waited_for(store, tmp_path):
+    run = store.create_run("a", {})
+    holder = sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False)
+    holder.execute("begin immediate")
+    threading.Timer(6, holder.commit).start()  # sqlite3's own patience is 5 s
+    store.log_metrics(run, {"x": 1.0})
+    assert steps(store, run, "x") == [0]

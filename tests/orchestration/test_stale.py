@@ -6,7 +6,10 @@ import time
 import pytest
 from mlflow.entities import RunStatus
 
+from segmamba.clock import steady_s
+from segmamba.orchestration.tracking.registration import registration_of, registration_tags
 from segmamba.orchestration.tracking.store import open_store
+from segmamba.orchestration.tracking.study_reader import find_study
 from segmamba.orchestration.tracking.study_run import STOPPED_REASON, StudyRun, close_abandoned
 from segmamba.studies.results import Trial
 
@@ -65,3 +68,54 @@ def test_what_a_tag_holds_as_json_is_whole(tmp_path):
     run.log_search_result(Trial(run_id="", arm="t", seed=0, status="FINISHED"), shares)
     stored = store.client.get_run(run.run_id).data.tags["importance"]
     assert len(stored) > 5000 and json.loads(stored) == shares
+
+
+def test_a_clock_that_is_set_while_a_study_runs_changes_no_duration(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    run = StudyRun(store, store.create_run("a_Run01", {"kind": "study", "study": "a_Run01"}))
+    real = time.time
+    run.begin(steady_s())
+    for hours in (-1, 1):
+        monkeypatch.setattr(time, "time", lambda shift=hours: real() + shift * 3600)
+        assert 0 <= run.seconds() < 100
+    run.end("FINISHED")
+    assert 0 <= float(store.client.get_run(run.run_id).data.tags["earlier_s"]) < 100
+
+
+def test_a_study_that_began_in_another_process_s_future_has_worked_no_negative_time(tmp_path):
+    store = open_store(tmp_path)
+    run = StudyRun(store, store.create_run("a_Run01", {"kind": "study", "study": "a_Run01"}))
+    run.begin(time.time() + 3600)
+    assert run.seconds() == 0
+
+
+def test_the_newest_study_is_that_of_the_highest_number_though_the_clock_was_set_back(tmp_path):
+    store = open_store(tmp_path)
+    for number, folder in ((1, "here"), (2, "here"), (1, "other")):
+        name = f"a_Run{number:02d}"
+        tags = {"kind": "study", "study": name, "folder": str(tmp_path / folder / name)}
+        at_ms = 10**12 * (4 - number) if folder == "here" else 10**12
+        store.client.create_run(store.experiment_id, start_time=at_ms, tags=tags, run_name=name)
+    assert find_study(store, "a").name == "a_Run02"
+    assert find_study(store, "a_Run01").folder == str(tmp_path / "here" / "a_Run01")
+
+
+def test_a_trial_of_its_own_never_ended_before_the_claims_of_its_study(
+    tmp_path, make_study, monkeypatch
+):
+    store, study = open_store(tmp_path), make_study()
+    ahead = time.time() + 3600
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    tags = {"kind": "study", "study": study.name, **registration_tags(study.claims)}
+    run = StudyRun(store, store.create_run(study.name, tags))
+    monkeypatch.undo()  # the clock was an hour ahead, and is set right
+    trial = run.start_trial("a, seed 0", {})
+    store.end_run(trial, "FINISHED")
+    registered = registration_of(
+        store,
+        store.client.get_run(run.run_id),
+        study,
+        run.children(),
+        claim_of=lambda run: study.hypothesis,
+    )
+    assert registered is not None and (registered.trials, registered.ended_before) == (1, 0)

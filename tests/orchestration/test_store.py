@@ -9,7 +9,7 @@ import requests
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.tracking import store as store_module
-from segmamba.orchestration.tracking.store import Store, StudyHalted
+from segmamba.orchestration.tracking.store import Store, StudyHalted, open_store
 
 URI = "http://127.0.0.1:5000"
 
@@ -53,8 +53,17 @@ def test_a_full_disk_is_not_waited_for():
         OSError(28, "No space left on device"),
         sqlite3.OperationalError("database or disk is full"),
     ):
-        with pytest.raises(StudyHalted, match=r"the disk is full.*--resume"):
+        with pytest.raises(StudyHalted, match=r"the disk is full; free some space.*--resume"):
             Store(URI, "1").retry(failing(10**9, error), lambda text: None)
+
+
+def test_a_database_that_was_removed_or_renamed_is_not_waited_for_and_not_made_again(tmp_path):
+    store = open_store(tmp_path)
+    database = tmp_path / "mlflow.db"
+    database.rename(tmp_path / "elsewhere.db")
+    with pytest.raises(StudyHalted, match=rf"^{database}: was removed or renamed while"):
+        store.retry(failing(10**9, sqlite3.OperationalError("unable to open")), lambda text: None)
+    assert not database.exists()
 
 
 def test_a_mistake_of_ours_is_raised_at_once():

@@ -4,7 +4,6 @@ It ends as if nothing had happened, or says how to go on.
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from tests.orchestration.faults import (
     wait_for,
     wait_for_first_epoch,
 )
+from tests.small_disks import small_disk
 
 
 @pytest.fixture(scope="module")
@@ -147,38 +147,25 @@ def test_resume_with_nothing_to_resume_starts_and_says_so_and_refuses_another_st
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A folder with a disk of 40 MiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True
-        ).returncode
-    ):
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", "40m") as made:
+        yield made
 
 
 @pytest.mark.slow
 def test_a_full_disk_fails_the_trial_with_the_reason_and_resume_goes_on_once_there_is_space(
-    calm, small_disk
+    calm, disk
 ):
-    study = start(small_disk)
-    wait_for_first_epoch(small_disk, study)
+    study = start(disk.folder)
+    wait_for_first_epoch(disk.folder, study)
     trial_processes(study)[0].suspend()
-    ballast = small_disk / "ballast"
-    with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(65536))
+    ballast = disk.fill()
     trial_processes(study)[0].resume()
     output = finish(study, code=2)
-    assert "failed: the disk is full" in output and "--resume goes on" in output.splitlines()[-1]
+    assert "the disk is full" in output and "--resume goes on" in output.splitlines()[-1]
     ballast.unlink()
-    finish(start(small_disk, "--resume"))
-    assert_as_if_nothing_had_happened(small_disk, calm)
+    finish(start(disk.folder, "--resume"))
+    assert_as_if_nothing_had_happened(disk.folder, calm)
 
 
 class Server:

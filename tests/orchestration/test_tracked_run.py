@@ -112,7 +112,7 @@ def test_no_result_is_written_of_weights_that_a_full_disk_has_not_taken(data, tm
     run = beside_a_gpu(data, folder, Log())
     list(run.train(TINY, saver=saver))
     saver.may_write.set()
-    with pytest.raises(RunStopped, match=r"the disk is full .* free space, then --resume"):
+    with pytest.raises(RunStopped, match=r"the disk is full .* free some space, then --resume"):
         run.test(TINY)
     assert not folder.final_metrics.exists()
     assert load_checkpoint(folder.last)["epoch"] == TINY.train.epochs - 1

@@ -5,6 +5,7 @@ Every fault stops it with one line, and what it saved is good.
 
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from segmamba.training.memory import estimate_training_memory
 from segmamba.training.record import data_digest
 from segmamba.training.run import train_run
 from segmamba.training.run_folder import RunFolder
+from tests.small_disks import small_disk
 from tests.tiny import CPU, TINY
 from tests.training.conftest import copy_of
 
@@ -83,7 +85,7 @@ def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(checkpoint_module._Hashed, "write", full)
     with pytest.raises(
         RunStopped,
-        match=r"the disk is full .* the last checkpoint is whole: free space, then --resume",
+        match=r"last.pth: the disk is full .* free some space, then --resume goes on from the last",
     ):
         next(run)
     assert (
@@ -91,6 +93,34 @@ def test_a_full_disk_stops_with_the_fix_and_keeps_the_last_good_checkpoint(
     )
     monkeypatch.undo()
     assert [epoch.number for epoch in train_run(TINY, data, folder, CPU)] == [2, 3]
+
+
+def test_a_real_full_disk_stops_and_the_run_goes_on_to_the_same_weights(data, folder, tmp_path):
+    list(train_run(TINY, data, folder, CPU))
+    expected = weights_digest(load_checkpoint(folder.last)["model"])
+    with small_disk(tmp_path / "disk", "40m") as disk:
+        small = RunFolder(disk.folder / "run")
+        run = train_run(TINY, data, small, CPU)
+        next(run)
+        before = small.last.read_bytes()
+        ballast = disk.fill()
+        with pytest.raises(RunStopped, match=rf"^{small.root}/.*: the disk is full \(0.0 of 40.0"):
+            next(run)
+        assert small.last.read_bytes() == before
+        assert not list(disk.folder.rglob("*.part"))
+        ballast.unlink()
+        assert [epoch.number for epoch in train_run(TINY, data, small, CPU)] == [2, 3]
+        assert weights_digest(load_checkpoint(small.last)["model"]) == expected
+
+
+@pytest.mark.parametrize("how", [shutil.rmtree, lambda root: root.rename(root.with_name("there"))])
+def test_a_folder_that_is_removed_or_renamed_stops_the_run_and_is_not_made_again(data, folder, how):
+    run = train_run(TINY, data, folder, CPU)
+    next(run)
+    how(folder.root)
+    with pytest.raises(RunStopped, match=rf"^{folder.root}: was removed or renamed while"):
+        next(run)
+    assert not folder.root.exists()
 
 
 def test_too_small_a_memory_stops_with_what_would_fit(data, folder, monkeypatch):

@@ -131,7 +131,7 @@ def test_a_disk_that_is_full_behind_the_run_stops_it_with_the_fix(data, folder, 
 
     monkeypatch.setattr(run_module, "_save", full)
     next(run)
-    with pytest.raises(RunStopped, match=r"the disk is full .* free space, then --resume"):
+    with pytest.raises(RunStopped, match=r"the disk is full .* free some space, then --resume"):
         next(run)
     assert load_checkpoint(folder.last)["epoch"] == 1
 

@@ -111,7 +111,7 @@ class LivePage:
 
         from segmamba.orchestration.tracking.outbox import is_away, reason_of
 
-        if self._warned:
+        if self._warned or not self._folder.is_dir():
             return
         self._warned = True
         if isinstance(error, MlflowException) and is_away(error):

@@ -191,9 +191,9 @@ def _rehearse_there(
     """Rehearse on a node, with the cases of its own cache."""
     from segmamba.orchestration.engine.caching import split_on_this_node
 
-    began = time.time()
+    began = time.monotonic()
     if cache:
         data = split_on_this_node(task.data, cases, cache, task.config.data)
         task = replace(task, data=data)
-    asked += time.time() - began  # a trial finds its cases there
+    asked += time.monotonic() - began  # a trial finds its cases there
     return _rehearse(asked, task)

@@ -212,6 +212,8 @@ class StudyRunner:
 
     def _launcher(self) -> TrialLauncher:
         """What runs the trials, once their graphs are compiled."""
+        from segmamba.data.loader import batch_bytes
+        from segmamba.data.prefetch import note_on_shared_memory
         from segmamba.orchestration.engine.launch import TrialLauncher
 
         if self.context.compile == "never":  # as a study that is resumed began, perhaps
@@ -221,6 +223,14 @@ class StudyRunner:
                 f"--resume: {self.study.name} began compiled and would go on otherwise "
                 f"({self.graphs.choice.reason}); put that right, or start a new study"
             )
+        base, workers = self.ready.base, self.context.workers
+        note = note_on_shared_memory(
+            base.data.workers if workers is None else workers,
+            batch_bytes(base),
+            streams=self.resources.at_once,
+        )
+        if note and not self.options.ray_address:  # the nodes of a cluster have their own
+            self.progress.say(f"note     {note}")
         return TrialLauncher(self.context, self.resources, self.progress, self.trial)
 
     def _without_infeasible(self, plans: list[TrialPlan]) -> list[TrialPlan]:

@@ -13,6 +13,7 @@ from ray import tune
 from segmamba.config import Config
 from segmamba.data.splits import Split
 from segmamba.device import choose_device
+from segmamba.disks import disk_line, disk_reason, gone_line, is_gone
 from segmamba.errors import UserError
 from segmamba.files import seen_from
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
@@ -25,7 +26,7 @@ from segmamba.orchestration.engine.population_member import (
     report_epoch,
 )
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, RunLog
-from segmamba.orchestration.tracking.store import is_full, patience_s
+from segmamba.orchestration.tracking.store import patience_s
 from segmamba.orchestration.tracking.tracked_run import TrackedRun
 from segmamba.redaction import redacted
 from segmamba.studies.spec import Stage, TrialPlan
@@ -37,6 +38,7 @@ from segmamba.training.compiling import (
     free_memory,
 )
 from segmamba.training.record import record_environment
+from segmamba.training.run import SAVED
 from segmamba.training.run_folder import RunFolder
 from segmamba.training.saving import AtOnce, saver_for
 
@@ -82,6 +84,8 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
     torch.set_num_threads(context.threads)
     root = trial_folder(context.folder, plan)
     try:
+        # It is not made anew: where it was removed, the study is over.
+        context.folder.stat()
         config, device = context.config(plan), _sound_device()
         if context.compiler:
             CompilerCache(Path(context.compiler)).use(context.threads)
@@ -97,9 +101,10 @@ def _run(plan: TrialPlan, context: StudyContext) -> None:
     except UserError as error:
         report = _failed(context, root, str(error), log) | {"infeasible": True}
     except Exception as error:
-        report = _failed(context, root, _reason(error), log)
-    waited_s = 2.0 if is_full(report.get("failed", "")) else patience_s()
-    if log and not log.close(waited_s) and "failed" not in report:
+        gone = is_gone(error, context.folder)
+        report = _failed(context, root, gone_line(context.folder) if gone else _reason(error), log)
+    hopeless = disk_reason(report.get("failed", "")) or not context.folder.is_dir()
+    if log and not log.close(2.0 if hopeless else patience_s()) and "failed" not in report:
         reason = f"MLflow did not answer ({log.away_because}); --resume sends what it lacks"
         report = _failed(context, root, reason, details=log.away_because)
     free_memory()  # for the next trial of this process
@@ -230,9 +235,6 @@ def _failed(
 
 def _reason(error: BaseException) -> str:
     """An exception in one line."""
-    if is_full(error):
-        return redacted(
-            f"the disk is full ({error}); the last checkpoint is intact, and --resume goes on "
-            "from it"
-        )[:500]
+    if disk_reason(error):
+        return redacted(disk_line(error, SAVED))
     return redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -54,9 +54,11 @@ def registration_of(
         return None
     same = store.search(f"tags.{CLAIMS_TAG} = '{digest}'")
     written_at = min(float(run.data.tags[WRITTEN_TAG]) for run in same)
-    trained = [_trained(store, run) for run in children if run.info.status in ENDED]
-    ended = [run for run in trained if run.info.end_time is not None]
-    earlier = [run for run in ended if run.info.end_time / 1000 < written_at]
+    ended = [run for run in children if run.info.status in ENDED]
+    # What a study trained itself ended later, whatever a clock says that was set meanwhile.
+    sources = [run.data.tags[REUSED_TAG] for run in ended if REUSED_TAG in run.data.tags]
+    trained = [store.client.get_run(source) for source in sources]
+    earlier = [run for run in trained if (run.info.end_time or 0) / 1000 < written_at]
     others = sorted({run.data.tags["study"] for run in earlier if "study" in run.data.tags})
     return Registration(
         sha256=digest,
@@ -65,12 +67,6 @@ def registration_of(
         ended_before=len(earlier),
         changed=tuple(filter(None, (_changes(store, name, study, claim_of) for name in others))),
     )
-
-
-def _trained(store: Store, run: Run) -> Run:
-    """The run that trained: of a reused trial, the one that it was taken from."""
-    source = run.data.tags.get(REUSED_TAG)
-    return store.client.get_run(source) if source else run
 
 
 def _changes(store: Store, name: str, study: Study, claim_of: Callable[[Run], Hypothesis]) -> str:

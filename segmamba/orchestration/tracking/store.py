@@ -13,11 +13,13 @@ from typing import TypeVar
 
 import mlflow
 import requests
+import sqlalchemy
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from segmamba.disks import disk_line, disk_reason, gone_line
 from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.json_files import read_json
@@ -36,7 +38,8 @@ EXPERIMENT = "segmamba"
 STORE_PATIENCE_S = 600.0
 """How long a study waits for a store that is away, unless SEGMAMBA_PATIENCE_S says otherwise."""
 PAUSE_S = 5.0
-FULL = ("No space left on device", "disk is full", "Disk quota exceeded")
+BUSY_S = 60
+"""Seconds for which a process waits while others write to one SQLite file."""
 BATCH_METRICS, BATCH_PARAMS = 1000, 100
 """MLflow's largest log_batch."""
 TAG_LENGTH = 5000
@@ -82,7 +85,8 @@ class Store:
             say: Is given one line when the store first does not answer.
 
         Raises:
-            StudyHalted: The store stays away for STORE_PATIENCE_S, or the disk is full.
+            StudyHalted: The store stays away for STORE_PATIENCE_S or was removed, or the disk takes
+                no more.
         """
         fail_fast()
         seconds, said = patience_s(), False
@@ -91,8 +95,11 @@ class Store:
             try:
                 return call()
             except Exception as error:
-                if is_full(error):
-                    raise disk_full(error) from error
+                place = sqlite_path(self.uri)
+                if place and not place.exists():
+                    raise StudyHalted(gone_line(place)) from error
+                if disk_reason(error):
+                    raise disk_full(error, place or "") from error
                 if not is_away(error):
                     raise
                 if time.monotonic() >= deadline:
@@ -200,7 +207,14 @@ class Store:
 @functools.cache
 def _client(uri: str) -> MlflowClient:
     quiet()
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _wait_for_other_writers)
     return MlflowClient(uri)
+
+
+def _wait_for_other_writers(connection: object, record: object) -> None:
+    """Have SQLite wait for its turn; after 5 s, its default, a busy database is an error."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
 
 
 def metric_entities(metrics: Mapping[str, float], step: int) -> list[Metric]:
@@ -285,8 +299,8 @@ def open_store(results: str | Path) -> Store:
             f"MLflow store {uri} needs a driver of databases that is not installed ({error})"
         ) from error
     except (MlflowException, requests.RequestException, OSError, sqlite3.Error) as error:
-        if is_full(error):
-            raise disk_full(error) from error
+        if disk_reason(error):
+            raise disk_full(error, path or "") from error
         named = "MLFLOW_TRACKING_URI" in os.environ
         mend = "correct or unset MLFLOW_TRACKING_URI" if named else "choose another --output"
         raise UserError(
@@ -339,17 +353,15 @@ def store_away(uri: str, seconds: float, reason: str) -> StudyHalted:
     )
 
 
-def is_full(error: object) -> bool:
-    """Return whether a disk without space is behind an exception or its text."""
-    return any(words in str(error) for words in FULL)
+def disk_full(error: BaseException, place: Path | str = "") -> StudyHalted:
+    """Return the exception for a disk that takes no more.
 
-
-def disk_full(error: BaseException) -> StudyHalted:
-    """Return the exception for a full disk, which names the file where that is known."""
-    where = f" ({error.filename})" if getattr(error, "filename", None) else ""  # type: ignore[attr-defined]  # OSError has it
+    Args:
+        error: One for which `disk_reason` gives a reason.
+        place: What was written, where the exception does not know.
+    """
     return StudyHalted(
-        f"the disk is full{where}: free some space, then the same command with --resume goes on "
-        "where it stopped"
+        disk_line(error, "the same command with --resume goes on where it stopped", place)
     )
 
 

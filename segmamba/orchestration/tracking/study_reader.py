@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow.entities import Run
@@ -105,10 +106,9 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
 
 def unfinished_study(store: Store, name: str) -> Study | None:
     """Return the newest Study called `name`_RunNN whose parent run is not FINISHED."""
-    for run in study_runs(store, "attributes.status != 'FINISHED'"):
-        if _without_number(run.data.tags["study"]) == name:
-            return read_study(StudyRun(store, run.info.run_id))
-    return None
+    runs = study_runs(store, "attributes.status != 'FINISHED'")
+    newest = _newest([run for run in runs if _without_number(run.data.tags["study"]) == name])
+    return read_study(StudyRun(store, newest.info.run_id)) if newest else None
 
 
 def find_study(store: Store, name: str) -> StudyRun:
@@ -118,10 +118,12 @@ def find_study(store: Store, name: str) -> StudyRun:
         UserError: There is none.
     """
     runs = study_runs(store)
-    for run in runs:
-        study = run.data.tags["study"]
-        if name in (run.info.run_id, study, _without_number(study)):
-            return StudyRun(store, run.info.run_id)
+    exact = [run for run in runs if name in (run.info.run_id, run.data.tags["study"])]
+    newest = _newest(
+        exact[:1] or [run for run in runs if _without_number(run.data.tags["study"]) == name]
+    )
+    if newest:
+        return StudyRun(store, newest.info.run_id)
     known = list(dict.fromkeys(run.data.tags["study"] for run in runs))
     hint = f"there are {', '.join(known[:8])}" if known else "nothing has run there yet"
     raise UserError(f"no study {name!r} in {store.uri}; {hint}")
@@ -136,6 +138,26 @@ def study_runs(store: Store, condition: str = "") -> list[Run]:
     """
     conditions = " and ".join(filter(None, ("tags.kind = 'study'", condition)))
     return store.search(conditions, order_by="attributes.start_time DESC", limit=MAX_STUDIES)
+
+
+def _newest(runs: Sequence[Run]) -> Run | None:
+    """The newest of the studies of one name, or None without any.
+
+    Where the machine's clock was set back between two of one folder, their numbers tell.
+
+    Args:
+        runs: By the clock, newest first.
+    """
+    if not runs:
+        return None
+    results = _results(runs[0])
+    beside = [run for run in runs if _results(run) == results]
+    return max(beside, key=lambda run: int(run.data.tags["study"].rpartition("_Run")[2] or 0))
+
+
+def _results(run: Run) -> Path:
+    """The folder of results that a study lies in."""
+    return Path(run.data.tags.get(FOLDER_TAG, "")).parent
 
 
 def _without_number(study: str) -> str:

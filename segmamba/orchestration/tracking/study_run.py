@@ -6,7 +6,6 @@ statuses. study_reader.py reads it all back.
 """
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
+from segmamba.clock import steady_s
 from segmamba.data.splits import Split
 from segmamba.json_files import parse_json
 from segmamba.orchestration.tracking.bulk import PARENT_TAG, runs_below
@@ -202,10 +202,14 @@ class StudyRun:
         self.store.end_run(self.run_id, status)
 
     def seconds(self) -> float:
-        """Return the seconds of work of all starts, this one's until now."""
+        """Return the seconds of work of all starts, this one's until now.
+
+        The process that began the start counts what has passed, though the clock was set meanwhile;
+        another one goes by the clock, and never below the starts before.
+        """
         tags = self.store.client.get_run(self.run_id).data.tags
         began = self._number(tags, BEGAN_TAG)
-        this_start_s = time.time() - began if began else 0.0
+        this_start_s = max(0.0, steady_s() - began) if began else 0.0
         return self._number(tags, EARLIER_S_TAG) + this_start_s
 
     def _number(self, tags: Mapping[str, str], name: str) -> float:
