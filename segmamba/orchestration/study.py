@@ -267,10 +267,7 @@ def _running(
     retry(functools.partial(run.begin, steady_s()), progress.say)
     try:
         yield statuses
-    except StudyHalted as error:
-        if disk_reason(error):
-            with contextlib.suppress(Exception):  # the store may have room where a trial had none
-                end("KILLED")
+    except StudyHalted:
         raise
     except BaseException as error:
         if disk_reason(error):

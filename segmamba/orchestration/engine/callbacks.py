@@ -8,7 +8,6 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.tune.experiment import Trial
 
-from segmamba.disks import disk_reason
 from segmamba.files import seen_from
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.failures import (
@@ -20,7 +19,6 @@ from segmamba.orchestration.engine.failures import (
 from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.run_log import STOPPED_TAG
-from segmamba.orchestration.tracking.store import StudyHalted
 from segmamba.orchestration.tracking.study_run import INFEASIBLE_TAG
 from segmamba.studies.spec import TrialPlan
 
@@ -85,8 +83,6 @@ class FinishRuns(tune.Callback):
             self.progress.failed(plan.key, last["failed"], last["log"])
             marks = {INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None
             self._end(plan, "FAILED", marks=marks)
-            if disk_reason(last["failed"]):  # the trials behind it would fail alike
-                raise StudyHalted(last["failed"])
         elif last["epoch"] < last["epochs"]:
             reason = (
                 f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: "

@@ -9,7 +9,7 @@ import contextlib
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
@@ -19,7 +19,7 @@ from mlflow.protos.databricks_pb2 import INVALID_STATE, TEMPORARILY_UNAVAILABLE
 from segmamba.orchestration.tracking.database import sqlite_path
 from segmamba.orchestration.tracking.store import Store
 
-Histories = Mapping[str, list[tuple[int, float]]]
+Histories = dict[str, list[tuple[int, float]]]
 """Metric to its (step, value), by step."""
 PARENT_TAG = "mlflow.parentRunId"
 PREFIXES = ("train/", "val/")
@@ -97,9 +97,9 @@ def histories_of(store: Store, runs: Sequence[Run]) -> dict[str, Histories]:
             [run.info.run_id for run in runs],
             order="step, timestamp, value",
         )
-    found = {}
+    found: dict[str, Histories] = {}
     for run in runs:
-        courses: dict[str, list[tuple[int, float]]] = {}
+        courses: Histories = {}
         for key, step, value, is_nan in rows[run.info.run_id]:
             courses.setdefault(key, []).append((step, _number(value, is_nan)))
         found[run.info.run_id] = courses
