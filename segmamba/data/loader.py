@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_start_method
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 
 PREFETCH = 2  # batches that a worker has ready beyond the one it is filling
 SHARED_MEMORY = Path("/dev/shm")
+WORKER_DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
+"""torch's words for it; the error of a batch that cannot be read speaks of a worker process."""
+MOST_DEATHS = 3
+"""Deaths of workers without a batch between them after which the stream ends with the error."""
 BYTES_PER_VOXEL = 2 * len(MODALITIES) + 1  # float16 images and a uint8 label
 
 
@@ -193,6 +199,7 @@ def batches(
 
     Raises:
         UserError: Shared memory cannot hold what the workers prefetch.
+        RuntimeError: Workers die again and again. After a single death new ones go on.
     """
     dataset = Batches(cases, config, patches_per_epoch(config.train), chances)
     epochs = range(first_epoch, (last_epoch or config.train.epochs) + 1)
@@ -224,12 +231,35 @@ def unlabelled_batches(
 def _stream(
     dataset: Batches, config: Config, epochs: range, *, pin_memory: bool
 ) -> Generator[Batch, None, None]:
-    train, workers = config.train, config.data.workers
-    _check_shared_memory(workers, train.batch_size, config.data.patch_size)
+    train = config.train
+    _check_shared_memory(config.data.workers, train.batch_size, config.data.patch_size)
     numbers = range(
         (epochs.start - 1) * dataset.per_epoch // train.batch_size,
         (epochs.stop - 1) * dataset.per_epoch // train.batch_size,
     )
+    deaths = 0
+    while True:
+        try:
+            for batch in _loaded(dataset, config, numbers, pin_memory=pin_memory):
+                numbers, deaths = numbers[1:], 0
+                yield batch
+            return
+        except RuntimeError as error:
+            deaths += 1
+            if not WORKER_DIED.search(str(error)) or deaths == MOST_DEATHS:
+                raise
+            warnings.warn(
+                "a process that reads patches has died, perhaps for want of memory; new ones go on "
+                "from the same patch",
+                stacklevel=2,
+            )
+
+
+def _loaded(
+    dataset: Batches, config: Config, numbers: range, *, pin_memory: bool
+) -> Generator[Batch, None, None]:
+    """Yield the batches of these numbers, read by workers of their own."""
+    workers = config.data.workers
     # A fork server starts the workers itself, so their parent is another process than this one.
     end_with_parent = (
         None if get_start_method() == "forkserver" else partial(_end_without, os.getpid())
@@ -245,7 +275,7 @@ def _stream(
         pin_memory=pin_memory,
         worker_init_fn=end_with_parent,
     )
-    with _interrupts_held_back() if workers else nullcontext():
+    with _interrupts_held_back(), _handler_of_child_kept():
         stream = iter(loader)  # starts the workers
     # Only this generator's frame holds the iterator: when the frame goes, the workers end.
     yield from stream
@@ -279,6 +309,21 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handler_of_child_kept() -> Iterator[None]:
+    """Keep the handler of SIGCHLD, where torch would install its own.
+
+    That one raises the death of a worker wherever the program is, in the middle of a step or of a
+    file. Without it the death is found where the next batch is waited for, within 5 s.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _check_shared_memory(workers: int, batch_size: int, patch_size: Sequence[int]) -> None:

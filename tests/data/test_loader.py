@@ -153,6 +153,59 @@ def test_workers_hold_interrupts_back_and_the_parent_does_not(prepared):
     stream.close()
 
 
+def kill_a_worker(before):
+    victim = next(
+        child
+        for child in psutil.Process().children()
+        if child.pid not in before and child.name() == "pt_data_worker"
+    )
+    victim.kill()
+    return victim
+
+
+def test_a_killed_worker_costs_no_batch_and_disturbs_nothing_where_the_program_is(prepared):
+    cases, config = prepared
+    whole = list(batches(cases, config, first_epoch=1, pin_memory=False))
+    before, handler = set(workers_of(os.getpid())), signal.getsignal(signal.SIGCHLD)
+    stream = batches(cases, config.changed({"data.workers": 2}), first_epoch=1, pin_memory=False)
+    found = [next(stream)]
+    for _ in range(2):
+        assert all_gone_within([kill_a_worker(before).pid], 10)  # in the middle of a step, perhaps
+        with pytest.warns(UserWarning, match="has died, .*; new ones go on from the same patch"):
+            found += [next(stream) for _ in range(10)]
+    found += stream
+    assert len(found) == len(whole)
+    for a, b in zip(found, whole, strict=True):
+        assert (a.image == b.image).all() and (a.label == b.label).all() and a.cases == b.cases
+    assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_workers_that_die_again_and_again_end_the_stream(prepared, monkeypatch):
+    def dies(*arguments, **options):
+        raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+        yield
+
+    monkeypatch.setattr(loader, "_loaded", dies)
+    stream = batches(*prepared, first_epoch=1, pin_memory=False)
+    with pytest.warns(UserWarning) as warned, pytest.raises(RuntimeError, match="exited unexpec"):
+        next(stream)
+    assert len(warned) == loader.MOST_DEATHS - 1
+
+
+def test_a_batch_that_cannot_be_read_ends_the_stream_at_once(prepared, monkeypatch, recwarn):
+    cases, config = prepared
+
+    def unreadable(*_):
+        raise RuntimeError("unreadable")
+
+    monkeypatch.setattr(loader.Batches, "__getitem__", unreadable)
+    for workers in (0, 1):
+        changed = config.changed({"data.workers": workers})
+        with pytest.raises(RuntimeError, match="unreadable"):
+            next(batches(cases, changed, first_epoch=1, pin_memory=False))
+    assert not recwarn
+
+
 TRAIN = """
 import signal, sys, time
 # A shell starts what runs in the background with interrupts ignored.
