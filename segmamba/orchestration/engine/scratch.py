@@ -6,16 +6,16 @@ import re
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from segmamba.errors import UserError
 from segmamba.files import LOCK, check_may_be_made, is_abandoned, locked, write_text
+from segmamba.leftovers import folder_beside, remove_leftovers
 
 PREFIX = ".segmamba-"
 MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
-"""A name that `tempfile.mkdtemp` gives such a folder, and nobody else."""
+"""The name of such a folder, which nobody else gives."""
 EARLIER = re.compile(r"segmamba_tune_\w{8}")
 TUNES = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}")
 """The folder of a Tune run in it."""
@@ -29,8 +29,6 @@ Linux, of which one ends it."""
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 TOKENS = {"RAY_AUTH_TOKEN", TOKEN_PATH}
 """By which the environment gives Ray its token."""
-NEW_S = 60.0
-"""Seconds for which a folder that nobody has locked is taken for one that is just being made."""
 
 
 @contextlib.contextmanager
@@ -46,20 +44,43 @@ def scratch() -> Iterator[Path]:
         UserError: There is no place for it.
     """
     place = _place()
+    remove_leftovers(place)
     for left in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
-            status = left.stat()
-            ours = MADE.fullmatch(left.name) and status.st_uid == os.getuid()
-            old = (left / LOCK).exists() and time.time() - status.st_mtime > NEW_S
-            if ours and old and is_abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
+            ours = MADE.fullmatch(left.name) and left.lstat().st_uid == os.getuid()
+            if ours and (left / LOCK).exists() and is_abandoned(left):
+                _remove(left)
     _remove_earlier_versions()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    try:
-        with locked(folder):
+    with folder_beside(place / "segmamba-scratch") as making, locked(making):
+        folder = _renamed(making, place)
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            _remove(folder)
+
+
+def _renamed(folder: Path, place: Path) -> Path:
+    """Give a folder that is locked the short name by which others see that it is in use."""
+    while True:
+        name = place / f"{PREFIX}{secrets.token_hex(4)}"
+        if not name.exists():
+            return folder.rename(name)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its lock last.
+
+    Processes that are just ending may write into it meanwhile; what they have written goes at the
+    next start, which knows the folder by its lock.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink()
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_earlier_versions() -> None:
