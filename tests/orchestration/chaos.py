@@ -24,22 +24,25 @@ CHANCES = {
 }
 """Kinds of victims and how often, relative to each other, one is killed where all are there."""
 KINDS = tuple(CHANCES)
-ENDS = ("driver", "raylet", "gcs_server")
-"""Those whose death ends a start. A start that has not begun to train is left to begin, but for one
-in four: on a busy machine none would ever get there."""
 EARLY = 0.25
+"""Share of the starts that are disturbed before anything trains in them. The others are left to get
+there: on a busy machine none ever would."""
+CATCH_UP = 0.4
+"""What pauses are multiplied by while there were too few kills for the time that has passed."""
 FEWEST = 5
 """Kills of each kind."""
 AWAY_S = (3.0, 10.0)
 """Least and most seconds after which a killed server is started again."""
 PAUSE_S = 2.0
 """Seconds after which a user gives the command again."""
+WAIT_S = 3.0
+"""Seconds after which victims are looked for again where there was none."""
 MOST_STARTS = 60
 LONGEST_S = 60.0
 """Seconds after a driver's death within which none of its processes is left."""
 CHANGES = SETTINGS | {
-    "train.epochs": "8",
-    "train.steps_per_epoch": "8",
+    "train.epochs": "6",
+    "train.steps_per_epoch": "6",
     "data.workers": "2",
     "data.validation_cases": "1",
 }
@@ -142,6 +145,10 @@ class Chaos:
     _server_at: float | None = None
     """When the server, which is away, is started again."""
     _looked: float = 0.0
+    _trains: bool = False
+    """Whether something has trained in this start."""
+    _early: bool = False
+    """Whether this start is disturbed before."""
 
     def __post_init__(self):
         self._next_s = self._pause()
@@ -171,6 +178,7 @@ class Chaos:
         printed = []
         for _ in range(MOST_STARTS):
             began, driver = self.now_s, start(work, cwd, env)
+            self._trains, self._early = False, self.rng.random() < EARLY
             while driver.poll() is None:
                 self._step(work, driver)
                 time.sleep(0.1)
@@ -216,23 +224,24 @@ class Chaos:
             self.seen.update(family(driver))
             self._look()
         if not self.over and self.now_s >= self._next_s:
-            self._strike(work, driver)
-            self._next_s = self.now_s + self._pause()
+            struck = self._strike(work, driver)
+            self._next_s = self.now_s + (self._pause() if struck else WAIT_S)
 
     def _pause(self):
-        return self.least_s / self.kills * self.rng.uniform(0.4, 1.6)
+        mean_s = self.least_s / self.kills
+        behind = len(self.done) + 1 < self.now_s / mean_s
+        return mean_s * self.rng.uniform(0.4, 1.6) * (CATCH_UP if behind else 1)
 
     def _strike(self, work, driver):
-        """Kill one of those that are there, rarer kinds with better chances."""
+        """Kill one of those that are there, rarer kinds with better chances; whether one was."""
         there = victims(driver)
         if driver.poll() is None:
             there["driver"] = [driver]
         if self._server_at is None and self.server.answers():
             there["server"] = [self.server]
-        if "loader" not in there and self.rng.random() > EARLY:
-            there = {kind: found for kind, found in there.items() if kind not in ENDS}
-        if not there:
-            return
+        self._trains = self._trains or "loader" in there
+        if not there or not (self._trains or self._early):
+            return False
         kinds, hits = sorted(there), self.hits()
         chances = [CHANCES[kind] * (1 + hits[kind] / CHANCES[kind]) ** -2 for kind in kinds]
         (kind,) = self.rng.choices(kinds, chances)
@@ -247,6 +256,8 @@ class Chaos:
             if kind == "server":
                 self._server_at = time.monotonic() + self.rng.uniform(*AWAY_S)
             print(f"{kill.at_s:7.1f} s  killed a {kind} of the {work}", flush=True)
+            return True
+        return False
 
     def _sign(self, kill, driver, related):
         """What shows that a kill was seen to."""

@@ -1,5 +1,6 @@
 """A study, an ensemble and a training end the same however often what they consist of is killed."""
 
+import functools
 import json
 import os
 import random
@@ -27,11 +28,12 @@ TORCHS = re.compile(r"torch_(\d+)_.*")
 
 
 @pytest.fixture
-def place():
-    """A folder for temporary files of the works, with a name short enough for sockets."""
-    folder = tempfile.mkdtemp(prefix="c", dir="/tmp")
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+def places():
+    """Two folders for temporary files of the works, with names short enough for Ray's sockets."""
+    folders = [tempfile.mkdtemp(prefix="c", dir="/tmp") for _ in range(2)]
+    yield [Path(folder) for folder in folders]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -144,48 +146,60 @@ def left_in_shared_memory(before):
     }
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(5400)
-def test_kills_of_all_that_takes_part_change_no_result_and_leave_nothing(
-    tmp_path, place, server, capsys
-):
-    shared_before = {path.name for path in SHARED_MEMORY.iterdir()}
-    calm = {}
+@pytest.fixture(scope="module")
+def shared_before():
+    return {path.name for path in SHARED_MEMORY.iterdir()}
+
+
+def disturbed(chaos, folder, place):
+    """Run the works in turn until there were kills enough; (work, folder, experiment) of each."""
+    rounds = []
+    while not chaos.over or len(rounds) < len(WORKS):
+        work = list(WORKS)[len(rounds) % len(WORKS)]
+        experiment = f"{work}-{len(rounds)}"
+        cwd = folder / experiment
+        cwd.mkdir(parents=True)
+        env = environment(chaos.server, place, experiment)
+        chaos.run(work, cwd, env, functools.partial(finished, cwd, chaos.server, experiment))
+        rounds.append((work, cwd, experiment))
+    chaos.settle()
+    chaos.await_server()
+    print(table(chaos), flush=True)
+    print(f"ended as undisturbed: {', '.join(name for *_, name in rounds)}", flush=True)
+    return rounds
+
+
+def undisturbed(server, folder, place):
+    """{work: its folder} of each, once, and {work: its outcome}."""
+    folders, outcomes = {}, {}
     for work in WORKS:
-        calm[work] = tmp_path / "calm" / work
-        calm[work].mkdir(parents=True)
-        began = time.monotonic()
-        process = start_work(work, calm[work], environment(server, place, f"calm-{work}"))
-        output, _ = process.communicate(timeout=900)
+        cwd, experiment, began = folder / work, f"calm-{work}", time.monotonic()
+        cwd.mkdir(parents=True)
+        process = start_work(work, cwd, environment(server, place, experiment))
+        output, _ = process.communicate(timeout=1200)
         assert process.returncode == 0, output
-        with capsys.disabled():
-            print(f"\nundisturbed {work}: {time.monotonic() - began:.0f} s", flush=True)
-    expected = {work: outcome(calm[work], server, f"calm-{work}") for work in WORKS}
-    kept = temporaries(place)
+        print(f"undisturbed {work}: {time.monotonic() - began:.0f} s", flush=True)
+        folders[work], outcomes[work] = cwd, outcome(cwd, server, experiment)
+    return folders, outcomes
 
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_kills_of_all_that_takes_part_change_no_result_and_leave_nothing(
+    tmp_path, places, server, shared_before, capsys
+):
+    chaos = Chaos(server, random.Random(SEED), KILLS, LEAST_S)
     with capsys.disabled():
-        chaos = Chaos(server, random.Random(SEED), KILLS, LEAST_S)
-        rounds = []
-        while not chaos.over or len(rounds) < len(WORKS):
-            work = list(WORKS)[len(rounds) % len(WORKS)]
-            experiment = f"{work}-{len(rounds)}"
-            cwd = tmp_path / experiment
-            cwd.mkdir()
-            env = environment(server, place, experiment)
-            chaos.run(work, cwd, env, lambda: finished(cwd, server, experiment))  # noqa: B023
-            rounds.append((work, cwd, experiment))
-        chaos.settle()
-        chaos.await_server()
-        print(table(chaos), flush=True)
-        print(f"{len(rounds)} works ended: {[name for *_, name in rounds]}", flush=True)
-
-    assert not orphans(chaos, place)
+        rounds = disturbed(chaos, tmp_path / "disturbed", places[0])
+        left = orphans(chaos, places[0])
+        calm, expected = undisturbed(server, tmp_path / "calm", places[1])
+    assert not left
     for work, cwd, experiment in rounds:
         found = outcome(cwd, server, experiment)
         assert {run["status"] for run in found["runs"].values()} == {"FINISHED"}, experiment
         assert found == expected[work], experiment
         assert temporaries(cwd) <= temporaries(calm[work]), experiment
-    assert temporaries(place) <= kept
+    assert temporaries(places[0]) <= temporaries(places[1])
     assert not left_in_shared_memory(shared_before)
     assert min(chaos.hits().values()) >= min(FEWEST, KILLS // 8)
     slowest = {
