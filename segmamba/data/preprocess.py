@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,11 +40,12 @@ from segmamba.data.source_files import (
 from segmamba.data.volumes import Scan, read_scan
 from segmamba.data.working_grid import BoxGeometry, must_resample, to_working_grid
 from segmamba.errors import UserError
+from segmamba.leftovers import remove_leftovers, temporary_beside
 
 FORMAT = 4  # raise it when the meaning of a cached file changes
 # Candidate patch centres kept per kind: more than any training run draws from one case.
 CENTRES = 50_000
-BUILDING = ".building-"
+BUILDING = ".building-"  # until version 0.4
 SOURCES = "sources.json"  # beside case.json: which files were read
 # A case takes seconds. What has stood unfinished for so long belongs to a process that was killed.
 ABANDONED_S = 3600
@@ -200,8 +200,9 @@ def _build(case: Case, cache: Path, config: DataConfig) -> _Place:
         return _Place(None, f"{case.id}: {error}")
     if stamps_of(case) != stamps and read_digests(case) != digests:
         return _Place(None, f"{case.id}: its files changed while they were read; start again")
-    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
+    building = temporary_beside(folder)
     try:
+        building.mkdir(mode=0o700)
         _write(building, case, scan, geometry, image, label)
         if scan.label is not None and must_resample(scan, config.spacing_mm):
             np.save(building / "source_label.npy", scan.label)
@@ -283,6 +284,7 @@ def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataCon
 
 
 def _clear_abandoned(cache: Path) -> None:
+    remove_leftovers(cache)
     for folder in cache.glob(f"{BUILDING}*"):
         try:
             if time.time() - folder.stat().st_mtime > ABANDONED_S:

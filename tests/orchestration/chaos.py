@@ -83,6 +83,8 @@ def victims(driver):
 
 def _kind(process):
     with contextlib.suppress(psutil.Error):
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
         name = process.name()
         if name == "pt_data_worker":
             return "loader"

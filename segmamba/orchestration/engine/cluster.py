@@ -24,7 +24,12 @@ from segmamba.errors import UserError
 from segmamba.orchestration.engine.cluster_nodes import first_line, inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
 from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch
-from segmamba.orchestration.engine.scratch import RAY, scratch, token_where_none_can_be_kept
+from segmamba.orchestration.engine.scratch import (
+    RAY,
+    scratch,
+    temporaries_in,
+    token_where_none_can_be_kept,
+)
 
 if TYPE_CHECKING:
     import psutil
@@ -109,6 +114,7 @@ def ray_here(
         # Left after Ray's processes have ended, since it is entered before they are waited for.
         folder = (waiting or here).enter_context(scratch())
         (waiting or here).enter_context(token_where_none_can_be_kept(folder))
+        (waiting or here).enter_context(temporaries_in(folder))
         _started_here(
             lambda: ray.init(
                 address="local",

@@ -1,6 +1,7 @@
 """The temporary folder of a study: short, its own, and gone with the study, however that ends."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import secrets
@@ -23,6 +24,10 @@ RAY = "r"
 """Ray's own folder in it, which Ray opens to all users."""
 SOCKET = f"{RAY}/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """The longest name that Ray gives a socket in its temporary folder."""
+TEMPORARY = "t"
+"""The folder in it of what libraries write for a moment."""
+LISTENER = "pymp-12345678/listener-12345678"
+"""The name that multiprocessing gives a socket in the folder for temporary files."""
 LONGEST_SOCKET = 103
 """Bytes of a Unix socket's path on every system: `sun_path` has 104 of them on macOS, 108 on
 Linux, of which one ends it."""
@@ -32,18 +37,21 @@ TOKENS = {"RAY_AUTH_TOKEN", TOKEN_PATH}
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(place: Path | None = None) -> Iterator[Path]:
     """Make a temporary folder that nobody else can read, and remove it when the block ends.
 
     What studies that were killed have left there goes, too.
 
+    Args:
+        place: The folder to make it in; None is the first in which Ray can have its sockets.
+
     Yields:
-        The folder, in which Ray can have its sockets.
+        The folder.
 
     Raises:
         UserError: There is no place for it.
     """
-    place = _place()
+    place = place or _place()
     remove_leftovers(place)
     for left in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
@@ -83,12 +91,49 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def temporaries_in(folder: Path) -> Iterator[None]:
+    """Keep temporary files of libraries in a folder while a block runs.
+
+    MLflow and Python's multiprocessing name theirs so that nobody could tell later whose they were.
+    Processes that are started meanwhile do the same. Where the folder's name is too long for
+    multiprocessing's sockets, the files stay where they were.
+
+    Args:
+        folder: It goes when this process has ended, however it ended.
+    """
+    own = folder / TEMPORARY
+    if len(os.fsencode(own / LISTENER)) > LONGEST_SOCKET:
+        yield
+        return
+    own.mkdir()
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(own)
+    try:
+        yield
+    finally:
+        named, tempfile.tempdir = before
+        if named is None:
+            os.environ.pop("TMPDIR", None)
+        else:
+            os.environ["TMPDIR"] = named
+
+
+@contextlib.contextmanager
+def own_temporaries() -> Iterator[None]:
+    """Keep temporary files of libraries in a folder of their own, which goes with the block."""
+    with scratch(Path(tempfile.gettempdir())) as folder, temporaries_in(folder):
+        yield
+
+
 def _remove_earlier_versions() -> None:
     """Remove what killed studies of versions before 0.4 have left for Tune.
 
     Such a folder does not say whose it is. It goes where it holds what Tune keeps and nothing else,
     and nothing in it has changed since the machine was started: nobody can be using it.
     """
+    if importlib.util.find_spec("psutil") is None:  # as where there are no studies
+        return
     import psutil
 
     for left in Path(tempfile.gettempdir()).glob("segmamba_tune_*"):

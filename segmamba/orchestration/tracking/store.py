@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.json_files import read_json
+from segmamba.leftovers import folder_beside
 from segmamba.orchestration.tracking.database import (
     SQLITE,
     database_in,
@@ -174,8 +176,23 @@ class Store:
         Raises:
             UserError: It is damaged.
         """
-        path = self.client.download_artifacts(run_id, name)
-        return read_json(path, expected, fix=f"restore it in the artifacts of run {run_id}")
+        with self.artifact(run_id, name) as path:
+            return read_json(path, expected, fix=f"restore it in the artifacts of run {run_id}")
+
+    @contextlib.contextmanager
+    def artifact(self, run_id: str, name: str) -> Iterator[Path]:
+        """Give an artifact of a run while a block runs: the file itself, or a copy of a server's.
+
+        Args:
+            run_id: The run.
+            name: The artifact.
+        """
+        if self.uri.startswith(SQLITE):
+            yield Path(self.client.download_artifacts(run_id, name))
+            return
+        # Without a place for it MLflow would leave the copy in a temporary folder for good.
+        with folder_beside(Path(tempfile.gettempdir()) / "segmamba-artifact") as folder:
+            yield Path(self.client.download_artifacts(run_id, name, str(folder)))
 
 
 @functools.cache
