@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from segmamba import leftovers
 from segmamba.config import DataConfig
 from segmamba.data import parallel, preprocess, source_files
 from segmamba.data.cases import find_cases
@@ -437,8 +438,13 @@ def test_what_a_killed_builder_left_is_cleared_and_what_a_running_one_writes_is_
         folder.mkdir(parents=True)
         (folder / "image.npy").write_bytes(b"half")
     os.utime(abandoned, (time.time() - 7200,) * 2)
+    code = "import sys; from segmamba.leftovers import temporary_beside; from pathlib import Path; "
+    code += "folder = temporary_beside(Path(sys.argv[1]) / 'case'); folder.mkdir(); print(folder)"
+    command = [sys.executable, "-c", code, tmp_path / "cache"]
+    killed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     prepare_cases(find_cases(cases_folder), tmp_path / "cache", DataConfig())
     assert not abandoned.exists() and (running / "image.npy").exists()
+    assert not leftovers.SYSTEM or not os.path.exists(killed)
 
 
 def test_a_full_disk_is_named_with_the_case_and_leaves_nothing_behind(
