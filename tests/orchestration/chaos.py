@@ -310,6 +310,6 @@ def table(chaos):
     return "\n".join(lines)
 
 
-def left_alone(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Whether a name is that of a temporary or a lock."""
     return path.name.startswith(".") or path.suffix in {".part", ".new", ".tmp", ".pending"}

@@ -1,4 +1,8 @@
-"""A study, an ensemble and a training end the same however often what they consist of is killed."""
+"""A study, an ensemble and a training end the same however often what they consist of is killed.
+
+60 kills in 20 minutes, longer on a busy machine; SEGMAMBA_CHAOS_KILLS=8 and
+SEGMAMBA_CHAOS_MINUTES=2 make a short one. Works are repeated until there were enough.
+"""
 
 import functools
 import json
@@ -14,7 +18,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.orchestration.chaos import FEWEST, LONGEST_S, WORKS, Chaos, alive, left_alone, table
+from tests.orchestration.chaos import FEWEST, LONGEST_S, WORKS, Chaos, alive, is_temporary, table
 from tests.orchestration.chaos import start as start_work
 from tests.orchestration.mlflow_server import Server
 
@@ -110,7 +114,7 @@ def finished(cwd, server, experiment):
 
 def temporaries(folder):
     """What is hidden or half-made below a folder."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if left_alone(path)}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if is_temporary(path)}
 
 
 def of_this_session(place):
