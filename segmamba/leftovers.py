@@ -1,9 +1,10 @@
 """Temporary files that say whose they are, and the removal of what killed processes left.
 
-A name tells the machine and the process: `.NAME.MACHINE-PROCESS-RANDOM.part`. Nobody else makes
-such names. What carries one is removed only where its process is gone from this machine, it is this
-user's, and nothing has touched it for an hour: a process in another container may have the same
-machine's name and a number that means nothing here.
+A name tells the machine, the process and the system that numbered the process:
+`.NAME.MACHINE-PROCESS-SYSTEM-RANDOM.part`. Nobody else makes such names. What carries one is
+removed only where it is this user's and its process is gone from this machine. Where another system
+has numbered the process, as in another container, which may have the same machine's name, nothing
+may have touched it for an hour either.
 """
 
 import contextlib
@@ -17,10 +18,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-OURS = re.compile(rf"\..+\.{MACHINE}-(\d+)-[0-9a-f]{{8}}\.part")
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _system() -> str:
+    """Name this boot of the machine and its space of process numbers; empty where it has none."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return _digest(boot + os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        return ""
+
+
+MACHINE = _digest(socket.gethostname())
+SYSTEM = _system()
+OURS = re.compile(rf"\..+\.{MACHINE}-(\d+)-(?:([0-9a-f]{{8}})-)?[0-9a-f]{{8}}\.part")
 OLD_S = 3600.0
-"""How long a file of a dead process stays, in seconds."""
+"""How long a file of a process of another system stays, in seconds."""
 LONGEST = 40
 """Characters of the final name that a temporary one repeats, for who looks into the folder."""
 
@@ -31,7 +47,7 @@ def temporary_beside(path: Path) -> Path:
     Args:
         path: The final file or folder.
     """
-    mark = f"{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}"
+    mark = "-".join(filter(None, (MACHINE, str(os.getpid()), SYSTEM, secrets.token_hex(4))))
     return path.with_name(f".{path.name[:LONGEST]}.{mark}.part")
 
 
@@ -66,18 +82,20 @@ def remove_leftovers(*folders: Path) -> None:
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                if (ours := OURS.fullmatch(entry.name)) and _is_left(entry, int(ours[1])):
+                ours = OURS.fullmatch(entry.name)
+                if ours and _is_left(entry, int(ours[1]), ours[2] or ""):
                     _remove(Path(entry.path))
 
 
-def _is_left(entry: os.DirEntry[str], process: int) -> bool:
+def _is_left(entry: os.DirEntry[str], process: int, system: str) -> bool:
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError:
         return False
     old = time.time() - status.st_mtime > OLD_S
     mine = os.name == "posix" and status.st_uid == os.getuid()
-    return old and mine and not entry.is_symlink() and not _lives(process)
+    here = bool(system) and system == SYSTEM
+    return (here or old) and mine and not entry.is_symlink() and not _lives(process)
 
 
 def _lives(process: int) -> bool:

@@ -40,9 +40,21 @@ def aged(folder):
         os.utime(path, (time.time() - 4000,) * 2, follow_symlinks=False)
 
 
-def test_what_a_killed_process_left_goes_once_it_is_old(tmp_path):
+@pytest.mark.skipif(not leftovers.SYSTEM, reason="this system has no name")
+def test_what_a_killed_process_left_goes_at_once(tmp_path):
     started(tmp_path, "killed").communicate()
     assert len(list(tmp_path.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("system", ["", "01234567"], ids=["unknown", "another"])
+def test_what_a_process_of_another_system_left_goes_once_it_is_old(tmp_path, monkeypatch, system):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(leftovers, "SYSTEM", system)
+        elsewhere.setattr(os, "getpid", lambda: 2**22 + 1)  # no process here has that number
+        for name in ("last.pth", "bundle"):
+            temporary_beside(tmp_path / name).write_text("half")
     remove_leftovers(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2, "as of another container's living process"
     aged(tmp_path)
@@ -72,12 +84,13 @@ def test_what_a_living_process_writes_stays(tmp_path):
         ".last.pth.{machine}-{dead}-0123abcd.part.txt",
         ".last.pth.00000000-{dead}-0123abcd.part",
         ".last.pth.{machine}-{dead}-mine.part",
+        ".last.pth.{machine}-{dead}-{system}-mine.part",
     ],
 )
 def test_no_file_with_another_name_goes(tmp_path, name):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    kept = tmp_path / name.format(machine=MACHINE, dead=dead.pid)
+    kept = tmp_path / name.format(machine=MACHINE, dead=dead.pid, system=leftovers.SYSTEM)
     kept.write_text("a user's")
     aged(tmp_path)
     remove_leftovers(tmp_path, tmp_path / "absent", kept)

@@ -1,11 +1,14 @@
 """`segmamba pretrain` as a user types it."""
 
 import json
+import os
 
 import pytest
 import torch
 
+from segmamba import leftovers
 from segmamba.config import load_config
+from segmamba.leftovers import temporary_beside
 from segmamba.models import build_model
 from segmamba.models.transfer import start_from
 from segmamba.models.weights import load_checkpoint
@@ -52,7 +55,9 @@ def test_it_leaves_weights_that_a_network_of_its_configuration_starts_from(folde
     )
 
 
-def test_a_data_set_without_any_label_serves_whole_and_resume_starts_where_there_is_nothing(folder):
+def test_a_data_set_without_any_label_serves_whole_and_resume_starts_where_there_is_nothing(
+    folder, monkeypatch
+):
     for number in range(5):
         (
             folder
@@ -69,6 +74,14 @@ def test_a_data_set_without_any_label_serves_whole_and_resume_starts_where_there
     (folder / "Results" / "SegMamba_Pretrain_Run01" / "checkpoints" / "pretrained.pth").unlink()
     other = segmamba("pretrain", "--data", "data", "--epochs", 2, *OPTIONS, "--resume", cwd=folder)
     assert other.returncode == 2 and "begun with other settings" in other.stderr
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "getpid", lambda: 2**22 + 1)  # no process has that number
+        left = temporary_beside(
+            folder / "Results" / "SegMamba_Pretrain_Run01" / "checkpoints" / "x"
+        )
+    left.write_text("half")
+    same = segmamba("pretrain", "--data", "data", "--epochs", 1, *OPTIONS, "--resume", cwd=folder)
+    assert same.returncode == 0 and (leftovers.SYSTEM == "" or not left.exists())
 
 
 def test_a_network_of_others_is_refused_in_one_line(folder):

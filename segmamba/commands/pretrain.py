@@ -85,6 +85,7 @@ def pretrain(
     from segmamba.data.source import images_to_learn_from
     from segmamba.device import choose_device
     from segmamba.files import check_writable
+    from segmamba.orchestration.engine.scratch import own_temporaries
     from segmamba.training.compiler_cache import CompilerCache
     from segmamba.training.pretrain_run import pretrain_run, read_pretraining
 
@@ -103,13 +104,14 @@ def pretrain(
         f"cases    {len(prepared)}; {wanted} epochs of {config.train.steps_per_epoch} steps "
         f"on {torch_device}",
     )
-    for epoch in pretrain_run(config, prepared, folder, torch_device):
-        left_s = (wanted - epoch.number) * epoch.metrics["time/pretrain_s"]
-        print_line(
-            screen,
-            f"epoch {epoch.number:4d}   loss {epoch.metrics['pretrain/loss']:.4f}   "
-            f"{clock(left_s)} left",
-        )
+    with own_temporaries():
+        for epoch in pretrain_run(config, prepared, folder, torch_device):
+            left_s = (wanted - epoch.number) * epoch.metrics["time/pretrain_s"]
+            print_line(
+                screen,
+                f"epoch {epoch.number:4d}   loss {epoch.metrics['pretrain/loss']:.4f}   "
+                f"{clock(left_s)} left",
+            )
     if as_json:
         print_json(
             {

@@ -41,12 +41,12 @@ from segmamba.data.volumes import Scan, read_scan
 from segmamba.data.working_grid import BoxGeometry, must_resample, to_working_grid
 from segmamba.disks import disk_line, disk_reason
 from segmamba.errors import UserError
-from segmamba.leftovers import folder_beside
+from segmamba.leftovers import folder_beside, remove_leftovers
 
 FORMAT = 4  # raise it when the meaning of a cached file changes
 # Candidate patch centres kept per kind: more than any training run draws from one case.
 CENTRES = 50_000
-BUILDING = ".building-"
+BUILDING = ".building-"  # until version 0.4
 SOURCES = "sources.json"  # beside case.json: which files were read
 ABANDONED_S = 24 * 3600
 """Seconds after which what a version before 0.4 began to build is removed; it names no process."""
@@ -285,6 +285,7 @@ def _folder(case: Case, digests: Mapping[str, str], cache: Path, config: DataCon
 
 
 def _clear_abandoned(cache: Path) -> None:
+    remove_leftovers(cache)
     for folder in cache.glob(f"{BUILDING}*"):
         try:
             if time.time() - folder.stat().st_mtime > ABANDONED_S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ def reproduce_run(
             raise UserError(
                 f"{run_id}: the run of {whole}, which trained nothing; give the id of a trial"
             )
-        config = load_config(store.client.download_artifacts(run_id, "config.json"))
+        with store.artifact(run_id, "config.json") as file:
+            config = load_config(file)
     except (MlflowException, OSError) as error:
         raise UserError(
             f"{run_id}: {store.uri} has no such run with a config.json; give the id of a run or a "
@@ -158,13 +160,14 @@ def _weight_rows(run: Run, finished: FinishedRun) -> Iterator[Row]:
 
 def _environment(store: Store, run_id: str) -> dict[str, Any] | None:
     """environment.json of the run, or None where it has none."""
-    try:
-        path = Path(store.client.download_artifacts(run_id, "environment.json"))
-    except (MlflowException, OSError):
-        return None
     from segmamba.training.record import read_environment
 
-    return read_environment(path)
+    with (
+        contextlib.suppress(MlflowException, OSError),
+        store.artifact(run_id, "environment.json") as path,
+    ):
+        return read_environment(path)
+    return None
 
 
 def render(compared: Compared, console: Console) -> None:

@@ -23,6 +23,7 @@ from segmamba.environment import command
 from segmamba.errors import Stopped, UserError
 from segmamba.files import locked, was_moved, write_json
 from segmamba.json_files import read_json
+from segmamba.orchestration.engine.scratch import own_temporaries
 from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.log import Log, NoLog
 from segmamba.redaction import redacted
@@ -106,7 +107,7 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
     CompilerCache.below(results).use(threads=os.cpu_count() or 1)
     device, store = choose_device(options.device), _store(results)
     root = root or next_run_folder(results, options.name)
-    with locked(root):
+    with locked(root), own_temporaries():
         folder, key = _entered(root, config)
         record = record_environment(
             folder, split, device, len(folder.read_history(config.train.epochs))

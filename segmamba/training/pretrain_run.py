@@ -8,6 +8,7 @@ import torch
 from segmamba.config import Config
 from segmamba.data.preprocess import PreparedCase
 from segmamba.files import write_json
+from segmamba.leftovers import remove_leftovers
 from segmamba.models.transfer import without_heads
 from segmamba.models.weights import load_checkpoint
 from segmamba.training.callback import Callback
@@ -44,6 +45,7 @@ def pretrain_run(
     """
     if folder.pretrained.exists():
         return
+    remove_leftovers(folder.root, *folder.root.glob("*/"))
     state = None
     if folder.pretraining.exists():
         state = load_checkpoint(folder.pretraining, device)

@@ -16,7 +16,9 @@ from segmamba.orchestration.engine.scratch import (
     SOCKET,
     TOKEN_PATH,
     TOKENS,
+    own_temporaries,
     scratch,
+    temporaries_in,
     token_where_none_can_be_kept,
 )
 from tests.unprivileged import unprivileged
@@ -41,9 +43,20 @@ def place(tmp_path_factory, monkeypatch):
         yield folder
 
 
-def begun():
+LIBRARY = """
+import os, subprocess, sys, tempfile
+from segmamba.orchestration.engine.scratch import own_temporaries
+with own_temporaries():
+    child = "import tempfile; tempfile.mkdtemp()"
+    subprocess.run([sys.executable, "-c", child], check=True)
+    print(tempfile.mkdtemp(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def begun(code=HOLDS):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout
     return process, process.stdout.readline().strip()
@@ -92,11 +105,9 @@ def test_it_is_private_and_gone_after_the_block_and_after_an_error(place):
 
 
 def test_what_a_killed_study_left_goes_with_the_next_one_and_what_a_running_one_uses_stays(place):
-    (running, used), (killed, left), (just, new) = begun(), begun(), begun()
+    (running, used), (killed, left) = begun(), begun()
     ended(killed)
-    ended(just)
-    for folder in (used, left):
-        aged(folder)
+    aged(used)
     mine = [
         os.path.join(place, name)
         for name in ("segmamba-results", ".segmamba-abcdefgh", ".segmamba-my results")
@@ -106,9 +117,33 @@ def test_what_a_killed_study_left_goes_with_the_next_one_and_what_a_running_one_
         aged(folder)
     with scratch():
         assert os.path.exists(used) and not os.path.exists(left)
-        assert os.path.exists(new), "it may belong to a study that is about to lock it"
     ended(running)
     assert all(os.path.exists(os.path.join(folder, "study_Run01")) for folder in mine)
+
+
+def test_temporary_files_of_libraries_go_with_their_process_and_its_children(place, monkeypatch):
+    process, made = begun(LIBRARY)
+    assert len(os.listdir(os.path.dirname(made))) == 2 and len(os.listdir(place)) == 1
+    ended(process)
+    with scratch():
+        assert not os.path.exists(made) and len(os.listdir(place)) == 1
+    with own_temporaries():
+        own = tempfile.mkdtemp()
+        assert os.environ["TMPDIR"] == os.path.dirname(own) != place
+    assert os.environ["TMPDIR"] == place and tempfile.gettempdir() == place
+    assert os.listdir(place) == []
+    monkeypatch.delenv("TMPDIR")
+    with own_temporaries():
+        assert "TMPDIR" in os.environ
+    assert "TMPDIR" not in os.environ
+
+
+def test_they_stay_where_they_were_where_sockets_would_have_too_long_names(tmp_path, place):
+    deep = tmp_path / ("a" * 80)
+    deep.mkdir()
+    with temporaries_in(deep):
+        assert os.environ["TMPDIR"] == tempfile.gettempdir() == place
+    assert list(deep.iterdir()) == []
 
 
 def test_where_the_systems_folder_has_too_long_a_name_another_one_is_taken(place, monkeypatch):

@@ -2,6 +2,9 @@
 
 import dataclasses
 import sqlite3
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -71,6 +74,19 @@ def test_a_mistake_of_ours_is_raised_at_once():
     with pytest.raises(KeyError):
         Store(URI, "1").retry(failing(1, KeyError("seed")), said.append)
     assert not said
+
+
+def test_a_file_of_a_servers_is_read_and_no_copy_of_it_stays(tmp_path, monkeypatch):
+    def download_artifacts(run_id, name, folder=None):
+        path = Path(folder or tempfile.mkdtemp(), name)  # as MLflow does
+        path.write_text("{}")
+        return str(path)
+
+    client = SimpleNamespace(download_artifacts=download_artifacts)
+    monkeypatch.setattr(store_module, "_client", lambda uri: client)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert Store(URI, "1").artifact_json("run", "study.json", dict) == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_study_goes_on_where_its_checkpoints_are_or_where_they_were_moved(tmp_path):

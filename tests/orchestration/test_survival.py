@@ -5,11 +5,7 @@ It ends as if nothing had happened, or says how to go on.
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import psutil
 import pytest
@@ -26,6 +22,7 @@ from tests.orchestration.faults import (
     wait_for,
     wait_for_first_epoch,
 )
+from tests.orchestration.mlflow_server import Server
 from tests.small_disks import small_disk
 
 
@@ -166,51 +163,6 @@ def test_a_full_disk_fails_the_trial_with_the_reason_and_resume_goes_on_once_the
     ballast.unlink()
     finish(start(disk.folder, "--resume"))
     assert_as_if_nothing_had_happened(disk.folder, calm)
-
-
-class Server:
-    """An MLflow server on loopback whose store is a SQLite file in `folder`."""
-
-    def __init__(self, folder):
-        self.folder, self.process = folder, None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.env = {**os.environ, "MLFLOW_TRACKING_URI": self.uri}
-
-    def start(self):
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            self.port,
-            "--workers",
-            "1",
-            "--backend-store-uri",
-            f"sqlite:///{self.folder}/server.db",
-            "--artifacts-destination",
-            self.folder / "artifacts",
-        ]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*map(str, command)], stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            try:
-                return urllib.request.urlopen(f"{self.uri}/health", timeout=5).read()
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError((self.folder / "server.log").read_text()[-3000:])
-
-    def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture

@@ -23,7 +23,12 @@ from segmamba.orchestration.engine.cluster_nodes import inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
 from segmamba.orchestration.engine.ray_start import join, start_here
 from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch
-from segmamba.orchestration.engine.scratch import RAY, scratch, token_where_none_can_be_kept
+from segmamba.orchestration.engine.scratch import (
+    RAY,
+    scratch,
+    temporaries_in,
+    token_where_none_can_be_kept,
+)
 
 if TYPE_CHECKING:
     import psutil
@@ -108,6 +113,7 @@ def ray_here(
         # Left after Ray's processes have ended, since it is entered before they are waited for.
         folder = (waiting or here).enter_context(scratch())
         (waiting or here).enter_context(token_where_none_can_be_kept(folder))
+        (waiting or here).enter_context(temporaries_in(folder))
         start_here(
             lambda: ray.init(
                 address="local",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -153,7 +154,7 @@ class TrialLauncher:
         Raises:
             UserError: The memory of the machine ran out.
         """
-        with nullcontext(storage) if storage else scratch() as folder:
+        with nullcontext(storage) if storage else scratch(Path(tempfile.gettempdir())) as folder:
             from ray import tune
 
             from segmamba.orchestration.engine.callbacks import FinishRuns

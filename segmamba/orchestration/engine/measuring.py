@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.json_files import read_json
+from segmamba.leftovers import folder_beside
 from segmamba.orchestration.engine.measuring_processes import (
     STEPS,
     Killed,
@@ -119,9 +119,9 @@ class Measure:
             return kept
         self._kept.mkdir(parents=True, exist_ok=True)
         # The folder lies where a node of a cluster sees it, too.
-        with tempfile.TemporaryDirectory(dir=self._kept, prefix="meet_") as meet:
+        with folder_beside(self._kept / "meet") as meet:
             tasks = [
-                self._task(config, threads, gpu=0, meet=meet, others=len(configs) - 1)
+                self._task(config, threads, gpu=0, meet=str(meet), others=len(configs) - 1)
                 for config in configs
             ]
             jobs = [self._processes.start(slot, task) for slot, task in enumerate(tasks)]

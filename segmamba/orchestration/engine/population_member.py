@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from ray import tune
 
 from segmamba.files import replacing, write_json
 from segmamba.json_files import read_json
+from segmamba.leftovers import folder_beside
 from segmamba.orchestration.tracking.study_run import CHANGES_TAG, COPIED_TAG
 from segmamba.training.checkpoint import resume_state
 
@@ -111,11 +111,11 @@ def report_epoch(metrics: Mapping[str, float], folder: RunFolder, round_every: i
     if not round_every or metrics["epoch"] % round_every:
         tune.report(dict(metrics))
         return
-    with tempfile.TemporaryDirectory(dir=folder.root) as copy:
+    with folder_beside(folder.root / "copy") as copy:
         for path in (folder.last, folder.best):
             if path.exists():
                 shutil.copy(path, copy)
-        tune.report(dict(metrics), checkpoint=tune.Checkpoint.from_directory(copy))
+        tune.report(dict(metrics), checkpoint=tune.Checkpoint.from_directory(str(copy)))
 
 
 def report_again(folder: RunFolder, joined: int, round_every: int, config: Config) -> None:

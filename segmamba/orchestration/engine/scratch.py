@@ -1,21 +1,22 @@
 """The temporary folder of a study: short, its own, and gone with the study, however that ends."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from segmamba.errors import UserError
 from segmamba.files import LOCK, check_may_be_made, is_abandoned, is_there, locked, write_text
+from segmamba.leftovers import folder_beside, remove_leftovers
 
 PREFIX = ".segmamba-"
 MADE = re.compile(re.escape(PREFIX) + r"\w{8}")
-"""A name that `tempfile.mkdtemp` gives such a folder, and nobody else."""
+"""The name of such a folder, which nobody else gives."""
 EARLIER = re.compile(r"segmamba_tune_\w{8}")
 TUNES = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}")
 """The folder of a Tune run in it."""
@@ -23,43 +24,106 @@ RAY = "r"
 """Ray's own folder in it, which Ray opens to all users."""
 SOCKET = f"{RAY}/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """The longest name that Ray gives a socket in its temporary folder."""
+TEMPORARY = "t"
+"""The folder in it of what libraries write for a moment."""
+LISTENER = "pymp-12345678/listener-12345678"
+"""The name that multiprocessing gives a socket in the folder for temporary files."""
 LONGEST_SOCKET = 103
 """Bytes of a Unix socket's path on every system: `sun_path` has 104 of them on macOS, 108 on
 Linux, of which one ends it."""
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 TOKENS = {"RAY_AUTH_TOKEN", TOKEN_PATH}
 """By which the environment gives Ray its token."""
-NEW_S = 60.0
-"""Seconds for which a folder that nobody has locked is taken for one that is just being made."""
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(place: Path | None = None) -> Iterator[Path]:
     """Make a temporary folder that nobody else can read, and remove it when the block ends.
 
     What studies that were killed have left there goes, too.
 
+    Args:
+        place: The folder to make it in; None is the first in which Ray can have its sockets.
+
     Yields:
-        The folder, in which Ray can have its sockets.
+        The folder.
 
     Raises:
         UserError: There is no place for it.
     """
-    place = _place()
+    place = place or _place()
+    remove_leftovers(place)
     for left in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
-            status = left.stat()
-            ours = MADE.fullmatch(left.name) and status.st_uid == os.getuid()
-            old = (left / LOCK).exists() and time.time() - status.st_mtime > NEW_S
-            if ours and old and is_abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
+            ours = MADE.fullmatch(left.name) and left.lstat().st_uid == os.getuid()
+            if ours and (left / LOCK).exists() and is_abandoned(left):
+                _remove(left)
     _remove_earlier_versions()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    try:
-        with locked(folder):
+    with folder_beside(place / "segmamba-scratch") as making, locked(making):
+        folder = _renamed(making, place)
+        try:
             yield folder
+        finally:
+            _remove(folder)
+
+
+def _renamed(folder: Path, place: Path) -> Path:
+    """Give a folder that is locked the short name by which others see that it is in use."""
+    while True:
+        name = place / f"{PREFIX}{secrets.token_hex(4)}"
+        if not name.exists():
+            return folder.rename(name)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its lock last.
+
+    Processes that are just ending may write into it meanwhile; what they have written goes at the
+    next start, which knows the folder by its lock.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink()
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporaries_in(folder: Path) -> Iterator[None]:
+    """Keep temporary files of libraries in a folder while a block runs.
+
+    MLflow and Python's multiprocessing name theirs so that nobody could tell later whose they were.
+    Processes that are started meanwhile do the same. Where the folder's name is too long for
+    multiprocessing's sockets, the files stay where they were.
+
+    Args:
+        folder: It goes when this process has ended, however it ended.
+    """
+    own = folder / TEMPORARY
+    if len(os.fsencode(own / LISTENER)) > LONGEST_SOCKET:
+        yield
+        return
+    own.mkdir()
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(own)
+    try:
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        named, tempfile.tempdir = before
+        if named is None:
+            os.environ.pop("TMPDIR", None)
+        else:
+            os.environ["TMPDIR"] = named
+
+
+@contextlib.contextmanager
+def own_temporaries() -> Iterator[None]:
+    """Keep temporary files of libraries in a folder of their own, which goes with the block."""
+    with scratch(Path(tempfile.gettempdir())) as folder, temporaries_in(folder):
+        yield
 
 
 def _remove_earlier_versions() -> None:
@@ -68,6 +132,8 @@ def _remove_earlier_versions() -> None:
     Such a folder does not say whose it is. It goes where it holds what Tune keeps and nothing else,
     and nothing in it has changed since the machine was started: nobody can be using it.
     """
+    if importlib.util.find_spec("psutil") is None:  # as where there are no studies
+        return
     import psutil
 
     for left in Path(tempfile.gettempdir()).glob("segmamba_tune_*"):

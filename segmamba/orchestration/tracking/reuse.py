@@ -104,8 +104,8 @@ def take_over(store: Store, source: Run, target_id: str, table: str) -> None:
     ]
     store.log_metric_entities(target_id, entities)
     if store.has_artifact(source.info.run_id, table):
-        path = store.client.download_artifacts(source.info.run_id, table)
-        store.client.log_artifact(target_id, path)
+        with store.artifact(source.info.run_id, table) as path:
+            store.client.log_artifact(target_id, str(path))
     study = source.data.tags.get("study", "another study")
     weights = {k: v for k, v in source.data.tags.items() if k.startswith(WEIGHTS_TAG)}
     store.set_tags(

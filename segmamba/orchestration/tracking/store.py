@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from segmamba.disks import disk_line, disk_reason, gone_line
 from segmamba.errors import UserError
 from segmamba.files import check_writable
 from segmamba.json_files import read_json
+from segmamba.leftovers import folder_beside
 from segmamba.orchestration.tracking.database import (
     SQLITE,
     database_in,
@@ -182,8 +184,23 @@ class Store:
         Raises:
             UserError: It is damaged.
         """
-        path = self.client.download_artifacts(run_id, name)
-        return read_json(path, expected, fix=f"restore it in the artifacts of run {run_id}")
+        with self.artifact(run_id, name) as path:
+            return read_json(path, expected, fix=f"restore it in the artifacts of run {run_id}")
+
+    @contextlib.contextmanager
+    def artifact(self, run_id: str, name: str) -> Iterator[Path]:
+        """Give an artifact of a run while a block runs: the file itself, or a copy of a server's.
+
+        Args:
+            run_id: The run.
+            name: The artifact.
+        """
+        if self.uri.startswith(SQLITE):
+            yield Path(self.client.download_artifacts(run_id, name))
+            return
+        # Without a place for it MLflow would leave the copy in a temporary folder for good.
+        with folder_beside(Path(tempfile.gettempdir()) / "segmamba-artifact") as folder:
+            yield Path(self.client.download_artifacts(run_id, name, str(folder)))
 
     def json_of(self, run: Run, name: str, expected: type[T]) -> T | None:
         """Return a JSON artifact at the top level of a run that has been read, or None.
@@ -197,11 +214,14 @@ class Store:
         there = mlflow.artifacts.list_artifacts(artifact_uri=place, tracking_uri=self.uri)
         if not any(PurePosixPath(file.path).name == name for file in there):
             return None
-        path = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"{place}/{name}", tracking_uri=self.uri
+        fix, address = f"restore it in the artifacts of run {run.info.run_id}", f"{place}/{name}"
+        fetch = functools.partial(
+            mlflow.artifacts.download_artifacts, artifact_uri=address, tracking_uri=self.uri
         )
-        fix = f"restore it in the artifacts of run {run.info.run_id}"
-        return read_json(path, expected, fix=fix)
+        if self.uri.startswith(SQLITE):
+            return read_json(fetch(), expected, fix=fix)
+        with folder_beside(Path(tempfile.gettempdir()) / "segmamba-artifact") as folder:
+            return read_json(fetch(dst_path=str(folder)), expected, fix=fix)
 
 
 @functools.cache
