@@ -210,6 +210,7 @@ class Chaos:
         """Wait until the server answers; start it where that is due."""
         while not self.server.answers():
             self._see_to_server()
+            self._look()
             time.sleep(0.2)
 
     def _wait(self, seconds):
