@@ -12,7 +12,7 @@ import requests
 from segmamba.errors import UserError
 from segmamba.orchestration.engine.resume import check_place, check_same
 from segmamba.orchestration.tracking import store as store_module
-from segmamba.orchestration.tracking.store import Store, StudyHalted, open_store
+from segmamba.orchestration.tracking.store import Store, StudyHalted, open_store, patience_s
 
 URI = "http://127.0.0.1:5000"
 
@@ -112,3 +112,9 @@ def test_data_that_were_moved_are_the_same_data_and_those_beside_them_are_not(ma
     was.mkdir()
     with pytest.raises(UserError, match=r"data\.source was"):
         check_same(begun, planned)
+
+
+def test_a_patience_that_is_no_number_is_one_line(monkeypatch):
+    monkeypatch.setenv("SEGMAMBA_PATIENCE_S", "10min")
+    with pytest.raises(UserError, match="SEGMAMBA_PATIENCE_S=10min: give seconds"):
+        patience_s()

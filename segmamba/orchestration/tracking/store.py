@@ -362,7 +362,11 @@ def fail_fast() -> None:
 
 def patience_s() -> float:
     """Return how many seconds an absent store is waited for."""
-    return float(os.environ.get("SEGMAMBA_PATIENCE_S", STORE_PATIENCE_S))
+    asked = os.environ.get("SEGMAMBA_PATIENCE_S", str(STORE_PATIENCE_S))
+    try:
+        return float(asked)
+    except ValueError as error:
+        raise UserError(f"SEGMAMBA_PATIENCE_S={asked}: give seconds, such as 600") from error
 
 
 def store_away(uri: str, seconds: float, reason: str) -> StudyHalted:
