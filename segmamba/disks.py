@@ -107,7 +107,7 @@ def _chain(error: BaseException | str) -> Iterator[BaseException | str]:
 def _final_name(place: str) -> str:
     """The path without what a temporary name has around the final one."""
     folder, name = os.path.split(place)
-    temporary = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.part", name)
+    temporary = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}-\d+-(?:[0-9a-f]{8}-)?[0-9a-f]{8}\.part", name)
     return os.path.join(folder, temporary[1]) if temporary else place
 
 

@@ -118,7 +118,7 @@ class Artifacts:
 
     uri = "files"
     page = ""
-    artifact_json = Store.artifact_json
+    artifact, artifact_json = Store.artifact, Store.artifact_json
 
     def __init__(self, folder, tags):
         arm, seed = "depth 0", "0"
@@ -129,7 +129,7 @@ class Artifacts:
         }
         self.client = SimpleNamespace(
             get_run=self.run,
-            download_artifacts=lambda run_id, name: str(folder / name),
+            download_artifacts=lambda run_id, name, into=None: str(folder / name),
             get_metric_history=lambda run_id, name: [],
         )
 
@@ -140,8 +140,8 @@ class Artifacts:
     def search(self, condition):
         return [self.run("child")]
 
-    def has_artifact(self, run_id, name):
-        return True
+    def json_of(self, run, name, expected):
+        return self.artifact_json(run.info.run_id, name, expected)
 
 
 def study_content():

@@ -158,8 +158,10 @@ def test_a_study_that_goes_on_eager_compiles_nothing_beside_its_trials(cache, mo
     with graphs(cache, TINY.changed({"seed": 2})) as study:
         (job,) = study._jobs
         runner = object.__new__(StudyRunner)
-        runner.context, runner.graphs = SimpleNamespace(compile="never"), study
-        runner.resources = runner.progress = runner.trial = None
+        runner.context, runner.graphs = SimpleNamespace(compile="never", workers=0), study
+        runner.ready, runner.resources = SimpleNamespace(base=TINY), SimpleNamespace(at_once=1)
+        runner.options = SimpleNamespace(ray_address=None)
+        runner.progress = runner.trial = None
         runner._launcher()
         assert isinstance(job.exception(timeout=30), Exception)
 

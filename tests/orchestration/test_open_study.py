@@ -6,7 +6,6 @@ This process is its driver until then: scoring and registering belong to it.
 import contextlib
 import functools
 import sys
-from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -137,7 +136,7 @@ def test_the_time_of_a_study_begins_where_planning_ends_and_is_summed_over_its_s
         return slow
 
     for module in (study, study_run):
-        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now[0]))
+        monkeypatch.setattr(module, "steady_s", lambda: now[0])
     monkeypatch.setattr(study, "_begun", taking(1000.0, study._begun))
     monkeypatch.setattr(study.StudyRunner, "run", taking(60.0, study.StudyRunner.run))
     with pytest.raises(KeyboardInterrupt), open_here(home) as (done, _):
