@@ -106,13 +106,14 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
 
     CompilerCache.below(results).use(threads=os.cpu_count() or 1)
     device, store = choose_device(options.device), _store(results)
-    root = root or next_run_folder(results, options.name)
+    resumed, root = root is not None, root or next_run_folder(results, options.name)
     with locked(root), own_temporaries():
         folder, key = _entered(root, config)
         record = record_environment(
             folder, split, device, len(folder.read_history(config.train.epochs))
         )
-        _check_same_data(folder, record, split)
+        if resumed:
+            _check_same_data(folder, record, split)
         observer.on_begin(folder, config, device, split, data.source)
         for note in (*data.notes, *split.notes):
             observer.on_note(note)
@@ -252,7 +253,7 @@ def _check_same_data(folder: RunFolder, record: dict[str, Any], data: Split) -> 
                 f"--resume: the {name} cases are not those that {folder.root.name} began with; "
                 "give it the same data, or start a new run"
             )
-    if record.get("data_sha256", data_digest(data)) != data_digest(data):
+    if "data_sha256" in record and record["data_sha256"] != data_digest(data):
         raise UserError(
             f"--resume: the images or labels are not those that {folder.root.name} began with; "
             "give it the same data, or start a new run"

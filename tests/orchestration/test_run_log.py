@@ -297,13 +297,6 @@ def test_eight_processes_that_write_to_one_sqlite_file_lose_nothing(tmp_path):
         assert len(run.data.params) == 6
 
 
-def test_a_process_waits_for_others_that_write_to_the_same_file(store):
-    store.search("")
-    with store.client._tracking_client.store.ManagedSessionMaker() as session:
-        waits_ms = session.connection().exec_driver_sql("PRAGMA busy_timeout").scalar()
-    assert waits_ms >= 20_000  # what MLflow asks for within a session
-
-
 @pytest.mark.slow
 def test_a_database_that_another_process_holds_for_long_is_waited_for(store, tmp_path):
     run = store.create_run("a", {})

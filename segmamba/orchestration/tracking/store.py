@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import mlflow
 import requests
-import sqlalchemy
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -40,8 +39,6 @@ EXPERIMENT = "segmamba"
 STORE_PATIENCE_S = 600.0
 """How long a study waits for a store that is away, unless SEGMAMBA_PATIENCE_S says otherwise."""
 PAUSE_S = 5.0
-BUSY_S = 60
-"""Seconds for which a process waits while others write to one SQLite file."""
 BATCH_METRICS, BATCH_PARAMS = 1000, 100
 """MLflow's largest log_batch."""
 TAG_LENGTH = 5000
@@ -227,14 +224,7 @@ class Store:
 @functools.cache
 def _client(uri: str) -> MlflowClient:
     quiet()
-    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _wait_for_other_writers)
     return MlflowClient(uri)
-
-
-def _wait_for_other_writers(connection: object, record: object) -> None:
-    """Have SQLite wait for its turn; after 5 s, its default, a busy database is an error."""
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
 
 
 def metric_entities(metrics: Mapping[str, float], step: int) -> list[Metric]:
