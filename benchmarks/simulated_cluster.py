@@ -1,17 +1,20 @@
-"""A thousand trials on a cluster whose nodes die on the way: is every result accounted for?
+"""Thousands of trials on a cluster whose nodes die on the way: is every result accounted for?
 
     python benchmarks/simulated_cluster.py [--trials 1000] [--nodes 4] [--cores 2] [--kills 3] \\
         [--json FILE]
 
-The trials train nothing. Scheduling, restarts, MLflow runs and statuses are the engine's own; only
-the training is replaced, by a few numbers that are written to the trial's folder and logged epoch
-by epoch. All Ray nodes run on this machine, each a process group that is killed as a whole. A trial
-is accounted for where it has one FINISHED run with every epoch once and the value that its seed
-gives, and nothing is left RUNNING.
+The trials train nothing. The study, its scheduling, restarts, MLflow runs, statuses and report are
+the engine's own; only the training is replaced, by a few numbers that are written to the trial's
+folder and logged epoch by epoch. All Ray nodes run on this machine, each a process group that is
+killed as a whole. A trial is accounted for where it has one FINISHED run with every epoch once, the
+value that its arm and seed give, and its test cases. Then the study is marked as stopped, and
+`--resume` finds nothing left but its report.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
 import os
 import secrets
@@ -22,17 +25,28 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
-from figures import Figure, command_line, report
+import psutil
+
+from figures import Figure, any_missed, at_least, at_most, below, command_line, report
 from segmamba.orchestration.engine.progress import SilentProgress
 
 if TYPE_CHECKING:
     from segmamba.orchestration.engine.context import StudyContext
-    from segmamba.studies.spec import TrialPlan
+    from segmamba.orchestration.engine.progress import ProgressDisplay
+    from segmamba.studies.results import Study
 
-EPOCHS = 3
+Figures = dict[str, Figure]
+EPOCHS, CASES = 3, 12
+TEST = ("dice_mean", "dice_ET", "dice_TC", "dice_WT")
+VALIDATION = tuple(f"val/{name}" for name in TEST)
+WINDOW = 500
+"""Trials over which a rate is taken at both ends of a study."""
 OBJECT_STORE = 100 * 2**20
 
 
@@ -51,79 +65,107 @@ def simulated_trial(assignment: dict[str, Any], context: StudyContext) -> None:
     folder = trial_folder(context.folder, plan)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "history.json"
-    history = json.loads(kept.read_text()) if kept.exists() else []
+    history = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
     tags = context.trial_tags(plan) | {FOLDER_TAG: str(folder)}
     log = context.run.trial_log(plan.key, tags)
     log._wants_monitor = False  # a sampler of the machine's load a trial would measure itself
+    log.log_config(context.config(plan).to_flat_dict())
     log.log_history(history)
     took_ms = []
     for epoch in range(len(history) + 1, EPOCHS + 1):
-        metrics = {
-            f"val/dice_{region}": value(plan.seed, epoch) for region in ("mean", "ET", "TC", "WT")
-        } | {"train/loss": 1.0 / epoch}
+        metrics = {name: value(plan.key, epoch) for name in VALIDATION} | {"train/loss": 1 / epoch}
         history.append({"epoch": epoch} | metrics)
         write_json(kept, history)
         began = time.perf_counter()
         log.log_history(history[-1:])
         tune.report({"epoch": epoch, "epochs": EPOCHS} | metrics)
         took_ms.append(1000 * (time.perf_counter() - began))
+    tested = {name: value(plan.key, EPOCHS) for name in TEST}
+    log.log_metrics({f"test/{name}": number for name, number in tested.items()}, EPOCHS)
+    log.log_test_cases(
+        [
+            {"case": f"case {number}", "patient": f"case {number}"}
+            | {name: value(f"{plan.key} {number}", 0) for name in TEST}
+            for number in range(CASES)
+        ]
+    )
     log.close()
     write_json(folder / "report_ms.json", sorted(took_ms)[len(took_ms) // 2] if took_ms else 0.0)
     tune.report({"epoch": EPOCHS, "epochs": EPOCHS})
 
 
-def value(seed: int, epoch: int) -> float:
+def value(key: str, epoch: int) -> float:
     """The Dice that a trial logs."""
-    return round((seed * 7919 % 1000) / 1000 + epoch / 1000, 6)
+    return round(zlib.crc32(key.encode()) % 1000 / 2000 + epoch / 1000, 6)
 
 
-def simulated_study(folder: Path, trials: int) -> tuple[StudyContext, list[TrialPlan]]:
-    """A study's context and trials; its store and parent run are made in `folder`."""
-    from segmamba.config import preset
-    from segmamba.data.splits import Split
-    from segmamba.orchestration.engine.context import StudyContext
-    from segmamba.orchestration.tracking.store import open_store
-    from segmamba.orchestration.tracking.study_run import StudyRun
-    from segmamba.studies.spec import TrialPlan
+@contextlib.contextmanager
+def nothing_trained() -> Iterator[None]:
+    """Within the block a study's trials are simulated."""
+    from ray import cloudpickle
 
-    folder = Path(folder).resolve()
-    store = open_store(folder)
-    parent = store.create_run("simulated", {"kind": "study"})
-    split = Split([], [], [], False, ())
-    context = StudyContext(
-        {"a": preset("demo")},
-        {None: ({}, split)},
-        folder,
-        StudyRun(store, parent),
-        {"dataset": "none"},
-        1,
-        "auto",
-        "a",
+    from segmamba.orchestration import study
+
+    cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
+    with mock.patch.object(study, "_trial_function", lambda: simulated_trial):
+        yield
+
+
+def simulated_study(folder: Path, trials: int, progress: ProgressDisplay, **options: Any) -> Study:
+    """Run a study of `trials` simulated trials, a quarter of them an arm's, to its report."""
+    from segmamba.orchestration.study import StudyOptions, run_study
+    from segmamba.studies import Hypothesis, StudySpec
+
+    spec = StudySpec(
+        name="simulated",
+        question="Is every result accounted for?",
+        hypothesis=Hypothesis(
+            claim="b is above a.", region="mean", contrasts=tuple((arm, "a") for arm in "bcd")
+        ),
+        baseline="a",
+        arms={
+            arm: {"optim.lr": lr} for arm, lr in zip("abcd", (1e-3, 2e-3, 3e-3, 4e-3), strict=True)
+        },
     )
-    return context, [TrialPlan(arm="a", seed=seed) for seed in range(trials)]
+    chosen = StudyOptions(
+        output=folder,
+        seeds=max(1, trials // len(spec.arms)),
+        viewer=False,
+        changes={"phantom.cases": 8, "data.validation_cases": 1},
+        **options,
+    )
+    with nothing_trained():
+        return run_study(spec, chosen, progress)[0]
 
 
-def accounted(context: StudyContext, plans: list[TrialPlan]) -> tuple[int, list[str]]:
-    """How many runs hold all that they should, and what is wrong with the first of the others."""
+def results_of(study: Study) -> Path:
+    """The folder that a study was given with --output."""
+    return next(
+        folder.parent
+        for folder in Path(study.trials[0].folder).parents
+        if folder.name == study.name
+    )
+
+
+def accounted(study: Study) -> tuple[int, list[str]]:
+    """How many trials hold all that they should, and what is wrong with the first of the others."""
+    from segmamba.orchestration.tracking.store import open_store
     from segmamba.orchestration.tracking.study_run import TRIAL_TAG
 
-    client = context.run.store.client
-    runs: dict[str, list[Any]] = {}
-    for run in context.run.children():
-        runs.setdefault(run.data.tags[TRIAL_TAG], []).append(run)
+    store = open_store(results_of(study))
+    runs = collections.Counter(
+        run.data.tags.get(TRIAL_TAG) for run in store.search("tags.kind = 'trial'")
+    )
     wrong = []
-    for plan in plans:
-        mine = runs.get(plan.key, [])
-        if len(mine) != 1 or mine[0].info.status != "FINISHED":
-            wrong.append(f"{plan.key}: {[run.info.status for run in mine]}")
-            continue
-        logged = {
-            (m.step, m.value)
-            for m in client.get_metric_history(mine[0].info.run_id, "val/dice_mean")
-        }
-        if logged != {(epoch, value(plan.seed, epoch)) for epoch in range(1, EPOCHS + 1)}:
-            wrong.append(f"{plan.key}: epochs {sorted(logged)}")
-    return len(plans) - len(wrong), wrong[:5]
+    for trial in study.trials:
+        expected = [(epoch, value(trial.key, epoch)) for epoch in range(1, EPOCHS + 1)]
+        if runs[trial.key] != 1 or trial.status != "FINISHED":
+            wrong.append(f"{trial.key}: {trial.status}, {runs[trial.key]} runs")
+        elif sorted(trial.history.get("val/dice_mean", [])) != expected:
+            wrong.append(f"{trial.key}: epochs {trial.history.get('val/dice_mean')}")
+        elif len(trial.test_cases) != CASES:
+            wrong.append(f"{trial.key}: {len(trial.test_cases)} cases")
+    return len(study.trials) - len(wrong), wrong[:5]
 
 
 class Nodes:
@@ -193,69 +235,92 @@ class Nodes:
 
 
 class Counter(SilentProgress):
-    """Progress in plain lines, which kills a node each time another share of the trials is done."""
+    """Progress in plain lines: when each trial ended, the driver's memory, what was said and when.
 
-    def __init__(self, trials: int, nodes: Nodes, kills: int) -> None:
-        self.trials, self.nodes, self.began = trials, nodes, time.monotonic()
-        self.done, self.deaths_at = 0, [round(trials * (i + 1) / (kills + 1)) for i in range(kills)]
+    Args:
+        say: Called with the number of trials that are done, as each ends.
+    """
+
+    def __init__(self, at_end: Callable[[int], None] = lambda done: None) -> None:
+        self.at_end, self.began = at_end, time.monotonic()
+        self.ends_s: list[float] = []
+        self.rss_mib: list[float] = []
+        self.said_s: dict[str, float] = {}
+        """First word of each line to when it was said."""
 
     def completed(self, key: str) -> None:
-        self.done += 1
-        state = f"{self.done} trials done after {time.monotonic() - self.began:.0f} s"
-        if self.deaths_at and self.done >= self.deaths_at[0]:
-            self.deaths_at.pop(0)
-            print(f"{state}; a node is killed", flush=True)
-            threading.Thread(target=self.nodes.replace_one).start()
-        elif self.done % 100 == 0:
-            print(state, flush=True)
+        self.ends_s.append(time.monotonic() - self.began)
+        self.rss_mib.append(psutil.Process().memory_info().rss / 2**20)
+        done = len(self.ends_s)
+        if done % 100 == 0:
+            rate = 100 / (self.ends_s[-1] - self.ends_s[-100] or 1)
+            self.say(f"{done} trials: {rate:.1f} a second, {self.rss_mib[-1]:.0f} MiB")
+        self.at_end(done)
 
     def failed(self, key: str, reason: str, log: object) -> None:
-        print(f"{key} failed: {reason}", flush=True)
+        self.say(f"{key} failed: {reason}")
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        now = time.monotonic() - self.began
+        self.said_s.setdefault(text.split()[0], now)
+        print(f"{now:7.1f} s  {text}", flush=True)
+
+    def rate(self, ends: slice) -> float:
+        """Trials a second in a part of the study."""
+        part = self.ends_s[ends]
+        return (len(part) - 1) / (part[-1] - part[0])
 
 
-def run(trials: int, nodes: int, cores: int, kills: int, folder: Path) -> dict[str, Any]:
-    """Run such a study on such a cluster; what is "accounted", what is "wrong", and "seconds"."""
+def cluster_figures(folder: Path, trials: int, nodes: int, cores: int, kills: int) -> Figures:
+    """What such a study takes on such a cluster, then its `--resume` there."""
     # Before Ray is imported, which reads them then.
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    from segmamba.orchestration.engine import launch, trainable
-    from segmamba.orchestration.engine.cluster import machine_for
-    from segmamba.orchestration.engine.resources import Resources
-
-    context, plans = simulated_study(folder, trials)
     cluster = Nodes(cores, folder)
+    deaths_at = [round(trials * (i + 1) / (kills + 1)) for i in range(kills)]
+
+    def kill_one(done: int) -> None:
+        if deaths_at and done >= deaths_at[0]:
+            deaths_at.pop(0)
+            progress.say("a node is killed")
+            threading.Thread(target=cluster.replace_one).start()
+
+    progress = Counter(kill_one)
     try:
         for _ in range(nodes):
             cluster.add()
-        with machine_for(cluster.address, 0, folder, context.run.store.uri) as machine:
-            print(f"{machine.name}; {trials} trials, {kills} nodes will be killed", flush=True)
-            trainable.run_trial = simulated_trial
-            from ray import cloudpickle
-
-            cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
-            resources = Resources(
-                gpus=0,
-                cpus=1,
-                threads=1,
-                at_once=machine.cores,
-                cores=machine.cores,
-                compile="auto",
-            )
-            began = time.monotonic()
-            launch.TrialLauncher(context, resources, Counter(trials, cluster, kills)).run_trials(
-                plans, scheduler="none", base=context.configs["a"]
-            )
-            seconds = time.monotonic() - began
+        study = simulated_study(folder, trials, progress, ray_address=cluster.address)
+        count, wrong = accounted(study)
+        for line in wrong:
+            print(line)
+        stop(study)
+        again = Counter()
+        simulated_study(folder, trials, again, ray_address=cluster.address, resume=True)
+        resumed_s, over_s = again.said_s["resume"], time.monotonic() - again.began
     finally:
         cluster.stop()
-    count, wrong = accounted(context, plans)
-    return {"accounted": count, "wrong": wrong, "seconds": seconds}
+    first, last = progress.rate(slice(None, WINDOW)), progress.rate(slice(-WINDOW, None))
+    return {
+        "simulated trials accounted for, with nodes killed": Figure(
+            count, "trials", str(len(study.trials)), count == len(study.trials)
+        ),
+        "their time": Figure(progress.ends_s[-1] - progress.ends_s[0], "s"),
+        f"trials a second, first {WINDOW}": Figure(first, "/s"),
+        f"trials a second, last {WINDOW}": at_least(last, 0.8 * first, "/s"),
+        "the driver's memory at most": below(max(progress.rss_mib), 1024, "MiB"),
+        "`--resume` until it knows what is left": at_most(resumed_s, 10, "s"),
+        "its report": at_most(over_s - resumed_s, 30, "s"),
+    }
+
+
+def stop(study: Study) -> None:
+    """Let a study that has ended look as one that was stopped at its very end."""
+    from segmamba.orchestration.tracking.store import open_store
+
+    open_store(results_of(study)).end_run(study.parent_run_id, "KILLED")
 
 
 def main() -> int:
@@ -271,18 +336,11 @@ def main() -> int:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = run(options.trials, options.nodes, options.cores, options.kills, Path(folder))
-    holds = result["accounted"] == options.trials
-    for line in result["wrong"]:
-        print(line)
-    figures = {
-        "simulated trials accounted for, with nodes killed": Figure(
-            result["accounted"], "trials", str(options.trials), holds
-        ),
-        "their time": Figure(result["seconds"], "s"),
-    }
+        figures = cluster_figures(
+            Path(folder), options.trials, options.nodes, options.cores, options.kills
+        )
     report(figures, options.json, nodes=options.nodes, killed=options.kills)
-    return int(not holds)
+    return any_missed(figures)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figures import Figure, any_missed, at_least, at_most, command_line, report
-from segmamba.orchestration.engine.progress import SilentProgress
-from simulated_cluster import accounted, simulated_study, simulated_trial
+from simulated_cluster import Counter, accounted, simulated_study
 
 if TYPE_CHECKING:
-    from segmamba.orchestration.engine.context import StudyContext
-    from segmamba.studies.spec import TrialPlan
+    from segmamba.studies.results import Study
 
 ROOT = Path(__file__).parents[1]
 CORES, EPOCHS = 2, 4
@@ -112,67 +110,29 @@ def study(folder: Path, options: argparse.Namespace, steps: int, *more: str) -> 
 
 def simulated_figures(folder: Path, options: argparse.Namespace) -> dict[str, Figure]:
     """Figures of trials that train nothing, under the engine's own Ray, callbacks and MLflow."""
-    from segmamba.orchestration.engine import launch, trainable
-    from segmamba.orchestration.engine.cluster import machine_for, ray_here
-    from segmamba.orchestration.engine.resources import Resources
-
-    with machine_for(None, CORES, folder, "") as machine, ray_here(machine, lambda: None):
-        context, plans = simulated_study(folder, options.simulated)
-        trainable.run_trial = simulated_trial
-        from ray import cloudpickle
-
-        cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])
-
-        callback = Watch()
-        resources = Resources(gpus=0, cpus=1, threads=1, at_once=1, cores=CORES, compile="auto")
-        launch.TrialLauncher(context, resources, callback).run_trials(
-            plans, scheduler="none", base=context.configs["a"]
-        )
-    count, wrong = accounted(context, plans)
-    quarter, end = callback.rss[len(callback.rss) // 4], callback.rss[-1]
-    report_ms = median(reports(context, plans))
+    watch = Counter()
+    study = simulated_study(folder, options.simulated, watch, cpus=CORES)
+    count, wrong = accounted(study)
+    quarter, end = watch.rss_mib[len(watch.rss_mib) // 4], watch.rss_mib[-1]
     return {
-        "a report": at_most(report_ms, 10, "ms"),
-        f"the driver's memory after {len(callback.rss) // 4} trials": Figure(quarter, "MiB"),
+        "a report": at_most(median(reports(study)), 10, "ms"),
+        f"the driver's memory after {len(watch.rss_mib) // 4} trials": Figure(quarter, "MiB"),
         f"its growth until the end of {options.simulated}": at_most(end - quarter, FLAT_MIB, "MiB"),
-        "simulated trials accounted for": Figure(count, "", str(options.simulated), not wrong),
+        "simulated trials accounted for": Figure(count, "", str(len(study.trials)), not wrong),
     }
 
 
-def reports(context: StudyContext, plans: list[TrialPlan]) -> list[float]:
+def reports(study: Study) -> list[float]:
     """Milliseconds of a report, the median of each trial."""
-    from segmamba.orchestration.engine.context import trial_folder
-
     return [
-        json.loads((trial_folder(context.folder, plan) / "report_ms.json").read_text())
-        for plan in plans
+        json.loads((Path(trial.folder) / "report_ms.json").read_text(encoding="utf-8"))
+        for trial in study.trials
     ]
 
 
 def median(values: list[float]) -> float:
     """The upper median."""
     return sorted(values)[len(values) // 2]
-
-
-class Watch(SilentProgress):
-    """Progress that reads the driver's resident memory, in MiB, as each trial ends."""
-
-    def __init__(self) -> None:
-        self.rss: list[float] = []
-
-    def completed(self, key: str) -> None:
-        status = Path("/proc/self/status").read_text().splitlines()
-        self.rss.append(
-            next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
-        )
-        if len(self.rss) % 50 == 0:
-            print(f"{len(self.rss)} simulated trials, {self.rss[-1]:.0f} MiB", flush=True)
-
-    def failed(self, key: str, reason: str, log: object) -> None:
-        print(f"{key} failed: {reason}", flush=True)
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)
 
 
 if __name__ == "__main__":
