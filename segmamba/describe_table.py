@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MIB, GIB = 2**20, 2**30
 MEMORY_ROWS = {
     "weights": "weights and norm statistics",
-    "optimizer": "AdamW's moments",
+    "optimizer": "the optimizer's moments",
     "kept": "kept for the backward pass, loss included",
     "passing": "gradients and passing values",
     "workspace": "allowance for kernels and allocator",

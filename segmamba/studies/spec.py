@@ -37,7 +37,8 @@ ALL_ARMS = "all"
 FOUND = "found"  # the arm that has a search's best settings
 OFF_BY = 0.02  # the share that rounding may move a multiple of a setting without a note
 
-# Settings that may change while a network trains.
+# Settings that may change while a network trains, and the one below them that may not.
+FROM_THE_START = ("optim.name",)
 MID_RUN = (
     "optim.",
     "loss.",
@@ -191,7 +192,9 @@ class StudySpec:
                 f"study {self.name}: population_space names {', '.join(unknown)}, "
                 "which the space does not have"
             )
-        if fixed := [name for name in names if not name.startswith(MID_RUN)]:
+        if fixed := [
+            name for name in names if not name.startswith(MID_RUN) or name in FROM_THE_START
+        ]:
             raise UserError(
                 f"--scheduler pbt: {', '.join(fixed)} cannot change while a network trains; "
                 f"list the others as population_space of the study {self.name}, "

@@ -20,14 +20,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segmamba.config import Config
+from segmamba.config import Config, OptimConfig
 from segmamba.device import autocast, mixed_dtype
 from segmamba.errors import UserError
-from segmamba.models import build_model, decay_groups, side_multiples
+from segmamba.models import build_model, side_multiples
 from segmamba.models.describe import fake_autocast, fake_network
 from segmamba.models.outputs import output_channels
 from segmamba.models.segmamba import IN_CHANNELS
 from segmamba.training.losses import training_loss
+from segmamba.training.optim import torch_optimizer
 
 ALLOWANCE = {"cuda": (128 * 2**20, 0.01), "cpu": (0, 0.3)}
 """Device type to the allowance: (bytes, share of the live storages).
@@ -46,7 +47,7 @@ class MemoryEstimate:
     weights: int
     """Parameters and the norms' statistics, fp32 in every precision."""
     optimizer: int
-    """AdamW's two moments."""
+    """The optimizer's moments: two of AdamW, one of SGD with momentum."""
     kept: int
     """What the forward pass and the loss keep for the backward pass, the batch included."""
     passing: int
@@ -90,7 +91,7 @@ def estimate_training_memory(
                 del loss
         return MemoryEstimate(
             weights=_nbytes(persistent),
-            optimizer=2 * _nbytes(model.parameters()),
+            optimizer=_moments(config.optim) * _nbytes(model.parameters()),
             kept=kept_bytes,
             passing=live.peak - kept_bytes,
             workspace=fixed + int(share * live.peak),
@@ -148,12 +149,10 @@ def _resident_growth(config: Config, threads: int) -> int:
 def _train(config: Config, device: torch.device) -> None:
     """Take two optimiser steps on noise.
 
-    In the second one AdamW's moments are there during the backward pass.
+    In the second one the optimizer's moments are there during the backward pass.
     """
     model = build_model(config.model).to(device).train()
-    optimizer = torch.optim.AdamW(
-        [{"params": group} for group in decay_groups(model)], lr=config.optim.lr
-    )
+    optimizer = torch_optimizer(model, config.optim)
     dtype = mixed_dtype(device, config.train.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     for _ in range(2):
@@ -164,6 +163,11 @@ def _train(config: Config, device: torch.device) -> None:
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+
+def _moments(config: OptimConfig) -> int:
+    """Return how many numbers the optimizer keeps of each weight."""
+    return 2 if config.name == "adamw" else int(config.momentum > 0)
 
 
 def _passes(config: Config) -> int:

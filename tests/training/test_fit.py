@@ -76,13 +76,31 @@ def test_a_resumed_run_remembers_the_best_epoch_so_far(data, monkeypatch):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"optim.clip_norm": 1e-6}, {"optim.weight_decay": 50.0}, {"optim.betas": (0.0, 0.5)}],
+    [
+        {"optim.clip_norm": 1e-6},
+        {"optim.weight_decay": 50.0},
+        {"optim.betas": (0.0, 0.5)},
+        {"optim.name": "sgd"},
+        {"optim.schedule": "polynomial"},
+        {"optim.name": "sgd", "optim.momentum": 0.5},
+        {"optim.schedule": "polynomial", "optim.power": 2.0},
+    ],
     ids=str,
 )
 def test_every_optimiser_setting_changes_the_weights(data, changes):
     base = TINY.changed({"train.epochs": 1, "train.steps_per_epoch": 3, "optim.warmup_epochs": 0})
-    plain, other = (weights(next(iter(fit(base.changed(c), data, CPU)))) for c in ({}, changes))
+    without_last = dict(list(changes.items())[:-1])
+    plain, other = (
+        weights(next(iter(fit(base.changed(c), data, CPU)))) for c in (without_last, changes)
+    )
     assert not same(plain, other)
+
+
+def test_a_resumed_run_under_sgd_has_its_momentum_back(data):
+    config = TINY.changed({"train.epochs": 2, "optim.name": "sgd", "optim.schedule": "polynomial"})
+    first, last = (copy.deepcopy(epoch.checkpoint) for epoch in fit(config, data, CPU))
+    (rest,) = fit(config, data, CPU, resume_from=first)
+    assert same(weights(rest), last["model"])
 
 
 def test_the_loss_falls_on_data_that_can_be_learnt(data):
