@@ -18,7 +18,7 @@ from segmamba.config.model import ModelConfig
 from segmamba.config.optim import OptimConfig
 from segmamba.config.phantom import PhantomConfig
 from segmamba.config.postprocess import PostprocessConfig
-from segmamba.config.presets import PRESETS, preset
+from segmamba.config.presets import PRESETS, RECIPE, preset
 from segmamba.config.rules import LEVELS, SIDE_MULTIPLE
 from segmamba.config.statistics import CONFIDENCE_LEVEL, DICE_MARGIN, HD95_MARGIN_MM
 from segmamba.config.train import TrainConfig
@@ -30,6 +30,7 @@ __all__ = [
     "HD95_MARGIN_MM",
     "LEVELS",
     "PRESETS",
+    "RECIPE",
     "SIDE_MULTIPLE",
     "AugmentConfig",
     "Config",

@@ -27,10 +27,23 @@ def study(name, preset_name, chosen=None):
     return resolve(importlib.import_module(f"search_spaces.{name}").STUDY, base), base
 
 
-@pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("preset_name", PRESETS)
+RECIPES_OWN = {"ablate_architecture", "ablate_augmentation", "ablate_recipe", "ablate_learning"}
+"""Studies with an arm whose change the preset `strong` has already."""
+AS_AUTHORS_BUILD = {"compare_baselines", "compare_mamba"}
+"""Studies with networks that take no part of `strong` which is the network's."""
+
+
+@pytest.mark.parametrize(
+    ("preset_name", "name"),
+    [
+        (preset_name, name)
+        for preset_name in PRESETS
+        for name in STUDIES
+        if preset_name != "strong" or name not in RECIPES_OWN | AS_AUTHORS_BUILD
+    ],
+)
 def test_every_arm_is_a_valid_configuration_of_its_own_that_can_be_built_or_lacks_a_package(
-    name, preset_name
+    preset_name, name
 ):
     spec, base = study(name, preset_name)
     assert spec.name == name
@@ -42,6 +55,14 @@ def test_every_arm_is_a_valid_configuration_of_its_own_that_can_be_built_or_lack
             assert "pip install" in str(error), arm  # the arm is infeasible where it is missing
     claimed = {arm for claim in spec.claims for arm in claim.arms}
     assert claimed <= set(spec.arms)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES_OWN | AS_AUTHORS_BUILD))
+def test_a_study_that_cannot_start_from_the_strong_recipe_says_so_in_one_line(name):
+    spec, base = study(name, "strong")
+    same, own = r"the arms .* and .* would be the same$", "has no effect on .*, which is built as"
+    with pytest.raises(UserError, match=same if name in RECIPES_OWN else own):
+        spec.configs(base, {})
 
 
 @pytest.mark.parametrize("name", STUDIES)
