@@ -26,10 +26,11 @@ process with torch, Ray and MLflow takes 0.5 GiB."""
 CUDA_BYTES = int(1.5 * GIB)
 """What CUDA's libraries and pinned patches add to it on a machine with a GPU."""
 TRAINING_GIB = {
-    "cpu": {"demo": 0.2, "quick": 12.0, "paper": 12.0},
-    "cuda": {"demo": 0.25, "quick": 5.0, "paper": 5.0},
+    "cpu": {"demo": 0.2, "quick": 12.0, "paper": 12.0, "strong": 12.0},
+    "cuda": {"demo": 0.25, "quick": 5.5, "paper": 5.5, "strong": 5.5},
 }
-"""The peak of a training step of each preset, as `segmamba describe` estimates it, rounded up."""
+"""The peak of a training step of each preset, as `segmamba describe` estimates it, rounded up:
+what torch keeps differs a little from processor to processor."""
 DEMO_DISK_BYTES = GIB
 """The phantom, its cache and the checkpoints of a demo study: a few hundred MiB."""
 TORCH_INDEX = {12: "cu126", 13: "cu130"}
@@ -146,7 +147,7 @@ def fitting(free: int, needs: Mapping[str, float]) -> str:
         needs: Bytes that each preset needs.
 
     Returns:
-        "enough for demo; too small for quick and paper (12.0 GiB)", or one of the two.
+        "enough for demo; too small for quick, paper and strong (12.0 GiB)", or one of the two.
     """
     enough = [name for name, need in needs.items() if need <= free]
     small = {name: need for name, need in needs.items() if need > free}
@@ -212,7 +213,7 @@ def check_disk(folder: Path | str, free: int, *, writable: bool) -> Check:
         mend = "choose another folder with --output"
         return Check("disk", "problem", f"{folder} cannot be written", mend)
     cases, brats = free // CACHED_CASE_BYTES, float(CACHED_CASE_BYTES * TRAINING_CASES)
-    needs = {"demo": DEMO_DISK_BYTES, "quick": brats, "paper": brats}
+    needs = {name: DEMO_DISK_BYTES if name == "demo" else brats for name in TRAINING_GIB["cpu"]}
     found = f"{free / GIB:.0f} GiB free for {folder}: {fitting(free, needs)}"
     mend = f"delete what is largest: du -sh {folder}/* | sort -h"
     if free < 2 * GIB:

@@ -133,7 +133,7 @@ def test_a_wrong_setting_is_one_line_that_names_field_value_and_rule(assignment,
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(UserError, match="paper, quick, demo"):
+    with pytest.raises(UserError, match="paper, strong, quick, demo"):
         preset("huge")
 
 

@@ -21,6 +21,19 @@ from segmamba.studies.results import Study
 from segmamba.training.run_folder import next_run_folder
 
 
+def existing_store(output: Path) -> Store | None:
+    """Open the store of a folder of results only to look at it.
+
+    Args:
+        output: The folder.
+
+    Returns:
+        The store; None where there is none yet: to look must not make one.
+    """
+    path = sqlite_path(store_uri(output))
+    return None if path and not path.exists() else open_store(output)
+
+
 def list_studies(output: Path) -> list[dict[str, Any]]:
     """Describe what has run, newest first.
 
@@ -31,7 +44,7 @@ def list_studies(output: Path) -> list[dict[str, Any]]:
         A dict for each study: study, question, began, state, trials, finished, best_arm,
         best_dice_mean, answer, verdict.
     """
-    store = _existing(output)
+    store = existing_store(output)
     if store is None:
         return []
     return [_row(run, StudyRun(store, run.info.run_id).children()) for run in study_runs(store)]
@@ -47,7 +60,7 @@ def redraw(output: Path, name: str) -> tuple[Study, Path]:
     Raises:
         UserError: There is no such study.
     """
-    store = _existing(output)
+    store = existing_store(output)
     if store is None:
         raise UserError(f"--output {output}: no study has run there")
     run = find_study(store, name)
@@ -100,7 +113,7 @@ def compare_studies(
     Raises:
         UserError: There is no such study, or they cannot be compared as asked.
     """
-    store = _existing(output)
+    store = existing_store(output)
     if store is None:
         raise UserError(f"--output {output}: no study has run there")
     runs = [find_study(store, name) for name in names]
@@ -109,12 +122,6 @@ def compare_studies(
     study = dataclasses.replace(pooled, name=folder.name, command=command)
     write_report(study, folder)
     return study, folder
-
-
-def _existing(output: Path) -> Store | None:
-    """The store, or None where there is none yet: to look must not make one."""
-    path = sqlite_path(store_uri(output))
-    return None if path and not path.exists() else open_store(output)
 
 
 def _folder_of(run: StudyRun, results: Path) -> Path:

@@ -52,12 +52,27 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """
     svg = _svg(figure)
     write_text(folder / f"{name}.svg", svg)
-    with report_style(), any_letters():
-        with replacing(folder / f"{name}.png") as file:
-            figure.savefig(file, dpi="figure", format="png", facecolor="white")
-        with replacing(folder / f"{name}.pdf") as file:
-            figure.savefig(file, format="pdf", facecolor="white", metadata=DATELESS)
+    _save_png(figure, folder / f"{name}.png")
+    with report_style(), any_letters(), replacing(folder / f"{name}.pdf") as file:
+        figure.savefig(file, format="pdf", facecolor="white", metadata=DATELESS)
     return _element(svg, name)
+
+
+def save_png(figure: Figure, file: Path) -> None:
+    """Save a figure for a page that shows files, whole or not at all.
+
+    Args:
+        figure: The figure.
+        file: The PNG.
+    """
+    with report_style(), any_letters():
+        lay_out(figure)
+    _save_png(figure, file)
+
+
+def _save_png(figure: Figure, file: Path) -> None:
+    with report_style(), any_letters(), replacing(file) as whole:
+        figure.savefig(whole, dpi="figure", format="png", facecolor="white")
 
 
 def to_svg(figure: Figure, name: str) -> str:
