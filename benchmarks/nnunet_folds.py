@@ -256,6 +256,7 @@ def run_fold(
     if record.exists() and all((target / f"{case}.nii.gz").exists() for case in fold["test"]):
         return json.loads(record.read_text(encoding="utf-8"))
     torch.manual_seed(options.seed)
+    torch.compiler.reset()  # else every fold's network counts against dynamo's limit
     trainer, figures = train(plans_file, number, device, options.seconds)
     began = time.perf_counter()
     raw = options.output / "nnUNet_raw" / NAME
@@ -277,8 +278,7 @@ def dice_of_patients(options: argparse.Namespace) -> tuple[dict[str, dict[str, f
     Returns:
         Patient to region, and "mean", to Dice in [0, 1]; and {region or "mean": mean Dice}.
     """
-    from segmamba.evaluation.evaluate import evaluate
-    from segmamba.evaluation.result import write_evaluation
+    from segmamba.evaluation.evaluate import evaluate, write_evaluation
     from segmamba.evaluation.summary import patient_values
 
     evaluation = evaluate(
