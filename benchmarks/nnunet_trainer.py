@@ -26,21 +26,16 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
 
 from figures import Figure, command_line, report
+from nnunet_cases import CONFIGURATION, NAME, plan_and_preprocess, set_folders, write_raw
 from segmamba.config import preset
-from segmamba.data.case import Case
-from segmamba.data.labels import MODALITIES
 from segmamba.data.source import labelled_cases, source_changes
-from segmamba.data.volumes import read_scan
 from train_run import BRATS_SHAPE, Clock, write_cases
 
 # torch and nnU-Net are imported where they are used: the processes that convert cases import this
@@ -49,89 +44,8 @@ if TYPE_CHECKING:
     import torch
 
 NOT_COUNTED = 1
-DATASET = 1
-NAME = f"Dataset{DATASET:03d}_Cases"
-CONFIGURATION = "3d_fullres"
-ENDING = ".nii"
 FEWEST_CASES = 5  # nnU-Net trains on four of five folds
 TRAINING_FOR_ONE_VALIDATION = 5  # nnU-Net: 250 iterations of training, 50 of validation
-
-
-def write_raw(cases: Sequence[Case], folder: Path) -> None:
-    """Write cases in nnU-Net's raw format: imagesTr, labelsTr and dataset.json in `folder`."""
-    (folder / "imagesTr").mkdir(parents=True)
-    (folder / "labelsTr").mkdir()
-    with get_context("spawn").Pool(min(len(cases), os.cpu_count())) as pool:
-        pool.starmap(write_raw_case, [(case, folder) for case in cases], chunksize=1)
-    (folder / "dataset.json").write_text(json.dumps(dataset_json(cases), indent=1) + "\n")
-
-
-def write_raw_case(case: Case, folder: Path) -> None:
-    """Write a case: a file for each modality, in the order of MODALITIES, and its classes."""
-    scan = read_scan(case)
-    for channel, image in enumerate(scan.image):
-        name = f"{case.id}_{channel:04d}{ENDING}"
-        nibabel.save(nibabel.Nifti1Image(image, scan.affine), folder / "imagesTr" / name)
-    label = nibabel.Nifti1Image(scan.label, scan.affine)
-    nibabel.save(label, folder / "labelsTr" / f"{case.id}{ENDING}")
-
-
-def dataset_json(cases: Sequence[Case]) -> dict[str, object]:
-    """What nnU-Net must know of cases that `write_raw_case` writes."""
-    return {
-        "channel_names": {str(number): name for number, name in enumerate(MODALITIES)},
-        "labels": {name: number for number, name in enumerate(cases[0].label_set.classes)},
-        "numTraining": len(cases),
-        "file_ending": ENDING,
-    }
-
-
-def plan_and_preprocess(
-    cases: int, patch: Sequence[int] | None, batch_size: int | None
-) -> dict[str, Any]:
-    """Run nnU-Net's planner and preprocessing, as `nnUNetv2_plan_and_preprocess` does.
-
-    Args:
-        cases: How many there are.
-        patch: Voxels of a patch along x, y and z; None leaves them to the planner.
-        batch_size: Patches of a step; None leaves them to the planner.
-
-    Returns:
-        The plans.
-    """
-    import setuptools  # noqa: F401  # nnU-Net imports distutils, which is setuptools' since 3.12
-    from nnunetv2.experiment_planning import plan_and_preprocess_api as steps
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
-        ExperimentPlanner,
-    )
-
-    class Planner(ExperimentPlanner):
-        """nnU-Net's planner, which may be told the patch and the batch."""
-
-        def get_plans_for_configuration(
-            self, spacing: Any, shape: Any, identifier: str, *others: Any, **named: Any
-        ) -> dict[str, Any]:
-            # The planner's first choice is a patch as large as the median case.
-            if patch and identifier.endswith(CONFIGURATION):
-                backwards = patch[::-1]  # nnU-Net's arrays are (z, y, x)
-                shape = [backwards[axis] for axis in self.determine_transpose()[0]]
-            plan = super().get_plans_for_configuration(spacing, shape, identifier, *others, **named)
-            if patch and identifier.endswith(CONFIGURATION) and list(plan["patch_size"]) != shape:
-                raise SystemExit(
-                    f"--patch: of {shape} (z, y, x) nnU-Net's planner makes "
-                    f"{list(map(int, plan['patch_size']))}; give that"
-                )
-            return plan | ({"batch_size": batch_size} if batch_size else {})
-
-    processes = min(cases, os.cpu_count())
-    steps.extract_fingerprints(
-        [DATASET], num_processes=processes, verbose=False, show_progress_bar=False
-    )
-    plans, name = steps.plan_experiment_dataset(DATASET, Planner)
-    steps.preprocess(
-        [DATASET], name, (CONFIGURATION,), num_processes=[processes], show_progress_bar=False
-    )
-    return plans
 
 
 class TimeIsOver(Exception):
@@ -285,8 +199,7 @@ def main() -> None:
     options, began = arguments(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            os.environ[name] = str(root / name)  # read when nnU-Net is imported, or later
+        set_folders(root)
         if not options.data:
             write_cases(root / "made_up", options.cases, tuple(options.shape))
         config = preset("paper").changed(

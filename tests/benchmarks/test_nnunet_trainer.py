@@ -15,7 +15,7 @@ from segmamba.data.volumes import read_scan
 from tests.benchmarks.test_figures import FOLDER
 from tests.conftest import write_case
 
-PARTS = ("figures", "train_run", "nnunet_trainer")
+PARTS = ("figures", "train_run", "nnunet_cases", "nnunet_trainer")
 
 
 @pytest.fixture
