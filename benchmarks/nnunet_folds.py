@@ -317,7 +317,8 @@ def compare_with(
         options: Of the command line: data, labels, ours and output.
 
     Returns:
-        The arm's mean Dice by region, its seconds of training by fold, and the verdict.
+        The arm's mean Dice by region, the seconds that each of its folds trained and validated, and
+        the verdict.
     """
     from segmamba.evaluation.compare import CAVEAT, compare, write_comparison
     from segmamba.orchestration.engine.context import arm_folder_name, trial_folder
@@ -329,14 +330,13 @@ def compare_with(
     for number, fold in enumerate(folds):
         trial = trial_folder(options.ours, TrialPlan(arm=arm, seed=0, fold=number))
         history = json.loads((trial / "metrics" / "history.json").read_text(encoding="utf-8"))
-        seconds.append(sum(epoch.get("time/train_s", 0.0) for epoch in history))
-        if all((ours / f"{case}.nii.gz").exists() for case in fold["test"]):
-            continue
+        times = ("time/train_s", "time/validate_s")
+        seconds.append(sum(epoch.get(key, 0.0) for epoch in history for key in times))
         listed = options.output / f"test_fold{number}.json"
         write_json(listed, datalist([cases[case] for case in fold["test"]]))
         command = [sys.executable, "-m", "segmamba.cli", "predict", "--labels", labels]
-        command += ["--input", listed, "--output", ours, "--checkpoint", trial]
-        subprocess.run([str(part) for part in command], check=True)
+        command += ["--input", str(listed), "--output", str(ours), "--checkpoint", str(trial)]
+        subprocess.run(command, check=True)
     comparison = compare(
         options.output / "predictions",
         ours,
@@ -350,7 +350,10 @@ def compare_with(
     write_comparison(options.output / "comparison" / name, comparison)
     dice = {one.region: one.mean_b for one in comparison.paired if one.metric == "dice"}
     verdict = comparison.verdicts[RULE]
-    print(f"\nA is nnU-Net, B is {arm}, whose folds trained for {np.mean(seconds):.0f} s.")
+    print(
+        f"\nA is nnU-Net, B is {arm}, whose folds trained for {np.mean(seconds):.0f} s "
+        "with their validation."
+    )
     print(f"{verdict}\n{CAVEAT}")
     return {"dice": dice, "train_s": seconds, "verdict": verdict}
 

@@ -11,7 +11,13 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PARTS = {"figures", "sequential_cells", "sequential_studies", "simulated_studies"}
+PARTS = {
+    "figures",
+    "nnunet_cases",
+    "sequential_cells",
+    "sequential_studies",
+    "simulated_studies",
+}
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in PARTS)
 PICTURES = {
     "augmentations_picture",

@@ -35,8 +35,10 @@ def raw(benchmark, tmp_path):
     cases, folder = find_cases(tmp_path / "data"), tmp_path / benchmark.NAME
     (folder / "imagesTr").mkdir(parents=True)
     (folder / "labelsTr").mkdir()
-    benchmark.write_raw_case(cases[0], folder)
-    (folder / "dataset.json").write_text(json.dumps(benchmark.dataset_json(cases)))
+    sys.modules["nnunet_cases"].write_raw_case(cases[0], folder)
+    (folder / "dataset.json").write_text(
+        json.dumps(sys.modules["nnunet_cases"].dataset_json(cases))
+    )
     return cases[0], folder
 
 
