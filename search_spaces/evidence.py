@@ -4,7 +4,7 @@ Each part is one of the studies of experiments/ with the arms that answer its qu
 `--full` runs all arms of each. nnunet_folds.md is what benchmarks/nnunet_folds.py wrote.
 """
 
-from segmamba.studies.evidence import MEMBERS, PHANTOM_WEIGHTS, EvidencePart
+from segmamba.studies.evidence import MEMBERS, EvidencePart
 
 PARTS = (
     EvidencePart(
@@ -42,11 +42,6 @@ PARTS = (
         name="compare_mamba",
         title="The field's Mamba networks",
         arms=("U-Net", "SegMamba", "SegMamba (Xing)", "U-Mamba Enc"),
-    ),
-    EvidencePart(
-        name="learning_curve",
-        title="How many cases, and do phantoms help?",
-        options=("--set", f"learning.initial_weights={PHANTOM_WEIGHTS}"),
     ),
     EvidencePart(
         name="ensemble",

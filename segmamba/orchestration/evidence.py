@@ -24,17 +24,14 @@ from segmamba.orchestration.tracking.study_reader import (
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG
 from segmamba.reports.evidence import Part
-from segmamba.studies.evidence import MEMBERS, PHANTOM_WEIGHTS, EvidencePart
+from segmamba.studies.evidence import MEMBERS, EvidencePart
 from segmamba.studies.spec import ALL_ARMS
-from segmamba.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from segmamba.studies.results import Study
 
 PHANTOMS = "phantoms"
 """The folder, in that of the results, of what ran on phantoms."""
-PRETRAINING = "train"
-"""Name of the run that trains the network whose weights {phantom weights} are."""
 STOPPED_CODES = (130, 143)
 PLACES = {"--data": "DATA", "--output": "RESULTS", "--checkpoint": "RUN", "--cache": "CACHE"}
 """Options whose values are a machine's own folders, to what a page shows in their place."""
@@ -135,31 +132,9 @@ class EvidenceRunner:
                 first, *others = _members(self.options.output)
                 yield first
                 yield from _repeated(before, others)
-            elif PHANTOM_WEIGHTS in word:
-                yield word.replace(PHANTOM_WEIGHTS, str(self._phantom_weights()))
             else:
                 yield word
             before = word
-
-    def _phantom_weights(self) -> Path:
-        """The weights of a network that has trained on phantoms; it trains here if it has not.
-
-        Raises:
-            UserError: Its training failed.
-        """
-        output = results_of(self.options.output, phantoms=True)
-        folders = sorted(output.glob(f"{PRETRAINING}_Run*"))
-        if folders and RunFolder(folders[-1]).final_metrics.exists():
-            return RunFolder(folders[-1]).best
-        self._say("begins   a training on phantoms")
-        settings = _repeated("--set", self.options.changes)
-        arguments = ["--preset", self.options.preset, *settings, "--output", str(output)]
-        code = _call(["-m", "segmamba", "train", *arguments, *(["--resume"] if folders else [])])
-        if code in STOPPED_CODES:
-            raise KeyboardInterrupt
-        if code:
-            raise UserError(f"the training on phantoms in {output} ended with exit code {code}")
-        return RunFolder(sorted(output.glob(f"{PRETRAINING}_Run*"))[-1]).best
 
 
 def read_parts(parts: Sequence[EvidencePart], output: Path) -> list[Part]:
@@ -182,12 +157,10 @@ def results_of(output: Path, *, phantoms: bool) -> Path:
 
 def _part(part: EvidencePart, output: Path) -> Part:
     told = Part(name=part.name, title=part.title)
-    if part.kind == "note":
-        file = output / f"{part.name}.md"
-        return replace(told, note=file.read_text(encoding="utf-8") if file.exists() else "")
     run, twin = (_newest(results_of(output, phantoms=there), part.name) for there in (False, True))
     if run is None:
-        return told
+        file = output / f"{part.name}.md"
+        return replace(told, note=file.read_text(encoding="utf-8") if file.exists() else "")
     began = run.store.client.get_run(run.run_id)
     told = replace(told, day=time.strftime("%Y-%m-%d", time.gmtime(began.info.start_time / 1000)))
     if part.kind != "study":

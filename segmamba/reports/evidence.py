@@ -96,9 +96,9 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _answer(section: str) -> str:
-    """The first sentence of a section that is set in bold; the verdict of a study."""
+    """What a section sets in bold first, the verdict of a study, as Markdown in one line."""
     bold = re.search(r"\*\*(.+?)\*\*", section, re.DOTALL)
-    return bold[1] if bold else MISSING if MISSING in section else ""
+    return " ".join(bold[1].split()) if bold else MISSING if MISSING in section else ""
 
 
 def _filled(name: str, **content: Any) -> str:

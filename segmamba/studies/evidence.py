@@ -7,8 +7,6 @@ from typing import Literal
 
 MEMBERS = "{members}"
 """In a part's options: each network of the ensemble, behind the option before it."""
-PHANTOM_WEIGHTS = "{phantom weights}"
-"""In a part's options: the weights of a network that was trained on phantoms."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ CaseRow: TypeAlias = dict[str, Any]
 ... are numbers."""
 ENDED = ("FINISHED", "STOPPED", "FAILED", "INFEASIBLE")
 """The statuses of trials that have ended, well or not."""
+SETTLED = ("FINISHED", "INFEASIBLE")
+"""The statuses of trials that have a result, or cannot have one."""
 History: TypeAlias = dict[str, list[tuple[int, float]]]
 """The (step, value) pairs of every metric."""
 
@@ -192,6 +194,19 @@ class Study:
     def claims(self) -> tuple[Hypothesis, ...]:
         """The hypothesis and the secondary claims."""
         return (self.hypothesis, *self.secondary)
+
+    @property
+    def over(self) -> frozenset[str]:
+        """The keys of the trials that no further start runs again.
+
+        A trial that failed is run again, unless a look has counted it as failed.
+        """
+        looked_at = self.seed_range[: self.looks[-1].seeds] if self.looks else ()
+        return frozenset(
+            trial.key
+            for trial in self.trials
+            if trial.status in SETTLED or (trial.seed in looked_at and trial.status in ENDED)
+        )
 
     @property
     def seed_range(self) -> range:

@@ -16,6 +16,7 @@ from segmamba.orchestration.tracking.study_answer import log_answer
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, unfinished_study
 from segmamba.studies.arm_means import mean_interval
 from segmamba.studies.champion import best_tested
+from segmamba.studies.looks import Look
 from segmamba.studies.scores import seed_scores
 from segmamba.training.run_folder import next_run_folder
 from tests.orchestration.mlflow_study import add_trials, arm_runs, begin, conclude, concluded
@@ -119,6 +120,21 @@ def test_a_study_that_was_stopped_and_went_on_has_one_run_an_arm_with_all_its_se
     assert {one.info.run_name for one in runs.values()} == {"depth 0, 3 seeds", "depth 2, 3 seeds"}
     history = store[0].client.get_metric_history(runs["depth 0"].info.run_id, "val/dice_mean")
     assert [metric.step for metric in history] == [1, 2, 3]
+
+
+def test_resume_finds_a_finished_study_of_which_a_trial_failed_unless_a_look_has_counted_it(store):
+    study = synthetic_study(EFFECTS, seeds=2, failed=[("depth 2", 1)], **SMALL)
+    folder = next_run_folder(store[1], "a_trial_failed")
+    run = begin(store[0], dataclasses.replace(study, name=folder.name), folder)
+    add_trials(run, study.trials)
+    conclude(run, folder)
+    found = unfinished_study(store[0], "a_trial_failed")
+    assert found.parent_run_id == run.run_id
+    assert {trial.key for trial in found.trials} - found.over == {"depth 2, seed 1"}
+    look = Look(seeds=2, contrasts=(), arms=(), reason="")
+    assert dataclasses.replace(found, max_seeds=2, looks=(look,)).over == {
+        trial.key for trial in found.trials
+    }
 
 
 @pytest.mark.parametrize("other", ["ablate-depth_Run07", "ablate_depth_Run07_Run01"])

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted(
     path.stem
     for path in (ROOT / "search_spaces").glob("*.py")
-    if path.stem not in ("__init__", "ensemble", "ablate_inference")
+    if path.stem not in ("__init__", "ensemble", "ablate_inference", "evidence")
 )
 
 

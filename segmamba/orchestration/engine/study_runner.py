@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from segmamba.studies.results import Study, Trial
 
 T = TypeVar("T")
-OVER = ("FINISHED", "INFEASIBLE")
-"""Statuses of trials that no later start runs again."""
 
 
 @dataclass
@@ -65,8 +63,7 @@ class StudyRunner:
         if self.study.max_seeds:
             self._run_seeds()
             return
-        ended = {(t.arm, t.seed, t.fold) for t in self.study.trials if t.status in OVER}
-        plans = [plan for plan in self.study.plans if (plan.arm, plan.seed, plan.fold) not in ended]
+        plans = [plan for plan in self.study.plans if plan.key not in self.study.over]
         plans = self._without_infeasible(plans)
         reused = self._reused(plans)
         plans = [plan for plan in plans if plan.key not in reused]
@@ -88,7 +85,7 @@ class StudyRunner:
         queue = SeedQueue(
             self.study,
             {plan.arm for plan in plans},
-            self._over(),
+            self.study.over,
             take_look=looks.take,
             answered=self._reused,
             length=lambda plan: forward_passes(self.context.config(plan)),
@@ -102,19 +99,6 @@ class StudyRunner:
             self.progress.trials(queue.waiting, base.train.epochs, self.resources.at_once)
             launcher.run_seeds(queue)
         looks.close()
-
-    def _over(self) -> set[str]:
-        """The keys of the trials that no start of a sequential study runs again.
-
-        A trial that failed is run again, unless a look has counted it as failed.
-        """
-        looks = self.study.looks
-        looked_at = self.study.seed_range[: looks[-1].seeds] if looks else ()
-        return {
-            trial.key
-            for trial in self.study.trials
-            if trial.status in OVER or (trial.seed in looked_at and trial.status in ENDED)
-        }
 
     @property
     def arms_scheduler(self) -> str:

@@ -105,10 +105,19 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
 
 
 def unfinished_study(store: Store, name: str) -> Study | None:
-    """Return the newest Study called `name`_RunNN whose parent run is not FINISHED."""
-    runs = study_runs(store, "attributes.status != 'FINISHED'")
-    newest = _newest([run for run in runs if _without_number(run.data.tags["study"]) == name])
-    return read_study(StudyRun(store, newest.info.run_id)) if newest else None
+    """Return the newest Study called `name`_RunNN that a further start can go on with.
+
+    It is one whose parent run is not FINISHED; without any, the newest one if a trial of it has
+    failed that may run again.
+    """
+    runs = [run for run in study_runs(store) if _without_number(run.data.tags["study"]) == name]
+    begun = _newest([run for run in runs if run.info.status != "FINISHED"])
+    newest = begun or _newest(runs)
+    if newest is None:
+        return None
+    study = read_study(StudyRun(store, newest.info.run_id))
+    failed = [trial for trial in study.trials if trial.status == "FAILED"]
+    return study if begun or any(trial.key not in study.over for trial in failed) else None
 
 
 def find_study(store: Store, name: str) -> StudyRun:
