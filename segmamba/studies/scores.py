@@ -6,7 +6,7 @@ folds. Differences, tables and figures all use this definition.
 """
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -116,23 +116,27 @@ def _is_region(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and "_" not in name.removeprefix(prefix)
 
 
-def shared_cases(study: Study, column: str, seed: int) -> frozenset[str]:
-    """The cases that every arm scored with every seed; with `seed`, where each seed has own splits.
+def shared_cases(study: Study, column: str) -> dict[int, frozenset[str]]:
+    """The cases that every arm scored with every seed; with one, where each seed has own splits.
 
     Args:
         study: The study.
         column: Name of the column.
-        seed: The seed that they are for.
 
     Returns:
-        The ids; empty where the trials share none.
+        The ids, by the seeds that any arm was tested with; empty where the trials share none.
     """
-    tables = [
-        table
-        for arm in study.arms
-        for of, table in case_scores(study, arm, column).items()
-        if of == seed or not study.test_sets_vary
-    ]
+    tables: dict[int, list[CaseScores]] = {}
+    for arm in study.arms:
+        for seed, table in case_scores(study, arm, column).items():
+            tables.setdefault(seed, []).append(table)
+    if study.test_sets_vary:
+        return {seed: _common(of_seed) for seed, of_seed in tables.items()}
+    return dict.fromkeys(tables, _common([one for of_seed in tables.values() for one in of_seed]))
+
+
+def _common(tables: Sequence[CaseScores]) -> frozenset[str]:
+    """The cases that are in every table; none where there is no table."""
     return frozenset.intersection(*map(frozenset, tables)) if tables else frozenset()
 
 
@@ -154,7 +158,7 @@ def seed_scores(study: Study, arm: str, column: str) -> dict[int, float]:
     if not scores:
         return _metric_means(study, arm, column)
     patients = case_patients(study)
-    shared = {seed: shared_cases(study, column, seed) for seed in scores}
+    shared = shared_cases(study, column)
     return {seed: _mean(table, shared[seed] or table, patients) for seed, table in scores.items()}
 
 

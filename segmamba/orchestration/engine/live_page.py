@@ -30,7 +30,7 @@ SETTLE_S = 2.0
 """From the end of a trial until MLflow knows of it."""
 SHARE = 20.0
 """The pause after a page, in multiples of the processor's time that it took: a twentieth of a core
-at most, unless that would be more than EVERY_S."""
+at most, however long a study's page takes."""
 REFRESH_S = 30
 """How often a browser loads the page again."""
 JOIN_S = 60.0
@@ -81,9 +81,9 @@ class LivePage:
         while not self._over.is_set():
             began_s = time.thread_time()  # a busy machine makes a page late, not rare
             self._write()
-            pause_s = min(EVERY_S, max(SETTLE_S, SHARE * (time.thread_time() - began_s)))
+            pause_s = max(SETTLE_S, SHARE * (time.thread_time() - began_s))
             self._over.wait(pause_s)
-            self._wake.wait(EVERY_S - pause_s)
+            self._wake.wait(max(0.0, EVERY_S - pause_s))
             self._wake.clear()
             self._over.wait(SETTLE_S)
 
