@@ -5,9 +5,10 @@ patients of all folds are pooled: the score of a seed is the mean over the patie
 folds. Differences, tables and figures all use this definition.
 """
 
+import functools
 import math
-from collections.abc import Container, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,10 +16,30 @@ from segmamba.data.case import patient_of
 from segmamba.evaluation.patients import by_patient
 from segmamba.studies.results import CaseRow, Study, Trial
 
-CaseScores: TypeAlias = dict[str, float]
+CaseScores: TypeAlias = Mapping[str, float]
 """Case id to score."""
 MEAN = "_mean"
 """How the columns end that are means over the regions."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def once(
+    function: Callable[Concatenate[Study, P], T],
+) -> Callable[Concatenate[Study, P], T]:
+    """Compute a function of a study once for each Study, which never changes once it is made.
+
+    A report asks for the same scores hundreds of times; of thousands of trials, that took minutes.
+    """
+
+    @functools.wraps(function)
+    def kept(study: Study, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (function, args, *kwargs.items())
+        if key not in study.known:
+            study.known[key] = function(study, *args, **kwargs)
+        return study.known[key]
+
+    return kept
 
 
 def finished_trials(study: Study, arm: str) -> list[Trial]:
@@ -34,7 +55,8 @@ def finished_trials(study: Study, arm: str) -> list[Trial]:
     return [trial for trial in study.trials if trial.arm == arm and trial.status == "FINISHED"]
 
 
-def case_patients(study: Study) -> dict[str, str]:
+@once
+def case_patients(study: Study) -> Mapping[str, str]:
     """The patient of every tested case.
 
     Args:
@@ -54,6 +76,7 @@ def case_patients(study: Study) -> dict[str, str]:
     return patients
 
 
+@once
 def told_by_ids(study: Study) -> bool:
     """Whether nothing but the ids of some tested cases tells their patients.
 
@@ -70,7 +93,8 @@ def told_by_ids(study: Study) -> bool:
     )
 
 
-def case_scores(study: Study, arm: str, column: str) -> dict[int, CaseScores]:
+@once
+def case_scores(study: Study, arm: str, column: str) -> Mapping[int, CaseScores]:
     """One column of the per-case tables of an arm's finished trials, with the folds pooled.
 
     Args:
@@ -83,7 +107,7 @@ def case_scores(study: Study, arm: str, column: str) -> dict[int, CaseScores]:
         The scores of every case, by seed. Cases without a finite score are left out, as are seeds
         without any case. Where a trial ran twice, the later one counts.
     """
-    scores: dict[int, CaseScores] = {}
+    scores: dict[int, dict[str, float]] = {}
     for trial in finished_trials(study, arm):
         values = {row["case"]: row_score(row, column) for row in trial.test_cases}
         of_trial = {case: value for case, value in values.items() if math.isfinite(value)}
@@ -116,7 +140,8 @@ def _is_region(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and "_" not in name.removeprefix(prefix)
 
 
-def shared_cases(study: Study, column: str) -> dict[int, frozenset[str]]:
+@once
+def shared_cases(study: Study, column: str) -> Mapping[int, frozenset[str]]:
     """The cases that every arm scored with every seed; with one, where each seed has own splits.
 
     Args:
@@ -140,7 +165,8 @@ def _common(tables: Sequence[CaseScores]) -> frozenset[str]:
     return frozenset.intersection(*map(frozenset, tables)) if tables else frozenset()
 
 
-def seed_scores(study: Study, arm: str, column: str) -> dict[int, float]:
+@once
+def seed_scores(study: Study, arm: str, column: str) -> Mapping[int, float]:
     """The mean test score of every seed of an arm.
 
     Args:

@@ -81,9 +81,9 @@ class LivePage:
         while not self._over.is_set():
             began_s = time.thread_time()  # a busy machine makes a page late, not rare
             self._write()
-            pause_s = max(SETTLE_S, SHARE * (time.thread_time() - began_s))
-            self._over.wait(pause_s)
-            self._wake.wait(max(0.0, EVERY_S - pause_s))
+            rest_s = pause_s(time.thread_time() - began_s)
+            self._over.wait(rest_s)
+            self._wake.wait(max(0.0, EVERY_S - rest_s))
             self._wake.clear()
             self._over.wait(SETTLE_S)
 
@@ -168,6 +168,15 @@ class LivePage:
     def left_s(self) -> float | None:
         """The seconds that are left; None where that is not known."""
         return self._display.left_s()
+
+
+def pause_s(took_s: float) -> float:
+    """The seconds after a page in which none is written, though trials end.
+
+    Args:
+        took_s: The processor's seconds that the page took.
+    """
+    return max(SETTLE_S, SHARE * took_s)
 
 
 def live_state(study: Study, left_s: float | None, *, ended: str = "") -> Live:
