@@ -1,5 +1,6 @@
 """Trials run in Ray's order, whatever becomes of them."""
 
+import itertools
 import random
 from types import SimpleNamespace
 
@@ -7,7 +8,8 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from segmamba.orchestration.engine.first_come import FirstCome
+from segmamba.orchestration.engine import first_come
+from segmamba.orchestration.engine.first_come import START_S, FirstCome
 
 
 class Controller:
@@ -24,6 +26,7 @@ class Controller:
         trial.is_finished = lambda: trial.status in (Trial.TERMINATED, Trial.ERROR)
         self.trials.append(trial)
         self.scheduler.on_trial_add(self, trial)
+        return trial
 
     def start_again(self, trial):
         """As Ray does with a trial whose process died: it waits behind the others."""
@@ -33,7 +36,8 @@ class Controller:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_next_trial_is_the_one_that_ray_would_take(seed):
+def test_where_no_process_starts_the_next_trial_is_the_one_that_ray_would_take(seed, monkeypatch):
+    monkeypatch.setattr(first_come, "START_S", 0.0)
     draw = random.Random(seed)
     controller, rays = Controller(FirstCome()), FIFOScheduler()
     states = (Trial.PENDING, Trial.PAUSED, Trial.RUNNING, Trial.TERMINATED, Trial.ERROR)
@@ -52,3 +56,22 @@ def test_the_next_trial_is_the_one_that_ray_would_take(seed):
         chosen = controller.scheduler.choose_trial_to_run(controller)
         assert chosen is rays.choose_trial_to_run(controller)
     assert len(controller.scheduler._live) < len(controller.trials) / 2, "the ended are let go"
+
+
+def test_a_free_process_goes_to_the_next_trial_while_that_of_an_earlier_one_starts(monkeypatch):
+    clock = itertools.repeat(1000.0)
+    monkeypatch.setattr(first_come.time, "monotonic", lambda: next(clock))
+    controller = Controller(FirstCome())
+    choose = controller.scheduler.choose_trial_to_run
+    first, second = controller.add(Trial.PENDING), controller.add(Trial.PENDING)
+    assert choose(controller) is first, "its process starts"
+    assert choose(controller) is second, "it gets a process that is free, or its own"
+    assert choose(controller) is first, "no other trial waits: it takes what becomes free"
+    third = controller.add(Trial.PENDING)
+    clock = itertools.repeat(1000.0 + START_S)
+    assert choose(controller) is first, "its process does not come"
+    first.status = second.status = Trial.RUNNING
+    assert choose(controller) is third
+    second.status = Trial.PENDING
+    controller.start_again(second)
+    assert choose(controller) is second, "its process died, and another one is to start"

@@ -102,6 +102,7 @@ class LivePage:
             if self._study is not None and (ended or not self._over.is_set()):
                 live = live_state(self._study, self._display.left_s(), ended=ended)
                 write_live_page(self._study, self._folder, live)
+                self._study.known.clear()  # until the next page it would only take memory
         except Exception as error:  # whatever it is, the study is worth more than its page
             self._warn(error)
 

@@ -6,6 +6,7 @@ from any other database, runs are read as MLflow reads them.
 """
 
 import contextlib
+import functools
 import math
 import sqlite3
 from collections import defaultdict
@@ -132,6 +133,7 @@ def _runs(database: sqlite3.Connection, run_ids: Sequence[str]) -> list[Run]:
             ("SELECT run_uuid, key, value, is_nan, timestamp, step FROM latest_metrics", "key"),
         )
     )
+    param, tag = functools.cache(Param), functools.cache(RunTag)  # most are the same in all runs
     return [
         Run(
             RunInfo(run_id, str(experiment_id), *info),
@@ -140,8 +142,8 @@ def _runs(database: sqlite3.Connection, run_ids: Sequence[str]) -> list[Run]:
                     Metric(key, _number(value, is_nan), time, step)
                     for key, value, is_nan, time, step in metrics[run_id]
                 ],
-                [Param(*pair) for pair in params[run_id]],
-                [RunTag(*pair) for pair in tags[run_id]],
+                [param(*pair) for pair in params[run_id]],
+                [tag(*pair) for pair in tags[run_id]],
             ),
         )
         for run_id in run_ids
