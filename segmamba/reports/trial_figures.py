@@ -77,6 +77,8 @@ def _draw_arm_curves(
 
     values: dict[int, list[float]] = {}
     thin: list[list[tuple[int, float]]] = []
+    short: list[tuple[int, float]] = []
+    broken: list[tuple[int, float]] = []
     for trial in trials:
         curve = [
             (step, quantity.scale * value)
@@ -87,13 +89,17 @@ def _draw_arm_curves(
             continue
         thin.append(curve)
         if _mark(curve):
-            panel.plot(*zip(*curve, strict=True), _mark(curve), color=colour, alpha=0.45, ms=3)
+            short += curve
         if trial.status == "FINISHED":
             for step, value in curve:
                 values.setdefault(step, []).append(value)
         else:
-            panel.plot(*curve[-1], "x", color=colour, ms=5)  # where it broke off
-    # one artist, however many trials: thousands of lines of their own take a minute
+            broken.append(curve[-1])
+    # one artist each, however many trials: thousands of their own take a minute
+    if short:
+        panel.plot(*zip(*short, strict=True), "o", color=colour, alpha=0.45, ms=3)
+    if broken:
+        panel.plot(*zip(*broken, strict=True), "x", color=colour, ms=5)
     panel.add_collection(
         LineCollection(thin, colors=colour, linewidths=0.7, alpha=0.45, linestyles=style)
     )

@@ -28,7 +28,7 @@ def mean_interval(study: Study, arm: str, column: str) -> tuple[float, float] | 
     if study.test_sets_vary:
         table = np.array(list(seed_scores(study, arm, column).values()))[:, None]
     else:
-        shared = shared_cases(study, column, next(iter(scores)))
+        shared = shared_cases(study, column)[next(iter(scores))]
         own = frozenset.intersection(*map(frozenset, scores.values()))
         cases = sorted(shared or own)
         if not cases:

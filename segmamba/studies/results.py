@@ -1,5 +1,6 @@
 """A study and its trials, as they are read back from MLflow."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -180,6 +181,11 @@ class Study:
     From "epoch" on the settings "changes" train; "donor" is the member that was copied then.
     """
 
+    @functools.cached_property
+    def known(self) -> dict[Any, Any]:
+        """What was computed of it once and for all; see `once` of scores.py."""
+        return {}
+
     @property
     def test_sets_vary(self) -> bool:
         """Whether the seeds are tested on different patients.
@@ -223,7 +229,9 @@ class Study:
         Returns:
             All of them, but of an arm that a sequential study dropped.
         """
-        own = self.arm_seeds.get(arm, self.seeds)
+        if arm not in self.arm_seeds:
+            return self.seeds
+        own = set(self.arm_seeds[arm])
         return tuple(seed for seed in self.seeds if seed in own)
 
     @property

@@ -5,9 +5,10 @@ patients of all folds are pooled: the score of a seed is the mean over the patie
 folds. Differences, tables and figures all use this definition.
 """
 
+import functools
 import math
-from collections.abc import Container, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,10 +16,30 @@ from segmamba.data.case import patient_of
 from segmamba.evaluation.patients import by_patient
 from segmamba.studies.results import CaseRow, Study, Trial
 
-CaseScores: TypeAlias = dict[str, float]
+CaseScores: TypeAlias = Mapping[str, float]
 """Case id to score."""
 MEAN = "_mean"
 """How the columns end that are means over the regions."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def once(
+    function: Callable[Concatenate[Study, P], T],
+) -> Callable[Concatenate[Study, P], T]:
+    """Compute a function of a study once for each Study, which never changes once it is made.
+
+    A report asks for the same scores hundreds of times; of thousands of trials, that took minutes.
+    """
+
+    @functools.wraps(function)
+    def kept(study: Study, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (function, args, *kwargs.items())
+        if key not in study.known:
+            study.known[key] = function(study, *args, **kwargs)
+        return study.known[key]
+
+    return kept
 
 
 def finished_trials(study: Study, arm: str) -> list[Trial]:
@@ -34,7 +55,8 @@ def finished_trials(study: Study, arm: str) -> list[Trial]:
     return [trial for trial in study.trials if trial.arm == arm and trial.status == "FINISHED"]
 
 
-def case_patients(study: Study) -> dict[str, str]:
+@once
+def case_patients(study: Study) -> Mapping[str, str]:
     """The patient of every tested case.
 
     Args:
@@ -54,6 +76,7 @@ def case_patients(study: Study) -> dict[str, str]:
     return patients
 
 
+@once
 def told_by_ids(study: Study) -> bool:
     """Whether nothing but the ids of some tested cases tells their patients.
 
@@ -70,7 +93,8 @@ def told_by_ids(study: Study) -> bool:
     )
 
 
-def case_scores(study: Study, arm: str, column: str) -> dict[int, CaseScores]:
+@once
+def case_scores(study: Study, arm: str, column: str) -> Mapping[int, CaseScores]:
     """One column of the per-case tables of an arm's finished trials, with the folds pooled.
 
     Args:
@@ -83,7 +107,7 @@ def case_scores(study: Study, arm: str, column: str) -> dict[int, CaseScores]:
         The scores of every case, by seed. Cases without a finite score are left out, as are seeds
         without any case. Where a trial ran twice, the later one counts.
     """
-    scores: dict[int, CaseScores] = {}
+    scores: dict[int, dict[str, float]] = {}
     for trial in finished_trials(study, arm):
         values = {row["case"]: row_score(row, column) for row in trial.test_cases}
         of_trial = {case: value for case, value in values.items() if math.isfinite(value)}
@@ -116,27 +140,33 @@ def _is_region(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and "_" not in name.removeprefix(prefix)
 
 
-def shared_cases(study: Study, column: str, seed: int) -> frozenset[str]:
-    """The cases that every arm scored with every seed; with `seed`, where each seed has own splits.
+@once
+def shared_cases(study: Study, column: str) -> Mapping[int, frozenset[str]]:
+    """The cases that every arm scored with every seed; with one, where each seed has own splits.
 
     Args:
         study: The study.
         column: Name of the column.
-        seed: The seed that they are for.
 
     Returns:
-        The ids; empty where the trials share none.
+        The ids, by the seeds that any arm was tested with; empty where the trials share none.
     """
-    tables = [
-        table
-        for arm in study.arms
-        for of, table in case_scores(study, arm, column).items()
-        if of == seed or not study.test_sets_vary
-    ]
+    tables: dict[int, list[CaseScores]] = {}
+    for arm in study.arms:
+        for seed, table in case_scores(study, arm, column).items():
+            tables.setdefault(seed, []).append(table)
+    if study.test_sets_vary:
+        return {seed: _common(of_seed) for seed, of_seed in tables.items()}
+    return dict.fromkeys(tables, _common([one for of_seed in tables.values() for one in of_seed]))
+
+
+def _common(tables: Sequence[CaseScores]) -> frozenset[str]:
+    """The cases that are in every table; none where there is no table."""
     return frozenset.intersection(*map(frozenset, tables)) if tables else frozenset()
 
 
-def seed_scores(study: Study, arm: str, column: str) -> dict[int, float]:
+@once
+def seed_scores(study: Study, arm: str, column: str) -> Mapping[int, float]:
     """The mean test score of every seed of an arm.
 
     Args:
@@ -154,7 +184,7 @@ def seed_scores(study: Study, arm: str, column: str) -> dict[int, float]:
     if not scores:
         return _metric_means(study, arm, column)
     patients = case_patients(study)
-    shared = {seed: shared_cases(study, column, seed) for seed in scores}
+    shared = shared_cases(study, column)
     return {seed: _mean(table, shared[seed] or table, patients) for seed, table in scores.items()}
 
 

@@ -10,7 +10,7 @@ from segmamba.orchestration.listing import list_studies
 from segmamba.orchestration.reproduce import reproduce_run
 from segmamba.orchestration.tracking import study_answer
 from segmamba.orchestration.tracking.arm_runs import log_arms
-from segmamba.orchestration.tracking.reuse import finished_run
+from segmamba.orchestration.tracking.reuse import finished_runs
 from segmamba.orchestration.tracking.store import Store, open_store
 from segmamba.orchestration.tracking.study_answer import log_answer
 from segmamba.orchestration.tracking.study_reader import find_study, read_study, unfinished_study
@@ -85,7 +85,7 @@ def test_an_arm_is_no_trial_for_whatever_reads_the_study(store, whole):
     assert row["trials"] == row["finished"] == 6
     arm = arm_runs(store[0], run)["depth 2"]
     assert best_tested(again).run_id in {t.run_id for t in study.trials}
-    assert finished_run(store[0], arm.data.tags.get("trial_digest", "none")) is None
+    assert not finished_runs(store[0], {arm.data.tags.get("trial_digest", "none")})
     with pytest.raises(UserError, match="no study"):
         find_study(store[0], arm.info.run_id)
 

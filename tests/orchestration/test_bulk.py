@@ -5,7 +5,13 @@ import math
 import pytest
 
 from segmamba.orchestration.tracking import bulk
-from segmamba.orchestration.tracking.bulk import PARENT_TAG, histories_of, runs_below
+from segmamba.orchestration.tracking.bulk import (
+    PARENT_TAG,
+    histories_of,
+    oldest_finished,
+    runs_below,
+    runs_with,
+)
 from segmamba.orchestration.tracking.store import open_store
 
 
@@ -48,6 +54,54 @@ def test_the_runs_below_a_study_are_those_that_mlflow_finds(study, runs_at_once)
     found = runs_below(store, parent)
     assert len(found) == 3
     assert list(map(plain, found)) == list(map(plain, wanted))
+
+
+@pytest.mark.parametrize("number", [0, 3, 7])
+def test_the_runs_with_some_tags_are_those_that_mlflow_finds(study, runs_at_once, number):
+    store, parent = study
+    tags = {"trial": f"it's {number}", PARENT_TAG: parent}
+    found = runs_with(store, tags)
+    assert len(found) == (number == 0), "the third is another study's"
+    wanted = store.search(f"tags.trial = \"it's {number}\" and tags.`{PARENT_TAG}` = '{parent}'")
+    assert list(map(plain, found)) == list(map(plain, wanted))
+
+
+def test_the_oldest_finished_run_with_each_value_is_found_at_once(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    for at, (name, digest, status, tags) in enumerate(
+        (
+            ("broken", "a", "FAILED", {}),
+            ("taken over", "a", "FINISHED", {"reused_from": "an older one"}),
+            ("stopped early", "b", "FINISHED", {"stopped": ""}),
+            ("the oldest", "a", "FINISHED", {}),
+            ("later", "a", "FINISHED", {}),
+            ("its only one", "c", "FINISHED", {}),
+            ("deleted", "d", "FINISHED", {}),
+            ("still running", "e", "RUNNING", {}),
+        )
+    ):
+        run = store.client.create_run(
+            store.experiment_id, start_time=1000 + at, run_name=name, tags={"digest": digest} | tags
+        )
+        if status != "RUNNING":
+            store.end_run(run.info.run_id, status)
+        if name == "deleted":
+            store.client.delete_run(run.info.run_id)
+    elsewhere = store.client.create_run(
+        store.client.create_experiment("another"), start_time=1, tags={"digest": "a"}
+    )
+    store.end_run(elsewhere.info.run_id, "FINISHED")
+    asked = {"values": ["a", "b", "c", "d", "e", "none"], "without": ("reused_from", "stopped")}
+    found = oldest_finished(store, "digest", **asked)
+    assert {digest: run.info.run_name for digest, run in found.items()} == {
+        "a": "the oldest",
+        "c": "its only one",
+    }
+    monkeypatch.setattr(bulk, "sqlite_path", lambda uri: None)  # as a server's store is asked
+    one_by_one = oldest_finished(store, "digest", **asked)
+    assert {digest: plain(run) for digest, run in found.items()} == {
+        digest: plain(run) for digest, run in one_by_one.items()
+    }
 
 
 def test_the_courses_of_their_metrics_are_those_that_mlflow_gives(study, runs_at_once):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from mlflow.exceptions import MlflowException
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from segmamba.orchestration.engine import callbacks
 from segmamba.orchestration.engine.progress import SilentProgress
@@ -24,7 +25,9 @@ def test_what_mlflow_refuses_of_one_trial_is_not_taken_for_the_failure_of_the_ne
     finish = callbacks.FinishRuns(context, SilentProgress())
     trials = [
         SimpleNamespace(
-            config={"trial": TrialPlan(arm="a", seed=seed)}, last_result={"epoch": 1, "epochs": 1}
+            config={"trial": TrialPlan(arm="a", seed=seed)},
+            last_result={"epoch": 1, "epochs": 1},
+            run_metadata=SimpleNamespace(),
         )
         for seed in range(2)
     ]
@@ -34,3 +37,22 @@ def test_what_mlflow_refuses_of_one_trial_is_not_taken_for_the_failure_of_the_ne
     with pytest.raises(MlflowException, match="no such run"):
         finish.settle()
     assert asked == ["a, seed 0", "a, seed 0", "a, seed 1"], "the other is told of, too"
+
+
+def test_of_a_trial_that_has_ended_ray_keeps_no_numbers():
+    kept = _TrainingRunMetadata()
+    for epoch in range(1, 4):
+        kept.update_metric("val/dice_mean", 0.5, step=epoch)
+    before = len(kept.get_json_state())
+    trial = SimpleNamespace(
+        config={"trial": TrialPlan(arm="a", seed=0)},
+        last_result={"epoch": 3, "epochs": 3},
+        run_metadata=kept,
+    )
+    run = SimpleNamespace(end_trial=lambda *what, **how: None, store=Store("sqlite://", "1"))
+    context = SimpleNamespace(run=run, trial_tags=lambda plan: {})
+    finish = callbacks.FinishRuns(context, SilentProgress())
+    finish.on_trial_complete(1, [trial], trial)
+    finish.settle()
+    assert not kept.metric_n_steps and not kept.metric_analysis
+    assert len(kept.get_json_state()) < before / 2, "nor writes them in its states"

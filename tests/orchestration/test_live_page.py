@@ -74,6 +74,12 @@ def written(study, monkeypatch):
     return pages
 
 
+@pytest.mark.parametrize("took_s", [0.5, 5.0, 60.0])
+def test_a_page_takes_a_twentieth_of_a_core_however_long_one_takes(took_s):
+    assert took_s / (took_s + live_page.pause_s(took_s)) < 1 / 20
+    assert live_page.pause_s(0.0) == live_page.SETTLE_S
+
+
 def test_the_page_is_written_at_the_start_and_after_every_trial(written, tmp_path):
     heard = Heard()
     with LivePage(None, tmp_path, heard) as page:

@@ -93,6 +93,7 @@ def test_the_last_checkpoints_difference_stands_beside_the_chosen_ones(tmp_path)
     for trial in study.trials:
         for row in trial.test_cases:
             row["last_dice_WT"] = 0.5 + (0.07 if trial.arm == "b" else 0.0)
+    study = dataclasses.replace(study)
     assert (
         "last epoch's weights in place of those that the validation set chose: "
         "b \N{MINUS SIGN} a +7.0 [+7.0, +7.0]." in pages(study, tmp_path)[0]

@@ -93,6 +93,7 @@ class FinishRuns(tune.Callback):
         else:
             self.progress.completed(plan.key)
             self._end(plan, "FINISHED")
+        _forget_numbers(trial)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
@@ -117,6 +118,7 @@ class FinishRuns(tune.Callback):
         marks = {INFEASIBLE_TAG: "yes"} if decision.memory else None
         shown = seen_from(self.context.folder, reason)
         self._end(plan, "FAILED", reason=shown, marks=marks)
+        _forget_numbers(trial)
 
     def settle(self) -> None:
         """Wait until MLflow knows how every trial ended.
@@ -152,6 +154,15 @@ class FinishRuns(tune.Callback):
 
 def _plan(trial: Trial) -> TrialPlan:
     return trial.config["trial"]
+
+
+def _forget_numbers(trial: Trial) -> None:
+    """Free what Ray keeps of all numbers that a trial reported, about 50 kB a trial.
+
+    Nothing reads it once the trial has ended, but Ray keeps it, and writes it in its own states.
+    """
+    trial.run_metadata.metric_n_steps = {}
+    trial.run_metadata.metric_analysis = {}
 
 
 def _last_error(trial: Trial) -> str:

@@ -19,7 +19,7 @@ from segmamba.orchestration.engine.resources import Resources, reuses_processes
 from segmamba.orchestration.engine.scratch import scratch
 
 if TYPE_CHECKING:
-    from ray.tune.schedulers import AsyncHyperBandScheduler
+    from ray.tune.schedulers import TrialScheduler
 
     from segmamba.config import Config
     from segmamba.orchestration.engine.context import TrialFunction
@@ -77,6 +77,7 @@ class TrialLauncher:
         Raises:
             Exception: Whatever a look raised.
         """
+        from segmamba.orchestration.engine.first_come import FirstCome
         from segmamba.orchestration.engine.seed_search import SeedSearch
 
         search, study = SeedSearch(queue), queue.study
@@ -84,7 +85,7 @@ class TrialLauncher:
         self._clear_failures(queue.waiting)
         self.run(
             {},
-            scheduler=None,
+            scheduler=FirstCome(),
             search_alg=search,
             num_samples=most + 1,  # Ray asks no more after the last: there would be no last look
             reuse_actors=reuses_processes(None),
@@ -201,11 +202,14 @@ class TrialLauncher:
                 callback.settle()
 
 
-def _scheduler(name: str, base: Config) -> AsyncHyperBandScheduler | None:
-    """Ray's scheduler, or None, under which every trial trains to its end."""
-    if name == "none":
-        return None
+def _scheduler(name: str, base: Config) -> TrialScheduler:
+    """Ray's scheduler; under "none" every trial trains to its end."""
     from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    from segmamba.orchestration.engine.first_come import FirstCome
+
+    if name == "none":
+        return FirstCome()
 
     return AsyncHyperBandScheduler(metric="val/best_dice_mean", mode="max", **asha_times(base))
 

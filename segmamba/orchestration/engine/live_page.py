@@ -30,7 +30,7 @@ SETTLE_S = 2.0
 """From the end of a trial until MLflow knows of it."""
 SHARE = 20.0
 """The pause after a page, in multiples of the processor's time that it took: a twentieth of a core
-at most, unless that would be more than EVERY_S."""
+at most, however long a study's page takes."""
 REFRESH_S = 30
 """How often a browser loads the page again."""
 JOIN_S = 60.0
@@ -81,9 +81,9 @@ class LivePage:
         while not self._over.is_set():
             began_s = time.thread_time()  # a busy machine makes a page late, not rare
             self._write()
-            pause_s = min(EVERY_S, max(SETTLE_S, SHARE * (time.thread_time() - began_s)))
-            self._over.wait(pause_s)
-            self._wake.wait(EVERY_S - pause_s)
+            rest_s = pause_s(time.thread_time() - began_s)
+            self._over.wait(rest_s)
+            self._wake.wait(max(0.0, EVERY_S - rest_s))
             self._wake.clear()
             self._over.wait(SETTLE_S)
 
@@ -102,6 +102,7 @@ class LivePage:
             if self._study is not None and (ended or not self._over.is_set()):
                 live = live_state(self._study, self._display.left_s(), ended=ended)
                 write_live_page(self._study, self._folder, live)
+                self._study.known.clear()  # until the next page it would only take memory
         except Exception as error:  # whatever it is, the study is worth more than its page
             self._warn(error)
 
@@ -168,6 +169,15 @@ class LivePage:
     def left_s(self) -> float | None:
         """The seconds that are left; None where that is not known."""
         return self._display.left_s()
+
+
+def pause_s(took_s: float) -> float:
+    """The seconds after a page in which none is written, though trials end.
+
+    Args:
+        took_s: The processor's seconds that the page took.
+    """
+    return max(SETTLE_S, SHARE * took_s)
 
 
 def live_state(study: Study, left_s: float | None, *, ended: str = "") -> Live:

@@ -243,12 +243,17 @@ class StudyRunner:
         """The keys of the trials that finished runs answer; they are taken from there."""
         if self.options.fresh or self.study.round_every:
             return set()
+        from segmamba.orchestration.tracking.reuse import DIGEST_TAG
+
         run, tags = self.context.run, self.context.trial_tags
-        reused = {
-            plan.key
-            for plan in plans
-            if self._retry(functools.partial(run.reuse_trial, plan.key, tags(plan)))
-        }
+        digests = {plan: tags(plan)[DIGEST_TAG] for plan in plans}
+        sources = self._retry(lambda: run.reusable(set(digests.values())))
+        reused = set()
+        for plan, digest in digests.items():
+            if digest in sources:
+                source = sources[digest]
+                self._retry(functools.partial(run.reuse_trial, plan.key, tags(plan), source))
+                reused.add(plan.key)
         if reused:
             them = "it" if len(reused) == 1 else "them"
             self.progress.say(

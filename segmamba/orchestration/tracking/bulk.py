@@ -6,10 +6,11 @@ from any other database, runs are read as MLflow reads them.
 """
 
 import contextlib
+import functools
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
@@ -24,6 +25,7 @@ Histories = dict[str, list[tuple[int, float]]]
 PARENT_TAG = "mlflow.parentRunId"
 PREFIXES = ("train/", "val/")
 """Of the metrics that have a course."""
+ACTIVE = "experiment_id = ? AND lifecycle_stage = 'active'"
 RUNS_AT_ONCE = 500
 """Of a query: SQLite takes no more than 999 values in one."""
 PATIENCE_S = 60.0
@@ -40,39 +42,112 @@ def runs_below(store: Store, parent_id: str) -> list[Run]:
     Returns:
         The runs that are not deleted.
     """
+    return runs_with(store, {PARENT_TAG: parent_id})
+
+
+def runs_with(store: Store, tags: Mapping[str, str]) -> list[Run]:
+    """Read the runs that have some tags, newest first, without their inputs.
+
+    Args:
+        store: Where they are.
+        tags: What they have, the one that fewest runs have first, since each run with that one is
+            looked at. No value has both kinds of quotation marks.
+
+    Returns:
+        The runs that are not deleted.
+    """
     path = sqlite_path(store.uri)
     if path is None:
-        return store.search(f"tags.`{PARENT_TAG}` = '{parent_id}'")
+        quotes = {name: '"' if "'" in value else "'" for name, value in tags.items()}
+        conditions = (f"tags.`{n}` = {quotes[n]}{value}{quotes[n]}" for n, value in tags.items())
+        return store.search(" and ".join(conditions))
+    (first, *others) = tags.items()
+    having = (
+        "AND EXISTS (SELECT 1 FROM tags AS other WHERE other.run_uuid = runs.run_uuid "
+        "AND other.key = ? AND other.value = ?) "
+    ) * len(others)
+    values = [part for pair in others for part in pair]
+    with _opened(path) as database:
+        found = database.execute(
+            "SELECT runs.run_uuid FROM tags CROSS JOIN runs USING (run_uuid) "
+            f"WHERE tags.key = ? AND tags.value = ? AND {ACTIVE} {having} "
+            "ORDER BY start_time DESC, runs.run_uuid",
+            (*first, int(store.experiment_id), *values),
+        )
+        return _runs(database, [run_id for (run_id,) in found])
+
+
+def oldest_finished(
+    store: Store, tag: str, values: Collection[str], *, without: Collection[str]
+) -> dict[str, Run]:
+    """Read, for each value of a tag, the oldest FINISHED run that has it.
+
+    Args:
+        store: Where they are.
+        tag: The tag.
+        values: The values.
+        without: Tags that the runs do not have.
+
+    Returns:
+        Value to its run; values without a run are missing.
+    """
+    path = sqlite_path(store.uri)
+    if path is None:
+        return {
+            value: run
+            for value in values
+            if (run := _oldest_finished(store, f"tags.`{tag}` = '{value}'", without))
+        }
+    marks, wanted = ", ".join("?" * len(without)), frozenset(values)
     with _opened(path) as database:
         rows = database.execute(
-            "SELECT run_uuid, runs.experiment_id, user_id, status, start_time, end_time, "
-            "lifecycle_stage, artifact_uri, name FROM runs JOIN tags USING (run_uuid) "
-            "WHERE key = ? AND value = ? AND experiment_id = ? AND lifecycle_stage = 'active' "
-            "ORDER BY start_time DESC, run_uuid",
-            (PARENT_TAG, parent_id, int(store.experiment_id)),
-        ).fetchall()
-        run_ids = [row[0] for row in rows]
-        params, tags, metrics = (
-            _by_run(database, query, run_ids)
-            for query in (
-                "SELECT run_uuid, key, value FROM params",
-                "SELECT run_uuid, key, value FROM tags",
-                "SELECT run_uuid, key, value, is_nan, timestamp, step FROM latest_metrics",
-            )
+            f"SELECT value, run_uuid FROM runs JOIN tags USING (run_uuid) WHERE {ACTIVE} AND "
+            "status = 'FINISHED' AND key = ? AND NOT EXISTS (SELECT 1 FROM tags AS other WHERE "
+            f"other.run_uuid = runs.run_uuid AND other.key IN ({marks})) "
+            "ORDER BY start_time DESC, run_uuid DESC",
+            (int(store.experiment_id), tag, *without),
         )
+        oldest = {value: run_id for value, run_id in rows if value in wanted}
+        runs = {run.info.run_id: run for run in _runs(database, list(oldest.values()))}
+    return {value: runs[run_id] for value, run_id in oldest.items()}
+
+
+def _oldest_finished(store: Store, condition: str, without: Collection[str]) -> Run | None:
+    runs = store.search(
+        f"{condition} and attributes.status = 'FINISHED'",
+        order_by="attributes.start_time ASC",
+        limit=100,
+    )
+    return next((run for run in runs if not run.data.tags.keys() & set(without)), None)
+
+
+def _runs(database: sqlite3.Connection, run_ids: Sequence[str]) -> list[Run]:
+    """Runs with their parameters, tags and last metrics, in the order of their ids."""
+    columns = "user_id, status, start_time, end_time, lifecycle_stage, artifact_uri, name"
+    infos, params, tags, metrics = (
+        _by_run(database, query, run_ids, order=order)
+        for query, order in (
+            (f"SELECT run_uuid, experiment_id, {columns} FROM runs", "run_uuid"),
+            ("SELECT run_uuid, key, value FROM params", "key"),
+            ("SELECT run_uuid, key, value FROM tags", "key"),
+            ("SELECT run_uuid, key, value, is_nan, timestamp, step FROM latest_metrics", "key"),
+        )
+    )
+    param, tag = functools.cache(Param), functools.cache(RunTag)  # most are the same in all runs
     return [
         Run(
-            RunInfo(row[0], str(row[1]), *row[2:]),
+            RunInfo(run_id, str(experiment_id), *info),
             RunData(
                 [
                     Metric(key, _number(value, is_nan), time, step)
-                    for key, value, is_nan, time, step in metrics[row[0]]
+                    for key, value, is_nan, time, step in metrics[run_id]
                 ],
-                [Param(*pair) for pair in params[row[0]]],
-                [RunTag(*pair) for pair in tags[row[0]]],
+                [param(*pair) for pair in params[run_id]],
+                [tag(*pair) for pair in tags[run_id]],
             ),
         )
-        for row in rows
+        for run_id in run_ids
+        for experiment_id, *info in infos[run_id]
     ]
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from segmamba.data.splits import Split
 from segmamba.device import choose_device, device_kind
 from segmamba.environment import digest_of_code
 from segmamba.models.cpu_library import find_library
+from segmamba.orchestration.tracking.bulk import oldest_finished
 from segmamba.orchestration.tracking.log import NEUTRAL, WEIGHTS_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG
 from segmamba.orchestration.tracking.store import Store
@@ -72,18 +74,19 @@ def _device() -> str:
     return f"{kind}, own kernels" if kind == "cpu" and find_library()[0] else kind
 
 
-def finished_run(store: Store, digest: str) -> Run | None:
-    """Return the oldest FINISHED run that trained with this digest.
+def finished_runs(store: Store, digests: Collection[str]) -> dict[str, Run]:
+    """Find the oldest FINISHED run that trained with each of some digests.
 
     Runs that were taken from it do not count, nor do runs that a scheduler ended early.
+
+    Args:
+        store: Where they are.
+        digests: As `trial_digest` makes them.
+
+    Returns:
+        Digest to its run; digests that no run has are missing.
     """
-    runs = store.search(
-        f"tags.{DIGEST_TAG} = '{digest}' and attributes.status = 'FINISHED'",
-        order_by="attributes.start_time ASC",
-        limit=100,
-    )
-    passed_over = {REUSED_TAG, STOPPED_TAG}
-    return next((run for run in runs if not passed_over & run.data.tags.keys()), None)
+    return oldest_finished(store, DIGEST_TAG, digests, without=(REUSED_TAG, STOPPED_TAG))
 
 
 def take_over(store: Store, source: Run, target_id: str, table: str) -> None:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from segmamba.disks import disk_line, disk_reason, gone_line
 from segmamba.errors import UserError
@@ -208,17 +209,18 @@ class Store:
             UserError: It is damaged.
         """
         place = run.info.artifact_uri
+        fix, address = f"restore it in the artifacts of run {run.info.run_id}", f"{place}/{name}"
+        if self.uri.startswith(SQLITE) and place.startswith("file:"):
+            file = Path(local_file_uri_to_path(place)) / name  # MLflow takes 2 ms to say the same
+            return read_json(file, expected, fix=fix) if file.is_file() else None
         there = mlflow.artifacts.list_artifacts(artifact_uri=place, tracking_uri=self.uri)
         if not any(PurePosixPath(file.path).name == name for file in there):
             return None
-        fix, address = f"restore it in the artifacts of run {run.info.run_id}", f"{place}/{name}"
-        fetch = functools.partial(
-            mlflow.artifacts.download_artifacts, artifact_uri=address, tracking_uri=self.uri
-        )
-        if self.uri.startswith(SQLITE):
-            return read_json(fetch(), expected, fix=fix)
         with folder_beside(Path(tempfile.gettempdir()) / "segmamba-artifact") as folder:
-            return read_json(fetch(dst_path=str(folder)), expected, fix=fix)
+            copy = mlflow.artifacts.download_artifacts(
+                artifact_uri=address, tracking_uri=self.uri, dst_path=str(folder)
+            )
+            return read_json(copy, expected, fix=fix)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ statuses. study_reader.py reads it all back.
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from mlflow.entities import Run
 from segmamba.clock import steady_s
 from segmamba.data.splits import Split
 from segmamba.json_files import parse_json
-from segmamba.orchestration.tracking.bulk import PARENT_TAG, runs_below
+from segmamba.orchestration.tracking.bulk import PARENT_TAG, runs_below, runs_with
 from segmamba.orchestration.tracking.registration import registration_tags
-from segmamba.orchestration.tracking.reuse import DIGEST_TAG, finished_run, take_over
+from segmamba.orchestration.tracking.reuse import finished_runs, take_over
 from segmamba.orchestration.tracking.run_log import (
     FOLDER_TAG,
     REASON_TAG,
@@ -124,11 +124,9 @@ class StudyRun:
 
     def child(self, key: str) -> Run | None:
         """Return the run of the trial with this key, or None where it has not begun."""
-        condition = f"tags.`{PARENT_TAG}` = '{self.run_id}'"
-        quote = '"' if "'" in key else "'"  # MLflow's filters know no escape
-        if quote not in key:
-            condition += f" and tags.{TRIAL_TAG} = {quote}{key}{quote}"
-        runs = self.store.search(condition)
+        searchable = not {"'", '"'} <= set(key)  # MLflow's filters know no escape
+        wanted = {TRIAL_TAG: key} if searchable else {}
+        runs = runs_with(self.store, wanted | {PARENT_TAG: self.run_id})
         return next((run for run in runs if run.data.tags.get(TRIAL_TAG) == key), None)
 
     def start_trial(self, key: str, tags: Mapping[str, str]) -> str:
@@ -150,19 +148,32 @@ class StudyRun:
             self.store, lambda: self.start_trial(key, tags), tags["dataset"], system_metrics=True
         )
 
-    def reuse_trial(self, key: str, tags: Mapping[str, str]) -> bool:
-        """Take a trial's results from a finished run of the same digest.
+    def reusable(self, digests: Collection[str]) -> dict[str, Run]:
+        """Find the finished runs of other studies whose results trials can take.
+
+        Args:
+            digests: Of the trials: of their configuration, data, code and seed.
 
         Returns:
-            Whether there is one: with the same configuration, data, code and seed.
+            Digest to the run that was trained with it.
         """
-        source = finished_run(self.store, tags[DIGEST_TAG])
-        if source is None or source.data.tags.get(PARENT_TAG) == self.run_id:
-            return False
+        return {
+            digest: run
+            for digest, run in finished_runs(self.store, digests).items()
+            if run.data.tags.get(PARENT_TAG) != self.run_id
+        }
+
+    def reuse_trial(self, key: str, tags: Mapping[str, str], source: Run) -> None:
+        """Take a trial's results from a finished run of the same digest.
+
+        Args:
+            key: Of the trial.
+            tags: Of its run.
+            source: The finished run.
+        """
         run_id = self.start_trial(key, tags)
         take_over(self.store, source, run_id, TEST_TABLE)
         self.store.end_run(run_id, "FINISHED")
-        return True
 
     def end_trial(
         self,
