@@ -1,5 +1,5 @@
 # make demo | studies | ensemble | test | test-slow | test-gpu | setup-gpu | lint | docs | pictures
-# make lock
+# make evidence DATA=... | lock
 # Each sets up .venv first where that is needed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 
 .PHONY: demo studies ensemble test test-slow test-gpu setup-gpu lint docs clean
-.PHONY: pictures picture-report lock
+.PHONY: pictures picture-report lock evidence
 
 demo: $(INSTALLED)
 	$(BIN)/python experiments/ablate_depth.py
@@ -24,6 +24,11 @@ studies: $(INSTALLED)
 
 ensemble: $(INSTALLED)
 	$(BIN)/python experiments/ensemble.py
+
+# The studies of docs/evidence.md on your data, one after another; the same command goes on. ARGS are
+# further options, e.g. ARGS="--labels mixed --phantoms".
+evidence: $(INSTALLED)
+	$(BIN)/python experiments/evidence.py --data "$(DATA)" --page docs/evidence.md $(ARGS)
 
 # Two processes, a file each at a time: nearly everything here keeps one core busy.
 test: lint

@@ -17,8 +17,14 @@ RECIPE: dict[str, dict[str, object]] = {
     "averaged weights": {"learning.ema_decay": 0.999},
     "larger learning rate": {"optim.lr": 1e-3},
 }
-"""The parts of `strong`, by name, as they differ from the paper's recipe. docs/evidence.md has what
-each of them was worth where it was measured."""
+"""The parts of `strong`, by name, as they differ from the paper's recipe.
+
+They were chosen from 14 cases (one seed, five folds, 3,000 steps), where together they scored 54.4
+points of mean Dice against 53.6. On 12 other cases after 800 steps (three seeds, five folds) strong
+scored 0.2 points below the paper's recipe, 95 % interval -2.8 to +2.4: undecided; WT rose by 1.0
+and TC fell by 2.3. No part has been measured alone on real cases yet. docs/evidence.md has the
+figures.
+"""
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},  # the defaults, exactly
     # The paper's length, with another recipe.
