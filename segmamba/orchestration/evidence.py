@@ -201,7 +201,7 @@ def without_places(command: str) -> str:
 
     Returns:
         The same with `--data DATA` and the like; an option that says the same twice says it once,
-        and scripts and weights have no folder.
+        and a script is named in its own folder.
     """
     shown: list[str] = []
     words = iter(shlex.split(command))
@@ -215,7 +215,7 @@ def without_places(command: str) -> str:
         elif equals and "/" in value:
             pair = [f"{name}=FILE"]
         elif word.startswith("/"):
-            pair = [word.rpartition("/")[2]]
+            pair = ["/".join(Path(word).parts[-2:])]
         else:
             pair = [word]
         if not (len(pair) == 2 and shown[-2:] == pair):

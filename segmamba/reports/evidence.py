@@ -140,9 +140,11 @@ def _picture(part: Part, folder: Path) -> str:
     """Draw what the verdict rests on; the file's path from the page, or nothing."""
     from segmamba.reports.answer_figure import draw_answer
     from segmamba.reports.images import save_png
+    from segmamba.reports.style import any_letters, report_style
 
     file = folder / "images" / "evidence" / f"{part.name}.png"
-    figure = draw_answer(part.study) if part.study else None
+    with report_style(), any_letters():
+        figure = draw_answer(part.study) if part.study else None
     if figure is None and not part.picture:
         return ""
     file.parent.mkdir(parents=True, exist_ok=True)

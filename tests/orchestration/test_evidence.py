@@ -104,7 +104,7 @@ def test_what_needs_another_parts_networks_is_left_out_and_says_so(tmp_path):
         (
             "python /home/me/experiments/ablate_depth.py --data /brats --output '/my results' "
             "--set learning.initial_weights=/w/best.pth --folds 5",
-            "python ablate_depth.py --data DATA --output RESULTS "
+            "python experiments/ablate_depth.py --data DATA --output RESULTS "
             "--set learning.initial_weights=FILE --folds 5",
         ),
         ("python a.py --checkpoint /r/1 --checkpoint /r/2", "python a.py --checkpoint RUN"),
