@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from segmamba.studies.evidence import EvidencePart
 
 STOPPED = "stopped  the same command goes on"
-STOPPED_CODE = 130
 
 
 def evidence_command(parts: Sequence["EvidencePart"], scripts: Path) -> None:
@@ -119,7 +118,7 @@ def evidence_command(parts: Sequence["EvidencePart"], scripts: Path) -> None:
         preset_named(preset).changed(parse_assignments(settings))  # before anything runs
 
         from segmamba.orchestration.evidence import (
-            STOPPED_CODES,
+            STOPPED_CODE,
             EvidenceOptions,
             EvidenceRunner,
             read_parts,
@@ -144,7 +143,7 @@ def evidence_command(parts: Sequence["EvidencePart"], scripts: Path) -> None:
             runner = EvidenceRunner(options, scripts, lambda line: print_line(screen, line))
             for part, on_phantoms in _order(chosen, phantoms=phantoms):
                 codes.append(runner.run(part, phantoms=on_phantoms))
-                if codes[-1] in STOPPED_CODES:
+                if codes[-1] == STOPPED_CODE:
                     print_line(screen, STOPPED)
                     raise typer.Exit(STOPPED_CODE)
         written = write_evidence(page or output / "evidence.md", read_parts(parts, output))

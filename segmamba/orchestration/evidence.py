@@ -7,22 +7,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from segmamba.errors import UserError
+from segmamba.files import write_json
+from segmamba.json_files import read_json
 from segmamba.orchestration.listing import existing_store
-from segmamba.orchestration.tracking.study_reader import (
-    find_study,
-    read_study,
-    unfinished_study,
-)
+from segmamba.orchestration.tracking.database import sqlite_path
+from segmamba.orchestration.tracking.run_log import FOLDER_TAG
+from segmamba.orchestration.tracking.study_reader import read_study, study_runs
 from segmamba.orchestration.tracking.study_run import StudyRun
-from segmamba.orchestration.tracking.study_text import NOTE_TAG
+from segmamba.orchestration.tracking.study_text import NOTE_TAG, text
 from segmamba.reports.evidence import Part
 from segmamba.studies.evidence import MEMBERS, EvidencePart
 from segmamba.studies.spec import ALL_ARMS
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 PHANTOMS = "phantoms"
 """The folder, in that of the results, of what ran on phantoms."""
-STOPPED_CODES = (130, 143)
+STOPPED_CODE = 130
+OPTIONS_FILE = "evidence.json"
+"""In the folder of the results: what all parts there were asked with."""
 PLACES = {"--data": "DATA", "--output": "RESULTS", "--checkpoint": "RUN", "--cache": "CACHE"}
 """Options whose values are a machine's own folders, to what a page shows in their place."""
 
@@ -63,14 +65,35 @@ class EvidenceRunner:
         options: What the user chose.
         scripts: The folder of the studies' scripts.
         say: Takes a line on what begins or is left out.
+
+    Raises:
+        UserError: The folder of results holds parts that were asked with other options.
     """
 
     def __init__(
         self, options: EvidenceOptions, scripts: Path, say: Callable[[str], object]
     ) -> None:
         self.options = options
+        self._check_options()
         self._scripts = scripts
         self._say = say
+
+    def _check_options(self) -> None:
+        """Note the options that decide the results, or compare them with those noted before."""
+        asked = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self.options).items()
+            if name not in ("data", "output", "gpus_per_trial", "cpus")
+        }
+        file = self.options.output / OPTIONS_FILE
+        before = read_json(file, dict) if file.exists() else asked
+        for name, value in asked.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"--{name}: the parts in {self.options.output} were run with "
+                    f"{before.get(name)!r}, not {value!r}; give that, or another --output"
+                )
+        write_json(file, asked)
 
     def run(self, part: EvidencePart, *, phantoms: bool = False) -> int:
         """Run a part, or go on with it.
@@ -80,14 +103,15 @@ class EvidenceRunner:
             phantoms: Whether to run it on phantoms in place of the data.
 
         Returns:
-            The exit code of its command; 0 where it has ended before or is a note, 2 where it needs
-            what another part has not made.
+            The exit code of its command, 130 where the user stopped it; 0 where it has ended before
+            or is a note, 2 where it needs what another part has not made.
         """
         results = results_of(self.options.output, phantoms=phantoms)
         title = f"{part.name}{' on phantoms' if phantoms else ''}"
         if part.kind == "note":
             return 0
-        if _has_ended(results, part.name):
+        newest = _newest(results, part.name)
+        if newest is not None and _has_ended(newest, part):
             self._say(f"done     {title}")
             return 0
         try:
@@ -95,7 +119,7 @@ class EvidenceRunner:
         except UserError as error:
             self._say(f"left out {title}: {error}")
             return 2
-        goes_on = part.kind != "inference" and _unfinished(results, part.name)
+        goes_on = part.kind != "inference" and newest is not None
         self._say(f"begins   {title}")
         script = self._scripts / f"{part.name}.py"
         return _call([str(script), *arguments, *(["--resume"] if goes_on else [])])
@@ -163,13 +187,15 @@ def _part(part: EvidencePart, output: Path) -> Part:
         return replace(told, note=file.read_text(encoding="utf-8") if file.exists() else "")
     began = run.store.client.get_run(run.run_id)
     told = replace(told, day=time.strftime("%Y-%m-%d", time.gmtime(began.info.start_time / 1000)))
+    tags = began.data.tags
     if part.kind != "study":
-        command = began.data.tags.get("mlflow.source.name", "")
-        note = began.data.tags.get(NOTE_TAG, "")
+        best = tags.get("best_arm", "")
+        ended = began.info.status == "FINISHED"
         return replace(
             told,
-            command=without_places(command),
-            note=note,
+            command=without_places(tags.get("mlflow.source.name", "")),
+            note=_without_dataset(tags.get(NOTE_TAG, ""), tags) if ended else "",
+            answer=tags.get("verdict", "") or f"{best} scores highest on mean Dice.",
             picture=_artifact(run, part.picture),
         )
     study = _read(run)
@@ -228,25 +254,36 @@ def _repeated(option: str, values: Sequence[str]) -> list[str]:
 
 
 def _newest(results: Path, name: str) -> StudyRun | None:
-    """The newest run of a study in a folder of results, if it ran there."""
+    """The newest run of a study in a folder of results, if it ran there.
+
+    A server's store holds those of other folders too.
+    """
     store = existing_store(results)
     if store is None:
         return None
-    try:
-        return find_study(store, name)
-    except UserError:
-        return None
+    database, here = sqlite_path(store.uri), results.resolve()
+    holds_all_of_it = database is not None and database.parent.resolve() == here
+    for run in study_runs(store):
+        tags = run.data.tags
+        is_here = holds_all_of_it or Path(tags.get(FOLDER_TAG, "")).parent == here
+        if is_here and tags["study"].rpartition("_Run")[0] == name:
+            return StudyRun(store, run.info.run_id)
+    return None
 
 
-def _has_ended(results: Path, name: str) -> bool:
-    """Whether the newest run of a study is FINISHED."""
-    run = _newest(results, name)
-    return run is not None and run.store.client.get_run(run.run_id).info.status == "FINISHED"
+def _has_ended(run: StudyRun, part: EvidencePart) -> bool:
+    """Whether nothing of a part is left to run; trials that failed run again."""
+    if run.store.client.get_run(run.run_id).info.status != "FINISHED":
+        return False
+    return part.kind == "inference" or not _read(run).to_run_again
 
 
-def _unfinished(results: Path, name: str) -> bool:
-    store = existing_store(results)
-    return store is not None and unfinished_study(store, name) is not None
+def _without_dataset(note: str, tags: Mapping[str, str]) -> str:
+    """A note without the folder of the data, which it may name."""
+    place = tags.get("dataset", "")
+    for shown in (place, text(place)) if place else ():
+        note = note.replace(shown, "the data")
+    return note
 
 
 def _members(output: Path) -> list[str]:
@@ -266,24 +303,28 @@ def _members(output: Path) -> list[str]:
 
 
 def _call(arguments: Sequence[str]) -> int:
-    """Run Python on arguments until it ends, and return its exit code.
+    """Run Python on arguments until it ends, and return its exit code; 130 where it was to stop.
 
     A SIGTERM goes on to it; Ctrl-C reaches it as this process. Either way it ends in its own order.
     """
-    with subprocess.Popen([sys.executable, *arguments]) as child, _passing_on(child):
+    stops: list[int] = []
+    with subprocess.Popen([sys.executable, *arguments]) as child, _passing_on(child, stops):
         while True:
             try:
-                return child.wait()
+                code = child.wait()
             except KeyboardInterrupt:
-                continue
+                stops.append(signal.SIGINT)
+            else:
+                return STOPPED_CODE if stops else code
 
 
 @contextmanager
-def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Send a SIGTERM of this process on to its child while the block runs."""
+def _passing_on(child: subprocess.Popen[bytes], stops: list[int]) -> Iterator[None]:
+    """While the block runs, send a SIGTERM of this process on to its child, and note it."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        child.send_signal(signal.SIGTERM)
+        stops.append(number)
+        child.send_signal(number)
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:

@@ -25,8 +25,6 @@ from segmamba.studies.verdict import verdict
 from segmamba.studies.words import DASH, amount, count
 
 MISSING = "It has not run yet."
-EFFECTS = "effects"
-"""The section that sets phantoms beside the data."""
 MARK = "<!-- part {} -->"
 """Begins a section of the page; a reader does not see it."""
 
@@ -48,13 +46,16 @@ class Part:
     """When it began, as 2026-11-29."""
     note: str = ""
     """Markdown of an answer that is no study's."""
+    answer: str = ""
+    """Such an answer in a sentence, where the note does not begin with it in bold."""
     picture: bytes = b""
     """The PNG that shows such an answer."""
 
     @property
     def has_run(self) -> bool:
-        """Whether there is anything to tell."""
-        return self.study is not None or bool(self.note)
+        """Whether there is a result to tell."""
+        trials = self.study.trials if self.study else ()
+        return bool(self.note) or any(trial.status == "FINISHED" for trial in trials)
 
 
 def write_evidence(page: Path, parts: Sequence[Part]) -> Path:
@@ -77,11 +78,6 @@ def write_evidence(page: Path, parts: Sequence[Part]) -> Path:
         else before[part.name]
         for part in parts
     }
-    effects = [row for part in parts for row in effect_rows(part)]
-    if effects:
-        sections[EFFECTS] = _filled("evidence_effects.md.j2", effects=effects)
-    elif EFFECTS in before:
-        sections[EFFECTS] = before[EFFECTS]
     answers = [(part.title, _answer(sections[part.name])) for part in parts]
     text = [_filled("evidence.md.j2", answers=answers)]
     for name, section in sections.items():
@@ -133,6 +129,7 @@ def _section(part: Part, folder: Path) -> str:
         **difference_table(study),
         patients=patient_table(study, Path()),
         unseen=unseen(study),
+        effects=effect_rows(part),
     )
 
 
@@ -219,7 +216,6 @@ def effect_rows(part: Part) -> list[dict[str, str]]:
     real, phantom = _effects(part.study), _effects(part.twin)
     return [
         {
-            "part": part.title,
             "contrast": label,
             "real": _shown(real[label]),
             "phantom": _shown(phantom[label]),

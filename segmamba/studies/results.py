@@ -1,7 +1,7 @@
 """A study and its trials, as they are read back from MLflow."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,8 +19,8 @@ CaseRow: TypeAlias = dict[str, Any]
 ... are numbers."""
 ENDED = ("FINISHED", "STOPPED", "FAILED", "INFEASIBLE")
 """The statuses of trials that have ended, well or not."""
-SETTLED = ("FINISHED", "INFEASIBLE")
-"""The statuses of trials that have a result, or cannot have one."""
+SETTLED = ("FINISHED", "STOPPED", "INFEASIBLE")
+"""The statuses of trials that have a result, or get none."""
 History: TypeAlias = dict[str, list[tuple[int, float]]]
 """The (step, value) pairs of every metric."""
 
@@ -205,14 +205,25 @@ class Study:
     def over(self) -> frozenset[str]:
         """The keys of the trials that no further start runs again.
 
-        A trial that failed is run again, unless a look has counted it as failed.
+        A trial that failed is run again, unless a look has counted it as failed or the last look
+        has been taken.
         """
-        looked_at = self.seed_range[: self.looks[-1].seeds] if self.looks else ()
+        looked_at: Sequence[int] = ()
+        if self.looks:
+            last = self.looks[-1].seeds if self.awaits_look else None
+            looked_at = self.seed_range[:last]
         return frozenset(
             trial.key
             for trial in self.trials
             if trial.status in SETTLED or (trial.seed in looked_at and trial.status in ENDED)
         )
+
+    @property
+    def to_run_again(self) -> tuple[Trial, ...]:
+        """The trials that failed and that a further start runs again."""
+        over = self.over
+        failed = (trial for trial in self.trials if trial.status == "FAILED")
+        return tuple(trial for trial in failed if trial.key not in over)
 
     @property
     def seed_range(self) -> range:

@@ -8,7 +8,7 @@ folds. Differences, tables and figures all use this definition.
 import functools
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -34,10 +34,11 @@ def once(
 
     @functools.wraps(function)
     def kept(study: Study, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        key = (function, args, *kwargs.items())
-        if key not in study.known:
-            study.known[key] = function(study, *args, **kwargs)
-        return study.known[key]
+        key = (f"{function.__module__}.{function.__qualname__}", args, *kwargs.items())
+        if key in study.known:
+            return cast("T", study.known[key])
+        value = study.known[key] = function(study, *args, **kwargs)
+        return value
 
     return kept
 

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from search_spaces.evidence import PARTS
-from segmamba.orchestration.evidence import EvidenceOptions, EvidenceRunner, without_places
+from segmamba.errors import UserError
+from segmamba.orchestration.evidence import (
+    STOPPED_CODE,
+    EvidenceOptions,
+    EvidenceRunner,
+    _call,
+    _without_dataset,
+    without_places,
+)
 from segmamba.reports.evidence import MISSING, Part, effect_rows, unseen, write_evidence
 from segmamba.studies.results import Study
 from tests.conftest import write_case
@@ -59,8 +67,8 @@ def test_the_page_of_a_study_that_ran_on_cases_and_on_phantoms(tmp_path):
     assert "What it cannot tell: 6 patients and 1 seed give no interval" in told
     assert all(f"| BraTS20_Training_{number:03d} |" in told for number in range(CASES))
     assert (page.parent / "images" / "evidence" / "ablate_recipe.png").stat().st_size > 5000
-    effects = text.split("<!-- part effects -->")[1]
-    assert "strong" in effects and "| open (" in effects
+    effects = told.split("Does the phantom predict the real?")[1]
+    assert "| strong" in effects and "| open (" in effects
     assert text.count(MISSING) == 2 * (len(PARTS) - 1)  # in the table and in its section
 
     again = evidence(*command)
@@ -75,9 +83,9 @@ def test_a_part_that_does_not_exist_is_one_line():
     assert "--only 'ablate_everything': no such part" in ended.stderr
 
 
-def test_what_needs_another_parts_networks_is_left_out_and_says_so(tmp_path):
-    options = EvidenceOptions(
-        data=tmp_path,
+def options_of(folder):
+    return EvidenceOptions(
+        data=folder,
         labels="auto",
         names=(),
         preset="demo",
@@ -87,10 +95,13 @@ def test_what_needs_another_parts_networks_is_left_out_and_says_so(tmp_path):
         gpus_per_trial="",
         cpus=2,
         full=False,
-        output=tmp_path,
+        output=folder,
     )
+
+
+def test_what_needs_another_parts_networks_is_left_out_and_says_so(tmp_path):
     said = []
-    runner = EvidenceRunner(options, ROOT / "experiments", said.append)
+    runner = EvidenceRunner(options_of(tmp_path), ROOT / "experiments", said.append)
     (inference,) = [part for part in PARTS if part.kind == "inference"]
     assert runner.run(inference) == 2
     assert said == [
@@ -150,3 +161,33 @@ def test_how_many_patients_the_margin_takes():
     assert "from none takes about" in unseen(wide)
     one = synthetic_study({"depth 0": 0.0, "depth 2": 0.01}, seeds=1, cases=12)
     assert "no interval for other seeds" in unseen(one)
+
+
+def test_an_answer_that_is_no_studys_leads_its_section_and_names_no_folder(tmp_path):
+    note = "**What is it worth?**\n\nGain 2.0. Data: /home/me/brats, 3 cases."
+    told = _without_dataset(note, {"dataset": "/home/me/brats"})
+    assert "/home" not in told and "Data: the data, 3 cases." in told
+    part = Part(name="a", title="Inference", note=told, answer="Mirroring scores highest.")
+    page = write_evidence(tmp_path / "evidence.md", [part]).read_text(encoding="utf-8")
+    assert "| Inference | Mirroring scores highest. |" in page
+
+
+def test_a_folder_of_results_holds_the_parts_of_one_set_of_options(tmp_path):
+    options = options_of(tmp_path)
+    EvidenceRunner(options, ROOT / "experiments", print)
+    EvidenceRunner(replace(options, cpus=7), ROOT / "experiments", print)
+    with pytest.raises(UserError, match=r"--preset: the parts in .* were run with 'demo', not 'qu"):
+        EvidenceRunner(replace(options, preset="quick"), ROOT / "experiments", print)
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_sigterm_stops_the_part_that_runs_and_no_other_begins(tmp_path, ready):
+    child = tmp_path / "child.py"
+    own = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))" if ready else ""
+    child.write_text(
+        f"import os, signal, sys, time\n{own}\nos.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n",
+        encoding="utf-8",
+    )
+    assert _call([str(child)]) == STOPPED_CODE
+    assert _call(["-c", "raise SystemExit(1)"]) == 1

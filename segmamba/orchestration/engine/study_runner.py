@@ -63,7 +63,8 @@ class StudyRunner:
         if self.study.max_seeds:
             self._run_seeds()
             return
-        plans = [plan for plan in self.study.plans if plan.key not in self.study.over]
+        over = self.study.over
+        plans = [plan for plan in self.study.plans if plan.key not in over]
         plans = self._without_infeasible(plans)
         reused = self._reused(plans)
         plans = [plan for plan in plans if plan.key not in reused]

@@ -116,8 +116,7 @@ def unfinished_study(store: Store, name: str) -> Study | None:
     if newest is None:
         return None
     study = read_study(StudyRun(store, newest.info.run_id))
-    failed = [trial for trial in study.trials if trial.status == "FAILED"]
-    return study if begun or any(trial.key not in study.over for trial in failed) else None
+    return study if begun or study.to_run_again else None
 
 
 def find_study(store: Store, name: str) -> StudyRun:
