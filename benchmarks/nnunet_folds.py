@@ -329,6 +329,7 @@ def compare_with(
     seconds = []
     for number, fold in enumerate(folds):
         trial = trial_folder(options.ours, TrialPlan(arm=arm, seed=0, fold=number))
+        check_fold(trial, number, len(folds), options.data)
         history = json.loads((trial / "metrics" / "history.json").read_text(encoding="utf-8"))
         times = ("time/train_s", "time/validate_s")
         seconds.append(sum(epoch.get(key, 0.0) for epoch in history for key in times))
@@ -356,6 +357,24 @@ def compare_with(
     )
     print(f"{verdict}\n{CAVEAT}")
     return {"dice": dice, "train_s": seconds, "verdict": verdict}
+
+
+def check_fold(trial: Path, number: int, folds: int, data: Path) -> None:
+    """Refuse a trial that may have trained on what this fold tests.
+
+    Args:
+        trial: The trial's folder.
+        number: Of the fold.
+        folds: How many there are.
+        data: The folder of the cases.
+    """
+    kept = json.loads((trial / "config.json").read_text(encoding="utf-8"))["data"]
+    same_data = Path(kept["source"]).resolve() == data.resolve()
+    if not same_data or (kept["fold"], kept["folds"]) != (number, folds):
+        raise SystemExit(
+            f"--ours: {trial} is of fold {kept['fold']} of {kept['folds']} of {kept['source']}, "
+            f"not of fold {number} of {folds} of {data}"
+        )
 
 
 def datalist(cases: Sequence[Case]) -> dict[str, object]:

@@ -97,3 +97,12 @@ def test_without_nnunet_one_line_says_what_to_install(benchmark, monkeypatch, ca
         benchmark.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "nnU-Net is not installed: pip install nnunetv2\n"
+
+
+def test_a_trial_of_another_fold_or_of_other_data_is_refused(benchmark, tmp_path):
+    kept = {"data": {"source": str(tmp_path), "fold": 1, "folds": 5}}
+    (tmp_path / "config.json").write_text(json.dumps(kept), encoding="utf-8")
+    benchmark.check_fold(tmp_path, 1, 5, tmp_path)
+    for number, folds, data in ((0, 5, tmp_path), (1, 4, tmp_path), (1, 5, tmp_path / "other")):
+        with pytest.raises(SystemExit, match="is of fold 1 of 5"):
+            benchmark.check_fold(tmp_path, number, folds, data)
