@@ -247,7 +247,7 @@ def test_network_compiles_as_one_graph(changes):
     model, x = seeded(**changes), volume(32, 16, 16, batch=2)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     for got, want in zip(compiled(x), model(x), strict=True):
-        assert torch.allclose(got, want, atol=1e-5)
+        assert torch.allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 BUILT = """
