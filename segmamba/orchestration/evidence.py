@@ -93,6 +93,7 @@ class EvidenceRunner:
                     f"--{name}: the parts in {self.options.output} were run with "
                     f"{before.get(name)!r}, not {value!r}; give that, or another --output"
                 )
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asked)
 
     def run(self, part: EvidencePart, *, phantoms: bool = False) -> int:
