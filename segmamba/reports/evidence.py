@@ -1,7 +1,7 @@
 """A page of evidence: what several studies of the same data found, in Markdown with pictures.
 
-Every number comes from Study objects, that is from MLflow; so writing the page again gives the same
-page.
+The numbers of a study come from its Study, that is from MLflow; a note brings its own. So writing
+the page again gives the same page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segmamba.files import write_bytes, write_text
-from segmamba.reports.difference_rows import difference_table
+from segmamba.reports.difference_rows import difference_table, estimate_and_interval
 from segmamba.reports.pages import template
 from segmamba.reports.patient_rows import patient_table
 from segmamba.reports.study_words import decided_by, summary, test_size
@@ -235,12 +235,7 @@ def _effects(study: Study) -> Mapping[str, Difference]:
 
 def _shown(difference: Difference) -> str:
     """An estimate with its interval."""
-    metric = difference.metric
-    estimate = amount(difference.mean, metric, signed=True)
-    if not math.isfinite(difference.low):
-        return estimate
-    low, high = (amount(end, metric, signed=True) for end in (difference.low, difference.high))
-    return f"{estimate} ({low} to {high})"
+    return " ".join(estimate_and_interval(difference)).rstrip()
 
 
 def _same(real: Difference, phantom: Difference) -> str:

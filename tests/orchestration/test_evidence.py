@@ -18,7 +18,7 @@ from segmamba.orchestration.evidence import (
     _without_dataset,
     without_places,
 )
-from segmamba.reports.evidence import MISSING, Part, effect_rows, unseen, write_evidence
+from segmamba.reports.evidence import MISSING, Part, cost_of, effect_rows, unseen, write_evidence
 from segmamba.studies.results import Study
 from tests.conftest import write_case
 from tests.studies.synthetic import synthetic_study
@@ -153,6 +153,12 @@ def test_effects_of_opposite_sign_are_told_and_open_ones_are_called_open():
     assert {row["same"] for row in effect_rows(replace(part, twin=real))} == {"yes"}
     assert effect_rows(replace(part, twin=study(0.0)))[0]["same"].startswith("open")
     assert effect_rows(replace(part, twin=None)) == []
+
+
+def test_the_cost_stands_beside_what_the_plan_expected():
+    study = replace(synthetic_study(seeds=1, cases=4), seconds=110.0)
+    assert "planned" not in cost_of(study)
+    assert "(planned: 1:40 min, +10 %)" in cost_of(replace(study, resource_plan={"study_s": 100.0}))
 
 
 def test_how_many_patients_the_margin_takes():
