@@ -4,7 +4,7 @@ Each part is one of the studies of experiments/ with the arms that answer its qu
 `--full` runs all arms of each. nnunet_folds.md is what benchmarks/nnunet_folds.py wrote.
 """
 
-from segmamba.studies.evidence import MEMBERS, EvidencePart
+from segmamba.studies.evidence import MEMBERS, PHANTOMS_WEIGHTS, EvidencePart
 
 PARTS = (
     EvidencePart(
@@ -22,7 +22,11 @@ PARTS = (
         title="Depth, against controls of the same size",
         arms=("depth 2", "control 2", "depth 0", "depth 4", "control 4"),
     ),
-    EvidencePart(name="ablate_patch_size", title="The patch"),
+    EvidencePart(
+        name="ablate_patch_size",
+        title="The patch",
+        arms=("128x128x64", "96x96x96", "96x96x96, as many voxels"),
+    ),
     EvidencePart(
         name="ablate_loss_weights",
         title="The weights of the loss",
@@ -42,6 +46,11 @@ PARTS = (
         name="compare_mamba",
         title="The field's Mamba networks",
         arms=("U-Net", "SegMamba", "SegMamba (Xing)", "U-Mamba Enc"),
+    ),
+    EvidencePart(
+        name="learning_curve",
+        title="How many patients, and whether phantoms stand in for some",
+        options=("--set", f"learning.initial_weights={PHANTOMS_WEIGHTS}"),
     ),
     EvidencePart(
         name="ensemble",

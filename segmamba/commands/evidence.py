@@ -167,6 +167,6 @@ def _chosen(parts: Sequence["EvidencePart"], only: Sequence[str]) -> list["Evide
 
 
 def _order(parts: Sequence["EvidencePart"], *, phantoms: bool) -> list[tuple["EvidencePart", bool]]:
-    """Each part on the data, then the studies on phantoms as well."""
-    twins = [(part, True) for part in parts if phantoms and part.kind == "study"]
+    """Each part on the data, then those that ask the same of phantoms on these as well."""
+    twins = [(part, True) for part in parts if phantoms and part.has_twin]
     return [*((part, False) for part in parts), *twins]

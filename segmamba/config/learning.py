@@ -1,6 +1,6 @@
 """Learning beyond the plain loop, all off by default.
 
-Averaged weights, hard cases, pretraining, a mean teacher.
+Fewer patients, averaged weights, hard cases, pretraining, a mean teacher.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,11 @@ from segmamba.config.rules import require, require_each
 
 @dataclass(frozen=True, kw_only=True)
 class LearningConfig:
-    """Averaged weights, hard cases, pretraining and a mean teacher."""
+    """Fewer patients, averaged weights, hard cases, pretraining and a mean teacher."""
 
+    training_share: float = 1.0
+    """Share of the patients to train on that a run learns from; the others are left out. Its seed
+    draws them, and a larger share keeps those of a smaller one. 1 is all."""
     ema_decay: float = 0.0
     """Decay, per optimiser step, of an exponential moving average of the weights, which is then
     validated, kept and tested; 0 is off. Polyak & Juditsky 1992; 0.999 is usual, 0.99 for runs of a
@@ -51,6 +54,12 @@ class LearningConfig:
         return bool(self.consistency_weight or self.pretrain_epochs)
 
     def __post_init__(self) -> None:
+        require(
+            0 < self.training_share <= 1,
+            "learning.training_share",
+            self.training_share,
+            "must lie in (0, 1]",
+        )
         require(
             0 <= self.ema_decay < 1,
             "learning.ema_decay",

@@ -130,6 +130,29 @@ def split_cases(
     )
 
 
+def with_training_share(split: Split[AnyCase], config: Config) -> Split[AnyCase]:
+    """Leave out training patients, as `learning.training_share` says.
+
+    Args:
+        split: The cases of a run.
+        config: Its configuration; its seed draws the patients.
+
+    Returns:
+        The split with fewer patients to train on, at least one, and a note on their number. The
+        other sets stay.
+    """
+    share, everyone = config.learning.training_share, {case.patient for case in split.train}
+    if share == 1:
+        return split
+    kept = _some(everyone, share, config.seed)
+    note = f"trains on {len(kept)} of {len(everyone)} patients (learning.training_share)"
+    return replace(
+        split,
+        train=[case for case in split.train if case.patient in kept],
+        notes=(*split.notes, note),
+    )
+
+
 def hold_out(
     cases: list[AnyCase],
     config: DataConfig,
@@ -267,13 +290,18 @@ def _use_labels(
     """
     if config.labelled_share == 1:
         return patients, []
-    shuffled = random.Random(config.split_seed).sample(sorted(patients), len(patients))
-    kept = set(shuffled[: max(1, round(config.labelled_share * len(patients)))])
+    kept = _some(patients, config.labelled_share, config.split_seed)
     notes.append(
         f"labels of {len(kept)} of {len(patients)} patients are used, "
         "the others serve as unlabelled (data.labelled_share)"
     )
     return [p for p in patients if p in kept], [p for p in patients if p not in kept]
+
+
+def _some(patients: Collection[str], share: float, seed: int) -> set[str]:
+    """Draw a share of patients; of the same seed, a larger share holds a smaller one's."""
+    shuffled = random.Random(seed).sample(sorted(patients), len(patients))
+    return set(shuffled[: max(1, round(share * len(patients)))])
 
 
 def _open_to_learning(

@@ -24,14 +24,17 @@ from segmamba.orchestration.tracking.study_reader import read_study, study_runs
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, text
 from segmamba.reports.evidence import Part
-from segmamba.studies.evidence import MEMBERS, EvidencePart
+from segmamba.studies.evidence import MEMBERS, PHANTOMS_WEIGHTS, EvidencePart
 from segmamba.studies.spec import ALL_ARMS
+from segmamba.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from segmamba.studies.results import Study
 
 PHANTOMS = "phantoms"
 """The folder, in that of the results, of what ran on phantoms."""
+WEIGHTS = "weights"
+"""In that folder, the folder of the network that others start from."""
 STOPPED_CODE = 130
 OPTIONS_FILE = "evidence.json"
 """In the folder of the results: what all parts there were asked with."""
@@ -115,6 +118,8 @@ class EvidenceRunner:
         if newest is not None and _has_ended(newest, part):
             self._say(f"done     {title}")
             return 0
+        if part.from_phantoms and (code := self._train_on_phantoms()):
+            return code
         try:
             arguments = self._arguments(part, phantoms=phantoms)
         except UserError as error:
@@ -124,6 +129,16 @@ class EvidenceRunner:
         self._say(f"begins   {title}")
         script = self._scripts / f"{part.name}.py"
         return _call([str(script), *arguments, *(["--resume"] if goes_on else [])])
+
+    def _train_on_phantoms(self) -> int:
+        """Train the network that others start from, unless it is there; return the exit code."""
+        if _trained_on_phantoms(self.options.output) is not None:
+            return 0
+        self._say("begins   a network on phantoms, to start from")
+        arguments = ["train", "--resume", "--preset", self.options.preset]
+        arguments += _repeated("--set", self.options.changes)
+        arguments += ["--output", str(_weights_folder(self.options.output))]
+        return _call(["-m", "segmamba.cli", *arguments])
 
     def _arguments(self, part: EvidencePart, *, phantoms: bool) -> list[str]:
         """The command line of a part, without its script.
@@ -153,7 +168,12 @@ class EvidenceRunner:
         """A part's own options with what stands in for their placeholders."""
         before = ""
         for word in words:
-            if word == MEMBERS:
+            if PHANTOMS_WEIGHTS in word:
+                trained = _trained_on_phantoms(self.options.output)
+                if trained is None:
+                    raise UserError("it takes a network trained on phantoms, and there is none")
+                yield word.replace(PHANTOMS_WEIGHTS, str(trained.best))
+            elif word == MEMBERS:
                 first, *others = _members(self.options.output)
                 yield first
                 yield from _repeated(before, others)
@@ -178,6 +198,17 @@ def read_parts(parts: Sequence[EvidencePart], output: Path) -> list[Part]:
 def results_of(output: Path, *, phantoms: bool) -> Path:
     """The folder of results of the parts on the data, or of those on phantoms."""
     return output / PHANTOMS if phantoms else output
+
+
+def _weights_folder(output: Path) -> Path:
+    """The folder of results of the network on phantoms that others start from."""
+    return results_of(output, phantoms=True) / WEIGHTS
+
+
+def _trained_on_phantoms(output: Path) -> RunFolder | None:
+    """The run that trained it, once it has been tested."""
+    tested = sorted(_weights_folder(output).glob("*/metrics/final_metrics.json"))
+    return RunFolder(tested[0].parents[1]) if tested else None
 
 
 def _part(part: EvidencePart, output: Path) -> Part:

@@ -41,6 +41,10 @@ class DeclaredArms(Protocol):
     def space(self) -> Mapping[str, object]:
         """In a search, the settings that are searched."""
 
+    @property
+    def asks_for(self) -> Collection[str]:
+        """Settings that the user gives although arms vary them."""
+
 
 def check_chosen(study: DeclaredArms, chosen: Collection[str]) -> None:
     """Refuse the user's value of a setting that the study itself varies or searches.
@@ -50,11 +54,12 @@ def check_chosen(study: DeclaredArms, chosen: Collection[str]) -> None:
         chosen: Dotted names of the settings that the user gave values.
 
     Raises:
-        UserError: If an arm has a plain value of its own, or the search space has the setting.
+        UserError: If an arm has a plain value of its own that the study does not ask the user for,
+            or the search space has the setting.
     """
     for arm, changes in study.arms.items():
         for name, value in changes.items():
-            if name in chosen and not isinstance(value, Times):
+            if name in set(chosen) - set(study.asks_for) and not isinstance(value, Times):
                 raise UserError(
                     f"--set {name}: the study {study.name} varies this setting itself "
                     f"(arm {arm!r} has {value!r}); leave --set {name} out"

@@ -7,6 +7,8 @@ from typing import Literal
 
 MEMBERS = "{members}"
 """In a part's options: each network of the ensemble, behind the option before it."""
+PHANTOMS_WEIGHTS = "{weights from phantoms}"
+"""In a part's options: the weights of a network that was trained on phantoms for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +27,13 @@ class EvidencePart:
     """Further options of its command line."""
     picture: str = ""
     """The artifact that shows the answer, where the answer is no study's."""
+
+    @property
+    def from_phantoms(self) -> bool:
+        """Whether its networks start from one that was trained on phantoms."""
+        return any(PHANTOMS_WEIGHTS in option for option in self.options)
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether it asks the same of phantoms as of real cases."""
+        return self.kind == "study" and not self.from_phantoms

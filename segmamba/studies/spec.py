@@ -79,6 +79,8 @@ class StudySpec:
 
     The others stay as the baseline has them.
     """
+    asks_for: tuple[str, ...] = ()
+    """Settings that `--set` gives although arms vary them: the declaration has read the base's."""
     demo_arms: tuple[str, ...] = ()
     """The arms that the demo preset runs unless `--arms` asks for others; () is all."""
     demo: StudySpec | None = None

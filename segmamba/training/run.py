@@ -11,7 +11,7 @@ import torch
 
 from segmamba.allocator import keep_freed_memory
 from segmamba.config import Config
-from segmamba.data.splits import Split
+from segmamba.data.splits import Split, with_training_share
 from segmamba.disks import disk_line, disk_reason, gone_line, is_gone
 from segmamba.errors import RunStopped
 from segmamba.evaluation.behind import Aside
@@ -69,6 +69,9 @@ def train_run(
             the loss is not finite. What was saved before stays.
     """
     callback, pictures = callback or Callback(), pictures or NoPictures()
+    if config.learning.training_share < 1:
+        data = with_training_share(data, config)
+        callback.on_note(data.notes[-1])
     aside = aside or Aside(torch.device("cpu"))
     prepare_to_draw(device)
     if device.type == "cpu":

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from segmamba.config import Config, DataConfig
+from segmamba.config import Config, DataConfig, LearningConfig
 from segmamba.data.cases import find_cases
 from segmamba.data.label_sets import GLIOMA
-from segmamba.data.splits import hold_out, seeded, split_cases
+from segmamba.data.splits import hold_out, seeded, split_cases, with_training_share
 from segmamba.data.splits_file import read_splits, write_splits
 from segmamba.data.strata import (
     SourceCase,
@@ -332,6 +332,22 @@ def test_a_share_of_the_labels_leaves_the_other_patients_unlabelled_and_all_othe
     assert not trained["few"] & patients_of(few.unlabelled)[0]
     assert (few.validation, few.test) == (whole.validation, whole.test)
     assert any("labels of 4 of 20 patients" in note for note in few.notes)
+
+
+def test_a_share_of_the_training_patients_leaves_all_other_sets_alone():
+    whole = split_cases(people(30, scans=2), DataConfig())
+    few, more, other = (
+        with_training_share(whole, Config(seed=seed, learning=LearningConfig(training_share=share)))
+        for seed, share in ((0, 0.2), (0, 0.5), (1, 0.2))
+    )
+    trained = [patients_of(split.train)[0] for split in (few, more, whole)]
+    assert [len(patients) for patients in trained] == [4, 10, 20]
+    assert trained[0] < trained[1] < trained[2], "more patients are the same ones and some more"
+    assert len(few.train) == 2 * 4, "a patient stays with all scans or goes with all"
+    assert patients_of(other.train)[0] != trained[0], "each seed draws its own"
+    assert (few.validation, few.test, few.unlabelled) == (whole.validation, whole.test, ())
+    assert few.notes[-1] == "trains on 4 of 20 patients (learning.training_share)"
+    assert with_training_share(whole, Config()) is whole
 
 
 def test_unlabelled_cases_of_patients_who_choose_test_or_are_held_out_are_left_out():

@@ -109,6 +109,33 @@ def test_what_needs_another_parts_networks_is_left_out_and_says_so(tmp_path):
     ]
 
 
+def test_a_network_is_trained_on_phantoms_once_for_the_part_that_starts_from_it(
+    tmp_path, monkeypatch
+):
+    calls = []
+    weights = tmp_path / "phantoms" / "weights" / "SegMamba_Run01"
+
+    def called(arguments):
+        calls.append(arguments)
+        if "train" in arguments:
+            (weights / "metrics").mkdir(parents=True)
+            (weights / "metrics" / "final_metrics.json").write_text("{}", encoding="utf-8")
+        return 0
+
+    monkeypatch.setattr("segmamba.orchestration.evidence._call", called)
+    options = replace(options_of(tmp_path), changes=("train.epochs=1",))
+    runner = EvidenceRunner(options, ROOT / "experiments", lambda line: None)
+    (curve,) = [part for part in PARTS if part.from_phantoms]
+    assert not curve.has_twin
+    assert (runner.run(curve), runner.run(curve)) == (0, 0)
+    train, *studies = calls
+    assert train[:4] == ["-m", "segmamba.cli", "train", "--resume"] and "--data" not in train
+    assert train[-4:] == ["--set", "train.epochs=1", "--output", str(weights.parent)]
+    best = weights / "checkpoints" / "best_metric_model.pth"
+    assert len(studies) == 2
+    assert all(f"learning.initial_weights={best}" in study for study in studies)
+
+
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
