@@ -25,8 +25,10 @@ from tests.orchestration.mlflow_server import Server
 KILLS = int(os.environ.get("SEGMAMBA_CHAOS_KILLS", "60"))
 LEAST_S = 60 * float(os.environ.get("SEGMAMBA_CHAOS_MINUTES", "20"))
 SEED = 20
-TIMES = re.compile(r"time/|system/|seconds|_s$")
-"""Figures that a second run of the same finds otherwise."""
+TIMES = re.compile(r"time/|system/|seconds|_s$|pareto/inference")
+"""Figures that a second run of the same finds otherwise: seconds, and what is chosen by them."""
+VERSION = re.compile(r"\bversion \d+")
+"""The number of a registered model, which counts all that the server has been given."""
 SHARED_MEMORY = Path("/dev/shm")
 TORCHS = re.compile(r"torch_(\d+)_.*")
 
@@ -56,9 +58,11 @@ def environment(server, place, experiment):
 
 
 def untimed(value):
-    """A value from JSON without the figures that are times."""
+    """A value from JSON without the figures that are times or count a server's models."""
     if isinstance(value, dict):
         return {name: untimed(each) for name, each in value.items() if not TIMES.search(name)}
+    if isinstance(value, str):
+        return VERSION.sub("version N", value)
     return [untimed(each) for each in value] if isinstance(value, list) else value
 
 
@@ -79,11 +83,12 @@ def outcome(cwd, server, experiment):
 
 def run_outcome(client, run):
     """What MLflow has of a run."""
+    # What a study logs at its end is logged again, the same, where it was killed just then.
     history = {
-        name: [
+        name: {
             (metric.step, metric.value)
             for metric in client.get_metric_history(run.info.run_id, name)
-        ]
+        }
         for name in run.data.metrics
         if not TIMES.search(name)
     }

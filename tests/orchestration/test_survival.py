@@ -51,8 +51,11 @@ def test_a_study_whose_driver_was_killed_is_resumed_to_the_same_end(calm, tmp_pa
     refused = start(tmp_path, "--resume")
     output, _ = refused.communicate(timeout=100)
     assert refused.returncode == 2 and "still running in another process" in output
+    started = psutil.Process(study.pid).children(recursive=True)
     study.kill()
     study.communicate()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive, "Ray's agents would wait for a minute"
     assert "0 of 1 trials are done" in finish(start(tmp_path, "--resume"))
     assert_as_if_nothing_had_happened(tmp_path, calm)
 

@@ -230,3 +230,20 @@ def test_leaving_out_each_transform_leaves_out_all_of_them_together():
         off.brightness,
         off.contrast_range,
     ) == (0, 0, (1, 1), 0, (1, 1))
+
+
+def test_the_learning_curve_starts_from_weights_where_they_are_given_and_only_there():
+    spec, base = study("learning_curve", "demo")
+    assert set(spec.arms) == {"a third", "two thirds", "all"} and not spec.secondary
+    chosen = {"learning.initial_weights": "/runs/best.pth"}
+    spec, base = study("learning_curve", "demo", chosen)
+    starts = {
+        arm: (config.learning.training_share, config.learning.initial_weights)
+        for arm, config in spec.configs(base, chosen).items()
+    }
+    scratch = {arm: share for arm, (share, weights) in starts.items() if not weights}
+    tuned = {arm: share for arm, (share, weights) in starts.items() if weights}
+    assert scratch == {"a third": 1 / 3, "two thirds": 2 / 3, "all": 1.0}
+    assert tuned == {f"{arm}, fine-tuned": share for arm, share in scratch.items()}
+    with pytest.raises(UserError, match=r"--set learning\.training_share: .* varies this setting"):
+        spec.configs(base, {"learning.training_share": 0.5})

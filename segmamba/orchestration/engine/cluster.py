@@ -22,7 +22,7 @@ import segmamba
 from segmamba.orchestration.engine.cluster_nodes import inspect_nodes
 from segmamba.orchestration.engine.machine import Machine, this_machine
 from segmamba.orchestration.engine.ray_start import join, start_here
-from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch
+from segmamba.orchestration.engine.ray_watch import RayEnded, RayWatch, agents_end_too
 from segmamba.orchestration.engine.scratch import (
     RAY,
     scratch,
@@ -127,7 +127,11 @@ def ray_here(
             machine.cores,
         )
         own = psutil.Process().children()
-        with _until_done(own, waiting, watch), node_deaths_in_a_line(watched=True):
+        with (
+            _until_done(own, waiting, watch),
+            agents_end_too(own),
+            node_deaths_in_a_line(watched=True),
+        ):
             yield prepared.result()
 
 

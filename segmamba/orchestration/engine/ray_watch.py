@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import psutil
 
 OWN = ("gcs_server", "raylet")
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Processes of the raylet that wait a minute for Ray where it was killed, to tell it so."""
 EVERY_S, TURNS = 0.5, 20
 """How often Ray's processes are looked at, and how many looks go by between two at their children,
 which takes reading the whole machine's processes."""
@@ -117,6 +120,29 @@ class RayWatch:
         for process in (*self._workers, *self._processes):
             with suppress(psutil.Error):
                 process.kill()
+
+
+@contextmanager
+def agents_end_too(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """While the block runs, have Ray's agents end at once where this process is killed.
+
+    The kernel ends Ray's other processes with it.
+
+    Args:
+        processes: Children of this process, the raylet among them.
+    """
+    raylets = [process for process in processes if _name(process) == "raylet"]
+    children = [child for raylet in raylets for child in raylet.children()]
+    agents = [str(child.pid) for child in children if _name(child) in AGENTS]
+    # It waits for the end of its input, which this process holds open as long as it lives.
+    command = ["sh", "-c", 'read -r _; kill -9 "$@"', "sh", *agents]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
 
 
 def _name(process: psutil.Process) -> str:
