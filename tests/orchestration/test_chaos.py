@@ -25,7 +25,7 @@ from tests.orchestration.mlflow_server import Server
 KILLS = int(os.environ.get("SEGMAMBA_CHAOS_KILLS", "60"))
 LEAST_S = 60 * float(os.environ.get("SEGMAMBA_CHAOS_MINUTES", "20"))
 SEED = 20
-TIMES = re.compile(r"time/|system/|seconds|_s$|pareto/inference")
+TIMES = re.compile(r"time/|system/|seconds|_s$|pareto/(inference|training)/")
 """Figures that a second run of the same finds otherwise: seconds, and what is chosen by them."""
 VERSION = re.compile(r"\bversion \d+")
 """The number of a registered model, which counts all that the server has been given."""
