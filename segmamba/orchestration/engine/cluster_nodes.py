@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import sys
@@ -67,7 +68,7 @@ def inspect_nodes(output: Path, store_uri: str) -> Machine:
         tasks = {
             entry["NodeID"]: probe.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
-            ).remote(str(token))
+            ).remote(str(token), entry["Resources"].get("GPU", 0) > 0)
             for entry in entries
         }
         _, missing = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=PROBE_S)
@@ -158,19 +159,29 @@ def machine_of(nodes: Sequence[Node], memory_bytes: int) -> Machine:
     )
 
 
-def report_node(token: str) -> NodeReport:
+def report_node(token: str, has_gpus: bool) -> NodeReport:
     """The report of the node on which this function runs.
 
     Args:
         token: A file in the folder that all nodes share.
-    """
-    import torch
+        has_gpus: Whether Ray says that the node has GPUs; torch, whose import takes seconds, is
+            asked only then.
 
+    Raises:
+        ModuleNotFoundError: The node has no torch.
+    """
     from segmamba.environment import cpu_name
     from segmamba.machine_state import free_memory
 
-    path = Path(token)
-    gpu = torch.cuda.is_available()
+    path, gpu, gpu_bytes = Path(token), "", 0
+    if importlib.util.find_spec("torch") is None:
+        raise ModuleNotFoundError("No module named 'torch'")
+    if has_gpus:
+        import torch
+
+        if torch.cuda.is_available():
+            gpu = torch.cuda.get_device_name(0)
+            gpu_bytes = torch.cuda.get_device_properties(0).total_memory
     return NodeReport(
         python=sys.version.split()[0],
         sees_output=path.exists(),
@@ -178,8 +189,8 @@ def report_node(token: str) -> NodeReport:
         machine=_machine_id(),
         memory_bytes=free_memory(),
         cpu=cpu_name(),
-        gpu=torch.cuda.get_device_name(0) if gpu else "",
-        gpu_bytes=torch.cuda.get_device_properties(0).total_memory if gpu else 0,
+        gpu=gpu,
+        gpu_bytes=gpu_bytes,
     )
 
 
