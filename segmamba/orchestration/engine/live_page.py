@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmamba.allocator import return_freed_memory
 from segmamba.files import seen_from
 from segmamba.redaction import redacted
 from segmamba.screen import Progress, clock
@@ -81,6 +82,7 @@ class LivePage:
         while not self._over.is_set():
             began_s = time.thread_time()  # a busy machine makes a page late, not rare
             self._write()
+            return_freed_memory()  # a page of a thousand trials takes hundreds of MiB for seconds
             rest_s = pause_s(time.thread_time() - began_s)
             self._over.wait(rest_s)
             self._wake.wait(max(0.0, EVERY_S - rest_s))
