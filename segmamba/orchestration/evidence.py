@@ -18,9 +18,7 @@ from segmamba.errors import UserError
 from segmamba.files import write_json
 from segmamba.json_files import read_json
 from segmamba.orchestration.listing import existing_store
-from segmamba.orchestration.tracking.database import sqlite_path
-from segmamba.orchestration.tracking.run_log import FOLDER_TAG
-from segmamba.orchestration.tracking.study_reader import read_study, study_runs
+from segmamba.orchestration.tracking.study_reader import newest_study, read_study
 from segmamba.orchestration.tracking.study_run import StudyRun
 from segmamba.orchestration.tracking.study_text import NOTE_TAG, text
 from segmamba.reports.evidence import Part
@@ -286,21 +284,9 @@ def _repeated(option: str, values: Sequence[str]) -> list[str]:
 
 
 def _newest(results: Path, name: str) -> StudyRun | None:
-    """The newest run of a study in a folder of results, if it ran there.
-
-    A server's store holds those of other folders too.
-    """
+    """The newest run of a study in a folder of results, if it ran there."""
     store = existing_store(results)
-    if store is None:
-        return None
-    database, here = sqlite_path(store.uri), results.resolve()
-    holds_all_of_it = database is not None and database.parent.resolve() == here
-    for run in study_runs(store):
-        tags = run.data.tags
-        is_here = holds_all_of_it or Path(tags.get(FOLDER_TAG, "")).parent == here
-        if is_here and tags["study"].rpartition("_Run")[0] == name:
-            return StudyRun(store, run.info.run_id)
-    return None
+    return newest_study(store, name, results.resolve()) if store else None
 
 
 def _has_ended(run: StudyRun, part: EvidencePart) -> bool:

@@ -298,7 +298,7 @@ def _begun(
     results, name = Path(options.output).resolve(), ready.spec.name
     stopped = None
     if options.resume:
-        stopped = store.retry(lambda: unfinished_study(store, name), progress.say)
+        stopped = store.retry(lambda: unfinished_study(store, name, results), progress.say)
     if stopped:
         run = StudyRun(store, stopped.parent_run_id)
         check_same(stopped, planned)
@@ -316,7 +316,7 @@ def _begun(
             resumed_resources(stopped.resource_plan.get("resources"), machine, baseline, left),
         )
     if options.resume:
-        progress.say(f"resume   no unfinished {name} found: starting one")
+        progress.say(f"resume   no unfinished {name} found in {results}: starting one")
     graphs.settled(progress)  # what is planned, kept for a resume and reused depends on it
     resource_plan = plan_resources(planned, ready, options, machine, graphs.choice, progress)
     folder = next_run_folder(results, name)

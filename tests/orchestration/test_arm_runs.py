@@ -109,7 +109,7 @@ def test_a_study_that_was_stopped_and_went_on_has_one_run_an_arm_with_all_its_se
     run = begin(store[0], study, folder)
     add_trials(run, [trial for trial in study.trials if trial.seed == 0 and trial.arm == "depth 0"])
     conclude(run, folder, "KILLED")
-    assert unfinished_study(store[0], "ablate_depth").parent_run_id == run.run_id
+    assert unfinished_study(store[0], "ablate_depth", folder.parent).parent_run_id == run.run_id
     (one,) = arm_runs(store[0], run).values()
     assert one.info.run_name == "depth 0, 1 seed"
     assert "test_sd/dice_WT" not in one.data.metrics and "test_low/dice_WT" not in one.data.metrics
@@ -128,7 +128,7 @@ def test_resume_finds_a_finished_study_of_which_a_trial_failed_unless_a_look_has
     run = begin(store[0], dataclasses.replace(study, name=folder.name), folder)
     add_trials(run, study.trials)
     conclude(run, folder)
-    found = unfinished_study(store[0], "a_trial_failed")
+    found = unfinished_study(store[0], "a_trial_failed", folder.parent)
     assert found.parent_run_id == run.run_id
     assert {trial.key for trial in found.trials} - found.over == {"depth 2, seed 1"}
     look = Look(seeds=2, contrasts=(), arms=(), reason="")
@@ -143,8 +143,25 @@ def test_resume_takes_no_other_study_for_one_whose_name_is_like_it(tmp_path, mon
     store = open_store(tmp_path)
     study = dataclasses.replace(synthetic_study(EFFECTS, seeds=1, **SMALL), name=other)
     begin(store, study, tmp_path / other)
-    assert unfinished_study(store, "ablate_depth") is None
-    assert unfinished_study(store, other.rpartition("_Run")[0]).name == other
+    assert unfinished_study(store, "ablate_depth", tmp_path) is None
+    assert unfinished_study(store, other.rpartition("_Run")[0], tmp_path).name == other
+
+
+def test_resume_takes_no_study_of_another_folder_of_a_store_that_folders_share(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shared.db")
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    store = open_store(mine)
+    study = dataclasses.replace(
+        synthetic_study(EFFECTS, seeds=1, **SMALL), name="ablate_depth_Run01"
+    )
+    (other / study.name).mkdir(parents=True)
+    begin(store, study, other / study.name)
+    assert unfinished_study(store, "ablate_depth", mine) is None
+    assert unfinished_study(store, "ablate_depth", other).name == study.name
+    moved = other.rename(tmp_path / "moved")
+    assert unfinished_study(store, "ablate_depth", moved).name == study.name
 
 
 def test_a_run_of_an_arm_that_a_kill_left_half_written_is_replaced(store):

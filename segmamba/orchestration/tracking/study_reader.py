@@ -11,8 +11,10 @@ from mlflow.entities import Run
 from typing_extensions import TypedDict
 
 from segmamba.errors import UserError
+from segmamba.files import was_moved
 from segmamba.json_files import parse_json
 from segmamba.orchestration.tracking.bulk import Histories, histories_of
+from segmamba.orchestration.tracking.database import sqlite_path
 from segmamba.orchestration.tracking.registration import registration_of
 from segmamba.orchestration.tracking.reuse import DIGEST_TAG, MADE_WITH_TAG
 from segmamba.orchestration.tracking.run_log import FOLDER_TAG, REASON_TAG, STOPPED_TAG, TEST_TABLE
@@ -104,19 +106,51 @@ def read_study(run: StudyRun, *, histories: bool = True) -> Study:
     )
 
 
-def unfinished_study(store: Store, name: str) -> Study | None:
-    """Return the newest Study called `name`_RunNN that a further start can go on with.
+def unfinished_study(store: Store, name: str, results: Path) -> Study | None:
+    """Return the newest Study called `name`_RunNN in a folder that a start can go on with.
 
     It is one whose parent run is not FINISHED; without any, the newest one if a trial of it has
     failed that may run again.
+
+    Args:
+        store: The store.
+        name: Of the study, without _RunNN.
+        results: The folder of results, absolute. Studies that were moved there count.
     """
-    runs = [run for run in study_runs(store) if _without_number(run.data.tags["study"]) == name]
+    runs = _studies_in(store, name, results)
     begun = _newest([run for run in runs if run.info.status != "FINISHED"])
     newest = begun or _newest(runs)
     if newest is None:
         return None
     study = read_study(StudyRun(store, newest.info.run_id))
     return study if begun or study.to_run_again else None
+
+
+def newest_study(store: Store, name: str, results: Path) -> StudyRun | None:
+    """Return the newest study called `name`_RunNN in a folder of results, absolute, if any."""
+    newest = _newest(_studies_in(store, name, results))
+    return StudyRun(store, newest.info.run_id) if newest else None
+
+
+def _studies_in(store: Store, name: str, results: Path) -> list[Run]:
+    """The studies of a name in a folder of results, newest first.
+
+    A server's store holds those of other folders too. A database in the folder is moved and copied
+    with it, so that all of its studies are there.
+    """
+    database = sqlite_path(store.uri)
+    has_its_own = database is not None and database.parent.resolve() == results
+    return [
+        run
+        for run in study_runs(store)
+        if _without_number(run.data.tags["study"]) == name
+        and (has_its_own or _is_in(results, run.data.tags))
+    ]
+
+
+def _is_in(results: Path, tags: Mapping[str, str]) -> bool:
+    began_in = tags.get(FOLDER_TAG, "")
+    return Path(began_in).parent == results or was_moved(began_in, str(results / tags["study"]))
 
 
 def find_study(store: Store, name: str) -> StudyRun:
