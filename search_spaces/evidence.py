@@ -22,11 +22,7 @@ PARTS = (
         title="Depth, against controls of the same size",
         arms=("depth 2", "control 2", "depth 0", "depth 4", "control 4"),
     ),
-    EvidencePart(
-        name="ablate_patch_size",
-        title="The patch",
-        arms=("128x128x64", "96x96x96", "96x96x96, as many voxels"),
-    ),
+    EvidencePart(name="ablate_patch_size", title="The patch"),
     EvidencePart(
         name="ablate_loss_weights",
         title="The weights of the loss",

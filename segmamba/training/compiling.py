@@ -10,6 +10,7 @@ import copyreg
 import gc
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,6 +235,8 @@ def _newly_compiled(module: torch.nn.Module, device: torch.device) -> _Compiled:
     # The functions with gradients of our own are part of the graph by which the cache is asked.
     torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
     copyreg.pickle(torch.memory_format, _named_format)
+    # What it could do better is for torch's developers, and would stand in each trial's output.
+    warnings.filterwarnings("ignore", module=r"torch\._inductor\.")
     if _idle and (len(_idle) == MOST_GRAPHS - 1 or not _has_room(device)):
         forget_compiled()
     placed = module.to(device)

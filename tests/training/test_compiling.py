@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def triton(monkeypatch):
     """A machine with triton and a GPU, as far as decisions ask for them."""
     monkeypatch.setattr(compiling, "device_kind", {GPU: "H100", CPU: "cpu"}.get)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+
+
+def test_what_the_compiler_advises_its_developers_stays_out_of_a_runs_output(compilations):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with computing(torch.nn.Identity(), COMPILED, CPU):
+            pass
+        for module in ("torch._inductor.lowering", "torch._inductors"):
+            warnings.warn_explicit("Online softmax is disabled", UserWarning, module, 1, module)
+    assert [warning.filename for warning in seen] == ["torch._inductors"] and compilations
 
 
 def losses(config, data):
