@@ -179,6 +179,23 @@ def server(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_disk_that_is_full_for_the_trials_alone_ends_the_study_in_its_line_too(
+    calm, disk, server
+):
+    study = start(disk.folder, env=server.env)
+    wait_for_first_epoch(disk.folder, study)
+    trial_processes(study)[0].suspend()
+    ballast = disk.fill()
+    trial_processes(study)[0].resume()
+    output = finish(study, code=2)
+    last = output.splitlines()[-1]
+    assert last.startswith("error: ") and "the disk is full" in last and "--resume goes on" in last
+    ballast.unlink()
+    finish(start(disk.folder, "--resume", env=server.env))
+    assert_as_if_nothing_had_happened(disk.folder, calm, server.uri)
+
+
+@pytest.mark.slow
 def test_an_mlflow_server_that_goes_away_while_a_study_runs_and_comes_back_misses_nothing(
     calm, server, tmp_path
 ):

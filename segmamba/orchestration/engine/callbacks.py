@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.tune.experiment import Trial
 
+from segmamba.disks import disk_reason
 from segmamba.files import seen_from
 from segmamba.orchestration.engine.context import StudyContext, trial_folder
 from segmamba.orchestration.engine.failures import (
@@ -19,6 +20,7 @@ from segmamba.orchestration.engine.failures import (
 from segmamba.orchestration.engine.progress import ProgressDisplay
 from segmamba.orchestration.tracking.outbox import Outbox
 from segmamba.orchestration.tracking.run_log import STOPPED_TAG
+from segmamba.orchestration.tracking.store import StudyHalted
 from segmamba.orchestration.tracking.study_run import INFEASIBLE_TAG
 from segmamba.studies.spec import TrialPlan
 
@@ -77,12 +79,18 @@ class FinishRuns(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
-        """End the run of a trial that reported its end or that a scheduler stopped."""
+        """End the run of a trial that reported its end or that a scheduler stopped.
+
+        Raises:
+            StudyHalted: A disk takes no more: the other trials would fail alike.
+        """
         plan, last = _plan(trial), trial.last_result
         if "failed" in last:
             self.progress.failed(plan.key, last["failed"], last["log"])
             marks = {INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None
             self._end(plan, "FAILED", marks=marks)
+            if disk_reason(last["failed"]):
+                raise StudyHalted(last["failed"])
         elif last["epoch"] < last["epochs"]:
             reason = (
                 f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: "
