@@ -69,7 +69,7 @@ def plan_study(study: Declared, options: StudyOptions, progress: ProgressDisplay
     planned = planned_study(ready, options)
     show_notes(planned, progress)
     with (
-        _machine(ready, options, progress) as machine,
+        _machine(ready, options, progress, RayWatch()) as machine,
         _compiling(planned, ready, options, machine) as graphs,
     ):
         graphs.settled(progress)
@@ -114,7 +114,7 @@ def open_study(
     watch = RayWatch()
     with contextlib.ExitStack() as held:
         with (
-            _machine(ready, options, progress) as machine,
+            _machine(ready, options, progress, watch) as machine,
             _compiling(planned, ready, options, machine) as graphs,
             _ray(options, machine, held, watch) as (store, environment),
         ):
@@ -143,7 +143,7 @@ def open_study(
 
 @contextlib.contextmanager
 def _machine(
-    ready: Prepared, options: StudyOptions, progress: ProgressDisplay
+    ready: Prepared, options: StudyOptions, progress: ProgressDisplay, watch: RayWatch
 ) -> Iterator[Machine]:
     """The Machine that a study runs on, a cluster joined, with the cases where trials read them."""
     from segmamba.orchestration.engine.cluster import machine_for
@@ -153,7 +153,7 @@ def _machine(
         from segmamba.orchestration.tracking.store import store_uri
 
         uri = store_uri(options.output)
-    with machine_for(options.ray_address, options.cpus, options.output, uri) as machine:
+    with machine_for(options.ray_address, options.cpus, options.output, uri, watch) as machine:
         check_gpus_per_trial(options.gpus_per_trial, machine)
         if options.ray_address and options.cache:  # otherwise all nodes read what this one prepared
             prepare_on_nodes(

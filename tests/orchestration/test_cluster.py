@@ -24,6 +24,7 @@ from tests.orchestration.faults import (
     assert_as_if_nothing_had_happened,
     command,
     finish,
+    runs,
     start,
     wait_for,
 )
@@ -176,6 +177,28 @@ def test_a_trial_whose_node_dies_goes_on_from_its_last_checkpoint_on_another(nod
     assert nodes.groups[0].poll() is None and nodes.groups[-1].poll() is None, (
         "a cluster that was joined goes on"
     )
+
+
+@pytest.mark.slow
+def test_the_death_of_the_clusters_head_ends_a_study_in_a_line(nodes, tmp_path):
+    nodes.add()
+    study = join(tmp_path, nodes)
+    wait_for(
+        lambda: list(tmp_path.glob(f"Results/{STUDY}/trials/*/checkpoints/last.pth")),
+        study,
+        "first epoch",
+    )
+    died = time.monotonic()
+    nodes.kill(nodes.groups[0])
+    output, _ = study.communicate(timeout=120)
+    assert time.monotonic() - died < 45, "it is not Ray's minute"
+    assert study.returncode == 1 and "Traceback" not in output, output
+    assert output.splitlines()[-1] == (
+        f"error: the head of the cluster at {nodes.address} has not answered for 20 s; what was "
+        "trained is kept, --resume goes on with it"
+    )
+    by_kind, _ = runs(tmp_path)
+    assert {run.info.status for run in by_kind.values()} == {"KILLED"}
 
 
 @pytest.mark.slow

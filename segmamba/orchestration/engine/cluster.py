@@ -52,7 +52,11 @@ Prepared = TypeVar("Prepared")
 
 @contextmanager
 def machine_for(
-    address: str | None, cores: int, output: str | Path, store_uri: str
+    address: str | None,
+    cores: int,
+    output: str | Path,
+    store_uri: str,
+    watch: RayWatch | None = None,
 ) -> Iterator[Machine]:
     """The machine that a study will run on.
 
@@ -64,6 +68,7 @@ def machine_for(
         cores: Cores for the whole study; 0 is all of them.
         output: The folder of results.
         store_uri: The MLflow store.
+        watch: Notes the death of the cluster's head, which ends the block as RayEnded.
 
     Yields:
         The machine, with at most so many cores.
@@ -79,7 +84,7 @@ def machine_for(
         return
     # Ray tries for minutes, a wrong token too; `join` knows what is worth another attempt.
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
-    with ray_cluster(address, output, store_uri) as machine:
+    with ray_cluster(address, output, store_uri, watch) as machine:
         yield dataclasses.replace(machine, cores=min(machine.cores, cores or machine.cores))
 
 
@@ -136,13 +141,16 @@ def ray_here(
 
 
 @contextmanager
-def ray_cluster(address: str, output: str | Path, store_uri: str) -> Iterator[Machine]:
+def ray_cluster(
+    address: str, output: str | Path, store_uri: str, watch: RayWatch | None = None
+) -> Iterator[Machine]:
     """Join a cluster until the block ends.
 
     Args:
         address: Of the cluster.
         output: The folder of results.
         store_uri: The MLflow store.
+        watch: See `machine_for`.
 
     Yields:
         The machine that the nodes of the cluster form.
@@ -162,7 +170,8 @@ def ray_cluster(address: str, output: str | Path, store_uri: str) -> Iterator[Ma
             runtime_env=shipped(),
         ),
     )
-    with _until_done([]), node_deaths_in_a_line():
+    head = ray.get_runtime_context().gcs_address
+    with _until_done([], watch=watch, head=head), node_deaths_in_a_line():
         yield inspect_nodes(Path(output).resolve(), store_uri)
 
 
@@ -222,10 +231,12 @@ def _until_done(
     processes: Sequence[psutil.Process],
     waiting: ExitStack | None = None,
     watch: RayWatch | None = None,
+    head: str = "",
 ) -> Iterator[None]:
     """Shut Ray down when the block ends, and handle SIGTERM until then.
 
-    processes: Ray's own, started by this process. waiting, watch: see `ray_here`.
+    processes: Ray's own, started by this process. waiting, watch: see `ray_here`. head: HOST:PORT
+    of that of a cluster that was joined.
     """
     import ray
 
@@ -239,7 +250,7 @@ def _until_done(
         # After ray.init, which installs a handler that aborts.
         signal.signal(signal.SIGTERM, functools.partial(_as_sigint, processes, watch))
         try:
-            with watch.watching(processes):
+            with watch.watching(processes, head):
                 yield
         finally:
             if not watch.lost:  # Ray would wait for what has died

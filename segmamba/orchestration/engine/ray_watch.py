@@ -1,13 +1,15 @@
-"""Ray's own processes: a study does not wait for one that has died."""
+"""Ray's own processes and a cluster's head: a study does not wait for one that has died."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -25,6 +27,9 @@ GRACE_S = 3.0
 """Seconds in which a study that is ending anyway, as when SIGTERM was sent to all, leaves Ray."""
 LEAVE_S = 8.0
 """Seconds after which a study that does not come back from Ray is ended from outside."""
+ASK_S, ANSWER_S, AWAY_S = 3.0, 5.0, 20.0
+"""Seconds between two connections to a cluster's head, those that one may take, and those after
+which a head that nothing connects to has died: one that is started again is there by then."""
 
 
 class RayEnded(KeyboardInterrupt):
@@ -33,17 +38,14 @@ class RayEnded(KeyboardInterrupt):
     Ray itself says so after 20 to 70 seconds, and ends this process before a run is closed.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"Ray's process {name} has died, perhaps for want of memory; what was trained is kept, "
-            "--resume goes on with it"
-        )
+    def __init__(self, death: str) -> None:
+        super().__init__(f"{death}; what was trained is kept, --resume goes on with it")
 
 
 class RayWatch:
-    """Watches Ray's own processes in a thread, and sends SIGTERM to this one when one has died.
+    """Watches Ray in a thread, and sends SIGTERM to this process when what it needs has died.
 
-    Whoever handles that signal finds its name in `lost`.
+    Whoever handles that signal finds what died in `lost`.
     """
 
     def __init__(self) -> None:
@@ -58,17 +60,23 @@ class RayWatch:
         self._over = threading.Event()
 
     @contextmanager
-    def watching(self, processes: Sequence[psutil.Process]) -> Iterator[None]:
+    def watching(self, processes: Sequence[psutil.Process], head: str = "") -> Iterator[None]:
         """Watch while the block runs.
 
         Args:
             processes: Children of this process, those of Ray among them.
+            head: HOST:PORT of the head of a cluster that was joined.
 
         Raises:
             RayEnded: Ray is lost; what it has started is ended.
         """
         self._processes = list(processes)
-        thread = threading.Thread(target=self._watch, name="ray watch", daemon=True)
+        needed: list[_Process | _Head] = [
+            _Process(process) for process in processes if _name(process) in OWN
+        ]
+        if head:
+            needed.append(_Head(head))
+        thread = threading.Thread(target=self._watch, args=(needed,), name="ray watch", daemon=True)
         thread.start()
         error: BaseException | None = None
         try:
@@ -84,21 +92,19 @@ class RayWatch:
         if error is not None:
             raise error
 
-    def _watch(self) -> None:
+    def _watch(self, needed: Sequence[_Process | _Head]) -> None:
         import psutil
 
-        watched = [process for process in self._processes if _name(process) in OWN]
-        names = {process.pid: _name(process) for process in watched}
         turns = itertools.count()
-        while watched and not self._over.wait(EVERY_S):
-            if next(turns) % TURNS == 0:
+        while needed and not self._over.wait(EVERY_S):
+            if self._processes and next(turns) % TURNS == 0:
                 with suppress(psutil.Error, OSError):
                     self._workers = psutil.Process().children(recursive=True)
-            dead = next((process for process in watched if _is_dead(process)), None)
+            dead = next((one for one in needed if one.is_dead()), None)
             if dead is None:
                 continue
             if not self._over.wait(GRACE_S) and not self.ending:
-                self.lost = names[dead.pid]
+                self.lost = dead.death
                 os.kill(os.getpid(), signal.SIGTERM)
                 if not self._over.wait(LEAVE_S):
                     self._leave()
@@ -145,6 +151,43 @@ def agents_end_too(processes: Sequence[psutil.Process]) -> Iterator[None]:
             guard.kill()
 
 
+class _Process:
+    """One of Ray's processes, a child of this one."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self.death = f"Ray's process {_name(process)} has died, perhaps for want of memory"
+
+    def is_dead(self) -> bool:
+        import psutil
+
+        try:
+            return not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return True
+
+
+class _Head:
+    """The head of a cluster, asked now and then whether anything listens there."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._address = (host.strip("[]"), int(port))
+        self._asked_s = self._answered_s = time.monotonic()
+        self.death = f"the head of the cluster at {address} has not answered for {AWAY_S:.0f} s"
+
+    def is_dead(self) -> bool:
+        if time.monotonic() - self._asked_s < ASK_S:
+            return False
+        self._asked_s = time.monotonic()
+        try:
+            socket.create_connection(self._address, ANSWER_S).close()
+        except OSError:
+            return time.monotonic() - self._answered_s > AWAY_S
+        self._answered_s = time.monotonic()
+        return False
+
+
 def _name(process: psutil.Process) -> str:
     import psutil
 
@@ -152,12 +195,3 @@ def _name(process: psutil.Process) -> str:
         return str(process.name())
     except psutil.Error:
         return ""
-
-
-def _is_dead(process: psutil.Process) -> bool:
-    import psutil
-
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return True
