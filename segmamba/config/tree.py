@@ -5,6 +5,7 @@ Flat by dotted name for MLflow and the command line; JSON for a run's folder.
 
 import dataclasses
 import difflib
+import functools
 import json
 import typing
 from collections.abc import Iterable, Mapping
@@ -120,17 +121,23 @@ def from_flat_dict(flat: Mapping[str, object]) -> Config:
     Raises:
         UserError: A value is wrong.
     """
-    hints = typing.get_type_hints(Config)
+    hints = _hints(Config)
     top: dict[str, Any] = {}
     sections: dict[str, dict[str, Any]] = {}
     for name, value in flat.items():
         section, _, leaf = name.rpartition(".")
         owner = hints[section] if section else Config
         values = sections.setdefault(section, {}) if section else top
-        values[leaf] = _typed(value, typing.get_type_hints(owner)[leaf], name)
+        values[leaf] = _typed(value, _hints(owner)[leaf], name)
     return Config(
         **top, **{section: hints[section](**values) for section, values in sections.items()}
     )
+
+
+@functools.cache
+def _hints(owner: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; finding them takes longer than all else here."""
+    return typing.get_type_hints(owner)
 
 
 def _check_known(names: Iterable[str], fields: Iterable[str]) -> None:
