@@ -35,6 +35,8 @@ PAGE_COLOURS = {
     ARM_COLOURS[0]: "--blue",
 }
 
+DOTS_PER_INCH = 200
+"""Of what is drawn as dots within a page's figure; its lines and letters have no dots."""
 DATELESS = {"CreationDate": None, "ModDate": None}
 """Metadata of a PDF, so that a figure drawn again is the same file."""
 
@@ -95,7 +97,9 @@ def _svg(figure: Figure) -> str:
     text = io.StringIO()
     with report_style(), any_letters():
         lay_out(figure)
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(
+            text, format="svg", transparent=True, metadata={"Date": None}, dpi=DOTS_PER_INCH
+        )
     return text.getvalue()
 
 

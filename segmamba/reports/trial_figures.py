@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHORT_CURVE = 5  # points; a curve of so few needs marks, and one of a single point is only a mark
+MOST_LINES = 200
+"""Curves of an arm that a page draws as lines; more of them become a picture of dots."""
 
 
 class Quantity(NamedTuple):
@@ -95,13 +97,17 @@ def _draw_arm_curves(
                 values.setdefault(step, []).append(value)
         else:
             broken.append(curve[-1])
-    # one artist each, however many trials: thousands of their own take a minute
+    # One artist each, however many trials: thousands of their own take a minute. As a picture,
+    # thousands of lines take a hundredth of their space on the page.
+    dots = len(thin) > MOST_LINES
     if short:
-        panel.plot(*zip(*short, strict=True), "o", color=colour, alpha=0.45, ms=3)
+        panel.plot(*zip(*short, strict=True), "o", color=colour, alpha=0.45, ms=3, rasterized=dots)
     if broken:
         panel.plot(*zip(*broken, strict=True), "x", color=colour, ms=5)
     panel.add_collection(
-        LineCollection(thin, colors=colour, linewidths=0.7, alpha=0.45, linestyles=style)
+        LineCollection(
+            thin, colors=colour, linewidths=0.7, alpha=0.45, linestyles=style, rasterized=dots
+        )
     )
     panel.autoscale_view()
     if values:

@@ -1,5 +1,6 @@
 """The page of a running study: written after every trial, and never a reason for it to stop."""
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -80,9 +81,25 @@ def test_a_page_takes_a_twentieth_of_a_core_however_long_one_takes(took_s):
     assert live_page.pause_s(0.0) == live_page.SETTLE_S
 
 
+@contextlib.contextmanager
+def live_page_of(folder, heard):
+    """The page of a study whose trials begin."""
+    with LivePage(None, folder, heard) as page:
+        page.trials(["a plan"], epochs=1, at_once=1)
+        yield page
+
+
+def test_a_study_with_nothing_left_to_run_has_its_report_alone(written, tmp_path):
+    with LivePage(None, tmp_path, Heard()) as page:
+        page.trials([], epochs=1, at_once=1)
+        time.sleep(0.2)
+        page.close()
+    assert not written
+
+
 def test_the_page_is_written_at_the_start_and_after_every_trial(written, tmp_path):
     heard = Heard()
-    with LivePage(None, tmp_path, heard) as page:
+    with live_page_of(tmp_path, heard) as page:
         assert written.after(1).refresh_s > 0
         page.completed("b, seed 0")
         written.after(2)
@@ -98,7 +115,7 @@ def test_the_page_is_written_at_the_start_and_after_every_trial(written, tmp_pat
 
 def test_the_page_is_written_while_no_trial_ends(written, tmp_path, monkeypatch):
     monkeypatch.setattr(live_page, "EVERY_S", 0.01)
-    with LivePage(None, tmp_path, Heard()):
+    with live_page_of(tmp_path, Heard()):
         written.after(3)
 
 
@@ -111,7 +128,7 @@ def test_a_busy_machine_does_not_make_the_page_rare(written, study, tmp_path, mo
         return study
 
     monkeypatch.setattr(study_reader, "read_study", read_slowly)
-    with LivePage(None, tmp_path, Heard()) as page:
+    with live_page_of(tmp_path, Heard()) as page:
         written.after(1)
         page.completed("b, seed 0")
         written.after(2)
@@ -126,7 +143,7 @@ def test_a_page_that_fails_is_said_once_and_stops_nothing(written, tmp_path, mon
 
     monkeypatch.setattr(report, "write_live_page", fail)
     heard = Heard()
-    with LivePage(None, tmp_path, heard) as page:
+    with live_page_of(tmp_path, heard) as page:
         tried.after(1)
         page.completed("a, seed 0")
         tried.after(2)
@@ -136,13 +153,13 @@ def test_a_page_that_fails_is_said_once_and_stops_nothing(written, tmp_path, mon
 
 
 def test_a_study_that_breaks_off_has_a_page_that_says_so_and_stays(written, tmp_path):
-    with pytest.raises(RuntimeError), LivePage(None, tmp_path, Heard()):
+    with pytest.raises(RuntimeError), live_page_of(tmp_path, Heard()):
         written.after(1)
         raise RuntimeError("MLflow is gone")
     assert written[-1].state == "Ended by an error: MLflow is gone" and written[-1].refresh_s == 0
     assert "--resume" in written[-1].sentence
-    with pytest.raises(KeyboardInterrupt), LivePage(None, tmp_path, Heard()):
-        written.after(2)
+    with pytest.raises(KeyboardInterrupt), live_page_of(tmp_path, Heard()):
+        written.after(3)
         raise KeyboardInterrupt
     assert written[-1].state == "Stopped"
 
@@ -167,7 +184,7 @@ def test_a_server_that_is_away_is_named_without_its_password_and_the_study_goes_
 
     monkeypatch.setattr(study_reader, "read_study", fail)
     heard = Heard()
-    with LivePage(None, tmp_path, heard):
+    with live_page_of(tmp_path, heard):
         tried.after(1)
     (said,) = (line for line in heard.lines if "mlflow" in line)
     assert said == (

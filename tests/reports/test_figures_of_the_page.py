@@ -15,12 +15,13 @@ from PIL import Image
 from segmamba.reports.answer_figure import deciding_differences, draw_answer
 from segmamba.reports.difference_figures import draw_differences
 from segmamba.reports.figures import draw_all, draw_narrow
-from segmamba.reports.images import save_figure
+from segmamba.reports.images import save_figure, to_svg
 from segmamba.reports.look_figures import draw_looks
 from segmamba.reports.look_rows import look_rows
 from segmamba.reports.patient_figures import AT_EACH_END, MOST_NAMED, draw_cases
 from segmamba.reports.patient_rows import patient_table
 from segmamba.reports.style import BAND, NARROW_IN, WIDTH_IN, report_style, short_name
+from segmamba.reports.trial_figures import MOST_LINES, draw_curves
 from segmamba.studies.verdict import verdict
 from tests.reports.test_look_figures import looked_at
 from tests.studies.synthetic import synthetic_study
@@ -157,3 +158,14 @@ def test_every_look_has_its_row_for_every_contrast():
     (first,) = rows[0]["contrasts"]
     assert first["interval"].startswith("[") and first["label"] == "b \N{MINUS SIGN} a"
     assert look_rows(dataclasses.replace(study, looks=())) == []
+
+
+def test_thousands_of_curves_are_a_picture_in_the_figure_and_a_few_are_lines():
+    def page(seeds):
+        study = synthetic_study({"a": 0.0, "b": 0.01}, seeds=seeds, cases=1, epochs=12)
+        return to_svg(drawn(draw_curves, study), "curves")
+
+    few, many = page(MOST_LINES // 2), page(4 * MOST_LINES)
+    assert "data:image/png" not in few and "data:image/png" in many
+    assert len(many) < len(few), "eight times the trials, and a smaller page"
+    assert many.count("<path") > 10, "the arms' means are lines"

@@ -79,6 +79,8 @@ class LivePage:
         self._thread.join(JOIN_S)
 
     def _write_again(self) -> None:
+        self._wake.wait(EVERY_S)  # a study with nothing left to run has its report at once
+        self._wake.clear()
         while not self._over.is_set():
             began_s = time.thread_time()  # a busy machine makes a page late, not rare
             self._write()
@@ -99,7 +101,7 @@ class LivePage:
         from segmamba.reports.report import write_live_page
 
         try:
-            if not ended:
+            if not ended or self._study is None:
                 self._study = read_study(self._run)
             if self._study is not None and (ended or not self._over.is_set()):
                 live = live_state(self._study, self._display.left_s(), ended=ended)
@@ -143,7 +145,8 @@ class LivePage:
     ) -> None:
         """The trials begin; see ProgressDisplay."""
         self._display.trials(plans, epochs, at_once, further)
-        self._wake.set()
+        if plans or further:
+            self._wake.set()
 
     def started(self, key: str) -> None:
         """A trial has started, perhaps again."""

@@ -10,7 +10,7 @@ import functools
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
@@ -123,6 +123,17 @@ def _oldest_finished(store: Store, condition: str, without: Collection[str]) -> 
 
 def _runs(database: sqlite3.Connection, run_ids: Sequence[str]) -> list[Run]:
     """Runs with their parameters, tags and last metrics, in the order of their ids."""
+    param, tag = functools.cache(Param), functools.cache(RunTag)  # most are the same in all runs
+    # A part at a time: the rows of thousands of runs would take more memory than the runs.
+    return [run for some in _parts(run_ids) for run in _some_runs(database, some, param, tag)]
+
+
+def _some_runs(
+    database: sqlite3.Connection,
+    run_ids: Sequence[str],
+    param: Callable[[str, str], Param],
+    tag: Callable[[str, str], RunTag],
+) -> Iterator[Run]:
     columns = "user_id, status, start_time, end_time, lifecycle_stage, artifact_uri, name"
     infos, params, tags, metrics = (
         _by_run(database, query, run_ids, order=order)
@@ -133,22 +144,19 @@ def _runs(database: sqlite3.Connection, run_ids: Sequence[str]) -> list[Run]:
             ("SELECT run_uuid, key, value, is_nan, timestamp, step FROM latest_metrics", "key"),
         )
     )
-    param, tag = functools.cache(Param), functools.cache(RunTag)  # most are the same in all runs
-    return [
-        Run(
-            RunInfo(run_id, str(experiment_id), *info),
-            RunData(
-                [
-                    Metric(key, _number(value, is_nan), time, step)
-                    for key, value, is_nan, time, step in metrics[run_id]
-                ],
-                [param(*pair) for pair in params[run_id]],
-                [tag(*pair) for pair in tags[run_id]],
-            ),
-        )
-        for run_id in run_ids
-        for experiment_id, *info in infos[run_id]
-    ]
+    for run_id in run_ids:
+        for experiment_id, *info in infos[run_id]:
+            yield Run(
+                RunInfo(run_id, str(experiment_id), *info),
+                RunData(
+                    [
+                        Metric(key, _number(value, is_nan), time, step)
+                        for key, value, is_nan, time, step in metrics[run_id]
+                    ],
+                    [param(*pair) for pair in params[run_id]],
+                    [tag(*pair) for pair in tags[run_id]],
+                ),
+            )
 
 
 def histories_of(store: Store, runs: Sequence[Run]) -> dict[str, Histories]:
