@@ -18,7 +18,7 @@ from segmamba.data.layouts.templates import resolve_names
 from segmamba.data.patients import describe_patients, with_patients
 from segmamba.data.preprocess import PreparedCase, check_patch_fits, prepare_cases
 from segmamba.data.same_images import SameImages, find_same_images
-from segmamba.data.splits import Split, seeded, split_cases
+from segmamba.data.splits import Split, seeded, split_cases, with_training_share
 from segmamba.data.strata import Stratum, strata_of
 from segmamba.errors import UserError
 
@@ -354,5 +354,5 @@ def images_to_learn_from(
             found = summarised([case.findings for case in prepared])
             return prepared, [*unused_of(source), *found]
     data = prepare_split(config, results, steps=steps, learners=[config])
-    split = data.split()
+    split = with_training_share(data.split(), config)
     return [*split.train, *split.unlabelled], [*data.notes, *split.notes]

@@ -23,6 +23,7 @@ from segmamba.environment import command
 from segmamba.errors import Stopped, UserError
 from segmamba.files import locked, was_moved, write_json
 from segmamba.json_files import read_json
+from segmamba.orchestration.engine.resume import PLACES
 from segmamba.orchestration.engine.scratch import own_temporaries
 from segmamba.orchestration.tracking.database import check_results
 from segmamba.orchestration.tracking.log import Log, NoLog
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 NAME = "SegMamba"
 FREE_TO_CHANGE = ("data.workers",)
 """Settings that a resumed run may have otherwise: no result depends on them."""
-PLACES = ("data.source", "data.patients")
-"""Settings that say where the data are, which may be moved; `_check_same_data` sees to the rest."""
 CLOSING_S = {"FINISHED": 60.0}
 """How long the end of a run waits for MLflow, by its status; 10 s where it did not finish."""
 

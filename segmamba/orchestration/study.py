@@ -215,6 +215,16 @@ def _close_abandoned(store: Store, name: str, progress: ProgressDisplay) -> None
         progress.say(f"closed   {closed}: its process is gone{hint}")
 
 
+def _with_whole_path(base: Config) -> Config:
+    """Name the weights that trials start from by their whole path: trials run in another folder."""
+    if not base.learning.initial_weights:
+        return base
+    path = Path(base.learning.initial_weights).absolute()
+    if not path.is_file():
+        raise UserError(f"learning.initial_weights={path}: there is no such file")
+    return base.changed({"learning.initial_weights": str(path)})
+
+
 def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay) -> Prepared:
     """The study's question and its cases, checked and cached."""
     base = preset(options.preset).changed(
@@ -222,6 +232,7 @@ def _prepared(study: Declared, options: StudyOptions, progress: ProgressDisplay)
         | source_changes(options.data, options.labels, options.names)
         | options.changes
     )
+    base = _with_whole_path(base)
     spec = resolve(study, base).only(options.arms, options.preset)
     if spec.space and options.folds:
         raise UserError(f"--folds {options.folds}: a search trains on one split; leave --folds out")

@@ -1,5 +1,6 @@
 """What the driver makes of Ray's events, without Ray's trials."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from segmamba.orchestration.engine import callbacks
 from segmamba.orchestration.engine.progress import SilentProgress
-from segmamba.orchestration.tracking.store import Store
+from segmamba.orchestration.tracking.store import Store, StudyHalted
 from segmamba.studies.spec import TrialPlan
 
 
@@ -56,3 +57,19 @@ def test_of_a_trial_that_has_ended_ray_keeps_no_numbers():
     finish.settle()
     assert not kept.metric_n_steps and not kept.metric_analysis
     assert len(kept.get_json_state()) < before / 2, "nor writes them in its states"
+
+
+def test_a_full_disk_ends_the_study_behind_the_trial_that_met_it_as_tune_would_swallow_it_there():
+    run = SimpleNamespace(end_trial=lambda *arguments, **how: None)
+    context = SimpleNamespace(run=run, trial_tags=lambda plan: {})
+    finish = callbacks.FinishRuns(context, SilentProgress())
+    line = "/results/last.pth: the disk is full; free some space: --resume goes on"
+    for reason, ends in (("the loss is not finite", False), (line, True)):
+        trial = SimpleNamespace(
+            config={"trial": TrialPlan(arm="a", seed=0)},
+            last_result={"epoch": 0, "failed": reason, "log": "none"},
+            run_metadata=SimpleNamespace(),
+        )
+        finish.on_trial_complete(1, [trial], trial)
+        with pytest.raises(StudyHalted, match=line) if ends else contextlib.nullcontext():
+            finish.on_step_end(1, [trial])

@@ -55,7 +55,7 @@ def test_the_page_of_a_study_that_ran_on_cases_and_on_phantoms(tmp_path):
     page = tmp_path / "docs" / "evidence.md"
     command = [
         *("--data", tmp_path / "data", "--preset", "demo", "--seeds", 1, "--folds", 2),
-        *("--only", "ablate_recipe", "--phantoms", "--cpus", 2),
+        *("--only", "ablate_recipe", "--phantoms", "--cpus", 1),
         *("--output", tmp_path / "Results", "--page", page, *settings()),
     ]
     first = evidence(*command)

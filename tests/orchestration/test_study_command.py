@@ -56,6 +56,10 @@ def assert_refused(result, *message, cwd):
             ["--set", "train.early_stop_epochs=1"],
             ["train.early_stop_epochs = 1", "train.validate_every_epochs = 3"],
         ),
+        (
+            ["--set", "learning.initial_weights=no/best.pth"],
+            ["learning.initial_weights=/", "/no/best.pth: there is no such file"],
+        ),
         (["--gpus-per-trial", "nan"], ["--gpus-per-trial nan"]),
         (
             ["--output", "data/BraTS20_Training_000/BraTS20_Training_000_t1.nii.gz"],

@@ -40,6 +40,7 @@ class FinishRuns(tune.Callback):
             progress: A StudyProgress or its null object.
         """
         self.context, self.progress, self._outbox = context, progress, Outbox()
+        self._halted: StudyHalted | None = None
         self._endings: list[functools.partial[None]] = []
         self._stages_said: dict[str, int] = {}
         """Trial to the number of its Stages that were printed."""
@@ -79,18 +80,14 @@ class FinishRuns(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
-        """End the run of a trial that reported its end or that a scheduler stopped.
-
-        Raises:
-            StudyHalted: A disk takes no more: the other trials would fail alike.
-        """
+        """End the run of a trial that reported its end or that a scheduler stopped."""
         plan, last = _plan(trial), trial.last_result
         if "failed" in last:
             self.progress.failed(plan.key, last["failed"], last["log"])
             marks = {INFEASIBLE_TAG: "yes"} if last.get("infeasible") else None
             self._end(plan, "FAILED", marks=marks)
-            if disk_reason(last["failed"]):
-                raise StudyHalted(last["failed"])
+            if disk_reason(last["failed"]):  # nor does it take another trial's files
+                self._halted = StudyHalted(last["failed"])
         elif last["epoch"] < last["epochs"]:
             reason = (
                 f"stopped by the scheduler after epoch {last['epoch']} of {last['epochs']}: "
@@ -102,6 +99,15 @@ class FinishRuns(tune.Callback):
             self.progress.completed(plan.key)
             self._end(plan, "FINISHED")
         _forget_numbers(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        """End the study where a trial has found that it cannot go on.
+
+        Raises:
+            StudyHalted: A disk takes no more. Raised for a trial, Tune would take it for its death.
+        """
+        if self._halted:
+            raise self._halted
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: object

@@ -170,7 +170,8 @@ def ray_cluster(
             runtime_env=shipped(),
         ),
     )
-    head = ray.get_runtime_context().gcs_address
+    # Through a client's port, the head's own address need not be reached from here.
+    head = "" if address.startswith("ray://") else ray.get_runtime_context().gcs_address
     with _until_done([], watch=watch, head=head), node_deaths_in_a_line():
         yield inspect_nodes(Path(output).resolve(), store_uri)
 

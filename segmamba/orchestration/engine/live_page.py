@@ -108,7 +108,8 @@ class LivePage:
                 write_live_page(self._study, self._folder, live)
                 self._study.known.clear()  # until the next page it would only take memory
         except Exception as error:  # whatever it is, the study is worth more than its page
-            self._warn(error)
+            if not ended:
+                self._warn(error)
 
     def _warn(self, error: Exception) -> None:
         """Say once why there is no page, and what that means for the study."""

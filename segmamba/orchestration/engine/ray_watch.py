@@ -137,9 +137,12 @@ def agents_end_too(processes: Sequence[psutil.Process]) -> Iterator[None]:
     Args:
         processes: Children of this process, the raylet among them.
     """
-    raylets = [process for process in processes if _name(process) == "raylet"]
-    children = [child for raylet in raylets for child in raylet.children()]
-    agents = [str(child.pid) for child in children if _name(child) in AGENTS]
+    import psutil
+
+    agents: list[str] = []
+    with suppress(psutil.Error):  # a raylet that has just died: the watch sees it
+        for raylet in (process for process in processes if _name(process) == "raylet"):
+            agents += [str(child.pid) for child in raylet.children() if _name(child) in AGENTS]
     # It waits for the end of its input, which this process holds open as long as it lives.
     command = ["sh", "-c", 'read -r _; kill -9 "$@"', "sh", *agents]
     with subprocess.Popen(

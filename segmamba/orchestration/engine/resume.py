@@ -17,8 +17,9 @@ from segmamba.studies.spec import FOUND
 if TYPE_CHECKING:
     from segmamba.studies.results import Study
 
-PLACES = ("data.source", "data.patients")
-"""Settings that say where the data are; that they are the same data is seen from their cases."""
+PLACES = ("data.source", "data.patients", "learning.initial_weights")
+"""Settings that say where something is that may be moved. That the data are the same is seen from
+their cases."""
 
 
 def check_place(began_in: str, folder: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from segmamba.config import Config
-from segmamba.data.splits import Split
+from segmamba.config import Config, load_config
+from segmamba.data.splits import Split, with_training_share
 from segmamba.evaluation.behind import Aside
 from segmamba.leftovers import remove_leftovers
 from segmamba.orchestration.tracking.log import WEIGHTS_TAG, Log
@@ -57,7 +57,7 @@ class TrackedRun:
     def begin(self) -> None:
         """Log the data, the configuration and the environment, which the folder holds already."""
         remove_leftovers(self.folder.root, *self.folder.root.glob("*/"))
-        self.log.log_data(self.data)
+        self.log.log_data(with_training_share(self.data, load_config(self.folder.config)))
         self.log.log_files([self.folder.config, self.folder.environment], None)
 
     def train(
