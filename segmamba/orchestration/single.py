@@ -121,7 +121,7 @@ def run_single(options: RunOptions, observer: RunObserver) -> FinishedRun:
         run = TrackedRun(split, folder, device, log, observer)
         with _told_to(log, folder, observer) as ending:
             log.log_config(config.to_flat_dict())
-            run.begin()
+            run.begin(config)
             with observer.stop_explains_errors():
                 for epoch in run.train(config, Pictures(folder), saver_for(device)):
                     observer.on_epoch(epoch)

@@ -165,7 +165,7 @@ def _train_and_test(trial: _Trial, config: Config, data: Split) -> dict[str, Any
     plan, folder, epochs = trial.plan, trial.folder, config.train.epochs
     record_environment(folder, data, trial.device, len(folder.read_history(epochs)))
     run = TrackedRun(data, folder, trial.device, trial.log)
-    run.begin()
+    run.begin(config)
     history = folder.read_history(epochs)  # of a trial that was trained before it was resumed
     report: dict[str, Any] = dict(history[-1]) if history else {}
     for part, until in parts(config, trial.stages, folder):

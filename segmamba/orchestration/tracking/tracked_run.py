@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from segmamba.config import Config, load_config
+from segmamba.config import Config
 from segmamba.data.splits import Split, with_training_share
 from segmamba.evaluation.behind import Aside
 from segmamba.leftovers import remove_leftovers
@@ -54,10 +54,10 @@ class TrackedRun:
     def __post_init__(self) -> None:
         self._aside = Aside(self.device, after=self._log_pictures)
 
-    def begin(self) -> None:
-        """Log the data, the configuration and the environment, which the folder holds already."""
+    def begin(self, config: Config) -> None:
+        """Log the cases that the run learns from, and the files that the folder holds already."""
         remove_leftovers(self.folder.root, *self.folder.root.glob("*/"))
-        self.log.log_data(with_training_share(self.data, load_config(self.folder.config)))
+        self.log.log_data(with_training_share(self.data, config))
         self.log.log_files([self.folder.config, self.folder.environment], None)
 
     def train(
