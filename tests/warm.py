@@ -276,7 +276,7 @@ class _Fork:
 
 class _Server:
     def __init__(self):
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir=PLACE)
         self.path = f"{self.folder.name}/socket"
         code = "import sys; from tests.warm import serve; serve(sys.argv[1])"
         self.process = subprocess.Popen(
@@ -293,6 +293,8 @@ class _Server:
         self.folder.cleanup()
 
 
+PLACE = tempfile.gettempdir()
+"""Where temporary files lie, before a test or a study in this process has them lie elsewhere."""
 _path = None
 """The socket of the warm process, in its forks."""
 
