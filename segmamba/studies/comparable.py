@@ -57,9 +57,10 @@ def check_chosen(study: DeclaredArms, chosen: Collection[str]) -> None:
         UserError: If an arm has a plain value of its own that the study does not ask the user for,
             or the search space has the setting.
     """
+    unasked = set(chosen) - set(study.asks_for)
     for arm, changes in study.arms.items():
         for name, value in changes.items():
-            if name in set(chosen) - set(study.asks_for) and not isinstance(value, Times):
+            if name in unasked and not isinstance(value, Times):
                 raise UserError(
                     f"--set {name}: the study {study.name} varies this setting itself "
                     f"(arm {arm!r} has {value!r}); leave --set {name} out"

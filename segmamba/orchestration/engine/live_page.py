@@ -84,7 +84,7 @@ class LivePage:
         while not self._over.is_set():
             began_s = time.thread_time()  # a busy machine makes a page late, not rare
             self._write()
-            return_freed_memory()  # a page of a thousand trials takes hundreds of MiB for seconds
+            return_freed_memory()  # of thousands of trials a page takes 50 MiB and more for seconds
             rest_s = pause_s(time.thread_time() - began_s)
             self._over.wait(rest_s)
             self._wake.wait(max(0.0, EVERY_S - rest_s))
